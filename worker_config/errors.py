@@ -1,0 +1,125 @@
+"""Every error that Celeriac raises, and the exit code that each one ends a command with.
+
+CeleriacError
+  UsageError              the caller asked for what cannot be
+    ConfigError             a setting or the manifest is wrong
+    OutputError             the output cannot be written
+  InputError              the data set cannot be read, or does not fit the model
+  PayloadError            bytes that are no payload, or a value that cannot become one
+  MessageError            a task message or a result that is not of our form
+  ModelError              a model cannot be used
+    UnknownModelError       no model of that name
+    ModelLoadError          a model of the manifest cannot be loaded
+  InfrastructureError     something between producer and model is missing
+    BrokerError             Redis cannot be reached or refuses us
+    WorkerStartError        a worker did not come up
+    NoWorkerError           no worker holds the model
+  RowsFailedError         rows have no prediction
+  JobCancelledError       the job was cancelled
+  UnknownJobError         no job of that id
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """How a `celeriac` command, or a worker that cannot start, ends."""
+
+    OK = 0  # all rows predicted
+    INTERNAL = 1  # a bug in Celeriac
+    USAGE = 2  # bad option, setting, manifest or output
+    INPUT = 3  # the data set cannot be read or does not fit the model
+    ROWS_FAILED = 4  # rows have no prediction
+    MODEL = 5  # unknown model, or one that cannot be loaded
+    NO_WORKER = 6  # no worker holds the model, or none came up
+    BROKER = 7  # Redis cannot be reached
+    CANCELLED = 130  # by Ctrl-C, SIGTERM or `celeriac cancel`
+
+
+class CeleriacError(Exception):
+    """Base of all errors; the text is one line that says what is wrong, where, and what to do."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+
+
+class UsageError(CeleriacError):
+    """The caller asked for what cannot be."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(UsageError):
+    """A setting or the manifest is wrong."""
+
+
+class OutputError(UsageError):
+    """The output cannot be written."""
+
+
+class InputError(CeleriacError):
+    """The data set cannot be read, or does not fit the model."""
+
+    exit_code = ExitCode.INPUT
+
+
+class PayloadError(CeleriacError):
+    """Bytes that are no payload, or a value that cannot become one."""
+
+    exit_code = ExitCode.INPUT
+
+
+class MessageError(CeleriacError):
+    """A task message or a result that is not of our form."""
+
+
+class ModelError(CeleriacError):
+    """A model cannot be used."""
+
+    exit_code = ExitCode.MODEL
+
+
+class UnknownModelError(ModelError):
+    """No model of that name."""
+
+
+class ModelLoadError(ModelError):
+    """A model of the manifest cannot be loaded."""
+
+
+class InfrastructureError(CeleriacError):
+    """Something between producer and model is missing."""
+
+    exit_code = ExitCode.NO_WORKER
+
+
+class BrokerError(InfrastructureError):
+    """Redis cannot be reached, or refuses us."""
+
+    exit_code = ExitCode.BROKER
+
+
+class WorkerStartError(InfrastructureError):
+    """A worker did not come up."""
+
+
+class NoWorkerError(InfrastructureError):
+    """No worker holds the model."""
+
+
+class RowsFailedError(CeleriacError):
+    """Rows have no prediction; the text names them and the cause."""
+
+    exit_code = ExitCode.ROWS_FAILED
+
+
+class JobCancelledError(CeleriacError):
+    """The job was cancelled; the text says what was done until then."""
+
+    exit_code = ExitCode.CANCELLED
+
+
+class UnknownJobError(UsageError):
+    """No job of that id in this Redis."""

@@ -1,0 +1,74 @@
+"""This module reads `CELERIAC_*` environment variables into one checked, frozen value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from worker_config.broker_url import check_broker_url, redacted
+from worker_config.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a producer or a worker is told from outside.
+
+    Attributes:
+        broker_url: Redis, as `redis://`, `rediss://` or `unix://`; None where none was given.
+        models_path: the model-set manifest.
+        intra_op_threads: threads inside one TensorFlow operation; 0 means cores / children.
+        chunk_timeout_seconds: a chunk that runs longer has its child killed, and fails.
+        load_timeout_seconds: a child that needs longer to load its models is killed.
+        job_ttl_seconds: how long Redis keeps a job's keys after their last use.
+    """
+
+    broker_url: str | None = None
+    models_path: Path = Path("models.toml")
+    intra_op_threads: int = 0
+    chunk_timeout_seconds: int = 600
+    load_timeout_seconds: int = 600
+    job_ttl_seconds: int = 86_400
+
+    def __repr__(self) -> str:
+        shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
+        shown += [f"{name}={getattr(self, name)}" for name in _INTEGERS]
+        return f"Settings({', '.join(shown)})"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the environment; an empty variable counts as unset.
+
+        Raises:
+            ConfigError: a value is not of its form; the text names the variable.
+        """
+        settings = cls()
+        if url := environ.get("CELERIAC_BROKER_URL"):
+            settings = replace(settings, broker_url=check_broker_url(url, "CELERIAC_BROKER_URL"))
+        if path := environ.get("CELERIAC_MODELS"):
+            settings = replace(settings, models_path=Path(path))
+        integers = {
+            name: _integer(variable, environ[variable], least)
+            for name, (variable, least) in _INTEGERS.items()
+            if environ.get(variable)
+        }
+        return replace(settings, **integers)
+
+
+_INTEGERS = {
+    "intra_op_threads": ("CELERIAC_INTRA_OP_THREADS", 0),
+    "chunk_timeout_seconds": ("CELERIAC_CHUNK_TIMEOUT_SECONDS", 1),
+    "load_timeout_seconds": ("CELERIAC_LOAD_TIMEOUT_SECONDS", 1),
+    "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
+}
+
+
+def _integer(variable: str, text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is not a whole number") from None
+    if value < least:
+        raise ConfigError(f"{variable}={value} is too small; the least is {least}")
+    return value
