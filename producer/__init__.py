@@ -1,1 +1,20 @@
-"""Placeholder."""
+"""The caller's side: split a data set, submit its chunks, join the outputs.
+
+    from producer import Client, local
+
+    with local(models="models.toml", workers=2) as client:
+        predictions = client.predict("digits", images)
+
+Importing this package does not import TensorFlow.
+"""
+
+from producer.aggregator import Part
+from producer.client import Client
+from producer.embedded import local
+from producer.job import Job, Progress
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from tasks.messages import FailureRecord
+from worker_config import errors
+
+__all__ = ["Client", "FailureRecord", "Job", "JobState", "Ledger", "Part", "Progress", "errors", "local"]

@@ -1,4 +1,4 @@
-"""This module turns one Redis URL into the two spellings that Celery and redis-py want, and hides its password.
+"""This module spells a Redis URL as Celery and as redis-py want it, and hides its password.
 
 A socket is `unix:///path?db=0` for redis-py and `redis+socket:///path?virtual_host=0` for Celery;
 people may write either.

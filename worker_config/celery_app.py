@@ -27,12 +27,10 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings by their lower-case names."""
     return {
         # Without a broker, one that refuses at once rather than Celery's amqp://localhost.
-        "broker_url": celery_url(
-            settings.broker_url or "redis+socket:///nonexistent/CELERIAC_BROKER_URL-is-not-set"
-        ),
-        # Queues and keys carry the product's name; `unacked*` keys are otherwise shared by all apps of a database.
+        "broker_url": celery_url(settings.broker_url or "redis+socket:///nonexistent/CELERIAC_BROKER_URL-is-not-set"),
+        # Queues and keys carry the product's name; `unacked*` is otherwise shared by all apps of a database.
         "task_default_queue": QUEUE,
-        # Binary-safe and never pickle; JSON stays for control messages. Other content types are lost without trace.
+        # Binary-safe and never pickle; JSON stays for control messages. Other types are lost without trace.
         "task_serializer": "msgpack",
         "accept_content": ["msgpack", "json"],
         # Outputs go over the job's own list: the result backend sends each one three times.
@@ -41,7 +39,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         # A chunk is acknowledged when it is done, so that a dead host gives it back.
         "task_acks_late": True,
-        # A killed child's chunk runs again, at most `max_retries` times; with acks_late alone it would be lost.
+        # A killed child's chunk runs again, at most `max_retries` times; acks_late alone would lose it.
         "task_retry_on_worker_lost": True,
         # Only where that retry cannot be sent; the message then goes back to the queue.
         "task_reject_on_worker_lost": True,
@@ -82,7 +80,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_enable_soft_shutdown_on_idle": False,
         # One more write per task, of no use without a result backend.
         "task_track_started": False,
-        # Celery's own tools and Flower follow tasks by these; a sent-event would double the cost of a publish.
+        # Celery's own tools and Flower follow tasks by these; a sent-event would double a publish's cost.
         "worker_send_task_events": True,
         "task_send_sent_event": False,
         # A publish that was in doubt may arrive twice; the join drops the second answer.

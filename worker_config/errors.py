@@ -96,9 +96,13 @@ class InfrastructureError(CeleriacError):
 
 
 class BrokerError(InfrastructureError):
-    """Redis cannot be reached, or refuses us."""
+    """Redis cannot be reached."""
 
     exit_code = ExitCode.BROKER
+
+
+class BrokerRefusedError(BrokerError):
+    """Redis refuses the user or password; trying again does not help."""
 
 
 class WorkerStartError(InfrastructureError):

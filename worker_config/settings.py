@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.errors import ConfigError
@@ -48,7 +49,7 @@ class Settings:
             settings = replace(settings, broker_url=check_broker_url(url, "CELERIAC_BROKER_URL"))
         if path := environ.get("CELERIAC_MODELS"):
             settings = replace(settings, models_path=Path(path))
-        integers = {
+        integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
             if environ.get(variable)

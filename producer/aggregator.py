@@ -1,0 +1,230 @@
+"""This module is the join: it puts the chunks' outputs, which come in any order and perhaps twice, at their place.
+
+`Join` drops duplicates and holds back what came too early; `Gathered` puts parts into whole arrays.
+`Layout` is what both `Gathered` and the sinks hold every part against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from worker_config.errors import CeleriacError, MessageError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# One array, {output: array}, or {model: {output: array}}.
+OutputTree: TypeAlias = Array | dict[str, Any]
+
+# The names that lead to one array of the outputs: () for a bare array, ("digits", "scores") for a nested one.
+Key: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The outputs of one chunk, which is the rows `[start, stop)`; every array has one row for each."""
+
+    index: int
+    start: int
+    stop: int
+    outputs: OutputTree
+
+
+class RowSpec(NamedTuple):
+    """What one row of an array is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+
+class Join:
+    """Answers in any order go in, parts in order of their chunk index come out; memory only for those held back."""
+
+    def __init__(self) -> None:
+        self.next_index = 0
+        self.duplicates = 0
+        self._held: dict[int, Part] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many parts are held."""
+        return len(self._held)
+
+    def add(self, index: int, start: int, stop: int, outputs: OutputTree) -> bool:
+        """Take the answer of one chunk; False, and counted, if that chunk was already answered.
+
+        Raises:
+            MessageError: the outputs are not one row for each row of the chunk.
+        """
+        if index < self.next_index or index in self._held:
+            self.duplicates += 1
+            return False
+        part = Part(index, start, stop, outputs)
+        flatten(part)
+        self._held[index] = part
+        return True
+
+    def pop_ready(self) -> list[Part]:
+        """Release the parts that are next in order; an empty list while the next one is missing."""
+        ready = []
+        while (part := self._held.pop(self.next_index, None)) is not None:
+            ready.append(part)
+            self.next_index += 1
+        return ready
+
+
+class Layout:
+    """The dtype and the row shape of every output, learnt from the first part; all others must agree.
+
+    Attributes:
+        rows: rows of the whole output; None where unknown.
+        specs: what one row of each output is; empty until the first part.
+        placed: rows counted so far.
+    """
+
+    def __init__(self, rows: int | None) -> None:
+        self.rows = rows
+        self.specs: dict[Key, RowSpec] = {}
+        self.placed = 0
+
+    def accept(self, part: Part) -> dict[Key, Array]:
+        """Check a part and give its arrays by key; each chunk may come once.
+
+        Raises:
+            MessageError: the part lies outside the rows, or its outputs differ from those of the first part.
+        """
+        arrays = flatten(part)
+        if self.rows is not None and not 0 <= part.start <= part.stop <= self.rows:
+            raise MessageError(f"{_title(part)} lies outside the rows of the data set, [0, {self.rows})")
+        specs = {key: RowSpec(array.dtype, array.shape[1:]) for key, array in arrays.items()}
+        self.specs = self.specs or specs
+        if specs.keys() != self.specs.keys():
+            raise MessageError(f"{_title(part)} has the outputs {_names(specs)}, earlier ones had {_names(self.specs)}")
+        for key, spec in specs.items():
+            if spec != self.specs[key]:
+                raise MessageError(
+                    f"{_title(part)}: {output_name(key)} has rows of {spec}, earlier ones had {self.specs[key]}"
+                )
+        return arrays
+
+    def count(self, part: Part) -> None:
+        """Note that the rows of a part are at their place."""
+        self.placed += part.stop - part.start
+
+    def check_complete(self) -> None:
+        """Make sure that every row was placed.
+
+        Raises:
+            CeleriacError: rows are missing, or came twice.
+        """
+        if self.rows is not None and self.placed != self.rows:
+            raise CeleriacError(f"the output is not complete: {self.placed} of {self.rows} rows were placed")
+
+
+class Gathered:
+    """Parts, in any order but each one once, become whole arrays in memory.
+
+    With `rows` known each array is allocated once, on the first part. With None the parts are kept and
+    concatenated at the end.
+    """
+
+    def __init__(self, rows: int | None) -> None:
+        self._layout = Layout(rows)
+        self._whole: dict[Key, Array] = {}
+        self._pieces: list[tuple[int, dict[Key, Array]]] = []
+
+    def add(self, part: Part) -> None:
+        """Put one part at its place.
+
+        Raises:
+            MessageError: the part does not fit the rows or the first part; the text names chunk and output.
+        """
+        arrays = self._layout.accept(part)
+        self._layout.count(part)
+        rows = self._layout.rows
+        if rows is None:
+            self._pieces.append((part.index, arrays))
+            return
+        if not self._whole:
+            self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in self._layout.specs.items()}
+        for key, array in arrays.items():
+            self._whole[key][part.start : part.stop] = array
+
+    def result(self) -> OutputTree:
+        """Give the outputs as the parts had them: an array, a dict, or a dict of dicts.
+
+        Without any part nothing is known of the outputs: the result is then a float32 array of shape (0,).
+
+        Raises:
+            CeleriacError: rows are missing; what was never placed is never returned.
+        """
+        self._layout.check_complete()
+        if not self._layout.specs:
+            return np.empty((0,), np.float32)
+        return unflatten(self._whole or self._concatenated())
+
+    def _concatenated(self) -> dict[Key, Array]:
+        in_order = [arrays for _, arrays in sorted(self._pieces, key=lambda piece: piece[0])]
+        return {key: np.concatenate([arrays[key] for arrays in in_order]) for key in self._layout.specs}
+
+
+def flatten(part: Part) -> dict[Key, Array]:
+    """Give every array of a part by the names that lead to it.
+
+    Raises:
+        MessageError: there is no array, something else stands in its place, or it has not one row per row of the chunk.
+    """
+    arrays: dict[Key, Array] = {}
+    _collect(part, part.outputs, (), arrays)
+    for key, array in arrays.items():
+        rows = part.stop - part.start
+        if array.ndim == 0 or len(array) != rows:
+            raise MessageError(
+                f"{_title(part)}: {output_name(key)} has the shape {array.shape}, it must have {rows} rows"
+            )
+    return arrays
+
+
+def unflatten(arrays: dict[Key, Array]) -> OutputTree:
+    """Undo `flatten`."""
+    if () in arrays:
+        return arrays[()]
+    outputs: dict[str, Any] = {}
+    for key, array in arrays.items():
+        branch = outputs
+        for name in key[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[key[-1]] = array
+    return outputs
+
+
+def output_name(key: Key) -> str:
+    """Name an output for people."""
+    return f"output {'/'.join(key)!r}" if key else "the output"
+
+
+def _collect(part: Part, outputs: object, key: Key, arrays: dict[Key, Array]) -> None:
+    if isinstance(outputs, np.ndarray):
+        arrays[key] = outputs
+    elif isinstance(outputs, dict) and outputs:
+        for name, below in outputs.items():
+            if not isinstance(name, str):
+                raise MessageError(f"{_title(part)}: outputs have strings as names, {name!r} is none")
+            _collect(part, below, (*key, name), arrays)
+    else:
+        found = "an empty dict" if outputs == {} else f"a {type(outputs).__name__}"
+        raise MessageError(f"{_title(part)}: {output_name(key)} is {found}, it must be an array")
+
+
+def _title(part: Part) -> str:
+    return f"chunk {part.index} (rows {part.start}-{part.stop})"
+
+
+def _names(specs: dict[Key, RowSpec]) -> str:
+    return ", ".join("/".join(key) or "(one array)" for key in specs)

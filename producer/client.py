@@ -1,0 +1,191 @@
+"""This module is the front door for Python: connect to a Redis, submit data sets, take predictions."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from producer import placement
+from producer.aggregator import OutputTree
+from producer.feeds import Feed, SourceFeed, StreamFeed
+from producer.job import Job
+from producer.run import Run
+from producer.sources import Source, from_arrays, open_file
+from producer.split import choose_chunk_rows
+from producer.wire import Wire
+from tasks.connection import ping
+from tasks.messages import JobRecord, ModelInfo, SlotRecord
+from tasks.signature import fit
+from worker_config.broker_url import check_broker_url
+from worker_config.errors import ConfigError, NoWorkerError, UsageError
+from worker_config.settings import Settings
+
+
+class Client:
+    """A producer: sends data sets to the workers on one Redis, and joins what comes back.
+
+    Args:
+        broker_url: `redis://HOST:PORT/DB`, `rediss://...` or `unix:///PATH`; `CELERIAC_BROKER_URL` if left out.
+        worker_timeout_seconds: how long to wait for a worker that holds a job's models.
+
+    Raises:
+        ConfigError: no broker was given, or not a Redis URL.
+        BrokerError: Redis cannot be reached.
+    """
+
+    def __init__(self, broker_url: str | None = None, *, worker_timeout_seconds: float = 30.0) -> None:
+        settings = Settings.from_env()
+        url = check_broker_url(broker_url, "broker_url") if broker_url else settings.broker_url
+        if not url:
+            raise ConfigError(
+                "no broker; give Client a URL or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0; "
+                "producer.local() needs none"
+            )
+        self.broker_url = url
+        self._settings = replace(settings, broker_url=url)
+        self._worker_timeout_seconds = worker_timeout_seconds
+        self._jobs: list[Job] = []
+        ping(url)
+        atexit.register(self.close)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel the jobs that still run and wait until nothing of them is left behind."""
+        atexit.unregister(self.close)
+        for job in self._jobs:
+            job.cancel()
+        for job in self._jobs:
+            job.wait(timeout_seconds=5.0)
+        self._jobs.clear()
+
+    def predict(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> OutputTree:
+        """Predictions for all rows of `data`; see `submit` and `Job.result`."""
+        return self.submit(models, data, chunk_rows=chunk_rows).result()
+
+    def submit(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> Job:
+        """Begin a job and return at once.
+
+        Args:
+            models: a model's name, or several; each chunk travels once and runs through all of them.
+            data: an array with the rows on the first axis; a dict of arrays by input name, or a tuple in the order
+                of the inputs; the path of an .npy or .npz file; or a Source.
+            chunk_rows: rows of one chunk; chosen from the data and the slots if left out.
+
+        Raises:
+            InputError: the data set cannot be read, or does not fit the models.
+            UnknownModelError, NoWorkerError: no worker holds the models.
+            BrokerError: Redis cannot be reached.
+        """
+        names = _names(models)
+        source = _open(data)
+        job_id, wire, infos, slots = self._begin(names)
+        for info in infos:
+            fit(source.take(0, min(1, source.rows)), info.inputs, info.name)
+        batch_rows = max(info.batch_rows for info in infos)
+        rows = chunk_rows or choose_chunk_rows(source.rows, source.row_bytes, len(slots), batch_rows)
+        return self._start(job_id, wire, SourceFeed(source, rows), infos, slots)
+
+    def stream(
+        self,
+        models: str | Sequence[str],
+        rows: Iterable[Any],
+        *,
+        chunk_rows: int | None = None,
+        max_delay: float = 0.05,
+    ) -> Iterator[Any]:
+        """Predictions for the rows of an iterable that may never end: one for each row, in order.
+
+        Args:
+            models: as for `submit`.
+            rows: single rows: arrays, or dicts or tuples of arrays for several inputs.
+            chunk_rows: rows of a full chunk; the model's batch if left out.
+            max_delay: seconds after which a chunk leaves that is not full.
+
+        Closing the iterator cancels what is in flight.
+        """
+        job_id, wire, infos, slots = self._begin(_names(models))
+        size = chunk_rows or max(info.batch_rows for info in infos)
+        feed = StreamFeed(rows, size, max_delay)
+        job = self._start(job_id, wire, feed, infos, slots)
+        try:
+            for part in job.parts():
+                for row in range(part.stop - part.start):
+                    yield _row(part.outputs, row)
+        finally:
+            job.cancel()
+
+    def _begin(self, names: list[str]) -> tuple[str, Wire, list[ModelInfo], list[SlotRecord]]:
+        """Find the models; wait for a worker if none is up yet."""
+        job_id = secrets.token_hex(6)
+        wire = Wire(self.broker_url, self._settings, job_id)
+        deadline = time.monotonic() + self._worker_timeout_seconds
+        while True:
+            slots = wire.slots()
+            try:
+                infos = placement.pin(names, slots)
+                return job_id, wire, infos, placement.usable(slots, placement.refs(infos))
+            except NoWorkerError:
+                if time.monotonic() > deadline:
+                    wire.close()
+                    raise
+                time.sleep(0.1)
+
+    def _start(self, job_id: str, wire: Wire, feed: Feed, infos: list[ModelInfo], slots: list[SlotRecord]) -> Job:
+        now = time.time()
+        record = JobRecord(
+            id=job_id,
+            models=[str(ref) for ref in placement.refs(infos)],
+            input=feed.label,
+            rows=feed.rows,
+            chunks=feed.chunks,
+            submitted_at=now,
+            updated_at=now,
+            producer=f"{socket.gethostname()}:{os.getpid()}",
+            ledger={},
+        )
+        run = Run(
+            wire,
+            feed,
+            placement.refs(infos),
+            record,
+            slots,
+            ttl_seconds=self._settings.job_ttl_seconds,
+            worker_timeout_seconds=self._worker_timeout_seconds,
+        )
+        job = Job(job_id, run, feed.rows)
+        self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
+        job.start()
+        return job
+
+
+def _names(models: str | Sequence[str]) -> list[str]:
+    names = [models] if isinstance(models, str) else list(models)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"models are {names}; name at least one, and each one once")
+    return names
+
+
+def _open(data: object) -> Source:
+    if isinstance(data, Source):
+        return data
+    return open_file(data) if isinstance(data, str | Path) else from_arrays(data)
+
+
+def _row(outputs: OutputTree, row: int) -> Any:
+    if isinstance(outputs, np.ndarray):
+        return outputs[row]
+    return {name: _row(output, row) for name, output in outputs.items()}

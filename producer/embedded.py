@@ -1,0 +1,155 @@
+"""This module is the embedded system: a private Redis on a Unix socket and a worker, for as long as a `with` lasts.
+
+    local() --> supervisor --> redis-server, celery worker --> children ready --> Client
+
+Everything lives in one temporary folder and is gone afterwards, also when this process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from producer.client import Client
+from producer.redis_server import find_redis_server
+from tasks.connection import broker_errors, connect
+from tasks.slots import read_slots
+from worker_config.errors import (
+    CeleriacError,
+    ConfigError,
+    ExitCode,
+    ModelLoadError,
+    UsageError,
+    WorkerStartError,
+)
+from worker_config.settings import Settings
+from worker_config.shadow import check_no_shadow
+
+# A path of a Unix socket has at most 107 bytes.
+_LONGEST_FOLDER = 80
+_POLL_SECONDS = 0.05
+_WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
+
+
+@contextmanager
+def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client]:
+    """A client with a Redis and a worker of its own.
+
+    Args:
+        models: the manifest; `CELERIAC_MODELS`, or `models.toml`, if left out.
+        workers: children of the worker, each with all the models.
+
+    Raises:
+        ConfigError: the manifest, or what is installed here, does not do.
+        ModelLoadError: a model cannot be loaded.
+        WorkerStartError: Redis or the worker did not come up.
+    """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; the least is 1")
+    check_no_shadow(Path.cwd())
+    settings = Settings.from_env()
+    manifest = Path(models) if models else settings.models_path
+    folder = _private_folder()
+    url = f"unix://{folder}/redis.sock"
+    told = {
+        "folder": str(folder),
+        "redis": _redis_command(folder),
+        "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
+        "worker_environ": {"CELERIAC_BROKER_URL": url, "CELERIAC_MODELS": str(manifest.absolute())},
+    }
+    supervisor = subprocess.Popen(
+        [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), json.dumps(told)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,  # so that `select` sees every line
+        # Its own session: Ctrl-C must reach this process alone, which then tells what was done.
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(supervisor, folder, url, workers, settings.load_timeout_seconds)
+        with Client(url) as client:
+            yield client
+    finally:
+        for stream in (supervisor.stdin, supervisor.stdout):
+            if stream:
+                stream.close()
+        supervisor.wait()
+
+
+def worker_command(workers: int | None, *options: str) -> list[str]:
+    """The command line of a worker; `None` leaves the number of children to Celery."""
+    count = [] if workers is None else ["-c", str(workers)]
+    return [sys.executable, "-m", "celery", "-A", "tasks", "worker", *count, *options]
+
+
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-"))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="celeriac-", dir="/tmp"))
+    return folder
+
+
+def _redis_command(folder: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": f"{folder}/redis.sock",
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "no",
+    }
+    return [find_redis_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def _wait_until_ready(
+    supervisor: subprocess.Popen[bytes], folder: Path, url: str, workers: int, timeout_seconds: float
+) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    redis_is_up = False
+    with connect(url) as client:
+        while True:
+            for event in _events(supervisor):
+                if "ended" in event:
+                    raise _start_error(event, folder)
+                redis_is_up = redis_is_up or event.get("up") == "redis"
+            if redis_is_up:
+                with broker_errors(url):
+                    if len(read_slots(client)) >= workers:
+                        return
+            if time.monotonic() > deadline:
+                raise WorkerStartError(
+                    f"the worker's children were not ready after {timeout_seconds:.0f} seconds; "
+                    "give them longer with CELERIAC_LOAD_TIMEOUT_SECONDS"
+                )
+
+
+def _events(supervisor: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """What the supervisor has told since the last look."""
+    told = cast("IO[bytes]", supervisor.stdout)
+    while select.select([told], [], [], _POLL_SECONDS)[0]:
+        line = told.readline()
+        if not line:
+            yield {"ended": "supervisor", "code": supervisor.wait()}
+            return
+        yield json.loads(line)
+
+
+def _start_error(event: dict[str, Any], folder: Path) -> CeleriacError:
+    """The worker's own last word, where it left one."""
+    name, code = event["ended"], event["code"]
+    log = folder / f"{name}.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    words = [line.removeprefix("celeriac: ") for line in lines if line.startswith("celeriac: ")]
+    if words:
+        return _WORKER_ERRORS.get(code, WorkerStartError)(words[-1])
+    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return WorkerStartError(f"the embedded {name} ended with exit code {code}: {last}")

@@ -1,0 +1,68 @@
+"""This module hands parts, and in the end an error if there was one, from a job's thread to its caller.
+
+What the caller has not taken is bounded: the job sends no more chunks while it is over the bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from producer.aggregator import Part, flatten
+
+# Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
+MAX_BYTES = 256 * 2**20
+
+
+class Handover:
+    """A bounded queue of parts between two threads; `on_taken` is called whenever there is more room."""
+
+    def __init__(self, on_taken: Callable[[], None], max_bytes: int = MAX_BYTES) -> None:
+        self._on_taken = on_taken
+        self._max_bytes = max_bytes
+        self._parts: deque[tuple[Part, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def has_room(self) -> bool:
+        """Whether the caller keeps up."""
+        return self._bytes < self._max_bytes
+
+    def give(self, part: Part) -> None:
+        """Hand over one part; never waits."""
+        size = sum(array.nbytes for array in flatten(part).values())
+        with self._changed:
+            self._parts.append((part, size))
+            self._bytes += size
+            self._changed.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Say that no more parts come, and why, if it was not the end."""
+        with self._changed:
+            self._closed, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> Part | None:
+        """Wait for the next part; None after the last one.
+
+        Raises:
+            BaseException: what `close` was given, after the parts that came before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._parts or self._closed)
+            if not self._parts:
+                if self._error is not None:
+                    raise self._error
+                return None
+            part, size = self._parts.popleft()
+            self._bytes -= size
+        self._on_taken()
+        return part
+
+    def wait_closed(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until no more parts come; False when the time was up before."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed, timeout_seconds)

@@ -1,0 +1,127 @@
+"""This module is a job as its caller sees it: parts in order, the whole result, progress, cancel, ledger."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from producer.aggregator import Gathered, OutputTree, Part
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from producer.run import Run
+from tasks.messages import FailureRecord
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        rows: of the data set; None where nobody knows.
+        predicted: rows that have a prediction.
+        failed: rows that have a failure record instead.
+        in_flight: chunks sent and not answered.
+        slots: children that work for it.
+        seconds: since it was submitted, up to its end.
+    """
+
+    state: JobState
+    rows: int | None
+    predicted: int
+    failed: int
+    in_flight: int
+    slots: int
+    seconds: float
+
+
+class Job:
+    """A data set on its way through one or several models; made by `Client.submit`.
+
+    The work goes on in a thread of its own. Its predictions can be taken once: by `parts` or by `result`.
+    """
+
+    def __init__(self, job_id: str, run: Run, rows: int | None) -> None:
+        self.id = job_id
+        self._run = run
+        self._rows = rows
+        self._started = time.monotonic()
+        self._seconds: float | None = None
+        self._result: OutputTree | None = None
+        self._parts = self._take_parts()
+        self._thread = threading.Thread(target=run.run, name=f"celeriac-{job_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin; `Client.submit` does it."""
+        self._thread.start()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the rows so far."""
+        return self._run.ledger
+
+    @property
+    def state(self) -> JobState:
+        """Running, done, failed or cancelled."""
+        return self._run.state
+
+    def parts(self) -> Iterator[Part]:
+        """The predictions chunk by chunk, in the data set's order, as they come.
+
+        A part not taken is kept in memory; when 256 MiB wait, the job sends no more chunks.
+
+        Raises:
+            RowsFailedError: rows have no prediction.
+            JobCancelledError: the job was cancelled.
+            NoWorkerError, BrokerError: workers or Redis have gone.
+        """
+        return self._parts
+
+    def result(self) -> OutputTree:
+        """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
+
+        Raises:
+            RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
+        """
+        if self._result is None:
+            gathered = Gathered(self._rows)
+            for part in self._parts:
+                gathered.add(part)
+            self._result = gathered.result()
+        return self._result
+
+    def progress(self) -> Progress:
+        """How far the job is."""
+        run = self._run
+        return Progress(
+            state=run.state,
+            rows=self._rows,
+            predicted=run.ledger.predicted,
+            failed=run.ledger.failed,
+            in_flight=run.in_flight,
+            slots=len(run.slots),
+            seconds=self._seconds or time.monotonic() - self._started,
+        )
+
+    def failures(self) -> list[FailureRecord]:
+        """Rows that have no prediction, and why."""
+        return list(self._run.failures)
+
+    def cancel(self) -> None:
+        """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
+        self._run.cancel()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until the job has ended, which needs somebody to take its parts; False when the time was up."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _take_parts(self) -> Iterator[Part]:
+        try:
+            while (part := self._run.handover.take()) is not None:
+                self.ledger.written += part.stop - part.start
+                yield part
+            self.ledger.check()
+        finally:
+            self._seconds = time.monotonic() - self._started

@@ -1,0 +1,90 @@
+"""This module keeps a record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
+
+The hash `celeriac:job:ID` has two fields: `state`, which workers look at before each chunk, and `record`, as JSON.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import cast
+
+import msgspec
+import redis
+
+from tasks import keys
+from tasks.messages import JobRecord
+from worker_config.errors import UnknownJobError
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    RUNNING = "running"  # chunks are taken by workers
+    DONE = "done"  # every row has its prediction
+    FAILED = "failed"  # ended by an error, which the record tells
+    CANCELLED = "cancelled"  # ended by its caller, or by `celeriac cancel`
+
+
+def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
+    """Enter a new job, in the state RUNNING."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.job(record.id), mapping={"state": JobState.RUNNING.value, "record": msgspec.json.encode(record)})
+        pipe.expire(keys.job(record.id), ttl_seconds)
+        pipe.zadd(keys.JOBS, {record.id: record.submitted_at})
+        pipe.zremrangebyscore(keys.JOBS, "-inf", record.submitted_at - ttl_seconds)
+        pipe.expire(keys.JOBS, ttl_seconds)
+        pipe.execute()
+
+
+def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> JobState:
+    """Write a running job's record; return its state, which somebody else may have set to CANCELLED."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.job(record.id), "record", msgspec.json.encode(record))
+        # In case Redis lost its data: workers drop chunks of jobs that are not running.
+        pipe.hsetnx(keys.job(record.id), "state", JobState.RUNNING.value)
+        pipe.expire(keys.job(record.id), ttl_seconds)
+        pipe.hget(keys.job(record.id), "state")
+        state = cast("bytes", pipe.execute()[-1])
+    return JobState(state.decode())
+
+
+def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
+    """Write how a job ended, and delete its answers; workers drop what is still queued."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
+        pipe.expire(keys.job(record.id), ttl_seconds)
+        pipe.unlink(keys.results(record.id))
+        pipe.execute()
+
+
+def cancel(client: redis.Redis, job_id: str) -> JobState:
+    """Ask a running job to end; return the state that it was in.
+
+    Raises:
+        UnknownJobError: there is no such job.
+    """
+    state, record = read(client, job_id)
+    if state is JobState.RUNNING:
+        client.hset(keys.job(record.id), "state", JobState.CANCELLED.value)
+    return state
+
+
+def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
+    """A job's state and record; the first characters of its id are enough.
+
+    Raises:
+        UnknownJobError: no job, or more than one, begins so.
+    """
+    ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
+    if len(ids) != 1:
+        found = "no job" if not ids else f"{len(ids)} jobs"
+        raise UnknownJobError(f"{found} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
+    state, record = cast("list[bytes | None]", client.hmget(keys.job(ids[0]), ["state", "record"]))
+    if state is None or record is None:
+        raise UnknownJobError(f"job {ids[0]} has expired")
+    return JobState(state.decode()), msgspec.json.decode(record, type=JobRecord)
+
+
+def job_ids(client: redis.Redis) -> list[str]:
+    """The ids of the jobs that Redis remembers, oldest first."""
+    return [job_id.decode() for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1))]

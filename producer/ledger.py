@@ -1,0 +1,69 @@
+"""This module keeps the count of a job's rows and chunks, and says loudly when it does not add up."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from worker_config.errors import CeleriacError
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What became of every row, and how often chunks travelled.
+
+    Attributes:
+        rows: rows read from the data set.
+        predicted: rows that have a prediction.
+        failed: rows that have a failure record instead.
+        skipped: rows never given to a model, for example after a cancel.
+        written: predicted rows handed over, to the output file or to the caller; filler for failed rows is not counted.
+        chunks_sent: chunks sent for the first time.
+        chunks_answered: chunks whose first answer came.
+        chunks_sent_again: times that a chunk was sent once more.
+        duplicates: answers dropped since their chunk was already answered.
+    """
+
+    rows: int = 0
+    predicted: int = 0
+    failed: int = 0
+    skipped: int = 0
+    written: int = 0
+    chunks_sent: int = 0
+    chunks_answered: int = 0
+    chunks_sent_again: int = 0
+    duplicates: int = 0
+
+    def check(self, *, handed_over: bool = True) -> None:
+        """Make sure that no row was lost or counted twice.
+
+        Args:
+            handed_over: the job's output is with the caller or in its file, so `written` must be `predicted`;
+                False for a job whose output nobody has taken yet.
+
+        Raises:
+            CeleriacError: the ledger does not add up; the text shows both sides.
+        """
+        if negative := [name for name, value in self.as_dict().items() if value < 0]:
+            raise _wrong(f"less than zero: {', '.join(negative)}", self)
+        accounted = self.predicted + self.failed + self.skipped
+        if self.rows != accounted:
+            raise _wrong(f"{self.rows} rows read, but {accounted} accounted for", self)
+        if handed_over and self.written != self.predicted:
+            raise _wrong(f"{self.predicted} rows predicted, but {self.written} written", self)
+
+    def as_dict(self) -> dict[str, int]:
+        """Give all counts by name, in the order of the attributes."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows: {self.predicted} predicted, {self.failed} failed, {self.skipped} skipped, "
+            f"{self.written} written; {self.chunks_answered}/{self.chunks_sent} chunks answered, "
+            f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped"
+        )
+
+
+def _wrong(what: str, ledger: Ledger) -> CeleriacError:
+    return CeleriacError(
+        f"the ledger does not add up: {what} ({ledger}); this is a bug in Celeriac: do not trust the output"
+    )

@@ -1,0 +1,244 @@
+"""This module is a job's thread: it sends chunks while the window admits them, joins answers, hands parts over.
+
+    feed --chunk--> encode --> put, publish --> (workers) --> take answers --> decode --> join --> hand over
+
+The producer owns the truth: it keeps each open chunk's message and sends it again when a worker is gone;
+the join makes a second answer harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import NoReturn, cast
+
+import msgspec
+import redis
+
+from producer import job_store, placement
+from producer.aggregator import Join, OutputTree
+from producer.feeds import Feed
+from producer.handover import Handover
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from producer.window import Window
+from producer.wire import Wire
+from tasks import codec
+from tasks.connection import broker_errors
+from tasks.messages import (
+    MESSAGE_VERSION,
+    Answer,
+    ChunkMessage,
+    Failure,
+    FailureRecord,
+    JobRecord,
+    ModelRef,
+    SlotRecord,
+)
+from worker_config.errors import CeleriacError, JobCancelledError, MessageError, NoWorkerError, RowsFailedError
+
+logger = logging.getLogger(__name__)
+
+LOOK_AROUND_SECONDS = 1.0
+# Published together: more would let slots wait for their first chunk.
+BATCH_CHUNKS = 16
+BATCH_BYTES = 2**20
+
+
+class Run:
+    """One job from its first chunk to its end; `run` is the thread's body.
+
+    Attributes:
+        ledger, failures, state: how far it is; read by the caller's thread.
+        slots: slots that can run the job.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        feed: Feed,
+        models: Sequence[ModelRef],
+        record: JobRecord,
+        slots: Sequence[SlotRecord],
+        *,
+        ttl_seconds: int,
+        worker_timeout_seconds: float,
+    ) -> None:
+        self.ledger = Ledger(rows=feed.rows or 0)
+        self.failures: list[FailureRecord] = []
+        self.state = JobState.RUNNING
+        self.slots = list(slots)
+        self._wake = threading.Event()
+        self.handover = Handover(on_taken=self._wake.set)
+        self._cancelled = False
+        self._wire = wire
+        self._feed = feed
+        self._models = list(models)
+        self._record = record
+        self._ttl_seconds = ttl_seconds
+        self._worker_timeout_seconds = worker_timeout_seconds
+        self._join = Join()
+        self._window = Window(len(self.slots))
+        self._open: dict[int, ChunkMessage] = {}
+        self._workers = {slot.worker for slot in slots}
+        self._last_look = self._last_worker = time.monotonic()
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks sent and not answered."""
+        return len(self._window)
+
+    def cancel(self) -> None:
+        """End soon, from any thread."""
+        self._cancelled = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Run to the end; the error, if any, goes to the caller through the handover."""
+        error: BaseException | None = None
+        try:
+            self._loop()
+            self.state = JobState.DONE
+        except JobCancelledError as cancelled:
+            self.state, error = JobState.CANCELLED, cancelled
+        except CeleriacError as failed:
+            self.state, error = JobState.FAILED, failed
+        except Exception as bug:
+            logger.exception("job %s", self._record.id)
+            self.state, error = JobState.FAILED, CeleriacError(f"a bug in Celeriac: {type(bug).__name__}: {bug}")
+            error.__cause__ = bug
+        finally:
+            self._settle(error)
+            self.handover.close(error)
+
+    def _loop(self) -> None:
+        with broker_errors(self._wire.url):
+            job_store.create(self._wire.client, self.record(), self._ttl_seconds)
+        while True:
+            self._send()
+            if not self._open and self._feed.exhausted():
+                return
+            for answer in self._wait_for_answers():
+                self._take(answer)
+            for part in self._join.pop_ready():
+                self.handover.give(part)
+            self._look_around()
+
+    def _send(self) -> None:
+        while self._window.admits(self._join.waiting) and self.handover.has_room():
+            messages: list[ChunkMessage] = []
+            size = 0
+            while len(messages) < BATCH_CHUNKS and size < BATCH_BYTES and self._window.admits(self._join.waiting):
+                item = self._feed.next_chunk()
+                if item is None:
+                    break
+                chunk, rows = item
+                payload = codec.encode(rows)
+                message = ChunkMessage(
+                    version=MESSAGE_VERSION,
+                    job=self._record.id,
+                    index=chunk.index,
+                    start=chunk.start,
+                    stop=chunk.stop,
+                    chunks=self._feed.chunks,
+                    models=self._models,
+                    ref=self._wire.put(chunk.index, payload),
+                )
+                self._open[chunk.index] = message
+                self._window.sent(chunk.index, len(payload))
+                if self._feed.rows is None:
+                    self.ledger.rows += chunk.rows
+                messages.append(message)
+                size += len(payload)
+            if not messages:
+                return
+            self._wire.publish(messages)
+            self.ledger.chunks_sent += len(messages)
+
+    def _wait_for_answers(self) -> list[Answer]:
+        if self._open:
+            return self._wire.take_answers(self._feed.poll_seconds)
+        # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
+        self._wake.wait(LOOK_AROUND_SECONDS if self._feed.rows is not None else self._feed.poll_seconds)
+        self._wake.clear()
+        return []
+
+    def _take(self, answer: Answer) -> None:
+        if answer.job != self._record.id:
+            raise MessageError(f"an answer of job {answer.job} on the list of job {self._record.id}")
+        message = self._open.get(answer.index)
+        if message is None:
+            self.ledger.duplicates += 1
+            return
+        if isinstance(answer, Failure):
+            self._fail(message, answer.record)
+        if (answer.start, answer.stop) != (message.start, message.stop):
+            raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        outputs = cast("OutputTree", codec.decode(answer.payload))  # the join looks at it
+        self._join.add(answer.index, answer.start, answer.stop, outputs)
+        del self._open[answer.index]
+        self._window.answered(answer.index)
+        self._wire.forget_payloads([message.ref])
+        self.ledger.chunks_answered += 1
+        self.ledger.predicted += answer.stop - answer.start
+
+    def _fail(self, message: ChunkMessage, record: FailureRecord) -> NoReturn:
+        self.failures.append(record)
+        self.ledger.failed += record.stop - record.start
+        self.ledger.chunks_answered += 1
+        del self._open[message.index]
+        raise RowsFailedError(str(record))
+
+    def _look_around(self) -> None:
+        if self._cancelled:
+            raise JobCancelledError(self._how_far("was cancelled"))
+        now = time.monotonic()
+        if now - self._last_look < LOOK_AROUND_SECONDS:
+            return
+        self._last_look = now
+        with broker_errors(self._wire.url):
+            state = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
+        if state is JobState.CANCELLED:
+            raise JobCancelledError(self._how_far("was cancelled"))
+        self.slots = placement.usable(self._wire.slots(), self._models)
+        self._window.slots = len(self.slots)
+        workers = {slot.worker for slot in self.slots}
+        if gone := self._workers - workers:
+            self._send_again(gone)
+        self._workers = workers
+        if workers or not self._open:
+            self._last_worker = now
+        elif now - self._last_worker > self._worker_timeout_seconds:
+            names = ", ".join(map(str, self._models))
+            raise NoWorkerError(
+                self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
+            )
+
+    def _send_again(self, gone: set[str]) -> None:
+        """Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few."""
+        logger.warning("job %s: %s gone; sending %s chunks again", self._record.id, ", ".join(gone), len(self._open))
+        self._wire.publish(list(self._open.values()))
+        self.ledger.chunks_sent_again += len(self._open)
+
+    def record(self) -> JobRecord:
+        """The job's record as it stands."""
+        return msgspec.structs.replace(self._record, ledger=self.ledger.as_dict(), updated_at=time.time())
+
+    def _how_far(self, what: str) -> str:
+        rows = "?" if self._feed.rows is None else self._feed.rows
+        return f"job {self._record.id} {what}; {self.ledger.predicted} of {rows} rows were predicted"
+
+    def _settle(self, error: BaseException | None) -> None:
+        """Leave nothing behind but the job's record."""
+        self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
+        self._feed.close()
+        record = msgspec.structs.replace(self.record(), error=str(error or ""))
+        try:
+            job_store.finish(self._wire.client, record, self.state, self._ttl_seconds)
+            self._wire.forget_payloads([message.ref for message in self._open.values()])
+        except (redis.RedisError, CeleriacError) as unreachable:
+            # The keys' time to live takes care of them.
+            logger.warning("job %s: cannot tell Redis that it ended: %s", self._record.id, unreachable)
+        self._wire.close()

@@ -1,0 +1,47 @@
+"""This module holds the Celery app that `celery -A tasks` finds, and its one task.
+
+A bad setting ends the command with one line; TensorFlow is imported only when a worker starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from celery import Task
+
+from tasks.messages import TASK_NAME, ChunkMessage, from_plain
+from tasks.worker import prepare_worker
+from worker_config.celery_app import make_app
+from worker_config.errors import ConfigError
+from worker_config.settings import Settings
+
+try:
+    settings = Settings.from_env()
+except ConfigError as error:
+    print(f"celeriac: {error}", file=sys.stderr)
+    raise SystemExit(int(error.exit_code)) from None
+
+app = make_app(settings)
+
+
+class ChunkTask(Task):  # type: ignore[misc]
+    """A task that is shown as `chunk 17/400 rows 4352-4608 of job ...`, also when it is sent again."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send with a readable form of the arguments."""
+        options.setdefault("argsrepr", str(from_plain(args[0], ChunkMessage)))
+        return super().apply_async(args, kwargs, **options)
+
+
+# Two more deliveries after the child that ran a chunk was killed; then its rows have failed.
+@app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1)  # type: ignore[untyped-decorator]
+def infer(message: dict[str, Any]) -> str:
+    """Run one chunk; see `tasks.infer`."""
+    # Children alone need numpy, the models and what they bring.
+    from tasks.infer import run_message
+
+    return run_message(message)
+
+
+prepare_worker(app, settings)

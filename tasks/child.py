@@ -1,0 +1,86 @@
+"""This module is a worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
+
+    fork --set threads--> load and warm each model --announce in Redis--> tell the main process --> take chunks
+
+A child that cannot load its models tells its main process why and exits; it never takes a chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import redis
+from billiard import current_process
+
+from tasks import slots
+from tasks.connection import connect
+from tasks.messages import SlotRecord
+from tasks.models import LoadedModel, load_model
+from tasks.reports import report
+from worker_config.errors import ExitCode, ModelError
+from worker_config.manifest import ModelEntry
+
+
+@dataclass(frozen=True)
+class Child:
+    """A slot that is ready."""
+
+    worker: str
+    slot: int
+    models: dict[str, LoadedModel]
+    client: redis.Redis
+    job_ttl_seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.worker}/{self.slot}"
+
+
+_this: Child | None = None
+
+
+def current_child() -> Child:
+    """The child that this process is.
+
+    Raises:
+        ModelError: this process holds no models.
+    """
+    if _this is None:
+        raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
+    return _this
+
+
+def start(
+    worker: str,
+    entries: dict[str, ModelEntry],
+    digests: dict[str, str],
+    *,
+    threads: int,
+    broker_url: str,
+    job_ttl_seconds: int,
+    report_fd: int,
+) -> None:
+    """Load the model set into this child, or tell the main process why not and exit."""
+    global _this
+    try:
+        _limit_threads(threads)
+        models = {name: load_model(name, entry, digests[name]) for name, entry in entries.items()}
+        # A chunk outlives a short outage of Redis: about a minute of tries.
+        client = connect(broker_url, retries=30)
+        _this = Child(worker, current_process().index, models, client, job_ttl_seconds)
+        infos = [model.info for model in models.values()]
+        slots.announce(client, [SlotRecord(worker, _this.slot, os.getpid(), time.time(), infos)])
+    except BaseException as error:
+        report(report_fd, failed=str(error) or type(error).__name__)
+        # Not an exception: Celery would log and swallow it, and send chunks.
+        os._exit(getattr(error, "exit_code", ExitCode.INTERNAL))
+    report(report_fd, ready=_this.slot)
+
+
+def _limit_threads(threads: int) -> None:
+    import tensorflow as tf
+
+    # The cores are shared by processes, not by the operations of one.
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)

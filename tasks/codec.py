@@ -1,0 +1,52 @@
+"""This module turns a tree of arrays and plain values into the bytes of a payload, and such bytes into a tree.
+
+The wire form is msgpack, and any msgpack library can read it. The top is `[FORMAT_VERSION, tree]`. An int, float,
+bool, str, bytes, None, list or dict is msgpack's own. Three extension types each hold one msgpack array:
+
+    code 1, an array:   [dtype name, shape, padding, raw]   raw: little-endian, C order, aligned by the padding
+    code 2, texts:      [shape, items]                      str and bytes of an object array, in C order
+    code 3, a tuple:    [element, ...]
+"""
+
+from __future__ import annotations
+
+from tasks.payload_format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
+from tasks.payload_reader import PayloadReader
+from tasks.payload_writer import PayloadWriter
+
+__all__ = ["DEFAULT_LIMIT_BYTES", "FORMAT_VERSION", "MAX_DEPTH", "Tree", "decode", "encode"]
+
+
+def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
+    """Return the payload that holds `tree`.
+
+    Args:
+        tree: dict with keys str or int, list, tuple, numpy array, int from -2**63 to 2**64 - 1, float, bool, str,
+            bytes or None, in each other. An array has a dtype of `tasks.arrays.DTYPES`, in any byte order and
+            memory layout, or holds str and bytes: dtype object, `U`, `S` or StringDType, and comes back as object.
+            A numpy number comes back as an array without axes; a subclass (namedtuple, OrderedDict, np.str_,
+            np.memmap) as its plain type; a masked array is refused.
+        limit_bytes: the memory that the decoded tree may take, estimated from above; the payload is shorter.
+
+    Raises:
+        PayloadError: the tree holds anything else, has more than `MAX_DEPTH` levels or exceeds the limit.
+    """
+    writer = PayloadWriter(limit_bytes)
+    writer.write(tree)
+    return writer.payload()
+
+
+def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Tree:
+    """Return the tree that `payload` holds; any bytes whatever give a tree or PayloadError.
+
+    Arrays have the dtype (little-endian) and shape that were encoded, and are read-only: copy one to change it.
+    Arrays of a `bytes` payload are views that keep it alive; from other buffers, which may change, they are copies.
+
+    Args:
+        payload: the bytes.
+        limit_bytes: the length that the payload, and the memory that the tree may have, estimated from above.
+
+    Raises:
+        PayloadError: the bytes are no payload, have another format version or exceed the limit.
+    """
+    return PayloadReader(payload, limit_bytes).read()

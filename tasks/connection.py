@@ -1,0 +1,62 @@
+"""This module opens connections to Redis with time limits, and turns redis-py's errors into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from worker_config.broker_url import redacted, redis_url
+from worker_config.errors import BrokerError, BrokerRefusedError
+
+# Longest that a blocking read may ask for; well under the socket's time limit, which would cut it off.
+BLOCK_SECONDS = 1.0
+
+
+def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0) -> redis.Redis:
+    """A client for `url`; it connects at its first command.
+
+    Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
+    when it is carried out twice.
+    """
+    address = redis_url(url)
+    # A Unix socket knows no keep-alive.
+    keepalive = {} if address.startswith("unix:") else {"socket_keepalive": True}
+    return redis.Redis.from_url(
+        address,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=5,
+        **keepalive,
+        retry=Retry(ExponentialBackoff(cap=2, base=0.1), retries),
+        health_check_interval=25,
+    )
+
+
+@contextmanager
+def broker_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors in the block into a BrokerError that names the server, without its password."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise BrokerRefusedError(
+            f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
+        ) from None
+    except redis.ConnectionError as error:
+        raise BrokerError(
+            f"Redis at {redacted(url)} cannot be reached ({error}); is it running, and is the broker URL right?"
+        ) from None
+    except redis.RedisError as error:
+        raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
+
+
+def ping(url: str) -> None:
+    """Ask the server for a sign of life, once.
+
+    Raises:
+        BrokerError: it cannot be reached, or refuses us.
+    """
+    with broker_errors(url), connect(url, retries=0) as client:
+        client.ping()

@@ -1,0 +1,40 @@
+"""This module names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
+
+    celeriac:job:ID              hash    the job's record: `state`, and `record` as JSON
+    celeriac:job:ID:payload:N    string  chunk N's payload
+    celeriac:job:ID:results      list    answers of the children, as they come
+    celeriac:jobs                zset    ids of jobs by time of submission
+    celeriac:worker:WORKER       hash    one field per slot: what its child holds
+    celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
+
+Each has a time to live: the job's keys `job_ttl_seconds`, the worker's `WORKER_TTL_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from worker_config.celery_app import KEY_PREFIX
+
+WORKER_TTL_SECONDS = 20
+
+JOBS = f"{KEY_PREFIX}jobs"
+WORKERS = f"{KEY_PREFIX}workers"
+
+
+def job(job_id: str) -> str:
+    """The job's record."""
+    return f"{KEY_PREFIX}job:{job_id}"
+
+
+def payload(job_id: str, index: int) -> str:
+    """The payload of chunk `index`."""
+    return f"{KEY_PREFIX}job:{job_id}:payload:{index}"
+
+
+def results(job_id: str) -> str:
+    """Where children push the job's answers."""
+    return f"{KEY_PREFIX}job:{job_id}:results"
+
+
+def worker(worker_id: str) -> str:
+    """The slots of one worker."""
+    return f"{KEY_PREFIX}worker:{worker_id}"

@@ -1,0 +1,205 @@
+"""This module defines what travels: a chunk to the workers, an answer back, and the records of slots and jobs.
+
+    producer --ChunkMessage--> Celery --> child --Answer--> results list --> producer
+
+All are plain msgpack maps, checked field by field when they are read; nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from worker_config.errors import MessageError
+
+MESSAGE_VERSION = 1
+TASK_NAME = "celeriac.infer"
+
+JobId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all: immutable, and strict about its fields."""
+
+
+class ModelRef(_Value, frozen=True):
+    """A model as a job is pinned to it: its name, and the SHA-256 of its files."""
+
+    name: Name
+    digest: Name
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest[:8]}"
+
+
+class InlineRef(_Value, frozen=True, tag="inline"):
+    """A payload small enough to ride in the message."""
+
+    payload: bytes
+
+
+class RedisRef(_Value, frozen=True, tag="redis"):
+    """A payload that waits in Redis under `key`."""
+
+    key: Name
+
+
+PayloadRef = InlineRef | RedisRef
+
+
+class ChunkMessage(_Value, frozen=True):
+    """One chunk of one job: rows `[start, stop)` through `models`.
+
+    `chunks` is how many the job has, where that is known.
+    """
+
+    version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
+    job: JobId
+    index: Count
+    start: Count
+    stop: Count
+    chunks: Count | None
+    models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
+    ref: PayloadRef
+
+    def __str__(self) -> str:
+        total = "?" if self.chunks is None else self.chunks
+        models = ",".join(map(str, self.models))
+        return f"chunk {self.index}/{total} rows {self.start}-{self.stop} of job {self.job}, {models}"
+
+
+class FailureRecord(_Value, frozen=True):
+    """What became of rows `[start, stop)` that have no prediction.
+
+    Attributes:
+        stage: where it happened: "fetch", "decode", "model", "infer", "encode", "memory" or "worker".
+        type: the error's class.
+        text: what it says.
+    """
+
+    start: Count
+    stop: Count
+    stage: str
+    type: str
+    text: str
+
+    def __str__(self) -> str:
+        rows = f"row {self.start}" if self.stop - self.start == 1 else f"rows {self.start}-{self.stop}"
+        return f"{rows} failed at {self.stage}: {self.type}: {self.text}"
+
+
+class Outputs(_Value, frozen=True, tag="outputs"):
+    """What a child made of a chunk; `payload` holds one array, or a dict of them by output or model name."""
+
+    job: JobId
+    index: Count
+    start: Count
+    stop: Count
+    slot: str
+    seconds: float
+    payload: bytes
+
+
+class Failure(_Value, frozen=True, tag="failure"):
+    """A chunk that could not be run."""
+
+    job: JobId
+    index: Count
+    slot: str
+    record: FailureRecord
+
+
+Answer = Outputs | Failure
+
+
+class TensorSpec(_Value, frozen=True):
+    """One input or output of a model; `shape` with the rows first, None where a size is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        shape = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} ({shape}) {self.dtype}"
+
+
+class ModelInfo(_Value, frozen=True):
+    """A loaded model, as its child describes it; `memory_bytes` is what loading added to the child."""
+
+    name: str
+    digest: str
+    batch_rows: int
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    load_seconds: float
+    memory_bytes: int
+
+
+class SlotRecord(_Value, frozen=True):
+    """A child that is ready: where it runs, since when (Unix seconds), and the models that it holds.
+
+    `worker` tells workers apart that carry the same host name.
+    """
+
+    worker: str
+    slot: int
+    pid: int
+    ready_at: float
+    models: list[ModelInfo]
+
+
+class JobRecord(_Value, frozen=True):
+    """A job as `celeriac jobs` and `status` show it; times are Unix seconds."""
+
+    id: JobId
+    models: list[str]
+    input: str
+    rows: int | None
+    chunks: int | None
+    submitted_at: float
+    updated_at: float
+    producer: str
+    ledger: dict[str, int]
+    error: str = ""
+
+
+T = TypeVar("T")
+
+
+def to_plain(value: _Value) -> dict[str, Any]:
+    """`value` as dicts, lists, strings, numbers and bytes, for a Celery message."""
+    plain: dict[str, Any] = msgspec.to_builtins(value, builtin_types=(bytes,))
+    return plain
+
+
+def from_plain(plain: object, form: type[T]) -> T:
+    """Check what a Celery message brought.
+
+    Raises:
+        MessageError: it is not of that form; the text names the field.
+    """
+    try:
+        return msgspec.convert(plain, form)
+    except msgspec.ValidationError as error:
+        raise MessageError(f"a message is not a {form.__name__}: {error}") from None
+
+
+def pack(value: _Value) -> bytes:
+    """`value` as msgpack."""
+    return msgspec.msgpack.encode(value)
+
+
+def unpack(data: bytes, form: Any) -> Any:
+    """Check msgpack bytes from Redis.
+
+    Raises:
+        MessageError: they are not of that form; the text names the field.
+    """
+    try:
+        return msgspec.msgpack.decode(data, type=form)
+    except msgspec.DecodeError as error:
+        raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {error}") from None

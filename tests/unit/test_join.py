@@ -1,0 +1,192 @@
+"""The join: any order of arrival, with repeats, gives the rows once and in order."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.aggregator import Gathered, Join, OutputTree, Part
+from producer.split import split
+from worker_config.errors import CeleriacError, MessageError
+
+
+def outputs_of(data: OutputTree, start: int, stop: int) -> Any:
+    if isinstance(data, dict):
+        return {name: outputs_of(below, start, stop) for name, below in data.items()}
+    return data[start:stop]
+
+
+def parts_of(data: OutputTree, rows: int, chunk_rows: int) -> list[Part]:
+    return [
+        Part(chunk.index, chunk.start, chunk.stop, outputs_of(data, chunk.start, chunk.stop))
+        for chunk in split(rows, chunk_rows)
+    ]
+
+
+def gathered(parts: list[Part], rows: int | None) -> Any:
+    whole = Gathered(rows)
+    for part in parts:
+        whole.add(part)
+    return whole.result()
+
+
+@given(
+    rows=st.integers(0, 100),
+    chunk_rows=st.integers(1, 110),
+    known=st.booleans(),
+    dtype=st.sampled_from(["float32", "int64", "bool", "complex64", "object"]),
+    row_shape=st.sampled_from([(), (3,), (2, 2), (0,)]),
+)
+def test_splitting_then_joining_is_the_identity(
+    rows: int, chunk_rows: int, known: bool, dtype: str, row_shape: tuple[int, ...]
+) -> None:
+    data = np.arange(rows * int(np.prod(row_shape))).reshape(rows, *row_shape).astype(dtype)
+
+    whole = gathered(parts_of(data, rows, chunk_rows), rows if known else None)
+
+    np.testing.assert_array_equal(whole, data)
+    assert whole.dtype == data.dtype
+    assert whole.shape == data.shape
+
+
+@given(data=st.data(), rows=st.integers(0, 40), chunk_rows=st.integers(1, 10))
+def test_any_order_of_arrival_with_repeats_gives_the_same_answer(
+    data: st.DataObject, rows: int, chunk_rows: int
+) -> None:
+    expected = np.arange(rows, dtype=np.float32)
+    once = data.draw(st.permutations(parts_of(expected, rows, chunk_rows)))
+    repeats = data.draw(st.lists(st.sampled_from(once)))
+    arrivals = data.draw(st.permutations([*once, *repeats]))
+    join, whole, order = Join(), Gathered(rows), []
+
+    seen: set[int] = set()
+    for part in arrivals:
+        new = join.add(part.index, part.start, part.stop, part.outputs)
+        assert new == (part.index not in seen)
+        seen.add(part.index)
+        for ready in join.pop_ready():
+            order.append(ready.index)
+            whole.add(ready)
+        assert join.waiting == len(seen) - len(order)
+
+    np.testing.assert_array_equal(whole.result(), expected)
+    assert order == list(range(len(once)))
+    assert join.duplicates == len(repeats)
+    assert (join.waiting, join.next_index) == (0, len(once))
+
+
+@given(data=st.data(), rows=st.integers(1, 40), chunk_rows=st.integers(1, 10), known=st.booleans())
+def test_parts_are_gathered_in_any_order(data: st.DataObject, rows: int, chunk_rows: int, known: bool) -> None:
+    expected = np.arange(rows)
+    parts = data.draw(st.permutations(parts_of(expected, rows, chunk_rows)))
+
+    np.testing.assert_array_equal(gathered(parts, rows if known else None), expected)
+
+
+def test_parts_that_came_too_early_are_held_back() -> None:
+    join = Join()
+    second, first = np.array([2]), np.array([1])
+
+    assert join.add(1, 1, 2, second)
+    assert join.pop_ready() == []
+    assert join.waiting == 1
+    assert join.add(0, 0, 1, first)
+    assert join.pop_ready() == [Part(0, 0, 1, first), Part(1, 1, 2, second)]
+    assert join.pop_ready() == []
+
+
+def test_an_answer_counts_once_whether_held_or_released() -> None:
+    join = Join()
+    join.add(0, 0, 1, np.array([1]))
+
+    assert not join.add(0, 0, 1, np.array([9]))
+    assert join.pop_ready()[0].outputs == np.array([1])
+    assert not join.add(0, 0, 1, np.array([9]))
+    assert join.duplicates == 2
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (np.zeros((2, 3)), r"chunk 4 \(rows 12-15\): the output has the shape \(2, 3\), it must have 3 rows"),
+        ({"m": {"y": np.zeros(4)}}, "output 'm/y' has the shape"),
+        (np.float32(1), "is a float32, it must be an array"),
+        (np.array(1), "has the shape"),
+        ({}, "an empty dict"),
+        ({"m": {}}, "output 'm' is an empty dict"),
+        ({"m": [1, 2, 3]}, "output 'm' is a list"),
+        ({1: np.zeros(3)}, "strings as names"),
+        (None, "NoneType"),
+    ],
+)
+def test_outputs_that_are_not_one_row_for_each_row_are_refused(outputs: Any, message: str) -> None:
+    join = Join()
+
+    with pytest.raises(MessageError, match=message):
+        join.add(4, 12, 15, outputs)
+    assert join.waiting == 0
+
+
+@pytest.mark.parametrize("rows", [6, None])
+@pytest.mark.parametrize("names", [("a", "b"), (("m", "x"), ("m", "y"), ("n", "x"))])
+def test_the_result_has_the_form_of_the_parts(rows: int | None, names: tuple[Any, ...]) -> None:
+    data: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        array = np.full((6, number + 1), number, np.int16)
+        if isinstance(name, tuple):
+            data.setdefault(name[0], {})[name[1]] = array
+        else:
+            data[name] = array
+
+    whole = gathered(parts_of(data, 6, 4), rows)
+
+    np.testing.assert_equal(whole, data)
+
+
+@pytest.mark.parametrize("rows", [0, None])
+def test_zero_rows_keep_dtype_and_row_shape(rows: int | None) -> None:
+    whole = gathered([Part(0, 0, 0, {"y": np.empty((0, 10), np.float16)})], rows)
+
+    assert whole["y"].shape == (0, 10)
+    assert whole["y"].dtype == np.float16
+
+
+@pytest.mark.parametrize("rows", [0, None])
+def test_no_part_at_all_gives_an_empty_array(rows: int | None) -> None:
+    assert gathered([], rows).shape == (0,)
+
+
+@pytest.mark.parametrize("rows", [3, None])
+def test_strings_and_bfloat16_are_gathered(rows: int | None) -> None:
+    data = {"text": np.array(["a", b"b", "longer"], object), "score": np.arange(3).astype(ml_dtypes.bfloat16)}
+
+    np.testing.assert_equal(gathered(parts_of(data, 3, 2), rows), data)
+
+
+def test_missing_rows_are_never_returned() -> None:
+    with pytest.raises(CeleriacError, match="2 of 3 rows"):
+        gathered(parts_of(np.arange(3), 3, 2)[:1], 3)
+
+
+def test_a_part_outside_the_rows_is_refused() -> None:
+    with pytest.raises(MessageError, match=r"chunk 1 \(rows 2-4\) lies outside"):
+        gathered([Part(1, 2, 4, np.zeros(2))], 3)
+
+
+@pytest.mark.parametrize("rows", [4, None])
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((2, 4), np.float32), r"chunk 1 .*float32 \(4,\), earlier ones had float32 \(3,\)"),
+        (np.zeros((2, 3), np.float64), r"chunk 1 .*float64 \(3,\), earlier ones had float32 \(3,\)"),
+        ({"y": np.zeros((2, 3), np.float32)}, r"has the outputs y, earlier ones had \(one array\)"),
+    ],
+)
+def test_a_part_unlike_the_first_one_is_refused(rows: int | None, second: Any, message: str) -> None:
+    first = Part(0, 0, 2, np.zeros((2, 3), np.float32))
+
+    with pytest.raises(MessageError, match=message):
+        gathered([first, Part(1, 2, 4, second)], rows)

@@ -1,0 +1,344 @@
+"""Opening a data set, from memory and from files."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from producer.aggregator import RowSpec
+from producer.sources import from_arrays, open_file
+from worker_config.errors import InputError
+
+
+def npy_bytes(path: Path, array: Any) -> bytes:
+    np.save(path, array)
+    return path.read_bytes()
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        open_file(path)
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    return text
+
+
+class TestMemory:
+    def test_an_array_is_rows_without_a_copy(self) -> None:
+        data = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+        source = from_arrays(data)
+
+        assert (source.rows, source.row_bytes, source.label) == (4, 12, "array (4, 3) float32")
+        assert source.specs == {"": RowSpec(np.dtype("float32"), (3,))}
+        assert source.path is None
+        part = source.take(1, 3)
+        assert isinstance(part, np.ndarray)
+        assert np.shares_memory(part, data)
+        np.testing.assert_array_equal(part, data[1:3])
+
+    def test_a_dict_keeps_its_names(self) -> None:
+        source = from_arrays({"image": np.zeros((2, 4), np.uint8), "age": [1.5, 2.5]})
+
+        assert (source.rows, source.row_bytes) == (2, 12)
+        assert source.label == "image (2, 4) uint8, age (2,) float64"
+        assert source.specs == {"image": RowSpec(np.dtype("uint8"), (4,)), "age": RowSpec(np.dtype("float64"), ())}
+        np.testing.assert_equal(source.take(1, 2), {"image": np.zeros((1, 4), np.uint8), "age": np.array([2.5])})
+
+    def test_a_tuple_stays_a_tuple(self) -> None:
+        source = from_arrays((np.zeros((2, 1)), np.ones(2)))
+
+        part = source.take(0, 1)
+
+        assert isinstance(part, tuple)
+        assert [array.shape for array in part] == [(1, 1), (1,)]
+        assert list(source.specs) == ["0", "1"]
+
+    def test_foreign_arrays_come_by_their_own_method(self) -> None:
+        class Foreign:
+            def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+                return np.array([[1, 2]])
+
+        assert from_arrays(Foreign()).specs[""].shape == (2,)
+
+    def test_zero_rows_are_a_data_set(self) -> None:
+        source = from_arrays(np.empty((0, 8), np.float32))
+
+        assert (source.rows, source.row_bytes) == (0, 32)
+        assert source.take(0, 0).shape == (0, 8)  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            np.asfortranarray(np.arange(6, dtype=np.float32).reshape(3, 2)),
+            np.arange(6).reshape(3, 2)[::-1],
+            np.arange(6, dtype=">i4").reshape(3, 2),
+        ],
+    )
+    def test_rows_come_in_c_order_and_native_bytes(self, data: Any) -> None:
+        source = from_arrays(data)
+
+        part = source.take(0, 3)
+
+        assert isinstance(part, np.ndarray)
+        assert part.flags.c_contiguous
+        assert part.dtype.isnative
+        assert part.dtype == source.specs[""].dtype
+        np.testing.assert_array_equal(part, data)
+
+    @pytest.mark.parametrize("data", [["a", "bc"], np.array([b"a", b"bc"]), np.array(["a", "bc"], object)])
+    def test_text_comes_as_objects(self, data: Any) -> None:
+        source = from_arrays(data)
+
+        part = source.take(0, 2)
+
+        assert isinstance(part, np.ndarray)
+        assert source.specs[""] == RowSpec(np.dtype(object), ())
+        assert part.dtype == object
+        assert part.tolist() == list(data)
+
+    def test_the_bytes_of_strings_are_estimated(self) -> None:
+        source = from_arrays(np.array([b"x" * 1000, b""] * 5000, object).reshape(5000, 2))
+
+        assert 500 <= source.row_bytes <= 2000
+
+    def test_bfloat16_is_welcome(self) -> None:
+        assert from_arrays(np.zeros(3, ml_dtypes.bfloat16)).specs[""].dtype == ml_dtypes.bfloat16
+
+    @pytest.mark.parametrize("rows", [(-1, 2), (2, 1), (0, 5)])
+    def test_rows_that_are_not_there_are_refused(self, rows: tuple[int, int]) -> None:
+        with pytest.raises(InputError, match="there are 4"):
+            from_arrays(np.zeros(4)).take(*rows)
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ([[1, 2], [3]], "cannot become an array"),
+            ({"a": [[1, 2], [3]]}, "input 'a': cannot become an array"),
+            (5, "is one int, not rows"),
+            (None, "is one NoneType, not rows"),
+            ("images.npy", "is one str, not rows"),
+            ((row for row in [1, 2]), "is one generator, not rows"),
+            ((1.0, 2.0), r"input 0: is one float, not rows.*tuple means several inputs"),
+            (np.array(3), "not rows"),
+            ({}, "holds no arrays"),
+            ((), "holds no arrays"),
+            ({1: np.zeros(2)}, "1 is none"),
+            ({"a": np.zeros(3), "b": np.zeros((4, 2))}, "'a' has 3, 'b' has 4"),
+            ((np.zeros(3), np.zeros(4)), "'0' has 3, '1' has 4"),
+            (np.zeros(2, "f4,i4"), "structured"),
+            (np.zeros(2, "datetime64[s]"), "is a time"),
+            (np.ma.masked_equal([1, 2], 2), "has masked values"),
+        ],
+    )
+    def test_what_is_no_data_set_is_refused(self, data: object, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            from_arrays(data)
+
+    def test_a_foreign_array_that_fails_is_one_line(self) -> None:
+        class Broken:
+            def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+                raise RuntimeError("call\n  detach() first")
+
+        with pytest.raises(InputError, match=r"cannot become an array: call detach\(\) first"):
+            from_arrays(Broken())
+
+
+class TestNpy:
+    def test_a_file_is_mapped_until_it_is_sliced(self, tmp_path: Path) -> None:
+        data = np.arange(12, dtype=np.float32).reshape(4, 3)
+        np.save(tmp_path / "images.npy", data)
+
+        source = open_file(tmp_path / "images.npy")
+
+        assert isinstance(source.data, np.memmap)
+        assert (source.rows, source.row_bytes, source.label) == (4, 12, "images.npy")
+        assert source.path == tmp_path / "images.npy"
+        part = source.take(1, 4)
+        assert isinstance(part, np.ndarray)
+        assert np.shares_memory(part, source.data)
+        np.testing.assert_array_equal(part, data[1:4])
+
+    @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0,)])
+    def test_a_file_without_values_is_read(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        np.save(tmp_path / "none.npy", np.empty(shape, np.int16))
+
+        source = open_file(str(tmp_path / "none.npy"))
+
+        assert source.rows == shape[0]
+        assert source.specs[""] == RowSpec(np.dtype("int16"), shape[1:])
+        assert source.path is None
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+            np.arange(6, dtype=">f4").reshape(3, 2),
+            np.array(["a", "bc"]),
+        ],
+    )
+    def test_a_file_whose_bytes_are_not_what_is_taken_has_no_path(self, tmp_path: Path, data: Any) -> None:
+        np.save(tmp_path / "x.npy", data)
+
+        source = open_file(tmp_path / "x.npy")
+
+        assert source.path is None
+        np.testing.assert_array_equal(source.take(0, len(data)), data)
+
+    @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+    def test_every_format_version_is_read(self, tmp_path: Path, version: tuple[int, int]) -> None:
+        with (tmp_path / "x.npy").open("wb") as stream:
+            np.lib.format.write_array(stream, np.arange(3), version=version)
+
+        assert open_file(tmp_path / "x.npy").rows == 3
+
+    def test_a_cut_file_is_refused_with_its_sizes(self, tmp_path: Path) -> None:
+        path = tmp_path / "cut.npy"
+        path.write_bytes(npy_bytes(path, np.zeros(100))[:-1])
+
+        assert "cut short: 927 bytes of 928" in refused(path)
+
+    @pytest.mark.parametrize("length", [3, 6, 7, 9, 20, 100])
+    def test_a_file_cut_in_its_header_is_refused(self, tmp_path: Path, length: int) -> None:
+        path = tmp_path / "cut.npy"
+        path.write_bytes(npy_bytes(path, np.zeros(100))[:length])
+
+        assert "again" in refused(path) or "is not a NumPy array" in refused(path)
+
+    @pytest.mark.parametrize(
+        ("content", "cause"),
+        [
+            (b"", "empty (0 bytes)"),
+            (b"hello, world", "is not a NumPy array"),
+            (b"\x93NUMPY\x09\x09" + b"x" * 100, "unknown format version"),
+            (b"\x93NUMPY\x01\x00\x10\x00" + b"((((((((((((((((", "damaged"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}", "damaged"),
+        ],
+    )
+    def test_what_is_no_npy_file_is_refused(self, tmp_path: Path, content: bytes, cause: str) -> None:
+        (tmp_path / "x.npy").write_bytes(content)
+
+        assert cause in refused(tmp_path / "x.npy")
+
+    @pytest.mark.parametrize("shape", ["(-1,)", "(0, -3)", f"(0, {2**62})", f"({2**70},)", "5", "(1.5,)"])
+    def test_an_impossible_shape_is_refused(self, tmp_path: Path, shape: str) -> None:
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        (tmp_path / "x.npy").write_bytes(content)
+
+        assert "again" in refused(tmp_path / "x.npy")
+
+    def test_pickled_objects_are_refused(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.array([{}, "a"], object))
+
+        assert "save it as a numeric or string array" in refused(tmp_path / "x.npy")
+
+    @pytest.mark.parametrize(
+        ("array", "cause"),
+        [
+            (np.array(1.0), "is one value"),
+            (np.zeros(2, "f4,i4"), "structured"),
+            (np.zeros(2, ml_dtypes.bfloat16).view("V2"), "raw bytes"),
+        ],
+    )
+    def test_arrays_that_are_no_rows_are_refused(self, tmp_path: Path, array: Any, cause: str) -> None:
+        np.save(tmp_path / "x.npy", array)
+
+        assert cause in refused(tmp_path / "x.npy")
+
+
+class TestNpz:
+    def test_arrays_come_by_name(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", a=np.arange(3), b=np.ones((3, 2), np.float32))
+
+        source = open_file(tmp_path / "x.npz")
+
+        assert (source.rows, source.label, source.path) == (3, "x.npz", None)
+        np.testing.assert_equal(source.take(1, 2), {"a": np.array([1]), "b": np.ones((1, 2), np.float32)})
+
+    def test_one_array_stays_a_dict(self, tmp_path: Path) -> None:
+        np.savez_compressed(tmp_path / "x.npz", np.arange(3))
+
+        assert list(open_file(tmp_path / "x.npz").specs) == ["arr_0"]
+
+    @pytest.mark.parametrize(
+        ("arrays", "cause"),
+        [
+            ({}, "holds no arrays"),
+            ({"a": np.zeros(3), "b": np.zeros(4)}, "'a' has 3, 'b' has 4"),
+            ({"a": np.zeros(3), "version": np.array(2)}, "input 'version': is one value"),
+            ({"a": np.array([{}], object)}, "array 'a': holds pickled"),
+        ],
+    )
+    def test_archives_that_are_no_data_set_are_refused(self, tmp_path: Path, arrays: Any, cause: str) -> None:
+        np.savez(tmp_path / "x.npz", **arrays)
+
+        assert cause in refused(tmp_path / "x.npz")
+
+    def test_members_that_are_no_arrays_are_refused(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("readme.txt", "hello")
+
+        assert "array 'readme.txt': is not a NumPy array" in refused(tmp_path / "x.npz")
+
+    @pytest.mark.parametrize("cut", [10, 200, 400, -1])
+    def test_a_cut_archive_is_refused(self, tmp_path: Path, cut: int) -> None:
+        path = tmp_path / "x.npz"
+        np.savez(path, a=np.arange(100))
+        path.write_bytes(path.read_bytes()[:cut])
+
+        assert "damaged or cut short" in refused(path)
+
+    def test_a_flipped_byte_is_noticed(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.npz"
+        np.savez(path, a=np.arange(100))
+        content = bytearray(path.read_bytes())
+        content[400] ^= 1
+        path.write_bytes(content)
+
+        assert "damaged" in refused(path)
+
+
+class TestPaths:
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        assert "no such file" in refused(tmp_path / "x.npy")
+
+    def test_a_folder_is_refused(self, tmp_path: Path) -> None:
+        assert "is a folder" in refused(tmp_path)
+
+    def test_a_path_under_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"x")
+
+        assert "Not a directory" in refused(tmp_path / "file" / "x.npy")
+
+    def test_a_pipe_is_refused_without_waiting_for_its_other_end(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "x.npy")
+
+        assert "not a regular file" in refused(tmp_path / "x.npy")
+
+    @pytest.mark.parametrize("name", ["x.csv", "x", ".npy"])
+    def test_other_types_are_told_which_ones_work(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes(b"x")
+
+        assert ".npy or .npz" in refused(tmp_path / name)
+
+    def test_the_case_of_the_suffix_does_not_matter(self, tmp_path: Path) -> None:
+        with (tmp_path / "X.NPY").open("wb") as stream:
+            np.save(stream, np.arange(3))
+
+        assert open_file(tmp_path / "X.NPY").rows == 3
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+    @pytest.mark.parametrize("suffix", [".npy", ".npz"])
+    def test_a_file_that_may_not_be_read_is_refused(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"x{suffix}"
+        np.savez(tmp_path / "x.npz", np.arange(3))
+        np.save(tmp_path / "x.npy", np.arange(3))
+        path.chmod(0)
+
+        assert "may not be read" in refused(path)
