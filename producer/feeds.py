@@ -41,7 +41,7 @@ class Feed(Protocol):
 class SourceFeed:
     """The chunks of a data set."""
 
-    poll_seconds = 1.0
+    poll_seconds = 0.5
 
     def __init__(self, source: Source, chunk_rows: int) -> None:
         self.label = source.label

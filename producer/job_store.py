@@ -5,6 +5,7 @@ The hash `celeriac:job:ID` has two fields: `state`, which workers look at before
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum
 from typing import cast
 
@@ -57,8 +58,8 @@ def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds:
         pipe.execute()
 
 
-def cancel(client: redis.Redis, job_id: str) -> JobState:
-    """Ask a running job to end; return the state that it was in.
+def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
+    """Ask a running job to end; return the state that it was in, and its record.
 
     Raises:
         UnknownJobError: there is no such job.
@@ -66,7 +67,7 @@ def cancel(client: redis.Redis, job_id: str) -> JobState:
     state, record = read(client, job_id)
     if state is JobState.RUNNING:
         client.hset(keys.job(record.id), "state", JobState.CANCELLED.value)
-    return state
+    return state, record
 
 
 def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
@@ -83,6 +84,15 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     if state is None or record is None:
         raise UnknownJobError(f"job {ids[0]} has expired")
     return JobState(state.decode()), msgspec.json.decode(record, type=JobRecord)
+
+
+def read_all(client: redis.Redis) -> list[tuple[JobState, JobRecord]]:
+    """Every job that Redis remembers, oldest first."""
+    found = []
+    for job_id in job_ids(client):
+        with suppress(UnknownJobError):  # it expires while we look
+            found.append(read(client, job_id))
+    return found
 
 
 def job_ids(client: redis.Redis) -> list[str]:

@@ -51,6 +51,8 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
     Raises:
         ModelLoadError: it cannot be loaded; the text names model, path and cause.
     """
+    import tensorflow  # noqa: F401 - so that its own time and memory are not taken for the model's
+
     started, memory_before = time.monotonic(), psutil.Process().memory_info().rss
     try:
         call, inputs, outputs = _load(Path(entry.path), entry.signature)
@@ -58,11 +60,7 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         batch_rows = fixed.pop() if fixed else entry.batch_rows
         _warm_up(call, inputs, batch_rows or 1, name)
     except Exception as error:
-        cause = str(error).strip() or type(error).__name__
-        # Keras and TensorFlow explain over many lines; the first says what happened.
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path}: {type(error).__name__}: {cause.splitlines()[0]}"
-        ) from error
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {_cause(error)}") from error
     info = ModelInfo(
         name=name,
         digest=digest,
@@ -73,6 +71,13 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         memory_bytes=max(0, psutil.Process().memory_info().rss - memory_before),
     )
     return LoadedModel(info, call)
+
+
+def _cause(error: Exception) -> str:
+    """Keras and TensorFlow explain over many lines; the first that says something will do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = next((line for line in lines if not line.endswith(":")), "")
+    return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
 
 
 def _load(path: Path, signature: str) -> tuple[Call, list[TensorSpec], list[TensorSpec]]:
@@ -117,7 +122,7 @@ def _load_keras(path: Path) -> tuple[Call, list[TensorSpec], list[TensorSpec]]:
     inputs = [_spec(name, tensor) for name, tensor in zip(names, model.inputs, strict=True)]
     output_names: list[str] = []
 
-    @tf.function(input_signature=[[_tensor_spec(tf, spec) for spec in inputs]])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[[_tensor_spec(tf, spec) for spec in inputs]], autograph=False)  # type: ignore[untyped-decorator]
     def function(tensors: Any) -> Any:
         result = model(tf.nest.pack_sequence_as(structure, tensors), training=False)
         output_names[:] = _output_names(model, result)
@@ -137,7 +142,8 @@ def _output_names(model: Any, result: Any) -> list[str]:
     """Names in the order of `tf.nest.flatten`, which sorts the keys of a dict."""
     if isinstance(result, dict):
         return sorted(result)
-    return list(model.output_names)
+    # A Sequential model has no names for its outputs, but its last layer has.
+    return list(getattr(model, "output_names", None) or [model.layers[-1].name])
 
 
 def _tensor_spec(tf: Any, spec: TensorSpec) -> Any:

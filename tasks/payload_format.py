@@ -27,7 +27,7 @@ CONTAINER_COST: Final = 192
 ASCII_COST: Final = 2  # of each byte of a str, which is there as bytes and as characters for a moment
 UNICODE_COST: Final = 8  # the same beyond ASCII: one character can widen all others to four bytes
 SLOT_COST: Final = 32  # of a list, a tuple or an object array, without its value
-ENTRY_COST: Final = 8  # of a dict, without key and value
+ENTRY_COST: Final = 128  # of a dict, without key and value
 ARRAY_COST: Final = 1024  # without its elements; more than the longest head on the wire
 
 Tree: TypeAlias = dict[Any, Any] | list[Any] | tuple[Any, ...] | Array | np.generic | int | float | str | bytes | None

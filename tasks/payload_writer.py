@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NoReturn
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 
 from tasks import payload_format as wire

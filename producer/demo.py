@@ -1,0 +1,104 @@
+"""This module is `celeriac demo`: the main job, end to end, on the handwritten digits that scikit-learn carries.
+
+1,797 images of 8x8 --train on half--> digits.keras --embedded system--> predictions.npy --> accuracy on the rest
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.client import Client
+from producer.embedded import local
+from producer.predicting import predict_to_sink
+from producer.sinks import open_sink
+from producer.sources import open_file
+from worker_config.errors import CeleriacError, ConfigError, OutputError
+
+MODEL = "digits"
+
+
+def run_demo(folder: Path, *, broker_url: str | None, workers: int, train_only: bool, quiet: bool) -> None:
+    """Train, predict and tell how it went, on stdout.
+
+    Args:
+        folder: where model, rows and predictions go; made if needed.
+        broker_url: use the workers on this Redis, which hold the demo's model; None for the embedded system.
+        workers: children of the embedded worker.
+        train_only: stop after the model is made.
+        quiet: no progress bar.
+
+    Raises:
+        ConfigError: scikit-learn or TensorFlow is not installed.
+        CeleriacError: whatever a job can end with.
+    """
+    _check_installed(["sklearn"] if broker_url and _is_trained(folder) else ["sklearn", "tensorflow"])
+    images, digits = _load_digits()
+    _say("data", f"{len(images):,} handwritten digits of 8x8 pixels, from scikit-learn")
+    if not (broker_url and _is_trained(folder)):
+        _train(folder, images, digits)
+    if train_only:
+        return
+    started = time.monotonic()
+    with _client(folder, broker_url, workers) as client:
+        where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
+        _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
+        sink = open_sink(folder / "predictions.npy", len(images), force=True)
+        summary = predict_to_sink(client, [MODEL], open_file(folder / "digits.npy"), sink, quiet=quiet)
+    scores = np.load(folder / "predictions.npy")
+    right = scores.argmax(axis=1) == digits
+    _say("accuracy", f"{right[1::2].mean():.3f} on the {len(right[1::2])} rows that were not trained on")
+    _say("speed", f"{summary.rows_per_second:,.0f} rows per second ({summary.seconds:.2f} s, {len(images)} rows)")
+    _say("ledger", ", ".join(f"{name} {count}" for name, count in summary.ledger.items()))
+    _say("output", f"{summary.output}, {scores.shape} {scores.dtype}")
+    _say("next", f"celeriac predict {MODEL} {folder}/digits.npy -o scores.npy --models {folder}/models.toml")
+
+
+def _check_installed(modules: list[str]) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the demo needs {' and '.join(missing)}: pip install 'celeriac[demo]'")
+
+
+def _load_digits() -> tuple[Array, Array]:
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    return images.astype(np.float32), digits
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / "digits.keras").exists()
+
+
+def _train(folder: Path, images: Array, digits: Array) -> None:
+    """In a process of its own: this one stays without TensorFlow."""
+    started = time.monotonic()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "digits.npy", images)
+        np.save(folder / "digits_true.npy", digits)
+        (folder / "models.toml").write_text(f'[models.{MODEL}]\npath = "digits.keras"\n')
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}; name another folder with -o") from None
+    command = [sys.executable, "-m", "producer.demo_model", str(folder)]
+    trained = subprocess.run(command, capture_output=True, text=True, check=False)
+    if trained.returncode:
+        last = trained.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise CeleriacError(f"the demo's training ended with exit code {trained.returncode}: {last[0]}")
+    _say("model", f"a small Keras network, trained on every second row in {time.monotonic() - started:.1f} s")
+
+
+def _client(folder: Path, broker_url: str | None, workers: int) -> AbstractContextManager[Client]:
+    return Client(broker_url) if broker_url else local(folder / "models.toml", workers)
+
+
+def _say(what: str, text: str) -> None:
+    print(f"{what:<9} {text}", flush=True)

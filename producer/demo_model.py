@@ -1,0 +1,38 @@
+"""This module is a program of its own: it trains the demo's network, so that the producer stays without TensorFlow.
+
+`python -m producer.demo_model FOLDER` reads FOLDER/digits.npy and digits_true.npy, writes FOLDER/digits.keras.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(folder: Path) -> None:
+    """Train on the even rows."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    images, digits = np.load(folder / "digits.npy"), np.load(folder / "digits_true.npy")
+    model = keras.Sequential(
+        [
+            keras.Input((64,), name="pixels"),
+            keras.layers.Rescaling(1 / 16),
+            keras.layers.Reshape((8, 8, 1)),
+            keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(10, activation="softmax", name="scores"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(images[::2], digits[::2], batch_size=32, epochs=40, verbose=0)
+    model.save(folder / "digits.keras")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

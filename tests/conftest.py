@@ -1,0 +1,56 @@
+"""Fixtures that real systems are built from: models, a private Redis, workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.models import write_models, write_special_models
+from tests.systems import RedisServer, System
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of whoever runs the tests must not reach them."""
+    for name in [name for name in os.environ if name.startswith(("CELERIAC_", "CELERY_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the well-behaved models; `models.toml` lists them."""
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def special_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the models that misbehave, NAME.toml for each."""
+    folder = tmp_path_factory.mktemp("special")
+    write_special_models(folder)
+    return folder
+
+
+@pytest.fixture
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A Redis of the test's own; workers are the test's to start, and end with it."""
+    folder = tmp_path_factory.mktemp("s")  # short: a socket's path has at most 107 bytes
+    system = System(RedisServer(folder).start(), folder)
+    yield system
+    system.stop()
+
+
+@pytest.fixture(scope="module")
+def running_system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
+    """A Redis and a worker with two children that hold the well-behaved models, shared by a module's tests."""
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder).start(), folder)
+    try:
+        system.start_ready_worker(models / "models.toml", 2)
+        yield system
+    finally:
+        system.stop()

@@ -1,0 +1,87 @@
+"""Small models with known weights, made once for a test run; their expected outputs come from `model.predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = "models.toml"
+
+
+def write_models(folder: Path) -> None:
+    """Write every model that tests use, and one manifest that lists the well-behaved ones."""
+    import keras
+
+    keras.utils.set_random_seed(11)
+    digits = _digits(keras)
+    digits.save(folder / "digits.keras")
+    digits.save(folder / "digits.h5")
+    digits.export(folder / "digits_saved", verbose=False)
+    pair = _pair(keras)
+    pair.save(folder / "pair.keras")
+    pair.export(folder / "pair_saved", verbose=False)
+    names = ["digits.keras", "digits.h5", "digits_saved", "pair.keras", "pair_saved"]
+    tables = [f'[models.{Path(name).stem}{_SUFFIXES.get(name, "")}]\npath = "{name}"\n' for name in names]
+    (folder / MANIFEST).write_text("".join(tables))
+
+
+def write_special_models(folder: Path) -> None:
+    """Write models that misbehave, each with a manifest of its own: NAME.toml."""
+    import keras
+    import tensorflow as tf
+
+    words = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(10, 4), keras.layers.Flatten()])
+    words.save(folder / "words.keras")  # a number above 9 is an error of TensorFlow's, on a CPU
+    _manifest(folder, "words", "words.keras")
+
+    class Slow(tf.Module):
+        """Takes a good while for a batch, in loading (the warm-up) as in running."""
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+        def __call__(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+            matrix = tf.random.stateless_uniform([700, 700], [1, 2], -0.01, 0.01)
+            total = tf.eye(700)
+            for _ in tf.range(self.steps):
+                total = tf.tanh(tf.matmul(total, matrix))
+            return {"doubled": rows * 2.0 + 0.0 * tf.reduce_sum(total)}
+
+    for name, steps in (("slow", 120), ("slow_to_load", 1_200)):
+        module = Slow()
+        module.steps = tf.Variable(steps)
+        tf.saved_model.save(module, folder / name, signatures={"serving_default": module.__call__})
+        _manifest(folder, name, name)
+
+    class Shorter(tf.Module):
+        """Loses a row."""
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+        def __call__(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"rest": rows[1:]}
+
+    shorter = Shorter()
+    tf.saved_model.save(shorter, folder / "shorter", signatures={"serving_default": shorter.__call__})
+    _manifest(folder, "shorter", "shorter")
+
+    (folder / "broken.keras").write_bytes(b"this is not a model")
+    _manifest(folder, "broken", "broken.keras")
+
+
+_SUFFIXES = {"digits.h5": "_h5"}
+
+
+def _manifest(folder: Path, name: str, path: str) -> None:
+    (folder / f"{name}.toml").write_text(f'[models.{name}]\npath = "{path}"\n')
+
+
+def _digits(keras):  # type: ignore[no-untyped-def]
+    pixels = keras.Input((64,), name="pixels")
+    hidden = keras.layers.Dense(32, activation="relu")(pixels)
+    return keras.Model(pixels, keras.layers.Dense(10, activation="softmax", name="scores")(hidden))
+
+
+def _pair(keras):  # type: ignore[no-untyped-def]
+    """Two inputs of different dtypes, two outputs of different shapes."""
+    left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right", dtype="int32")
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(10, 2)(right))
+    both = keras.layers.Concatenate()([keras.layers.Dense(5)(left), embedded])
+    wide, narrow = keras.layers.Dense(6, name="wide")(both), keras.layers.Dense(1, name="narrow")(embedded)
+    return keras.Model({"left": left, "right": right}, {"wide": wide, "narrow": narrow})

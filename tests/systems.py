@@ -1,0 +1,151 @@
+"""Real Redis servers and real workers for tests; each ends with the test that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from producer.redis_server import find_redis_server
+from tasks.connection import connect
+from tasks.messages import SlotRecord
+from tasks.slots import read_slots
+from tests.waiting import wait_until
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class RedisServer:
+    """A private server on a Unix socket."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/redis.sock"
+
+    def start(self) -> RedisServer:
+        command = [find_redis_server(), "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(self._answers, "Redis answers")
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with connect(self.url, retries=0) as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+
+
+@dataclass
+class Worker:
+    """`celery -A tasks worker` as a process in a session of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Kill it with all its children."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+@dataclass
+class System:
+    """One Redis, and workers as a test wants them."""
+
+    redis: RedisServer
+    folder: Path
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.redis.url
+
+    def environ(self, manifest: Path | None = None, **more: str) -> dict[str, str]:
+        """The environment for a worker or a Celery command."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
+        models = {"CELERIAC_MODELS": str(manifest)} if manifest else {}
+        return {**clean, "CELERIAC_BROKER_URL": self.url, **models, **more}
+
+    def slots(self) -> list[SlotRecord]:
+        with connect(self.url) as client:
+            return read_slots(client)
+
+    def start_worker(
+        self, manifest: Path, children: int = 2, *options: str, environ: Mapping[str, str] | None = None
+    ) -> Worker:
+        """Start a worker without waiting for it."""
+        log = self.folder / f"worker{len(self.workers)}.log"
+        command = [str(BIN / "celery"), "-A", "tasks", "worker", "-c", str(children), "-l", "info", *options]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environ(manifest, **(environ or {})),
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        worker = Worker(process, log)
+        self.workers.append(worker)
+        return worker
+
+    def start_ready_worker(self, manifest: Path, children: int = 2, *options: str) -> Worker:
+        """Start a worker and wait until its children hold their models."""
+        before = len(self.slots())
+        worker = self.start_worker(manifest, children, *options)
+
+        def ready() -> bool:
+            assert worker.process.poll() is None, worker.output()
+            return len(self.slots()) >= before + children
+
+        wait_until(ready, "the worker's children are ready")
+        return worker
+
+    def celery(self, *words: str, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a Celery command, such as `inspect ping`."""
+        return subprocess.run(
+            [str(BIN / "celery"), "-A", "tasks", *words],
+            env=self.environ(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        self.redis.stop()
