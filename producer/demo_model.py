@@ -24,8 +24,11 @@ def main(folder: Path) -> None:
             keras.layers.Reshape((8, 8, 1)),
             keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
             keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Dropout(0.25),
             keras.layers.Flatten(),
-            keras.layers.Dropout(0.3),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dropout(0.4),
             keras.layers.Dense(10, activation="softmax", name="scores"),
         ]
     )

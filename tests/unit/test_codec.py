@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.arrays import ALIGNMENT, DTYPES, MAX_DIMS
 from tasks.codec import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree, decode, encode
+from tasks.codec.arrays import ALIGNMENT, DTYPES, MAX_DIMS
 from worker_config.errors import PayloadError
 
 MIB = 2**20

@@ -10,9 +10,9 @@ bool, str, bytes, None, list or dict is msgpack's own. Three extension types eac
 
 from __future__ import annotations
 
-from tasks.payload_format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
-from tasks.payload_reader import PayloadReader
-from tasks.payload_writer import PayloadWriter
+from tasks.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
+from tasks.codec.reader import PayloadReader
+from tasks.codec.writer import PayloadWriter
 
 __all__ = ["DEFAULT_LIMIT_BYTES", "FORMAT_VERSION", "MAX_DEPTH", "Tree", "decode", "encode"]
 
@@ -22,7 +22,7 @@ def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
 
     Args:
         tree: dict with keys str or int, list, tuple, numpy array, int from -2**63 to 2**64 - 1, float, bool, str,
-            bytes or None, in each other. An array has a dtype of `tasks.arrays.DTYPES`, in any byte order and
+            bytes or None, in each other. An array has a dtype of `tasks.codec.arrays.DTYPES`, in any byte order and
             memory layout, or holds str and bytes: dtype object, `U`, `S` or StringDType, and comes back as object.
             A numpy number comes back as an array without axes; a subclass (namedtuple, OrderedDict, np.str_,
             np.memmap) as its plain type; a masked array is refused.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from tasks import payload_format as wire
-from tasks import payload_heads as heads
-from tasks.arrays import DTYPES, MAX_DIMS, Array, array_of_raw, array_of_texts, is_possible
-from tasks.payload_heads import Buffer, HeadReader
+from tasks.codec import format as wire
+from tasks.codec import heads
+from tasks.codec.arrays import DTYPES, MAX_DIMS, Array, array_of_raw, array_of_texts, is_possible
+from tasks.codec.heads import Buffer, HeadReader
 from worker_config.errors import PayloadError
 
 
