@@ -1,0 +1,56 @@
+"""The manifest: what it may say, and what is said to whoever got it wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker_config.errors import ConfigError
+from worker_config.manifest import DEFAULT_BATCH_ROWS, read_manifest
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
+    manifest = write(tmp_path, '[models.a]\npath = "sub/a.keras"\n[models.b]\npath = "/srv/b"\nbatch_rows = 7\n')
+    models = read_manifest(manifest)
+    assert models["a"].path == str(tmp_path / "sub/a.keras")
+    assert models["a"].batch_rows == DEFAULT_BATCH_ROWS
+    assert (models["b"].path, models["b"].batch_rows) == ("/srv/b", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models = ", "is not TOML"),
+        ("", "missing required field `models`"),
+        ("[models]", "names no model"),
+        ("[models.a]", "path"),
+        ('[models.a]\npath = "a"\nbatchrows = 3', "batchrows"),
+        ("[models.a]\npath = 3", "path"),
+        ('[models.a]\npath = "a"\nbatch_rows = "many"', "batch_rows"),
+        ('[models.a]\npath = "a"\nbatch_rows = 0', "batch_rows is 0"),
+        ('[models."a b"]\npath = "a"', "a name has letters"),
+        ('[models.a]\npath = "a"\n[modules]', "modules"),
+        ('[models.a]\npath = "a"\npreload = false', "preload"),
+        ('[models.a]\npath = "a"\npreprocess = "m:f"', "preprocess is not supported"),
+        ('[models.a]\npath = "a"\nprefer = "memory"', "prefer"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    manifest = write(tmp_path, text)
+    with pytest.raises(ConfigError) as refused:
+        read_manifest(manifest)
+    assert str(manifest) in str(refused.value)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_manifest_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--models or CELERIAC_MODELS"):
+        read_manifest(tmp_path / "none.toml")

@@ -1,0 +1,79 @@
+"""Settings from the environment, and the app that Celery gets from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from celery.app import defaults
+from kombu.transport.redis import Channel
+
+from worker_config.celery_app import celery_settings, make_app
+from worker_config.errors import ConfigError
+from worker_config.settings import Settings
+
+PASSWORD = "hunter2"  # not one that opens anything
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"CELERIAC_BROKER_URL": "", "CELERIAC_INTRA_OP_THREADS": ""}) == Settings()
+
+
+def test_every_variable_reaches_its_setting() -> None:
+    environ = {
+        "CELERIAC_BROKER_URL": "redis://host:6380/1",
+        "CELERIAC_MODELS": "/srv/models.toml",
+        "CELERIAC_INTRA_OP_THREADS": "3",
+        "CELERIAC_CHUNK_TIMEOUT_SECONDS": "61",
+        "CELERIAC_LOAD_TIMEOUT_SECONDS": "62",
+        "CELERIAC_JOB_TTL_SECONDS": "63",
+    }
+    assert Settings.from_env(environ) == Settings("redis://host:6380/1", Path("/srv/models.toml"), 3, 61, 62, 63)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CELERIAC_INTRA_OP_THREADS", "many"),
+        ("CELERIAC_INTRA_OP_THREADS", "-1"),
+        ("CELERIAC_CHUNK_TIMEOUT_SECONDS", "0"),
+        ("CELERIAC_JOB_TTL_SECONDS", "1.5"),
+        ("CELERIAC_BROKER_URL", "amqp://host"),
+        ("CELERIAC_BROKER_URL", "redis://host:notaport"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_variable_s_name(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        Settings.from_env({variable: value})
+
+
+def test_the_password_is_in_no_repr_and_no_error() -> None:
+    settings = Settings.from_env({"CELERIAC_BROKER_URL": f"redis://user:{PASSWORD}@host/0"})
+    assert PASSWORD not in repr(settings)
+    with pytest.raises(ConfigError) as refused:
+        Settings.from_env({"CELERIAC_BROKER_URL": f"amqp://user:{PASSWORD}@host/0"})
+    assert PASSWORD not in str(refused.value)
+
+
+def test_celery_knows_every_setting_by_its_name() -> None:
+    """Celery ignores unknown names in silence."""
+    known = {name for name, _ in defaults.flatten(defaults.NAMESPACES)}
+    assert set(celery_settings(Settings())) <= known
+
+
+def test_kombu_knows_every_transport_option_by_its_name() -> None:
+    known = {*Channel.from_transport_options, "visibility_timeout"}
+    assert set(celery_settings(Settings())["broker_transport_options"]) <= known
+
+
+def test_a_message_is_not_given_again_while_its_chunk_may_still_run() -> None:
+    settings = Settings(chunk_timeout_seconds=100, load_timeout_seconds=50)
+    options = celery_settings(settings)["broker_transport_options"]
+    assert options["visibility_timeout"] > settings.chunk_timeout_seconds + settings.load_timeout_seconds
+
+
+def test_the_app_never_accepts_pickle() -> None:
+    app = make_app(Settings(broker_url="redis://host/0"))
+    assert set(app.conf.accept_content) == {"msgpack", "json"}
+    assert app.conf.broker_url == "redis://host/0"

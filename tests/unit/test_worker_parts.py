@@ -1,0 +1,76 @@
+"""Parts of a worker that need no worker: the guard before the fork, reports of children, digests, stray modules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.digest import model_digest
+from tasks.reports import SILENT_DEATHS_ALLOWED, Reports, report
+from worker_config.errors import ConfigError, ModelLoadError, WorkerStartError
+from worker_config.shadow import check_no_shadow
+
+
+def in_fresh_interpreter(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_guard_tells_an_import_from_an_operation() -> None:
+    """It reads a private name of TensorFlow's: this pins what that name means."""
+    shown = in_fresh_interpreter(
+        "from tasks.guard import tensorflow_ran_here as ran; print(ran(), end=' ')\n"
+        "import tensorflow as tf, keras; print(ran(), end=' ')\n"
+        "tf.constant(1.0); print(ran())"
+    )
+    assert shown == "False False True"
+
+
+def test_a_child_s_word_reaches_the_main_process() -> None:
+    reports = Reports()
+    report(reports.write_fd, ready=0)
+    report(reports.write_fd, ready=1)
+    reports.read()
+    assert reports.ready == 2
+    report(reports.write_fd, failed="model a cannot be loaded: \n" + "x" * 10_000)
+    with pytest.raises(ModelLoadError, match="model a cannot be loaded"):
+        reports.read()
+
+
+def test_children_that_die_without_a_word_are_not_tried_for_ever() -> None:
+    reports = Reports()
+    reports.forks = 2 + SILENT_DEATHS_ALLOWED - 1
+    reports.check_silent_deaths(children=2)
+    reports.forks += 1
+    with pytest.raises(WorkerStartError, match="without a word"):
+        reports.check_silent_deaths(children=2)
+
+
+def test_a_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"1")
+    assert model_digest(first) == model_digest(second)
+    (second / "sub" / "a").rename(second / "sub" / "b")
+    assert model_digest(first) != model_digest(second)
+    assert model_digest(first / "sub" / "a") != model_digest(first)
+    with pytest.raises(FileNotFoundError):
+        model_digest(tmp_path / "none")
+
+
+@pytest.mark.parametrize("stray", ["tasks.py", "tasks/__init__.py", "producer.py", "worker_config/__init__.py"])
+def test_a_stray_module_in_the_folder_is_named(tmp_path: Path, stray: str) -> None:
+    check_no_shadow(tmp_path)
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).touch()
+    with pytest.raises(ConfigError, match=stray):
+        check_no_shadow(tmp_path)
+
+
+def test_the_checkout_itself_is_no_stray() -> None:
+    check_no_shadow(Path(__file__).parents[2])
