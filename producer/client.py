@@ -22,9 +22,10 @@ from producer.run import Run
 from producer.sources import Source, from_arrays, open_file
 from producer.split import choose_chunk_rows
 from producer.wire import Wire
-from tasks.connection import ping
+from tasks.connection import broker_errors, connect, ping
 from tasks.messages import JobRecord, ModelInfo, SlotRecord
 from tasks.signature import fit
+from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError, NoWorkerError, UsageError
 from worker_config.settings import Settings
@@ -74,7 +75,11 @@ class Client:
 
     def predict(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`."""
-        return self.submit(models, data, chunk_rows=chunk_rows).result()
+        job = self.submit(models, data, chunk_rows=chunk_rows)
+        try:
+            return job.result()
+        finally:
+            job.cancel()  # when interrupted; a job that has ended does not mind
 
     def submit(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> Job:
         """Begin a job and return at once.
@@ -92,12 +97,13 @@ class Client:
         """
         names = _names(models)
         source = _open(data)
-        job_id, wire, infos, slots = self._begin(names)
+        infos, slots = self._find(names)
         for info in infos:
             fit(source.take(0, min(1, source.rows)), info.inputs, info.name)
         batch_rows = max(info.batch_rows for info in infos)
-        rows = chunk_rows or choose_chunk_rows(source.rows, source.row_bytes, len(slots), batch_rows)
-        return self._start(job_id, wire, SourceFeed(source, rows), infos, slots)
+        if chunk_rows is None:
+            chunk_rows = choose_chunk_rows(source.rows, source.row_bytes, len(slots), batch_rows)
+        return self._start(SourceFeed(source, chunk_rows), infos, slots)
 
     def stream(
         self,
@@ -117,10 +123,11 @@ class Client:
 
         Closing the iterator cancels what is in flight.
         """
-        job_id, wire, infos, slots = self._begin(_names(models))
-        size = chunk_rows or max(info.batch_rows for info in infos)
-        feed = StreamFeed(rows, size, max_delay)
-        job = self._start(job_id, wire, feed, infos, slots)
+        infos, slots = self._find(_names(models))
+        if chunk_rows is None:
+            chunk_rows = max(info.batch_rows for info in infos)
+        feed = StreamFeed(rows, chunk_rows, max_delay)
+        job = self._start(feed, infos, slots)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -128,23 +135,22 @@ class Client:
         finally:
             job.cancel()
 
-    def _begin(self, names: list[str]) -> tuple[str, Wire, list[ModelInfo], list[SlotRecord]]:
-        """Find the models; wait for a worker if none is up yet."""
-        job_id = secrets.token_hex(6)
-        wire = Wire(self.broker_url, self._settings, job_id)
+    def _find(self, names: list[str]) -> tuple[list[ModelInfo], list[SlotRecord]]:
+        """The models, and the slots that hold them; waits for a worker if none is up yet."""
         deadline = time.monotonic() + self._worker_timeout_seconds
-        while True:
-            slots = wire.slots()
-            try:
-                infos = placement.pin(names, slots)
-                return job_id, wire, infos, placement.usable(slots, placement.refs(infos))
-            except NoWorkerError:
-                if time.monotonic() > deadline:
-                    wire.close()
-                    raise
+        with broker_errors(self.broker_url), connect(self.broker_url) as client:
+            while True:
+                slots = read_slots(client)
+                try:
+                    infos = placement.pin(names, slots)
+                    return infos, placement.usable(slots, placement.refs(infos))
+                except NoWorkerError:
+                    if time.monotonic() > deadline:
+                        raise
                 time.sleep(0.1)
 
-    def _start(self, job_id: str, wire: Wire, feed: Feed, infos: list[ModelInfo], slots: list[SlotRecord]) -> Job:
+    def _start(self, feed: Feed, infos: list[ModelInfo], slots: list[SlotRecord]) -> Job:
+        job_id = secrets.token_hex(6)
         now = time.time()
         record = JobRecord(
             id=job_id,
@@ -158,7 +164,7 @@ class Client:
             ledger={},
         )
         run = Run(
-            wire,
+            Wire(self.broker_url, self._settings, job_id),
             feed,
             placement.refs(infos),
             record,

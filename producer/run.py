@@ -110,8 +110,10 @@ class Run:
             self.state, error = JobState.FAILED, CeleriacError(f"a bug in Celeriac: {type(bug).__name__}: {bug}")
             error.__cause__ = bug
         finally:
-            self._settle(error)
-            self.handover.close(error)
+            try:
+                self._settle(error)
+            finally:
+                self.handover.close(error)
 
     def _loop(self) -> None:
         with broker_errors(self._wire.url):

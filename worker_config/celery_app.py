@@ -91,6 +91,4 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "interval_step": 0.2,
             "interval_max": 2,
         },
-        # Ours is the only configuration: no module named `celeryconfig` is looked for.
-        "worker_hijack_root_logger": True,
     }
