@@ -1,0 +1,71 @@
+"""The README is true: the demo does what its first screen shows, its Python session runs, its tables are complete."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.systems import BIN
+from worker_config.errors import ExitCode
+from worker_config.manifest import ModelEntry
+
+CHECKOUT = Path(__file__).parents[2]
+README = (CHECKOUT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which `celeriac demo` ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run([BIN / "celeriac", "demo"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_the_demo_predicts_all_rows_and_most_of_them_right(demo: tuple[Path, str]) -> None:
+    folder, shown = demo
+    accuracy = re.search(r"^accuracy +([0-9.]+) on the 898 rows", shown, re.MULTILINE)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.95
+    assert np.load(folder / "celeriac-demo" / "predictions.npy").shape == (1797, 10)
+
+
+def test_the_demo_fits_on_one_screen_and_says_what_the_readme_shows(demo: tuple[Path, str]) -> None:
+    _, shown = demo
+    assert len(shown.splitlines()) < 24
+    first_words = re.findall(r"^(\w+) {2,}", README.split("$ make test")[0].split("$ make demo")[1], re.MULTILINE)
+    assert first_words == [line.split()[0] for line in shown.splitlines()][: len(first_words)]
+
+
+def test_the_python_session_runs_as_it_stands(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    session = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert session is not None
+    check = "\nassert scores.shape == (1797, 10) and job.ledger.written == 1797\n"
+    code = "\n".join([session[1], "assert 'tensorflow' not in __import__('sys').modules", check])
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_setting_is_in_the_readme_and_nothing_else() -> None:
+    in_code = set(re.findall(r"\"(CELERIAC_\w+)\"", (CHECKOUT / "worker_config" / "settings.py").read_text()))
+    assert set(re.findall(r"^\| `(CELERIAC_\w+)`", README, re.MULTILINE)) == in_code
+
+
+def test_every_exit_code_is_in_the_readme() -> None:
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == {int(code) for code in ExitCode}
+
+
+def test_every_key_of_the_manifest_that_does_something_is_in_the_readme() -> None:
+    in_readme = set(re.findall(r"^\| `([a-z_]+)` \|", README, re.MULTILINE))
+    assert in_readme == set(ModelEntry.__struct_fields__) - {"preload", "prefer"}
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
