@@ -34,7 +34,9 @@ def main(folder: Path) -> None:
     )
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(images[::2], digits[::2], batch_size=32, epochs=40, verbose=0)
-    model.save(folder / "digits.keras")
+    # Under another name first: one that was interrupted must not pass for a model.
+    model.save(folder / "unfinished.keras")
+    (folder / "unfinished.keras").replace(folder / "digits.keras")
 
 
 if __name__ == "__main__":

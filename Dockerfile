@@ -1,0 +1,31 @@
+# One image for workers, producers and Flower; docker-compose.yml says what each runs.
+# The Python that constraints.txt was made with.
+FROM python:3.11-slim
+
+# Logs appear at once; nothing is left of pip's downloads.
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /src
+
+# Dependencies first, with empty packages in the place of ours: this large layer outlives every change of the sources.
+COPY pyproject.toml constraints.txt ./
+RUN mkdir producer tasks worker_config && touch README.md LICENSE \
+    && pip install --constraint constraints.txt hatchling \
+    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower]'
+
+COPY README.md LICENSE ./
+COPY worker_config worker_config
+COPY tasks tasks
+COPY producer producer
+RUN pip install --no-build-isolation --no-deps --force-reinstall .
+
+# Not root; a new volume at /models takes over this folder's owner.
+RUN useradd --create-home celeriac && install --directory --owner celeriac --group celeriac /models
+USER celeriac
+# Not /src: Celery puts the current folder first on the path.
+WORKDIR /home/celeriac
+
+CMD ["celeriac", "--help"]

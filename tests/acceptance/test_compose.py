@@ -1,0 +1,236 @@
+"""The compose file's services, as local processes, carry the demo job: Redis, two workers, Flower, producer."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.compose import Stack, read_compose, words_of
+from tests.waiting import wait_until
+from worker_config.celery_app import celery_settings
+from worker_config.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docker-compose.yml"
+SERVICES: dict[str, Any] = read_compose(FILE, {})["services"]
+WORKERS = {"celery@worker-1", "celery@worker-2"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`docker compose up --scale worker=2`, until the producer has ended."""
+    stack = Stack(FILE, tmp_path_factory.mktemp("stack"), {"worker": 2})
+    try:
+        stack.up()
+        stack.wait_until_ended("producer")
+        yield stack
+    finally:
+        stack.down()
+
+
+# What the running services do.
+
+
+def test_the_producer_predicts_all_rows_of_the_demo_through_the_workers(stack: Stack) -> None:
+    producer = stack.wait_until_ended("producer")
+    told = producer.output()
+    assert producer.process.returncode == 0, told
+    accuracy = re.search(r"^accuracy +([\d.]+) ", told, re.MULTILINE)
+    assert accuracy, told
+    assert float(accuracy[1]) >= 0.95
+    assert re.search(r"^ledger .*\bpredicted 1797\b", told, re.MULTILINE), told
+
+
+def test_celery_itself_sees_both_workers(stack: Stack) -> None:
+    answered = stack.run(
+        "worker", "celery", "-A", "tasks", "inspect", "-t", "20", "-d", ",".join(WORKERS), "--json", "ping"
+    )
+    assert answered.returncode == 0, answered.stderr
+    assert set(json.loads(answered.stdout)) == WORKERS
+
+
+def test_flower_shows_every_chunk_in_words(stack: Stack) -> None:
+    def finished() -> list[dict[str, Any]]:
+        tasks = list(_ask_flower(stack, "/api/tasks").values())
+        return tasks if tasks and all(task["state"] == "SUCCESS" for task in tasks) else []
+
+    tasks = wait_until(finished, "Flower has heard of every chunk's end")
+    chunks = [re.match(r"chunk (\d+)/(\d+) rows \d+-\d+ of job ", task["args"]) for task in tasks]
+    assert {task["name"] for task in tasks} == {"celeriac.infer"}
+    assert all(chunks), tasks
+    assert sorted(int(chunk[1]) for chunk in chunks if chunk) == list(range(len(tasks)))
+    assert {int(chunk[2]) for chunk in chunks if chunk} == {len(tasks)}
+    assert {task["worker"] for task in tasks} <= WORKERS
+
+
+def test_flower_knows_both_workers(stack: Stack) -> None:
+    assert _ask_flower(stack, "/api/workers?status=true") == dict.fromkeys(WORKERS, True)
+
+
+def test_flower_tells_nothing_without_its_password(stack: Stack) -> None:
+    for path in ("/", "/api/tasks"):
+        assert _request(stack, "GET", path, {})[0] == http.client.UNAUTHORIZED
+
+
+def test_flower_changes_nothing(stack: Stack) -> None:
+    path = "/api/worker/shutdown/celery@worker-1"
+    assert _request(stack, "POST", path, _flower_password(stack))[0] == http.client.FORBIDDEN
+
+
+def test_redis_keeps_its_queue_evicts_nothing_and_refuses_strangers(stack: Stack) -> None:
+    for option, value in {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}.items():
+        assert stack.run("redis", "redis-cli", "config", "get", option).stdout.split() == [option, value]
+    assert "NOAUTH" in stack.run("redis", "env", "-u", "REDISCLI_AUTH", "redis-cli", "ping").stdout
+
+
+def test_no_password_is_in_the_process_list_or_in_a_log(stack: Stack) -> None:
+    containers = [container for replicas in stack.containers.values() for container in replicas]
+    ((_, password), *_) = _password_defaults()
+    for container in containers:
+        shown = container.output() + " ".join(_command_lines(container.process.pid))
+        assert password not in shown, container.name
+
+
+def test_a_worker_that_is_stopped_ends_by_itself_within_its_grace_period(stack: Stack) -> None:
+    workers = stack.containers["worker"]
+    for worker in workers:
+        # To its first process alone, as Docker does.
+        os.kill(worker.process.pid, signal.SIGTERM)
+    for worker in workers:
+        assert worker.process.wait(_seconds(SERVICES["worker"]["stop_grace_period"])) == 0, worker.output()
+
+
+# What the files say.
+
+
+def test_every_command_begins_with_a_program_that_exists(tmp_path: Path) -> None:
+    path = Stack(FILE, tmp_path, {}).path
+    for name, service in SERVICES.items():
+        assert shutil.which(words_of(service["command"])[0], path=path), name
+
+
+def test_workers_can_be_scaled() -> None:
+    assert not {"container_name", "ports", "hostname"} & SERVICES["worker"].keys()
+
+
+def test_ports_are_published_on_loopback_alone() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_service_but_redis_runs_the_image_of_the_dockerfile() -> None:
+    assert SERVICES["redis"]["image"].startswith("redis:7")
+    ours = [service for name, service in SERVICES.items() if name != "redis"]
+    assert {(service["image"], service["build"]) for service in ours} == {("celeriac", ".")}
+
+
+def test_passwords_have_one_default_and_are_written_nowhere_else() -> None:
+    defaults = _password_defaults()
+    assert {name for name, _ in defaults} == {"REDIS_PASSWORD", "FLOWER_PASSWORD"}
+    (password,) = {default for _, default in defaults}
+    assert FILE.read_text().count(password) == len(defaults)
+
+
+def test_no_command_holds_a_password() -> None:
+    ((_, password), *_) = _password_defaults()
+    for service in SERVICES.values():
+        assert password not in f"{service['command']} {service.get('healthcheck')}"
+
+
+def test_passwords_come_from_the_environment() -> None:
+    services = read_compose(FILE, {"REDIS_PASSWORD": "r3dis", "FLOWER_PASSWORD": "fl0wer"})["services"]
+    assert services["redis"]["environment"]["REDISCLI_AUTH"] == "r3dis"
+    assert services["worker"]["environment"]["CELERIAC_BROKER_URL"] == "redis://:r3dis@redis:6379/0"
+    assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "celeriac:fl0wer"
+
+
+def test_every_variable_of_ours_is_one_that_settings_read() -> None:
+    asked: set[str] = set()
+
+    class Asked(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.add(key)
+            return super().get(key, default)
+
+    Settings.from_env(Asked())
+    set_here = {key for service in SERVICES.values() for key in service["environment"] if key.startswith("CELERIAC_")}
+    assert set_here
+    assert set_here <= asked
+
+
+def test_a_worker_is_given_longer_to_stop_than_its_chunks_to_end() -> None:
+    worker = SERVICES["worker"]
+    assert worker["environment"]["REMAP_SIGTERM"] == "SIGQUIT"
+    assert _seconds(worker["stop_grace_period"]) > celery_settings(Settings())["worker_soft_shutdown_timeout"]
+
+
+def test_the_image_gets_our_packages_and_only_what_exists_and_is_not_ignored() -> None:
+    lines = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {path for line in lines for path in line.split()}
+    ignored, *kept = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")]
+    assert {"producer", "tasks", "worker_config"} <= copied
+    assert all((ROOT / path).exists() for path in copied)
+    assert ignored == "*"
+    assert copied == {line[1:] for line in kept if line.startswith("!")}
+
+
+def test_the_image_runs_as_an_ordinary_user_on_a_supported_python() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = re.search(r"^FROM python:(\d+\.\d+)-slim$", dockerfile, re.MULTILINE)
+    extras = re.search(r"'\.\[([\w,]+)\]'", dockerfile)
+    assert version
+    assert f">={version[1]}" == project["requires-python"]
+    assert extras
+    assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
+    assert re.findall(r"^USER (\w+)$", dockerfile, re.MULTILINE) == ["celeriac"]
+
+
+def _password_defaults() -> list[tuple[str, str]]:
+    """Name and default of each password, as often as the file uses it; anchors are repeated in the text only once."""
+    return re.findall(r"\$\{(\w*PASSWORD):-([^}]+)\}", FILE.read_text())
+
+
+def _seconds(duration: str) -> float:
+    assert duration.endswith("s")
+    return float(duration[:-1])
+
+
+def _command_lines(pid: int) -> Iterator[str]:
+    if psutil.pid_exists(pid):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            yield " ".join(one.cmdline())
+
+
+def _flower_password(stack: Stack) -> dict[str, str]:
+    credentials = stack.containers["flower"][0].environ["FLOWER_BASIC_AUTH"]
+    return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
+
+
+def _ask_flower(stack: Stack, path: str) -> Any:
+    return json.loads(_request(stack, "GET", path, _flower_password(stack))[1])
+
+
+def _request(stack: Stack, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    """Flower's status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.flower_port, timeout=30)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
