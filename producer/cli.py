@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from producer import job_store, tables
 from producer.client import Client
@@ -26,8 +28,8 @@ from tasks.connection import broker_errors, connect
 from tasks.messages import ModelInfo
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
-from worker_config.errors import CeleriacError, ConfigError, ExitCode, ModelLoadError, UnknownModelError
-from worker_config.manifest import read_manifest
+from worker_config.errors import CeleriacError, ConfigError, ExitCode, ModelLoadError, UnknownModelError, UsageError
+from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.shadow import check_no_shadow
 
 _EXAMPLES = """\b
@@ -48,6 +50,13 @@ Exit codes:
   4  rows failed
 """
 
+
+def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:
+    """An error names where the URL came from: the option or the variable."""
+    from_variable = context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
+    return check_broker_url(url, "CELERIAC_BROKER_URL" if from_variable else "--broker") if url else None
+
+
 _models = click.option(
     "--models",
     "manifest",
@@ -64,7 +73,7 @@ _broker = click.option(
     metavar="URL",
     envvar="CELERIAC_BROKER_URL",
     show_envvar=True,
-    callback=lambda _context, _option, url: check_broker_url(url, "--broker") if url else None,
+    callback=_check_broker,
     help="Redis, as redis://HOST:PORT/DB, rediss://... or unix:///PATH.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
@@ -117,7 +126,7 @@ def predict(
     """
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
-    names = model.split(",")
+    names = _names(model)
     if not broker_url:
         _check_names(names, manifest)
     source = open_file(input_path)
@@ -236,8 +245,11 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
 
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on stderr and an exit code, never a traceback."""
-    # As Ctrl-C: whoever stops us gets the same tidy end.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A shell starts what runs in the background with SIGINT ignored, and means it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+    # Whoever stops us gets the same tidy end.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -256,6 +268,13 @@ def main() -> NoReturn:
     sys.exit(int(code or 0))
 
 
+def _interrupt(*_: object) -> NoReturn:
+    """Begin a tidy end, which takes a second or two; who presses Ctrl-C again must not cut it short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _client(
     broker_url: str | None, worker_timeout_seconds: float, manifest: Path, workers: int | None
 ) -> AbstractContextManager[Client]:
@@ -264,12 +283,29 @@ def _client(
     return local(manifest, workers or 2)
 
 
+def _names(models: str) -> list[str]:
+    names = models.split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"the models are {models!r}; name at least one, and each one once, as MODEL,MODEL")
+    return names
+
+
 def _check_names(names: list[str], manifest: Path) -> None:
     """Before a worker is started, which takes seconds."""
     known = read_manifest(manifest)
     for name in names:
         if name not in known:
             raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
+    _check_files(known, manifest)
+
+
+def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
+    for name, entry in entries.items():
+        if not Path(entry.path).exists():
+            raise ModelLoadError(
+                f"model {name} cannot be loaded from {entry.path}: no such file or folder; "
+                f"mend the path in {manifest}, which counts from that file's own folder"
+            )
 
 
 def _needed(broker_url: str | None) -> str:
@@ -280,7 +316,12 @@ def _needed(broker_url: str | None) -> str:
 
 def _describe(manifest: Path) -> dict[str, ModelInfo]:
     """Load the models in a process of its own; this one stays without TensorFlow."""
-    read_manifest(manifest)
+    _check_files(read_manifest(manifest), manifest)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ConfigError(
+            "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
+            "or ask the workers, with --broker"
+        )
     command = [sys.executable, "-m", "tasks.describe", str(manifest)]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     if described.returncode:

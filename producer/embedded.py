@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,13 +58,19 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
     check_no_shadow(Path.cwd())
     settings = Settings.from_env()
     manifest = Path(models) if models else settings.models_path
+    server = find_redis_server()
     folder = _private_folder()
     url = f"unix://{folder}/redis.sock"
     told = {
         "folder": str(folder),
-        "redis": _redis_command(folder),
+        "redis": _redis_command(server, folder),
         "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
-        "worker_environ": {"CELERIAC_BROKER_URL": url, "CELERIAC_MODELS": str(manifest.absolute())},
+        "worker_environ": {
+            "CELERIAC_BROKER_URL": url,
+            "CELERIAC_MODELS": str(manifest.absolute()),
+            # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.
+            "TMPDIR": str(folder),
+        },
     }
     supervisor = subprocess.Popen(
         [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), json.dumps(told)],
@@ -82,6 +89,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
             if stream:
                 stream.close()
         supervisor.wait()
+        shutil.rmtree(folder, ignore_errors=True)  # in case the supervisor was killed
 
 
 def worker_command(workers: int | None, *options: str) -> list[str]:
@@ -98,7 +106,7 @@ def _private_folder() -> Path:
     return folder
 
 
-def _redis_command(folder: Path) -> list[str]:
+def _redis_command(server: str, folder: Path) -> list[str]:
     options = {
         "port": "0",
         "unixsocket": f"{folder}/redis.sock",
@@ -107,7 +115,7 @@ def _redis_command(folder: Path) -> list[str]:
         "save": "",
         "appendonly": "no",
     }
-    return [find_redis_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
 def _wait_until_ready(

@@ -12,6 +12,7 @@ import redis
 from celery.exceptions import Reject
 
 from tasks import codec, keys
+from tasks.causes import telling_line
 from tasks.child import Child, current_child
 from tasks.messages import (
     Answer,
@@ -110,11 +111,10 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> None:
 
 
 def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:
-    text = str(error).strip().splitlines()
     return FailureRecord(
         start=message.start,
         stop=message.stop,
         stage=stage,
         type=type(error).__name__,
-        text=text[0][:500] if text else "",
+        text=telling_line(error)[:500],
     )

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 from tasks.batches import run_batches
+from tasks.causes import telling_line
 from tasks.messages import ModelInfo, TensorSpec
 from tasks.signature import Arrays, Rows, fit, numpy_dtype
 from worker_config.errors import ModelLoadError
@@ -75,8 +76,7 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
 
 def _cause(error: Exception) -> str:
     """Keras and TensorFlow explain over many lines; the first that says something will do."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = next((line for line in lines if not line.endswith(":")), "")
+    telling = telling_line(error)
     return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
 
 

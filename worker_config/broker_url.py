@@ -7,26 +7,43 @@ people may write either.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from worker_config.errors import ConfigError
 
+# Any other would be redis-py's alone, and a wrong value of it a traceback.
+_OPTIONS = ("db", "virtual_host", "username", "password")
 _SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 
 
 def check_broker_url(url: str, where: str) -> str:
     """Return `url`, or raise ConfigError if it is not a Redis URL; `where` names the setting in the text."""
-    try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        parts, port_is_valid = urlsplit(""), False
-    if parts.scheme not in _SCHEMES or not port_is_valid:
+    if not _is_redis_url(url):
         raise ConfigError(
             f"{where}: {redacted(url)!r} is not a Redis URL; "
             "write redis://HOST:PORT/DB, rediss://... or unix:///path/to/redis.sock"
         )
     return url
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES or parts.port == 0:
+            return False
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if any(name not in _OPTIONS and not name.startswith("ssl_") for name in options):
+            return False
+        if parts.scheme in ("redis", "rediss"):
+            database = parts.path.strip("/") or options.get("db", "0")
+        elif not parts.path.strip("/"):
+            return False
+        else:
+            database = options.get("db", options.get("virtual_host", "0"))
+    except ValueError:
+        return False
+    # redis-py would take database 0 for a word, where Celery takes the word for an error.
+    return database.isdecimal()
 
 
 def celery_url(url: str) -> str:

@@ -40,7 +40,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    models: dict[str, ModelEntry]
+    models: dict[str, dict[str, object]]
 
 
 def read_manifest(path: Path) -> dict[str, ModelEntry]:
@@ -55,17 +55,25 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
         raise ConfigError(
             f"the manifest {path} cannot be read ({error.strerror}); name one with --models or CELERIAC_MODELS"
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the manifest {path} is not TOML: {error}") from None
     _refuse_what_is_not_built_yet(manifest, path)
     try:
-        models = msgspec.convert(manifest, _Manifest).models
+        tables = msgspec.convert(manifest, _Manifest).models
     except msgspec.ValidationError as error:
         raise ConfigError(f"the manifest {path}: {error}") from None
-    if not models:
+    if not tables:
         raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
     folder = path.resolve().parent
-    return {name: _checked(name, entry, folder, path) for name, entry in models.items()}
+    return {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
+
+
+def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
+    """One at a time, because msgspec does not say which of them is wrong."""
+    try:
+        return msgspec.convert(table, ModelEntry)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the manifest {manifest}: models.{name}: {error}") from None
 
 
 def _refuse_what_is_not_built_yet(manifest: dict[str, object], path: Path) -> None:

@@ -1,0 +1,247 @@
+"""The `celeriac` command as a real process, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from producer import job_store
+from producer.job_store import JobState
+from tasks.connection import connect
+from tasks.messages import JobRecord, SlotRecord
+from tasks.slots import read_slots
+from tests.systems import BIN
+from tests.waiting import wait_until
+from worker_config.errors import ExitCode
+
+CELERIAC = BIN / "celeriac"
+# Longer than any command of a test takes; one that hangs fails the test.
+TIMEOUT_SECONDS = 120.0
+# A killed process is gone in milliseconds; the kernel may be busy with others.
+GONE_SECONDS = 5.0
+MARK = "COMMAND_UNDER_TEST"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command that has ended left: exit code and words."""
+
+    words: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The last line of stdout."""
+        value: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return value
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of stderr that say something: click ends the line with a terminal's ^C first."""
+        return [line for line in self.stderr.splitlines() if line]
+
+
+@dataclass
+class Running:
+    """A command that runs."""
+
+    words: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+    temporary: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> float:
+        """Send a signal to this process alone, wait for its end; returns the seconds between the two."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(TIMEOUT_SECONDS)
+        return time.monotonic() - started
+
+    def end(self) -> Ended:
+        """Wait for the end."""
+        self.process.wait(TIMEOUT_SECONDS)
+        texts = [path.read_text(errors="replace") for path in (self.stdout, self.stderr)]
+        return Ended(self.words, self.process.returncode, *texts)
+
+    def embedded_url(self) -> str:
+        """The Redis of its own, as soon as it answers."""
+
+        def answering() -> str | None:
+            self.check_running()
+            for socket in self.temporary.glob("celeriac-*/redis.sock"):
+                url = f"unix://{socket}"
+                with suppress(Exception), connect(url, retries=0) as client:
+                    client.ping()
+                    return url
+            return None
+
+        return wait_until(answering, "the embedded Redis answers")
+
+    def job_that_predicts(self, url: str) -> JobRecord:
+        """The record of the job on this Redis, as soon as rows are predicted."""
+
+        def predicting() -> JobRecord | None:
+            self.check_running()
+            with connect(url) as client:
+                jobs = job_store.read_all(client)
+            return next((job for state, job in jobs if _is_in_the_middle(state, job)), None)
+
+        return wait_until(predicting, "rows are predicted")
+
+    def slots(self, url: str) -> list[SlotRecord]:
+        with connect(url) as client:
+            return read_slots(client)
+
+    def check_running(self) -> None:
+        assert self.process.poll() is None, self.end()
+
+
+def _is_in_the_middle(state: JobState, job: JobRecord) -> bool:
+    return state is JobState.RUNNING and 0 < job.ledger["predicted"] < (job.rows or 0)
+
+
+@dataclass
+class Celeriac:
+    """The command, run in a folder of its own; every process that it starts, and theirs, carries a mark.
+
+    Attributes:
+        folder: the current folder of the commands.
+        temporary: their TMPDIR.
+    """
+
+    root: Path
+    program: Path = CELERIAC
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    started: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Short names: a socket's path has at most 107 bytes.
+        self.folder, self.temporary, self._logs = (self.root / name for name in "wtl")
+        for folder in (self.folder, self.temporary, self._logs):
+            folder.mkdir()
+
+    def environ(self, **more: str) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
+        return {**clean, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
+
+    def start(self, *words: object, stderr: IO[bytes] | int | None = None, **environ: str) -> Running:
+        """Start `celeriac WORDS`; `stderr` may be a terminal instead of a file."""
+        texts = tuple(map(str, words))
+        number = len(self.started)
+        out, err = self._logs / f"{number}.out", self._logs / f"{number}.err"
+        with out.open("wb") as out_stream, err.open("wb") as err_stream:
+            process = subprocess.Popen(
+                [str(self.program), *texts],
+                stdin=subprocess.DEVNULL,
+                stdout=out_stream,
+                stderr=err_stream if stderr is None else stderr,
+                env=self.environ(**environ),
+                cwd=self.folder,
+            )
+        running = Running(texts, process, out, err, self.temporary)
+        self.started.append(running)
+        return running
+
+    def run(self, *words: object, **environ: str) -> Ended:
+        """Run `celeriac WORDS` to its end, which must leave nothing running."""
+        ended = self.start(*words, **environ).end()
+        self.check_nothing_is_left()
+        return ended
+
+    def succeeds(self, *words: object, **environ: str) -> Ended:
+        """Run a command that must end well, without a word on stderr."""
+        ended = self.run(*words, **environ)
+        assert ended.code == ExitCode.OK, ended
+        assert ended.stderr == "", ended
+        return ended
+
+    def refuses(self, code: ExitCode, *words: object, **environ: str) -> str:
+        """Run a command that must end with this code, one line, and no trace; returns the line."""
+        before = self._files()
+        ended = self.run(*words, **environ)
+        assert ended.code == code, ended
+        self.check_one_line(ended)
+        assert ended.stdout == "", ended
+        assert self._files() == before
+        return ended.lines[0]
+
+    def misused(self, *words: object, **environ: str) -> str:
+        """Run a command whose options are wrong: click shows the usage, then one line; returns that line."""
+        before = self._files()
+        ended = self.run(*words, **environ)
+        assert ended.code == ExitCode.USAGE, ended
+        assert ended.stderr.startswith("Usage: "), ended
+        assert "Traceback" not in ended.stderr, ended
+        assert ended.stdout == "", ended
+        assert self._files() == before
+        last = ended.stderr.splitlines()[-1]
+        assert last.startswith("Error: "), ended
+        return last
+
+    def check_one_line(self, ended: Ended) -> None:
+        assert "Traceback" not in ended.stdout + ended.stderr, ended
+        assert len(ended.lines) == 1, ended
+        assert ended.lines[0].startswith("celeriac: "), ended
+        assert len(ended.lines[0]) > len("celeriac: "), ended
+
+    def check_nothing_is_left(self, timeout_seconds: float = GONE_SECONDS) -> None:
+        """No process that a command started, no temporary file or folder, no half-written output."""
+        with suppress(AssertionError):  # the ones below say what is left
+            wait_until(lambda: not (self.processes() or self.temporary_names()), "nothing is left", timeout_seconds)
+        for left in (self.processes(), self.temporary_names(), list(self.folder.rglob("*.part"))):
+            assert not left, left
+
+    def processes(self) -> list[str]:
+        """Every process that carries our mark."""
+        return [f"{process.pid} {' '.join(words)}" for process, words in self._marked()]
+
+    def temporary_names(self) -> list[str]:
+        return [path.name for path in self.temporary.iterdir()]
+
+    def stop(self) -> None:
+        """Kill what a failed test left behind."""
+        for running in self.started:
+            running.process.kill()
+            running.process.wait()
+        for process, _ in self._marked():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _marked(self) -> list[tuple[psutil.Process, list[str]]]:
+        """By environment, which all inherit; Redis overwrites its own with a title that names its folder."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                words = process.cmdline()
+                by_title = any(str(self.temporary) in word for word in words)
+                if by_title or process.environ().get(MARK) == self.mark:
+                    found.append((process, words))
+        return found
+
+    def _files(self) -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in self.folder.rglob("*")}
+
+
+def seconds_until(condition: Callable[[], bool], what: str, timeout_seconds: float) -> float:
+    """How long a condition took to become true; fails when it takes longer than it may."""
+    started = time.monotonic()
+    wait_until(condition, what, timeout_seconds)
+    return time.monotonic() - started

@@ -1,0 +1,279 @@
+"""The commands as people use them: predictions equal the model's own, and what is shown about models and jobs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.acceptance.commands import Celeriac, Ended
+from tests.models import in_one_process
+from tests.systems import System
+from worker_config.errors import ExitCode
+
+COMMANDS = ["predict", "worker", "models", "jobs", "status", "cancel", "demo"]
+ROWS = 1_000
+
+
+@pytest.fixture
+def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
+    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
+    yield celeriac
+    celeriac.stop()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(6).random((ROWS, 64), np.float32)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(7)
+    return {"left": random.random((ROWS, 4), np.float32), "right": random.integers(0, 10, (ROWS, 3), np.int32)}
+
+
+def check_close(output: np.ndarray, expected: np.ndarray) -> None:
+    assert output.dtype == expected.dtype
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
+def run_predict(celeriac: Celeriac, system: System, model: str, rows: Any, output: str, *words: object) -> Ended:
+    """Predict in-memory rows through a file, with the shared system's worker."""
+    name = "rows.npz" if isinstance(rows, dict) else "rows.npy"
+    with (celeriac.folder / name).open("wb") as stream:
+        np.savez(stream, **rows) if isinstance(rows, dict) else np.save(stream, rows)
+    return celeriac.succeeds("predict", model, name, "-o", output, "--broker", system.url, *words)
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_is_predicted_as_the_model_itself_does(
+    celeriac: Celeriac, running_system: System, models: Path, pixels: np.ndarray
+) -> None:
+    ended = run_predict(celeriac, running_system, "digits", pixels, "out.npy", "--chunk-rows", 37)
+    check_close(np.load(celeriac.folder / "out.npy"), in_one_process(models / "digits.keras", pixels))
+    assert "1,000 rows predicted in" in ended.stdout
+    assert "rows per second" in ended.stdout
+    assert str(celeriac.folder / "out.npy") in ended.stdout
+    assert {path.name for path in celeriac.folder.iterdir()} == {"rows.npy", "out.npy"}
+
+
+def test_two_inputs_and_two_outputs_are_predicted_as_the_model_itself_does(
+    celeriac: Celeriac, running_system: System, models: Path, pairs: dict[str, np.ndarray]
+) -> None:
+    run_predict(celeriac, running_system, "pair", pairs, "out.npz", "--chunk-rows", 129)
+    expected = in_one_process(models / "pair.keras", pairs)
+    with np.load(celeriac.folder / "out.npz") as output:
+        assert set(output) == {"wide", "narrow"}
+        for name in output:
+            check_close(output[name], expected[name])
+
+
+def test_several_models_go_into_one_file_under_their_names(
+    celeriac: Celeriac, running_system: System, models: Path, pixels: np.ndarray
+) -> None:
+    run_predict(celeriac, running_system, "digits,digits_h5,digits_saved", pixels, "out.npz")
+    expected = in_one_process(models / "digits.keras", pixels)
+    with np.load(celeriac.folder / "out.npz") as output:
+        assert set(output) == {"digits", "digits_h5", "digits_saved"}
+        for name in output:
+            check_close(output[name], expected)
+
+
+def test_several_models_with_several_outputs_are_named_by_model_and_output(
+    celeriac: Celeriac, running_system: System, models: Path, pairs: dict[str, np.ndarray]
+) -> None:
+    run_predict(celeriac, running_system, "pair,pair_saved", pairs, "out.npz")
+    expected = in_one_process(models / "pair.keras", pairs)
+    with np.load(celeriac.folder / "out.npz") as output:
+        assert set(output) == {"pair/wide", "pair/narrow", "pair_saved/wide", "pair_saved/narrow"}
+        for name in output:
+            check_close(output[name], expected[name.split("/")[1]])
+
+
+def test_integers_and_doubles_are_cast_as_keras_does(
+    celeriac: Celeriac, running_system: System, models: Path, pixels: np.ndarray
+) -> None:
+    sixteenths = (pixels * 16).astype(np.uint8)
+    run_predict(celeriac, running_system, "digits", sixteenths, "out.npy")
+    check_close(np.load(celeriac.folder / "out.npy"), in_one_process(models / "digits.keras", sixteenths))
+    run_predict(celeriac, running_system, "digits", pixels.astype(np.float64), "doubles.npy")
+    check_close(np.load(celeriac.folder / "doubles.npy"), in_one_process(models / "digits.keras", pixels))
+
+
+def test_the_broker_may_come_from_the_environment(
+    celeriac: Celeriac, running_system: System, pixels: np.ndarray
+) -> None:
+    np.save(celeriac.folder / "rows.npy", pixels)
+    celeriac.succeeds("predict", "digits", "rows.npy", "-o", "out.npy", CELERIAC_BROKER_URL=running_system.url)
+    assert np.load(celeriac.folder / "out.npy").shape == (ROWS, 10)
+
+
+def test_the_embedded_system_predicts_without_a_broker(celeriac: Celeriac, models: Path, pixels: np.ndarray) -> None:
+    np.save(celeriac.folder / "rows.npy", pixels)
+    (celeriac.folder / "models.toml").write_text(f'[models.digits]\npath = "{models}/digits.keras"\n')
+    celeriac.succeeds("predict", "digits", "rows.npy", "-o", "out.npy", "--workers", 1)
+    check_close(np.load(celeriac.folder / "out.npy"), in_one_process(models / "digits.keras", pixels))
+
+
+def test_quiet_says_nothing(celeriac: Celeriac, running_system: System, pixels: np.ndarray) -> None:
+    assert run_predict(celeriac, running_system, "digits", pixels, "out.npy", "--quiet").stdout == ""
+
+
+def test_quiet_leaves_the_json_line(celeriac: Celeriac, running_system: System, pixels: np.ndarray) -> None:
+    ended = run_predict(celeriac, running_system, "digits", pixels, "out.npy", "--quiet", "--json")
+    assert len(ended.stdout.splitlines()) == 1
+    assert ended.json["ledger"]["written"] == ROWS
+
+
+@pytest.mark.parametrize(("quiet", "is_shown"), [([], True), (["--quiet"], False)], ids=["shown", "quiet"])
+def test_a_terminal_shows_a_live_bar_unless_quiet(
+    celeriac: Celeriac, running_system: System, pixels: np.ndarray, quiet: list[str], is_shown: bool
+) -> None:
+    np.save(celeriac.folder / "rows.npy", pixels)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    try:
+        predict = ["predict", "digits", "rows.npy", "-o", "out.npy", "--broker", running_system.url]
+        running = celeriac.start(*predict, *quiet, stderr=theirs)
+    finally:
+        os.close(theirs)
+    shown = read_all(ours)
+    assert running.end().code == ExitCode.OK
+    assert ("1000/1000" in shown and "rows" in shown and "100%" in shown) == is_shown
+    assert "Traceback" not in shown
+    assert is_shown or shown == ""
+
+
+def read_all(terminal: int) -> str:
+    """What a terminal was sent, until nobody holds its other side."""
+    pieces = []
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # EIO is its way to say that it ends
+        while piece := stream.read(65_536):
+            pieces.append(piece)
+    return b"".join(pieces).decode(errors="replace")
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_of_a_manifest_as_json_are_those_that_workers_hold(
+    celeriac: Celeriac, running_system: System, models: Path
+) -> None:
+    of_manifest = celeriac.succeeds("models", "--models", models / "models.toml", "--json").json["models"]
+    of_workers = celeriac.succeeds("models", "--broker", running_system.url, "--json").json["models"]
+    assert [info["slots"] for info in of_workers] == [2] * 5
+    assert [info["slots"] for info in of_manifest] == [None] * 5
+    same = ["name", "digest", "batch_rows", "inputs", "outputs"]
+    assert [[info[key] for key in same] for info in of_manifest] == [[info[key] for key in same] for info in of_workers]
+    assert len({info["digest"] for info in of_manifest}) == 5
+    assert all(info["memory_bytes"] >= 0 for info in of_manifest)
+
+
+def test_models_of_a_broker_are_listed_with_inputs_outputs_and_slots(
+    celeriac: Celeriac, running_system: System
+) -> None:
+    table = [
+        re.split("  +", line)
+        for line in celeriac.succeeds("models", "--broker", running_system.url).stdout.splitlines()
+    ]
+    assert table[0] == ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "MEMORY", "SLOTS"]
+    listed = {line[0]: line[2:5] + line[6:] for line in table[1:] if line[0]}
+    assert list(listed) == ["digits", "digits_h5", "digits_saved", "pair", "pair_saved"]
+    assert listed["digits"] == ["pixels (?, 64) float32", "scores (?, 10) float32", "64", "2"]
+    assert listed["pair"] == ["left (?, 4) float32", "narrow (?, 1) float32", "64", "2"]
+    assert ["", "right (?, 3) int32", "wide (?, 6) float32"] in table
+
+
+def test_without_workers_and_jobs_the_lists_say_so(celeriac: Celeriac, system: System) -> None:
+    assert celeriac.succeeds("models", "--broker", system.url).stdout == "no models: no worker is up\n"
+    assert celeriac.succeeds("models", "--broker", system.url, "--json").json == {"models": []}
+    assert celeriac.succeeds("jobs", "--broker", system.url).stdout == "no jobs\n"
+    assert celeriac.succeeds("jobs", "--broker", system.url, "--json").json == {"jobs": []}
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_job_is_shown_and_found_by_the_first_characters_of_its_id(
+    celeriac: Celeriac, running_system: System, pixels: np.ndarray
+) -> None:
+    ended = run_predict(celeriac, running_system, "digits", pixels, "out.npy", "--json", "--chunk-rows", 100)
+    summary, at = ended.json, ["--broker", running_system.url]
+    job = summary["job"]
+
+    listed = {line.split()[0]: line for line in celeriac.succeeds("jobs", *at).stdout.splitlines()}
+    for word in ("done", "digits@", "rows.npy", "1000", "ago"):
+        assert word in listed[job]
+    assert job in [known["job"] for known in celeriac.succeeds("jobs", *at, "--json").json["jobs"]]
+
+    lines = celeriac.succeeds("status", job[:6], *at).stdout.splitlines()
+    shown = {name: text.strip() for name, text in (line.split(None, 1) for line in lines)}
+    assert (shown["job"], shown["state"]) == (job, "done")
+    assert shown["input"] == "rows.npy, 1000 rows in 10 chunks"
+    assert "predicted 1000" in shown["ledger"]
+
+    told = celeriac.succeeds("status", job, *at, "--json").json
+    assert (told["job"], told["state"], told["rows"], told["chunks"]) == (job, "done", ROWS, 10)
+    for name in ("rows", "predicted", "failed", "skipped", "duplicates"):
+        assert told["ledger"][name] == summary["ledger"][name]
+
+    cancelled = celeriac.succeeds("cancel", job[:6], *at)
+    assert cancelled.stdout == f"job {job} is done already\n"
+    assert celeriac.succeeds("status", job, *at, "--json").json["state"] == "done"
+
+
+@pytest.mark.parametrize("command", ["status", "cancel"])
+@pytest.mark.parametrize("job", ["no-such-job", ""])
+def test_a_job_that_nobody_knows_is_told_with_where_to_look(
+    celeriac: Celeriac, running_system: System, command: str, job: str
+) -> None:
+    line = celeriac.refuses(ExitCode.USAGE, command, job, "--broker", running_system.url)
+    assert repr(job) in line
+    assert "`celeriac jobs` lists them" in line
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_main_help_has_every_command_examples_and_exit_codes(celeriac: Celeriac) -> None:
+    text = celeriac.succeeds("--help").stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in text
+    examples = [line.strip() for line in text.splitlines() if line.strip().startswith("celeriac ")]
+    assert len(examples) >= 5
+    words = text[text.index("Exit codes:") :].split()
+    assert {str(int(code)) for code in ExitCode} <= set(words)
+    assert celeriac.succeeds("-h").stdout == text
+
+
+def test_every_commands_help_names_units_and_environment_variables(celeriac: Celeriac) -> None:
+    variables = {
+        "--broker": (["predict", "worker", "models", "jobs", "status", "cancel", "demo"], "CELERIAC_BROKER_URL"),
+        "--models": (["predict", "worker", "models"], "CELERIAC_MODELS"),
+    }
+    for command in COMMANDS:
+        text = " ".join(celeriac.succeeds(command, "--help").stdout.split())
+        assert text.startswith(f"Usage: celeriac {command} ")
+        for option, (commands, variable) in variables.items():
+            assert (option in text and variable in text) == (command in commands), (command, option)
+    text = " ".join(celeriac.succeeds("predict", "--help").stdout.split())
+    for unit in ("--chunk-rows", "--worker-timeout-seconds"):
+        assert unit in text
+    assert "default: 30.0" in text
+
+
+def test_the_version_is_told(celeriac: Celeriac) -> None:
+    assert "0." in celeriac.succeeds("--version").stdout

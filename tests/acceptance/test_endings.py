@@ -1,0 +1,257 @@
+"""However a job ends, the output is whole or absent, the user is told how far it came, and nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.acceptance.commands import Celeriac, Ended, Running, seconds_until
+from tests.systems import RedisServer, System
+from tests.waiting import descendants_of, is_alive, wait_until
+from worker_config.errors import ExitCode
+
+# What a user who presses Ctrl-C is promised.
+INTERRUPT_SECONDS = 2.0
+# What is left of a killed command is gone by then.
+KILLED_SECONDS = 5.0
+# More than a test lets the slow model run; it needs about a second for 64 rows.
+MANY_ROWS = 64_000
+SUMMARY_KEYS = {"job", "ledger", "seconds", "output"}
+
+
+@pytest.fixture
+def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
+    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
+    yield celeriac
+    celeriac.stop()
+
+
+@pytest.fixture(scope="module")
+def slow_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
+    """A Redis and a worker that holds `slow`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
+    folder = tmp_path_factory.mktemp("s")
+    manifest = folder / "models.toml"
+    paths = [special_models / "slow", special_models / "words.keras", models / "digits.keras", models / "pair.keras"]
+    manifest.write_text("".join(f'[models.{path.stem}]\npath = "{path}"\n' for path in paths))
+    system = System(RedisServer(folder).start(), folder)
+    try:
+        system.start_ready_worker(manifest, 2)
+        yield system
+    finally:
+        system.stop()
+
+
+def slow_rows(rows: int) -> np.ndarray:
+    return np.random.default_rng(5).random((rows, 4), np.float32)
+
+
+def start_slow(celeriac: Celeriac, rows: int, *words: object, model: str = "slow") -> Running:
+    """Predict rows with a model that takes its time, a batch in each chunk."""
+    np.save(celeriac.folder / "rows.npy", slow_rows(rows))
+    return celeriac.start("predict", model, "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *words)
+
+
+def check_cancelled(celeriac: Celeriac, ended: Ended) -> None:
+    assert ended.code == ExitCode.CANCELLED, ended
+    celeriac.check_one_line(ended)
+    celeriac.check_nothing_is_left()
+    assert [path.name for path in celeriac.folder.iterdir()] == ["rows.npy"]
+
+
+def check_summary(ended: Ended, output: str | None) -> dict[str, int]:
+    """One JSON object as the last line, with a ledger that adds up; returns the ledger."""
+    summary = ended.json
+    assert summary.keys() >= SUMMARY_KEYS
+    assert summary["output"] == output
+    assert summary["seconds"] > 0
+    ledger: dict[str, int] = summary["ledger"]
+    assert ledger["rows"] == ledger["predicted"] + ledger["failed"] + ledger["skipped"]
+    return ledger
+
+
+# --- well -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_rows_give_an_output_of_no_rows_with_dtype_and_shape(celeriac: Celeriac, slow_system: System) -> None:
+    np.save(celeriac.folder / "none.npy", np.zeros((0, 64), np.float32))
+    ended = celeriac.succeeds("predict", "digits", "none.npy", "-o", "out.npy", "--json", "--broker", slow_system.url)
+    output = np.load(celeriac.folder / "out.npy")
+    assert (output.shape, output.dtype) == ((0, 10), np.float32)
+    assert check_summary(ended, str(celeriac.folder / "out.npy"))["rows"] == 0
+
+
+def test_no_rows_give_every_one_of_several_outputs(celeriac: Celeriac, slow_system: System) -> None:
+    np.savez(celeriac.folder / "none.npz", left=np.zeros((0, 4), np.float32), right=np.zeros((0, 3), np.int32))
+    celeriac.succeeds("predict", "pair", "none.npz", "-o", "out.npz", "--broker", slow_system.url)
+    with np.load(celeriac.folder / "out.npz") as output:
+        assert {name: output[name].shape for name in output} == {"wide": (0, 6), "narrow": (0, 1)}
+
+
+def test_a_killed_child_costs_time_and_no_rows(celeriac: Celeriac, special_models: Path) -> None:
+    rows = 9 * 64 + 1
+    running = start_slow(celeriac, rows, "--json", "--models", special_models / "slow.toml", "--workers", 2)
+    url = running.embedded_url()
+    running.job_that_predicts(url)
+    victim = running.slots(url)[0].pid
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: not is_alive(victim), "the child is dead")
+
+    ended = running.end()
+    assert ended.code == ExitCode.OK, ended
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows(rows) * 2)
+    assert check_summary(ended, str(celeriac.folder / "out.npy"))["written"] == rows
+    celeriac.check_nothing_is_left()
+
+
+# --- with failed rows -----------------------------------------------------------------------------------------------
+
+
+def test_failed_rows_are_in_the_summary(celeriac: Celeriac, slow_system: System) -> None:
+    words = np.zeros((40, 3), np.int32)
+    words[25] = 17
+    np.save(celeriac.folder / "words.npy", words)
+    ended = celeriac.run(
+        *("predict", "words", "words.npy", "-o", "out.npy", "--chunk-rows", 10, "--json"),
+        *("--broker", slow_system.url),
+    )
+    assert ended.code == ExitCode.ROWS_FAILED, ended
+    celeriac.check_one_line(ended)
+    assert check_summary(ended, None)["failed"] > 0
+    assert "rows 20-30" in ended.json["error"]
+    assert [path.name for path in celeriac.folder.iterdir()] == ["words.npy"]
+
+
+# --- interrupted ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
+    celeriac: Celeriac, special_models: Path, number: signal.Signals
+) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--json", "--models", special_models / "slow.toml")
+    seen = running.job_that_predicts(running.embedded_url())
+    assert len(descendants_of(running.pid)) >= 5  # supervisor, Redis, worker, two children
+
+    seconds = running.signal(number)
+    print(f"{number.name}: {seconds:.2f} s")
+    ended = running.end()
+    check_cancelled(celeriac, ended)
+    ledger = check_summary(ended, None)
+    assert ledger["predicted"] >= seen.ledger["predicted"]
+    line = ended.lines[0]
+    assert f"job {seen.id} was cancelled" in line
+    assert f"{ledger['predicted']} of {MANY_ROWS} rows were predicted" in line
+    assert "nothing was written" in line
+    assert seconds < INTERRUPT_SECONDS
+
+
+def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac, special_models: Path) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow_to_load.toml", model="slow_to_load")
+    running.embedded_url()
+    wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
+
+    seconds = running.signal(signal.SIGINT)
+    print(f"SIGINT while loading: {seconds:.2f} s")
+    ended = running.end()
+    check_cancelled(celeriac, ended)
+    assert "interrupted" in ended.lines[0]
+    assert "nothing was written" in ended.lines[0]
+    assert seconds < INTERRUPT_SECONDS
+
+
+def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
+    celeriac: Celeriac, slow_system: System
+) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    seen = running.job_that_predicts(slow_system.url)
+    seconds = running.signal(signal.SIGINT)
+    print(f"SIGINT with a broker: {seconds:.2f} s")
+    check_cancelled(celeriac, running.end())
+    assert seconds < INTERRUPT_SECONDS
+
+    told = celeriac.succeeds("status", seen.id, "--broker", slow_system.url, "--json").json
+    assert told["state"] == "cancelled"
+    np.save(celeriac.folder / "rows.npy", slow_rows(7))
+    celeriac.succeeds("predict", "slow", "rows.npy", "-o", "out.npy", "--broker", slow_system.url)
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows(7) * 2)
+
+
+def test_pressing_ctrl_c_again_and_again_does_not_cut_the_end_short(celeriac: Celeriac, slow_system: System) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    seen = running.job_that_predicts(slow_system.url)
+
+    def pressed_until_it_ends() -> bool:
+        running.process.send_signal(signal.SIGINT)
+        return running.process.poll() is not None
+
+    wait_until(pressed_until_it_ends, "the command ends")
+    ended = running.end()
+    check_cancelled(celeriac, ended)
+    assert f"job {seen.id} was cancelled" in ended.lines[0]
+
+
+def test_a_background_job_of_a_script_ignores_ctrl_c_and_ends_when_terminated(
+    celeriac: Celeriac, slow_system: System
+) -> None:
+    script = celeriac.root / "in-background"
+    script.write_text(f"#!/bin/sh\ntrap '' INT\nexec {celeriac.program} \"$@\"\n")
+    script.chmod(0o755)
+    celeriac.program = script
+    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    seen = running.job_that_predicts(slow_system.url)
+    running.process.send_signal(signal.SIGINT)
+    wait_until(
+        lambda: running.job_that_predicts(slow_system.url).ledger["predicted"] > seen.ledger["predicted"],
+        "more rows are predicted",
+    )
+    assert running.signal(signal.SIGTERM) < INTERRUPT_SECONDS
+    check_cancelled(celeriac, running.end())
+
+
+def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, slow_system: System) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--json", "--broker", slow_system.url)
+    seen = running.job_that_predicts(slow_system.url)
+    told = celeriac.start("cancel", seen.id[:6], "--broker", slow_system.url).end()
+    assert (told.code, told.stdout, told.stderr) == (ExitCode.OK, f"job {seen.id} is being cancelled\n", "")
+
+    ended = running.end()
+    check_cancelled(celeriac, ended)
+    ledger = check_summary(ended, None)
+    assert f"job {seen.id} was cancelled" in ended.lines[0]
+    assert f"{ledger['predicted']} of {MANY_ROWS} rows were predicted" in ended.lines[0]
+
+
+def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, special_models: Path) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow.toml")
+    running.job_that_predicts(running.embedded_url())
+    family = descendants_of(running.pid)
+    assert len(family) >= 5  # supervisor, Redis, worker, two children
+    assert len(celeriac.processes()) >= 6
+
+    running.signal(signal.SIGKILL)
+    assert not is_alive(running.pid)
+    seconds = seconds_until(
+        lambda: not any(map(is_alive, family)) and not celeriac.processes() and not celeriac.temporary_names(),
+        "everything that the command started is gone",
+        KILLED_SECONDS,
+    )
+    print(f"SIGKILL: all gone after {seconds:.2f} s")
+    assert not (celeriac.folder / "out.npy").exists()
+
+
+def test_a_killed_embedded_start_leaves_nothing_running(celeriac: Celeriac, special_models: Path) -> None:
+    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow_to_load.toml", model="slow_to_load")
+    running.embedded_url()
+    wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
+    running.signal(signal.SIGKILL)
+    seconds = seconds_until(
+        lambda: not celeriac.processes() and not celeriac.temporary_names(),
+        "everything that the command started is gone",
+        KILLED_SECONDS,
+    )
+    print(f"SIGKILL while loading: all gone after {seconds:.2f} s")
