@@ -87,29 +87,41 @@ class StreamFeed:
         threading.Thread(target=self._read, args=(rows,), name="celeriac-stream", daemon=True).start()
 
     def next_chunk(self) -> tuple[Chunk, Any] | None:
-        """A full chunk, or what has waited long enough.
+        """A full chunk, or what has waited long enough."""
+        with self._changed:
+            full = len(self._waiting) >= self._chunk_rows
+            late = self._waiting and time.monotonic() - self._since >= self._max_delay
+            if not (full or late or (self._waiting and self._ended)):
+                return None
+            taken, self._waiting = self._waiting[: self._chunk_rows], self._waiting[self._chunk_rows :]
+            self._since = time.monotonic()
+            self._changed.notify_all()
+        try:
+            rows = stack_rows(taken)
+        except InputError as error:
+            self._end_by(error)
+            return None
+        chunk = Chunk(self._index, self._start, self._start + len(taken))
+        self._index, self._start = chunk.index + 1, chunk.stop
+        return chunk, rows
+
+    def exhausted(self) -> bool:
+        """Whether the iterable has ended and all its rows have been given; asked when all of them are predicted.
 
         Raises:
             InputError: the iterable raised, or its rows differ.
         """
         with self._changed:
-            full = len(self._waiting) >= self._chunk_rows
-            late = self._waiting and time.monotonic() - self._since >= self._max_delay
-            if not (full or late or (self._waiting and self._ended)):
-                if self._error is not None and not self._waiting:
-                    raise self._error
-                return None
-            taken, self._waiting = self._waiting[: self._chunk_rows], self._waiting[self._chunk_rows :]
-            self._since = time.monotonic()
-            self._changed.notify_all()
-        chunk = Chunk(self._index, self._start, self._start + len(taken))
-        self._index, self._start = chunk.index + 1, chunk.stop
-        return chunk, stack_rows(taken)
+            if self._waiting or not self._ended:
+                return False
+            if self._error is not None:
+                raise self._error
+            return True
 
-    def exhausted(self) -> bool:
-        """Whether the iterable has ended and all its rows have been given."""
+    def _end_by(self, error: CeleriacError) -> None:
         with self._changed:
-            return self._ended and not self._waiting and self._error is None
+            self._error, self._ended, self._closed, self._waiting = error, True, True, []
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Let the reading thread end after the row that it is reading."""
@@ -134,7 +146,7 @@ class StreamFeed:
             error.__cause__ = failure
         finally:
             with self._changed:
-                self._ended, self._error = True, error
+                self._ended, self._error = True, self._error or error
 
 
 def stack_rows(rows: list[Any]) -> Any:

@@ -5,6 +5,7 @@ What the caller has not taken is bounded: the job sends no more chunks while it 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,9 +28,9 @@ class Handover:
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def has_room(self) -> bool:
+    def has_room(self, max_parts: float = math.inf) -> bool:
         """Whether the caller keeps up."""
-        return self._bytes < self._max_bytes
+        return self._bytes < self._max_bytes and len(self._parts) < max_parts
 
     def give(self, part: Part) -> None:
         """Hand over one part; never waits."""

@@ -37,16 +37,19 @@ def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
         pipe.execute()
 
 
-def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> JobState:
-    """Write a running job's record; return its state, which somebody else may have set to CANCELLED."""
+def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[JobState, bool]:
+    """Write a running job's record; return its state, which somebody else may have set to CANCELLED.
+
+    Also return whether Redis had lost the record, and so everything else.
+    """
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), "record", msgspec.json.encode(record))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
         pipe.hsetnx(keys.job(record.id), "state", JobState.RUNNING.value)
         pipe.expire(keys.job(record.id), ttl_seconds)
         pipe.hget(keys.job(record.id), "state")
-        state = cast("bytes", pipe.execute()[-1])
-    return JobState(state.decode())
+        _, lost, _, state = pipe.execute()
+    return JobState(cast("bytes", state).decode()), bool(lost)
 
 
 def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:

@@ -9,8 +9,10 @@ the join makes a second answer harmless.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
@@ -23,7 +25,7 @@ from producer.feeds import Feed
 from producer.handover import Handover
 from producer.job_store import JobState
 from producer.ledger import Ledger
-from producer.window import Window
+from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks import codec
 from tasks.connection import broker_errors
@@ -33,11 +35,19 @@ from tasks.messages import (
     ChunkMessage,
     Failure,
     FailureRecord,
+    InlineRef,
     JobRecord,
     ModelRef,
     SlotRecord,
 )
-from worker_config.errors import CeleriacError, JobCancelledError, MessageError, NoWorkerError, RowsFailedError
+from worker_config.errors import (
+    CeleriacError,
+    JobCancelledError,
+    MessageError,
+    NoWorkerError,
+    PayloadError,
+    RowsFailedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +91,8 @@ class Run:
         self._worker_timeout_seconds = worker_timeout_seconds
         self._join = Join()
         self._window = Window(len(self.slots))
-        self._open: dict[int, ChunkMessage] = {}
+        self._open: dict[int, tuple[ChunkMessage, bytes]] = {}
+        self._fetch_failures: Counter[int] = Counter()
         self._workers = {slot.worker for slot in slots}
         self._last_look = self._last_worker = time.monotonic()
 
@@ -129,7 +140,8 @@ class Run:
             self._look_around()
 
     def _send(self) -> None:
-        while self._window.admits(self._join.waiting) and self.handover.has_room():
+        max_parts = math.inf if self._feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
+        while self._window.admits(self._join.waiting) and self.handover.has_room(max_parts):
             messages: list[ChunkMessage] = []
             size = 0
             while len(messages) < BATCH_CHUNKS and size < BATCH_BYTES and self._window.admits(self._join.waiting):
@@ -148,7 +160,7 @@ class Run:
                     models=self._models,
                     ref=self._wire.put(chunk.index, payload),
                 )
-                self._open[chunk.index] = message
+                self._open[chunk.index] = (message, payload)
                 self._window.sent(chunk.index, len(payload))
                 if self._feed.rows is None:
                     self.ledger.rows += chunk.rows
@@ -170,15 +182,22 @@ class Run:
     def _take(self, answer: Answer) -> None:
         if answer.job != self._record.id:
             raise MessageError(f"an answer of job {answer.job} on the list of job {self._record.id}")
-        message = self._open.get(answer.index)
-        if message is None:
+        if answer.index not in self._open:
             self.ledger.duplicates += 1
             return
+        message, _ = self._open[answer.index]
         if isinstance(answer, Failure):
+            self._fetch_failures[answer.index] += 1
+            if answer.record.stage == "fetch" and self._fetch_failures[answer.index] <= 3:
+                self._send_again([answer.index])
+                return
             self._fail(message, answer.record)
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
-        outputs = cast("OutputTree", codec.decode(answer.payload))  # the join looks at it
+        try:
+            outputs = cast("OutputTree", codec.decode(answer.payload))  # the join looks at it
+        except PayloadError as error:
+            raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         self._join.add(answer.index, answer.start, answer.stop, outputs)
         del self._open[answer.index]
         self._window.answered(answer.index)
@@ -201,14 +220,17 @@ class Run:
             return
         self._last_look = now
         with broker_errors(self._wire.url):
-            state = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
+            state, lost = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
         self.slots = placement.usable(self._wire.slots(), self._models)
         self._window.slots = len(self.slots)
         workers = {slot.worker for slot in self.slots}
         if gone := self._workers - workers:
-            self._send_again(gone)
+            logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))
+        if gone or lost:
+            # Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few.
+            self._send_again(list(self._open))
         self._workers = workers
         if workers or not self._open:
             self._last_worker = now
@@ -218,11 +240,15 @@ class Run:
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
 
-    def _send_again(self, gone: set[str]) -> None:
-        """Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few."""
-        logger.warning("job %s: %s gone; sending %s chunks again", self._record.id, ", ".join(gone), len(self._open))
-        self._wire.publish(list(self._open.values()))
-        self.ledger.chunks_sent_again += len(self._open)
+    def _send_again(self, indexes: Sequence[int]) -> None:
+        """Send open chunks again, with their payloads: Redis may have lost those too."""
+        logger.warning("job %s: sending %s chunks again", self._record.id, len(indexes))
+        for index in indexes:
+            message, payload = self._open[index]
+            if not isinstance(message.ref, InlineRef):
+                self._wire.put(index, payload)
+        self._wire.publish([self._open[index][0] for index in indexes])
+        self.ledger.chunks_sent_again += len(indexes)
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""
@@ -239,7 +265,7 @@ class Run:
         record = msgspec.structs.replace(self.record(), error=str(error or ""))
         try:
             job_store.finish(self._wire.client, record, self.state, self._ttl_seconds)
-            self._wire.forget_payloads([message.ref for message in self._open.values()])
+            self._wire.forget_payloads([message.ref for message, _ in self._open.values()])
         except (redis.RedisError, CeleriacError) as unreachable:
             # The keys' time to live takes care of them.
             logger.warning("job %s: cannot tell Redis that it ended: %s", self._record.id, unreachable)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import redis
 from billiard import current_process
 
 from tasks import slots
 from tasks.connection import connect
+from tasks.digest import model_digest
 from tasks.messages import SlotRecord
 from tasks.models import LoadedModel, load_model
 from tasks.reports import report
-from worker_config.errors import ExitCode, ModelError
+from worker_config.errors import ExitCode, ModelError, ModelLoadError
 from worker_config.manifest import ModelEntry
 
 
@@ -65,7 +67,7 @@ def start(
     global _this
     try:
         _limit_threads(threads)
-        models = {name: load_model(name, entry, digests[name]) for name, entry in entries.items()}
+        models = {name: _load(name, entry, digests[name]) for name, entry in entries.items()}
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30)
         _this = Child(worker, current_process().index, models, client, job_ttl_seconds)
@@ -76,6 +78,17 @@ def start(
         # Not an exception: Celery would log and swallow it, and send chunks.
         os._exit(getattr(error, "exit_code", ExitCode.INTERNAL))
     report(report_fd, ready=_this.slot)
+
+
+def _load(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
+    model = load_model(name, entry, digest)
+    # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
+    if model_digest(Path(entry.path)) != digest:
+        raise ModelLoadError(
+            f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
+            "start it again"
+        )
+    return model
 
 
 def _limit_threads(threads: int) -> None:

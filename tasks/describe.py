@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from worker_config.manifest import read_manifest
 
 def main(manifest: Path) -> int:
     """Print the models' descriptions on stdout, or an error on stderr."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tasks.digest import model_digest
     from tasks.models import load_model
 

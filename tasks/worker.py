@@ -142,7 +142,6 @@ def _wait_for_redis(broker_url: str) -> None:
 
 
 def _import_tensorflow(threads: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
@@ -194,9 +193,13 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 _check_alive(controller, _main.reports)
         except CeleriacError as error:
             end(error)
-        logger.info(
-            "%s children hold %s, %s threads each", _main.concurrency, ", ".join(sorted(_main.entries)), _main.threads
+        models = ", ".join(f"{name}@{digest[:8]}" for name, digest in sorted(_main.digests.items()))
+        # Not through the log, whose level is "warning" unless asked for more.
+        print(
+            f"{_main.concurrency} children hold {models}, {_main.threads} threads each", file=sys.__stderr__, flush=True
         )
+        # At once too: whatever Redis loses from now on, it is told again.
+        self._refresh(controller)
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))
 
     def stop(self, controller: Any) -> None:

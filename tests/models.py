@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "models.toml"
 
 
+@contextmanager
+def keras_may_warn() -> Iterator[None]:
+    """Keras makes numpy complain of TensorFlow's variables; that is not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        yield
+
+
+def in_one_process(path: Path, rows: Any) -> Any:
+    """What the model in this file gives for the rows, by `model.predict` and nothing of ours."""
+    import keras
+
+    with keras_may_warn():
+        return keras.models.load_model(path, compile=False).predict(rows, verbose=0)
+
+
+@keras_may_warn()
 def write_models(folder: Path) -> None:
     """Write every model that tests use, and one manifest that lists the well-behaved ones."""
     import keras
@@ -24,6 +45,7 @@ def write_models(folder: Path) -> None:
     (folder / MANIFEST).write_text("".join(tables))
 
 
+@keras_may_warn()
 def write_special_models(folder: Path) -> None:
     """Write models that misbehave, each with a manifest of its own: NAME.toml."""
     import keras
@@ -60,6 +82,17 @@ def write_special_models(folder: Path) -> None:
     shorter = Shorter()
     tf.saved_model.save(shorter, folder / "shorter", signatures={"serving_default": shorter.__call__})
     _manifest(folder, "shorter", "shorter")
+
+    class Greedy(tf.Module):
+        """Asks for as many values as a row says; some rows say more than any machine has."""
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def __call__(self, values: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"values": values + tf.reduce_min(tf.concat([[0], tf.range(tf.reduce_max(values))], 0))}
+
+    greedy = Greedy()
+    tf.saved_model.save(greedy, folder / "greedy", signatures={"serving_default": greedy.__call__})
+    _manifest(folder, "greedy", "greedy")
 
     (folder / "broken.keras").write_bytes(b"this is not a model")
     _manifest(folder, "broken", "broken.keras")

@@ -138,7 +138,7 @@ def test_an_iterable_that_raises_is_an_input_error_after_its_rows() -> None:
     chunk, _ = wait_until(feed.next_chunk, "the row leaves")
     assert chunk.rows == 1
     with pytest.raises(InputError, match="ValueError: the disk is on fire"):
-        wait_until(feed.next_chunk, "the error comes")
+        wait_until(feed.exhausted, "the error comes")
 
 
 def test_rows_of_several_inputs_are_stacked_by_input() -> None:

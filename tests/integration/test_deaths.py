@@ -1,0 +1,379 @@
+"""Children, workers and messages that come to harm in the middle of a job: the output is right, or the error clear."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import pytest
+import redis
+
+from producer import Client, Job, JobState, job_store
+from producer.wire import Wire
+from tasks import codec, infer, keys
+from tasks.child import Child
+from tasks.connection import connect
+from tasks.messages import (
+    MESSAGE_VERSION,
+    ChunkMessage,
+    Failure,
+    InlineRef,
+    JobRecord,
+    ModelInfo,
+    ModelRef,
+    Outputs,
+    TensorSpec,
+    pack,
+    to_plain,
+    unpack,
+)
+from tasks.models import LoadedModel
+from tasks.slots import announce
+from tests.systems import RedisServer, System, Worker
+from tests.waiting import descendants_of, is_alive, wait_until
+from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
+from worker_config.settings import Settings
+
+ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
+UNKNOWN_JOB = "0123456789ab"
+
+
+@pytest.fixture(scope="module")
+def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
+    """One worker with one child, which takes a good while for a chunk."""
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder).start(), folder)
+    try:
+        manifest = folder / "slow.toml"
+        # One batch a chunk, whatever its size: that is what takes its time.
+        manifest.write_text(f'[models.slow]\npath = "{special_models}/slow"\nbatch_rows = 5000\n')
+        worker = system.start_ready_worker(manifest, 1)
+        wait_until(lambda: " ready." in worker.output(), "the worker takes chunks")
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture
+def worker(slow_system: System) -> Worker:
+    return slow_system.workers[0]
+
+
+@pytest.fixture
+def client(slow_system: System) -> Iterator[Client]:
+    with Client(slow_system.url) as client:
+        yield client
+
+
+@pytest.fixture
+def server(slow_system: System) -> Iterator[redis.Redis]:
+    with connect(slow_system.url) as server:
+        yield server
+
+
+def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
+    slow_system: System, worker: Worker, client: Client
+) -> None:
+    job = client.submit("slow", ROWS, chunk_rows=1)
+    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
+
+    killed = _kill_the_child_at_work(slow_system, job)
+    assert killed
+
+    np.testing.assert_array_equal(_result(job), ROWS * 2)
+    job.ledger.check()
+    assert (job.ledger.predicted, job.ledger.failed, job.ledger.written) == (12, 0, 12)
+    assert f"pid:{killed} exited with 'signal 9 (SIGKILL)'" in worker.output()
+    wait_until(lambda: [slot for slot in slow_system.slots() if slot.pid != killed], "another child is in its place")
+    assert worker.process.poll() is None
+
+
+def test_a_chunk_that_kills_every_child_fails_with_its_rows_and_the_worker_lives_on(
+    slow_system: System, worker: Worker, client: Client
+) -> None:
+    job = client.submit("slow", ROWS[:3], chunk_rows=3)
+
+    killed = []
+    while pid := _kill_the_child_at_work(slow_system, job):
+        killed.append(pid)
+
+    assert len(set(killed)) == 3, "the first delivery, and as many more as a chunk may have"
+    with pytest.raises(RowsFailedError, match=r"rows 0-3 failed at worker: WorkerLostError: .*SIGKILL"):
+        _result(job)
+    assert job.state is JobState.FAILED
+    (record,) = job.failures()
+    assert (record.start, record.stop, record.stage, record.type) == (0, 3, "worker", "WorkerLostError")
+    job.ledger.check()
+    assert worker.process.poll() is None
+    np.testing.assert_array_equal(client.predict("slow", ROWS[:2]), ROWS[:2] * 2)
+
+
+def test_a_worker_killed_with_its_children_costs_no_row(system: System, special_models: Path) -> None:
+    workers = [system.start_ready_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h") for name in "ab"]
+    for worker in workers:
+        wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
+    with Client(system.url) as client:
+        job = client.submit("slow", np.repeat(ROWS, 2, axis=0), chunk_rows=1)
+        victim = workers[0]
+        wait_until(lambda: _at_work(_child_of(system, victim)), "the worker runs a chunk")
+        children = descendants_of(victim.pid)
+
+        victim.stop()
+        wait_until(lambda: not any(map(is_alive, [victim.pid, *children])), "the worker and its child are dead")
+        assert job.state is JobState.RUNNING
+
+        np.testing.assert_array_equal(_result(job), np.repeat(ROWS, 2, axis=0) * 2)
+        job.ledger.check()
+        assert job.ledger.predicted == 24
+        assert job.ledger.chunks_sent_again > 0
+        assert job.progress().slots == 1
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 5000], ids=["payloads in messages", "payloads in Redis"])
+def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
+    slow_system: System, client: Client, server: redis.Redis, chunk_rows: int
+) -> None:
+    rows = np.random.default_rng(8).random((6 * chunk_rows, 4), np.float32)
+    job = client.submit("slow", rows, chunk_rows=chunk_rows)
+    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
+    slots = slow_system.slots()
+    with standing_still(slow_system):
+        server.flushall()
+        # As the worker does itself, perhaps before the producer looks.
+        announce(server, slots)
+        assert not server.exists(KEY_PREFIX + QUEUE)
+        assert job.ledger.chunks_answered < 6
+
+    np.testing.assert_array_equal(_result(job), rows * 2)
+    job.ledger.check()
+    assert job.ledger.predicted == len(rows)
+
+
+def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: Client, server: redis.Redis) -> None:
+    with standing_still(slow_system):
+        job = client.submit("slow", ROWS[:4], chunk_rows=1)
+        first = json.loads(_queued(server, job, 4)[-1])  # the one on the right is taken first
+        for _ in range(2):
+            first["properties"]["delivery_tag"] = str(uuid.uuid4())
+            server.rpush(KEY_PREFIX + QUEUE, json.dumps(first))
+
+    np.testing.assert_array_equal(_result(job), ROWS[:4] * 2)
+    job.ledger.check()
+    assert (job.ledger.predicted, job.ledger.written) == (4, 4)
+    assert job.ledger.duplicates == 2
+
+
+def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
+    slow_system: System, client: Client, server: redis.Redis
+) -> None:
+    with standing_still(slow_system):
+        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+        wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
+        ours = np.full((1, 4), -1, np.float32)
+        answer = pack(Outputs(job.id, 0, 0, 1, "by hand", 0.1, codec.encode(ours)))
+        server.rpush(keys.results(job.id), answer, answer)
+        wait_until(lambda: job.ledger.duplicates, "the copy is dropped")
+        assert (job.ledger.duplicates, job.ledger.predicted) == (1, 1)
+
+    predictions = _result(job)
+    np.testing.assert_array_equal(predictions, np.concatenate([ours, ROWS[1:3] * 2]))
+    job.ledger.check()
+    # The child's own answer to chunk 0 came third, unless the job was over before it.
+    assert job.ledger.duplicates in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "telling"),
+    [
+        (lambda job: b"\xc1 no answer", "bytes from Redis are not"),
+        (lambda job: b"", "bytes from Redis are not"),
+        (lambda job: pack(Outputs(job, 0, 0, 2, "?", 0.1, codec.encode(ROWS[:2]))), "is for rows 0-2"),
+        (lambda job: pack(Outputs(UNKNOWN_JOB, 0, 0, 1, "?", 0.1, codec.encode(ROWS[:1]))), f"job {UNKNOWN_JOB}"),
+        (lambda job: pack(Outputs(job, 0, 0, 1, "?", 0.1, codec.encode(ROWS[:2]))), "it must have 1 rows"),
+    ],
+    ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
+)
+def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
+    slow_system: System, client: Client, server: redis.Redis, answer: Any, telling: str
+) -> None:
+    with standing_still(slow_system):
+        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+        wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
+        server.rpush(keys.results(job.id), answer(job.id))
+
+        with pytest.raises(MessageError) as caught:
+            _result(job)
+
+    assert telling in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert job.wait(timeout_seconds=30)
+    assert job.state is JobState.FAILED
+    job.ledger.check()
+    assert job_store.read(server, job.id)[0] is JobState.FAILED
+
+
+def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_error(
+    slow_system: System, client: Client, server: redis.Redis
+) -> None:
+    with standing_still(slow_system):
+        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+        wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
+        server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, b"garbage")))
+
+        with pytest.raises(MessageError, match="chunk 0"):
+            _result(job)
+    assert job.wait(timeout_seconds=30)
+
+
+def test_cancel_drops_queued_chunks_unrun(worker: Worker, client: Client) -> None:
+    job = client.submit("slow", ROWS, chunk_rows=1)
+    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
+
+    job.cancel()
+
+    with pytest.raises(JobCancelledError, match=f"job {job.id} was cancelled; \\d+ of 12 rows were predicted"):
+        _result(job)
+    job.ledger.check()
+    assert job.ledger.skipped == 12 - job.ledger.predicted > 0
+    sent = job.ledger.chunks_sent
+    wait_until(lambda: len(_endings(worker, job.id)) == sent, "every chunk that was sent has come to its end")
+    dropped = [ending for ending in _endings(worker, job.id) if ending.startswith("'dropped chunk ")]
+    assert dropped
+    # One was running; everything else that had no answer was dropped.
+    assert sent - job.ledger.chunks_answered - len(dropped) <= 1
+
+
+def test_chunks_of_a_job_that_nobody_knows_are_dropped_unrun(
+    slow_system: System, worker: Worker, server: redis.Redis
+) -> None:
+    (slot,) = slow_system.slots()
+    message = _message([ModelRef("slow", slot.models[0].digest)])
+    wire = Wire(slow_system.url, replace(Settings(), broker_url=slow_system.url), UNKNOWN_JOB)
+
+    wire.publish([message])
+    wire.close()
+
+    (ending,) = wait_until(lambda: _endings(worker, UNKNOWN_JOB), "the chunk has come to its end")
+    assert ending == f"'dropped {message}: the job is over'"
+    assert not server.exists(keys.results(UNKNOWN_JOB))
+
+
+def test_a_batch_too_large_for_any_memory_fails_and_the_worker_lives_on(system: System, special_models: Path) -> None:
+    worker = system.start_ready_worker(special_models / "greedy.toml", 1)
+    (slot,) = system.slots()
+    with Client(system.url) as client:
+        with pytest.raises(RowsFailedError, match="row 0 failed at infer: "):
+            client.predict("greedy", np.array([2**48]))
+
+        np.testing.assert_array_equal(client.predict("greedy", np.array([1, 2, 3])), [1, 2, 3])
+    assert system.slots() == [slot], "not even the child died"
+    assert worker.process.poll() is None
+
+
+@pytest.mark.parametrize("where", ["model", "reply"])
+def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
+    slow_system: System, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def call(_: object) -> dict[str, np.ndarray]:
+        raise MemoryError("Unable to allocate 1 PiB")
+
+    spec = TensorSpec("rows", "float32", (None, 4))
+    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call)
+    child = Child("here", 0, {"slow": model}, server, 60)
+    monkeypatch.setattr(infer, "current_child", lambda: child)
+    if where == "reply":
+        monkeypatch.setattr(infer, "run_chunk", call_with_any_arguments(call))
+    message = _message([ModelRef("slow", "digest")])
+    job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", 1, 1, 0.0, 0.0, "?", {}), 60)
+
+    told = infer.run_message(to_plain(message))
+
+    answer = unpack(cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))), Outputs | Failure)
+    assert isinstance(answer, Failure)
+    assert answer.record.type == "MemoryError"
+    assert answer.record.text == "Unable to allocate 1 PiB"
+    assert "MemoryError" in told
+    server.delete(keys.job(UNKNOWN_JOB))
+
+
+def _result(job: Job) -> Any:
+    """The predictions of a job that must end, one way or the other."""
+    assert job.wait(timeout_seconds=60), f"the job hangs: {job.progress()}; {job.ledger}"
+    return job.result()
+
+
+def call_with_any_arguments(function: Any) -> Any:
+    return lambda *arguments: function(arguments)
+
+
+@contextmanager
+def standing_still(system: System) -> Iterator[None]:
+    """The worker and its children are stopped, and no chunk is taken; its slots are known for a while longer."""
+    processes = [system.workers[0].pid, *descendants_of(system.workers[0].pid)]
+    os.killpg(system.workers[0].pid, signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
+            "the worker stands still",
+        )
+        yield
+    finally:
+        os.killpg(system.workers[0].pid, signal.SIGCONT)
+
+
+def _message(models: list[ModelRef]) -> ChunkMessage:
+    """The one chunk of a job that does not exist."""
+    payload = InlineRef(codec.encode(ROWS[:1]))
+    return ChunkMessage(MESSAGE_VERSION, UNKNOWN_JOB, 0, 0, 1, 1, models, payload)
+
+
+def _child_of(system: System, worker: Worker) -> int:
+    (pid,) = {slot.pid for slot in system.slots()} & set(descendants_of(worker.pid))
+    return pid
+
+
+def _at_work(pid: int) -> bool:
+    """Whether a child computes; it holds its models, so it runs a chunk."""
+    return psutil.Process(pid).cpu_percent(interval=0.1) > 50
+
+
+def _kill_the_child_at_work(system: System, job: Job) -> int:
+    """Kill the one child while it runs a chunk; return what was its pid, or 0 if the job is over."""
+
+    def busy() -> int | None:
+        pids = [slot.pid for slot in system.slots() if is_alive(slot.pid)]
+        return pids[0] if pids and _at_work(pids[0]) else None
+
+    pid = wait_until(lambda: job.state is not JobState.RUNNING or busy(), "a child runs a chunk")
+    if job.state is not JobState.RUNNING:
+        return 0
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the child is dead")
+    return pid
+
+
+def _queued(server: redis.Redis, job: Job, sent: int) -> list[bytes]:
+    """The raw messages of a job; the stopped worker may hold one, which it had asked for before."""
+
+    def found() -> list[bytes]:
+        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
+        return [message for message in messages if job.id.encode() in message]
+
+    return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")
+
+
+def _endings(worker: Worker, job_id: str) -> list[str]:
+    """What the worker's log says at the end of each of a job's chunks."""
+    endings = re.findall(r"Task celeriac\.infer\[[^]]+\] succeeded in [^ ]+s: (.*)", worker.output())
+    return [ending for ending in endings if job_id in ending]

@@ -1,0 +1,304 @@
+"""Predictions through two and through four children: as one process gives them, in order, with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import pytest
+import redis
+
+from producer import Client, Job, JobState
+from producer.job_store import read
+from producer.window import CHUNKS_PER_SLOT
+from tasks import keys
+from tasks.connection import connect
+from tests.models import in_one_process
+from tests.systems import RedisServer, System
+from tests.waiting import descendants_of, wait_until
+from worker_config.celery_app import KEY_PREFIX, QUEUE
+
+ROWS = 300
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+# Celery's own keys: they carry the prefix, and a time to live only where Celery gives one.
+OF_CELERY = re.compile(rf"{KEY_PREFIX}({QUEUE}$|_kombu\.|unacked|.*\.pidbox$|celeryev)")
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 children", "4 children"])
+def children(request: pytest.FixtureRequest) -> int:
+    return cast("int", request.param)
+
+
+@pytest.fixture(scope="module")
+def cluster(children: int, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder).start(), folder)
+    try:
+        system.start_ready_worker(models / "models.toml", children)
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="module")
+def client(cluster: System) -> Iterator[Client]:
+    with Client(cluster.url) as client:
+        yield client
+
+
+@pytest.fixture
+def server(cluster: System) -> Iterator[redis.Redis]:
+    with connect(cluster.url) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).random((ROWS, 64), np.float32)
+
+
+@pytest.fixture(scope="module")
+def sides() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(2)
+    return {"left": random.random((ROWS, 4), np.float32), "right": random.integers(0, 10, (ROWS, 3), np.int32)}
+
+
+@pytest.fixture(scope="module")
+def scores(models: Path, pixels: np.ndarray) -> np.ndarray:
+    return cast("np.ndarray", in_one_process(models / "digits.keras", pixels))
+
+
+@pytest.fixture(scope="module")
+def wide_and_narrow(models: Path, sides: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return cast("dict[str, np.ndarray]", in_one_process(models / "pair.keras", sides))
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 256, ROWS])
+@pytest.mark.parametrize("model", ["digits", "digits_h5", "digits_saved"])
+def test_any_chunk_size_gives_what_one_process_gives(
+    client: Client, pixels: np.ndarray, scores: np.ndarray, model: str, chunk_rows: int
+) -> None:
+    job = client.submit(model, pixels, chunk_rows=chunk_rows)
+
+    predictions = job.result()
+
+    assert isinstance(predictions, np.ndarray)
+    assert predictions.dtype == np.float32
+    np.testing.assert_allclose(predictions, scores, **CLOSE)
+    job.ledger.check()
+    assert job.ledger.chunks_answered == -(-ROWS // chunk_rows)
+    assert job.state is JobState.DONE
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 256, ROWS])
+@pytest.mark.parametrize("model", ["pair", "pair_saved"])
+def test_two_inputs_give_two_outputs_in_any_chunk_size(
+    client: Client,
+    sides: dict[str, np.ndarray],
+    wide_and_narrow: dict[str, np.ndarray],
+    model: str,
+    chunk_rows: int,
+) -> None:
+    predictions = client.predict(model, sides, chunk_rows=chunk_rows)
+
+    assert isinstance(predictions, dict)
+    assert set(predictions) == {"wide", "narrow"}
+    for name, expected in wide_and_narrow.items():
+        np.testing.assert_allclose(predictions[name], expected, **CLOSE)
+
+
+def test_several_models_run_in_one_job(client: Client, pixels: np.ndarray, scores: np.ndarray) -> None:
+    names = ["digits", "digits_h5", "digits_saved"]
+
+    job = client.submit(names, pixels, chunk_rows=64)
+    predictions = job.result()
+
+    assert isinstance(predictions, dict)
+    assert list(predictions) == names
+    for name in names:
+        np.testing.assert_allclose(predictions[name], scores, **CLOSE)
+    assert job.ledger.predicted == ROWS
+    assert job.ledger.chunks_sent == 5, "each chunk travels once, however many models"
+
+
+def test_zero_rows_give_zero_predictions_of_the_model_s_shape(client: Client, sides: dict[str, np.ndarray]) -> None:
+    one = client.predict("digits", np.empty((0, 64), np.float32))
+    two = client.predict("pair", {name: array[:0] for name, array in sides.items()})
+
+    assert isinstance(one, np.ndarray)
+    assert (one.shape, one.dtype) == ((0, 10), np.float32)
+    assert isinstance(two, dict)
+    assert {name: array.shape for name, array in two.items()} == {"wide": (0, 6), "narrow": (0, 1)}
+
+
+def test_submit_returns_while_the_job_has_yet_to_run(
+    cluster: System, client: Client, pixels: np.ndarray, scores: np.ndarray
+) -> None:
+    with standing_still(cluster):
+        job = client.submit("digits", pixels)
+        wait_until(lambda: job.progress().in_flight, "chunks are sent")
+        assert job.state is JobState.RUNNING
+        assert job.progress().predicted == 0
+
+    np.testing.assert_allclose(job.result(), scores, **CLOSE)
+
+
+def test_parts_come_in_order_with_their_rows(client: Client, pixels: np.ndarray, scores: np.ndarray) -> None:
+    job = client.submit("digits", pixels, chunk_rows=7)
+
+    parts = list(job.parts())
+
+    assert [part.index for part in parts] == list(range(43))
+    assert [(part.start, part.stop) for part in parts] == [(at, min(at + 7, ROWS)) for at in range(0, ROWS, 7)]
+    for part in parts:
+        np.testing.assert_allclose(part.outputs, scores[part.start : part.stop], **CLOSE)
+    job.ledger.check()
+
+
+def test_a_result_can_be_asked_for_again(client: Client, pixels: np.ndarray) -> None:
+    job = client.submit("digits", pixels)
+
+    first = job.result()
+
+    np.testing.assert_array_equal(job.result(), first)
+    assert job.ledger.written == ROWS
+
+
+def test_a_large_payload_waits_in_redis_and_its_message_stays_small(
+    cluster: System, client: Client, server: redis.Redis
+) -> None:
+    rows = np.random.default_rng(3).random((6 * 400, 64), np.float32)  # 100 KiB a chunk
+    with standing_still(cluster):
+        job = client.submit("digits", rows, chunk_rows=400)
+        messages = _queued(server, job, 6)
+        payloads = _keys(server, keys.payload(job.id, 0)[:-1] + "*")
+
+        assert max(map(len, messages)) < 4096
+        assert payloads == sorted(keys.payload(job.id, index) for index in range(6))
+        assert all(server.strlen(key) > 100_000 for key in payloads)
+        assert all(cast("int", server.ttl(key)) > 0 for key in payloads)
+
+    assert np.shape(job.result()) == (2400, 10)
+
+
+def test_a_small_payload_rides_in_its_message(
+    cluster: System, client: Client, server: redis.Redis, pixels: np.ndarray
+) -> None:
+    with standing_still(cluster):
+        job = client.submit("digits", pixels, chunk_rows=50)
+        messages = _queued(server, job, 6)
+
+        assert min(map(len, messages)) > 50 * 64 * 4
+        assert _keys(server, keys.job(job.id) + ":*") == []
+
+    assert np.shape(job.result()) == (ROWS, 10)
+
+
+def test_a_message_says_in_words_which_rows_it_is_about(
+    cluster: System, client: Client, server: redis.Redis, pixels: np.ndarray
+) -> None:
+    with standing_still(cluster):
+        job = client.submit("digits", pixels, chunk_rows=50)
+        headers = [json.loads(message)["headers"] for message in _queued(server, job, 6)]
+
+        wanted = re.compile(rf"chunk \d/6 rows \d+-\d+ of job {job.id}, digits@[0-9a-f]{{8}}")
+        assert all(wanted.fullmatch(header["argsrepr"]) for header in headers)
+
+    job.result()
+
+
+def test_a_job_leaves_its_record_alone_behind_and_that_not_for_ever(
+    client: Client, server: redis.Redis, pixels: np.ndarray
+) -> None:
+    job = client.submit("digits", np.repeat(pixels, 8, axis=0), chunk_rows=400)
+    job.result()
+    assert job.wait(timeout_seconds=30)
+
+    assert _keys(server, keys.job(job.id) + "*") == [keys.job(job.id)]
+    assert 0 < cast("int", server.ttl(keys.job(job.id))) <= 86_400
+    state, record = read(server, job.id)
+    assert state is JobState.DONE
+    assert record.ledger == job.ledger.as_dict() | {"written": record.ledger["written"]}
+
+
+def test_every_key_of_ours_has_a_time_to_live_during_a_job_and_after_it(
+    cluster: System, client: Client, server: redis.Redis
+) -> None:
+    rows = np.random.default_rng(4).random((20 * 400, 64), np.float32)
+    with standing_still(cluster):
+        job = client.submit("digits", rows, chunk_rows=400)
+        _queued(server, job, CHUNKS_PER_SLOT * len(cluster.slots()))
+        assert _immortal_keys(server) == []
+
+    for _ in job.parts():
+        assert _immortal_keys(server) == []
+    assert job.wait(timeout_seconds=30)
+    assert _immortal_keys(server) == []
+
+
+def test_what_is_in_flight_is_bounded_by_the_window_not_by_the_data_set(
+    cluster: System, client: Client, server: redis.Redis, children: int
+) -> None:
+    rows = np.random.default_rng(5).random((100 * 400, 64), np.float32)
+    window = CHUNKS_PER_SLOT * children
+    with standing_still(cluster):
+        job = client.submit("digits", rows, chunk_rows=400)
+        wait_until(lambda: _payloads(server, job) == window, "the window is full")
+        # The job's thread writes its record once in every round: two rounds more, and nothing was added.
+        for _ in range(2):
+            written = read(server, job.id)[1].updated_at
+            wait_until(lambda before=written: read(server, job.id)[1].updated_at > before, "the job goes round")
+        assert _payloads(server, job) == window
+        assert job.progress().in_flight == window
+
+    while not job.wait(timeout_seconds=0):
+        assert _payloads(server, job) <= window
+    assert np.shape(job.result()) == (40_000, 10)
+    assert _payloads(server, job) == 0
+
+
+@contextmanager
+def standing_still(system: System) -> Iterator[None]:
+    """The worker and its children are stopped, and no chunk is taken; its slots are known for a while longer."""
+    processes = [system.workers[0].pid, *descendants_of(system.workers[0].pid)]
+    os.killpg(system.workers[0].pid, signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
+            "the worker stands still",
+        )
+        yield
+    finally:
+        os.killpg(system.workers[0].pid, signal.SIGCONT)
+
+
+def _queued(server: redis.Redis, job: Job, sent: int) -> list[bytes]:
+    """The raw messages of a job; the stopped worker may hold one, which it had asked for before."""
+
+    def found() -> list[bytes]:
+        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
+        return [message for message in messages if job.id.encode() in message]
+
+    return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")
+
+
+def _keys(server: redis.Redis, pattern: str) -> list[str]:
+    return sorted(key.decode() for key in server.scan_iter(pattern, count=1000))
+
+
+def _payloads(server: redis.Redis, job: Job) -> int:
+    return len(_keys(server, f"{keys.job(job.id)}:payload:*"))
+
+
+def _immortal_keys(server: redis.Redis) -> list[str]:
+    """Keys that are not Celery's own and have no time to live; a key that is gone has -2."""
+    ours = [key for key in _keys(server, "*") if not OF_CELERY.match(key)]
+    return [key for key in ours if cast("Any", server.ttl(key)) == -1]

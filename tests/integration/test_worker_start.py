@@ -1,0 +1,269 @@
+"""How a worker starts, refuses to start, replaces a child, and ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks import keys
+from tasks.connection import connect
+from tasks.messages import SlotRecord
+from tests.systems import BIN, RedisServer, System, Worker
+from tests.waiting import descendants_of, is_alive, wait_until
+from worker_config.errors import ExitCode
+
+PASSWORD = "s3cr3t-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def redis_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A Redis for workers that do not come up, or not for long."""
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder).start(), folder)
+    yield system
+    system.stop()
+
+
+def test_ready_children_are_announced_with_slots_models_and_digests(running_system: System, models: Path) -> None:
+    slots = running_system.slots()
+
+    assert [slot.slot for slot in slots] == [0, 1]
+    assert {slot.pid for slot in slots} <= set(descendants_of(running_system.workers[0].pid))
+    for slot in slots:
+        held = {info.name: info for info in slot.models}
+        assert set(held) == {"digits", "digits_h5", "digits_saved", "pair", "pair_saved"}
+        for name, file in (("digits", "digits.keras"), ("digits_h5", "digits.h5"), ("pair", "pair.keras")):
+            assert held[name].digest == hashlib.sha256((models / file).read_bytes()).hexdigest()
+        assert [spec.shape for spec in held["digits"].inputs] == [(None, 64)]
+        assert [spec.dtype for spec in held["pair"].inputs] == ["float32", "int32"]
+        assert [spec.name for spec in held["pair"].outputs] == ["narrow", "wide"]
+
+
+def test_the_main_process_imports_tensorflow_and_never_starts_its_runtime(running_system: System) -> None:
+    worker = running_system.workers[0]
+    child = running_system.slots()[0].pid
+
+    assert "libtensorflow" in Path(f"/proc/{worker.pid}/maps").read_text()
+    # The runtime has thread pools of its own; the child has them, the main process must not.
+    assert _threads(child) > _threads(worker.pid)
+
+
+def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system: System) -> None:
+    before = running_system.slots()
+
+    with connect(running_system.url) as client:
+        client.flushall()
+    assert running_system.slots() == []
+
+    assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
+
+
+def test_a_worker_that_is_asked_to_end_leaves_nothing_in_redis(redis_alone: System, models: Path) -> None:
+    worker = redis_alone.start_ready_worker(_digits_manifest(redis_alone, models), 1)
+    _wait_for_ready(worker)
+    children = descendants_of(worker.pid)
+
+    os.kill(worker.pid, signal.SIGTERM)
+
+    assert _exit_code(worker) == 0, worker.output()
+    assert not any(map(is_alive, children))
+    with connect(redis_alone.url) as client:
+        assert not client.exists(keys.WORKERS)
+        assert list(client.scan_iter(keys.worker("*"))) == []
+
+
+def test_the_threads_of_one_operation_are_as_many_as_were_asked_for(redis_alone: System, models: Path) -> None:
+    manifest = _digits_manifest(redis_alone, models)
+    worker = redis_alone.start_worker(manifest, 1, environ={"CELERIAC_INTRA_OP_THREADS": "3"})
+
+    told = re.compile(r"^1 children hold digits@\w{8}, 3 threads each$", re.MULTILINE)
+    wait_until(lambda: told.search(worker.output()), "the worker tells its threads")
+    worker.stop()
+    _forget_workers(redis_alone)
+
+
+def test_a_broken_model_ends_the_worker_with_one_line_that_names_it(redis_alone: System, special_models: Path) -> None:
+    worker = redis_alone.start_worker(special_models / "broken.toml", 2)
+
+    assert _exit_code(worker) == ExitCode.MODEL, worker.output()
+    (line,) = _our_lines(worker)
+    assert line.startswith(f"celeriac: model broken cannot be loaded from {special_models}/broken.keras: ValueError: ")
+    assert " ready." not in worker.output()
+    assert redis_alone.slots() == []
+
+
+def test_a_model_that_is_not_there_ends_the_worker_with_one_line_that_names_it(redis_alone: System) -> None:
+    manifest = redis_alone.folder / "lost.toml"
+    manifest.write_text('[models.lost]\npath = "nowhere.keras"\n')
+
+    worker = redis_alone.start_worker(manifest, 1)
+
+    assert _exit_code(worker) == ExitCode.MODEL, worker.output()
+    path = manifest.parent / "nowhere.keras"
+    assert _our_lines(worker) == [f"celeriac: model lost cannot be loaded from {path}: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "telling"),
+    [
+        ((), {"CELERIAC_MODELS": "/nowhere/models.toml"}, "the manifest /nowhere/models.toml cannot be read"),
+        ((), {"CELERIAC_INTRA_OP_THREADS": "many"}, "CELERIAC_INTRA_OP_THREADS='many' is not a whole number"),
+        ((), {"CELERIAC_BROKER_URL": ""}, "no broker; set CELERIAC_BROKER_URL"),
+        ((), {"CELERIAC_BROKER_URL": "amqp://localhost"}, "is not a Redis URL"),
+        (("-P", "threads"), {}, "models run in prefork children alone; leave out -P/--pool"),
+        (("-P", "solo"), {}, "models run in prefork children alone; leave out -P/--pool"),
+    ],
+    ids=["no manifest", "bad number", "no broker", "other broker", "threads", "solo"],
+)
+def test_what_was_told_wrongly_ends_the_worker_with_one_line(
+    redis_alone: System, models: Path, options: tuple[str, ...], environ: dict[str, str], telling: str
+) -> None:
+    worker = redis_alone.start_worker(models / "models.toml", 1, *options, environ=environ)
+
+    assert _exit_code(worker) == ExitCode.USAGE, worker.output()
+    (line,) = _our_lines(worker)
+    assert telling in line
+    assert "Traceback" not in worker.output()
+
+
+@pytest.mark.parametrize("given", [":wrong-" + PASSWORD + "@", ""], ids=["wrong", "none"])
+def test_a_refused_password_ends_the_worker_and_is_not_printed(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, given: str
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder, ("--requirepass", PASSWORD)).start(), folder)
+    try:
+        url = f"unix://{given}{folder}/redis.sock"
+        worker = system.start_worker(models / "models.toml", 1, environ={"CELERIAC_BROKER_URL": url})
+
+        assert _exit_code(worker) == ExitCode.BROKER, worker.output()
+        (line,) = _our_lines(worker)
+        assert "refuses the user or password" in line
+        assert PASSWORD not in worker.output()
+    finally:
+        system.stop()
+
+
+def test_a_main_process_that_ran_an_operation_refuses_to_fork(redis_alone: System, models: Path) -> None:
+    (redis_alone.folder / "hasty.py").write_text("import tensorflow as tf\nONE = tf.constant(1.0)\n")
+
+    worker = redis_alone.start_worker(models / "models.toml", 1, "--include", "hasty")
+
+    assert _exit_code(worker) == ExitCode.NO_WORKER, worker.output()
+    (line,) = _our_lines(worker)
+    assert "TensorFlow ran an operation in the worker's main process" in line
+    assert redis_alone.slots() == []
+
+
+def test_ready_is_said_when_models_are_loaded_and_a_slow_replacement_comes_up(
+    system: System, special_models: Path
+) -> None:
+    worker = system.start_worker(special_models / "slow_to_load.toml", 1)
+
+    def announced() -> list[SlotRecord]:
+        log = worker.output()
+        slots = system.slots()
+        assert slots or " ready." not in log
+        return slots
+
+    (first,) = wait_until(announced, "the child holds its model")
+    _wait_for_ready(worker)
+    assert worker.output().index("1 children hold slow_to_load") < worker.output().index(" ready.")
+
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(first.pid), "the child is dead")
+
+    def replaced() -> SlotRecord | None:
+        return next((slot for slot in system.slots() if slot.pid != first.pid), None)
+
+    second = wait_until(replaced, "another child is in its place")
+    assert second.slot == first.slot
+    # Celery's own patience with replacements is 4 seconds.
+    assert second.models[0].load_seconds > 4, "the machine is too fast for this test: give the model more steps"
+    assert is_alive(second.pid)
+    assert wait_until(lambda: system.slots() == [second], "the dead child's slot is gone")
+
+
+@pytest.mark.parametrize("what", ["broken", "another"])
+def test_a_child_that_finds_another_model_file_ends_the_worker_rather_than_dying_for_ever(
+    redis_alone: System, models: Path, what: str
+) -> None:
+    manifest = _digits_manifest(redis_alone, models)
+    path = manifest.parent / "digits.keras"
+    worker = redis_alone.start_ready_worker(manifest, 1)
+    _wait_for_ready(worker)
+    (slot,) = redis_alone.slots()
+
+    if what == "broken":
+        path.write_bytes(b"no model")
+    else:
+        shutil.copy(models / "pair.keras", path)
+    os.kill(slot.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(slot.pid), "the child is dead")
+
+    assert _exit_code(worker) == ExitCode.MODEL, worker.output()
+    (line,) = _our_lines(worker)
+    assert line.startswith(f"celeriac: model digits cannot be loaded from {path}: ")
+    assert redis_alone.slots() == []
+
+
+def test_celery_commands_do_not_import_tensorflow(running_system: System) -> None:
+    _wait_for_ready(running_system.workers[0])
+
+    ended = subprocess.run(
+        [str(BIN / "celery"), "-A", "tasks", "inspect", "ping"],
+        env=running_system.environ(PYTHONPROFILEIMPORTTIME="1"),
+        cwd=running_system.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "pong" in ended.stdout
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
+    assert "tasks.messages" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("tensorflow", "keras")}
+
+
+def _exit_code(worker: Worker) -> int:
+    """How a worker ended that must end by itself."""
+    wait_until(lambda: worker.process.poll() is not None, "the worker ends")
+    return worker.process.returncode
+
+
+def _wait_for_ready(worker: Worker) -> None:
+    """Children are announced a while before Celery takes chunks and commands."""
+    wait_until(lambda: " ready." in worker.output(), "the worker is ready")
+
+
+def _our_lines(worker: Worker) -> list[str]:
+    return [line for line in worker.output().splitlines() if line.startswith("celeriac: ")]
+
+
+def _threads(pid: int) -> int:
+    return psutil.Process(pid).num_threads()
+
+
+def _digits_manifest(system: System, models: Path) -> Path:
+    """A copy of one model, for the test to break."""
+    shutil.copy(models / "digits.keras", system.folder)
+    manifest = system.folder / "models.toml"
+    manifest.write_text('[models.digits]\npath = "digits.keras"\n')
+    return manifest
+
+
+def _forget_workers(system: System) -> None:
+    """A killed worker's record lives on for a while."""
+    with connect(system.url) as client:
+        client.flushall()
