@@ -44,10 +44,7 @@ def test_what_is_no_redis_url_is_refused_with_the_place_it_came_from(url: str) -
     password=st.text(st.characters(codec="ascii", categories=["L", "N", "P"], exclude_characters="/?#&"), min_size=6)
 )
 def test_no_password_survives(url: str, password: str) -> None:
-    shown = redacted(url.format(password))
-    assert shown is not None
-    assert password not in shown.replace("***", "")
-    assert shown.count("***") == 1
+    assert redacted(url.format(password)) == url.format("***")
 
 
 def test_a_url_without_a_password_stays_as_it_is() -> None:
