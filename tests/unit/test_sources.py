@@ -1,6 +1,7 @@
 """Opening a data set, from memory and from files."""
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,10 @@ class TestMemory:
         assert part.dtype == object
         assert part.tolist() == list(data)
 
+    @pytest.mark.parametrize("data", [[b"a\0", b"\0"], ["a\0", "\0"], [["a\0"], ["b"]]])
+    def test_text_keeps_its_trailing_zeros(self, data: list[Any]) -> None:
+        assert from_arrays(data).take(0, 2).tolist() == data  # type: ignore[union-attr]
+
     def test_the_bytes_of_strings_are_estimated(self) -> None:
         source = from_arrays(np.array([b"x" * 1000, b""] * 5000, object).reshape(5000, 2))
 
@@ -120,6 +125,8 @@ class TestMemory:
         [
             ([[1, 2], [3]], "cannot become an array"),
             ({"a": [[1, 2], [3]]}, "input 'a': cannot become an array"),
+            (["a", 1], "holds a int"),
+            ([["a"], ["b", "c"]], "holds a list"),
             (5, "is one int, not rows"),
             (None, "is one NoneType, not rows"),
             ("images.npy", "is one str, not rows"),
@@ -302,6 +309,67 @@ class TestNpz:
         path.write_bytes(content)
 
         assert "damaged" in refused(path)
+
+
+class TestLargeNpz:
+    """Members that are mapped: uncompressed, and of more than 16 MiB."""
+
+    ROWS = 2200
+
+    @pytest.fixture
+    def data(self) -> dict[str, Any]:
+        image = np.random.default_rng(0).random((self.ROWS, 1024), np.float64)
+        return {"image": image, "fortran": np.asfortranarray(image), "swapped": image.astype(">f8"), "age": image[:, 0]}
+
+    def test_rows_are_what_was_written(self, tmp_path: Path, data: dict[str, Any]) -> None:
+        np.savez(tmp_path / "x.npz", **data)
+
+        source = open_file(tmp_path / "x.npz")
+
+        assert isinstance(source.data, dict)
+        assert [type(array) is np.memmap for array in source.data.values()] == [True, True, True, False]
+        part = source.take(1000, 1010)
+        assert isinstance(part, dict)
+        assert all(array.flags.c_contiguous and array.flags.aligned for array in part.values())
+        np.testing.assert_equal(part, {name: array[1000:1010] for name, array in data.items()})
+
+    def test_compressed_ones_are_read(self, tmp_path: Path) -> None:
+        data = np.zeros((self.ROWS, 1024))
+        np.savez_compressed(tmp_path / "x.npz", image=data)
+
+        source = open_file(tmp_path / "x.npz")
+
+        np.testing.assert_equal(source.take(0, self.ROWS), {"image": data})
+
+    def test_what_stands_before_the_archive_is_skipped(self, tmp_path: Path, data: dict[str, Any]) -> None:
+        np.savez(tmp_path / "x.npz", image=data["image"])
+        content = (tmp_path / "x.npz").read_bytes()
+        (tmp_path / "x.npz").write_bytes(b"something else" + content)
+
+        np.testing.assert_equal(open_file(tmp_path / "x.npz").take(0, 2), {"image": data["image"][:2]})
+
+    def test_memory_is_bounded(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", image=np.zeros((self.ROWS * 4, 1024)))
+
+        tracemalloc.start()
+        try:
+            source = open_file(tmp_path / "x.npz")
+            parts: Any = (source.take(start, start + 100) for start in range(0, source.rows, 100))
+            rows = sum(len(part["image"]) for part in parts)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert rows == self.ROWS * 4
+        assert peak < 4 * 2**20
+
+    def test_a_member_that_promises_more_than_it_has_is_refused(self, tmp_path: Path) -> None:
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**40},), }}\n".encode()
+        content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("a.npy", content + bytes(17 * 2**20))
+
+        assert "array 'a': is cut short" in refused(tmp_path / "x.npz")
 
 
 class TestPaths:

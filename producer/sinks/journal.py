@@ -1,0 +1,199 @@
+"""This module is the note beside an unfinished output of what it is and which of its rows are safe.
+
+`.<name>.journal` has one record per line, `crc32 json`, and only ever grows. The first record says what is being done;
+each later one that a run of rows is on the disk: it is written after they are.
+
+    1c291ca3 {"format": 1, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}}
+    5e0f0b71 {"start": 0, "stop": 64, "mark": 0, "outputs": [[["digits", "scores"], "<f4", [10]]]}
+    a2d3b8c4 {"start": 64, "stop": 128, "mark": 0}
+
+What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
+process writes to the output.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from producer.aggregator import Key, RowSpec
+from producer.sinks.place import sync_folder
+from worker_config.errors import OutputError
+
+FORMAT = 1
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+_Record: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalHead:
+    """What must be the same for an output to be continued.
+
+    Attributes:
+        source: what tells the data set from others: path, size, fingerprint, options that change the output.
+        models: the digest of each model.
+    """
+
+    source: Mapping[str, JsonValue]
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+class Journal:
+    """The journal of one output, open and locked; made by `open_journal`.
+
+    Attributes:
+        done_rows: rows [0, done_rows) are safe.
+        mark: what the writer said when they became so.
+        specs: the outputs; empty while no row is safe.
+    """
+
+    def __init__(self, path: Path, descriptor: int, records: list[_Record]) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self.done_rows: int = records[-1]["stop"] if records else 0
+        self.mark: int = records[-1]["mark"] if records else 0
+        self.specs = _specs_of(records[0]["outputs"]) if records else {}
+
+    def commit(self, stop: int, mark: int, specs: dict[Key, RowSpec]) -> None:
+        """Note that the rows up to `stop` are on the disk."""
+        record: _Record = {"start": self.done_rows, "stop": stop, "mark": mark}
+        if not self.specs:
+            record["outputs"] = [[key, _dtype_name(spec.dtype), spec.shape] for key, spec in specs.items()]
+        self._append(record)
+        self.done_rows, self.mark, self.specs = stop, mark, dict(specs)
+
+    def begin(self, head: _Record) -> None:
+        """Forget everything, and note what is being done."""
+        os.ftruncate(self._descriptor, 0)
+        self._append(head)
+        sync_folder(self._path.parent)
+
+    def close(self) -> None:
+        """Unlock the journal, and leave it for the next run."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def remove(self) -> None:
+        """Nothing is left to continue."""
+        if self._descriptor >= 0:
+            self._path.unlink(missing_ok=True)
+        self.close()
+
+    def _append(self, record: _Record) -> None:
+        """All of a line or none of it: half a line would make the next one unreadable."""
+        end = os.fstat(self._descriptor).st_size
+        line = _line(record)
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+            os.fsync(self._descriptor)
+        except BaseException:
+            os.ftruncate(self._descriptor, end)
+            raise
+
+
+def journal_path(path: Path) -> Path:
+    """Name the journal of an output."""
+    return path.with_name(f".{path.name}.journal")
+
+
+def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) -> Journal:
+    """Open and lock the journal of an output; with `resume` it tells what a former run did, if there was one.
+
+    Raises:
+        OutputError: another process writes the output, or the journal is damaged, or of another piece of work.
+    """
+    now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows}
+    now |= {"source": dict(head.source), "models": dict(head.models)}
+    file = journal_path(path)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
+        _lock(path, descriptor)
+        records, length = _read(path, file.read_bytes()) if resume else ([], 0)
+        if records:
+            _check_same(path, records[0], json.loads(json.dumps(now)))
+            os.ftruncate(descriptor, length)
+        journal = Journal(file, descriptor, records[1:])
+        if not records:
+            undo.callback(file.unlink, missing_ok=True)
+            journal.begin(now)
+        undo.pop_all()
+    return journal
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        in_use = not os.fstat(descriptor).st_nlink  # finished, and removed, since we opened it
+    except BlockingIOError:
+        in_use = True
+    if in_use:
+        raise OutputError(f"{path}: another process is writing it; wait for that one, or choose another name")
+
+
+def _line(record: _Record) -> bytes:
+    text = json.dumps(record).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
+    """Give the records and where the last one ends; whatever follows it was never complete."""
+    lines = data.split(b"\n")[:-1]
+    records = [_record(line) for line in lines]
+    known: list[_Record] = []
+    for record in records:
+        if record is None or (known and record["start"] != known[-1].get("stop", 0)):
+            break
+        known.append(record)
+    if any(records[len(known) :]):
+        raise OutputError(
+            f"{path}: cannot be continued: line {len(known) + 1} of {journal_path(path)} is damaged; "
+            "start over without --resume"
+        )
+    return known, sum(len(line) + 1 for line in lines[: len(known)])
+
+
+def _record(line: bytes) -> _Record | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    record: _Record = json.loads(text)
+    return record
+
+
+def _check_same(path: Path, then: _Record, now: _Record) -> None:
+    for name in now:
+        if then.get(name) != now[name]:
+            was, is_now = then.get(name), now[name]
+            if isinstance(was, dict):
+                part = next(p for p in {**was, **is_now} if was.get(p) != is_now.get(p))
+                name, was, is_now = f"{name} {part!r}", was.get(part), is_now.get(part)
+            raise OutputError(
+                f"{path}: cannot be continued: {name} is {_shown(is_now)} now, its journal says {_shown(was)}; "
+                "start over without --resume"
+            )
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value)
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return dtype.name if dtype.isbuiltin == 2 else dtype.str
+
+
+def _specs_of(outputs: list[Any]) -> dict[Key, RowSpec]:
+    return {tuple(key): RowSpec(np.dtype(getattr(ml_dtypes, name, name)), tuple(shape)) for key, name, shape in outputs}

@@ -1,0 +1,54 @@
+"""This module writes a JSON object per row, in order: {"row": 17, "scores": [0.25, 0.5], "m/label": "cat"}.
+
+Numbers are exact: a float has as many digits as bring back the same double. JSON has no NaN and no infinities: each of
+them is null. Bytes are base64. An output without a name is "output".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from producer.aggregator import Array, output_name
+from producer.sinks.writer import Arrays, FileWriter, Specs
+from worker_config.errors import OutputError
+
+_ROW = "row"
+
+
+class JsonLinesWriter(FileWriter):
+    """Lines at the end of a file; a line that the journal does not know is cut off."""
+
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """Refuse what JSON has no word for."""
+        for key, spec in specs.items():
+            if self.name(key) == _ROW:
+                raise OutputError(f"{self.place.path}: an output is named 'row', as is the row's number; rename it")
+            if spec.dtype.isbuiltin != 2 and (spec.dtype.kind not in "biufUSO" or spec.dtype.str[1:] == "f16"):
+                raise OutputError(
+                    f"{self.place.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
+                )
+
+    def write(self, start: int, arrays: Arrays) -> None:
+        """Write one line for each row."""
+        names = [_ROW, *map(self.name, arrays)]
+        columns = [_values(array) for array in arrays.values()]
+        rows = zip(range(start, start + len(columns[0])), *columns, strict=True)
+        try:
+            lines = msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in rows])
+        except (TypeError, UnicodeEncodeError) as error:
+            raise OutputError(
+                f"{self.place.path}: rows {start}-{start + len(columns[0])} have a value that is no JSON: {error}; "
+                "change it with a postprocess function"
+            ) from error
+        self.append(lines)
+
+
+def _values(array: Array) -> list[Any]:
+    """Give Python's own values, row by row; the encoder makes null of what is not finite."""
+    if array.dtype.isbuiltin == 2:  # bfloat16, int4 and the like
+        array = array.astype(np.int64 if "int" in array.dtype.name else np.float64)
+    values: list[Any] = array.tolist()
+    return values

@@ -1,0 +1,118 @@
+"""This module writes one array as an `.npy` file: rows at their place, and the header again at the end.
+
+Rows are written with `seek` and `write`, not through a memory map: a full disk is then an error, where a map kills
+the process (SIGBUS), and the output's pages do not count as memory of the producer.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from producer.aggregator import Array, Key, RowSpec, output_name
+from producer.sinks.place import Place, bytes_of, check_free
+from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
+from worker_config.errors import OutputError
+
+
+class Column:
+    """An array on disk; of full size from the start where the number of rows is known."""
+
+    def __init__(self, stream: IO[bytes], spec: RowSpec, rows: int | None) -> None:
+        self._stream = stream
+        self._spec = spec
+        self._rows = rows
+        self._offset = len(_header(spec, rows or 0))
+        self._row_bytes = bytes_of(spec, 1)
+
+    def begin(self) -> None:
+        """Make room for the rows."""
+        self.finish(self._rows or 0)
+
+    def reopen(self, place: Place, rows: int) -> None:
+        """Make sure that so many rows are there; raises OutputError."""
+        check_length(place, self._stream, self._offset + rows * self._row_bytes)
+
+    def write(self, start: int, array: Array) -> None:
+        """Write rows from `start` on."""
+        self._stream.seek(self._offset + start * self._row_bytes)
+        self._stream.write(np.ascontiguousarray(array).data)
+        self._stream.flush()
+
+    def finish(self, rows: int) -> None:
+        """Tell the number of rows, and cut off what is beyond them."""
+        self._stream.seek(0)
+        self._stream.write(_header(self._spec, rows))
+        self._stream.truncate(self._offset + rows * self._row_bytes)
+        self._stream.flush()
+
+
+class NpyWriter(FileWriter):
+    """One array in an `.npy` file."""
+
+    any_order = True
+
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """Refuse what NumPy files cannot hold, and what the disk cannot."""
+        check_dtypes(self.place.path, specs)
+        if len(specs) > 1:
+            raise OutputError(
+                f"{self.place.path}: one .npy file holds one array, but there are {len(specs)} outputs: "
+                f"{', '.join(map(self.name, specs))}; use .npz"
+            )
+        (spec,) = specs.values()
+        if self.place.rows is not None:
+            check_free(self.place.path, bytes_of(spec, self.place.rows))
+        self._column = Column(self.stream, spec, self.place.rows)
+        self._column.begin()
+
+    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
+        """Check that the rows are there; those after them are written again."""
+        self.stream = self.open(self.rows_path, "rb+")
+        (spec,) = specs.values()
+        self._column = Column(self.stream, spec, self.place.rows)
+        self._column.reopen(self.place, rows)
+
+    def write(self, start: int, arrays: Arrays) -> None:
+        """Write rows to their place."""
+        (array,) = arrays.values()
+        self._column.write(start, array)
+
+    def finish(self, rows: int) -> None:
+        """Complete the header."""
+        self._column.finish(rows)
+        super().finish(rows)
+
+
+def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:
+    """Refuse what NumPy would pickle, or read back as raw bytes.
+
+    Raises:
+        OutputError: an output is strings or of a dtype that is not NumPy's own.
+    """
+    for key, spec in specs.items():
+        if spec.dtype.hasobject:
+            raise OutputError(
+                f"{path}: {output_name(key)} is strings, which NumPy files hold only as pickle; "
+                "use .jsonl or .parquet, or make it numbers with a postprocess function"
+            )
+        if spec.dtype.isbuiltin == 2:  # registered by another library
+            raise OutputError(
+                f"{path}: {output_name(key)} is {spec.dtype}, which NumPy files cannot hold; "
+                "make it float32 with a postprocess function, or take it in Python"
+            )
+
+
+def _header(spec: RowSpec, rows: int) -> bytes:
+    """NumPy pads it so that it has the same length for any number of rows."""
+    header: dict[str, Any] = {
+        "descr": np.lib.format.dtype_to_descr(spec.dtype),
+        "fortran_order": False,
+        "shape": (rows, *spec.shape),
+    }
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()

@@ -1,0 +1,118 @@
+"""This module begins an output, or continues one: whatever can be known before the work is checked here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+
+from producer.sinks.journal import Journal, JournalHead, open_journal
+from producer.sinks.jsonl import JsonLinesWriter
+from producer.sinks.npy import NpyWriter
+from producer.sinks.npz import NpzWriter
+from producer.sinks.parquet import ParquetWriter
+from producer.sinks.place import Place, one_line_errors
+from producer.sinks.sink import Sink
+from producer.sinks.writer import Writer
+from producer.sinks.zarr import ZarrWriter
+from worker_config.errors import OutputError
+
+_WRITERS: dict[str, type[Writer]] = {
+    ".npy": NpyWriter,
+    ".npz": NpzWriter,
+    ".parquet": ParquetWriter,
+    ".zarr": ZarrWriter,
+    ".jsonl": JsonLinesWriter,
+}
+
+# The endings of a name that say what is written.
+FORMATS = tuple(_WRITERS)
+
+
+def open_sink(
+    path: str | Path,
+    rows: int | None,
+    force: bool,
+    *,
+    journal: JournalHead | None = None,
+    resume: bool = False,
+    sync_seconds: float = 1.0,
+) -> Sink:
+    """Begin an output, by making its temporary file, or continue one.
+
+    Args:
+        path: where the output goes; its ending, one of `FORMATS`, says what is written. A link is followed.
+        rows: rows of the whole output; None where unknown.
+        force: replace an existing output.
+        journal: what is being done, so that another run can continue it; None: an output that is not completed
+            leaves nothing behind.
+        resume: continue what a journal says; begin afresh where there is none. Without it an old journal is dropped.
+        sync_seconds: with a journal, how often rows are brought to the disk at most; a process that is killed loses
+            the rows since then.
+
+    Raises:
+        OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
+        ConfigError: the library that writes such outputs is not installed.
+    """
+    check_output(path, force)
+    token = "" if journal else secrets.token_hex(6)
+    writer = _writer(Place(Path(os.path.realpath(path)), rows, token))
+    with one_line_errors(writer.place.path):
+        if journal is None:
+            writer.create()
+            return Sink(writer, None, sync_seconds)
+        notes = open_journal(writer.place.path, rows, journal, resume)
+        _create_or_reopen(writer, notes)
+    return Sink(writer, notes, sync_seconds)
+
+
+def check_output(path: str | Path, force: bool) -> None:
+    """Say before anything is done what would keep an output from being written there; nothing is made.
+
+    Raises:
+        OutputError: the output cannot be written; the text names it, the cause, and what to do.
+        ConfigError: the library that writes such outputs is not installed.
+    """
+    path = Path(os.path.realpath(path))
+    writer = _writer(Place(path, None, ""))
+    with one_line_errors(path):
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+        if path.exists():
+            writer.check_replaceable()
+            if not force:
+                raise OutputError(f"{path}: exists; use --force to replace it")
+
+
+def _writer(place: Place) -> Writer:
+    make = _WRITERS.get(place.path.suffix.lower())
+    if make is None:
+        raise OutputError(
+            f"{place.path}: files of type {place.path.suffix or '(none)'!r} cannot be written; "
+            f"use {' or '.join(FORMATS)}"
+        )
+    return make(place)
+
+
+def _create_or_reopen(writer: Writer, notes: Journal) -> None:
+    with ExitStack() as undo:
+        undo.callback(notes.close)
+        undo.callback(writer.close)
+        if notes.specs:
+            _reopen(writer, notes)
+        else:
+            undo.callback(notes.remove)
+            writer.remove()  # what a run that nobody continues has left
+            writer.create()
+        undo.pop_all()
+
+
+def _reopen(writer: Writer, notes: Journal) -> None:
+    try:
+        writer.reopen(notes.specs, notes.done_rows, notes.mark)
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{writer.place.path}: cannot be continued: {error.filename or writer.temporary} is gone; "
+            "start over without --resume"
+        ) from error

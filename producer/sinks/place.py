@@ -1,0 +1,103 @@
+"""This module knows where an output is made before it has its name, and turns what a disk refuses into one line."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from producer.aggregator import RowSpec
+from worker_config.errors import ConfigError, OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The final name of an output, and the names beside it that hold it until then.
+
+    Attributes:
+        path: the final name.
+        rows: rows of the whole output; None where unknown.
+        token: a random part of the temporary names; empty with a journal, so that the next run finds them.
+    """
+
+    path: Path
+    rows: int | None
+    token: str
+
+    @property
+    def journalled(self) -> bool:
+        """Whether the temporary files outlive a run that does not end well."""
+        return not self.token
+
+    def temporary(self, label: str = "") -> Path:
+        """Name a temporary file, beside the output so that it can take its name."""
+        return self.path.with_name("." + ".".join(filter(None, (self.path.name, self.token, label, "part"))))
+
+    def temporaries(self, label: str) -> list[Path]:
+        """Find the temporary files of this output whose label is `label` and a number."""
+        named = glob.escape(self.temporary(label).name.removesuffix(".part"))
+        return sorted(self.path.parent.glob(f"{named}-*.part"))
+
+
+def load_library(name: str, extra: str, path: Path) -> Any:
+    """Import what writes a format; only then, so that `import producer` stays small.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{path}: needs {name} ({error}): pip install 'celeriac[{extra}]'") from error
+
+
+def bytes_of(spec: RowSpec, rows: int) -> int:
+    """How many bytes so many rows are in memory."""
+    values = rows
+    for length in spec.shape:
+        values *= length
+    return values * spec.dtype.itemsize
+
+
+def check_free(path: Path, needed: int) -> None:
+    """Find out before the work, where the size of the output is known.
+
+    Raises:
+        OutputError: the disk has less than `needed` bytes free.
+    """
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and needed > disk.free:  # a file system that does not know its size says 0
+        raise OutputError(
+            f"{path}: needs {needed / 2**20:.0f} MiB, the disk has {disk.free / 2**20:.0f} MiB free; make room"
+        )
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut; not every file system can, and the rows are safe without."""
+    with suppress(OSError):
+        sync_file(folder)
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the output."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot be written: {cause}; check the folder, the disk and its limits") from error

@@ -1,0 +1,150 @@
+"""This module takes parts into an output: each one is checked, written and, with a journal, noted once it is safe."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from producer.aggregator import Layout, Part
+from producer.sinks.journal import Journal
+from producer.sinks.place import one_line_errors, sync_folder
+from producer.sinks.writer import Specs, Writer
+from worker_config.errors import MessageError, OutputError
+
+
+class Sink:
+    """One output in the making; made by `open_sink`, ended by `commit`, `abort` or `discard`.
+
+    As a context manager it aborts on leaving, unless `commit` came first.
+
+    Attributes:
+        path: the final name.
+        done_rows: rows that a former run has written; the first part to come starts there.
+    """
+
+    def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
+        self.path = writer.place.path
+        self.done_rows = journal.done_rows if journal else 0
+        self._writer = writer
+        self._journal = journal
+        self._sync_seconds = sync_seconds
+        self._synced_at = time.monotonic()
+        self._layout = Layout(writer.place.rows)
+        self._layout.specs = dict(journal.specs) if journal else {}
+        self._layout.placed = self.done_rows
+        self._begun = bool(self._layout.specs)
+        self._unsynced = False
+        self._failed = False
+        self._ended = False
+
+    def write(self, part: Part) -> None:
+        """Write the rows of a part; parts come in order, each one once.
+
+        Where the number of rows is known and there is no journal, .npy, .npz and .zarr take parts in any order.
+        A part that was refused leaves the sink as it was; after an OutputError the output cannot be completed.
+
+        Raises:
+            OutputError: the disk refuses, or the format cannot hold such outputs.
+            MessageError: the part does not fit the rows or the first part, or is not the next one.
+        """
+        self._check_usable()
+        self._check_turn(part)
+        arrays = self._layout.accept(part)
+        try:
+            with one_line_errors(self.path):
+                if not self._begun:
+                    self._check_names(self._layout.specs)
+                    self._writer.begin(self._layout.specs, arrays)
+                    self._begun = True
+                self._writer.write(part.start, arrays)
+                self._layout.count(part)
+                self._unsynced = True
+                if time.monotonic() - self._synced_at >= self._sync_seconds:
+                    self._sync()
+        except BaseException:  # whatever it was, a part of the rows may be missing
+            self._failed = True
+            raise
+
+    def commit(self) -> None:
+        """Bring everything to the disk, then give the output its final name in one step.
+
+        Raises:
+            OutputError: the disk refuses, or refused before.
+            CeleriacError: rows were never written.
+        """
+        try:
+            self._layout.check_complete()
+            self._check_usable()
+            if not self._begun:
+                raise OutputError(f"{self.path}: nothing to write: no part came, so the outputs are not known")
+            with one_line_errors(self.path):
+                self._sync()
+                self._writer.finish(self._layout.placed)
+                self._writer.publish()
+                sync_folder(self.path.parent)
+            self.discard()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End without an output; harmless when called again, or after `commit`.
+
+        What a journal knows stays, to be continued with `resume`; without a journal, or with no row in it, nothing
+        is left behind.
+        """
+        if self._ended:
+            return
+        if self._journal is not None:
+            with suppress(OSError):
+                self._sync()
+        if self._journal is None or not self._journal.specs:
+            self.discard()
+            return
+        self._ended = True
+        self._writer.close()
+        self._journal.close()
+
+    def discard(self) -> None:
+        """End without an output, and leave nothing to be continued; harmless after any other end."""
+        if self._ended:
+            return
+        self._ended = True
+        self._writer.close()
+        self._writer.remove()
+        if self._journal is not None:
+            with suppress(OSError):
+                self._journal.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _sync(self) -> None:
+        """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
+        if self._journal is not None and self._unsynced:
+            self._unsynced = False
+            self._journal.commit(self._layout.placed, self._writer.sync(), self._layout.specs)
+        self._synced_at = time.monotonic()
+
+    def _check_usable(self) -> None:
+        if self._failed or self._ended:
+            ending = "it has ended already" if self._ended else "rows could not be written before"
+            raise OutputError(f"{self.path}: cannot be completed: {ending}; open it again")
+
+    def _check_turn(self, part: Part) -> None:
+        free = self._writer.any_order and self._layout.rows is not None and self._journal is None
+        if not free and part.start != self._layout.placed:
+            raise MessageError(
+                f"{self.path}: chunk {part.index} starts at row {part.start}, the next one is row {self._layout.placed}"
+            )
+
+    def _check_names(self, specs: Specs) -> None:
+        names = [self._writer.name(key) for key in specs]
+        if len(set(names)) < len(names):
+            raise OutputError(f"{self.path}: two outputs would have the same name in the file: {', '.join(names)}")

@@ -1,0 +1,170 @@
+"""This module is what every format is to a `Sink`: a `Writer`, which puts rows in order into temporary files.
+
+    create --> begin --> write ... --> finish --> publish          a fresh output
+    reopen ------------> write ... --> finish --> publish          one that a former run began
+
+`sync` may come after any `write`; `close` and `remove` at any time, and more than once.
+An OSError or a CeleriacError that leaves any of these reaches the caller as one line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, ClassVar, Literal, TypeAlias
+
+from producer.aggregator import Array, Key, RowSpec
+from producer.sinks.place import Place
+from worker_config.errors import OutputError
+
+Specs: TypeAlias = dict[Key, RowSpec]
+Arrays: TypeAlias = dict[Key, Array]
+
+
+class Writer(ABC):
+    """One output of one format; `temporary` is what gets the final name.
+
+    Attributes:
+        any_order: whether rows may come in any order, where their number is known and nobody keeps a journal.
+        nameless: the name in the file of an output without one.
+        label: what the names of further temporary files begin with.
+    """
+
+    any_order: ClassVar[bool] = False
+    nameless: ClassVar[str] = "output"
+    label: ClassVar[str] = "rows"
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.temporary = place.temporary()
+
+    def name(self, key: Key) -> str:
+        """Give the name of an output in the file."""
+        return "/".join(key) or self.nameless
+
+    def check_replaceable(self) -> None:
+        """Make sure that what has the final name already is an output of this kind.
+
+        Raises:
+            OutputError: it is something else.
+        """
+        if self.place.path.is_dir():
+            raise OutputError(f"{self.place.path}: is a folder; name a file in it")
+        if not self.place.path.is_file():
+            raise OutputError(f"{self.place.path}: exists and is not a regular file; choose another name")
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the temporary file, so that what cannot be written is found before the work."""
+
+    @abstractmethod
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """Make room for outputs of this layout; `first` are the arrays of the first part, not written yet."""
+
+    @abstractmethod
+    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
+        """Continue after so many rows; `mark` is what `sync` gave then.
+
+        Raises:
+            FileNotFoundError: the temporary file is gone.
+            OutputError: it is not what the journal says.
+        """
+
+    @abstractmethod
+    def write(self, start: int, arrays: Arrays) -> None:
+        """Hand rows to the system; complete, or as if it had not been called."""
+
+    @abstractmethod
+    def sync(self) -> int:
+        """Bring the rows to the disk, and give the number that `reopen` will need."""
+
+    @abstractmethod
+    def finish(self, rows: int) -> None:
+        """Complete the temporary file, which has so many rows in all, and bring it to the disk."""
+
+    def publish(self) -> None:
+        """Give the output its final name."""
+        self.temporary.replace(self.place.path)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of every file."""
+
+    def remove(self) -> None:
+        """Remove every temporary file."""
+        for path in (self.temporary, *self.place.temporaries(self.label)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+class FileWriter(Writer):
+    """A writer whose rows go into one file, `rows_path`, as they come."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.rows_path = self.temporary
+        self.stream: IO[bytes]
+        self.end = 0
+        self._opened: list[IO[bytes]] = []
+
+    def create(self) -> None:
+        """Make the file; with the usual mode, not a private one."""
+        self.stream = self.open(self.rows_path, "wb+" if self.place.journalled else "xb+")
+
+    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
+        """Cut off what the journal does not know."""
+        self.stream = self.open(self.rows_path, "rb+")
+        check_length(self.place, self.stream, mark)
+        self.stream.truncate(mark)
+        self.end = mark
+
+    def open(self, path: Path, mode: Literal["wb+", "xb+", "rb+"]) -> IO[bytes]:
+        """Open a file that `close` will close."""
+        stream = path.open(mode)
+        self._opened.append(stream)
+        return stream
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Write at the end; bytes of a write that failed do not count."""
+        self.stream.seek(self.end)
+        self.stream.write(data)
+        self.stream.flush()
+        self.end += len(data)
+
+    def sync(self) -> int:
+        """Give the bytes that the rows take."""
+        os.fsync(self.stream.fileno())
+        return self.end
+
+    def finish(self, rows: int) -> None:
+        """Nothing is missing."""
+        os.fsync(self.stream.fileno())
+        self.close()
+
+    def close(self) -> None:
+        """Close every file; what could not be flushed is not wanted any more."""
+        for stream in self._opened:
+            with suppress(OSError):
+                stream.close()
+
+
+def check_length(place: Place, stream: IO[bytes], least: int) -> None:
+    """Hold a temporary file against the journal.
+
+    Raises:
+        OutputError: it is shorter than the journal says.
+    """
+    length = os.fstat(stream.fileno()).st_size
+    if length < least:
+        raise OutputError(
+            f"{place.path}: cannot be continued: {stream.name} has {length} bytes, its journal says {least}; "
+            "start over without --resume"
+        )
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and what is in it; harmless where it is gone."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,174 @@
+"""This module writes a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
+
+The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself. Only the
+first axis is cut, into Zarr chunks of about 4 MiB. Rows are written in place: each file of the store is replaced as a
+whole, so a writer that is killed leaves the old or the new one, and never half of either.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from producer.aggregator import Key, RowSpec, output_name
+from producer.sinks.place import Place, bytes_of, load_library, sync_file, sync_folder
+from producer.sinks.writer import Arrays, Specs, Writer, remove_folder
+from worker_config.errors import OutputError
+
+ZARR_CHUNK_BYTES = 4 * 2**20
+
+# A string is kept as a pointer in memory; this is a guess at what it takes in the file.
+_STRING_BYTES = 64
+
+# Files that a folder has if it is a Zarr store of format 3 or 2.
+_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+
+
+class ZarrWriter(Writer):
+    """Arrays in a folder; they grow with the rows where the number of rows is not known."""
+
+    any_order = True
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._zarr = load_library("zarr", "zarr", place.path)
+        self._arrays: dict[Key, Any] = {}
+        self._unsynced: set[tuple[Key, int]] = set()
+
+    def check_replaceable(self) -> None:
+        """Nothing but a Zarr store is ever removed."""
+        path = self.place.path
+        if not path.is_dir() or not any((path / name).exists() for name in _MARKERS):
+            raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
+
+    def create(self) -> None:
+        """Make the folder."""
+        self.temporary.mkdir()
+
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """Make the arrays."""
+        for key in specs:
+            self._check_name(key, specs)
+        for key, spec in specs.items():
+            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
+            if self.place.rows is not None:
+                chunk_rows = min(chunk_rows, max(1, self.place.rows))
+            self._arrays[key] = self._zarr.create_array(
+                str(self.temporary),
+                name="/".join(key) or None,
+                shape=(self.place.rows or 0, *spec.shape),
+                chunks=(chunk_rows, *(max(1, length) for length in spec.shape)),
+                dtype=self._dtype(key, spec, first),
+                zarr_format=3,
+            )
+        self._sync_metadata()
+
+    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
+        """Continue the arrays of a former run."""
+        for left_over in self.temporary.rglob("*.partial"):  # of a file that was being replaced
+            left_over.unlink()
+        for key, spec in specs.items():
+            try:
+                array = self._zarr.open_array(str(self.temporary), path="/".join(key), mode="r+")
+            except (KeyError, ValueError, TypeError) as error:
+                raise self._damaged(f"{output_name(key)} is no array ({error})") from error
+            if array.shape[1:] != spec.shape or array.shape[0] < rows:
+                raise self._damaged(f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows")
+            if self.place.rows is None:
+                array.resize((rows, *spec.shape))
+            self._arrays[key] = array
+
+    def write(self, start: int, arrays: Arrays) -> None:
+        """Write rows to their place."""
+        for key, rows in arrays.items():
+            if rows.dtype.kind == "O" and not all(isinstance(value, str) for value in rows.flat):
+                raise OutputError(  # NumPy would write how Python shows the value
+                    f"{self.place.path}: {output_name(key)} of rows {start}-{start + len(rows)} is not all strings; "
+                    "use .jsonl, or change it with a postprocess function"
+                )
+            array, stop = self._arrays[key], start + len(rows)
+            if self.place.rows is None:
+                array.resize((stop, *array.shape[1:]))
+            if rows.size:
+                array[start:stop] = rows.astype(object) if rows.dtype.kind == "U" else rows
+            chunk_rows = array.chunks[0]
+            self._unsynced.update((key, number) for number in range(start // chunk_rows, -(-stop // chunk_rows)))
+
+    def sync(self) -> int:
+        """Bring the files that changed, and their folders, to the disk."""
+        for key, number in self._unsynced:
+            array = self._arrays[key]
+            root = self.temporary.joinpath(*key)
+            file = root / array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
+            with suppress(FileNotFoundError):  # rows of zeros alone have no file
+                sync_file(file)
+            for folder in takewhile(root.parent.__ne__, file.parents):
+                sync_folder(folder)
+            sync_file(root / "zarr.json")
+        self._unsynced.clear()
+        return 0
+
+    def finish(self, rows: int) -> None:
+        """Bring everything to the disk."""
+        self.sync()
+        self._sync_metadata()
+
+    def publish(self) -> None:
+        """Take the place of an older store, which is kept under a temporary name until then."""
+        path, old = self.place.path, self.place.temporary("old")
+        if path.exists():
+            self.check_replaceable()
+            remove_folder(old)
+            path.rename(old)
+        try:
+            self.temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        remove_folder(old)
+
+    def close(self) -> None:
+        """No file is held open."""
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        remove_folder(self.temporary)
+
+    def _sync_metadata(self) -> None:
+        for path in self.temporary.rglob("zarr.json"):
+            sync_file(path)
+            sync_folder(path.parent)
+
+    def _check_name(self, key: Key, specs: Specs) -> None:
+        """An array cannot lie in another one, and some names are Zarr's own."""
+        pieces = "/".join(key).split("/") if key else []
+        inside = any(other != key and "/".join(key).startswith("/".join(other) + "/") for other in specs)
+        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in pieces):
+            raise OutputError(
+                f"{self.place.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
+                "use .npz or .jsonl"
+            )
+
+    def _dtype(self, key: Key, spec: RowSpec, first: Arrays) -> Any:
+        if spec.dtype.kind in "UO" and not any(isinstance(value, bytes) for value in first[key].flat):
+            return "string"
+        if spec.dtype.kind in "biufc" and spec.dtype.isbuiltin != 2 and spec.dtype.itemsize <= 16:
+            return spec.dtype
+        what = spec.dtype if spec.dtype.kind in "biufcV" else "bytes"
+        raise OutputError(
+            f"{self.place.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
+            "use .jsonl, or change it with a postprocess function"
+        )
+
+    def _damaged(self, what: str) -> OutputError:
+        return OutputError(f"{self.place.path}: cannot be continued: {what}; start over without --resume")
+
+
+def _row_bytes(spec: RowSpec) -> int:
+    if spec.dtype.kind == "O":
+        return bytes_of(RowSpec(np.dtype(f"S{_STRING_BYTES}"), spec.shape), 1)
+    return bytes_of(spec, 1)

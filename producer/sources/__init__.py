@@ -1,0 +1,118 @@
+"""This module opens a data set, whatever it is: arrays, files, iterables; each format has a module of its own.
+
+What comes out is a `Source`, whose rows can be taken by slices, or a `BatchSource`, which is read in order.
+A new format is a module with a function that gives either, and a line in `_FORMATS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from producer.sources.arrays import ArraySource, from_arrays
+from producer.sources.files import find_files, is_pattern, open_files
+from producer.sources.iterables import from_batches, from_rows
+from producer.sources.numpy_files import open_file
+from producer.sources.parquet import open_parquet
+from producer.sources.protocol import Arrays, Batches, BatchSource, Column, Rows, Source
+from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
+from producer.sources.tfrecord import open_tfrecord
+from producer.sources.zarr import open_zarr
+from worker_config.errors import InputError, UsageError
+
+__all__ = [
+    "ArraySource",
+    "Arrays",
+    "BatchSource",
+    "Batches",
+    "Column",
+    "Rows",
+    "Source",
+    "from_arrays",
+    "from_batches",
+    "from_rows",
+    "from_tf_dataset",
+    "open_file",
+    "open_files",
+    "open_parquet",
+    "open_source",
+    "open_tfrecord",
+    "open_zarr",
+]
+
+_Opener = Callable[..., Source | BatchSource]
+
+_FORMATS: dict[str, _Opener] = {
+    ".npy": open_file,
+    ".npz": open_file,
+    ".parquet": open_parquet,
+    ".tfrecord": open_tfrecord,
+    ".zarr": open_zarr,
+}
+# The files of one data set, in these formats, may be many.
+_IN_MANY_FILES = (".parquet", ".tfrecord")
+
+# Also x.tfrecords, x.tfrecord.gz and x.tfrecord-00000-of-00010.
+_SUFFIX = re.compile(r"(?<=.)(\.npy|\.npz|\.parquet|\.zarr|\.tfrecord)(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$", re.I)
+
+
+def open_source(data: object, **options: Any) -> Source | BatchSource:
+    """Open any data set.
+
+    Args:
+        data: a path (.npy, .npz, .parquet, .tfrecord, .zarr, a folder, a pattern with `*`), arrays as for
+            `from_arrays`, a `tf.data.Dataset`, an iterator over rows or an iterable without length, or a source.
+        options: what the function for this kind of data set takes besides, for example `columns` for Parquet.
+
+    Raises:
+        InputError: the data set cannot be read.
+        UsageError: an option that this kind of data set does not have.
+        ConfigError: a library for this format is not installed.
+    """
+    opener = _path_opener(os.fspath(data)) if isinstance(data, str | Path) else _object_opener(data)
+    try:
+        inspect.signature(opener).bind(data, **options)
+    except TypeError as error:
+        what = data if isinstance(data, str | Path) else type(data).__name__
+        raise UsageError(f"{what}: {error}; leave out options that {opener.__name__} does not take") from error
+    return opener(data, **options)
+
+
+def _object_opener(data: object) -> _Opener:
+    if isinstance(data, Source | BatchSource):
+        return lambda source: source
+    if is_tf_dataset(data):
+        return from_tf_dataset
+    # Whatever has a length is taken whole, as an array.
+    if isinstance(data, Iterable) and not hasattr(data, "__len__") and not hasattr(data, "__array__"):
+        return from_rows
+    return from_arrays
+
+
+def _path_opener(path: str) -> _Opener:
+    if is_pattern(path) or (Path(path).is_dir() and not _is_zarr(Path(path))):
+        # Those with an underscore say something about the others, as _SUCCESS does.
+        formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_"}
+        return next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), open_files)
+    if _is_zarr(Path(path)):
+        return open_zarr
+    if known := _format(path):
+        return _FORMATS[known]
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; check the path")
+    raise InputError(f"{path}: files of this type cannot be read; save as {', '.join(_FORMATS)}, or name a folder")
+
+
+def _format(name: str) -> str:
+    match = _SUFFIX.search(Path(name).name)
+    return match[1].lower() if match else ""
+
+
+def _is_zarr(folder: Path) -> bool:
+    return folder.suffix.lower() == ".zarr" or any(
+        (folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")
+    )

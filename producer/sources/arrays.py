@@ -1,0 +1,113 @@
+"""This module makes a data set of arrays: those in memory, and those that a file reader hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from producer.aggregator import Array, RowSpec
+from producer.sources.columns import (
+    check_lengths,
+    check_rows,
+    columns_of,
+    kind_of,
+    place,
+    row_bytes,
+    taken_dtype,
+    to_array,
+    tree_of,
+)
+from producer.sources.protocol import Arrays
+from worker_config.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """A data set: one array, arrays by name, or a tuple of arrays in the order of the model's inputs.
+
+    Attributes:
+        rows: length of the first axis of every array.
+        row_bytes: average bytes of one row, all arrays together; for strings an estimate.
+        label: the data set for people.
+        specs: dtype and row shape of what `take` gives, by input name; "" for one array, "0", "1", ... for a tuple.
+        data: the arrays as they are kept; those of a file may be memory-mapped.
+        path: the `.npy` file whose own bytes are what `take` gives, so that who can open the file needs no copy of
+            the rows; None where there is no such file.
+    """
+
+    rows: int
+    row_bytes: float
+    label: str
+    specs: dict[str, RowSpec]
+    data: Arrays
+    path: Path | None = None
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """Give the rows `[start, stop)` in the form of `data`.
+
+        Arrays are in C order and native byte order: views where the data is so already, copies of these rows
+        otherwise. Text of fixed width (dtype U or S) comes as an object array of str or bytes.
+
+        Raises:
+            InputError: the data set has no such rows.
+        """
+        check_slice(start, stop, self.rows, self.label)
+
+        def rows_of(array: Array) -> Array:
+            return np.require(np.asarray(array[start:stop]), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
+
+        if isinstance(self.data, dict):
+            return {name: rows_of(array) for name, array in self.data.items()}
+        if isinstance(self.data, tuple):
+            return tuple(rows_of(array) for array in self.data)
+        return rows_of(self.data)
+
+
+def from_arrays(data: object) -> ArraySource:
+    """Make a data set of what is in memory; arrays are not copied.
+
+    Args:
+        data: an array, anything that NumPy can make one of (`__array__`, a list of numbers or strings), a dict of
+            such by input name, or a tuple of such in the order of the model's inputs.
+
+    Raises:
+        InputError: not an array, ragged, without a first axis, of a dtype that no model takes, or with different
+            numbers of rows.
+    """
+    where = "the data set"
+    arrays = {name: _as_rows(value, name) for name, value in columns_of(data, where).items()}
+    label = ", ".join(f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items())
+    return array_source(tree_of(arrays, kind_of(data)), label, where)
+
+
+def array_source(data: Arrays, label: str, where: str, path: Path | None = None) -> ArraySource:
+    """Check the arrays against each other and make the data set of them.
+
+    Raises:
+        InputError: there are none, one is no rows or of a dtype that no model takes, or their lengths differ.
+    """
+    arrays: dict[str, Array] = columns_of(data, where)
+    for name, array in arrays.items():
+        check_rows(array.dtype, array.ndim, place(where, name))
+    rows = check_lengths({name: len(array) for name, array in arrays.items()}, where)
+    specs = {name: RowSpec(taken_dtype(array.dtype), array.shape[1:]) for name, array in arrays.items()}
+    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path)
+
+
+def check_slice(start: int, stop: int, rows: int, label: str) -> None:
+    """Refuse rows that a data set does not have."""
+    if not 0 <= start <= stop <= rows:
+        raise InputError(f"{label}: no rows {start}-{stop}, there are {rows}")
+
+
+def _as_rows(value: object, name: str) -> Array:
+    where = f"input {name if name.isdigit() else repr(name)}" if name else "the data set"
+    array = to_array(value, where)
+    if array.ndim == 0:
+        raise InputError(
+            f"{where}: is one {type(value).__name__}, not rows; give an array whose first axis counts the rows "
+            "(a tuple means several inputs)"
+        )
+    return array

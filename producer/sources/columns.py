@@ -1,0 +1,126 @@
+"""This module holds the rules for the arrays of a data set: what can become one, which dtypes, and their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.sources.failures import cause
+from worker_config.errors import InputError
+
+# Strings differ in length: this many of them, spread over the array, tell how long they are.
+_SAMPLED_STRINGS = 256
+
+
+def columns_of(tree: object, where: str) -> dict[str, Any]:
+    """The values of a tree by name: "" for a single one, "0", "1", ... for a tuple.
+
+    Raises:
+        InputError: it has no values, or a name that is no string.
+    """
+    if isinstance(tree, tuple):
+        columns = {str(position): value for position, value in enumerate(tree)}
+    elif isinstance(tree, Mapping):
+        if odd := [name for name in tree if not isinstance(name, str)]:
+            raise InputError(f"{where}: input names must be strings, {odd[0]!r} is none")
+        columns = dict(tree)
+    else:
+        return {"": tree}
+    if not columns:
+        raise InputError(f"{where}: holds no arrays; give at least one")
+    return columns
+
+
+def tree_of(columns: dict[str, Any], kind: type) -> Any:
+    """The tree that `columns_of` took apart; `kind` is tuple, dict, or anything else for a single value."""
+    if kind is tuple:
+        return tuple(columns.values())
+    return columns if kind is dict else columns[""]
+
+
+def kind_of(tree: object) -> type:
+    """What `tree_of` needs to know to put the tree together again."""
+    if isinstance(tree, tuple):
+        return tuple
+    return dict if isinstance(tree, Mapping) else np.ndarray
+
+
+def place(where: str, name: str) -> str:
+    """Where a column is, for messages."""
+    return f"{where}: input {name!r}" if name else where
+
+
+def to_array(value: object, where: str) -> Array:
+    """What NumPy makes of a value, which is not copied; text in lists becomes objects, which keep trailing zeros.
+
+    Raises:
+        InputError: nothing, or values that are masked.
+    """
+    if np.ma.is_masked(value):
+        raise InputError(f"{where}: has masked values; fill them first, with .filled(value)")
+    try:
+        if not _is_text(value):
+            return np.asarray(value)
+        array = np.asarray(value, dtype=object)
+    except Exception as error:  # `__array__` of foreign types raises whatever it likes
+        raise InputError(f"{where}: cannot become an array: {cause(error)}") from error
+    check_text(array, where)
+    return array
+
+
+def _is_text(value: object) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, str | bytes)
+
+
+def check_text(array: Array, where: str) -> None:
+    """Refuse an object array that holds anything but str and bytes."""
+    if array.dtype.hasobject and (odd := [value for value in array.flat if not isinstance(value, str | bytes)]):
+        raise InputError(f"{where}: holds a {type(odd[0]).__name__}; give numbers, or nothing but str and bytes")
+
+
+def check_rows(dtype: np.dtype[Any], dimensions: int, where: str) -> None:
+    """Refuse an array that is no rows, or of a dtype that no model takes."""
+    if dimensions == 0:
+        raise InputError(f"{where}: is one value, not rows; give an array whose first axis counts the rows")
+    check_dtype(dtype, where)
+
+
+def check_dtype(dtype: np.dtype[Any], where: str) -> None:
+    """Refuse a dtype that no model takes."""
+    if issubclass(dtype.type, np.void):
+        raise InputError(
+            f"{where}: its dtype {dtype} is structured or raw bytes; save each field as a plain numeric array"
+        )
+    if dtype.kind in "mM":
+        raise InputError(f"{where}: its dtype {dtype} is a time, which no model takes; convert it to numbers")
+
+
+def check_lengths(lengths: dict[str, int], where: str) -> int:
+    """The number of rows, which all columns must have."""
+    if len(set(lengths.values())) > 1:
+        named = ", ".join(f"{name!r} has {rows}" for name, rows in lengths.items())
+        raise InputError(f"{where}: all inputs must have the same number of rows, but {named}")
+    return next(iter(lengths.values()))
+
+
+def taken_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which rows are given: text as objects, numbers in native byte order."""
+    return np.dtype(object) if dtype.kind in "UST" else dtype.newbyteorder("=")
+
+
+def row_bytes(array: Array) -> float:
+    """Average bytes of one row."""
+    return math.prod(array.shape[1:]) * _value_bytes(array)
+
+
+def _value_bytes(array: Array) -> float:
+    if not array.dtype.hasobject or array.size == 0:
+        return array.dtype.itemsize
+    sample = array.flat[:: max(1, array.size // _SAMPLED_STRINGS)]
+    return sum(len(value) if isinstance(value, (str, bytes)) else array.itemsize for value in sample) / len(sample)

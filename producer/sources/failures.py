@@ -1,0 +1,72 @@
+"""This module turns what goes wrong while a data set is read into one line: where, the cause, and what to do."""
+
+from __future__ import annotations
+
+import importlib
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from worker_config.errors import ConfigError, InputError
+
+
+def check_file(path: Path, wanted: str) -> int:
+    """The size of a regular file; `wanted` says what to name instead of a folder.
+
+    Raises:
+        InputError: it is missing, may not be looked at, or is no regular file.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(str(path), error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a folder; name {wanted} in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not a regular file; copy the data to one first")
+    return status.st_size
+
+
+@contextmanager
+def one_line_errors(where: str) -> Iterator[None]:
+    """Anything raised inside comes out as an InputError about `where`; our own errors pass."""
+    try:
+        yield
+    except (InputError, ConfigError):
+        raise
+    except Exception as error:  # of a damaged file, readers raise almost anything
+        raise unreadable(where, error) from error
+
+
+def unreadable(where: str, error: Exception) -> InputError:
+    """What to tell the user about an error of a reader."""
+    if isinstance(error, PermissionError):
+        return InputError(f"{where}: may not be read by this user; change its mode or its owner")
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"{where}: cannot be read: {' '.join(error.strerror.split())}; check the path")
+    if isinstance(error, MemoryError):
+        return InputError(f"{where}: does not fit in memory: {cause(error)}; save it as .npy, which is read in slices")
+    return InputError(f"{where}: is damaged or cut short: {cause(error)}; copy or write it again")
+
+
+def cause(error: BaseException) -> str:
+    """The text of any error, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def import_optional(module: str, extra: str) -> Any:
+    """A library that only some data sets need.
+
+    Raises:
+        ConfigError: it is not installed; the text says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"this data set needs {module.partition('.')[0]} ({cause(error)}); run: pip install 'celeriac[{extra}]'"
+        ) from error

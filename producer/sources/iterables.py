@@ -1,0 +1,106 @@
+"""This module reads rows, or ready batches, from any Python iterable, whose end nobody need know."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+from producer.sources.columns import check_lengths, place, to_array
+from producer.sources.failures import cause
+from producer.sources.gather import Form, gather, stack
+from producer.sources.protocol import Batches, BatchReader, Column
+from worker_config.errors import InputError, UsageError
+
+
+def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> BatchReader:
+    """Make a data set of single rows: arrays, numbers, str or bytes, or dicts or tuples of these.
+
+    Rows are copied as they come. Where rows of one batch differ in shape, the batch has a list of arrays.
+
+    Args:
+        rows: any iterable; a generator is closed at the end.
+        batch_rows: rows that are read ahead at most; fewer where they have 16 MiB.
+        label: the data set, for people.
+
+    Raises:
+        InputError: this is no iterable; from the iterator, it raised, or a row has another form or dtype than those
+            before it. The text names the row, counted from 0.
+    """
+    if batch_rows < 1:
+        raise UsageError(f"batch_rows is {batch_rows}: it must be at least 1")
+    label = label or _label(rows)
+
+    def read() -> Batches:
+        return gather(_items(rows, label, "row"), label, batch_rows)
+
+    return BatchReader(label, None, read, once=isinstance(rows, Iterator))
+
+
+def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
+    """Make a data set of ready batches, of any number of rows each: arrays, or dicts or tuples of arrays.
+
+    Batches are copied as they come. A list of arrays, or of lists, may hold rows of different shapes.
+
+    Raises:
+        InputError: as for `from_rows`, with the number of the batch; its inputs have different numbers of rows.
+    """
+    label = label or _label(batches)
+
+    def read() -> Batches:
+        return _checked(_items(batches, label, "batch"), label)
+
+    return BatchReader(label, None, read, once=isinstance(batches, Iterator))
+
+
+def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
+    form = Form()
+    with closing(batches):
+        for number, batch in enumerate(batches):
+            where = f"{label}: batch {number}"
+            columns = form.columns(batch, where)
+            checked = {name: _column(form, name, value, place(where, name)) for name, value in columns.items()}
+            check_lengths({name: len(column) for name, column in checked.items()}, where)
+            yield form.batch(checked)
+
+
+def _column(form: Form, name: str, value: object, where: str) -> Column:
+    try:
+        array = to_array(value, where)
+    except InputError:
+        if not isinstance(value, list):
+            raise
+        return stack([form.value(name, row, where) for row in value])
+    array = form.value(name, value if isinstance(value, list) else array, where)
+    if array.ndim == 0:
+        raise InputError(f"{where}: is one value, not rows; give an array whose first axis counts the rows")
+    return array
+
+
+def _items(items: Iterable[Any], label: str, what: str) -> Generator[Any, None, None]:
+    """The items; what the iterable raises names the item that did not come."""
+    number = 0
+    iterator: Iterator[Any] | None = None
+    try:
+        while True:
+            try:
+                iterator = iterator or iter(items)
+                item = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise InputError(
+                    f"{label}: {what} {number} did not come: {type(error).__name__}: {cause(error)}; "
+                    "see the cause, and give the rows again"
+                ) from error
+            yield item
+            number += 1
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _label(items: object) -> str:
+    if not isinstance(items, Iterable):
+        raise InputError(f"the data set: a {type(items).__name__} cannot be iterated over; give rows one after another")
+    return f"rows of {getattr(items, '__name__', type(items).__name__)}"

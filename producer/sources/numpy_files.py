@@ -1,0 +1,116 @@
+"""This module opens NumPy files: the arrays of `.npy` and of uncompressed `.npz` files are mapped, not read."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.sources.arrays import ArraySource, array_source
+from producer.sources.columns import taken_dtype
+from producer.sources.failures import check_file, one_line_errors
+from producer.sources.protocol import MAX_BATCH_BYTES
+from worker_config.errors import InputError
+
+_SUFFIXES = (".npy", ".npz")
+_NPY_MAGIC = b"\x93NUMPY"
+
+# What stands before a member of a zip file: fixed fields, of which the last two are the lengths of the name and of
+# the extra field that follow.
+_MEMBER_HEADER = struct.Struct("<26xHH")
+_ENCRYPTED = 1
+
+
+def open_file(path: str | Path) -> ArraySource:
+    """Open an `.npy` file, memory-mapped, or an `.npz` file as a dict of its arrays.
+
+    Arrays of an `.npz` file of more than 16 MiB are mapped where they were saved uncompressed (`np.savez`). All
+    others are read into memory, and their checksum is looked at; mapped ones are trusted as those of `.npy` are.
+
+    Raises:
+        InputError: the file cannot be used; the text names it, the cause, and what to do.
+    """
+    path = Path(path)
+    where = str(path)
+    size = check_file(path, f"one {' or '.join(_SUFFIXES)} file")
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"{where}: files of type {suffix or '(none)'!r} cannot be read; save as {' or '.join(_SUFFIXES)}"
+        )
+    if size == 0:
+        raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
+    if suffix == ".npy":
+        with one_line_errors(where):
+            array = _map_npy(path, 0, size, where)
+        as_is = isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype == taken_dtype(array.dtype)
+        return array_source(array, path.name, where, path if as_is else None)
+    with one_line_errors(where):
+        arrays = _open_npz(path)
+    return array_source(arrays, path.name, where)
+
+
+def _open_npz(path: Path) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            where = f"{path}: array {name!r}"
+            plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+            if plain and member.file_size > MAX_BATCH_BYTES:
+                arrays[name] = _map_npy(path, _first_byte(path, member), member.file_size, where)
+            else:
+                arrays[name] = _read_member(archive, member, where)
+    return arrays
+
+
+def _first_byte(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where in the file the bytes of a stored member begin."""
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        name_length, extra_length = _MEMBER_HEADER.unpack(stream.read(_MEMBER_HEADER.size))
+    return member.header_offset + _MEMBER_HEADER.size + int(name_length) + int(extra_length)
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Array:
+    with archive.open(member) as stream:
+        _read_header(stream, where)
+    with archive.open(member) as stream:
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def _map_npy(path: Path, first_byte: int, size: int, where: str) -> Array:
+    """Map the array whose `.npy` form is the `size` bytes of the file from `first_byte` on."""
+    with path.open("rb") as stream:
+        stream.seek(first_byte)
+        shape, fortran_order, dtype = _read_header(stream, where)
+        offset = stream.tell()
+    needed = offset - first_byte + math.prod(shape) * dtype.itemsize
+    if size < needed:
+        raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
+    if needed == offset - first_byte or not shape:  # nothing to map, or refused later
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
+
+
+def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read up to the first byte of the array; gives shape, Fortran order and dtype."""
+    magic = stream.read(len(_NPY_MAGIC))
+    if magic != _NPY_MAGIC:
+        raise InputError(f"{where}: is not a NumPy array, whatever its name says; write it with np.save or np.savez")
+    version = tuple(stream.read(2))
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version in ((2, 0), (3, 0)):  # 3 differs from 2 only in the names of structured dtypes, which are refused
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError("unknown format version")
+    if dtype.hasobject:
+        raise InputError(f"{where}: holds pickled Python objects; save it as a numeric or string array")
+    return shape, fortran_order, dtype

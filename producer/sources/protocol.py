@@ -1,0 +1,98 @@
+"""This module says what a data set is to the rest of the producer: rows to slice, or batches to read in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from producer.aggregator import Array
+from worker_config.errors import InputError
+
+# Rows as a model takes them: one array, arrays by input name, or a tuple in the order of the inputs.
+Arrays: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]
+
+# What a batch has for one input: an array with the rows on its first axis or, where the rows of this batch differ in
+# shape (images of many resolutions, sequences of many lengths), a list with one array for each row.
+Column: TypeAlias = Array | list[Array]
+Rows: TypeAlias = Column | dict[str, Column] | tuple[Column, ...]
+
+# Closing it frees the files behind it.
+Batches: TypeAlias = Generator[Rows, None, None]
+
+# What a batch holds at most, about, where the format leaves the choice to us; a single row may be larger.
+MAX_BATCH_BYTES = 16 * 2**20
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set whose rows can be taken by slices, in any order and more than once."""
+
+    @property
+    def label(self) -> str:
+        """The data set, for people."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    @property
+    def row_bytes(self) -> float:
+        """Average bytes of one row, all arrays together; for strings an estimate."""
+
+    @property
+    def path(self) -> Path | None:
+        """The `.npy` file whose own bytes are what `take` gives; None where there is no such file."""
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)`: arrays in C order and native byte order, text as object arrays.
+
+        Raises:
+            InputError: there are no such rows, or they cannot be read.
+        """
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A data set that is read in order, of known or unknown length."""
+
+    @property
+    def label(self) -> str:
+        """The data set, for people."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are; None where nobody knows before the end."""
+
+    def batches(self) -> Batches:
+        """Read from the first row on; any number of rows at a time, also none, equally many in each column.
+
+        A batch is the receiver's to keep: it does not change when the next one is read, and may be read-only. All
+        batches have the same columns with the same dtypes; shapes of rows may differ from batch to batch.
+
+        Raises:
+            InputError: from the iterator, where the data cannot be read on; all rows before came first. At the call,
+                where the data was read already and is not there twice.
+        """
+
+
+class BatchReader:
+    """A data set that a function reads; `once` where it cannot be read a second time."""
+
+    def __init__(self, label: str, rows: int | None, read: Callable[[], Batches], once: bool = False) -> None:
+        self.label = label
+        self.rows = rows
+        self._read = read
+        self._once = once
+        self._begun = False
+
+    def batches(self) -> Batches:
+        """Read from the first row on.
+
+        Raises:
+            InputError: see `BatchSource.batches`.
+        """
+        if self._once and self._begun:
+            raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
+        self._begun = True
+        return self._read()

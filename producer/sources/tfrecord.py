@@ -1,0 +1,82 @@
+"""This module reads TFRecord files, which hold a checksum beside each record; the bytes of a record are a row."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from producer.sources.failures import cause, import_optional, one_line_errors
+from producer.sources.files import find_files
+from producer.sources.gather import gather
+from producer.sources.protocol import BatchReader
+from worker_config.errors import InputError
+
+# Before a record its length and the checksum of that, after it the checksum of the record.
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+
+_BATCH_ROWS = 4096
+
+_Checksum = Callable[[bytes], int]
+
+_Read = Callable[[int], bytes]
+
+
+def open_tfrecord(path: str | Path) -> BatchReader:
+    """Open a TFRecord file, gzip-compressed if its name ends in `.gz`, or those of a folder or a pattern, sorted.
+
+    Raises:
+        InputError: no such file; from the iterator, a record that is damaged or cut short.
+        ConfigError: google-crc32c is not installed.
+    """
+    checksum: _Checksum = import_optional("google_crc32c", "tfrecord").value
+    files = find_files(path, ".tfrecord")
+    label = Path(path).name
+    return BatchReader(label, None, lambda: gather(_records(files, checksum), label, _BATCH_ROWS))
+
+
+def _records(files: list[Path], checksum: _Checksum) -> Generator[bytes, None, None]:
+    for file in files:
+        with one_line_errors(str(file)), file.open("rb") as raw:
+            if file.suffix.lower() == ".gz":
+                with gzip.open(raw) as stream:
+                    yield from _records_of(stream.read, str(file), checksum)
+            else:
+                yield from _records_of(raw.read, str(file), checksum)
+
+
+def _records_of(read: _Read, where: str, checksum: _Checksum) -> Generator[bytes, None, None]:
+    number = offset = 0
+
+    def next_bytes(size: int) -> bytes:
+        try:
+            return read(size)
+        except (EOFError, OSError, zlib.error) as error:
+            raise damaged(f"cannot be read: {cause(error)}") from error
+
+    def damaged(how: str) -> InputError:
+        return InputError(f"{where}: record {number} at byte {offset} {how}; copy or write the file again")
+
+    while header := next_bytes(_HEADER.size):
+        if len(header) < _HEADER.size:
+            raise damaged("is cut short")
+        length, length_sum = _HEADER.unpack(header)
+        if _masked(checksum(header[:8])) != length_sum:
+            raise damaged("has a damaged length (or the file is compressed, without .gz in its name)")
+        body = next_bytes(length + _FOOTER.size)
+        if len(body) < length + _FOOTER.size:
+            raise damaged("is cut short")
+        record = body[:length]
+        if _masked(checksum(record)) != _FOOTER.unpack(body[length:])[0]:
+            raise damaged("is damaged")
+        yield record
+        number += 1
+        offset += _HEADER.size + length + _FOOTER.size
+
+
+def _masked(checksum: int) -> int:
+    """The form in which the format keeps checksums."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF

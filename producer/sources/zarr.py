@@ -1,0 +1,100 @@
+"""This module opens Zarr arrays, alone or in a group, and reads whole chunks of them, each one once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.sources.arrays import check_slice
+from producer.sources.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
+from producer.sources.failures import import_optional, one_line_errors
+from producer.sources.protocol import MAX_BATCH_BYTES, Arrays
+from worker_config.errors import InputError
+
+
+def open_zarr(path: str | Path) -> ZarrSource:
+    """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
+
+    Raises:
+        InputError: no such folder, no arrays in it, or arrays that are no rows of one data set.
+        ConfigError: zarr is not installed.
+    """
+    zarr = import_optional("zarr", "zarr")
+    path = Path(path)
+    where = str(path)
+    if not path.is_dir():
+        raise InputError(f"{where}: no such folder; check the path")
+    with one_line_errors(where):
+        try:
+            found = zarr.open(path, mode="r")
+        except FileNotFoundError as error:
+            raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
+        arrays = {"": found} if isinstance(found, zarr.Array) else dict(sorted(found.arrays()))
+    if not arrays:
+        raise InputError(f"{where}: holds no arrays; give at least one")
+    for name, array in arrays.items():
+        check_rows(np.dtype(array.dtype), array.ndim, place(where, name))
+    rows = check_lengths({name: array.shape[0] for name, array in arrays.items()}, where)
+    readers = {name: _BlockReader(array, place(where, name)) for name, array in arrays.items()}
+    return ZarrSource(path.name, rows, sum(reader.row_bytes for reader in readers.values()), readers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZarrSource:
+    """A data set in Zarr arrays; see `producer.sources.protocol.Source`."""
+
+    label: str
+    rows: int
+    row_bytes: float
+    _readers: dict[str, _BlockReader]
+    path: None = None
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)`: one array, or arrays by name for a group.
+
+        Raises:
+            InputError: there are no such rows, or a chunk is damaged.
+        """
+        check_slice(start, stop, self.rows, self.label)
+        taken = {name: reader.take(start, stop) for name, reader in self._readers.items()}
+        arrays: Arrays = tree_of(taken, np.ndarray if "" in taken else dict)
+        return arrays
+
+
+class _BlockReader:
+    """Reads an array by blocks of whole chunks, of about 16 MiB or one chunk, and keeps the last one.
+
+    Rows are taken in order and rarely end where a chunk does: this way no chunk is decompressed twice.
+    """
+
+    def __init__(self, array: Any, where: str) -> None:
+        self._array = array
+        self._where = where
+        self._kept: tuple[int, Array] | None = None
+        self._block_rows = max(1, array.chunks[0])
+        if taken_dtype(np.dtype(array.dtype)).hasobject:
+            self.row_bytes = row_bytes(self._block(0))  # strings tell their size when they are read
+        else:
+            self.row_bytes = float(math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize)
+            chunk_bytes = max(1, int(self._block_rows * self.row_bytes))
+            self._block_rows *= max(1, MAX_BATCH_BYTES // chunk_bytes)
+
+    def take(self, start: int, stop: int) -> Array:
+        """The rows `[start, stop)`."""
+        size = self._block_rows
+        first, last = start // size, max(start, stop - 1) // size
+        parts = [self._block(i)[max(0, start - i * size) : max(0, stop - i * size)] for i in range(first, last + 1)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _block(self, index: int) -> Array:
+        if self._kept is None or self._kept[0] != index:
+            start = index * self._block_rows
+            with one_line_errors(f"{self._where}: rows from {start}"):
+                block = np.asarray(self._array[start : start + self._block_rows])
+            self._kept = index, np.ascontiguousarray(block, dtype=taken_dtype(block.dtype))
+        return self._kept[1]

@@ -1,0 +1,271 @@
+"""What every sink promises, whatever the format: the same rows, all of them, under the final name or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import zarr
+
+from producer.aggregator import Part, flatten
+from producer.sinks import FORMATS, check_output, open_sink
+from producer.split import split
+from worker_config.errors import CeleriacError, MessageError, OutputError
+
+ROWS = 23
+
+# The name in the file of an output without one.
+NAMELESS = {".npz": "arr_0", ".npy": "output", ".parquet": "output", ".zarr": "output", ".jsonl": "output"}
+
+BARE = np.linspace(-1, 1, ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
+NUMBERS = {
+    "scores": BARE,
+    "label": np.arange(ROWS, dtype=np.int64) - 2**53 - 1,
+    "sure": np.arange(ROWS) % 3 == 0,
+    "matrix": np.arange(ROWS * 6, dtype=np.int64).reshape(ROWS, 2, 3),
+    "flags": np.arange(ROWS * 4).reshape(ROWS, 2, 2) % 5 == 0,
+}
+MODELS = {"digits": {"scores": BARE, "label": NUMBERS["label"]}, "letters": {"scores": BARE[:, 0].astype(np.float16)}}
+TEXTS = {
+    "word": np.array([f"né {row}" * (row % 3) for row in range(ROWS)], object),
+    "fixed": np.array([f"w{row}" for row in range(ROWS)]),
+    "pair": np.array([[f"a{row}", ""] for row in range(ROWS)], object),
+}
+BYTES = {"raw": np.array([bytes([row, 0, 255]) for row in range(ROWS)], object), "fixed": np.array([b"ab"] * ROWS)}
+
+
+@pytest.fixture(params=FORMATS)
+def suffix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path, suffix: str) -> Path:
+    return tmp_path / f"out{suffix}"
+
+
+def parts_of(outputs: Any, chunk_rows: int = 5, start: int = 0) -> list[Part]:
+    """Cut whole outputs, all rows from `start` on, into parts."""
+
+    def rows(tree: Any, from_row: int, to_row: int) -> Any:
+        if isinstance(tree, dict):
+            return {name: rows(below, from_row, to_row) for name, below in tree.items()}
+        return tree[from_row:to_row]
+
+    total = len(next(iter(leaves(outputs).values())))
+    return [
+        Part(
+            chunk.index, start + chunk.start, start + chunk.stop, rows(outputs, start + chunk.start, start + chunk.stop)
+        )
+        for chunk in split(total - start, chunk_rows)
+    ]
+
+
+def leaves(outputs: Any) -> dict[str, Any]:
+    """Name whole outputs as the files name them."""
+    first = outputs
+    while isinstance(first, dict):
+        first = next(iter(first.values()))
+    return {"/".join(key): array for key, array in flatten(Part(0, 0, len(first), outputs)).items()}
+
+
+def write(path: Path, outputs: Any, rows: int | None, force: bool = False) -> None:
+    with open_sink(path, rows, force) as sink:
+        for part in parts_of(outputs):
+            sink.write(part)
+        sink.commit()
+
+
+def read_npy(path: Path) -> dict[str, Any]:
+    return {"output": np.load(path)}
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def read_parquet(path: Path) -> dict[str, Any]:
+    table = pyarrow.parquet.read_table(path)
+    assert table["row"].to_pylist() == list(range(table.num_rows))
+    arrays = {}
+    for field in table.schema:
+        shape = json.loads((field.metadata or {}).get(b"shape", b"null"))
+        array = np.array(table[field.name].to_pylist())
+        arrays[field.name] = array.reshape(len(array), *shape) if shape else array
+    del arrays["row"]
+    return arrays
+
+
+def read_zarr(path: Path) -> dict[str, Any]:
+    node = zarr.open(str(path), mode="r")
+    if isinstance(node, zarr.Array):
+        return {"output": node[:]}
+    return {name: member[:] for name, member in node.members(max_depth=None) if isinstance(member, zarr.Array)}
+
+
+def read_jsonl(path: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line.pop("row") for line in lines] == list(range(len(lines)))
+    return {name: np.array([line[name] for line in lines]) for name in (lines[0] if lines else ())}
+
+
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".parquet": read_parquet,
+    ".zarr": read_zarr,
+    ".jsonl": read_jsonl,
+}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_holds(path: Path, outputs: Any) -> None:
+    """The file has these outputs by name, value for value; and no temporary file is left."""
+    found = READERS[path.suffix](path)
+    expected = {name or NAMELESS[path.suffix]: array for name, array in leaves(outputs).items()}
+    if path.suffix == ".npy":
+        expected = {"output": next(iter(expected.values()))}
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name].astype(array.dtype), array)
+        assert found[name].shape == array.shape
+        if path.suffix != ".jsonl" and array.dtype.kind not in "OU":
+            assert found[name].dtype == array.dtype or path.suffix == ".parquet"
+    assert names(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("rows", [ROWS, None], ids=["rows known", "rows unknown"])
+@pytest.mark.parametrize(
+    "outputs", [BARE, NUMBERS["label"], NUMBERS["sure"], NUMBERS["matrix"]], ids=["vector", "int64", "bool", "matrix"]
+)
+def test_one_output_comes_back(path: Path, outputs: Any, rows: int | None) -> None:
+    write(path, outputs, rows)
+
+    assert_holds(path, outputs)
+
+
+@pytest.mark.parametrize("rows", [ROWS, None], ids=["rows known", "rows unknown"])
+@pytest.mark.parametrize(
+    "outputs", [NUMBERS, MODELS, {"m": TEXTS}], ids=["several outputs", "several models", "strings"]
+)
+def test_outputs_come_back_by_name_or_are_refused_by_it(path: Path, outputs: Any, rows: int | None) -> None:
+    if path.suffix == ".npy" or (path.suffix == ".npz" and "m" in outputs):
+        with pytest.raises(OutputError, match=r"use \.npz|output 'm/word' is strings.*use \.jsonl or \.parquet"):
+            write(path, outputs, rows)
+        assert names(path.parent) == []
+    else:
+        write(path, outputs, rows)
+        assert_holds(path, outputs)
+
+
+def test_zero_rows_are_an_output(path: Path) -> None:
+    empty = np.empty((0, 3), np.float32)
+
+    write(path, empty, 0)
+
+    if path.suffix == ".jsonl":
+        assert path.read_bytes() == b""
+    else:
+        (array,) = READERS[path.suffix](path).values()
+        assert len(array) == 0
+        assert path.suffix == ".parquet" or array.shape == (0, 3)
+
+
+def test_no_part_at_all_is_refused(path: Path) -> None:
+    sink = open_sink(path, None, force=False)
+
+    with pytest.raises(OutputError, match="no part came"):
+        sink.commit()
+    assert names(path.parent) == []
+
+
+def test_an_existing_output_stays_until_the_new_one_replaces_it_with_force(path: Path) -> None:
+    write(path, BARE, ROWS)
+    with pytest.raises(OutputError, match="exists; use --force"):
+        open_sink(path, ROWS, force=False)
+
+    with open_sink(path, ROWS, force=True) as sink:
+        sink.write(parts_of(BARE * 2)[0])
+    assert_holds(path, BARE)
+
+    write(path, BARE * 2, ROWS, force=True)
+    assert_holds(path, BARE * 2)
+
+
+def test_an_output_that_is_not_completed_leaves_nothing(path: Path) -> None:
+    sink = open_sink(path, ROWS, force=False)
+    sink.write(parts_of({"y": BARE})[0])
+    assert all(name.startswith(f".{path.name}.") and name.endswith(".part") for name in names(path.parent))
+
+    sink.abort()
+    sink.abort()
+    sink.discard()
+
+    assert names(path.parent) == []
+    with pytest.raises(OutputError, match="ended already"):
+        sink.write(parts_of({"y": BARE})[1])
+
+
+def test_missing_rows_are_an_error(path: Path) -> None:
+    sink = open_sink(path, ROWS, force=False)
+    sink.write(parts_of(BARE)[0])
+
+    with pytest.raises(CeleriacError, match=f"5 of {ROWS} rows"):
+        sink.commit()
+    assert names(path.parent) == []
+
+
+def test_a_part_that_is_not_the_next_one_is_refused_and_may_come_later(path: Path) -> None:
+    first, second, *others = parts_of(BARE)
+    with open_sink(path, None, force=False) as sink:
+        with pytest.raises(MessageError, match="chunk 1 starts at row 5, the next one is row 0"):
+            sink.write(second)
+        sink.write(first)
+        with pytest.raises(MessageError, match="chunk 0 starts at row 0, the next one is row 5"):
+            sink.write(first)
+        for part in (second, *others):
+            sink.write(part)
+        sink.commit()
+
+    assert_holds(path, BARE)
+
+
+def test_a_part_unlike_the_first_one_is_refused(path: Path) -> None:
+    with open_sink(path, ROWS, force=False) as sink:
+        sink.write(parts_of(BARE)[0])
+        with pytest.raises(MessageError, match=r"chunk 1 .*float64 \(3,\), earlier ones had float32 \(3,\)"):
+            sink.write(parts_of(BARE.astype(np.float64))[1])
+        for part in parts_of(BARE)[1:]:
+            sink.write(part)
+        sink.commit()
+
+    assert_holds(path, BARE)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_rows_of_any_byte_order_and_layout_come_back(path: Path, order: str) -> None:
+    outputs = np.arange(ROWS * 8).astype(f"{order}i4").reshape(ROWS, 8)[::-1, ::2]
+
+    write(path, outputs, ROWS)
+
+    (array,) = READERS[path.suffix](path).values()
+    np.testing.assert_array_equal(array, outputs)
+
+
+def test_a_check_before_the_work_makes_nothing(path: Path) -> None:
+    check_output(path, force=False)
+    assert names(path.parent) == []
+
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_output(path.parent / "missing" / path.name, force=False)
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match=r"not a regular file|no Zarr store"):
+        check_output(path, force=True)

@@ -1,0 +1,367 @@
+"""An output that a run left half done is continued, or refused with the reason; rows are never lost or doubled."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from producer.aggregator import Part
+from producer.sinks import FORMATS, JournalHead, Sink, open_sink
+from producer.sinks.journal import journal_path
+from tests.unit.test_sinks_contract import ROWS, TEXTS, assert_holds, names, parts_of
+from worker_config.errors import CeleriacError, OutputError
+
+HEAD = JournalHead({"path": "rows.npy", "size": 4711}, {"digits": "9f3c"})
+
+OUTPUTS: dict[str, Any] = {
+    "scores": np.linspace(0, 1, ROWS * 3, dtype=np.float32).reshape(ROWS, 3),
+    "label": np.arange(ROWS, dtype=np.int64),
+}
+
+
+@pytest.fixture(params=FORMATS)
+def suffix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path, suffix: str) -> Path:
+    return tmp_path / f"out{suffix}"
+
+
+def outputs_for(path: Path) -> Any:
+    return OUTPUTS["scores"] if path.suffix == ".npy" else OUTPUTS
+
+
+def open_journalled(
+    path: Path, rows: int | None = ROWS, *, head: JournalHead = HEAD, resume: bool = False, sync_seconds: float = 0.0
+) -> Sink:
+    return open_sink(path, rows, False, journal=head, resume=resume, sync_seconds=sync_seconds)
+
+
+def write_rest(sink: Sink, outputs: Any, chunk_rows: int = 5) -> None:
+    """Do what is not done yet, and commit."""
+    with sink:
+        if sink.done_rows < ROWS:
+            for part in parts_of(outputs, chunk_rows, start=sink.done_rows):
+                sink.write(part)
+        sink.commit()
+
+
+def half_done(path: Path, rows: int | None = ROWS, parts: int = 2) -> None:
+    with open_journalled(path, rows) as sink:
+        for part in parts_of(outputs_for(path))[:parts]:
+            sink.write(part)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Let the system refuse larger files, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)
+@given(data=st.data(), rows=st.sampled_from([ROWS, None]), chunk_rows=st.integers(1, 9))
+def test_a_run_cut_anywhere_continues_to_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    suffix: str,
+    data: st.DataObject,
+    rows: int | None,
+    chunk_rows: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    whole, running, cut = (folder / name / f"out{suffix}" for name in ("whole", "running", "cut"))
+    outputs = outputs_for(whole)
+    whole.parent.mkdir()
+    write_rest(open_journalled(whole, rows), outputs, chunk_rows)
+    running.parent.mkdir()
+    parts = parts_of(outputs, chunk_rows)
+    with open_journalled(running, rows) as sink:
+        for part in parts[: data.draw(st.integers(0, len(parts)), "parts written")]:
+            sink.write(part)
+        shutil.copytree(running.parent, cut.parent)  # what a process that is killed here leaves
+    journal = journal_path(cut)
+    os.truncate(journal, data.draw(st.integers(0, journal.stat().st_size), "bytes of the journal that were written"))
+
+    sink = open_journalled(cut, rows, resume=True)
+    assert sink.done_rows in {0, *(part.stop for part in parts)}
+    write_rest(sink, outputs, chunk_rows)
+
+    assert_holds(cut, outputs)
+    assert content(cut) == content(whole)
+
+
+def test_an_abort_keeps_every_row_that_was_written(path: Path) -> None:
+    with open_journalled(path, sync_seconds=3600) as sink:
+        for part in parts_of(outputs_for(path))[:3]:
+            sink.write(part)
+
+    assert journal_path(path).name in names(path.parent)
+    sink = open_journalled(path, resume=True)
+    assert sink.done_rows == 15
+    write_rest(sink, outputs_for(path), chunk_rows=2)
+    assert_holds(path, outputs_for(path))
+
+
+def test_strings_continue_where_the_format_has_them(tmp_path: Path) -> None:
+    for suffix in (".parquet", ".zarr", ".jsonl"):
+        path = tmp_path / suffix.removeprefix(".") / f"out{suffix}"
+        path.parent.mkdir()
+        with open_journalled(path, None) as sink:
+            sink.write(parts_of(TEXTS)[0])
+        sink = open_journalled(path, None, resume=True)
+        assert sink.done_rows == 5
+        write_rest(sink, TEXTS)
+        assert_holds(path, TEXTS)
+
+
+def test_the_layout_of_the_first_run_holds_for_the_next_one(path: Path) -> None:
+    half_done(path)
+
+    with (
+        pytest.raises(CeleriacError, match="earlier ones had"),
+        open_journalled(path, resume=True) as sink,
+    ):
+        sink.write(Part(0, 10, 12, np.zeros((2, 7))))
+    write_rest(open_journalled(path, resume=True), outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+def test_dtypes_that_are_not_of_numpy_are_known_again(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    halves = np.arange(ROWS).astype(ml_dtypes.bfloat16)
+    with open_journalled(path) as sink:
+        sink.write(parts_of(halves)[0])
+
+    write_rest(open_journalled(path, resume=True), halves)
+
+    assert_holds(path, halves)
+
+
+def test_zero_rows_that_are_done_need_not_come_again(path: Path) -> None:
+    with open_journalled(path, 0) as sink:
+        sink.write(Part(0, 0, 0, np.empty((0, 3), np.float32)))
+
+    with open_journalled(path, 0, resume=True) as sink:
+        sink.commit()
+
+    assert names(path.parent) == [path.name]
+
+
+def test_resume_without_a_journal_begins_afresh(path: Path) -> None:
+    sink = open_journalled(path, resume=True)
+
+    assert sink.done_rows == 0
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+def test_without_resume_an_old_journal_is_dropped(path: Path) -> None:
+    half_done(path)
+
+    sink = open_journalled(path)
+
+    assert sink.done_rows == 0
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+def test_nothing_is_kept_where_nothing_was_done(path: Path) -> None:
+    open_journalled(path).abort()
+
+    assert names(path.parent) == []
+
+
+def test_discard_removes_what_could_be_continued(path: Path) -> None:
+    half_done(path)
+
+    sink = open_journalled(path, resume=True)
+    sink.discard()
+    sink.abort()
+
+    assert names(path.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "message"),
+    [
+        (JournalHead(HEAD.source, {"digits": "0000"}), ROWS, r'models \'digits\' is "0000" now, .* says "9f3c"'),
+        (JournalHead({**HEAD.source, "size": 1}, HEAD.models), ROWS, "source 'size' is 1 now, its journal says 4711"),
+        (JournalHead({"path": "rows.npy"}, HEAD.models), ROWS, "source 'size' is nothing now, its journal says 4711"),
+        (HEAD, ROWS + 1, f"rows is {ROWS + 1} now, its journal says {ROWS}; start over without --resume"),
+        (HEAD, None, f"rows is nothing now, its journal says {ROWS}"),
+    ],
+)
+def test_another_piece_of_work_is_refused_and_the_old_one_kept(
+    path: Path, head: JournalHead, rows: int | None, message: str
+) -> None:
+    half_done(path)
+    before = names(path.parent)
+
+    with pytest.raises(OutputError, match=message) as caught:
+        open_journalled(path, rows, head=head, resume=True)
+
+    assert str(caught.value).startswith(f"{path}: cannot be continued: ")
+    assert names(path.parent) == before
+    with open_journalled(path, resume=True) as sink:
+        assert sink.done_rows == 10
+
+
+@pytest.mark.parametrize("tail", [b"\x00" * 512, b"\n\n", b"00000000 {}\n", b'12345678 {"start": 10'])
+def test_a_torn_tail_is_dropped(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "out.npy"
+    half_done(path)
+    with journal_path(path).open("ab") as journal:
+        journal.write(tail)
+
+    for _ in range(2):  # and what follows it can be read again
+        sink = open_journalled(path, resume=True)
+        sink.write(parts_of(outputs_for(path), start=sink.done_rows)[0])
+        sink.abort()
+    sink = open_journalled(path, resume=True)
+
+    assert sink.done_rows == 20
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_damage_in_the_middle_of_a_journal_is_an_error(tmp_path: Path, line: int) -> None:
+    path = tmp_path / "out.npy"
+    half_done(path)
+    lines = journal_path(path).read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b"a", b"b")
+    journal_path(path).write_bytes(b"".join(lines))
+
+    with pytest.raises(OutputError, match=rf"line {line + 1} of .*\.out\.npy\.journal is damaged; start over"):
+        open_journalled(path, resume=True)
+
+
+def test_a_lost_record_in_the_middle_of_a_journal_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    half_done(path, parts=3)
+    lines = journal_path(path).read_bytes().splitlines(keepends=True)
+    journal_path(path).write_bytes(b"".join(lines[:2] + lines[3:]))
+
+    with pytest.raises(OutputError, match=r"line 3 of .* is damaged"):
+        open_journalled(path, resume=True)
+
+
+def test_temporary_files_that_are_gone_or_too_short_are_an_error(path: Path) -> None:
+    half_done(path)
+    for file in path.parent.glob("*.part"):
+        if file.is_dir():
+            shutil.rmtree(file)
+            file.mkdir()
+        else:
+            file.write_bytes(b"")
+    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over without --resume"):
+        open_journalled(path, resume=True)
+
+    for file in path.parent.glob("*.part"):
+        file.rmdir() if file.is_dir() else file.unlink()
+    with pytest.raises(OutputError, match=r"cannot be continued: .* is gone; start over without --resume"):
+        open_journalled(path, resume=True)
+
+
+def test_two_processes_never_write_one_output(path: Path) -> None:
+    with open_journalled(path) as sink:
+        sink.write(parts_of(outputs_for(path))[0])
+        for resume in (False, True):
+            with pytest.raises(OutputError, match="another process is writing it"):
+                open_journalled(path, resume=resume)
+
+    with open_journalled(path, resume=True) as sink:
+        assert sink.done_rows == 5
+
+
+def test_a_disk_that_fills_up_costs_only_the_rows_that_did_not_fit(path: Path) -> None:
+    wide = np.random.default_rng(0).integers(-(2**62), 2**62, (ROWS, 512))
+    full = rf"^{re.escape(str(path))}: cannot be written: File too large; check"
+    with files_limited_to(64 * 1024), pytest.raises(OutputError, match=full):
+        write_rest(open_journalled(path, None, sync_seconds=3600), wide, chunk_rows=2)
+
+    sink = open_journalled(path, None, resume=True)
+
+    assert 0 < sink.done_rows < ROWS
+    write_rest(sink, wide)
+    assert_holds(path, wide)
+
+
+def test_a_disk_that_fills_up_without_a_journal_leaves_nothing(path: Path) -> None:
+    wide = np.random.default_rng(0).integers(-(2**62), 2**62, (ROWS, 512))
+
+    with files_limited_to(64 * 1024), pytest.raises(OutputError, match="cannot be written: File too large; check"):
+        write_rest(open_sink(path, None, force=False), wide)
+
+    assert names(path.parent) == []
+
+
+def test_a_journal_that_cannot_be_written_leaves_nothing(path: Path) -> None:
+    with files_limited_to(10), pytest.raises(OutputError, match="cannot be written: File too large"):
+        open_journalled(path)
+
+    assert names(path.parent) == []
+
+
+def test_a_name_that_cannot_be_given_leaves_all_rows_to_the_next_run(path: Path) -> None:
+    sink = open_journalled(path, sync_seconds=3600)
+    for part in parts_of(outputs_for(path)):
+        sink.write(part)
+    path.mkdir()
+    (path / "in the way").touch()
+
+    with pytest.raises(OutputError, match=r"out\.\w+: (cannot be written|exists and is no Zarr store)"):
+        sink.commit()
+
+    shutil.rmtree(path)
+    sink = open_journalled(path, resume=True)
+    assert sink.done_rows == ROWS
+    sink.commit()
+    assert_holds(path, outputs_for(path))
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.test_sinks_journal import open_journalled, outputs_for, parts_of
+path = Path(sys.argv[1])
+sink = open_journalled(path)
+for part in parts_of(outputs_for(path))[:3]:
+    sink.write(part)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_killed_leaves_what_the_next_one_continues(path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False, cwd=Path(__file__).parents[2])
+    assert killed.returncode == -signal.SIGKILL
+
+    sink = open_journalled(path, resume=True)
+
+    assert sink.done_rows == 15
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))

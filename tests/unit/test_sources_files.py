@@ -1,0 +1,74 @@
+"""Files as a data set: their paths, or their bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from producer.sources import open_files
+from worker_config.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in {"b.txt": b"bb", "a.jpg": b"a\0", "c.txt": b"", ".hidden": b"h", "sub/d.txt": b"d"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_paths_are_rows_in_sorted_order(folder: Path) -> None:
+    source = open_files(folder)
+
+    assert (source.rows, source.path) == (3, None)
+    assert list(source.take(0, 3)) == [str(folder / name) for name in ("a.jpg", "b.txt", "c.txt")]
+    assert list(source.take(1, 2)) == [str(folder / "b.txt")]
+
+
+def test_a_pattern_chooses_files(folder: Path) -> None:
+    found = open_files(folder / "**" / "*.txt")
+
+    assert list(found.take(0, found.rows)) == [str(folder / name) for name in ("b.txt", "c.txt", "sub/d.txt")]
+
+
+def test_paths_are_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+    assert list(open_files("*.jpg").take(0, 1)) == [str(folder / "a.jpg")]
+
+
+def test_a_name_with_pattern_characters_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "x[1]").mkdir()
+    (tmp_path / "x[1]" / "a").write_bytes(b"1")
+
+    assert list(open_files(tmp_path / "x[1]", contents=True).take(0, 1)) == [b"1"]
+
+
+def test_contents_are_rows_of_bytes(folder: Path) -> None:
+    source = open_files(folder, contents=True)
+
+    assert source.rows == 3
+    assert source.row_bytes == pytest.approx(4 / 3)
+    assert list(source.take(0, 3)) == [b"a\0", b"bb", b""]
+    assert source.take(1, 2).dtype == object  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="there are 3"):
+        source.take(0, 4)
+
+
+def test_a_file_that_has_gone_is_named(folder: Path) -> None:
+    source = open_files(folder, contents=True)
+    (folder / "b.txt").unlink()
+
+    assert list(source.take(0, 1)) == [b"a\0"]
+    with pytest.raises(InputError, match=r"b\.txt: no such file"):
+        source.take(0, 3)
+
+
+def test_no_files_are_refused(folder: Path) -> None:
+    (folder / "empty").mkdir()
+
+    with pytest.raises(InputError, match=r"\*\.png: no files match"):
+        open_files(folder / "*.png")
+    with pytest.raises(InputError, match=r"has no files in it; for files in subfolders give the pattern .*/\*\*/\*"):
+        open_files(folder / "empty")
+    with pytest.raises(InputError, match="no such file"):
+        open_files(folder / "none")
