@@ -22,10 +22,10 @@ from producer.client import Client
 from producer.demo import run_demo
 from producer.embedded import local, worker_command
 from producer.predicting import PredictionFailedError, predict_to_sink
-from producer.sinks import open_sink
-from producer.sources import open_file
+from producer.sinks import FORMATS, open_sink
+from producer.sources import open_source
 from tasks.connection import broker_errors, connect
-from tasks.messages import ModelInfo
+from tasks.messages import ModelInfo, StoreName
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import CeleriacError, ConfigError, ExitCode, ModelLoadError, UnknownModelError, UsageError
@@ -88,7 +88,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="An .npy or .npz file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
+)
 @_models
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @_broker
@@ -114,13 +116,16 @@ def predict(
     workers: int | None,
     broker_url: str | None,
     chunk_rows: int | None,
+    store: StoreName | None,
     on_error: str,
     worker_timeout_seconds: float,
     force: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Predict every row of INPUT (.npy or .npz) with MODEL, or with several: MODEL,MODEL.
+    """Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.
+
+    INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
     """
@@ -129,11 +134,11 @@ def predict(
     names = _names(model)
     if not broker_url:
         _check_names(names, manifest)
-    source = open_file(input_path)
+    source = open_source(input_path)
     with open_sink(output, source.rows, force) as sink:
         try:
             with _client(broker_url, worker_timeout_seconds, manifest, workers) as client:
-                summary = predict_to_sink(client, names, source, sink, chunk_rows=chunk_rows, quiet=quiet)
+                summary = predict_to_sink(client, names, source, sink, chunk_rows=chunk_rows, store=store, quiet=quiet)
         except PredictionFailedError as failed:
             if as_json:
                 click.echo(json.dumps(asdict(failed.summary)))

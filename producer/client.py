@@ -9,22 +9,25 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from producer import placement
 from producer.aggregator import OutputTree
-from producer.feeds import Feed, SourceFeed, StreamFeed
+from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
+from producer.outbox import Outbox
+from producer.route import choose_store
 from producer.run import Run
-from producer.sources import Source, from_arrays, open_file
-from producer.split import choose_chunk_rows
+from producer.sources import BatchSource, Source, from_rows, open_source
+from producer.split import Sizer
+from producer.window import Window
 from producer.wire import Wire
 from tasks.connection import broker_errors, connect, ping
-from tasks.messages import JobRecord, ModelInfo, SlotRecord
-from tasks.signature import fit
+from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
+from tasks.ragged import is_ragged
+from tasks.signature import blank_rows, fit
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError, NoWorkerError, UsageError
@@ -37,14 +40,21 @@ class Client:
     Args:
         broker_url: `redis://HOST:PORT/DB`, `rediss://...` or `unix:///PATH`; `CELERIAC_BROKER_URL` if left out.
         worker_timeout_seconds: how long to wait for a worker that holds a job's models.
+        settings: all other settings; from the environment if left out.
 
     Raises:
         ConfigError: no broker was given, or not a Redis URL.
         BrokerError: Redis cannot be reached.
     """
 
-    def __init__(self, broker_url: str | None = None, *, worker_timeout_seconds: float = 30.0) -> None:
-        settings = Settings.from_env()
+    def __init__(
+        self,
+        broker_url: str | None = None,
+        *,
+        worker_timeout_seconds: float = 30.0,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or Settings.from_env()
         url = check_broker_url(broker_url, "broker_url") if broker_url else settings.broker_url
         if not url:
             raise ConfigError(
@@ -73,37 +83,59 @@ class Client:
             job.wait(timeout_seconds=5.0)
         self._jobs.clear()
 
-    def predict(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> OutputTree:
+    def predict(
+        self,
+        models: str | Sequence[str],
+        data: object,
+        *,
+        chunk_rows: int | None = None,
+        store: StoreName | None = None,
+    ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`."""
-        job = self.submit(models, data, chunk_rows=chunk_rows)
+        job = self.submit(models, data, chunk_rows=chunk_rows, store=store)
         try:
             return job.result()
         finally:
             job.cancel()  # when interrupted; a job that has ended does not mind
 
-    def submit(self, models: str | Sequence[str], data: object, *, chunk_rows: int | None = None) -> Job:
+    def submit(
+        self,
+        models: str | Sequence[str],
+        data: object,
+        *,
+        chunk_rows: int | None = None,
+        store: StoreName | None = None,
+    ) -> Job:
         """Begin a job and return at once.
 
         Args:
             models: a model's name, or several; each chunk travels once and runs through all of them.
-            data: an array with the rows on the first axis; a dict of arrays by input name, or a tuple in the order
-                of the inputs; the path of an .npy or .npz file; or a Source.
-            chunk_rows: rows of one chunk; chosen from the data and the slots if left out.
+            data: an array with the rows on the first axis; a dict of arrays by input name, or a tuple in the order of
+                the inputs; an iterator over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or
+                what a function of `producer.sources` gives.
+            chunk_rows: rows of one chunk; measured on the first ones if left out.
+            store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
+                workers reach if left out.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
+            UsageError: workers do not reach the store.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
         """
         names = _names(models)
-        source = _open(data)
+        source = open_source(data)
         infos, slots = self._find(names)
-        for info in infos:
-            fit(source.take(0, min(1, source.rows)), info.inputs, info.name)
-        batch_rows = max(info.batch_rows for info in infos)
-        if chunk_rows is None:
-            chunk_rows = choose_chunk_rows(source.rows, source.row_bytes, len(slots), batch_rows)
-        return self._start(SourceFeed(source, chunk_rows), infos, slots)
+        chosen, slice_ref = choose_store(source, slots, self._settings, store)
+        feed: Feed
+        if isinstance(source, Source):
+            _check_fits(infos, source.take(0, min(1, source.rows)))
+            feed = SourceFeed(source, with_rows=slice_ref is None)
+            row_bytes = source.row_bytes
+        else:
+            feed, row_bytes = _batch_feed(source, infos, None), None
+        sizer = Sizer(max(info.batch_rows for info in infos), row_bytes, chunk_rows)
+        return self._start(feed, sizer, infos, slots, chosen, slice_ref)
 
     def stream(
         self,
@@ -124,10 +156,11 @@ class Client:
         Closing the iterator cancels what is in flight.
         """
         infos, slots = self._find(_names(models))
-        if chunk_rows is None:
-            chunk_rows = max(info.batch_rows for info in infos)
-        feed = StreamFeed(rows, chunk_rows, max_delay)
-        job = self._start(feed, infos, slots)
+        # One by one, so that a row can leave before the next one comes.
+        source = from_rows(rows, batch_rows=1, label="stream")
+        store, _ = choose_store(source, slots, self._settings, None)
+        sizer = Sizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
+        job = self._start(_batch_feed(source, infos, max_delay), sizer, infos, slots, store)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -149,24 +182,38 @@ class Client:
                         raise
                 time.sleep(0.1)
 
-    def _start(self, feed: Feed, infos: list[ModelInfo], slots: list[SlotRecord]) -> Job:
+    def _start(
+        self,
+        feed: Feed,
+        sizer: Sizer,
+        infos: list[ModelInfo],
+        slots: list[SlotRecord],
+        store: StoreName,
+        slice_ref: SliceRef | None = None,
+    ) -> Job:
         job_id = secrets.token_hex(6)
         now = time.time()
+        models = placement.refs(infos)
         record = JobRecord(
             id=job_id,
-            models=[str(ref) for ref in placement.refs(infos)],
+            models=[str(model) for model in models],
             input=feed.label,
+            store=store,
             rows=feed.rows,
-            chunks=feed.chunks,
             submitted_at=now,
             updated_at=now,
             producer=f"{socket.gethostname()}:{os.getpid()}",
             ledger={},
         )
+        wire = Wire(self.broker_url, self._settings, job_id, store)
+        window = Window(len(slots))
+        outbox = Outbox(wire, feed, window, sizer, job_id, models, store, slice_ref)
         run = Run(
-            Wire(self.broker_url, self._settings, job_id),
+            wire,
             feed,
-            placement.refs(infos),
+            outbox,
+            window,
+            models,
             record,
             slots,
             ttl_seconds=self._settings.job_ttl_seconds,
@@ -178,17 +225,24 @@ class Client:
         return job
 
 
+def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None) -> BatchFeed:
+    return BatchFeed(
+        source, check=lambda rows: _check_fits(infos, rows), blank=blank_rows(infos[0].inputs), max_delay=max_delay
+    )
+
+
+def _check_fits(infos: list[ModelInfo], rows: Any) -> None:
+    """Ask with few rows before anything is sent; rows of uneven shape are left to the workers."""
+    if not is_ragged(rows):
+        for info in infos:
+            fit(rows, info.inputs, info.name)
+
+
 def _names(models: str | Sequence[str]) -> list[str]:
     names = [models] if isinstance(models, str) else list(models)
     if not names or len(set(names)) < len(names):
         raise UsageError(f"models are {names}; name at least one, and each one once")
     return names
-
-
-def _open(data: object) -> Source:
-    if isinstance(data, Source):
-        return data
-    return open_file(data) if isinstance(data, str | Path) else from_arrays(data)
 
 
 def _row(outputs: OutputTree, row: int) -> Any:

@@ -8,6 +8,7 @@ Everything lives in one temporary folder and is gone afterwards, also when this 
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -37,6 +39,8 @@ from worker_config.shadow import check_no_shadow
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
+# Several windows of payloads and as many outputs.
+_LEAST_MEMORY_BYTES = 2**30
 _WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
 
 
@@ -60,14 +64,19 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
     manifest = Path(models) if models else settings.models_path
     server = find_redis_server()
     folder = _private_folder()
+    spool = _spool_folder(folder)
     url = f"unix://{folder}/redis.sock"
     told = {
         "folder": str(folder),
+        "spool": str(spool),
         "redis": _redis_command(server, folder),
         "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
         "worker_environ": {
             "CELERIAC_BROKER_URL": url,
             "CELERIAC_MODELS": str(manifest.absolute()),
+            "CELERIAC_SPOOL": str(spool),
+            # Its only producer is this process, of the same user.
+            "CELERIAC_DATA_ROOTS": "/",
             # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.
             "TMPDIR": str(folder),
         },
@@ -82,14 +91,15 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
     )
     try:
         _wait_until_ready(supervisor, folder, url, workers, settings.load_timeout_seconds)
-        with Client(url) as client:
+        with Client(url, settings=replace(settings, broker_url=url, spool=spool)) as client:
             yield client
     finally:
         for stream in (supervisor.stdin, supervisor.stdout):
             if stream:
                 stream.close()
         supervisor.wait()
-        shutil.rmtree(folder, ignore_errors=True)  # in case the supervisor was killed
+        for leftover in (folder, spool):  # in case the supervisor was killed
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def worker_command(workers: int | None, *options: str) -> list[str]:
@@ -104,6 +114,16 @@ def _private_folder() -> Path:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="celeriac-", dir="/tmp"))
     return folder
+
+
+def _spool_folder(folder: Path) -> Path:
+    """In memory, where there is enough of it; else on the disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _LEAST_MEMORY_BYTES:
+        return Path(tempfile.mkdtemp(prefix="celeriac-", dir=memory))
+    spool = folder / "spool"
+    spool.mkdir()
+    return spool
 
 
 def _redis_command(server: str, folder: Path) -> list[str]:

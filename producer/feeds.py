@@ -1,17 +1,20 @@
-"""This module is where a job's chunks come from: a data set of known length, or a stream that has no end in sight."""
+"""This module is where a job's chunks come from: rows taken by slices, or batches read in order by a thread."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from contextlib import closing
+from typing import Protocol
 
-import numpy as np
-
-from producer.sources import Source
-from producer.split import Chunk, count_chunks, split
+from producer.rebatcher import Rebatcher
+from producer.sources.protocol import Arrays, BatchSource, Rows, Source
+from producer.split import Chunk
 from worker_config.errors import CeleriacError, InputError
+
+# What is read ahead of the chunks, besides the rows of two chunks.
+MAX_AHEAD_BYTES = 32 * 2**20
 
 
 class Feed(Protocol):
@@ -19,148 +22,185 @@ class Feed(Protocol):
 
     Attributes:
         label: the data set, for people.
-        rows, chunks: how many there are; None where nobody knows.
+        rows: how many there are; None where nobody knows.
         poll_seconds: how long the job may wait for answers before it asks again.
     """
 
     label: str
     rows: int | None
-    chunks: int | None
     poll_seconds: float
 
-    def next_chunk(self) -> tuple[Chunk, Any] | None:
-        """The next chunk and its rows; None when there is none now."""
+    @property
+    def given(self) -> int:
+        """Rows of all chunks so far."""
+
+    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
+        """The next chunk, of at most `rows` rows; None when there is none now.
+
+        Its rows are None where workers can read them themselves.
+        """
+
+    def take(self, chunk: Chunk) -> Rows | None:
+        """The rows of a chunk once more; None where they are gone."""
 
     def exhausted(self) -> bool:
-        """Whether there will never be another chunk."""
+        """Whether there will never be another chunk; asked when all chunks so far are answered.
+
+        Raises:
+            InputError: the data set cannot be read on, or its rows do not fit together.
+        """
 
     def close(self) -> None:
         """Nobody asks any more."""
 
 
 class SourceFeed:
-    """The chunks of a data set."""
+    """The chunks of a data set whose rows can be taken by slices; zero rows are one chunk."""
 
     poll_seconds = 0.5
 
-    def __init__(self, source: Source, chunk_rows: int) -> None:
+    def __init__(self, source: Source, *, with_rows: bool = True) -> None:
         self.label = source.label
         self.rows: int | None = source.rows
-        self.chunks: int | None = count_chunks(source.rows, chunk_rows)
         self._source = source
-        self._plan: Iterator[Chunk] = split(source.rows, chunk_rows)
-        self._left = count_chunks(source.rows, chunk_rows)
+        self._with_rows = with_rows
+        self._next = Chunk(0, 0, 0)
 
-    def next_chunk(self) -> tuple[Chunk, Any] | None:
-        """The next chunk and its rows."""
-        chunk = next(self._plan, None)
-        if chunk is None:
+    @property
+    def given(self) -> int:
+        """Rows of all chunks so far."""
+        return self._next.start
+
+    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
+        """The next chunk."""
+        if self.exhausted():
             return None
-        self._left -= 1
-        return chunk, self._source.take(chunk.start, chunk.stop)
+        index, start = self._next.index, self._next.start
+        chunk = Chunk(index, start, min(start + rows, self._source.rows))
+        self._next = Chunk(index + 1, chunk.stop, chunk.stop)
+        return chunk, self.take(chunk) if self._with_rows else None
+
+    def take(self, chunk: Chunk) -> Rows:
+        """The rows of a chunk, as often as wanted."""
+        return self._source.take(chunk.start, chunk.stop)
 
     def exhausted(self) -> bool:
-        """Whether all chunks have been given."""
-        return self._left == 0
+        """Whether all rows have been given."""
+        return self._next.index > 0 and self._next.start >= self._source.rows
 
     def close(self) -> None:
         """Nothing to do."""
 
 
-class StreamFeed:
-    """Rows of an iterable, read by a thread of its own; a chunk leaves when it is full, or after `max_delay`."""
+class BatchFeed:
+    """The chunks of a data set that is read in order, by a thread of its own.
 
-    label = "stream"
-    rows: int | None = None
-    chunks: int | None = None
-    poll_seconds = 0.01
+    Args:
+        source: what is read.
+        check: called with the first rows; raises InputError if no model takes them.
+        blank: rows of a data set that turns out to have none.
+        max_delay: seconds after which a chunk leaves that is not full; None to wait until it is.
+    """
 
-    def __init__(self, rows: Iterable[Any], chunk_rows: int, max_delay: float) -> None:
-        self._chunk_rows = chunk_rows
+    def __init__(
+        self, source: BatchSource, check: Callable[[Rows], None], blank: Arrays, max_delay: float | None = None
+    ) -> None:
+        self.label = source.label
+        self.rows = source.rows
+        self.poll_seconds = 0.05 if max_delay is None else 0.01
+        self._source = source
+        self._check = check
+        self._blank = blank
         self._max_delay = max_delay
-        self._waiting: list[Any] = []
+        self._next = Chunk(0, 0, 0)
+        self._waiting = Rebatcher()
+        self._wanted_rows = 1
         self._since = 0.0  # when the oldest waiting row came
-        self._index = self._start = 0
         self._ended = self._closed = False
         self._error: CeleriacError | None = None
         self._changed = threading.Condition()
-        threading.Thread(target=self._read, args=(rows,), name="celeriac-stream", daemon=True).start()
+        self._thread: threading.Thread | None = None
 
-    def next_chunk(self) -> tuple[Chunk, Any] | None:
+    @property
+    def given(self) -> int:
+        """Rows of all chunks so far."""
+        return self._next.start
+
+    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """A full chunk, or what has waited long enough."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name="celeriac-feed", daemon=True)
+            self._thread.start()
         with self._changed:
-            full = len(self._waiting) >= self._chunk_rows
-            late = self._waiting and time.monotonic() - self._since >= self._max_delay
-            if not (full or late or (self._waiting and self._ended)):
-                return None
-            taken, self._waiting = self._waiting[: self._chunk_rows], self._waiting[self._chunk_rows :]
-            self._since = time.monotonic()
+            self._wanted_rows = rows
             self._changed.notify_all()
+            empty = self._ended and self._error is None and not self._waiting.rows and not self._next.index
+            if not (self._is_due(rows) or empty):
+                return None
+            taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
+            self._since = time.monotonic()
+        start = self._next.start
+        chunk = Chunk(self._next.index, start, start + count)
         try:
-            rows = stack_rows(taken)
+            if chunk.index == 0:
+                self._check(taken)
         except InputError as error:
             self._end_by(error)
             return None
-        chunk = Chunk(self._index, self._start, self._start + len(taken))
-        self._index, self._start = chunk.index + 1, chunk.stop
-        return chunk, rows
+        self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
+        return chunk, taken
+
+    def take(self, chunk: Chunk) -> None:
+        """Rows that were read are not there twice."""
 
     def exhausted(self) -> bool:
-        """Whether the iterable has ended and all its rows have been given; asked when all of them are predicted.
-
-        Raises:
-            InputError: the iterable raised, or its rows differ.
-        """
+        """Whether the data set has ended and all its rows have been given."""
         with self._changed:
-            if self._waiting or not self._ended:
+            if self._waiting.rows or not self._ended or (self._next.index == 0 and self._error is None):
                 return False
             if self._error is not None:
                 raise self._error
-            return True
-
-    def _end_by(self, error: CeleriacError) -> None:
-        with self._changed:
-            self._error, self._ended, self._closed, self._waiting = error, True, True, []
-            self._changed.notify_all()
+        if self.rows is not None and self.given != self.rows:
+            raise InputError(f"{self.label}: has {self.given} rows, not the {self.rows} that it announced")
+        return True
 
     def close(self) -> None:
-        """Let the reading thread end after the row that it is reading."""
+        """Let the reading thread end after the batch that it is reading."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _read(self, rows: Iterable[Any]) -> None:
+    def _is_due(self, rows: int) -> bool:
+        if self._waiting.rows >= rows or (self._waiting.rows and self._ended):
+            return True
+        late = self._max_delay is not None and time.monotonic() - self._since >= self._max_delay
+        return bool(self._waiting.rows) and (late or self._waiting.bytes >= MAX_AHEAD_BYTES)
+
+    def _has_room(self) -> bool:
+        return self._waiting.rows < 2 * self._wanted_rows and self._waiting.bytes < MAX_AHEAD_BYTES
+
+    def _read(self) -> None:
         error: CeleriacError | None = None
         try:
-            for row in rows:
-                with self._changed:
-                    # One chunk ahead, so that an endless stream does not pile up here.
-                    self._changed.wait_for(lambda: self._closed or len(self._waiting) < 2 * self._chunk_rows)
-                    if self._closed:
-                        return
-                    if not self._waiting:
-                        self._since = time.monotonic()
-                    self._waiting.append(row)
+            with closing(self._source.batches()) as batches:
+                for batch in batches:
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._closed or self._has_room())
+                        if self._closed:
+                            return
+                        if not self._waiting.rows:
+                            self._since = time.monotonic()
+                        self._waiting.add(batch)
+        except CeleriacError as failure:
+            error = failure
         except Exception as failure:
-            error = InputError(f"the stream raised {type(failure).__name__}: {failure}")
+            error = InputError(f"{self.label}: reading it raised {type(failure).__name__}: {failure}")
             error.__cause__ = failure
         finally:
             with self._changed:
                 self._ended, self._error = True, self._error or error
 
-
-def stack_rows(rows: list[Any]) -> Any:
-    """One array of single rows; a dict or a tuple of arrays where rows are dicts or tuples.
-
-    Raises:
-        InputError: the rows differ in shape or in names.
-    """
-    first = rows[0]
-    try:
-        if isinstance(first, dict):
-            return {name: stack_rows([row[name] for row in rows]) for name in first}
-        if isinstance(first, tuple):
-            return tuple(stack_rows(list(column)) for column in zip(*rows, strict=True))
-        return np.stack([np.asarray(row) for row in rows])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the stream's rows do not fit together: {error}") from None
+    def _end_by(self, error: CeleriacError) -> None:
+        with self._changed:
+            self._error, self._ended, self._closed, self._waiting = error, True, True, Rebatcher()
+            self._changed.notify_all()

@@ -53,11 +53,10 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
 
 
 def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
-    """Write how a job ended, and delete its answers; workers drop what is still queued."""
+    """Write how a job ended; workers drop what is still queued, and push no more answers."""
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
         pipe.expire(keys.job(record.id), ttl_seconds)
-        pipe.unlink(keys.results(record.id))
         pipe.execute()
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from producer.client import Client
 from producer.job import Job
 from producer.sinks import Sink
-from producer.sources import Source
+from producer.sources import BatchSource, Source
+from tasks.messages import StoreName
 from worker_config.errors import CeleriacError, JobCancelledError
 
 
@@ -45,10 +46,11 @@ class PredictionFailedError(CeleriacError):
 def predict_to_sink(
     client: Client,
     models: Sequence[str],
-    source: Source,
+    source: Source | BatchSource,
     sink: Sink,
     *,
     chunk_rows: int | None = None,
+    store: StoreName | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Predict all rows into `sink` and commit it; on any error nothing is written.
@@ -57,7 +59,7 @@ def predict_to_sink(
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
     """
     started = time.monotonic()
-    job = client.submit(models, source, chunk_rows=chunk_rows)
+    job = client.submit(models, source, chunk_rows=chunk_rows, store=store)
     try:
         with _bar(source.rows, quiet) as bar:
             for part in job.parts():
@@ -67,7 +69,7 @@ def predict_to_sink(
     except KeyboardInterrupt:
         job.cancel()
         job.wait(timeout_seconds=2.0)
-        predicted = f"{job.ledger.predicted} of {source.rows} rows were predicted"
+        predicted = f"{job.ledger.predicted} of {source.rows or '?'} rows were predicted"
         error = JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}, nothing was written")
         raise PredictionFailedError(error, _summary(job, started, None, error)) from None
     except CeleriacError as error:
@@ -84,6 +86,6 @@ def _summary(job: Job, started: float, output: str | None, error: CeleriacError 
     return Summary(job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None)
 
 
-def _bar(rows: int, quiet: bool) -> Any:
+def _bar(rows: int | None, quiet: bool) -> Any:
     """A live bar on a terminal, nothing elsewhere."""
     return tqdm(total=rows, unit=" rows", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)

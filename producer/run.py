@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
@@ -25,21 +24,12 @@ from producer.feeds import Feed
 from producer.handover import Handover
 from producer.job_store import JobState
 from producer.ledger import Ledger
+from producer.outbox import Outbox
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks import codec
 from tasks.connection import broker_errors
-from tasks.messages import (
-    MESSAGE_VERSION,
-    Answer,
-    ChunkMessage,
-    Failure,
-    FailureRecord,
-    InlineRef,
-    JobRecord,
-    ModelRef,
-    SlotRecord,
-)
+from tasks.messages import Answer, Failure, FailureRecord, JobRecord, ModelRef, Outputs, SlotRecord
 from worker_config.errors import (
     CeleriacError,
     JobCancelledError,
@@ -52,9 +42,8 @@ from worker_config.errors import (
 logger = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 1.0
-# Published together: more would let slots wait for their first chunk.
-BATCH_CHUNKS = 16
-BATCH_BYTES = 2**20
+# A chunk whose rows are not where they should be is sent so often, then they have failed.
+TIMES_SENT = 4
 
 
 class Run:
@@ -63,12 +52,15 @@ class Run:
     Attributes:
         ledger, failures, state: how far it is; read by the caller's thread.
         slots: slots that can run the job.
+        handover: parts on their way to the caller.
     """
 
     def __init__(
         self,
         wire: Wire,
         feed: Feed,
+        outbox: Outbox,
+        window: Window,
         models: Sequence[ModelRef],
         record: JobRecord,
         slots: Sequence[SlotRecord],
@@ -85,14 +77,13 @@ class Run:
         self._cancelled = False
         self._wire = wire
         self._feed = feed
+        self._outbox = outbox
+        self._window = window
         self._models = list(models)
         self._record = record
         self._ttl_seconds = ttl_seconds
         self._worker_timeout_seconds = worker_timeout_seconds
         self._join = Join()
-        self._window = Window(len(self.slots))
-        self._open: dict[int, tuple[ChunkMessage, bytes]] = {}
-        self._fetch_failures: Counter[int] = Counter()
         self._workers = {slot.worker for slot in slots}
         self._last_look = self._last_worker = time.monotonic()
 
@@ -131,7 +122,7 @@ class Run:
             job_store.create(self._wire.client, self.record(), self._ttl_seconds)
         while True:
             self._send()
-            if not self._open and self._feed.exhausted():
+            if not self._outbox.open and self._feed.exhausted():
                 return
             for answer in self._wait_for_answers():
                 self._take(answer)
@@ -141,38 +132,13 @@ class Run:
 
     def _send(self) -> None:
         max_parts = math.inf if self._feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
-        while self._window.admits(self._join.waiting) and self.handover.has_room(max_parts):
-            messages: list[ChunkMessage] = []
-            size = 0
-            while len(messages) < BATCH_CHUNKS and size < BATCH_BYTES and self._window.admits(self._join.waiting):
-                item = self._feed.next_chunk()
-                if item is None:
-                    break
-                chunk, rows = item
-                payload = codec.encode(rows)
-                message = ChunkMessage(
-                    version=MESSAGE_VERSION,
-                    job=self._record.id,
-                    index=chunk.index,
-                    start=chunk.start,
-                    stop=chunk.stop,
-                    chunks=self._feed.chunks,
-                    models=self._models,
-                    ref=self._wire.put(chunk.index, payload),
-                )
-                self._open[chunk.index] = (message, payload)
-                self._window.sent(chunk.index, len(payload))
-                if self._feed.rows is None:
-                    self.ledger.rows += chunk.rows
-                messages.append(message)
-                size += len(payload)
-            if not messages:
-                return
-            self._wire.publish(messages)
-            self.ledger.chunks_sent += len(messages)
+        while self.handover.has_room(max_parts) and (sent := self._outbox.send(self._join.waiting)):
+            self.ledger.chunks_sent += sent
+            if self._feed.rows is None:
+                self.ledger.rows = self._feed.given
 
     def _wait_for_answers(self) -> list[Answer]:
-        if self._open:
+        if self._outbox.open:
             return self._wire.take_answers(self._feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
         self._wake.wait(LOOK_AROUND_SECONDS if self._feed.rows is not None else self._feed.poll_seconds)
@@ -182,34 +148,34 @@ class Run:
     def _take(self, answer: Answer) -> None:
         if answer.job != self._record.id:
             raise MessageError(f"an answer of job {answer.job} on the list of job {self._record.id}")
-        if answer.index not in self._open:
+        opened = self._outbox.open.get(answer.index)
+        if opened is None:
             self.ledger.duplicates += 1
+            if isinstance(answer, Outputs):
+                self._wire.forget([answer.ref])
             return
-        message, _ = self._open[answer.index]
+        message = opened.message
         if isinstance(answer, Failure):
-            self._fetch_failures[answer.index] += 1
-            if answer.record.stage == "fetch" and self._fetch_failures[answer.index] <= 3:
-                self._send_again([answer.index])
+            if answer.record.stage == "fetch" and opened.times_sent < TIMES_SENT:
+                self.ledger.chunks_sent_again += self._outbox.send_again([answer.index])
                 return
-            self._fail(message, answer.record)
+            self._fail(answer)
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
         try:
-            outputs = cast("OutputTree", codec.decode(answer.payload))  # the join looks at it
+            outputs = cast("OutputTree", codec.decode(self._wire.load(answer.ref)))  # the join looks at it
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         self._join.add(answer.index, answer.start, answer.stop, outputs)
-        del self._open[answer.index]
-        self._window.answered(answer.index)
-        self._wire.forget_payloads([message.ref])
+        self._outbox.answered(answer.index, answer.seconds)
         self.ledger.chunks_answered += 1
         self.ledger.predicted += answer.stop - answer.start
 
-    def _fail(self, message: ChunkMessage, record: FailureRecord) -> NoReturn:
+    def _fail(self, failure: Failure) -> NoReturn:
+        record = failure.record
         self.failures.append(record)
         self.ledger.failed += record.stop - record.start
         self.ledger.chunks_answered += 1
-        del self._open[message.index]
         raise RowsFailedError(str(record))
 
     def _look_around(self) -> None:
@@ -228,27 +194,17 @@ class Run:
         workers = {slot.worker for slot in self.slots}
         if gone := self._workers - workers:
             logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))
-        if gone or lost:
+        if (gone or lost) and self._outbox.open:
             # Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few.
-            self._send_again(list(self._open))
+            self.ledger.chunks_sent_again += self._outbox.send_again(list(self._outbox.open))
         self._workers = workers
-        if workers or not self._open:
+        if workers or not self._outbox.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
             names = ", ".join(map(str, self._models))
             raise NoWorkerError(
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
-
-    def _send_again(self, indexes: Sequence[int]) -> None:
-        """Send open chunks again, with their payloads: Redis may have lost those too."""
-        logger.warning("job %s: sending %s chunks again", self._record.id, len(indexes))
-        for index in indexes:
-            message, payload = self._open[index]
-            if not isinstance(message.ref, InlineRef):
-                self._wire.put(index, payload)
-        self._wire.publish([self._open[index][0] for index in indexes])
-        self.ledger.chunks_sent_again += len(indexes)
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""
@@ -265,7 +221,8 @@ class Run:
         record = msgspec.structs.replace(self.record(), error=str(error or ""))
         try:
             job_store.finish(self._wire.client, record, self.state, self._ttl_seconds)
-            self._wire.forget_payloads([message.ref for message, _ in self._open.values()])
+            self._outbox.close()
+            self._wire.forget_job()
         except (redis.RedisError, CeleriacError) as unreachable:
             # The keys' time to live takes care of them.
             logger.warning("job %s: cannot tell Redis that it ended: %s", self._record.id, unreachable)

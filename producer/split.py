@@ -1,17 +1,27 @@
-"""This module cuts a data set into chunks: how many rows each one has, and where each one starts and stops."""
+"""This module cuts a data set into chunks, and chooses their size from what the answered ones took.
+
+    batches at first --> chunks of `CHUNK_SECONDS`, within a byte limit --> smaller ones at the end
+
+The last chunks shrink, so that all slots finish together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 
 from worker_config.errors import UsageError
 
-# Big enough that the costs of a message vanish, small enough that a window of chunks fits in any memory.
-MAX_CHUNK_BYTES = 4 * 2**20
-
-# So that slots that finish early find work, and the last chunks do not leave most slots idle.
-CHUNKS_PER_SLOT = 8
+# Long enough that a task's own cost, 2 to 3.5 ms, is about a hundredth; short enough to show progress and to retry.
+CHUNK_SECONDS = 0.25
+# A payload is in memory a few times at once: encoded, in the store, decoded, as a tensor.
+MAX_CHUNK_BYTES = 16 * 2**20
+# One slow chunk must not be taken for the rule, nor the first ones, which pay for caches, remembered for ever.
+REMEMBERED_CHUNKS = 8
+# Before the first answers nothing is known: no chunk is more than this many times the largest that was answered.
+GROWTH = 8
+# What is left is cut into so many chunks for each slot.
+CHUNKS_LEFT_PER_SLOT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,56 +38,54 @@ class Chunk:
         return self.stop - self.start
 
 
-def split(rows: int, chunk_rows: int) -> Iterator[Chunk]:
-    """Cut `rows` rows into chunks of `chunk_rows`, the last one shorter; made one by one, as they are asked for.
-
-    Zero rows give one chunk `[0, 0)`: an empty data set travels like any other, and comes back with the
-    dtype and the row shape of the model.
-
-    Raises:
-        UsageError: `chunk_rows` is less than 1, or `rows` less than 0; raised at the call, not at the first chunk.
-    """
-    return (
-        Chunk(index, index * chunk_rows, min((index + 1) * chunk_rows, rows))
-        for index in range(count_chunks(rows, chunk_rows))
-    )
-
-
-def count_chunks(rows: int, chunk_rows: int) -> int:
-    """How many chunks `split` gives for the same arguments; raises the same errors."""
-    _check("rows", rows, least=0)
-    _check("chunk_rows", chunk_rows, least=1)
-    return max(1, -(-rows // chunk_rows))
-
-
-def choose_chunk_rows(rows: int, row_bytes: float, slots: int, batch_rows: int) -> int:
-    """Choose the rows of one chunk, before anything is measured.
-
-    A chunk has at most `MAX_CHUNK_BYTES` (or one row, where a row is larger), and each slot gets at least
-    `CHUNKS_PER_SLOT` chunks where that leaves whole batches; more than one batch is a multiple of `batch_rows`.
+class Sizer:
+    """Chunk sizes in whole batches, for one job.
 
     Args:
-        rows: rows of the data set.
-        row_bytes: average bytes of one row.
-        slots: prefork children that share the work.
-        batch_rows: rows that the model sees in one call.
+        batch_rows: rows in one call of the model.
+        row_bytes: bytes of one row; None where they are measured on the first chunks.
+        fixed_rows: the caller's own choice, which is then all that counts.
 
     Raises:
-        UsageError: `rows` or `row_bytes` is less than 0, `slots` or `batch_rows` less than 1.
+        UsageError: `fixed_rows` is less than 1.
     """
-    _check("rows", rows, least=0)
-    _check("row_bytes", row_bytes, least=0)
-    _check("slots", slots, least=1)
-    _check("batch_rows", batch_rows, least=1)
-    fair_share = rows // (slots * CHUNKS_PER_SLOT)
-    chunk_rows = max(fair_share, min(batch_rows, rows))
-    if chunk_rows * row_bytes > MAX_CHUNK_BYTES:
-        chunk_rows = int(MAX_CHUNK_BYTES // row_bytes)
-    if chunk_rows > batch_rows:
-        chunk_rows -= chunk_rows % batch_rows
-    return max(1, chunk_rows)
 
+    def __init__(self, batch_rows: int, row_bytes: float | None = None, fixed_rows: int | None = None) -> None:
+        if fixed_rows is not None and fixed_rows < 1:
+            raise UsageError(f"chunk_rows is {fixed_rows}: it must be at least 1")
+        self._batch_rows = batch_rows
+        self._row_bytes = row_bytes or 0.0
+        self._fixed_rows = fixed_rows
+        self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
+        self._largest = 0
 
-def _check(name: str, value: float, least: int) -> None:
-    if not value >= least:
-        raise UsageError(f"{name} is {value}: it must be at least {least}")
+    def sent(self, rows: int, payload_bytes: int) -> None:
+        """Learn how large rows are."""
+        if rows and payload_bytes:
+            self._row_bytes = payload_bytes / rows
+
+    def answered(self, rows: int, seconds: float) -> None:
+        """Learn how long rows take in one slot."""
+        self._answered.append((rows, seconds))
+        self._largest = max(self._largest, rows)
+
+    def next_rows(self, rows_left: int | None, slots: int) -> int:
+        """Rows for the next chunk; `rows_left` is None where nobody knows."""
+        if self._fixed_rows is not None:
+            return self._fixed_rows
+        if not self._answered:
+            return self._whole_batches(self._batch_rows, rows_left, slots)
+        rows, seconds = map(sum, zip(*self._answered, strict=True))
+        wanted = rows * CHUNK_SECONDS / max(seconds, 1e-6)
+        return self._whole_batches(min(wanted, GROWTH * self._largest), rows_left, slots)
+
+    def _whole_batches(self, wanted: float, rows_left: int | None, slots: int) -> int:
+        if rows_left is not None:
+            wanted = min(wanted, rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots)))
+        batches = max(1, round(wanted / self._batch_rows))
+        rows = batches * self._batch_rows
+        if self._row_bytes and rows * self._row_bytes > MAX_CHUNK_BYTES:
+            rows = int(MAX_CHUNK_BYTES // self._row_bytes)
+            if rows > self._batch_rows:
+                rows -= rows % self._batch_rows
+        return max(1, rows)

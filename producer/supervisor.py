@@ -4,7 +4,7 @@
     parent gone, however it died: stdin ends --> both are killed, their folder is removed
 
 It runs as a plain file, `python -I supervisor.py`, with the standard library alone, so that it is up at once.
-Its first argument is JSON: `folder`, and `redis` and `worker` as command lines. It prints one line of JSON
+Its first argument is JSON: `folder` and `spool`, and `redis` and `worker` as command lines. It prints one line of JSON
 for each event: {"up": "redis"}, {"up": "worker", "pid": 17}, {"ended": "worker", "code": 5}.
 """
 
@@ -52,7 +52,8 @@ def main() -> int:
     finally:
         for child in reversed(children.values()):
             _kill(child)
-        shutil.rmtree(folder, ignore_errors=True)
+        for leftover in (folder, told["spool"]):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _start(command: list[str], log: Path, environ: dict[str, str] | os._Environ[str]) -> subprocess.Popen[bytes]:

@@ -62,7 +62,7 @@ def job_lines(state: JobState, record: JobRecord) -> str:
         "job": record.id,
         "state": state.value,
         "models": ", ".join(record.models),
-        "input": f"{record.input}, {_rows(record)} rows in {record.chunks or '?'} chunks",
+        "input": f"{record.input}, {_rows(record)} rows, by way of {record.store}",
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}",
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),

@@ -1,38 +1,43 @@
-"""This module is the producer's side of Redis and Celery: payloads and chunks out, answers in.
+"""This module is the producer's side of Redis, Celery and the spool folder: chunks out, answers in.
 
-put payload (Redis, if over 64 KiB) --> publish chunks (one batch) --> ... --> take answers from the job's list
+put rows (message, Redis, spool, or where they stand) --> publish chunks (one batch)
+take answers from the job's list --> load their outputs --> forget what was answered
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import cast
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from tasks import keys
+from tasks import keys, spool
 from tasks.connection import BLOCK_SECONDS, broker_errors, connect
 from tasks.messages import (
+    MAX_INLINE_BYTES,
     TASK_NAME,
     Answer,
     ChunkMessage,
+    FileRef,
     InlineRef,
+    Outputs,
     PayloadRef,
     RedisRef,
+    RowsRef,
     SlotRecord,
+    StoreName,
     to_plain,
     unpack,
 )
 from tasks.slots import read_slots
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
-from worker_config.errors import BrokerError
+from worker_config.errors import BrokerError, MessageError
 from worker_config.settings import Settings
 
-# A larger payload in the message would pass through the worker's main process, twice over a pipe.
-MAX_INLINE_BYTES = 64 * 2**10
 # Answers taken at once, besides the one that was waited for.
 ANSWERS_AT_ONCE = 64
 
@@ -40,17 +45,26 @@ ANSWERS_AT_ONCE = 64
 class Wire:
     """Connections of one job; used by the job's thread alone."""
 
-    def __init__(self, url: str, settings: Settings, job: str) -> None:
+    def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
         self.url = url
         self.client: redis.Redis = connect(url, retries=10)
         self._app: Celery = make_app(settings)
         self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
+        self._shared = settings.spool  # outputs may come this way, whichever way the rows went
+        self._puts_files = store == "files" and settings.spool is not None
+        if settings.spool:
+            spool.forget_old_jobs(settings.spool, settings.job_ttl_seconds)
 
-    def put(self, index: int, payload: bytes) -> PayloadRef:
+    def put(self, index: int, payload: bytes, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, or keep it for the message if it is small."""
         if len(payload) <= MAX_INLINE_BYTES:
             return InlineRef(payload)
+        if self._shared is not None and self._puts_files and not only_redis:
+            try:
+                return spool.write(self._shared, self._job, f"rows-{index}", payload)
+            except OSError:
+                self._puts_files = False  # full: Redis takes the rest
         key = keys.payload(self._job, index)
         with broker_errors(self.url):
             self.client.set(key, payload, ex=self._ttl_seconds)
@@ -82,16 +96,50 @@ class Wire:
             more = cast("list[bytes] | None", self.client.lpop(key, ANSWERS_AT_ONCE))
         return [unpack(data, Answer) for data in [first[1], *(more or [])]]
 
-    def forget_payloads(self, refs: Collection[PayloadRef]) -> None:
-        """Delete payloads that are answered."""
+    def load(self, ref: PayloadRef) -> bytes:
+        """The outputs of an answer, which are then gone from where they were.
+
+        Raises:
+            MessageError, PayloadError: they are not there.
+        """
+        if isinstance(ref, InlineRef):
+            return ref.payload
+        if isinstance(ref, FileRef):
+            payload = spool.read(self._shared, ref)
+            self.forget([ref])
+            return payload
+        with broker_errors(self.url):
+            data = cast("bytes | None", self.client.getdel(ref.key))
+        if data is None:
+            raise MessageError(f"the outputs under {ref.key} are not in Redis any more")
+        return data
+
+    def forget(self, refs: Iterable[RowsRef]) -> None:
+        """Delete payloads that nobody needs any more."""
+        refs = list(refs)
         if stored := [ref.key for ref in refs if isinstance(ref, RedisRef)]:
             with broker_errors(self.url):
                 self.client.unlink(*stored)
+        if self._shared is not None:
+            spool.forget(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
     def slots(self) -> list[SlotRecord]:
         """Every slot that is up."""
         with broker_errors(self.url):
             return read_slots(self.client)
+
+    def forget_job(self) -> None:
+        """Delete answers that came too late, with their outputs, and whatever else the job left."""
+        with broker_errors(self.url):
+            late = cast("list[bytes]", self.client.lrange(keys.results(self._job), 0, -1))
+            self.client.unlink(keys.results(self._job))
+        for data in late:
+            with suppress(MessageError):
+                answer: Answer = unpack(data, Answer)
+                if isinstance(answer, Outputs):
+                    self.forget([answer.ref])
+        if self._shared is not None:
+            spool.forget_job(self._shared, self._job)
 
     def close(self) -> None:
         """Close the connections."""

@@ -26,6 +26,15 @@ from worker_config.manifest import ModelEntry
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where a worker may look for rows besides Redis, and how producers see that they share the spool folder."""
+
+    spool: Path | None = None
+    spool_mark: str = ""
+    data_roots: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class Child:
     """A slot that is ready."""
 
@@ -34,6 +43,7 @@ class Child:
     models: dict[str, LoadedModel]
     client: redis.Redis
     job_ttl_seconds: int
+    places: Places
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -61,6 +71,7 @@ def start(
     threads: int,
     broker_url: str,
     job_ttl_seconds: int,
+    places: Places,
     report_fd: int,
 ) -> None:
     """Load the model set into this child, or tell the main process why not and exit."""
@@ -70,9 +81,11 @@ def start(
         models = {name: _load(name, entry, digests[name]) for name, entry in entries.items()}
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30)
-        _this = Child(worker, current_process().index, models, client, job_ttl_seconds)
+        _this = Child(worker, current_process().index, models, client, job_ttl_seconds, places)
         infos = [model.info for model in models.values()]
-        slots.announce(client, [SlotRecord(worker, _this.slot, os.getpid(), time.time(), infos)])
+        roots = [str(root) for root in places.data_roots]
+        record = SlotRecord(worker, _this.slot, os.getpid(), time.time(), infos, places.spool_mark, roots)
+        slots.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.

@@ -6,24 +6,31 @@ A failure is an answer too: the stage, the error's type and text, never a pickle
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 import redis
 from celery.exceptions import Reject
 
-from tasks import codec, keys
+from tasks import codec, keys, spool
 from tasks.causes import telling_line
 from tasks.child import Child, current_child
 from tasks.messages import (
+    MAX_INLINE_BYTES,
     Answer,
     ChunkMessage,
     Failure,
     FailureRecord,
+    FileRef,
     InlineRef,
     Outputs,
+    PayloadRef,
+    RedisRef,
+    SliceRef,
     from_plain,
     pack,
 )
+from tasks.slices import read_slice
 from worker_config.errors import ModelError, PayloadError
 
 # Answers to a job that is over are not kept: nobody would take them off the list.
@@ -31,7 +38,9 @@ _PUSH = """
 if redis.call('HGET', KEYS[1], 'state') == 'running' then
     redis.call('RPUSH', KEYS[2], ARGV[1])
     redis.call('EXPIRE', KEYS[2], ARGV[2])
+    return 1
 end
+return 0
 """
 
 
@@ -45,11 +54,12 @@ def run_message(plain: object) -> str:
     child = current_child()
     message = from_plain(plain, ChunkMessage)
     try:
-        wanted, payload = fetch(child.client, message)
+        wanted, payload = ask(child.client, message)
         if not wanted:
             return f"dropped {message}: the job is over"
         answer = run_chunk(child, message, payload)
-        push_answer(child.client, answer, child.job_ttl_seconds)
+        if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
+            forget(child, answer.ref)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(f"Redis is out of reach: {error}", requeue=True) from None
     except MemoryError as error:
@@ -59,26 +69,22 @@ def run_message(plain: object) -> str:
     return f"{message}: {answer.record if isinstance(answer, Failure) else f'{answer.seconds:.3f} s'}"
 
 
-def fetch(client: redis.Redis, message: ChunkMessage) -> tuple[bool, bytes | None]:
-    """Whether the job still wants the chunk, and its payload; None when the payload is gone."""
+def ask(client: redis.Redis, message: ChunkMessage) -> tuple[bool, bytes | None]:
+    """Whether the job still wants the chunk, and what Redis holds of its payload."""
     with client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
-        if not isinstance(message.ref, InlineRef):
+        if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         state, *payload = cast("list[bytes | None]", pipe.execute())
-    return state == b"running", message.ref.payload if isinstance(message.ref, InlineRef) else payload[0]
+    return state == b"running", payload[0] if payload else None
 
 
 def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Answer:
-    """The chunk's outputs, or a record of why there are none; never raises an Exception."""
+    """The chunk's outputs, or a record of why there are none; never raises an Exception but Redis's own."""
     started = time.monotonic()
     stage = "fetch"
     try:
-        # It may have been answered by another delivery; the join then drops this failure.
-        if payload is None:
-            raise PayloadError("the payload is not in Redis any more")
-        stage = "decode"
-        rows = codec.decode(payload)
+        rows = fetch(child, message, payload)
         outputs: dict[str, Any] = {}
         for ref in message.models:
             stage = "model"
@@ -88,7 +94,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             if model.info.digest != ref.digest:
                 raise ModelError(f"worker {child} holds {ref.name}@{model.info.digest[:8]}, the job wants {ref}")
             stage = "infer"
-            outputs[ref.name] = model.predict(cast("Any", rows))
+            outputs[ref.name] = model.predict(rows)
         stage = "encode"
         only = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return Outputs(
@@ -97,17 +103,59 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             start=message.start,
             stop=message.stop,
             slot=str(child),
-            payload=codec.encode(only),
+            ref=store(child, message, codec.encode(only)),
             seconds=time.monotonic() - started,
         )
+    except redis.RedisError:
+        raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return Failure(message.job, message.index, str(child), _record(message, stage, error))
 
 
-def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> None:
-    """Put the answer on its job's list; a second copy does no harm, because the join drops it."""
-    client.eval(_PUSH, 2, keys.job(answer.job), keys.results(answer.job), pack(answer), ttl_seconds)
+def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
+    """The chunk's rows, wherever they are.
+
+    Raises:
+        PayloadError: they are not there, or no payload.
+    """
+    ref = message.ref
+    if isinstance(ref, SliceRef):
+        return read_slice(ref, message.start, message.stop, child.places.data_roots)
+    if isinstance(ref, InlineRef):
+        payload = ref.payload
+    elif isinstance(ref, FileRef):
+        payload = spool.read(child.places.spool, ref)
+    if payload is None:
+        # It may have been answered by another delivery; the join then drops this failure.
+        raise PayloadError("the payload is not in Redis any more")
+    return codec.decode(payload)
+
+
+def store(child: Child, message: ChunkMessage, payload: bytes) -> PayloadRef:
+    """Put outputs where the producer wants them; into Redis, should the spool folder be full."""
+    if len(payload) <= MAX_INLINE_BYTES:
+        return InlineRef(payload)
+    if message.reply == "files" and child.places.spool is not None:
+        with suppress(OSError):
+            return spool.write(child.places.spool, message.job, f"output-{message.index}", payload)
+    key = keys.output(message.job, message.index)
+    child.client.set(key, payload, ex=child.job_ttl_seconds)
+    return RedisRef(key)
+
+
+def forget(child: Child, ref: PayloadRef) -> None:
+    """Delete outputs that nobody will fetch."""
+    if isinstance(ref, RedisRef):
+        child.client.unlink(ref.key)
+    elif isinstance(ref, FileRef) and child.places.spool is not None:
+        spool.forget(child.places.spool, [ref])
+
+
+def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
+    """Put the answer on its job's list, unless the job is over; the join drops a second copy."""
+    job, results = keys.job(answer.job), keys.results(answer.job)
+    return bool(client.eval(_PUSH, 2, job, results, pack(answer), ttl_seconds))
 
 
 def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:

@@ -2,6 +2,7 @@
 
     celeriac:job:ID              hash    the job's record: `state`, and `record` as JSON
     celeriac:job:ID:payload:N    string  chunk N's payload
+    celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
     celeriac:job:ID:results      list    answers of the children, as they come
     celeriac:jobs                zset    ids of jobs by time of submission
     celeriac:worker:WORKER       hash    one field per slot: what its child holds
@@ -28,6 +29,11 @@ def job(job_id: str) -> str:
 def payload(job_id: str, index: int) -> str:
     """The payload of chunk `index`."""
     return f"{KEY_PREFIX}job:{job_id}:payload:{index}"
+
+
+def output(job_id: str, index: int) -> str:
+    """The outputs of chunk `index`."""
+    return f"{KEY_PREFIX}job:{job_id}:output:{index}"
 
 
 def results(job_id: str) -> str:

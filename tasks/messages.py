@@ -7,7 +7,7 @@ All are plain msgpack maps, checked field by field when they are read; nothing i
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from worker_config.errors import MessageError
 
 MESSAGE_VERSION = 1
 TASK_NAME = "celeriac.infer"
+# A larger payload in the message would pass through the worker's main process, twice over a pipe.
+MAX_INLINE_BYTES = 64 * 2**10
 
 JobId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -47,13 +49,36 @@ class RedisRef(_Value, frozen=True, tag="redis"):
     key: Name
 
 
-PayloadRef = InlineRef | RedisRef
+class FileRef(_Value, frozen=True, tag="file"):
+    """A payload in the spool folder that producer and workers share, as JOB/NAME."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}/[a-z0-9-]{1,60}$")]
+
+
+class SliceRef(_Value, frozen=True, tag="slice"):
+    """Rows that stand in a file as they are: `row_bytes` each, from `offset` on, of `dtype` and `row_shape`.
+
+    `size` and `mtime_ns` tell whether it is still the file that the producer meant.
+    """
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    size: Count
+    mtime_ns: int
+    offset: Count
+    dtype: str
+    row_shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)]
+
+
+PayloadRef = InlineRef | RedisRef | FileRef
+RowsRef = PayloadRef | SliceRef
+StoreName = Literal["redis", "files", "slices"]
 
 
 class ChunkMessage(_Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
-    `chunks` is how many the job has, where that is known.
+    `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
+    over 64 KiB.
     """
 
     version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -63,7 +88,8 @@ class ChunkMessage(_Value, frozen=True):
     stop: Count
     chunks: Count | None
     models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
-    ref: PayloadRef
+    ref: RowsRef
+    reply: Literal["redis", "files"] = "redis"
 
     def __str__(self) -> str:
         total = "?" if self.chunks is None else self.chunks
@@ -92,7 +118,7 @@ class FailureRecord(_Value, frozen=True):
 
 
 class Outputs(_Value, frozen=True, tag="outputs"):
-    """What a child made of a chunk; `payload` holds one array, or a dict of them by output or model name."""
+    """What a child made of a chunk: a payload of one array, or a dict of them by output or model name."""
 
     job: JobId
     index: Count
@@ -100,7 +126,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     stop: Count
     slot: str
     seconds: float
-    payload: bytes
+    ref: PayloadRef
 
 
 class Failure(_Value, frozen=True, tag="failure"):
@@ -142,7 +168,8 @@ class ModelInfo(_Value, frozen=True):
 class SlotRecord(_Value, frozen=True):
     """A child that is ready: where it runs, since when (Unix seconds), and the models that it holds.
 
-    `worker` tells workers apart that carry the same host name.
+    `worker` tells workers apart that carry the same host name. `spool_mark` is a file in the worker's spool folder, for
+    producers to see whether theirs is the same; `data_roots` are the folders under which it opens files.
     """
 
     worker: str
@@ -150,6 +177,8 @@ class SlotRecord(_Value, frozen=True):
     pid: int
     ready_at: float
     models: list[ModelInfo]
+    spool_mark: str = ""
+    data_roots: list[str] = []
 
 
 class JobRecord(_Value, frozen=True):
@@ -158,8 +187,8 @@ class JobRecord(_Value, frozen=True):
     id: JobId
     models: list[str]
     input: str
+    store: str
     rows: int | None
-    chunks: int | None
     submitted_at: float
     updated_at: float
     producer: str

@@ -20,7 +20,8 @@ import psutil
 from tasks.batches import run_batches
 from tasks.causes import telling_line
 from tasks.messages import ModelInfo, TensorSpec
-from tasks.signature import Arrays, Rows, fit, numpy_dtype
+from tasks.ragged import is_ragged, run_ragged
+from tasks.signature import Arrays, Rows, blank_rows, fit
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry
 
@@ -34,16 +35,20 @@ class LoadedModel:
     info: ModelInfo
     call: Call
 
-    def predict(self, rows: Rows) -> np.ndarray[Any, Any] | Arrays:
+    def predict(self, rows: Any) -> np.ndarray[Any, Any] | Arrays:
         """The outputs for all rows: one array for a model with one output, else a dict by output name.
 
         Raises:
             InputError: the rows do not fit the model's inputs.
             ModelError: rows out differ from rows in.
         """
-        arrays = fit(rows, self.info.inputs, self.info.name)
-        outputs = run_batches(self.call, arrays, self.info.batch_rows, self.info.name)
+        name = self.info.name
+        outputs = run_ragged(self._run, rows, name) if is_ragged(rows) else self._run(rows)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _run(self, rows: Rows) -> Arrays:
+        arrays = fit(rows, self.info.inputs, self.info.name)
+        return run_batches(self.call, arrays, self.info.batch_rows, self.info.name)
 
 
 def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
@@ -160,7 +165,4 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
 def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> None:
     if any(size is None for spec in inputs for size in spec.shape[1:]):
         return  # no blank row of a free shape is sure to be valid
-    blank: Arrays = {
-        spec.name: np.zeros((0, *(size or 0 for size in spec.shape[1:])), numpy_dtype(spec.dtype)) for spec in inputs
-    }
-    run_batches(call, blank, batch_rows, name)
+    run_batches(call, blank_rows(inputs), batch_rows, name)

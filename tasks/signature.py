@@ -33,6 +33,13 @@ def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str) -> Arrays:
     return {spec.name: _fit_one(named[spec.name], spec, model) for spec in inputs}
 
 
+def blank_rows(inputs: Sequence[TensorSpec]) -> Arrays:
+    """No rows, in the form of the inputs; a free size is 0."""
+    return {
+        spec.name: np.zeros((0, *(size or 0 for size in spec.shape[1:])), numpy_dtype(spec.dtype)) for spec in inputs
+    }
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a TensorFlow dtype name; strings are object arrays."""
     if name == "string":

@@ -23,7 +23,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, slots
+from tasks import guard, slots, spool
 from tasks.connection import connect, ping
 from tasks.digest import model_digest
 from tasks.messages import ChunkMessage, Failure, FailureRecord, SlotRecord, from_plain
@@ -54,6 +54,7 @@ class Main:
     client: redis.Redis
     reports: Reports
     settings: Settings
+    spool_mark: str
     entries: dict[str, ModelEntry]
     digests: dict[str, str]
     threads: int
@@ -115,6 +116,7 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=Reports(),
         settings=settings,
+        spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         entries=entries,
         digests=digests,
         threads=threads,
@@ -170,6 +172,7 @@ def _after_fork(**_: object) -> None:
             threads=_main.threads,
             broker_url=_main.broker_url,
             job_ttl_seconds=_main.settings.job_ttl_seconds,
+            places=child.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
             report_fd=_main.reports.write_fd,
         )
 
@@ -205,6 +208,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
         if _main is not None:
+            if _main.settings.spool:
+                spool.remove_mark(_main.settings.spool, _main.spool_mark)
             try:
                 slots.withdraw(_main.client, _main.worker)
             except redis.RedisError as error:

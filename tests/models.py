@@ -55,6 +55,11 @@ def write_special_models(folder: Path) -> None:
     words.save(folder / "words.keras")  # a number above 9 is an error of TensorFlow's, on a CPU
     _manifest(folder, "words", "words.keras")
 
+    sequence = keras.Input((None, 4), name="sequence")  # any length
+    mean = keras.Model(sequence, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(sequence)))
+    mean.save(folder / "mean.keras")
+    _manifest(folder, "mean", "mean.keras")
+
     class Slow(tf.Module):
         """Takes a good while for a batch, in loading (the warm-up) as in running."""
 

@@ -23,6 +23,8 @@ class Settings:
         chunk_timeout_seconds: a chunk that runs longer has its child killed, and fails.
         load_timeout_seconds: a child that needs longer to load its models is killed.
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
+        spool: a folder that producer and workers share for payloads; None where they share none.
+        data_roots: folders under which workers may open a producer's files themselves.
     """
 
     broker_url: str | None = None
@@ -31,10 +33,13 @@ class Settings:
     chunk_timeout_seconds: int = 600
     load_timeout_seconds: int = 600
     job_ttl_seconds: int = 86_400
+    spool: Path | None = None
+    data_roots: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
         shown += [f"{name}={getattr(self, name)}" for name in _INTEGERS]
+        shown += [f"spool={str(self.spool)!r}", f"data_roots={[str(root) for root in self.data_roots]}"]
         return f"Settings({', '.join(shown)})"
 
     @classmethod
@@ -49,6 +54,11 @@ class Settings:
             settings = replace(settings, broker_url=check_broker_url(url, "CELERIAC_BROKER_URL"))
         if path := environ.get("CELERIAC_MODELS"):
             settings = replace(settings, models_path=Path(path))
+        if spool := environ.get("CELERIAC_SPOOL"):
+            settings = replace(settings, spool=_folder("CELERIAC_SPOOL", spool))
+        if roots := environ.get("CELERIAC_DATA_ROOTS"):
+            folders = tuple(_folder("CELERIAC_DATA_ROOTS", root) for root in roots.split(os.pathsep) if root)
+            settings = replace(settings, data_roots=folders)
         integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
@@ -63,6 +73,13 @@ _INTEGERS = {
     "load_timeout_seconds": ("CELERIAC_LOAD_TIMEOUT_SECONDS", 1),
     "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
 }
+
+
+def _folder(variable: str, text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or not path.is_dir():
+        raise ConfigError(f"{variable}={text!r} is not the absolute path of a folder that exists here")
+    return path
 
 
 def _integer(variable: str, text: str, least: int) -> int:

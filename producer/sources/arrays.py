@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,16 +48,20 @@ class ArraySource:
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.
 
-        Arrays are in C order and native byte order: views where the data is so already, copies of these rows
-        otherwise. Text of fixed width (dtype U or S) comes as an object array of str or bytes.
+        Arrays are in C order and native byte order: views where the data is so already and in memory, copies of
+        these rows otherwise. Text of fixed width (dtype U or S) comes as an object array of str or bytes.
 
         Raises:
-            InputError: the data set has no such rows.
+            InputError: the data set has no such rows, or its file has them no more.
         """
         check_slice(start, stop, self.rows, self.label)
 
         def rows_of(array: Array) -> Array:
-            return np.require(np.asarray(array[start:stop]), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
+            if isinstance(array, np.memmap) and array.flags.c_contiguous:
+                array, first, last = _read_rows(array, start, stop, self.label), 0, stop - start
+            else:
+                first, last = start, stop
+            return np.require(np.asarray(array[first:last]), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         if isinstance(self.data, dict):
             return {name: rows_of(array) for name, array in self.data.items()}
@@ -94,6 +99,25 @@ def array_source(data: Arrays, label: str, where: str, path: Path | None = None)
     rows = check_lengths({name: len(array) for name, array in arrays.items()}, where)
     specs = {name: RowSpec(taken_dtype(array.dtype), array.shape[1:]) for name, array in arrays.items()}
     return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path)
+
+
+def _read_rows(mapped: np.memmap[Any, Any], start: int, stop: int, label: str) -> Array:
+    """Read rows of a file that is mapped: it may shrink, and to look at a map beyond its end is death (SIGBUS).
+
+    Nor do the pages that were looked at count as memory of this process.
+    """
+    rows = np.empty((stop - start, *mapped.shape[1:]), mapped.dtype)
+    view = rows.reshape(-1).view(np.uint8).data
+    try:
+        with open(str(mapped.filename), "rb", buffering=0) as file:  # noqa: PTH123 - Path.open has no such type
+            file.seek(mapped.offset + start * (mapped.nbytes // len(mapped)))
+            while view and (count := file.readinto(view)):
+                view = view[count:]
+    except OSError as error:
+        raise InputError(f"{label}: rows {start}-{stop} cannot be read: {error.strerror}") from None
+    if view:
+        raise InputError(f"{label}: has been cut short since it was opened; rows {start}-{stop} are not there any more")
+    return rows
 
 
 def check_slice(start: int, stop: int, rows: int, label: str) -> None:

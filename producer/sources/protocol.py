@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -15,7 +15,7 @@ Arrays: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]
 # What a batch has for one input: an array with the rows on its first axis or, where the rows of this batch differ in
 # shape (images of many resolutions, sequences of many lengths), a list with one array for each row.
 Column: TypeAlias = Array | list[Array]
-Rows: TypeAlias = Column | dict[str, Column] | tuple[Column, ...]
+Rows: TypeAlias = Column | Mapping[str, Column] | tuple[Column, ...]
 
 # Closing it frees the files behind it.
 Batches: TypeAlias = Generator[Rows, None, None]

@@ -21,7 +21,7 @@ import redis
 from producer import Client, Job, JobState, job_store
 from producer.wire import Wire
 from tasks import codec, infer, keys
-from tasks.child import Child
+from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import (
     MESSAGE_VERSION,
@@ -181,7 +181,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         ours = np.full((1, 4), -1, np.float32)
-        answer = pack(Outputs(job.id, 0, 0, 1, "by hand", 0.1, codec.encode(ours)))
+        answer = pack(Outputs(job.id, 0, 0, 1, "by hand", 0.1, InlineRef(codec.encode(ours))))
         server.rpush(keys.results(job.id), answer, answer)
         wait_until(lambda: job.ledger.duplicates, "the copy is dropped")
         assert (job.ledger.duplicates, job.ledger.predicted) == (1, 1)
@@ -198,9 +198,12 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
     [
         (lambda job: b"\xc1 no answer", "bytes from Redis are not"),
         (lambda job: b"", "bytes from Redis are not"),
-        (lambda job: pack(Outputs(job, 0, 0, 2, "?", 0.1, codec.encode(ROWS[:2]))), "is for rows 0-2"),
-        (lambda job: pack(Outputs(UNKNOWN_JOB, 0, 0, 1, "?", 0.1, codec.encode(ROWS[:1]))), f"job {UNKNOWN_JOB}"),
-        (lambda job: pack(Outputs(job, 0, 0, 1, "?", 0.1, codec.encode(ROWS[:2]))), "it must have 1 rows"),
+        (lambda job: pack(Outputs(job, 0, 0, 2, "?", 0.1, InlineRef(codec.encode(ROWS[:2])))), "is for rows 0-2"),
+        (
+            lambda job: pack(Outputs(UNKNOWN_JOB, 0, 0, 1, "?", 0.1, InlineRef(codec.encode(ROWS[:1])))),
+            f"job {UNKNOWN_JOB}",
+        ),
+        (lambda job: pack(Outputs(job, 0, 0, 1, "?", 0.1, InlineRef(codec.encode(ROWS[:2])))), "it must have 1 rows"),
     ],
     ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
 )
@@ -229,7 +232,7 @@ def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_erro
     with standing_still(slow_system):
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
-        server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, b"garbage")))
+        server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, InlineRef(b"garbage"))))
 
         with pytest.raises(MessageError, match="chunk 0"):
             _result(job)
@@ -290,7 +293,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
 
     spec = TensorSpec("rows", "float32", (None, 4))
     model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call)
-    child = Child("here", 0, {"slow": model}, server, 60)
+    child = Child("here", 0, {"slow": model}, server, 60, Places())
     monkeypatch.setattr(infer, "current_child", lambda: child)
     if where == "reply":
         monkeypatch.setattr(infer, "run_chunk", call_with_any_arguments(call))

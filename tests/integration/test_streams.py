@@ -23,7 +23,7 @@ from tasks.messages import JobRecord
 from tests.models import in_one_process
 from tests.systems import System
 from tests.waiting import descendants_of, wait_until
-from worker_config.errors import InputError
+from worker_config.errors import InputError, RowsFailedError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 CHUNK_ROWS = 5
@@ -146,7 +146,7 @@ def test_a_generator_that_raises_gives_its_rows_first_and_then_its_error(client:
 
     predictions = client.stream("digits", rows(), chunk_rows=CHUNK_ROWS)
     came: list[Any] = []
-    with pytest.raises(InputError, match="the stream raised OSError: the camera is gone") as caught:
+    with pytest.raises(InputError, match="OSError: the camera is gone") as caught:
         came.extend(predictions)
 
     assert isinstance(caught.value.__cause__, OSError)
@@ -154,15 +154,22 @@ def test_a_generator_that_raises_gives_its_rows_first_and_then_its_error(client:
     np.testing.assert_allclose(came, in_one_process(models / "digits.keras", PIXELS[:23]), **CLOSE)
 
 
-def test_rows_of_different_shapes_are_an_error_of_the_input_after_the_rows_before(client: Client) -> None:
-    rows = [*PIXELS[:10], np.zeros(3, np.float32), *PIXELS[:10]]
+def test_a_row_of_another_dtype_is_an_error_of_the_input_after_the_rows_before(client: Client) -> None:
+    rows = [*PIXELS[:10], np.zeros(64, np.int64), *PIXELS[:10]]
 
-    predictions = client.stream("digits", iter(rows), chunk_rows=CHUNK_ROWS, max_delay=60)
+    predictions = client.stream("digits", iter(rows), chunk_rows=CHUNK_ROWS)
     came: list[Any] = []
-    with pytest.raises(InputError, match="the stream's rows do not fit together"):
+    with pytest.raises(InputError, match="row 10: is int64, earlier ones are float32"):
         came.extend(predictions)
 
     assert len(came) == 10
+
+
+def test_a_row_of_a_shape_that_no_model_takes_names_itself(client: Client) -> None:
+    rows = [*PIXELS[:10], np.zeros(3, np.float32), *PIXELS[:10]]
+
+    with pytest.raises(RowsFailedError, match=r"rows \d+-\d+ failed at infer: .*rows have the shape \(3\)"):
+        list(client.stream("digits", iter(rows), chunk_rows=CHUNK_ROWS, max_delay=60))
 
 
 def _record_when_reading_rests(system: System, stream: Counted, most: float = math.inf) -> JobRecord:

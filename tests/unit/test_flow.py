@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from itertools import count
+from collections.abc import Iterable, Iterator
+from itertools import count, cycle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.aggregator import Part
-from producer.feeds import StreamFeed, stack_rows
+from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
 from producer.placement import pin, refs, usable
+from producer.rebatcher import Rebatcher
+from producer.sources import from_arrays, from_rows
+from producer.split import Chunk
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from tasks.messages import ModelInfo, SlotRecord
 from tests.waiting import wait_until
@@ -92,26 +97,41 @@ def test_parts_that_nobody_takes_close_the_room_until_one_is_taken() -> None:
     assert taken.is_set()
 
 
+def feed_of(rows: Iterable[Any], max_delay: float | None = None, batch_rows: int = 1) -> BatchFeed:
+    source = from_rows(rows, batch_rows=batch_rows, label="stream")
+    return BatchFeed(source, check=lambda rows: None, blank={"x": np.zeros((0, 2))}, max_delay=max_delay)
+
+
+def next_chunk(feed: BatchFeed, rows: int) -> tuple[Chunk, Any]:
+    return wait_until(lambda: feed.next_chunk(rows), "a chunk is there")
+
+
 def test_a_stream_s_rows_become_full_chunks_and_a_rest() -> None:
-    feed = StreamFeed((np.full(2, row) for row in range(7)), chunk_rows=3, max_delay=60)
-    chunks = [wait_until(feed.next_chunk, "a chunk is there") for _ in range(3)]
+    feed = feed_of(np.full(2, row) for row in range(7))
+    chunks = [next_chunk(feed, 3) for _ in range(3)]
     assert [(chunk.index, chunk.start, chunk.stop) for chunk, _ in chunks] == [(0, 0, 3), (1, 3, 6), (2, 6, 7)]
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in chunks])[:, 0], range(7))
+    wait_until(feed.exhausted, "the feed knows that it has ended")
+
+
+def test_a_stream_without_rows_is_one_chunk_of_none() -> None:
+    feed = feed_of(iter([]))
+    chunk, rows = next_chunk(feed, 3)
+    assert (chunk.rows, rows["x"].shape) == (0, (0, 2))
     wait_until(feed.exhausted, "the feed knows that it has ended")
 
 
 def test_an_endless_stream_is_read_no_further_than_two_chunks_ahead() -> None:
     read: list[int] = []
 
-    def endless():  # type: ignore[no-untyped-def]
+    def endless() -> Iterator[Any]:
         for row in count():
             read.append(row)
             yield np.zeros(1)
 
-    feed = StreamFeed(endless(), chunk_rows=4, max_delay=60)
-    wait_until(lambda: len(read) >= 8, "two chunks are read")
-    assert feed.next_chunk() is not None
-    wait_until(lambda: len(read) >= 12, "one more is read")
+    feed = feed_of(endless())
+    next_chunk(feed, 4)
+    wait_until(lambda: len(read) >= 12, "two chunks are read ahead")
     assert len(read) <= 4 + 2 * 4 + 1
     feed.close()
 
@@ -119,36 +139,77 @@ def test_an_endless_stream_is_read_no_further_than_two_chunks_ahead() -> None:
 def test_a_row_that_waited_long_enough_leaves_alone() -> None:
     forever = threading.Event()
 
-    def one_and_then_nothing():  # type: ignore[no-untyped-def]
+    def one_and_then_nothing() -> Iterator[Any]:
         yield np.ones(2)
         forever.wait()
 
-    feed = StreamFeed(one_and_then_nothing(), chunk_rows=1000, max_delay=0.01)
-    chunk, _ = wait_until(feed.next_chunk, "the row leaves")
+    chunk, _ = next_chunk(feed_of(one_and_then_nothing(), max_delay=0.01), 1000)
     assert chunk.rows == 1
     forever.set()
 
 
 def test_an_iterable_that_raises_is_an_input_error_after_its_rows() -> None:
-    def broken():  # type: ignore[no-untyped-def]
+    def broken() -> Iterator[Any]:
         yield np.ones(2)
         raise ValueError("the disk is on fire")
 
-    feed = StreamFeed(broken(), chunk_rows=10, max_delay=60)
-    chunk, _ = wait_until(feed.next_chunk, "the row leaves")
+    feed = feed_of(broken(), batch_rows=10)
+    chunk, _ = next_chunk(feed, 10)
     assert chunk.rows == 1
-    with pytest.raises(InputError, match="ValueError: the disk is on fire"):
+    with pytest.raises(InputError, match="the disk is on fire"):
         wait_until(feed.exhausted, "the error comes")
 
 
-def test_rows_of_several_inputs_are_stacked_by_input() -> None:
-    stacked = stack_rows([{"a": np.zeros(2), "b": 1}, {"a": np.ones(2), "b": 2}])
-    assert stacked["a"].shape == (2, 2)
-    assert stacked["b"].tolist() == [1, 2]
-    assert [column.shape for column in stack_rows([(np.zeros(2), 1), (np.ones(2), 2)])] == [(2, 2), (2,)]
+def test_rows_that_no_model_takes_end_the_feed() -> None:
+    def refuse(rows: object) -> None:
+        raise InputError("no model takes these")
+
+    feed = BatchFeed(from_rows(iter([np.ones(2)])), check=refuse, blank={}, max_delay=None)
+    wait_until(lambda: feed.next_chunk(1) is None and feed._error, "the rows are refused")
+    with pytest.raises(InputError, match="no model takes these"):
+        feed.exhausted()
 
 
-@pytest.mark.parametrize("rows", [[np.ones(2), np.ones(3)], [{"a": 1}, {"b": 1}], [(1, 2), (1,)]])
-def test_rows_that_differ_are_an_input_error(rows: list[object]) -> None:
-    with pytest.raises(InputError, match="do not fit together"):
-        stack_rows(rows)
+@given(rows=st.integers(0, 60), sizes=st.lists(st.integers(1, 9), min_size=1))
+def test_any_split_of_any_number_of_rows_gives_each_row_once(rows: int, sizes: list[int]) -> None:
+    feed, indexes, pieces = SourceFeed(from_arrays(np.arange(rows))), [], []
+    for size in cycle(sizes):
+        if (given_chunk := feed.next_chunk(size)) is None:
+            break
+        chunk, piece = given_chunk
+        assert len(piece) == chunk.rows <= size
+        indexes.append(chunk.index)
+        pieces.append(piece)
+    assert indexes == list(range(max(1, len(indexes))))
+    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(rows))
+    assert feed.exhausted()
+    assert feed.given == rows
+
+
+@given(batches=st.lists(st.integers(0, 9), max_size=12), cuts=st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_rows_cut_anew_are_the_same_rows(batches: list[int], cuts: list[int]) -> None:
+    rows = np.arange(sum(batches))
+    rebatcher, start = Rebatcher(), 0
+    for size in batches:
+        rebatcher.add({"x": rows[start : start + size], "y": rows[start : start + size] * 2.0})
+        start += size
+    taken = []
+    for cut in cuts:
+        if rebatcher.rows:
+            piece, number = rebatcher.take(cut)
+            assert number == len(piece["x"]) <= cut
+            taken.append(piece)
+    joined = np.concatenate([piece["x"] for piece in taken]) if taken else rows[:0]
+    np.testing.assert_array_equal(joined, rows[: len(joined)])
+    assert len(joined) + rebatcher.rows == len(rows)
+    if not rebatcher.rows:
+        assert rebatcher.bytes == 0
+
+
+def test_rows_of_uneven_shape_stay_a_list() -> None:
+    rebatcher = Rebatcher()
+    rebatcher.add(np.zeros((2, 3)))
+    rebatcher.add([np.zeros(4), np.zeros(5)])
+    rows, number = rebatcher.take(3)
+    assert number == 3
+    assert [row.shape for row in rows] == [(3,), (3,), (4,)]

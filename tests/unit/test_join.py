@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.aggregator import Gathered, Join, OutputTree, Part
-from producer.split import split
+from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError
 
 

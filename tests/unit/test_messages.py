@@ -15,10 +15,13 @@ from tasks.messages import (
     ChunkMessage,
     Failure,
     FailureRecord,
+    FileRef,
     InlineRef,
     ModelRef,
     Outputs,
     RedisRef,
+    RowsRef,
+    SliceRef,
     from_plain,
     pack,
     to_plain,
@@ -42,8 +45,16 @@ def test_a_chunk_reads_like_a_sentence() -> None:
     assert str(MESSAGE) == "chunk 17/400 rows 4352-4608 of job 0123456789ab, digits@abababab"
 
 
-@pytest.mark.parametrize("ref", [InlineRef(b"\x00\xff"), RedisRef("celeriac:job:x:payload:1")])
-def test_a_message_survives_the_way_through_celery(ref: InlineRef | RedisRef) -> None:
+@pytest.mark.parametrize(
+    "ref",
+    [
+        InlineRef(b"\x00\xff"),
+        RedisRef("celeriac:job:x:payload:1"),
+        FileRef("0123456789ab/rows-3-ffff"),
+        SliceRef("/data/a.npy", 100, 7, 128, "float32", (3, 4)),
+    ],
+)
+def test_a_message_survives_the_way_through_celery(ref: RowsRef) -> None:
     message = msgspec.structs.replace(MESSAGE, ref=ref)
     through_celery = msgspec.msgpack.decode(msgspec.msgpack.encode(to_plain(message)))
     assert from_plain(through_celery, ChunkMessage) == message
@@ -57,7 +68,9 @@ def test_a_message_survives_the_way_through_celery(ref: InlineRef | RedisRef) ->
         ("index", -1),
         ("start", "0"),
         ("models", []),
-        ("ref", {"type": "file", "path": "/etc/passwd"}),
+        ("ref", {"type": "file", "name": "../../etc/passwd"}),
+        ("ref", {"type": "file", "name": "0123456789ab/../x"}),
+        ("ref", {"type": "socket", "path": "/etc/passwd"}),
         ("extra", 1),
     ],
 )
@@ -70,7 +83,7 @@ def test_a_message_that_is_not_of_our_form_is_refused_by_its_field(field: str, v
 @pytest.mark.parametrize(
     "answer",
     [
-        Outputs("0123456789ab", 3, 0, 7, "w/1", 0.25, b"payload"),
+        Outputs("0123456789ab", 3, 0, 7, "w/1", 0.25, InlineRef(b"payload")),
         Failure("0123456789ab", 3, "w/1", FailureRecord(0, 7, "infer", "ValueError", "why")),
     ],
 )

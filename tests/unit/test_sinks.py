@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from producer.aggregator import Part
 from producer.sinks import open_sink
-from producer.split import split
+from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
 

@@ -13,7 +13,7 @@ import zarr
 
 from producer.aggregator import Part, flatten
 from producer.sinks import FORMATS, check_output, open_sink
-from producer.split import split
+from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
 ROWS = 23

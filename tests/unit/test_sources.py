@@ -157,7 +157,7 @@ class TestMemory:
 
 
 class TestNpy:
-    def test_a_file_is_mapped_until_it_is_sliced(self, tmp_path: Path) -> None:
+    def test_a_file_is_not_read_until_it_is_sliced(self, tmp_path: Path) -> None:
         data = np.arange(12, dtype=np.float32).reshape(4, 3)
         np.save(tmp_path / "images.npy", data)
 
@@ -168,8 +168,15 @@ class TestNpy:
         assert source.path == tmp_path / "images.npy"
         part = source.take(1, 4)
         assert isinstance(part, np.ndarray)
-        assert np.shares_memory(part, source.data)
         np.testing.assert_array_equal(part, data[1:4])
+
+    def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_death(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "images.npy", np.zeros((4, 3_000), np.float32))
+        source = open_file(tmp_path / "images.npy")
+        os.truncate(tmp_path / "images.npy", 1_000)
+
+        with pytest.raises(InputError, match=r"images\.npy: has been cut short since it was opened; rows 1-4"):
+            source.take(1, 4)
 
     @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0,)])
     def test_a_file_without_values_is_read(self, tmp_path: Path, shape: tuple[int, ...]) -> None:

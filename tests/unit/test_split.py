@@ -1,82 +1,75 @@
-"""Cutting a data set into chunks."""
+"""The size of chunks: small at first, then as long as wanted, within limits, and smaller at the end."""
 
-import itertools
+from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.split import CHUNKS_PER_SLOT, MAX_CHUNK_BYTES, Chunk, choose_chunk_rows, count_chunks, split
+from producer.split import CHUNK_SECONDS, GROWTH, MAX_CHUNK_BYTES, Sizer
 from worker_config.errors import UsageError
 
-
-@given(rows=st.integers(0, 2000), chunk_rows=st.integers(1, 2100))
-def test_chunks_follow_each_other_without_gap_or_overlap(rows: int, chunk_rows: int) -> None:
-    chunks = list(split(rows, chunk_rows))
-
-    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
-    assert [row for chunk in chunks for row in range(chunk.start, chunk.stop)] == list(range(rows))
-    assert all(chunk.rows == chunk_rows for chunk in chunks[:-1])
-    assert len(chunks) == count_chunks(rows, chunk_rows)
+MANY = 10**9
 
 
-def test_zero_rows_give_one_empty_chunk() -> None:
-    assert list(split(0, 256)) == [Chunk(0, 0, 0)]
+def learnt(sizer: Sizer, seconds_per_row: float, slots: int = 2) -> int:
+    """The size that a sizer comes to, for a model of that speed."""
+    for _ in range(30):
+        rows = sizer.next_rows(MANY, slots)
+        sizer.answered(rows, rows * seconds_per_row)
+    return sizer.next_rows(MANY, slots)
 
 
-def test_the_last_chunk_is_shorter() -> None:
-    assert list(split(5, 2)) == [Chunk(0, 0, 2), Chunk(1, 2, 4), Chunk(2, 4, 5)]
+def test_the_first_chunks_are_one_batch() -> None:
+    assert Sizer(batch_rows=64, row_bytes=8).next_rows(MANY, slots=2) == 64
+    assert Sizer(batch_rows=64, row_bytes=8).next_rows(None, slots=2) == 64
 
 
-def test_chunks_are_made_one_by_one() -> None:
-    assert list(itertools.islice(split(10**18, 1), 2)) == [Chunk(0, 0, 1), Chunk(1, 1, 2)]
+@pytest.mark.parametrize("seconds_per_row", [1e-5, 1e-4, 1e-3])
+def test_a_chunk_comes_to_take_as_long_as_wanted(seconds_per_row: float) -> None:
+    rows = learnt(Sizer(batch_rows=10, row_bytes=8), seconds_per_row)
+    assert rows % 10 == 0
+    assert rows * seconds_per_row == pytest.approx(CHUNK_SECONDS, rel=0.05)
 
 
-@pytest.mark.parametrize("chunk_rows", [0, -1])
-def test_chunks_without_rows_are_refused_at_the_call(chunk_rows: int) -> None:
-    with pytest.raises(UsageError, match="chunk_rows"):
-        split(10, chunk_rows)
+def test_a_slow_model_gets_one_batch_at_a_time() -> None:
+    assert learnt(Sizer(batch_rows=64, row_bytes=8), seconds_per_row=1.0) == 64
 
 
-@given(
-    rows=st.integers(0, 10**9),
-    row_bytes=st.floats(0, 10**8),
-    slots=st.integers(1, 500),
-    batch_rows=st.integers(1, 5000),
-)
-def test_a_chosen_size_keeps_every_limit(rows: int, row_bytes: float, slots: int, batch_rows: int) -> None:
-    chunk_rows = choose_chunk_rows(rows, row_bytes, slots, batch_rows)
-
-    assert chunk_rows >= 1
-    assert chunk_rows == 1 or chunk_rows * row_bytes <= MAX_CHUNK_BYTES
-    assert chunk_rows <= batch_rows or chunk_rows % batch_rows == 0
-    assert chunk_rows <= batch_rows or count_chunks(rows, chunk_rows) >= slots * CHUNKS_PER_SLOT
-    if min(batch_rows, rows) * row_bytes <= MAX_CHUNK_BYTES:
-        assert chunk_rows >= min(batch_rows, rows)
+def test_sizes_grow_step_by_step() -> None:
+    sizer = Sizer(batch_rows=64, row_bytes=8)
+    sizer.answered(64, 1e-6)
+    assert sizer.next_rows(MANY, slots=2) == GROWTH * 64
 
 
-@pytest.mark.parametrize(
-    ("rows", "row_bytes", "slots", "batch_rows", "expected"),
-    [
-        (0, 4.0, 2, 256, 1),
-        (10, 4.0, 2, 256, 10),  # fewer rows than one batch
-        (1797, 256.0, 2, 256, 256),  # a batch is the least, though slots get few chunks
-        (100_000, 256.0, 2, 256, 6144),  # 6250 by the slots, 24 whole batches
-        (10**9, 256.0, 2, 256, 16_384),  # by the bytes
-        (1000, 2 * 2**20, 2, 256, 2),  # by the bytes, less than a batch
-        (1000, 100 * 2**20, 2, 256, 1),  # a row larger than the limit
-        (1000, 0.0, 1, 1, 125),  # rows of no bytes
-    ],
-)
-def test_sizes_are_chosen_by_bytes_slots_and_batch(
-    rows: int, row_bytes: float, slots: int, batch_rows: int, expected: int
-) -> None:
-    assert choose_chunk_rows(rows, row_bytes, slots, batch_rows) == expected
+@given(row_bytes=st.floats(1, 10 * MAX_CHUNK_BYTES), batch_rows=st.integers(1, 500))
+def test_no_chunk_has_more_bytes_than_allowed_unless_one_row_has(row_bytes: float, batch_rows: int) -> None:
+    rows = learnt(Sizer(batch_rows, row_bytes), seconds_per_row=1e-9)
+    assert rows == 1 or rows * row_bytes <= MAX_CHUNK_BYTES
+    assert rows <= batch_rows or rows % batch_rows == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [(-1, 4, 1, 1), (1, -4, 1, 1), (1, float("nan"), 1, 1), (1, 4, 0, 1), (1, 4, 1, 0)]
-)
-def test_impossible_arguments_are_refused(arguments: tuple[int, float, int, int]) -> None:
-    with pytest.raises(UsageError, match="must be at least"):
-        choose_chunk_rows(*arguments)
+def test_the_size_of_rows_is_learnt_from_what_was_sent() -> None:
+    sizer = Sizer(batch_rows=1)
+    sizer.sent(rows=10, payload_bytes=10 * MAX_CHUNK_BYTES // 4)
+    assert learnt(sizer, seconds_per_row=1e-9) == 4
+
+
+@given(rows=st.integers(1, 10**6), slots=st.integers(1, 8), batch_rows=st.integers(1, 64))
+def test_chunks_shrink_at_the_end_and_give_every_row_once(rows: int, slots: int, batch_rows: int) -> None:
+    sizer = Sizer(batch_rows, row_bytes=8)
+    sizes, left = [], rows
+    while left:
+        size = min(left, sizer.next_rows(left, slots))
+        sizer.answered(size, size * 1e-4)
+        sizes.append(size)
+        left -= size
+    assert sum(sizes) == rows
+    largest = sizes.index(max(sizes))
+    assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
+
+
+def test_the_caller_s_own_choice_is_all_that_counts() -> None:
+    assert learnt(Sizer(64, 8, fixed_rows=7), seconds_per_row=1e-9) == 7
+    with pytest.raises(UsageError, match="chunk_rows is 0"):
+        Sizer(64, 8, fixed_rows=0)

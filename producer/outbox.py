@@ -1,0 +1,139 @@
+"""This module sends chunks: takes rows from the feed, stores them, publishes, and keeps each until it is answered.
+
+feed --rows--> encode --> put --> publish (a few at once) --> open until answered --> sent again, if need be
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+
+from producer.feeds import Feed
+from producer.split import Chunk, Sizer
+from producer.window import Window
+from producer.wire import Wire
+from tasks import codec
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, ModelRef, SliceRef, StoreName
+
+logger = logging.getLogger(__name__)
+
+# Published together: more would let slots wait for their first chunk.
+BATCH_CHUNKS = 16
+BATCH_BYTES = 2**20
+
+
+@dataclass(slots=True)
+class OpenChunk:
+    """A chunk that is not answered; `payload` is empty where workers read the rows themselves."""
+
+    message: ChunkMessage
+    payload: bytes
+    times_sent: int = 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.message.stop - self.message.start
+
+
+class Outbox:
+    """The chunks of one job on their way out.
+
+    Args:
+        slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
+        store: the name of the way, which answers take too.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        feed: Feed,
+        window: Window,
+        sizer: Sizer,
+        job: str,
+        models: Sequence[ModelRef],
+        store: StoreName,
+        slice_ref: SliceRef | None = None,
+    ) -> None:
+        self.open: dict[int, OpenChunk] = {}
+        self._wire = wire
+        self._feed = feed
+        self._window = window
+        self._sizer = sizer
+        self._job = job
+        self._models = list(models)
+        self._store = store
+        self._slice_ref = slice_ref
+
+    def send(self, held_back: int) -> int:
+        """Send chunks while the window admits them, up to one batch; return how many."""
+        sent: list[OpenChunk] = []
+        size = 0
+        while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES and self._window.admits(held_back):
+            rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.given
+            wanted = self._sizer.next_rows(rows_left, self._window.slots)
+            given = self._feed.next_chunk(wanted)
+            if given is None:
+                break
+            chunk, rows = given
+            payload = b"" if rows is None else codec.encode(cast("codec.Tree", rows))
+            total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
+            opened = OpenChunk(self._message(chunk, payload, total), payload)
+            self.open[chunk.index] = opened
+            self._window.sent(chunk.index, len(payload))
+            self._sizer.sent(chunk.rows, len(payload))
+            sent.append(opened)
+            size += len(payload)
+        if sent:
+            self._wire.publish([opened.message for opened in sent])
+        return len(sent)
+
+    def answered(self, index: int, seconds: float) -> None:
+        """Close a chunk: its rows are not needed any more."""
+        opened = self.open.pop(index)
+        self._window.answered(index)
+        self._sizer.answered(opened.rows, seconds)
+        self._wire.forget([opened.message.ref])
+
+    def send_again(self, indexes: Sequence[int]) -> int:
+        """Send open chunks once more, with their rows: Redis, or the spool folder, may have lost them.
+
+        By way of Redis, since not every worker may reach the file that others read.
+        """
+        logger.warning("job %s: sending %s chunks again", self._job, len(indexes))
+        messages = []
+        for index in indexes:
+            opened = self.open[index]
+            message = opened.message
+            if not opened.payload:
+                rows = self._feed.take(Chunk(index, message.start, message.stop))
+                opened.payload = codec.encode(cast("codec.Tree", rows))
+            self._wire.forget([message.ref])
+            ref = self._wire.put(index, opened.payload, only_redis=True)
+            opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
+            opened.times_sent += 1
+            messages.append(opened.message)
+        self._wire.publish(messages)
+        return len(messages)
+
+    def close(self) -> None:
+        """Forget what is still open."""
+        self._wire.forget([opened.message.ref for opened in self.open.values()])
+
+    def _message(self, chunk: Chunk, payload: bytes, total: int | None) -> ChunkMessage:
+        return ChunkMessage(
+            version=MESSAGE_VERSION,
+            job=self._job,
+            index=chunk.index,
+            start=chunk.start,
+            stop=chunk.stop,
+            chunks=total,
+            models=self._models,
+            ref=self._slice_ref if self._slice_ref and not payload else self._wire.put(chunk.index, payload),
+            reply="redis" if self._store == "redis" else "files",
+        )

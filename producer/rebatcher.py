@@ -1,0 +1,95 @@
+"""This module cuts batches of any size into chunks of the size that is wanted; rows keep their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.sources.protocol import Column, Rows
+
+
+class Rebatcher:
+    """Batches of any size go in, chunks of the size that is wanted come out; rows keep their order.
+
+    Attributes:
+        rows, bytes: what waits.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.bytes = 0
+        self._batches: deque[tuple[Rows, int]] = deque()
+
+    def add(self, batch: Rows) -> None:
+        """Take one batch; one without rows changes nothing."""
+        count = _count(batch)
+        if count:
+            self._batches.append((batch, count))
+            self.rows += count
+            self.bytes += _bytes(batch)
+
+    def take(self, rows: int) -> tuple[Rows, int]:
+        """The next `rows` rows, or all that wait if they are fewer, and how many; at least one must wait."""
+        pieces: list[Rows] = []
+        missing = rows
+        while self._batches and missing:
+            batch, count = self._batches.popleft()
+            self.bytes -= _bytes(batch)
+            if count > missing:
+                rest = _cut(batch, slice(missing, None))
+                self._batches.appendleft((rest, count - missing))
+                self.bytes += _bytes(rest)
+                batch, count = _cut(batch, slice(missing)), missing
+            pieces.append(batch)
+            missing -= count
+        self.rows -= rows - missing
+        return pieces[0] if len(pieces) == 1 else _joined(pieces), rows - missing
+
+
+def _columns(rows: Rows) -> list[Column]:
+    if isinstance(rows, Mapping):
+        return list(rows.values())
+    return list(rows) if isinstance(rows, tuple) else [rows]
+
+
+def _cut(rows: Rows, part: slice) -> Rows:
+    if isinstance(rows, Mapping):
+        return {name: column[part] for name, column in rows.items()}
+    return tuple(column[part] for column in rows) if isinstance(rows, tuple) else rows[part]
+
+
+def _count(rows: Rows) -> int:
+    return len(_columns(rows)[0])
+
+
+def _bytes(rows: Rows) -> int:
+    return sum(_column_bytes(column) for column in _columns(rows))
+
+
+def _column_bytes(column: Column) -> int:
+    if isinstance(column, list):
+        return sum(array.nbytes for array in column)
+    # Text lies elsewhere; a hundred bytes each is a guess that only bounds what is read ahead.
+    return column.nbytes if not column.dtype.hasobject else 100 * column.size
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    first = pieces[0]
+    if isinstance(first, Mapping):
+        return {
+            name: _joined_columns([cast("Mapping[str, Column]", piece)[name] for piece in pieces]) for name in first
+        }
+    if isinstance(first, tuple):
+        return tuple(_joined_columns(list(columns)) for columns in zip(*pieces, strict=True))
+    return _joined_columns(pieces)  # type: ignore[arg-type]
+
+
+def _joined_columns(columns: list[Column]) -> Column:
+    """One array, or a list of rows where their shapes differ."""
+    arrays: list[Array] = [column for column in columns if not isinstance(column, list)]
+    if len(arrays) == len(columns) and len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [row for column in columns for row in column]

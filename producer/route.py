@@ -1,0 +1,56 @@
+"""This module chooses the way of a job's rows: slices of their own file, the shared spool folder, or Redis.
+
+The fastest that every slot of the job can take: slices need a file under the workers' roots, files a spool folder that
+both sides see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from producer.sources import ArraySource, BatchSource, Source
+from tasks import spool
+from tasks.codec.arrays import dtype_name
+from tasks.messages import SliceRef, SlotRecord, StoreName
+from tasks.slices import is_under
+from worker_config.errors import UsageError
+from worker_config.settings import Settings
+
+
+def choose_store(
+    source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, wanted: StoreName | None
+) -> tuple[StoreName, SliceRef | None]:
+    """The store for this data set and these slots, and where its rows stand, for slices.
+
+    Raises:
+        UsageError: the store that is wanted cannot be had; the text says why.
+    """
+    slice_ref = _slice_ref(source)
+    shares_spool = settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
+    reaches_file = slice_ref is not None and all(is_under(slice_ref.path, slot.data_roots) for slot in slots)
+    if wanted == "slices" and not reaches_file:
+        why = "its rows stand in no .npy file" if slice_ref is None else "it is under no folder of CELERIAC_DATA_ROOTS"
+        raise UsageError(f"{source.label}: workers cannot read slices of it: {why}; leave the store out")
+    if wanted == "files" and not shares_spool:
+        raise UsageError("workers do not share a spool folder with this process; set CELERIAC_SPOOL on both sides")
+    if reaches_file and wanted in (None, "slices"):
+        return "slices", slice_ref
+    if shares_spool and wanted in (None, "files"):
+        return "files", None
+    return "redis", None
+
+
+def _slice_ref(source: Source | BatchSource) -> SliceRef | None:
+    if not isinstance(source, ArraySource) or source.path is None or not isinstance(source.data, np.memmap):
+        return None
+    name = dtype_name(source.data.dtype)
+    # A bool array may hold bytes that are neither 0 nor 1, which only the codec looks at.
+    if name is None or name == "bool" or source.data.dtype != source.data.dtype.newbyteorder("<"):
+        return None
+    path = source.path.resolve()
+    status = path.stat()
+    return SliceRef(
+        str(path), status.st_size, status.st_mtime_ns, source.data.offset, name, tuple(source.data.shape[1:])
+    )

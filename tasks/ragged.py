@@ -1,0 +1,74 @@
+"""This module runs rows of uneven shape: those of one shape go through the model together, then each to its place.
+
+A column of such rows is a list with one array for each row; a model sees arrays alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.signature import Arrays, Rows
+from worker_config.errors import InputError, ModelError
+
+Columns = dict[Any, Any]
+
+
+def is_ragged(rows: object) -> bool:
+    """Whether some column is a list of rows."""
+    return any(isinstance(column, list) for column in _columns(rows).values())
+
+
+def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
+    """The outputs of `run` for all rows, each at its place.
+
+    Args:
+        run: outputs for rows of one shape.
+        rows: a column, or a dict or tuple of columns, of which at least one is a list.
+        model: its name, for the error.
+
+    Raises:
+        InputError: the columns have different numbers of rows.
+        ModelError: outputs differ in shape from row to row.
+    """
+    columns = _columns(rows)
+    counts = {len(column) for column in columns.values()}
+    if len(counts) != 1:
+        raise InputError(f"model {model}: the columns have {sorted(counts)} rows; they must have equally many")
+    placed: Arrays = {}
+    for indexes in _groups(columns):
+        group = {
+            name: np.stack([column[i] for i in indexes]) if isinstance(column, list) else column[indexes]
+            for name, column in columns.items()
+        }
+        for name, output in run(_tree_like(rows, group)).items():
+            whole = placed.setdefault(name, np.empty((counts.copy().pop(), *output.shape[1:]), output.dtype))
+            if whole.shape[1:] != output.shape[1:]:
+                raise ModelError(
+                    f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} and {output.shape[1:]}; "
+                    "outputs must be of one shape, whatever the shape of the input"
+                )
+            whole[indexes] = output
+    return placed
+
+
+def _groups(columns: Columns) -> Iterator[list[int]]:
+    by_shape: dict[tuple[Any, ...], list[int]] = {}
+    lists = [column for column in columns.values() if isinstance(column, list)]
+    for index, row in enumerate(zip(*lists, strict=True)):
+        by_shape.setdefault(tuple(value.shape for value in row), []).append(index)
+    yield from by_shape.values()
+
+
+def _columns(rows: Any) -> Columns:
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    return dict(enumerate(rows)) if isinstance(rows, tuple) else {"": rows}
+
+
+def _tree_like(rows: Any, columns: Columns) -> Rows:
+    if isinstance(rows, Mapping):
+        return columns
+    return tuple(columns.values()) if isinstance(rows, tuple) else columns[""]

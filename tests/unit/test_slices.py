@@ -1,0 +1,100 @@
+"""Slices of a producer's file: opened under the roots alone, read only if it is still the file that was meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tasks import spool
+from tasks.messages import FileRef, SliceRef
+from tasks.slices import is_under, read_slice
+from worker_config.errors import PayloadError
+
+ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
+
+
+@pytest.fixture
+def ref(tmp_path: Path) -> SliceRef:
+    path = tmp_path / "rows.npy"
+    np.save(path, ROWS)
+    status = path.stat()
+    return SliceRef(str(path), status.st_size, status.st_mtime_ns, 128, "float32", (2, 3))
+
+
+def test_the_rows_are_those_of_the_array(ref: SliceRef, tmp_path: Path) -> None:
+    for start, stop in ((0, 10), (3, 4), (7, 7)):
+        np.testing.assert_array_equal(read_slice(ref, start, stop, [tmp_path]), ROWS[start:stop])
+
+
+def test_a_file_outside_the_roots_is_not_opened(ref: SliceRef, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    link = tmp_path / "inside" / "link.npy"
+    link.symlink_to(ref.path)
+    dots = str(tmp_path / "inside" / ".." / "rows.npy")
+    for path in (ref.path, str(link), dots):
+        with pytest.raises(PayloadError, match="CELERIAC_DATA_ROOTS"):
+            read_slice(msgspec.structs.replace(ref, path=path), 0, 1, [tmp_path / "inside"])
+    with pytest.raises(PayloadError, match="CELERIAC_DATA_ROOTS"):
+        read_slice(ref, 0, 1, [])
+
+
+def test_a_root_may_itself_be_a_link(ref: SliceRef, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("roots") / "root"
+    root.symlink_to(tmp_path)
+    assert is_under(str(root / "rows.npy"), [root])
+    np.testing.assert_array_equal(read_slice(ref, 0, 2, [root]), ROWS[:2])
+
+
+def test_a_file_that_has_changed_is_refused(ref: SliceRef, tmp_path: Path) -> None:
+    os.utime(ref.path, ns=(0, 0))
+    with pytest.raises(PayloadError, match="has changed"):
+        read_slice(ref, 0, 1, [tmp_path])
+
+
+@pytest.mark.parametrize(
+    "change", [{"offset": 10**9}, {"row_shape": (2**40, 2**40)}, {"dtype": "object"}, {"path": "/"}]
+)
+def test_a_ref_that_lies_is_refused(ref: SliceRef, tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises(PayloadError):
+        read_slice(msgspec.structs.replace(ref, **change), 0, 10, [tmp_path, "/"])
+
+
+def test_a_folder_or_a_pipe_is_no_file(ref: SliceRef, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ""):
+        with pytest.raises(PayloadError):
+            read_slice(msgspec.structs.replace(ref, path=str(tmp_path / name)), 0, 1, [tmp_path])
+
+
+def test_a_payload_in_the_spool_comes_back_until_it_is_forgotten(tmp_path: Path) -> None:
+    first, second = (spool.write(tmp_path, "0123456789ab", "rows-1", payload) for payload in (b"one", b"two"))
+    assert (spool.read(tmp_path, first), spool.read(tmp_path, second)) == (b"one", b"two")
+    spool.forget(tmp_path, [first])
+    with pytest.raises(PayloadError, match="cannot be read"):
+        spool.read(tmp_path, first)
+    with pytest.raises(PayloadError, match="CELERIAC_SPOOL"):
+        spool.read(None, second)
+    spool.forget_job(tmp_path, "0123456789ab")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_tells_one_folder_from_another(tmp_path: Path) -> None:
+    mark = spool.make_mark(tmp_path)
+    assert spool.has_mark(tmp_path, mark)
+    assert not spool.has_mark(tmp_path, "")
+    assert not spool.has_mark(tmp_path, "../" + tmp_path.name)
+    spool.remove_mark(tmp_path, mark)
+    assert not spool.has_mark(tmp_path, mark)
+
+
+def test_what_a_killed_producer_left_goes_after_its_time(tmp_path: Path) -> None:
+    old, young = FileRef("000000000000/rows-1"), FileRef("111111111111/rows-1")
+    for ref in (old, young):
+        spool.write(tmp_path, ref.name[:12], "rows-1", b"x")
+    os.utime(tmp_path / "000000000000", (0, 0))
+    spool.forget_old_jobs(tmp_path, ttl_seconds=3600)
+    assert [path.name for path in tmp_path.iterdir()] == ["111111111111"]
