@@ -96,6 +96,11 @@ def cli() -> None:
 @_broker
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
+    "--store",
+    type=click.Choice(["redis", "files", "slices"]),
+    help="The way of the rows; the fastest that the workers reach if left out.",
+)
+@click.option(
     "--on-error", type=click.Choice(["raise"]), default="raise", help="What a row that fails does to the job."
 )
 @click.option(

@@ -104,7 +104,8 @@ def _path_opener(path: str) -> _Opener:
         return _FORMATS[known]
     if not Path(path).exists():
         raise InputError(f"{path}: no such file; check the path")
-    raise InputError(f"{path}: files of this type cannot be read; save as {', '.join(_FORMATS)}, or name a folder")
+    kind = Path(path).suffix or "(none)"
+    raise InputError(f"{path}: files of type {kind!r} cannot be read; save as {', '.join(_FORMATS)}, or name a folder")
 
 
 def _format(name: str) -> str:

@@ -222,7 +222,7 @@ def test_a_finished_job_is_shown_and_found_by_the_first_characters_of_its_id(
     lines = celeriac.succeeds("status", job[:6], *at).stdout.splitlines()
     shown = {name: text.strip() for name, text in (line.split(None, 1) for line in lines)}
     assert (shown["job"], shown["state"]) == (job, "done")
-    assert shown["input"] == "rows.npy, 1000 rows in 10 chunks"
+    assert shown["input"] == "rows.npy, 1000 rows, by way of redis"
     assert "predicted 1000" in shown["ledger"]
 
     told = celeriac.succeeds("status", job, *at, "--json").json
