@@ -226,7 +226,7 @@ def test_a_finished_job_is_shown_and_found_by_the_first_characters_of_its_id(
     assert "predicted 1000" in shown["ledger"]
 
     told = celeriac.succeeds("status", job, *at, "--json").json
-    assert (told["job"], told["state"], told["rows"], told["chunks"]) == (job, "done", ROWS, 10)
+    assert (told["job"], told["state"], told["rows"], told["ledger"]["chunks_sent"]) == (job, "done", ROWS, 10)
     for name in ("rows", "predicted", "failed", "skipped", "duplicates"):
         assert told["ledger"][name] == summary["ledger"][name]
 
