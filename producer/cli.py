@@ -24,6 +24,7 @@ from producer.embedded import local, worker_command
 from producer.predicting import PredictionFailedError, predict_to_sink
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
+from tasks.codec.compression import Compression
 from tasks.connection import broker_errors, connect
 from tasks.messages import ModelInfo, StoreName
 from tasks.slots import read_slots
@@ -100,6 +101,7 @@ def cli() -> None:
     type=click.Choice(["redis", "files", "slices"]),
     help="The way of the rows; the fastest that the workers reach if left out.",
 )
+@click.option("--compression", type=click.Choice(["lz4", "zstd"]), help="Pack payloads; for slow networks.")
 @click.option(
     "--on-error", type=click.Choice(["raise"]), default="raise", help="What a row that fails does to the job."
 )
@@ -122,6 +124,7 @@ def predict(
     broker_url: str | None,
     chunk_rows: int | None,
     store: StoreName | None,
+    compression: Compression | None,
     on_error: str,
     worker_timeout_seconds: float,
     force: bool,
@@ -143,7 +146,16 @@ def predict(
     with open_sink(output, source.rows, force) as sink:
         try:
             with _client(broker_url, worker_timeout_seconds, manifest, workers) as client:
-                summary = predict_to_sink(client, names, source, sink, chunk_rows=chunk_rows, store=store, quiet=quiet)
+                summary = predict_to_sink(
+                    client,
+                    names,
+                    source,
+                    sink,
+                    chunk_rows=chunk_rows,
+                    store=store,
+                    compression=compression,
+                    quiet=quiet,
+                )
         except PredictionFailedError as failed:
             if as_json:
                 click.echo(json.dumps(asdict(failed.summary)))

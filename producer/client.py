@@ -24,6 +24,7 @@ from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import Sizer
 from producer.window import Window
 from producer.wire import Wire
+from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
 from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
 from tasks.ragged import is_ragged
@@ -90,9 +91,10 @@ class Client:
         *,
         chunk_rows: int | None = None,
         store: StoreName | None = None,
+        compression: Compression | None = None,
     ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`."""
-        job = self.submit(models, data, chunk_rows=chunk_rows, store=store)
+        job = self.submit(models, data, chunk_rows=chunk_rows, store=store, compression=compression)
         try:
             return job.result()
         finally:
@@ -105,6 +107,7 @@ class Client:
         *,
         chunk_rows: int | None = None,
         store: StoreName | None = None,
+        compression: Compression | None = None,
     ) -> Job:
         """Begin a job and return at once.
 
@@ -116,14 +119,18 @@ class Client:
             chunk_rows: rows of one chunk; measured on the first ones if left out.
             store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
                 workers reach if left out.
+            compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
             UsageError: workers do not reach the store.
+            ConfigError: the compression is not installed.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
         """
         names = _names(models)
+        if compression:
+            check_installed(compression)
         source = open_source(data)
         infos, slots = self._find(names)
         chosen, slice_ref = choose_store(source, slots, self._settings, store)
@@ -135,7 +142,7 @@ class Client:
         else:
             feed, row_bytes = _batch_feed(source, infos, None), None
         sizer = Sizer(max(info.batch_rows for info in infos), row_bytes, chunk_rows)
-        return self._start(feed, sizer, infos, slots, chosen, slice_ref)
+        return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
 
     def stream(
         self,
@@ -190,6 +197,7 @@ class Client:
         slots: list[SlotRecord],
         store: StoreName,
         slice_ref: SliceRef | None = None,
+        compression: Compression | None = None,
     ) -> Job:
         job_id = secrets.token_hex(6)
         now = time.time()
@@ -207,7 +215,7 @@ class Client:
         )
         wire = Wire(self.broker_url, self._settings, job_id, store)
         window = Window(len(slots))
-        outbox = Outbox(wire, feed, window, sizer, job_id, models, store, slice_ref)
+        outbox = Outbox(wire, feed, window, sizer, job_id, models, store, slice_ref, compression)
         run = Run(
             wire,
             feed,

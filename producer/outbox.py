@@ -45,8 +45,9 @@ class Outbox:
     """The chunks of one job on their way out.
 
     Args:
-        slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
         store: the name of the way, which answers take too.
+        slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
+        compression: what payloads are packed with, both ways.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Outbox:
         models: Sequence[ModelRef],
         store: StoreName,
         slice_ref: SliceRef | None = None,
+        compression: codec.Compression | None = None,
     ) -> None:
         self.open: dict[int, OpenChunk] = {}
         self._wire = wire
@@ -69,6 +71,7 @@ class Outbox:
         self._models = list(models)
         self._store = store
         self._slice_ref = slice_ref
+        self._compression = compression
 
     def send(self, held_back: int) -> int:
         """Send chunks while the window admits them, up to one batch; return how many."""
@@ -81,7 +84,7 @@ class Outbox:
             if given is None:
                 break
             chunk, rows = given
-            payload = b"" if rows is None else codec.encode(cast("codec.Tree", rows))
+            payload = b"" if rows is None else self._encode(rows)
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
             opened = OpenChunk(self._message(chunk, payload, total), payload)
             self.open[chunk.index] = opened
@@ -112,7 +115,7 @@ class Outbox:
             message = opened.message
             if not opened.payload:
                 rows = self._feed.take(Chunk(index, message.start, message.stop))
-                opened.payload = codec.encode(cast("codec.Tree", rows))
+                opened.payload = self._encode(rows)
             self._wire.forget([message.ref])
             ref = self._wire.put(index, opened.payload, only_redis=True)
             opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
@@ -125,6 +128,9 @@ class Outbox:
         """Forget what is still open."""
         self._wire.forget([opened.message.ref for opened in self.open.values()])
 
+    def _encode(self, rows: object) -> bytes:
+        return codec.encode(cast("codec.Tree", rows), compression=self._compression)
+
     def _message(self, chunk: Chunk, payload: bytes, total: int | None) -> ChunkMessage:
         return ChunkMessage(
             version=MESSAGE_VERSION,
@@ -136,4 +142,5 @@ class Outbox:
             models=self._models,
             ref=self._slice_ref if self._slice_ref and not payload else self._wire.put(chunk.index, payload),
             reply="redis" if self._store == "redis" else "files",
+            compression=self._compression,
         )

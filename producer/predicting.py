@@ -14,6 +14,7 @@ from producer.client import Client
 from producer.job import Job
 from producer.sinks import Sink
 from producer.sources import BatchSource, Source
+from tasks.codec.compression import Compression
 from tasks.messages import StoreName
 from worker_config.errors import CeleriacError, JobCancelledError
 
@@ -51,6 +52,7 @@ def predict_to_sink(
     *,
     chunk_rows: int | None = None,
     store: StoreName | None = None,
+    compression: Compression | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Predict all rows into `sink` and commit it; on any error nothing is written.
@@ -59,7 +61,7 @@ def predict_to_sink(
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
     """
     started = time.monotonic()
-    job = client.submit(models, source, chunk_rows=chunk_rows, store=store)
+    job = client.submit(models, source, chunk_rows=chunk_rows, store=store, compression=compression)
     try:
         with _bar(source.rows, quiet) as bar:
             for part in job.parts():

@@ -120,6 +120,7 @@ class Run:
     def _loop(self) -> None:
         with broker_errors(self._wire.url):
             job_store.create(self._wire.client, self.record(), self._ttl_seconds)
+        self._window.leave_room(self._wire.redis_room())
         while True:
             self._send()
             if not self._outbox.open and self._feed.exhausted():
@@ -191,6 +192,7 @@ class Run:
             raise JobCancelledError(self._how_far("was cancelled"))
         self.slots = placement.usable(self._wire.slots(), self._models)
         self._window.slots = len(self.slots)
+        self._window.leave_room(self._wire.redis_room())
         workers = {slot.worker for slot in self.slots}
         if gone := self._workers - workers:
             logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))

@@ -6,6 +6,7 @@ take answers from the job's list --> load their outputs --> forget what was answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import cast
@@ -40,6 +41,8 @@ from worker_config.settings import Settings
 
 # Answers taken at once, besides the one that was waited for.
 ANSWERS_AT_ONCE = 64
+# Of Redis's memory limit; the rest is for answers and for what others put there meanwhile.
+USABLE_SHARE = 0.75
 
 
 class Wire:
@@ -127,6 +130,13 @@ class Wire:
         """Every slot that is up."""
         with broker_errors(self.url):
             return read_slots(self.client)
+
+    def redis_room(self) -> float:
+        """Bytes that Redis can still take for payloads; infinite where it has no limit."""
+        with broker_errors(self.url):
+            memory = cast("dict[str, int]", self.client.info("memory"))
+        limit = memory.get("maxmemory", 0)
+        return USABLE_SHARE * limit - memory.get("used_memory", 0) if limit else math.inf
 
     def forget_job(self) -> None:
         """Delete answers that came too late, with their outputs, and whatever else the job left."""

@@ -103,7 +103,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             start=message.start,
             stop=message.stop,
             slot=str(child),
-            ref=store(child, message, codec.encode(only)),
+            ref=store(child, message, codec.encode(only, compression=message.compression)),
             seconds=time.monotonic() - started,
         )
     except redis.RedisError:

@@ -78,7 +78,7 @@ class ChunkMessage(_Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
     `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
-    over 64 KiB.
+    over 64 KiB, and `compression` what they are packed with.
     """
 
     version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -90,6 +90,7 @@ class ChunkMessage(_Value, frozen=True):
     models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
     ref: RowsRef
     reply: Literal["redis", "files"] = "redis"
+    compression: Literal["lz4", "zstd"] | None = None
 
     def __str__(self) -> str:
         total = "?" if self.chunks is None else self.chunks

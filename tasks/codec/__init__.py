@@ -6,18 +6,21 @@ bool, str, bytes, None, list or dict is msgpack's own. Three extension types eac
     code 1, an array:   [dtype name, shape, padding, raw]   raw: little-endian, C order, aligned by the padding
     code 2, texts:      [shape, items]                      str and bytes of an object array, in C order
     code 3, a tuple:    [element, ...]
+
+`tasks.codec.compression` wraps a payload in a compressed form.
 """
 
 from __future__ import annotations
 
+from tasks.codec.compression import Compression, is_wrapped, unwrap, wrap
 from tasks.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
 from tasks.codec.reader import PayloadReader
 from tasks.codec.writer import PayloadWriter
 
-__all__ = ["DEFAULT_LIMIT_BYTES", "FORMAT_VERSION", "MAX_DEPTH", "Tree", "decode", "encode"]
+__all__ = ["DEFAULT_LIMIT_BYTES", "FORMAT_VERSION", "MAX_DEPTH", "Compression", "Tree", "decode", "encode"]
 
 
-def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
+def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES, compression: Compression | None = None) -> bytes:
     """Return the payload that holds `tree`.
 
     Args:
@@ -27,13 +30,15 @@ def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
             A numpy number comes back as an array without axes; a subclass (namedtuple, OrderedDict, np.str_,
             np.memmap) as its plain type; a masked array is refused.
         limit_bytes: the memory that the decoded tree may take, estimated from above; the payload is shorter.
+        compression: "lz4" or "zstd", by a library of the extra `compression`.
 
     Raises:
+        ConfigError: the library is not installed.
         PayloadError: the tree holds anything else, has more than `MAX_DEPTH` levels or exceeds the limit.
     """
     writer = PayloadWriter(limit_bytes)
     writer.write(tree)
-    return writer.payload()
+    return wrap(writer.payload(), compression) if compression else writer.payload()
 
 
 def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Tree:
@@ -49,4 +54,6 @@ def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_L
     Raises:
         PayloadError: the bytes are no payload, have another format version or exceed the limit.
     """
+    if is_wrapped(payload):
+        payload = unwrap(payload, limit_bytes)
     return PayloadReader(payload, limit_bytes).read()

@@ -201,3 +201,27 @@ def test_a_failure_of_rows_is_told_by_every_way(shared: System, client: Client) 
     for store in ("redis", "files"):
         with pytest.raises(RowsFailedError, match=r"rows 0-50 failed at infer.*not in \[0, 10\)"):
             client.predict("pair", bad, chunk_rows=50, store=store)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_payloads_give_the_same_outputs(client: Client, expected: Any, compression: Any) -> None:
+    predictions = client.predict("digits", ROWS, chunk_rows=CHUNK_ROWS, store="redis", compression=compression)
+    np.testing.assert_allclose(predictions, expected, **CLOSE)
+
+
+def test_a_redis_with_little_memory_is_never_filled(tmp_path_factory: pytest.TempPathFactory, models: Path) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    server = RedisServer(folder, ("--maxmemory", "24mb", "--maxmemory-policy", "noeviction"))
+    system = System(server.start(), folder)
+    try:
+        system.start_ready_worker(models / "models.toml", 1)
+        rows = np.random.default_rng(7).random((200_000, 64), np.float32)  # 51 MB
+        with Client(system.url) as client, connect(system.url) as redis:
+            job = client.submit("digits", rows, chunk_rows=8_000)
+            peak = 0
+            while not job.wait(timeout_seconds=0.01):
+                peak = max(peak, redis.info("memory")["used_memory"])
+            assert np.shape(job.result()) == (200_000, 10)
+            assert 0 < peak < 24 * 2**20
+    finally:
+        system.stop()
