@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from producer.redis_server import find_redis_server
+from producer.embedded.redis_server import find_redis_server
 from tests.waiting import wait_until
 
 BIN = Path(sys.executable).parent

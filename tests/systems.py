@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from producer.redis_server import find_redis_server
+from producer.embedded.redis_server import find_redis_server
 from tasks.connection import connect
 from tasks.messages import SlotRecord
 from tasks.slots import read_slots

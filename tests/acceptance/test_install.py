@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from producer.redis_server import find_redis_server
+from producer.embedded.redis_server import find_redis_server
 from tests.acceptance.commands import Celeriac
 from tests.systems import System
 from worker_config.errors import ExitCode
@@ -127,7 +127,7 @@ def test_the_wheel_has_the_three_packages_with_types_and_licence_and_nothing_els
     tops = {name.split("/")[0] for name in names}
     (info,) = [top for top in tops if top.endswith(".dist-info")]
     assert tops == {"producer", "tasks", "worker_config", info}
-    for name in ("producer/supervisor.py", "tasks/celery.py", "worker_config/errors.py"):
+    for name in ("producer/embedded/supervisor.py", "tasks/celery.py", "worker_config/errors.py"):
         assert name in names
     for package in ("producer", "tasks", "worker_config"):
         assert f"{package}/__init__.py" in names

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from producer.aggregator import Array
+from producer.cli.predicting import predict_to_sink
 from producer.client import Client
 from producer.embedded import local
-from producer.predicting import predict_to_sink
 from producer.sinks import open_sink
 from producer.sources import open_file
 from worker_config.errors import CeleriacError, ConfigError, OutputError
@@ -88,7 +88,7 @@ def _train(folder: Path, images: Array, digits: Array) -> None:
         (folder / "models.toml").write_text(f'[models.{MODEL}]\npath = "digits.keras"\n')
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}; name another folder with -o") from None
-    command = [sys.executable, "-m", "producer.demo_model", str(folder)]
+    command = [sys.executable, "-m", "producer.cli.demo_model", str(folder)]
     trained = subprocess.run(command, capture_output=True, text=True, check=False)
     if trained.returncode:
         last = trained.stderr.strip().splitlines()[-1:] or ["it said nothing"]

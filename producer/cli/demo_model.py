@@ -1,6 +1,6 @@
 """This module is a program of its own: it trains the demo's network, so that the producer stays without TensorFlow.
 
-`python -m producer.demo_model FOLDER` reads FOLDER/digits.npy and digits_true.npy, writes FOLDER/digits.keras.
+`python -m producer.cli.demo_model FOLDER` reads FOLDER/digits.npy and digits_true.npy, writes FOLDER/digits.keras.
 """
 
 from __future__ import annotations

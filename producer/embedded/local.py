@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from producer.client import Client
-from producer.redis_server import find_redis_server
+from producer.embedded.redis_server import find_redis_server
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
 from worker_config.errors import (

@@ -17,11 +17,12 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from producer import job_store, tables
+from producer import job_store
+from producer.cli import tables
+from producer.cli.demo import run_demo
+from producer.cli.predicting import PredictionFailedError, predict_to_sink
 from producer.client import Client
-from producer.demo import run_demo
 from producer.embedded import local, worker_command
-from producer.predicting import PredictionFailedError, predict_to_sink
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from tasks.codec.compression import Compression
