@@ -158,13 +158,17 @@ class Run:
         message = opened.message
         if isinstance(answer, Failure):
             if answer.record.stage == "fetch" and opened.times_sent < TIMES_SENT:
-                self.ledger.chunks_sent_again += self._outbox.send_again([answer.index])
+                self._send_again([answer.index])
                 return
             self._fail(answer)
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        payload = self._wire.load(answer.ref)
+        if payload is None and opened.times_sent < TIMES_SENT:
+            self._send_again([answer.index])
+            return
         try:
-            outputs = cast("OutputTree", codec.decode(self._wire.load(answer.ref)))  # the join looks at it
+            outputs = cast("OutputTree", codec.decode(payload or b""))  # the join looks at it
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         self._join.add(answer.index, answer.start, answer.stop, outputs)
@@ -198,7 +202,7 @@ class Run:
             logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))
         if (gone or lost) and self._outbox.open:
             # Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few.
-            self.ledger.chunks_sent_again += self._outbox.send_again(list(self._outbox.open))
+            self._send_again(list(self._outbox.open))
         self._workers = workers
         if workers or not self._outbox.open:
             self._last_worker = now
@@ -207,6 +211,9 @@ class Run:
             raise NoWorkerError(
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
+
+    def _send_again(self, indexes: Sequence[int]) -> None:
+        self.ledger.chunks_sent_again += self._outbox.send_again(indexes)
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""

@@ -36,7 +36,7 @@ from tasks.messages import (
 from tasks.slots import read_slots
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
-from worker_config.errors import BrokerError, MessageError
+from worker_config.errors import BrokerError, MessageError, PayloadError
 from worker_config.settings import Settings
 
 # Answers taken at once, besides the one that was waited for.
@@ -99,23 +99,19 @@ class Wire:
             more = cast("list[bytes] | None", self.client.lpop(key, ANSWERS_AT_ONCE))
         return [unpack(data, Answer) for data in [first[1], *(more or [])]]
 
-    def load(self, ref: PayloadRef) -> bytes:
-        """The outputs of an answer, which are then gone from where they were.
-
-        Raises:
-            MessageError, PayloadError: they are not there.
-        """
+    def load(self, ref: PayloadRef) -> bytes | None:
+        """The outputs of an answer, which are then gone from where they were; None if they are gone already."""
         if isinstance(ref, InlineRef):
             return ref.payload
         if isinstance(ref, FileRef):
-            payload = spool.read(self._shared, ref)
+            try:
+                payload = spool.read(self._shared, ref)
+            except PayloadError:
+                return None
             self.forget([ref])
             return payload
         with broker_errors(self.url):
-            data = cast("bytes | None", self.client.getdel(ref.key))
-        if data is None:
-            raise MessageError(f"the outputs under {ref.key} are not in Redis any more")
-        return data
+            return cast("bytes | None", self.client.getdel(ref.key))
 
     def forget(self, refs: Iterable[RowsRef]) -> None:
         """Delete payloads that nobody needs any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,29 @@ def test_a_redis_with_little_memory_is_never_filled(tmp_path_factory: pytest.Tem
             assert 0 < peak < 24 * 2**20
     finally:
         system.stop()
+
+
+def test_outputs_that_are_gone_are_asked_for_again(shared: System, client: Client) -> None:
+    pairs = {"left": np.random.default_rng(8).random((12_000, 4), np.float32), "right": np.zeros((12_000, 3), np.int32)}
+    expected = client.predict("pair", pairs)
+    stop = threading.Event()
+    lost: list[Path] = []
+
+    def lose_outputs() -> None:
+        while not stop.is_set() and not lost:
+            for path in (shared.folder / "spool").glob("*/output-*"):
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                    lost.append(path)
+
+    thief = threading.Thread(target=lose_outputs)
+    thief.start()
+    try:
+        job = client.submit("pair", pairs, chunk_rows=4_000, store="files")
+        predictions = job.result()
+    finally:
+        stop.set()
+        thief.join()
+    for name in ("wide", "narrow"):
+        np.testing.assert_allclose(predictions[name], expected[name], **CLOSE)
+    job.ledger.check()
