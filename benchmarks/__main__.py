@@ -1,0 +1,21 @@
+"""All questions, one after the other, each in a process of its own: `python -m benchmarks [--quick] [--attempts N]`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+QUESTIONS = ("memory", "transport", "small_chunks", "chunk_size")
+
+
+def main() -> int:
+    """Ask them all, whatever becomes of one."""
+    codes = [
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=False).returncode
+        for name in QUESTIONS
+    ]
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
