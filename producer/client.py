@@ -21,7 +21,7 @@ from producer.outbox import Outbox
 from producer.route import choose_store
 from producer.run import Run
 from producer.sources import BatchSource, Source, from_rows, open_source
-from producer.split import Sizer
+from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
 from producer.window import Window
 from producer.wire import Wire
 from tasks.codec.compression import Compression, check_installed
@@ -141,7 +141,8 @@ class Client:
             row_bytes = source.row_bytes
         else:
             feed, row_bytes = _batch_feed(source, infos, None), None
-        sizer = Sizer(max(info.batch_rows for info in infos), row_bytes, chunk_rows)
+        max_bytes = MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES
+        sizer = Sizer(max(info.batch_rows for info in infos), row_bytes, chunk_rows, max_bytes)
         return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
 
     def stream(

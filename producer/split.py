@@ -16,6 +16,8 @@ from worker_config.errors import UsageError
 CHUNK_SECONDS = 0.25
 # A payload is in memory a few times at once: encoded, in the store, decoded, as a tensor.
 MAX_CHUNK_BYTES = 16 * 2**20
+# Redis does nothing else while it takes or gives a value.
+MAX_REDIS_CHUNK_BYTES = 4 * 2**20
 # One slow chunk must not be taken for the rule, nor the first ones, which pay for caches, remembered for ever.
 REMEMBERED_CHUNKS = 8
 # Before the first answers nothing is known: no chunk is more than this many times the largest that was answered.
@@ -45,17 +47,25 @@ class Sizer:
         batch_rows: rows in one call of the model.
         row_bytes: bytes of one row; None where they are measured on the first chunks.
         fixed_rows: the caller's own choice, which is then all that counts.
+        max_bytes: of one chunk; a single row may have more.
 
     Raises:
         UsageError: `fixed_rows` is less than 1.
     """
 
-    def __init__(self, batch_rows: int, row_bytes: float | None = None, fixed_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        batch_rows: int,
+        row_bytes: float | None = None,
+        fixed_rows: int | None = None,
+        max_bytes: int = MAX_CHUNK_BYTES,
+    ) -> None:
         if fixed_rows is not None and fixed_rows < 1:
             raise UsageError(f"chunk_rows is {fixed_rows}: it must be at least 1")
         self._batch_rows = batch_rows
         self._row_bytes = row_bytes or 0.0
         self._fixed_rows = fixed_rows
+        self._max_bytes = max_bytes
         self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
         self._largest = 0
 
@@ -84,8 +94,8 @@ class Sizer:
             wanted = min(wanted, rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots)))
         batches = max(1, round(wanted / self._batch_rows))
         rows = batches * self._batch_rows
-        if self._row_bytes and rows * self._row_bytes > MAX_CHUNK_BYTES:
-            rows = int(MAX_CHUNK_BYTES // self._row_bytes)
+        if self._row_bytes and rows * self._row_bytes > self._max_bytes:
+            rows = int(self._max_bytes // self._row_bytes)
             if rows > self._batch_rows:
                 rows -= rows % self._batch_rows
         return max(1, rows)
