@@ -142,7 +142,7 @@ class Run:
         if self._outbox.open:
             return self._wire.take_answers(self._feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
-        self._wake.wait(LOOK_AROUND_SECONDS if self._feed.rows is not None else self._feed.poll_seconds)
+        self._wake.wait(self._feed.poll_seconds)
         self._wake.clear()
         return []
 
