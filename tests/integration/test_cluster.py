@@ -58,7 +58,13 @@ def test_two_workers_share_a_job(two_workers: System, client: Client) -> None:
 
     np.testing.assert_array_equal(predictions, ROWS * 2)
     job.ledger.check()
-    ran = [_chunks_run(worker.output(), job) for worker in two_workers.workers]
+
+    def chunks_of_each() -> list[list[int]]:
+        return [_chunks_run(worker.output(), job) for worker in two_workers.workers]
+
+    # A worker writes its log after its child has answered.
+    wait_until(lambda: sum(map(len, chunks_of_each())) >= 12, "the logs tell of every chunk")
+    ran = chunks_of_each()
     assert all(ran), "each worker ran a part"
     assert sorted(ran[0] + ran[1]) == list(range(12)), "no chunk ran twice"
 
