@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -14,12 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-import msgspec
 from click.core import ParameterSource
 
 from producer import job_store
 from producer.cli import tables
 from producer.cli.demo import run_demo
+from producer.cli.manifest import check_names, describe
 from producer.cli.predicting import PredictionFailedError, predict_to_sink
 from producer.client import Client
 from producer.embedded import local, worker_command
@@ -27,11 +25,10 @@ from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from tasks.codec.compression import Compression
 from tasks.connection import broker_errors, connect
-from tasks.messages import ModelInfo, StoreName
+from tasks.messages import StoreName
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
-from worker_config.errors import CeleriacError, ConfigError, ExitCode, ModelLoadError, UnknownModelError, UsageError
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.errors import CeleriacError, ConfigError, ExitCode, UsageError
 from worker_config.shadow import check_no_shadow
 
 _EXAMPLES = """\b
@@ -142,7 +139,7 @@ def predict(
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
     names = _names(model)
     if not broker_url:
-        _check_names(names, manifest)
+        check_names(names, manifest)
     source = open_source(input_path)
     with open_sink(output, source.rows, force) as sink:
         try:
@@ -201,7 +198,7 @@ def models(manifest: Path, broker_url: str | None, as_json: bool) -> None:
         infos = {info.name: info for slot in slots for info in slot.models}
         counts = {name: sum(name == info.name for slot in slots for info in slot.models) for name in infos}
     else:
-        infos, counts = _describe(manifest), {}
+        infos, counts = describe(manifest), {}
     click.echo(json.dumps(tables.models_values(infos, counts)) if as_json else tables.models_table(infos, counts))
 
 
@@ -313,43 +310,7 @@ def _names(models: str) -> list[str]:
     return names
 
 
-def _check_names(names: list[str], manifest: Path) -> None:
-    """Before a worker is started, which takes seconds."""
-    known = read_manifest(manifest)
-    for name in names:
-        if name not in known:
-            raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
-    _check_files(known, manifest)
-
-
-def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
-    for name, entry in entries.items():
-        if not Path(entry.path).exists():
-            raise ModelLoadError(
-                f"model {name} cannot be loaded from {entry.path}: no such file or folder; "
-                f"mend the path in {manifest}, which counts from that file's own folder"
-            )
-
-
 def _needed(broker_url: str | None) -> str:
     if not broker_url:
         raise ConfigError("no broker; give --broker or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
     return broker_url
-
-
-def _describe(manifest: Path) -> dict[str, ModelInfo]:
-    """Load the models in a process of its own; this one stays without TensorFlow."""
-    _check_files(read_manifest(manifest), manifest)
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ConfigError(
-            "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
-            "or ask the workers, with --broker"
-        )
-    command = [sys.executable, "-m", "tasks.describe", str(manifest)]
-    described = subprocess.run(command, capture_output=True, text=True, check=False)
-    if described.returncode:
-        words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
-        error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError
-        raise error(words[-1].removeprefix("celeriac: ") if words else described.stderr.strip()[-500:])
-    infos = msgspec.json.decode(described.stdout, type=list[ModelInfo])
-    return {info.name: info for info in infos}

@@ -1,0 +1,58 @@
+"""This module looks into a manifest before a worker is started, which takes seconds, and without TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tasks.messages import ModelInfo
+from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
+from worker_config.manifest import ModelEntry, read_manifest
+
+
+def check_names(names: list[str], manifest: Path) -> None:
+    """Make sure that the manifest has models of these names, and that all its files are there.
+
+    Raises:
+        ConfigError, UnknownModelError, ModelLoadError: the manifest, a name or a file does not do.
+    """
+    known = read_manifest(manifest)
+    for name in names:
+        if name not in known:
+            raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
+    _check_files(known, manifest)
+
+
+def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
+    for name, entry in entries.items():
+        if not Path(entry.path).exists():
+            raise ModelLoadError(
+                f"model {name} cannot be loaded from {entry.path}: no such file or folder; "
+                f"mend the path in {manifest}, which counts from that file's own folder"
+            )
+
+
+def describe(manifest: Path) -> dict[str, ModelInfo]:
+    """Load the models in a process of its own, and return what they say of themselves, by name.
+
+    Raises:
+        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
+    """
+    _check_files(read_manifest(manifest), manifest)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ConfigError(
+            "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
+            "or ask the workers, with --broker"
+        )
+    command = [sys.executable, "-m", "tasks.describe", str(manifest)]
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    if described.returncode:
+        words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
+        error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError
+        raise error(words[-1].removeprefix("celeriac: ") if words else described.stderr.strip()[-500:])
+    infos = msgspec.json.decode(described.stdout, type=list[ModelInfo])
+    return {info.name: info for info in infos}
