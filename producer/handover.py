@@ -62,8 +62,3 @@ class Handover:
             self._bytes -= size
         self._on_taken()
         return part
-
-    def wait_closed(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until no more parts come; False when the time was up before."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._closed, timeout_seconds)

@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
+import psutil
 import redis
 
 from producer.embedded.redis_server import find_redis_server
 from tasks.connection import connect
 from tasks.messages import SlotRecord
 from tasks.slots import read_slots
-from tests.waiting import wait_until
+from tests.waiting import descendants_of, wait_until
+from worker_config.celery_app import KEY_PREFIX, QUEUE
 
 BIN = Path(sys.executable).parent
 
@@ -132,6 +135,21 @@ class System:
         wait_until(ready, "the worker's children are ready")
         return worker
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The first worker and its children are stopped, and no chunk is taken; its slots are known for a while."""
+        worker = self.workers[0]
+        processes = [worker.pid, *descendants_of(worker.pid)]
+        os.killpg(worker.pid, signal.SIGSTOP)
+        try:
+            wait_until(
+                lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
+                "the worker stands still",
+            )
+            yield
+        finally:
+            os.killpg(worker.pid, signal.SIGCONT)
+
     def celery(self, *words: str, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
         return subprocess.run(
@@ -148,3 +166,13 @@ class System:
         for worker in self.workers:
             worker.stop()
         self.redis.stop()
+
+
+def queued_messages(server: redis.Redis, job_id: str, sent: int) -> list[bytes]:
+    """The raw Celery messages of a job; a stopped worker may hold one, which it had asked for before."""
+
+    def found() -> list[bytes]:
+        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
+        return [message for message in messages if job_id.encode() in message]
+
+    return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")

@@ -8,7 +8,6 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +38,7 @@ from tasks.messages import (
 )
 from tasks.models import LoadedModel
 from tasks.slots import announce
-from tests.systems import RedisServer, System, Worker
+from tests.systems import RedisServer, System, Worker, queued_messages
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
@@ -148,7 +147,7 @@ def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
     job = client.submit("slow", rows, chunk_rows=chunk_rows)
     wait_until(lambda: job.ledger.chunks_answered, "the job runs")
     slots = slow_system.slots()
-    with standing_still(slow_system):
+    with slow_system.standing_still():
         server.flushall()
         # As the worker does itself, perhaps before the producer looks.
         announce(server, slots)
@@ -161,9 +160,9 @@ def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
 
 
 def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: Client, server: redis.Redis) -> None:
-    with standing_still(slow_system):
+    with slow_system.standing_still():
         job = client.submit("slow", ROWS[:4], chunk_rows=1)
-        first = json.loads(_queued(server, job, 4)[-1])  # the one on the right is taken first
+        first = json.loads(queued_messages(server, job.id, 4)[-1])  # the one on the right is taken first
         for _ in range(2):
             first["properties"]["delivery_tag"] = str(uuid.uuid4())
             server.rpush(KEY_PREFIX + QUEUE, json.dumps(first))
@@ -177,7 +176,7 @@ def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: 
 def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
     slow_system: System, client: Client, server: redis.Redis
 ) -> None:
-    with standing_still(slow_system):
+    with slow_system.standing_still():
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         ours = np.full((1, 4), -1, np.float32)
@@ -210,7 +209,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
 def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
     slow_system: System, client: Client, server: redis.Redis, answer: Any, telling: str
 ) -> None:
-    with standing_still(slow_system):
+    with slow_system.standing_still():
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), answer(job.id))
@@ -229,7 +228,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
 def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_error(
     slow_system: System, client: Client, server: redis.Redis
 ) -> None:
-    with standing_still(slow_system):
+    with slow_system.standing_still():
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, InlineRef(b"garbage"))))
@@ -298,7 +297,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     if where == "reply":
         monkeypatch.setattr(infer, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("slow", "digest")])
-    job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", 1, 1, 0.0, 0.0, "?", {}), 60)
+    job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
 
     told = infer.run_message(to_plain(message))
 
@@ -318,21 +317,6 @@ def _result(job: Job) -> Any:
 
 def call_with_any_arguments(function: Any) -> Any:
     return lambda *arguments: function(arguments)
-
-
-@contextmanager
-def standing_still(system: System) -> Iterator[None]:
-    """The worker and its children are stopped, and no chunk is taken; its slots are known for a while longer."""
-    processes = [system.workers[0].pid, *descendants_of(system.workers[0].pid)]
-    os.killpg(system.workers[0].pid, signal.SIGSTOP)
-    try:
-        wait_until(
-            lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
-            "the worker stands still",
-        )
-        yield
-    finally:
-        os.killpg(system.workers[0].pid, signal.SIGCONT)
 
 
 def _message(models: list[ModelRef]) -> ChunkMessage:
@@ -364,16 +348,6 @@ def _kill_the_child_at_work(system: System, job: Job) -> int:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the child is dead")
     return pid
-
-
-def _queued(server: redis.Redis, job: Job, sent: int) -> list[bytes]:
-    """The raw messages of a job; the stopped worker may hold one, which it had asked for before."""
-
-    def found() -> list[bytes]:
-        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
-        return [message for message in messages if job.id.encode() in message]
-
-    return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")
 
 
 def _endings(worker: Worker, job_id: str) -> list[str]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import pytest
 import redis
 
@@ -22,8 +18,8 @@ from producer.window import CHUNKS_PER_SLOT
 from tasks import keys
 from tasks.connection import connect
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
-from tests.waiting import descendants_of, wait_until
+from tests.systems import RedisServer, System, queued_messages
+from tests.waiting import wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 
 ROWS = 300
@@ -142,7 +138,7 @@ def test_zero_rows_give_zero_predictions_of_the_model_s_shape(client: Client, si
 def test_submit_returns_while_the_job_has_yet_to_run(
     cluster: System, client: Client, pixels: np.ndarray, scores: np.ndarray
 ) -> None:
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", pixels)
         wait_until(lambda: job.progress().in_flight, "chunks are sent")
         assert job.state is JobState.RUNNING
@@ -176,9 +172,9 @@ def test_a_large_payload_waits_in_redis_and_its_message_stays_small(
     cluster: System, client: Client, server: redis.Redis
 ) -> None:
     rows = np.random.default_rng(3).random((6 * 400, 64), np.float32)  # 100 KiB a chunk
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", rows, chunk_rows=400)
-        messages = _queued(server, job, 6)
+        messages = queued_messages(server, job.id, 6)
         payloads = _keys(server, keys.payload(job.id, 0)[:-1] + "*")
 
         assert max(map(len, messages)) < 4096
@@ -192,9 +188,9 @@ def test_a_large_payload_waits_in_redis_and_its_message_stays_small(
 def test_a_small_payload_rides_in_its_message(
     cluster: System, client: Client, server: redis.Redis, pixels: np.ndarray
 ) -> None:
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", pixels, chunk_rows=50)
-        messages = _queued(server, job, 6)
+        messages = queued_messages(server, job.id, 6)
 
         assert min(map(len, messages)) > 50 * 64 * 4
         assert _keys(server, keys.job(job.id) + ":*") == []
@@ -205,9 +201,9 @@ def test_a_small_payload_rides_in_its_message(
 def test_a_message_says_in_words_which_rows_it_is_about(
     cluster: System, client: Client, server: redis.Redis, pixels: np.ndarray
 ) -> None:
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", pixels, chunk_rows=50)
-        headers = [json.loads(message)["headers"] for message in _queued(server, job, 6)]
+        headers = [json.loads(message)["headers"] for message in queued_messages(server, job.id, 6)]
 
         wanted = re.compile(rf"chunk \d/6 rows \d+-\d+ of job {job.id}, digits@[0-9a-f]{{8}}")
         assert all(wanted.fullmatch(header["argsrepr"]) for header in headers)
@@ -233,9 +229,9 @@ def test_every_key_of_ours_has_a_time_to_live_during_a_job_and_after_it(
     cluster: System, client: Client, server: redis.Redis
 ) -> None:
     rows = np.random.default_rng(4).random((20 * 400, 64), np.float32)
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", rows, chunk_rows=400)
-        _queued(server, job, CHUNKS_PER_SLOT * len(cluster.slots()))
+        queued_messages(server, job.id, CHUNKS_PER_SLOT * len(cluster.slots()))
         assert _immortal_keys(server) == []
 
     for _ in job.parts():
@@ -249,7 +245,7 @@ def test_what_is_in_flight_is_bounded_by_the_window_not_by_the_data_set(
 ) -> None:
     rows = np.random.default_rng(5).random((100 * 400, 64), np.float32)
     window = CHUNKS_PER_SLOT * children
-    with standing_still(cluster):
+    with cluster.standing_still():
         job = client.submit("digits", rows, chunk_rows=400)
         wait_until(lambda: _payloads(server, job) == window, "the window is full")
         # The job's thread writes its record once in every round: two rounds more, and nothing was added.
@@ -263,31 +259,6 @@ def test_what_is_in_flight_is_bounded_by_the_window_not_by_the_data_set(
         assert _payloads(server, job) <= window
     assert np.shape(job.result()) == (40_000, 10)
     assert _payloads(server, job) == 0
-
-
-@contextmanager
-def standing_still(system: System) -> Iterator[None]:
-    """The worker and its children are stopped, and no chunk is taken; its slots are known for a while longer."""
-    processes = [system.workers[0].pid, *descendants_of(system.workers[0].pid)]
-    os.killpg(system.workers[0].pid, signal.SIGSTOP)
-    try:
-        wait_until(
-            lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
-            "the worker stands still",
-        )
-        yield
-    finally:
-        os.killpg(system.workers[0].pid, signal.SIGCONT)
-
-
-def _queued(server: redis.Redis, job: Job, sent: int) -> list[bytes]:
-    """The raw messages of a job; the stopped worker may hold one, which it had asked for before."""
-
-    def found() -> list[bytes]:
-        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
-        return [message for message in messages if job.id.encode() in message]
-
-    return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")
 
 
 def _keys(server: redis.Redis, pattern: str) -> list[str]:
