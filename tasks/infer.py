@@ -13,6 +13,7 @@ import redis
 from celery.exceptions import Reject
 
 from tasks import codec, keys, spool
+from tasks.answers import push_answer
 from tasks.causes import telling_line
 from tasks.child import Child, current_child
 from tasks.messages import (
@@ -28,20 +29,9 @@ from tasks.messages import (
     RedisRef,
     SliceRef,
     from_plain,
-    pack,
 )
 from tasks.slices import read_slice
 from worker_config.errors import ModelError, PayloadError
-
-# Answers to a job that is over are not kept: nobody would take them off the list.
-_PUSH = """
-if redis.call('HGET', KEYS[1], 'state') == 'running' then
-    redis.call('RPUSH', KEYS[2], ARGV[1])
-    redis.call('EXPIRE', KEYS[2], ARGV[2])
-    return 1
-end
-return 0
-"""
 
 
 def run_message(plain: object) -> str:
@@ -150,12 +140,6 @@ def forget(child: Child, ref: PayloadRef) -> None:
         child.client.unlink(ref.key)
     elif isinstance(ref, FileRef) and child.places.spool is not None:
         spool.forget(child.places.spool, [ref])
-
-
-def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
-    """Put the answer on its job's list, unless the job is over; the join drops a second copy."""
-    job, results = keys.job(answer.job), keys.results(answer.job)
-    return bool(client.eval(_PUSH, 2, job, results, pack(answer), ttl_seconds))
 
 
 def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:

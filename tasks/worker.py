@@ -24,6 +24,7 @@ from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
 from tasks import guard, slots, spool
+from tasks.answers import push_answer
 from tasks.connection import connect, ping
 from tasks.digest import model_digest
 from tasks.messages import ChunkMessage, Failure, FailureRecord, SlotRecord, from_plain
@@ -241,8 +242,6 @@ def _on_task_failure(exception: BaseException, args: Any, **_: object) -> None:
     if _main is None or os.getpid() != _main.pid:
         return
     try:
-        from tasks.infer import push_answer
-
         message = from_plain(args[0], ChunkMessage)
         record = FailureRecord(message.start, message.stop, "worker", type(exception).__name__, str(exception)[:500])
         answer = Failure(message.job, message.index, "", record)

@@ -1,0 +1,46 @@
+"""This module holds the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from worker_config.broker_url import check_broker_url
+from worker_config.errors import ConfigError
+
+
+def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:
+    """An error names where the URL came from: the option or the variable."""
+    from_variable = context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
+    return check_broker_url(url, "CELERIAC_BROKER_URL" if from_variable else "--broker") if url else None
+
+
+models_option = click.option(
+    "--models",
+    "manifest",
+    type=click.Path(path_type=Path),
+    envvar="CELERIAC_MODELS",
+    show_envvar=True,
+    default=Path("models.toml"),
+    show_default=True,
+    help="The manifest that lists the models.",
+)
+broker_option = click.option(
+    "--broker",
+    "broker_url",
+    metavar="URL",
+    envvar="CELERIAC_BROKER_URL",
+    show_envvar=True,
+    callback=_check_broker,
+    help="Redis, as redis://HOST:PORT/DB, rediss://... or unix:///PATH.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def needed(broker_url: str | None) -> str:
+    """The broker of a command that cannot do without."""
+    if not broker_url:
+        raise ConfigError("no broker; give --broker or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
+    return broker_url

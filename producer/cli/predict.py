@@ -1,0 +1,119 @@
+"""This module is `celeriac predict`: one data set through one or several models, into one output."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from producer.cli.manifest import check_names
+from producer.cli.options import broker_option, json_option, models_option
+from producer.cli.predicting import PredictionFailedError, predict_to_sink
+from producer.client import Client
+from producer.embedded import local
+from producer.sinks import FORMATS, open_sink
+from producer.sources import open_source
+from tasks.codec.compression import Compression
+from tasks.messages import StoreName
+from worker_config.errors import UsageError
+
+
+@click.command()
+@click.argument("model")
+@click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
+)
+@models_option
+@click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
+@broker_option
+@click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
+@click.option(
+    "--store",
+    type=click.Choice(["redis", "files", "slices"]),
+    help="The way of the rows; the fastest that the workers reach if left out.",
+)
+@click.option("--compression", type=click.Choice(["lz4", "zstd"]), help="Pack payloads; for slow networks.")
+@click.option(
+    "--on-error", type=click.Choice(["raise"]), default="raise", help="What a row that fails does to the job."
+)
+@click.option(
+    "--worker-timeout-seconds",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="How long to wait for a worker that holds the model.",
+)
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+@json_option
+def predict(
+    model: str,
+    input_path: Path,
+    output: Path,
+    manifest: Path,
+    workers: int | None,
+    broker_url: str | None,
+    chunk_rows: int | None,
+    store: StoreName | None,
+    compression: Compression | None,
+    on_error: str,
+    worker_timeout_seconds: float,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.
+
+    INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
+
+    Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
+    """
+    if broker_url and workers:
+        raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+    names = _names(model)
+    if not broker_url:
+        check_names(names, manifest)
+    source = open_source(input_path)
+    with open_sink(output, source.rows, force) as sink:
+        try:
+            with _client(broker_url, worker_timeout_seconds, manifest, workers) as client:
+                summary = predict_to_sink(
+                    client,
+                    names,
+                    source,
+                    sink,
+                    chunk_rows=chunk_rows,
+                    store=store,
+                    compression=compression,
+                    quiet=quiet,
+                )
+        except PredictionFailedError as failed:
+            if as_json:
+                click.echo(json.dumps(asdict(failed.summary)))
+            raise failed.error from None
+    if not quiet:
+        click.echo(
+            f"{summary.ledger['predicted']:,} rows predicted in {summary.seconds:.2f} s "
+            f"({summary.rows_per_second:,.0f} rows per second), written to {summary.output}"
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))
+
+
+def _client(
+    broker_url: str | None, worker_timeout_seconds: float, manifest: Path, workers: int | None
+) -> AbstractContextManager[Client]:
+    if broker_url:
+        return Client(broker_url, worker_timeout_seconds=worker_timeout_seconds)
+    return local(manifest, workers or 2)
+
+
+def _names(models: str) -> list[str]:
+    names = models.split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"the models are {models!r}; name at least one, and each one once, as MODEL,MODEL")
+    return names
