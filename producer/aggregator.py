@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -137,6 +138,7 @@ class Gathered:
     def __init__(self, rows: int | None) -> None:
         self._layout = Layout(rows)
         self._whole: dict[Key, Array] = {}
+        self._allocating = threading.Lock()
         self._pieces: list[tuple[int, dict[Key, Array]]] = []
 
     def add(self, part: Part) -> None:
@@ -151,10 +153,33 @@ class Gathered:
         if rows is None:
             self._pieces.append((part.index, arrays))
             return
-        if not self._whole:
-            self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in self._layout.specs.items()}
-        for key, array in arrays.items():
-            self._whole[key][part.start : part.stop] = array
+        for key, array in self._places(part).items():
+            # What `place` has put there is there already.
+            if not np.may_share_memory(array, arrays[key]):
+                array[...] = arrays[key]
+
+    def place(self, part: Part) -> Part:
+        """Copy a part's arrays to their place ahead of `add`, from any thread; the part given back looks at them there.
+
+        Where `rows` is None there are no places yet, and the arrays are copied to memory of their own.
+
+        Raises:
+            MessageError: as `add`.
+        """
+        arrays = self._layout.accept(part)
+        rows = self._layout.rows
+        places = {key: np.empty_like(array) for key, array in arrays.items()} if rows is None else self._places(part)
+        for key, array in places.items():
+            array[...] = arrays[key]
+        return Part(part.index, part.start, part.stop, unflatten(places))
+
+    def _places(self, part: Part) -> dict[Key, Array]:
+        with self._allocating:
+            if not self._whole:
+                rows = self._layout.rows or 0
+                specs = self._layout.specs
+                self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in specs.items()}
+        return {key: array[part.start : part.stop] for key, array in self._whole.items()}
 
     def result(self) -> OutputTree:
         """Give the outputs as the parts had them: an array, a dict, or a dict of dicts.

@@ -141,8 +141,15 @@ class Client:
             row_bytes = source.row_bytes
         else:
             feed, row_bytes = _batch_feed(source, infos, None), None
-        max_bytes = MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES
-        sizer = Sizer(max(info.batch_rows for info in infos), row_bytes, chunk_rows, max_bytes)
+        sizer = Sizer(
+            max(info.batch_rows for info in infos),
+            row_bytes,
+            output_row_bytes=placement.output_row_bytes(infos),
+            batch_seconds=placement.batch_seconds(infos),
+            rows_travel=slice_ref is None,
+            fixed_rows=chunk_rows,
+            max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
+        )
         return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
 
     def stream(

@@ -24,11 +24,13 @@ class Feed(Protocol):
         label: the data set, for people.
         rows: how many there are; None where nobody knows.
         poll_seconds: how long the job may wait for answers before it asks again.
+        repeatable: whether the rows of a chunk can be taken once more.
     """
 
     label: str
     rows: int | None
     poll_seconds: float
+    repeatable: bool
 
     @property
     def given(self) -> int:
@@ -58,6 +60,7 @@ class SourceFeed:
     """The chunks of a data set whose rows can be taken by slices; zero rows are one chunk."""
 
     poll_seconds = 0.5
+    repeatable = True
 
     def __init__(self, source: Source, *, with_rows: bool = True) -> None:
         self.label = source.label
@@ -101,6 +104,8 @@ class BatchFeed:
         blank: rows of a data set that turns out to have none.
         max_delay: seconds after which a chunk leaves that is not full; None to wait until it is.
     """
+
+    repeatable = False
 
     def __init__(
         self, source: BatchSource, check: Callable[[Rows], None], blank: Arrays, max_delay: float | None = None

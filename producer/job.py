@@ -85,7 +85,7 @@ class Job:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
         """
         if self._result is None:
-            gathered = Gathered(self._rows)
+            gathered = self._run.gathered = Gathered(self._rows)
             for part in self._parts:
                 gathered.add(part)
             self._result = gathered.result()

@@ -29,7 +29,7 @@ BATCH_BYTES = 2**20
 
 @dataclass(slots=True)
 class OpenChunk:
-    """A chunk that is not answered; `payload` is empty where workers read the rows themselves."""
+    """A chunk that is not answered; `payload` is empty where its rows can be had again."""
 
     message: ChunkMessage
     payload: bytes
@@ -77,31 +77,35 @@ class Outbox:
         """Send chunks while the window admits them, up to one batch; return how many."""
         sent: list[OpenChunk] = []
         size = 0
-        while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES and self._window.admits(held_back):
+        while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES:
             rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.given
-            wanted = self._sizer.next_rows(rows_left, self._window.slots)
+            wanted = self._sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
+            if not self._window.admits(held_back, self._sizer.bytes_in_flight(wanted)):
+                break
             given = self._feed.next_chunk(wanted)
             if given is None:
                 break
             chunk, rows = given
-            payload = b"" if rows is None else self._encode(rows)
+            parts = [] if rows is None else self._encode(rows)
+            payload_bytes = sum(map(len, parts))
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
-            opened = OpenChunk(self._message(chunk, payload, total), payload)
+            kept = b"" if self._feed.repeatable else b"".join(parts)
+            opened = OpenChunk(self._message(chunk, parts, total), kept)
             self.open[chunk.index] = opened
-            self._window.sent(chunk.index, len(payload))
-            self._sizer.sent(chunk.rows, len(payload))
+            self._sizer.sent(chunk.rows, payload_bytes)
+            self._window.sent(chunk.index, self._sizer.bytes_in_flight(chunk.rows))
             sent.append(opened)
-            size += len(payload)
+            size += payload_bytes
         if sent:
             self._wire.publish([opened.message for opened in sent])
         return len(sent)
 
-    def answered(self, index: int, seconds: float) -> None:
+    def answered(self, index: int, seconds: float, output_bytes: int) -> None:
         """Close a chunk: its rows are not needed any more."""
         opened = self.open.pop(index)
-        self._window.answered(index)
-        self._sizer.answered(opened.rows, seconds)
-        self._wire.forget([opened.message.ref])
+        self._window.answered(index, seconds)
+        self._sizer.answered(opened.rows, seconds, output_bytes)
+        self._wire.release([opened.message.ref])
 
     def send_again(self, indexes: Sequence[int]) -> int:
         """Send open chunks once more, with their rows: Redis, or the spool folder, may have lost them.
@@ -113,11 +117,10 @@ class Outbox:
         for index in indexes:
             opened = self.open[index]
             message = opened.message
-            if not opened.payload:
-                rows = self._feed.take(Chunk(index, message.start, message.stop))
-                opened.payload = self._encode(rows)
+            rows = self._feed.take(Chunk(index, message.start, message.stop))
+            parts = [opened.payload] if rows is None else self._encode(rows)
             self._wire.forget([message.ref])
-            ref = self._wire.put(index, opened.payload, only_redis=True)
+            ref = self._wire.put(index, parts, only_redis=True)
             opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
             opened.times_sent += 1
             messages.append(opened.message)
@@ -128,10 +131,10 @@ class Outbox:
         """Forget what is still open."""
         self._wire.forget([opened.message.ref for opened in self.open.values()])
 
-    def _encode(self, rows: object) -> bytes:
-        return codec.encode(cast("codec.Tree", rows), compression=self._compression)
+    def _encode(self, rows: object) -> list[bytes | memoryview]:
+        return codec.encode_parts(cast("codec.Tree", rows), compression=self._compression)
 
-    def _message(self, chunk: Chunk, payload: bytes, total: int | None) -> ChunkMessage:
+    def _message(self, chunk: Chunk, parts: list[bytes | memoryview], total: int | None) -> ChunkMessage:
         return ChunkMessage(
             version=MESSAGE_VERSION,
             job=self._job,
@@ -140,7 +143,7 @@ class Outbox:
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=self._slice_ref if self._slice_ref and not payload else self._wire.put(chunk.index, payload),
+            ref=self._slice_ref if self._slice_ref and not parts else self._wire.put(chunk.index, parts),
             reply="redis" if self._store == "redis" else "files",
             compression=self._compression,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
+from tasks.codec.arrays import DTYPES
 from tasks.messages import ModelInfo, ModelRef, SlotRecord
 from worker_config.errors import ModelError, NoWorkerError, UnknownModelError
 
@@ -33,6 +35,23 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
     if not usable(slots, refs(infos)):
         raise NoWorkerError(f"no worker holds {' and '.join(names)} together; start one with a manifest of all of them")
     return infos
+
+
+def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
+    """Bytes of one row of all outputs, without those whose shape or size nobody knows beforehand."""
+    total = 0.0
+    for spec in (spec for info in infos for spec in info.outputs):
+        dtype, sizes = DTYPES.get(spec.dtype), spec.shape[1:]
+        if dtype is not None and None not in sizes:
+            total += dtype.itemsize * math.prod(size or 0 for size in sizes)
+    return total
+
+
+def batch_seconds(infos: Sequence[ModelInfo]) -> float:
+    """What the largest batch takes in all models together; 0 where that was not measured."""
+    if not all(info.batch_seconds for info in infos):
+        return 0.0
+    return max(info.batch_rows for info in infos) * sum(info.batch_seconds / info.batch_rows for info in infos)
 
 
 def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:

@@ -19,7 +19,7 @@ import msgspec
 import redis
 
 from producer import job_store, placement
-from producer.aggregator import Join, OutputTree
+from producer.aggregator import Gathered, Join, OutputTree, Part
 from producer.feeds import Feed
 from producer.handover import Handover
 from producer.job_store import JobState
@@ -30,6 +30,7 @@ from producer.wire import Wire
 from tasks import codec
 from tasks.connection import broker_errors
 from tasks.messages import Answer, Failure, FailureRecord, JobRecord, ModelRef, Outputs, SlotRecord
+from tasks.scratch import Scratch
 from worker_config.errors import (
     CeleriacError,
     JobCancelledError,
@@ -42,6 +43,8 @@ from worker_config.errors import (
 logger = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 1.0
+# While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
+COLLECT_SECONDS = 0.004
 # A chunk whose rows are not where they should be is sent so often, then they have failed.
 TIMES_SENT = 4
 
@@ -53,6 +56,7 @@ class Run:
         ledger, failures, state: how far it is; read by the caller's thread.
         slots: slots that can run the job.
         handover: parts on their way to the caller.
+        gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Run:
         self.slots = list(slots)
         self._wake = threading.Event()
         self.handover = Handover(on_taken=self._wake.set)
+        self.gathered: Gathered | None = None
+        self._scratch = Scratch()
         self._cancelled = False
         self._wire = wire
         self._feed = feed
@@ -140,6 +146,8 @@ class Run:
 
     def _wait_for_answers(self) -> list[Answer]:
         if self._outbox.open:
+            if not self._window.is_short:
+                time.sleep(COLLECT_SECONDS)
             return self._wire.take_answers(self._feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
         self._wake.wait(self._feed.poll_seconds)
@@ -153,7 +161,7 @@ class Run:
         if opened is None:
             self.ledger.duplicates += 1
             if isinstance(answer, Outputs):
-                self._wire.forget([answer.ref])
+                self._wire.release([answer.ref])
             return
         message = opened.message
         if isinstance(answer, Failure):
@@ -163,16 +171,19 @@ class Run:
             self._fail(answer)
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
-        payload = self._wire.load(answer.ref)
+        gathered = self.gathered
+        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
         if payload is None and opened.times_sent < TIMES_SENT:
             self._send_again([answer.index])
             return
         try:
-            outputs = cast("OutputTree", codec.decode(payload or b""))  # the join looks at it
+            outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
+        if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
+            outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
         self._join.add(answer.index, answer.start, answer.stop, outputs)
-        self._outbox.answered(answer.index, answer.seconds)
+        self._outbox.answered(answer.index, answer.seconds, len(payload or b""))
         self.ledger.chunks_answered += 1
         self.ledger.predicted += answer.stop - answer.start
 

@@ -7,6 +7,7 @@ The last chunks shrink, so that all slots finish together.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -17,10 +18,12 @@ CHUNK_SECONDS = 0.25
 # A payload is in memory a few times at once: encoded, in the store, decoded, as a tensor.
 MAX_CHUNK_BYTES = 16 * 2**20
 # Redis does nothing else while it takes or gives a value.
-MAX_REDIS_CHUNK_BYTES = 4 * 2**20
+MAX_REDIS_CHUNK_BYTES = 2 * 2**20
+# The heads of a payload must not cost a whole batch of it.
+SLACK = 1.01
 # One slow chunk must not be taken for the rule, nor the first ones, which pay for caches, remembered for ever.
 REMEMBERED_CHUNKS = 8
-# Before the first answers nothing is known: no chunk is more than this many times the largest that was answered.
+# Where nothing is known of the model's speed: no chunk is more than this many times the largest that was answered.
 GROWTH = 8
 # What is left is cut into so many chunks for each slot.
 CHUNKS_LEFT_PER_SLOT = 2
@@ -46,8 +49,11 @@ class Sizer:
     Args:
         batch_rows: rows in one call of the model.
         row_bytes: bytes of one row; None where they are measured on the first chunks.
+        output_row_bytes: bytes of one row of the outputs, as far as that is known; measured as well.
+        batch_seconds: what one call of the model takes; 0 where nobody knows.
+        rows_travel: whether rows are sent; False where workers read them themselves.
         fixed_rows: the caller's own choice, which is then all that counts.
-        max_bytes: of one chunk; a single row may have more.
+        max_bytes: of the rows of one chunk, and of its outputs; a single row may have more.
 
     Raises:
         UsageError: `fixed_rows` is less than 1.
@@ -57,6 +63,10 @@ class Sizer:
         self,
         batch_rows: int,
         row_bytes: float | None = None,
+        *,
+        output_row_bytes: float = 0.0,
+        batch_seconds: float = 0.0,
+        rows_travel: bool = True,
         fixed_rows: int | None = None,
         max_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
@@ -64,6 +74,9 @@ class Sizer:
             raise UsageError(f"chunk_rows is {fixed_rows}: it must be at least 1")
         self._batch_rows = batch_rows
         self._row_bytes = row_bytes or 0.0
+        self._output_row_bytes = output_row_bytes
+        self._row_seconds = batch_seconds / batch_rows
+        self._rows_travel = rows_travel
         self._fixed_rows = fixed_rows
         self._max_bytes = max_bytes
         self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
@@ -74,28 +87,46 @@ class Sizer:
         if rows and payload_bytes:
             self._row_bytes = payload_bytes / rows
 
-    def answered(self, rows: int, seconds: float) -> None:
-        """Learn how long rows take in one slot."""
+    def answered(self, rows: int, seconds: float, output_bytes: int) -> None:
+        """Learn how long rows take in one slot, and how large their outputs are."""
         self._answered.append((rows, seconds))
         self._largest = max(self._largest, rows)
+        if rows:
+            self._output_row_bytes = output_bytes / rows
 
-    def next_rows(self, rows_left: int | None, slots: int) -> int:
-        """Rows for the next chunk; `rows_left` is None where nobody knows."""
+    def bytes_in_flight(self, rows: int) -> int:
+        """What so many rows, and the outputs that will come back, take in the stores."""
+        return round(rows * ((self._row_bytes if self._rows_travel else 0.0) + self._output_row_bytes))
+
+    def next_rows(self, rows_left: int | None, slots: int, share_bytes: float = math.inf) -> int:
+        """Rows for the next chunk.
+
+        Args:
+            rows_left: rows that are not sent; None where nobody knows.
+            slots: children that work for the job.
+            share_bytes: what a chunk may have in flight.
+        """
         if self._fixed_rows is not None:
             return self._fixed_rows
-        if not self._answered:
-            return self._whole_batches(self._batch_rows, rows_left, slots)
-        rows, seconds = map(sum, zip(*self._answered, strict=True))
-        wanted = rows * CHUNK_SECONDS / max(seconds, 1e-6)
-        return self._whole_batches(min(wanted, GROWTH * self._largest), rows_left, slots)
-
-    def _whole_batches(self, wanted: float, rows_left: int | None, slots: int) -> int:
+        wanted = self._wanted_rows()
         if rows_left is not None:
             wanted = min(wanted, rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots)))
-        batches = max(1, round(wanted / self._batch_rows))
-        rows = batches * self._batch_rows
-        if self._row_bytes and rows * self._row_bytes > self._max_bytes:
-            rows = int(self._max_bytes // self._row_bytes)
-            if rows > self._batch_rows:
-                rows -= rows % self._batch_rows
+        rows = max(1, round(wanted / self._batch_rows)) * self._batch_rows
+        most = self._most_rows(share_bytes)
+        if rows > most:
+            # Whole batches, unless not even one fits.
+            rows = int(most) - (int(most) % self._batch_rows if most > self._batch_rows else 0)
         return max(1, rows)
+
+    def _wanted_rows(self) -> float:
+        if self._answered:
+            rows, seconds = map(sum, zip(*self._answered, strict=True))
+            wanted = rows * CHUNK_SECONDS / max(seconds, 1e-6)
+            return wanted if self._row_seconds else min(wanted, GROWTH * self._largest)
+        return CHUNK_SECONDS / self._row_seconds if self._row_seconds else self._batch_rows
+
+    def _most_rows(self, share_bytes: float) -> float:
+        largest = max(self._row_bytes, self._output_row_bytes)
+        most = SLACK * self._max_bytes / largest if largest else math.inf
+        per_row = self.bytes_in_flight(1_000) / 1_000
+        return min(most, SLACK * share_bytes / per_row if per_row else math.inf)

@@ -7,47 +7,81 @@ A chunk counts from being sent to being handed over in order; its bytes until it
 
 from __future__ import annotations
 
+from tasks.messages import MAX_INLINE_BYTES
+
 # Each slot runs one chunk, has one waiting in its worker, and finds another in the queue.
 CHUNKS_PER_SLOT = 4
-# Of payloads in Redis, and of outputs that the caller has not taken yet.
+# Chunks that ride in their messages may be more, so that they can be published many at a time: a second's work, at most
+# so many.
+SMALL_CHUNKS_PER_SLOT = 16
+# Of payloads and of the outputs that will come back, wherever they wait.
 MAX_BYTES = 64 * 2**20
+# Each slot's share of that is at least so many chunks.
+LEAST_CHUNKS_PER_SLOT = 2
+# Of a chunk: answers to shorter ones are worth collecting before they are taken.
+SHORT_SECONDS = 0.02
 
 
 class Window:
-    """Chunks in flight by index, with their payload's bytes.
+    """Chunks in flight by index, with the bytes of their payload and of the outputs that they will have.
 
     Attributes:
         slots: children that can run the job.
-        max_bytes: of payloads in flight; less where Redis has less room.
+        max_bytes: of all in flight; less where Redis has less room.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.max_bytes: float = MAX_BYTES
         self._bytes: dict[int, int] = {}
+        self._all_bytes = 0
+        self._chunk_seconds = 1.0
+        self._filling = True
 
-    def admits(self, held_back: int) -> bool:
-        """Whether one more chunk may leave, when `held_back` answered chunks wait for an earlier one."""
-        room = len(self._bytes) + held_back < max(1, self.slots) * CHUNKS_PER_SLOT
+    def admits(self, held_back: int, chunk_bytes: int) -> bool:
+        """Whether one more chunk may leave, when `held_back` answered chunks wait for an earlier one.
+
+        Once full it admits none until half of the chunks are answered, so that chunks leave several at a time.
+        """
+        count, most = len(self._bytes) + held_back, self._max_chunks(chunk_bytes)
+        self._filling = count < most if self._filling else count <= most // 2
         # One chunk may always be in flight, however large it is.
-        return room and (not self._bytes or self.bytes_in_flight < self.max_bytes)
+        return self._filling and (not self._bytes or self._all_bytes + chunk_bytes <= self.max_bytes)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether answers are awaited urgently, since chunks may leave as soon as they come."""
+        return self._filling or self._chunk_seconds > SHORT_SECONDS
+
+    @property
+    def chunk_bytes(self) -> float:
+        """The most that one chunk may have, if each slot is to have its share."""
+        return self.max_bytes / (LEAST_CHUNKS_PER_SLOT * max(1, self.slots))
 
     @property
     def bytes_in_flight(self) -> int:
-        """Of payloads that are not answered."""
-        return sum(self._bytes.values())
+        """Of payloads that are not answered, and of their outputs."""
+        return self._all_bytes
+
+    def _max_chunks(self, chunk_bytes: int) -> int:
+        per_slot = float(CHUNKS_PER_SLOT)
+        if chunk_bytes <= MAX_INLINE_BYTES:
+            per_slot = min(max(1 / self._chunk_seconds, CHUNKS_PER_SLOT), SMALL_CHUNKS_PER_SLOT)
+        return max(1, self.slots) * int(per_slot)
 
     def leave_room(self, redis_room: float) -> None:
         """Hold back before Redis refuses: `redis_room` is what it can still take."""
         self.max_bytes = min(MAX_BYTES, self.bytes_in_flight + redis_room)
 
-    def sent(self, index: int, payload_bytes: int) -> None:
+    def sent(self, index: int, chunk_bytes: int) -> None:
         """Count a chunk in."""
-        self._bytes[index] = payload_bytes
+        self._bytes[index] = chunk_bytes
+        self._all_bytes += chunk_bytes
 
-    def answered(self, index: int) -> None:
-        """Count a chunk out; a second answer changes nothing."""
-        self._bytes.pop(index, None)
+    def answered(self, index: int, seconds: float) -> None:
+        """Count a chunk out, which took so long in its slot; a second answer changes nothing."""
+        self._all_bytes -= self._bytes.pop(index, 0)
+        self._chunk_seconds = max(seconds, 1e-6)
 
     def __len__(self) -> int:
         return len(self._bytes)

@@ -7,8 +7,9 @@ take answers from the job's list --> load their outputs --> forget what was answ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 import redis
@@ -33,13 +34,14 @@ from tasks.messages import (
     to_plain,
     unpack,
 )
+from tasks.scratch import Scratch
 from tasks.slots import read_slots
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
 from worker_config.errors import BrokerError, MessageError, PayloadError
 from worker_config.settings import Settings
 
-# Answers taken at once, besides the one that was waited for.
+# Answers taken at once.
 ANSWERS_AT_ONCE = 64
 # Of Redis's memory limit; the rest is for answers and for what others put there meanwhile.
 USABLE_SHARE = 0.75
@@ -59,18 +61,18 @@ class Wire:
         if settings.spool:
             spool.forget_old_jobs(settings.spool, settings.job_ttl_seconds)
 
-    def put(self, index: int, payload: bytes, *, only_redis: bool = False) -> PayloadRef:
-        """Store a chunk's payload, or keep it for the message if it is small."""
-        if len(payload) <= MAX_INLINE_BYTES:
-            return InlineRef(payload)
+    def put(self, index: int, parts: spool.Parts, *, only_redis: bool = False) -> PayloadRef:
+        """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
+        if sum(map(len, parts)) <= MAX_INLINE_BYTES:
+            return InlineRef(b"".join(parts))
         if self._shared is not None and self._puts_files and not only_redis:
             try:
-                return spool.write(self._shared, self._job, f"rows-{index}", payload)
+                return spool.write(self._shared, self._job, f"rows-{index}", parts)
             except OSError:
                 self._puts_files = False  # full: Redis takes the rest
         key = keys.payload(self._job, index)
         with broker_errors(self.url):
-            self.client.set(key, payload, ex=self._ttl_seconds)
+            self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
         return RedisRef(key)
 
     def publish(self, messages: Sequence[ChunkMessage]) -> None:
@@ -93,34 +95,44 @@ class Wire:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
         key = keys.results(self._job)
         with broker_errors(self.url):
-            first = cast("tuple[bytes, bytes] | None", self.client.blpop([key], timeout=wait_seconds))
-            if first is None:
-                return []
-            more = cast("list[bytes] | None", self.client.lpop(key, ANSWERS_AT_ONCE))
-        return [unpack(data, Answer) for data in [first[1], *(more or [])]]
+            came = cast("list[bytes] | None", self.client.lpop(key, ANSWERS_AT_ONCE))
+            if not came:
+                first = cast("tuple[bytes, bytes] | None", self.client.blpop([key], timeout=wait_seconds))
+                came = [first[1]] if first else []
+        return [unpack(data, Answer) for data in came]
 
-    def load(self, ref: PayloadRef) -> bytes | None:
-        """The outputs of an answer, which are then gone from where they were; None if they are gone already."""
+    def load(self, ref: PayloadRef, scratch: Scratch | None = None) -> bytes | memoryview | None:
+        """The outputs of an answer, which are then gone from where they were; None if they are gone already.
+
+        Those of a file stand in `scratch`, where one is given.
+        """
         if isinstance(ref, InlineRef):
             return ref.payload
         if isinstance(ref, FileRef):
             try:
-                payload = spool.read(self._shared, ref)
+                payload = spool.read(self._shared, ref, scratch)
             except PayloadError:
                 return None
-            self.forget([ref])
+            self.release([ref])
             return payload
         with broker_errors(self.url):
             return cast("bytes | None", self.client.getdel(ref.key))
 
+    def release(self, refs: Iterable[RowsRef]) -> None:
+        """Give away payloads that are done with: what a child that is late makes of them is dropped."""
+        self._end(refs, spool.release)
+
     def forget(self, refs: Iterable[RowsRef]) -> None:
-        """Delete payloads that nobody needs any more."""
+        """Delete payloads that a child may still read, whose answer would be taken."""
+        self._end(refs, spool.forget)
+
+    def _end(self, refs: Iterable[RowsRef], end_files: Callable[[Path, list[FileRef]], None]) -> None:
         refs = list(refs)
         if stored := [ref.key for ref in refs if isinstance(ref, RedisRef)]:
             with broker_errors(self.url):
                 self.client.unlink(*stored)
         if self._shared is not None:
-            spool.forget(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
+            end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
     def slots(self) -> list[SlotRecord]:
         """Every slot that is up."""

@@ -29,7 +29,7 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
     rows = len(next(iter(inputs.values())))
     # Zero rows run one batch of padding, so that the outputs have the model's dtypes and shapes.
     starts = range(0, rows, batch_rows) if rows else [0]
-    batches = []
+    whole: Arrays = {}
     for start in starts:
         kept = min(batch_rows, rows - start)
         batch = {name: _padded(array[start : start + kept], batch_rows) for name, array in inputs.items()}
@@ -38,10 +38,22 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
             if array.ndim == 0 or len(array) != batch_rows:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
                 raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {batch_rows} rows")
-        batches.append({name: array[:kept] for name, array in outputs.items()})
-    if len(batches) == 1:
-        return batches[0]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            if len(starts) == 1:
+                whole[name] = array[:kept]
+                continue
+            if start == 0:
+                whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            _place(whole[name], start, array[:kept], name, model)
+    return whole
+
+
+def _place(whole: np.ndarray[Any, Any], start: int, rows: np.ndarray[Any, Any], name: str, model: str) -> None:
+    if rows.shape[1:] != whole.shape[1:]:
+        raise ModelError(
+            f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} in one batch and {rows.shape[1:]} in "
+            "another; outputs must be of one shape"
+        )
+    whole[start : start + len(rows)] = rows
 
 
 def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -21,6 +21,7 @@ from tasks.digest import model_digest
 from tasks.messages import SlotRecord
 from tasks.models import LoadedModel, load_model
 from tasks.reports import report
+from tasks.scratch import Scratch
 from worker_config.errors import ExitCode, ModelError, ModelLoadError
 from worker_config.manifest import ModelEntry
 
@@ -36,7 +37,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Child:
-    """A slot that is ready."""
+    """A slot that is ready; `wanted` tells until when a job need not be asked for again (`time.monotonic`)."""
 
     worker: str
     slot: int
@@ -44,6 +45,8 @@ class Child:
     client: redis.Redis
     job_ttl_seconds: int
     places: Places
+    scratch: Scratch = field(default_factory=Scratch)
+    wanted: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"

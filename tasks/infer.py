@@ -33,6 +33,9 @@ from tasks.messages import (
 from tasks.slices import read_slice
 from worker_config.errors import ModelError, PayloadError
 
+# A job that was wanted a moment ago is not asked for again; its answers are not kept if it has ended meanwhile.
+WANTED_SECONDS = 0.1
+
 
 def run_message(plain: object) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
@@ -44,7 +47,7 @@ def run_message(plain: object) -> str:
     child = current_child()
     message = from_plain(plain, ChunkMessage)
     try:
-        wanted, payload = ask(child.client, message)
+        wanted, payload = ask(child, message)
         if not wanted:
             return f"dropped {message}: the job is over"
         answer = run_chunk(child, message, payload)
@@ -59,13 +62,18 @@ def run_message(plain: object) -> str:
     return f"{message}: {answer.record if isinstance(answer, Failure) else f'{answer.seconds:.3f} s'}"
 
 
-def ask(client: redis.Redis, message: ChunkMessage) -> tuple[bool, bytes | None]:
+def ask(child: Child, message: ChunkMessage) -> tuple[bool, bytes | None]:
     """Whether the job still wants the chunk, and what Redis holds of its payload."""
-    with client.pipeline(transaction=False) as pipe:
+    if not isinstance(message.ref, RedisRef) and child.wanted.get(message.job, 0.0) > time.monotonic():
+        return True, None
+    with child.client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         state, *payload = cast("list[bytes | None]", pipe.execute())
+    child.wanted.clear()
+    if state == b"running":
+        child.wanted[message.job] = time.monotonic() + WANTED_SECONDS
     return state == b"running", payload[0] if payload else None
 
 
@@ -93,7 +101,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             start=message.start,
             stop=message.stop,
             slot=str(child),
-            ref=store(child, message, codec.encode(only, compression=message.compression)),
+            ref=store(child, message, codec.encode_parts(only, compression=message.compression)),
             seconds=time.monotonic() - started,
         )
     except redis.RedisError:
@@ -111,26 +119,27 @@ def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
     """
     ref = message.ref
     if isinstance(ref, SliceRef):
-        return read_slice(ref, message.start, message.stop, child.places.data_roots)
+        return read_slice(ref, message.start, message.stop, child.places.data_roots, child.scratch)
     if isinstance(ref, InlineRef):
         payload = ref.payload
     elif isinstance(ref, FileRef):
-        payload = spool.read(child.places.spool, ref)
+        # In memory that the next chunk is read into: nothing of a chunk outlives it.
+        return codec.decode(spool.read(child.places.spool, ref, child.scratch), borrow=True)
     if payload is None:
         # It may have been answered by another delivery; the join then drops this failure.
         raise PayloadError("the payload is not in Redis any more")
     return codec.decode(payload)
 
 
-def store(child: Child, message: ChunkMessage, payload: bytes) -> PayloadRef:
-    """Put outputs where the producer wants them; into Redis, should the spool folder be full."""
-    if len(payload) <= MAX_INLINE_BYTES:
-        return InlineRef(payload)
+def store(child: Child, message: ChunkMessage, parts: spool.Parts) -> PayloadRef:
+    """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
+    if sum(map(len, parts)) <= MAX_INLINE_BYTES:
+        return InlineRef(b"".join(parts))
     if message.reply == "files" and child.places.spool is not None:
         with suppress(OSError):
-            return spool.write(child.places.spool, message.job, f"output-{message.index}", payload)
+            return spool.write(child.places.spool, message.job, f"output-{message.index}", parts)
     key = keys.output(message.job, message.index)
-    child.client.set(key, payload, ex=child.job_ttl_seconds)
+    child.client.set(key, b"".join(parts), ex=child.job_ttl_seconds)
     return RedisRef(key)
 
 
@@ -139,7 +148,7 @@ def forget(child: Child, ref: PayloadRef) -> None:
     if isinstance(ref, RedisRef):
         child.client.unlink(ref.key)
     elif isinstance(ref, FileRef) and child.places.spool is not None:
-        spool.forget(child.places.spool, [ref])
+        spool.release(child.places.spool, [ref])
 
 
 def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:

@@ -155,7 +155,11 @@ class TensorSpec(_Value, frozen=True):
 
 
 class ModelInfo(_Value, frozen=True):
-    """A loaded model, as its child describes it; `memory_bytes` is what loading added to the child."""
+    """A loaded model, as its child describes it.
+
+    `memory_bytes` is what loading added to the child; `batch_seconds` what one call takes, 0 where no rows could be
+    made up to try.
+    """
 
     name: str
     digest: str
@@ -164,6 +168,7 @@ class ModelInfo(_Value, frozen=True):
     outputs: list[TensorSpec]
     load_seconds: float
     memory_bytes: int
+    batch_seconds: float = 0.0
 
 
 class SlotRecord(_Value, frozen=True):

@@ -64,7 +64,7 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         call, inputs, outputs = _load(Path(entry.path), entry.signature)
         fixed = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None}
         batch_rows = fixed.pop() if fixed else entry.batch_rows
-        _warm_up(call, inputs, batch_rows or 1, name)
+        batch_seconds = _warm_up(call, inputs, batch_rows or 1, name)
     except Exception as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {_cause(error)}") from error
     info = ModelInfo(
@@ -75,6 +75,7 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         outputs=outputs,
         load_seconds=time.monotonic() - started,
         memory_bytes=max(0, psutil.Process().memory_info().rss - memory_before),
+        batch_seconds=batch_seconds,
     )
     return LoadedModel(info, call)
 
@@ -162,7 +163,13 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(name, str(dtype), tuple(tensor.shape))
 
 
-def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> None:
+def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> float:
+    """Run the model on blank rows; the second time tells what a batch takes."""
     if any(size is None for spec in inputs for size in spec.shape[1:]):
-        return  # no blank row of a free shape is sure to be valid
-    run_batches(call, blank_rows(inputs), batch_rows, name)
+        return 0.0  # no blank row of a free shape is sure to be valid
+    seconds = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        run_batches(call, blank_rows(inputs), batch_rows, name)
+        seconds = time.monotonic() - started
+    return seconds

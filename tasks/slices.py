@@ -19,6 +19,7 @@ import numpy as np
 from tasks.codec import DEFAULT_LIMIT_BYTES
 from tasks.codec.arrays import DTYPES
 from tasks.messages import SliceRef
+from tasks.scratch import Scratch
 from worker_config.errors import PayloadError
 
 
@@ -28,8 +29,10 @@ def is_under(path: str, roots: Sequence[str | Path]) -> bool:
     return any(real.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
-def read_slice(ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path]) -> np.ndarray[Any, Any]:
-    """The rows `[start, stop)`, read-only.
+def read_slice(
+    ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path], scratch: Scratch | None = None
+) -> np.ndarray[Any, Any]:
+    """The rows `[start, stop)`, read-only; they stand in `scratch`, where one is given.
 
     Raises:
         PayloadError: the file is not under a root, is not the one that was meant, or has no such rows.
@@ -43,11 +46,11 @@ def read_slice(ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path]
     length = (stop - start) * row_bytes
     if length > DEFAULT_LIMIT_BYTES:
         raise PayloadError(f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}")
-    data = _read(ref, ref.offset + start * row_bytes, length)
-    return np.frombuffer(data, dtype).reshape((stop - start, *ref.row_shape))
+    data = _read(ref, ref.offset + start * row_bytes, length, scratch or Scratch())
+    return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 
-def _read(ref: SliceRef, at: int, length: int) -> bytes:
+def _read(ref: SliceRef, at: int, length: int, scratch: Scratch) -> memoryview:
     try:
         # The links were followed once, for the check; whoever puts one in their place now gets an error.
         fd = os.open(os.path.realpath(ref.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -57,9 +60,7 @@ def _read(ref: SliceRef, at: int, length: int) -> bytes:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != (ref.size, ref.mtime_ns):
             raise PayloadError(f"{ref.path} has changed since the job began, or is another file here")
-        data = os.pread(fd, length, at)
-        while len(data) < length and (more := os.pread(fd, length - len(data), at + len(data))):
-            data += more
+        data = scratch.read(fd, at, length)
     finally:
         os.close(fd)
     if len(data) < length:

@@ -1,24 +1,36 @@
 """This module keeps payloads as files in a folder that producer and workers share: memory on one machine, or a network.
 
-SPOOL/JOB/NAME      a payload, whole before anybody is told of it
-SPOOL/.MARK         made by a worker; a producer that sees it has the same folder
+SPOOL/JOB/NAME         a payload, whole before anybody is told of it
+SPOOL/JOB/free-TOKEN   a file that nobody needs any more; the job's next payload is written over it
+SPOOL/.MARK            made by a worker; a producer that sees it has the same folder
+
+Files are used again since a new one costs several times as much as what is written into it: the system has to find and
+clear its pages.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tasks.messages import FileRef
+from tasks.scratch import Scratch
 from worker_config.errors import PayloadError
 
+_FREE = "free-"
+# The system takes no more parts of one write.
+_PARTS_AT_ONCE = 512
 
-def write(spool: Path, job: str, name: str, payload: bytes) -> FileRef:
-    """Store a payload; two that are written under one name do not meet.
+Parts = Sequence[bytes | memoryview]
+
+
+def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:
+    """Store a payload, given in parts; two that are written under one name do not meet.
 
     Raises:
         OSError: the folder is full, or not to be written.
@@ -26,33 +38,48 @@ def write(spool: Path, job: str, name: str, payload: bytes) -> FileRef:
     ref = FileRef(f"{job}/{name}-{secrets.token_hex(4)}")
     path = spool / ref.name
     try:
+        fd = _open_for(path)
         try:
-            path.write_bytes(payload)
-        except FileNotFoundError:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.write_bytes(payload)
+            _write_over(fd, parts)
+        finally:
+            os.close(fd)
     except OSError:
         path.unlink(missing_ok=True)
         raise
     return ref
 
 
-def read(spool: Path | None, ref: FileRef) -> bytes:
-    """A payload.
+def read(spool: Path | None, ref: FileRef, scratch: Scratch | None = None) -> bytes | memoryview:
+    """A payload; with `scratch` it stands there, until the next one is read.
 
     Raises:
         PayloadError: it is not there, or there is no spool folder here.
     """
     if spool is None:
         raise PayloadError("the payload is in a spool folder, but CELERIAC_SPOOL names none here")
+    path = spool / ref.name
     try:
-        return (spool / ref.name).read_bytes()
+        if scratch is None:
+            return path.read_bytes()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return scratch.read(fd, 0, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
     except OSError as error:
-        raise PayloadError(f"the payload {spool / ref.name} cannot be read: {error.strerror}") from None
+        raise PayloadError(f"the payload {path} cannot be read: {error.strerror}") from None
+
+
+def release(spool: Path, refs: Iterable[FileRef]) -> None:
+    """Let the files of payloads be written over; for those alone whose readers, if there are any, nobody believes."""
+    for ref in refs:
+        path = spool / ref.name
+        with suppress(OSError):
+            path.rename(path.with_name(_FREE + secrets.token_hex(8)))
 
 
 def forget(spool: Path, refs: Iterable[FileRef]) -> None:
-    """Delete payloads."""
+    """Delete payloads; who reads one right now reads it to its end."""
     for ref in refs:
         with suppress(OSError):
             (spool / ref.name).unlink()
@@ -87,3 +114,32 @@ def remove_mark(spool: Path, mark: str) -> None:
     """Take the mark away when the worker ends."""
     with suppress(OSError):
         (spool / mark).unlink()
+
+
+def _open_for(path: Path) -> int:
+    """A file of that name, open for writing: one that is free, or a new one."""
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        free = [entry.path for entry in os.scandir(path.parent) if entry.name.startswith(_FREE)]
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        free = []
+    for file in free:
+        with suppress(FileNotFoundError):  # another process was faster
+            Path(file).rename(path)
+            return os.open(path, flags)
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def _write_over(fd: int, parts: Parts) -> None:
+    todo = [memoryview(part).cast("B") for part in parts if len(part)]
+    size = 0
+    while todo:
+        done = os.writev(fd, todo[:_PARTS_AT_ONCE])
+        size += done
+        while todo and done >= len(todo[0]):
+            done -= len(todo.pop(0))
+        if done:
+            todo[0] = todo[0][done:]
+    if os.fstat(fd).st_size > size:
+        os.ftruncate(fd, size)

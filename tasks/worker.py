@@ -202,6 +202,9 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         print(
             f"{_main.concurrency} children hold {models}, {_main.threads} threads each", file=sys.__stderr__, flush=True
         )
+        # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
+        # each child, a job of few chunks would leave other workers without.
+        controller.consumer.initial_prefetch_count += 1
         # At once too: whatever Redis loses from now on, it is told again.
         self._refresh(controller)
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))

@@ -43,7 +43,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         # Only where that retry cannot be sent; the message then goes back to the queue.
         "task_reject_on_worker_lost": True,
-        # One reserved chunk per child: more would be held back from other hosts.
+        # What runs, since it is acknowledged late, and nothing more; the worker adds a single one. More would be held
+        # back from other hosts.
         "worker_prefetch_multiplier": 1,
         # Loading models may take minutes; the default kills replacement children after 4 seconds, for ever.
         "worker_proc_alive_timeout": float(settings.load_timeout_seconds),

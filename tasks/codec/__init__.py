@@ -17,7 +17,16 @@ from tasks.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, T
 from tasks.codec.reader import PayloadReader
 from tasks.codec.writer import PayloadWriter
 
-__all__ = ["DEFAULT_LIMIT_BYTES", "FORMAT_VERSION", "MAX_DEPTH", "Compression", "Tree", "decode", "encode"]
+__all__ = [
+    "DEFAULT_LIMIT_BYTES",
+    "FORMAT_VERSION",
+    "MAX_DEPTH",
+    "Compression",
+    "Tree",
+    "decode",
+    "encode",
+    "encode_parts",
+]
 
 
 def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES, compression: Compression | None = None) -> bytes:
@@ -36,12 +45,25 @@ def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES, compression: Comp
         ConfigError: the library is not installed.
         PayloadError: the tree holds anything else, has more than `MAX_DEPTH` levels or exceeds the limit.
     """
+    return b"".join(encode_parts(tree, limit_bytes, compression))
+
+
+def encode_parts(
+    tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES, compression: Compression | None = None
+) -> list[bytes | memoryview]:
+    """The same payload in parts, for who writes them one after the other; large ones are the arrays' own memory.
+
+    Raises:
+        ConfigError, PayloadError: as `encode`.
+    """
     writer = PayloadWriter(limit_bytes)
     writer.write(tree)
-    return wrap(writer.payload(), compression) if compression else writer.payload()
+    return [wrap(b"".join(writer.parts), compression)] if compression else writer.parts
 
 
-def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Tree:
+def decode(
+    payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_LIMIT_BYTES, *, borrow: bool = False
+) -> Tree:
     """Return the tree that `payload` holds; any bytes whatever give a tree or PayloadError.
 
     Arrays have the dtype (little-endian) and shape that were encoded, and are read-only: copy one to change it.
@@ -50,10 +72,11 @@ def decode(payload: bytes | bytearray | memoryview, limit_bytes: int = DEFAULT_L
     Args:
         payload: the bytes.
         limit_bytes: the length that the payload, and the memory that the tree may have, estimated from above.
+        borrow: arrays are views of any buffer, of no use any more when that changes.
 
     Raises:
         PayloadError: the bytes are no payload, have another format version or exceed the limit.
     """
     if is_wrapped(payload):
         payload = unwrap(payload, limit_bytes)
-    return PayloadReader(payload, limit_bytes).read()
+    return PayloadReader(payload, limit_bytes, borrow).read()

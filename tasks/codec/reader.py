@@ -15,9 +15,9 @@ from worker_config.errors import PayloadError
 class PayloadReader(HeadReader):
     """Reads one payload."""
 
-    def __init__(self, payload: Buffer, limit_bytes: int) -> None:
+    def __init__(self, payload: Buffer, limit_bytes: int, borrow: bool = False) -> None:
         super().__init__(payload)
-        self._is_constant = isinstance(payload, bytes)
+        self._may_borrow = borrow or isinstance(payload, bytes)
         self._budget = wire.Budget(limit_bytes)
 
     def read(self) -> wire.Tree:
@@ -138,7 +138,7 @@ class PayloadReader(HeadReader):
         array = array_of_raw(name, shape, self.data, self.take(length))
         if name == "bool" and array.view("uint8").max(initial=0) > 1:
             self.refuse("a bool that is neither 0 nor 1")
-        if not (self._is_constant and array.flags.aligned):
+        if not (self._may_borrow and array.flags.aligned):
             array = array.copy()
         array.flags.writeable = False
         return array

@@ -1,4 +1,4 @@
-"""This module writes a tree as the parts of a payload, and joins them; only the join copies a well laid out array."""
+"""This module writes a tree as the parts of a payload; those of a well laid out array are its own memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _ACCEPTED_IN_ARRAYS: Final = "give numbers of a TensorFlow dtype, or str and byt
 
 
 class PayloadWriter:
-    """Writes one tree."""
+    """Writes one tree.
+
+    Attributes:
+        parts: all that was written.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._budget = wire.Budget(limit_bytes)
         self._packer = msgpack.Packer(buf_size=4096)  # it holds heads and short values; it grows
-        self._parts: list[bytes | memoryview] = []
+        self.parts: list[bytes | memoryview] = []
         self._size = 0
         self._path: list[object] = []  # keys and indices that lead to the value at hand
-
-    def payload(self) -> bytes:
-        """All that was written."""
-        return b"".join(self._parts)
 
     def write(self, tree: wire.Tree) -> None:
         """Write the format version and the tree."""
@@ -39,7 +39,7 @@ class PayloadWriter:
         self._value(tree)
 
     def _add(self, part: bytes | memoryview) -> None:
-        self._parts.append(part)
+        self.parts.append(part)
         self._size += len(part)
 
     def _value(self, value: wire.Tree) -> None:
@@ -157,11 +157,11 @@ class PayloadWriter:
 
     def _open_extension(self) -> tuple[int, int]:
         self._add(bytes(_EXT_HEAD.size))  # the length is known when it is closed
-        return len(self._parts) - 1, self._size
+        return len(self.parts) - 1, self._size
 
     def _close_extension(self, opened: tuple[int, int], code: int) -> None:
         index, start = opened
-        self._parts[index] = _EXT_HEAD.pack(0xC9, self._size - start, code)
+        self.parts[index] = _EXT_HEAD.pack(0xC9, self._size - start, code)
 
     def _refuse(self, what: str, remedy: str) -> NoReturn:
         raise PayloadError(f"cannot encode {what} {_where(self._path)}; {remedy}")

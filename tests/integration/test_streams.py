@@ -17,7 +17,7 @@ import pytest
 
 from producer import Client, JobState
 from producer.job_store import read_all
-from producer.window import CHUNKS_PER_SLOT
+from producer.window import SMALL_CHUNKS_PER_SLOT
 from tasks.connection import connect
 from tasks.messages import JobRecord
 from tests.models import in_one_process
@@ -28,7 +28,7 @@ from worker_config.errors import InputError, RowsFailedError
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 CHUNK_ROWS = 5
 # Chunks in flight or held back for order, and in the reading thread one chunk full, one half full, and one row.
-CHUNKS_AHEAD = 2 * CHUNKS_PER_SLOT + 2
+CHUNKS_AHEAD = 2 * SMALL_CHUNKS_PER_SLOT + 2
 PIXELS = np.random.default_rng(6).random((500, 64), np.float32)
 
 

@@ -34,26 +34,60 @@ def part(index: int, rows: int = 1) -> Part:
     return Part(index, index * rows, (index + 1) * rows, np.zeros((rows, 8)))
 
 
-@given(slots=st.integers(0, 9), sizes=st.lists(st.integers(1, MAX_BYTES), max_size=60), held_back=st.integers(0, 9))
+LARGE = 2**20  # a chunk that does not ride in its message
+
+
+def fill(window: Window, chunk_bytes: int, held_back: int = 0) -> int:
+    """Send what the window admits; return how many chunks."""
+    for index in count():
+        if not window.admits(held_back, chunk_bytes):
+            return index
+        window.sent(index, chunk_bytes)
+    raise AssertionError
+
+
+@given(
+    slots=st.integers(0, 9),
+    sizes=st.lists(st.integers(1, 2 * MAX_BYTES), max_size=60),
+    held_back=st.integers(0, 9),
+)
 def test_the_window_bounds_chunks_and_bytes(slots: int, sizes: list[int], held_back: int) -> None:
     window, in_flight = Window(slots), 0
     for index, size in enumerate(sizes):
-        if window.admits(held_back):
+        if window.admits(held_back, size):
             window.sent(index, size)
             in_flight += size
     assert len(window) + held_back <= max(max(1, slots) * CHUNKS_PER_SLOT, held_back)
-    assert in_flight < 2 * MAX_BYTES  # the last one may reach over
+    assert in_flight <= MAX_BYTES or len(window) == 1
+    assert window.bytes_in_flight == in_flight
 
 
-def test_an_answered_chunk_makes_room_once() -> None:
+def test_a_full_window_admits_again_when_half_of_it_is_answered() -> None:
     window = Window(1)
-    for index in range(CHUNKS_PER_SLOT):
-        window.sent(index, 1)
-    assert not window.admits(0)
-    window.answered(0)
-    window.answered(0)
-    assert window.admits(0)
+    assert fill(window, LARGE) == CHUNKS_PER_SLOT
+    window.answered(0, 1.0)
+    window.answered(0, 1.0)
     assert len(window) == CHUNKS_PER_SLOT - 1
+    assert not window.admits(0, LARGE)
+    window.answered(1, 1.0)
+    assert window.admits(0, LARGE)
+    assert window.bytes_in_flight == LARGE * (CHUNKS_PER_SLOT - 2)
+
+
+@pytest.mark.parametrize(("seconds", "per_slot"), [(1.0, 4), (0.125, 8), (1e-6, 16)])
+def test_short_chunks_that_ride_in_their_messages_may_be_more(seconds: float, per_slot: int) -> None:
+    window = Window(2)
+    window.sent(-1, 1)
+    window.answered(-1, seconds)
+    assert fill(window, 64) == 2 * per_slot
+    other = Window(2)
+    other.sent(-1, 1)
+    other.answered(-1, seconds)
+    assert fill(other, LARGE) == 2 * CHUNKS_PER_SLOT
+
+
+def test_every_slot_gets_its_share_of_the_bytes() -> None:
+    assert fill(Window(8), int(Window(8).chunk_bytes)) >= 2 * 8
 
 
 def test_a_job_is_pinned_to_what_the_slots_hold() -> None:

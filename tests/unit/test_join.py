@@ -190,3 +190,21 @@ def test_a_part_unlike_the_first_one_is_refused(rows: int | None, second: Any, m
 
     with pytest.raises(MessageError, match=message):
         gathered([first, Part(1, 2, 4, second)], rows)
+
+
+@pytest.mark.parametrize("rows", [6, None])
+@pytest.mark.parametrize("placed", [0, 1, 2, 3])
+def test_parts_that_are_at_their_place_already_stay_there(rows: int | None, placed: int) -> None:
+    whole = Gathered(rows)
+    scratch = np.empty((2, 3))  # as memory that is read into again and again
+    parts = []
+    for index in range(3):
+        scratch[...] = index
+        part = Part(index, 2 * index, 2 * index + 2, {"a": scratch if index < placed else scratch.copy()})
+        parts.append(whole.place(part) if index < placed else part)
+    scratch[...] = -1
+    for part in parts:
+        whole.add(part)
+    result = whole.result()
+    assert isinstance(result, dict)
+    np.testing.assert_array_equal(result["a"], np.repeat([[0.0] * 3, [1.0] * 3, [2.0] * 3], 2, axis=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from tasks import spool
 from tasks.messages import FileRef, SliceRef
+from tasks.scratch import Scratch
 from tasks.slices import is_under, read_slice
 from worker_config.errors import PayloadError
 
@@ -71,7 +73,7 @@ def test_a_folder_or_a_pipe_is_no_file(ref: SliceRef, tmp_path: Path) -> None:
 
 
 def test_a_payload_in_the_spool_comes_back_until_it_is_forgotten(tmp_path: Path) -> None:
-    first, second = (spool.write(tmp_path, "0123456789ab", "rows-1", payload) for payload in (b"one", b"two"))
+    first, second = (spool.write(tmp_path, "0123456789ab", "rows-1", [payload]) for payload in (b"one", b"two"))
     assert (spool.read(tmp_path, first), spool.read(tmp_path, second)) == (b"one", b"two")
     spool.forget(tmp_path, [first])
     with pytest.raises(PayloadError, match="cannot be read"):
@@ -94,7 +96,51 @@ def test_a_mark_tells_one_folder_from_another(tmp_path: Path) -> None:
 def test_what_a_killed_producer_left_goes_after_its_time(tmp_path: Path) -> None:
     old, young = FileRef("000000000000/rows-1"), FileRef("111111111111/rows-1")
     for ref in (old, young):
-        spool.write(tmp_path, ref.name[:12], "rows-1", b"x")
+        spool.write(tmp_path, ref.name[:12], "rows-1", [b"x"])
     os.utime(tmp_path / "000000000000", (0, 0))
     spool.forget_old_jobs(tmp_path, ttl_seconds=3600)
     assert [path.name for path in tmp_path.iterdir()] == ["111111111111"]
+
+
+def test_a_released_file_is_written_over_and_cut_to_its_new_length(tmp_path: Path) -> None:
+    job = "0123456789ab"
+    first = spool.write(tmp_path, job, "rows-1", [b"a long payload"])
+    inode = (tmp_path / first.name).stat().st_ino
+    spool.release(tmp_path, [first])
+    with pytest.raises(PayloadError, match="cannot be read"):
+        spool.read(tmp_path, first)
+    second = spool.write(tmp_path, job, "output-7", [b"sho", memoryview(b"rt"), b""])
+    assert (tmp_path / second.name).stat().st_ino == inode
+    assert spool.read(tmp_path, second) == b"short"
+    third = spool.write(tmp_path, job, "output-8", [b"x"] * 2000)  # more parts than the system takes at once
+    assert spool.read(tmp_path, third) == b"x" * 2000
+    assert spool.read(tmp_path, second) == b"short"
+
+
+def test_a_forgotten_payload_is_read_to_its_end_by_who_has_it_open(tmp_path: Path) -> None:
+    job = "0123456789ab"
+    ref = spool.write(tmp_path, job, "rows-1", [b"first"])
+    with (tmp_path / ref.name).open("rb", buffering=0) as stream:
+        spool.forget(tmp_path, [ref])
+        spool.write(tmp_path, job, "rows-1", [b"again"])
+        assert stream.read() == b"first"
+
+
+def test_processes_that_want_the_same_free_file_do_not_share_it(tmp_path: Path) -> None:
+    job, payloads = "0123456789ab", [bytes([number]) * 50_000 for number in range(8)]
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            refs = list(pool.map(lambda payload: spool.write(tmp_path, job, "rows", [payload]), payloads))
+        assert [spool.read(tmp_path, ref) for ref in refs] == payloads
+        spool.release(tmp_path, refs[::2])
+        spool.forget(tmp_path, refs[1::2])
+
+
+def test_what_is_read_into_the_same_memory_replaces_what_was_there(tmp_path: Path) -> None:
+    scratch, payloads = Scratch(), [b"first", b"2nd", b"the third one"]
+    refs = [spool.write(tmp_path, "0123456789ab", "rows", [payload]) for payload in payloads]
+    views = []
+    for ref, payload in zip(refs, payloads, strict=True):
+        views.append(spool.read(tmp_path, ref, scratch))
+        assert views[-1] == payload
+    assert views[0] == b"2ndst"  # why nothing of a chunk may outlive it

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.split import CHUNK_SECONDS, GROWTH, MAX_CHUNK_BYTES, Sizer
+from producer.split import CHUNK_SECONDS, GROWTH, MAX_CHUNK_BYTES, SLACK, Sizer
 from worker_config.errors import UsageError
 
 MANY = 10**9
@@ -16,7 +16,7 @@ def learnt(sizer: Sizer, seconds_per_row: float, slots: int = 2) -> int:
     """The size that a sizer comes to, for a model of that speed."""
     for _ in range(30):
         rows = sizer.next_rows(MANY, slots)
-        sizer.answered(rows, rows * seconds_per_row)
+        sizer.answered(rows, rows * seconds_per_row, output_bytes=0)
     return sizer.next_rows(MANY, slots)
 
 
@@ -32,20 +32,51 @@ def test_a_chunk_comes_to_take_as_long_as_wanted(seconds_per_row: float) -> None
     assert rows * seconds_per_row == pytest.approx(CHUNK_SECONDS, rel=0.05)
 
 
+def test_a_known_speed_is_trusted_from_the_first_chunk() -> None:
+    sizer = Sizer(batch_rows=10, row_bytes=8, batch_seconds=CHUNK_SECONDS / 50)
+    assert sizer.next_rows(MANY, slots=2) == 500
+    sizer.answered(500, CHUNK_SECONDS / 100, output_bytes=0)
+    assert sizer.next_rows(MANY, slots=2) == 50_000
+
+
+@given(
+    row_bytes=st.floats(1, MAX_CHUNK_BYTES),
+    output_row_bytes=st.floats(0, MAX_CHUNK_BYTES),
+    rows_travel=st.booleans(),
+    share_bytes=st.integers(1, 4 * MAX_CHUNK_BYTES),
+)
+def test_rows_and_outputs_share_what_a_chunk_may_have(
+    row_bytes: float, output_row_bytes: float, rows_travel: bool, share_bytes: int
+) -> None:
+    sizer = Sizer(4, row_bytes, output_row_bytes=output_row_bytes, rows_travel=rows_travel, batch_seconds=1e-9)
+    rows = sizer.next_rows(MANY, slots=2, share_bytes=share_bytes)
+    in_flight = rows * (output_row_bytes + (row_bytes if rows_travel else 0))
+    largest = rows * max(row_bytes, output_row_bytes)
+    assert rows == 1 or (in_flight <= share_bytes * SLACK * 1.001 and largest <= SLACK * MAX_CHUNK_BYTES)
+    assert sizer.bytes_in_flight(rows) == pytest.approx(in_flight, abs=1)
+
+
+def test_the_size_of_outputs_is_learnt_from_the_answers() -> None:
+    sizer = Sizer(batch_rows=1, row_bytes=1)
+    sizer.answered(10, 1e-9, output_bytes=10 * MAX_CHUNK_BYTES // 4)
+    assert sizer.next_rows(MANY, slots=1) == 4
+    assert sizer.bytes_in_flight(4) == MAX_CHUNK_BYTES + 4
+
+
 def test_a_slow_model_gets_one_batch_at_a_time() -> None:
     assert learnt(Sizer(batch_rows=64, row_bytes=8), seconds_per_row=1.0) == 64
 
 
 def test_sizes_grow_step_by_step() -> None:
     sizer = Sizer(batch_rows=64, row_bytes=8)
-    sizer.answered(64, 1e-6)
+    sizer.answered(64, 1e-6, output_bytes=0)
     assert sizer.next_rows(MANY, slots=2) == GROWTH * 64
 
 
 @given(row_bytes=st.floats(1, 10 * MAX_CHUNK_BYTES), batch_rows=st.integers(1, 500))
 def test_no_chunk_has_more_bytes_than_allowed_unless_one_row_has(row_bytes: float, batch_rows: int) -> None:
     rows = learnt(Sizer(batch_rows, row_bytes), seconds_per_row=1e-9)
-    assert rows == 1 or rows * row_bytes <= MAX_CHUNK_BYTES
+    assert rows == 1 or rows * row_bytes <= SLACK * MAX_CHUNK_BYTES
     assert rows <= batch_rows or rows % batch_rows == 0
 
 
@@ -61,7 +92,7 @@ def test_chunks_shrink_at_the_end_and_give_every_row_once(rows: int, slots: int,
     sizes, left = [], rows
     while left:
         size = min(left, sizer.next_rows(left, slots))
-        sizer.answered(size, size * 1e-4)
+        sizer.answered(size, size * 1e-4, output_bytes=0)
         sizes.append(size)
         left -= size
     assert sum(sizes) == rows
