@@ -248,10 +248,11 @@ def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | 
 
 
 def _check_fits(infos: list[ModelInfo], rows: Any) -> None:
-    """Ask with few rows before anything is sent; rows of uneven shape are left to the workers."""
+    """Ask with few rows before anything is sent; what a function gets, or of uneven shape, is left to the workers."""
     if not is_ragged(rows):
         for info in infos:
-            fit(rows, info.inputs, info.name)
+            if not info.preprocess:
+                fit(rows, info.inputs, info.name)
 
 
 def _names(models: str | Sequence[str]) -> list[str]:

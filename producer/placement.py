@@ -40,7 +40,7 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
     """Bytes of one row of all outputs, without those whose shape or size nobody knows beforehand."""
     total = 0.0
-    for spec in (spec for info in infos for spec in info.outputs):
+    for spec in (spec for info in infos if not info.postprocess for spec in info.outputs):
         dtype, sizes = DTYPES.get(spec.dtype), spec.shape[1:]
         if dtype is not None and None not in sizes:
             total += dtype.itemsize * math.prod(size or 0 for size in sizes)

@@ -17,7 +17,7 @@ from billiard import current_process
 
 from tasks import slots
 from tasks.connection import connect
-from tasks.digest import model_digest
+from tasks.digest import entry_digest
 from tasks.messages import SlotRecord
 from tasks.models import LoadedModel, load_model
 from tasks.reports import report
@@ -99,7 +99,7 @@ def start(
 def _load(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
     model = load_model(name, entry, digest)
     # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
-    if model_digest(Path(entry.path)) != digest:
+    if entry_digest(entry) != digest:
         raise ModelLoadError(
             f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
             "start it again"

@@ -16,15 +16,14 @@ from worker_config.manifest import read_manifest
 
 def main(manifest: Path) -> int:
     """Print the models' descriptions on stdout, or an error on stderr."""
-    from tasks.digest import model_digest
+    from tasks.digest import entry_digest
     from tasks.models import load_model
 
     try:
         entries = read_manifest(manifest)
         infos = []
         for name, entry in entries.items():
-            path = Path(entry.path)
-            infos.append(load_model(name, entry, model_digest(path) if path.exists() else "").info)
+            infos.append(load_model(name, entry, entry_digest(entry) if Path(entry.path).exists() else "").info)
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)

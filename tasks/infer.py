@@ -91,8 +91,12 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
                 raise ModelError(f"worker {child} does not hold model {ref.name}")
             if model.info.digest != ref.digest:
                 raise ModelError(f"worker {child} holds {ref.name}@{model.info.digest[:8]}, the job wants {ref}")
+            stage, count = "preprocess", message.stop - message.start
+            model_rows = model.prepare(rows, count)
             stage = "infer"
-            outputs[ref.name] = model.predict(rows)
+            model_outputs = model.predict(model_rows)
+            stage = "postprocess"
+            outputs[ref.name] = model.finish(model_outputs, count)
         stage = "encode"
         only = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return Outputs(

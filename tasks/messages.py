@@ -102,7 +102,8 @@ class FailureRecord(_Value, frozen=True):
     """What became of rows `[start, stop)` that have no prediction.
 
     Attributes:
-        stage: where it happened: "fetch", "decode", "model", "infer", "encode", "memory" or "worker".
+        stage: where it happened: "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "memory"
+            or "worker".
         type: the error's class.
         text: what it says.
     """
@@ -158,7 +159,8 @@ class ModelInfo(_Value, frozen=True):
     """A loaded model, as its child describes it.
 
     `memory_bytes` is what loading added to the child; `batch_seconds` what one call takes, 0 where no rows could be
-    made up to try.
+    made up to try. `preprocess` and `postprocess` name the functions around it, if there are any: rows then need not
+    fit `inputs`, nor outputs `outputs`.
     """
 
     name: str
@@ -169,6 +171,8 @@ class ModelInfo(_Value, frozen=True):
     load_seconds: float
     memory_bytes: int
     batch_seconds: float = 0.0
+    preprocess: str = ""
+    postprocess: str = ""
 
 
 class SlotRecord(_Value, frozen=True):

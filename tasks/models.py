@@ -22,6 +22,7 @@ from tasks.causes import telling_line
 from tasks.messages import ModelInfo, TensorSpec
 from tasks.ragged import is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
+from tasks.steps import Step, finished, import_step, prepared
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry
 
@@ -34,6 +35,31 @@ class LoadedModel:
 
     info: ModelInfo
     call: Call
+    preprocess: Step | None = None
+    postprocess: Step | None = None
+
+    def prepare(self, rows: Any, count: int) -> Any:
+        """The rows as the model takes them; `count` of them, none of which are left to no function.
+
+        Raises:
+            ModelError: the preprocess function failed.
+        """
+        if self.preprocess is None:
+            return rows
+        if not count:
+            return blank_rows(self.info.inputs)
+        return prepared(self.preprocess, rows, count, f"model {self.info.name}: preprocess {self.info.preprocess}")
+
+    def finish(self, outputs: Any, count: int) -> Any:
+        """The outputs as the job wants them.
+
+        Raises:
+            ModelError: the postprocess function failed.
+        """
+        if self.postprocess is None:
+            return outputs
+        what = f"model {self.info.name}: postprocess {self.info.postprocess}"
+        return finished(self.postprocess, outputs, count, what)
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any] | Arrays:
         """The outputs for all rows: one array for a model with one output, else a dict by output name.
@@ -65,6 +91,8 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         fixed = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None}
         batch_rows = fixed.pop() if fixed else entry.batch_rows
         batch_seconds = _warm_up(call, inputs, batch_rows or 1, name)
+        preprocess = import_step(entry.preprocess) if entry.preprocess else None
+        postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {_cause(error)}") from error
     info = ModelInfo(
@@ -75,9 +103,12 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
         outputs=outputs,
         load_seconds=time.monotonic() - started,
         memory_bytes=max(0, psutil.Process().memory_info().rss - memory_before),
-        batch_seconds=batch_seconds,
+        # The functions around the model may take any time.
+        batch_seconds=0.0 if preprocess or postprocess else batch_seconds,
+        preprocess=entry.preprocess,
+        postprocess=entry.postprocess,
     )
-    return LoadedModel(info, call)
+    return LoadedModel(info, call, preprocess, postprocess)
 
 
 def _cause(error: Exception) -> str:

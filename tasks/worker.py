@@ -16,7 +16,6 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
@@ -26,7 +25,7 @@ from celery.concurrency.prefork import TaskPool
 from tasks import guard, slots, spool
 from tasks.answers import push_answer
 from tasks.connection import connect, ping
-from tasks.digest import model_digest
+from tasks.digest import entry_digest
 from tasks.messages import ChunkMessage, Failure, FailureRecord, SlotRecord, from_plain
 from tasks.reports import Reports
 from worker_config.errors import (
@@ -127,7 +126,7 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
 
 def _digest(name: str, entry: ModelEntry) -> str:
     try:
-        return model_digest(Path(entry.path))
+        return entry_digest(entry)
     except OSError as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
 

@@ -4,6 +4,8 @@
 path = "models/digits.keras"    # relative to the manifest's folder
 batch_rows = 64                 # rows that the model sees in one call
 signature = "serving_default"   # SavedModel only
+preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
+postprocess = "steps:label"     # a function: outputs of the model -> outputs
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from worker_config.errors import ConfigError
 DEFAULT_BATCH_ROWS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # Reserved for what is to come: carrying on without heeding them would give other predictions than were asked for.
-_NOT_YET = ("preprocess", "postprocess", "inputs", "outputs")
+_NOT_YET = ("inputs", "outputs")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +31,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         path: the model's file or folder; absolute after `read_manifest`.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
         signature: which signature of a SavedModel to call.
+        preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
         preload: load when the worker starts; the only way so far.
         prefer: which executor to prefer; "speed" is the only one so far.
     """
@@ -35,6 +39,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     batch_rows: int = DEFAULT_BATCH_ROWS
     signature: str = "serving_default"
+    preprocess: str = ""
+    postprocess: str = ""
     preload: bool = True
     prefer: str = "speed"
 
@@ -90,6 +96,9 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}: a name has letters, digits, '_', '-' and '.', and starts with one of the first")
     if entry.batch_rows < 1:
         raise ConfigError(f"{where}.batch_rows is {entry.batch_rows}; the least is 1")
+    for key, function in (("preprocess", entry.preprocess), ("postprocess", entry.postprocess)):
+        if function and not _FUNCTION.fullmatch(function):
+            raise ConfigError(f"{where}.{key} is {function!r}; name a function as 'package.module:function'")
     if not entry.preload:
         raise ConfigError(f"{where}.preload = false is not supported by this version; leave it out")
     if entry.prefer != "speed":

@@ -19,7 +19,8 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
     header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "MEMORY", "SLOTS"]
     rows = []
     for name, info in infos.items():
-        inputs, outputs = list(map(str, info.inputs)), list(map(str, info.outputs))
+        inputs = [f"from {info.preprocess}"] * bool(info.preprocess) + list(map(str, info.inputs))
+        outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
         for line in range(max(len(inputs), len(outputs))):
             rest = [inputs[line : line + 1], outputs[line : line + 1]]
             tensors = ["".join(text) for text in rest]

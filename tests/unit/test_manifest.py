@@ -38,7 +38,8 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models."a b"]\npath = "a"', "a name has letters"),
         ('[models.a]\npath = "a"\n[modules]', "modules"),
         ('[models.a]\npath = "a"\npreload = false', "preload"),
-        ('[models.a]\npath = "a"\npreprocess = "m:f"', "preprocess is not supported"),
+        ('[models.a]\npath = "a"\npreprocess = "m.f"', "preprocess is 'm.f'; name a function as"),
+        ('[models.a]\npath = "a"\ninputs = ["x:0"]', "inputs is not supported"),
         ('[models.a]\npath = "a"\nprefer = "memory"', "prefer"),
     ],
 )
