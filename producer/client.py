@@ -18,7 +18,7 @@ from producer.aggregator import OutputTree
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
 from producer.outbox import Outbox
-from producer.route import choose_store
+from producer.route import choose_reply, choose_store
 from producer.run import Run
 from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
@@ -223,7 +223,8 @@ class Client:
         )
         wire = Wire(self.broker_url, self._settings, job_id, store)
         window = Window(len(slots))
-        outbox = Outbox(wire, feed, window, sizer, job_id, models, store, slice_ref, compression)
+        reply = choose_reply(store, slots, self._settings)
+        outbox = Outbox(wire, feed, window, sizer, job_id, models, reply, slice_ref, compression)
         run = Run(
             wire,
             feed,

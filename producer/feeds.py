@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Protocol
 
 from producer.rebatcher import Rebatcher
+from producer.sources.failures import cause
 from producer.sources.protocol import Arrays, BatchSource, Rows, Source
 from producer.split import Chunk
 from worker_config.errors import CeleriacError, InputError
@@ -43,7 +44,14 @@ class Feed(Protocol):
         """
 
     def take(self, chunk: Chunk) -> Rows | None:
-        """The rows of a chunk once more; None where they are gone."""
+        """The rows of a chunk once more; None where they are gone.
+
+        Raises:
+            InputError: they can no longer be read.
+        """
+
+    def end_by(self, error: CeleriacError) -> None:
+        """Give no more chunks; `exhausted` raises the error."""
 
     def exhausted(self) -> bool:
         """Whether there will never be another chunk; asked when all chunks so far are answered.
@@ -68,6 +76,7 @@ class SourceFeed:
         self._source = source
         self._with_rows = with_rows
         self._next = Chunk(0, 0, 0)
+        self._error: CeleriacError | None = None
 
     @property
     def given(self) -> int:
@@ -76,19 +85,36 @@ class SourceFeed:
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk."""
-        if self.exhausted():
+        if self._error is not None or self.exhausted():
             return None
         index, start = self._next.index, self._next.start
         chunk = Chunk(index, start, min(start + rows, self._source.rows))
+        try:
+            taken = self.take(chunk) if self._with_rows else None
+        except CeleriacError as error:
+            self.end_by(error)  # not now: the chunks before it are still to be answered
+            return None
         self._next = Chunk(index + 1, chunk.stop, chunk.stop)
-        return chunk, self.take(chunk) if self._with_rows else None
+        return chunk, taken
 
     def take(self, chunk: Chunk) -> Rows:
         """The rows of a chunk, as often as wanted."""
-        return self._source.take(chunk.start, chunk.stop)
+        try:
+            return self._source.take(chunk.start, chunk.stop)
+        except CeleriacError:
+            raise
+        except Exception as error:  # a source may be the caller's own
+            rows = f"rows {chunk.start}-{chunk.stop}"
+            raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
+
+    def end_by(self, error: CeleriacError) -> None:
+        """Give no more chunks."""
+        self._error = error
 
     def exhausted(self) -> bool:
         """Whether all rows have been given."""
+        if self._error is not None:
+            raise self._error
         return self._next.index > 0 and self._next.start >= self._source.rows
 
     def close(self) -> None:
@@ -150,13 +176,19 @@ class BatchFeed:
             if chunk.index == 0:
                 self._check(taken)
         except InputError as error:
-            self._end_by(error)
+            self.end_by(error)
             return None
         self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
         return chunk, taken
 
     def take(self, chunk: Chunk) -> None:
         """Rows that were read are not there twice."""
+
+    def end_by(self, error: CeleriacError) -> None:
+        """Read no further, and forget the rows that wait."""
+        with self._changed:
+            self._error, self._ended, self._closed, self._waiting = error, True, True, Rebatcher()
+            self._changed.notify_all()
 
     def exhausted(self) -> bool:
         """Whether the data set has ended and all its rows have been given."""
@@ -199,13 +231,8 @@ class BatchFeed:
         except CeleriacError as failure:
             error = failure
         except Exception as failure:
-            error = InputError(f"{self.label}: reading it raised {type(failure).__name__}: {failure}")
+            error = InputError(f"{self.label}: reading it raised {type(failure).__name__}: {cause(failure)}")
             error.__cause__ = failure
         finally:
             with self._changed:
                 self._ended, self._error = True, self._error or error
-
-    def _end_by(self, error: CeleriacError) -> None:
-        with self._changed:
-            self._error, self._ended, self._closed, self._waiting = error, True, True, Rebatcher()
-            self._changed.notify_all()

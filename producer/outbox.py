@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -18,7 +18,8 @@ from producer.split import Chunk, Sizer
 from producer.window import Window
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, ModelRef, SliceRef, StoreName
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, ModelRef, SliceRef
+from worker_config.errors import InputError, PayloadError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Outbox:
     """The chunks of one job on their way out.
 
     Args:
-        store: the name of the way, which answers take too.
+        reply: the way of large outputs back.
         slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
         compression: what payloads are packed with, both ways.
     """
@@ -58,7 +59,7 @@ class Outbox:
         sizer: Sizer,
         job: str,
         models: Sequence[ModelRef],
-        store: StoreName,
+        reply: Literal["redis", "files"],
         slice_ref: SliceRef | None = None,
         compression: codec.Compression | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class Outbox:
         self._sizer = sizer
         self._job = job
         self._models = list(models)
-        self._store = store
+        self._reply = reply
         self._slice_ref = slice_ref
         self._compression = compression
 
@@ -86,7 +87,12 @@ class Outbox:
             if given is None:
                 break
             chunk, rows = given
-            parts = [] if rows is None else self._encode(rows)
+            try:
+                parts = [] if rows is None else self._encode(rows)
+            except PayloadError as error:
+                where = f"{self._feed.label}: rows {chunk.start}-{chunk.stop}"
+                self._feed.end_by(InputError(f"{where}: {error}"))
+                break
             payload_bytes = sum(map(len, parts))
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
             kept = b"" if self._feed.repeatable else b"".join(parts)
@@ -107,25 +113,37 @@ class Outbox:
         self._sizer.answered(opened.rows, seconds, output_bytes)
         self._wire.release([opened.message.ref])
 
-    def send_again(self, indexes: Sequence[int]) -> int:
+    def drop(self, index: int) -> None:
+        """Close a chunk without an answer; harmless where it is closed."""
+        if opened := self.open.pop(index, None):
+            self._window.dropped(index)
+            self._wire.forget([opened.message.ref])
+
+    def send_again(self, indexes: Sequence[int]) -> tuple[int, list[tuple[int, InputError]]]:
         """Send open chunks once more, with their rows: Redis, or the spool folder, may have lost them.
 
         By way of Redis, since not every worker may reach the file that others read.
         """
-        logger.warning("job %s: sending %s chunks again", self._job, len(indexes))
-        messages = []
+        messages: list[ChunkMessage] = []
+        unreadable: list[tuple[int, InputError]] = []
         for index in indexes:
             opened = self.open[index]
             message = opened.message
-            rows = self._feed.take(Chunk(index, message.start, message.stop))
-            parts = [opened.payload] if rows is None else self._encode(rows)
+            try:
+                rows = self._feed.take(Chunk(index, message.start, message.stop))
+                parts = [opened.payload] if rows is None else self._encode(rows)
+            except InputError as error:
+                unreadable.append((index, error))
+                continue
             self._wire.forget([message.ref])
             ref = self._wire.put(index, parts, only_redis=True)
             opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
             opened.times_sent += 1
             messages.append(opened.message)
-        self._wire.publish(messages)
-        return len(messages)
+        if messages:
+            logger.warning("job %s: sending %s chunks again", self._job, len(messages))
+            self._wire.publish(messages)
+        return len(messages), unreadable
 
     def close(self) -> None:
         """Forget what is still open."""
@@ -144,6 +162,6 @@ class Outbox:
             chunks=total,
             models=self._models,
             ref=self._slice_ref if self._slice_ref and not parts else self._wire.put(chunk.index, parts),
-            reply="redis" if self._store == "redis" else "files",
+            reply=self._reply,
             compression=self._compression,
         )

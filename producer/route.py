@@ -7,6 +7,7 @@ both sides see.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def choose_store(
         UsageError: the store that is wanted cannot be had; the text says why.
     """
     slice_ref = _slice_ref(source)
-    shares_spool = settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
+    shares_spool = _shares_spool(slots, settings)
     reaches_file = slice_ref is not None and all(is_under(slice_ref.path, slot.data_roots) for slot in slots)
     if wanted == "slices" and not reaches_file:
         why = "its rows stand in no .npy file" if slice_ref is None else "it is under no folder of CELERIAC_DATA_ROOTS"
@@ -42,15 +43,27 @@ def choose_store(
     return "redis", None
 
 
+def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settings) -> Literal["redis", "files"]:
+    """The way of large outputs back: files only where both sides see them, also when rows are slices."""
+    return "files" if store != "redis" and _shares_spool(slots, settings) else "redis"
+
+
+def _shares_spool(slots: Sequence[SlotRecord], settings: Settings) -> bool:
+    return settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
+
+
 def _slice_ref(source: Source | BatchSource) -> SliceRef | None:
-    if not isinstance(source, ArraySource) or source.path is None or not isinstance(source.data, np.memmap):
+    if (
+        not isinstance(source, ArraySource)
+        or source.path is None
+        or source.stamp is None
+        or not isinstance(source.data, np.memmap)
+    ):
         return None
     name = dtype_name(source.data.dtype)
     # A bool array may hold bytes that are neither 0 nor 1, which only the codec looks at.
     if name is None or name == "bool" or source.data.dtype != source.data.dtype.newbyteorder("<"):
         return None
-    path = source.path.resolve()
-    status = path.stat()
-    return SliceRef(
-        str(path), status.st_size, status.st_mtime_ns, source.data.offset, name, tuple(source.data.shape[1:])
-    )
+    # As the file was when it was opened: by now it may be another one.
+    size, mtime_ns = source.stamp
+    return SliceRef(str(source.path.resolve()), size, mtime_ns, source.data.offset, name, tuple(source.data.shape[1:]))

@@ -91,6 +91,7 @@ class Run:
         self._worker_timeout_seconds = worker_timeout_seconds
         self._join = Join()
         self._workers = {slot.worker for slot in slots}
+        self._damage: tuple[int, CeleriacError] | None = None
         self._last_look = self._last_worker = time.monotonic()
 
     @property
@@ -129,20 +130,41 @@ class Run:
         self._window.leave_room(self._wire.redis_room())
         while True:
             self._send()
-            if not self._outbox.open and self._feed.exhausted():
+            if self._is_over():
                 return
             for answer in self._wait_for_answers():
-                self._take(answer)
+                try:
+                    self._take(answer)
+                except RowsFailedError as failed:
+                    self._stop_before(answer.index, failed)
             for part in self._join.pop_ready():
                 self.handover.give(part)
             self._look_around()
 
     def _send(self) -> None:
         max_parts = math.inf if self._feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
-        while self.handover.has_room(max_parts) and (sent := self._outbox.send(self._join.waiting)):
+        while (
+            self._damage is None
+            and self.handover.has_room(max_parts)
+            and (sent := self._outbox.send(self._join.waiting))
+        ):
             self.ledger.chunks_sent += sent
             if self._feed.rows is None:
                 self.ledger.rows = self._feed.given
+
+    def _stop_before(self, index: int, error: CeleriacError) -> None:
+        """Send no more; end by the error of the first damaged chunk, when those before it are handed over."""
+        self._outbox.drop(index)
+        if self._damage is None or index < self._damage[0]:
+            self._damage = index, error
+
+    def _is_over(self) -> bool:
+        if self._damage is None:
+            return not self._outbox.open and self._feed.exhausted()
+        damaged, error = self._damage
+        if any(index < damaged for index in self._outbox.open):
+            return False
+        raise error
 
     def _wait_for_answers(self) -> list[Answer]:
         if self._outbox.open:
@@ -224,7 +246,10 @@ class Run:
             )
 
     def _send_again(self, indexes: Sequence[int]) -> None:
-        self.ledger.chunks_sent_again += self._outbox.send_again(indexes)
+        sent, unreadable = self._outbox.send_again([index for index in indexes if index in self._outbox.open])
+        self.ledger.chunks_sent_again += sent
+        for index, error in unreadable:
+            self._stop_before(index, error)
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""

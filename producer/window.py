@@ -80,8 +80,12 @@ class Window:
 
     def answered(self, index: int, seconds: float) -> None:
         """Count a chunk out, which took so long in its slot; a second answer changes nothing."""
-        self._all_bytes -= self._bytes.pop(index, 0)
+        self.dropped(index)
         self._chunk_seconds = max(seconds, 1e-6)
+
+    def dropped(self, index: int) -> None:
+        """Count a chunk out that nobody waits for any more."""
+        self._all_bytes -= self._bytes.pop(index, 0)
 
     def __len__(self) -> int:
         return len(self._bytes)

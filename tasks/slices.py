@@ -22,11 +22,13 @@ from tasks.messages import SliceRef
 from tasks.scratch import Scratch
 from worker_config.errors import PayloadError
 
+# On the way to a file a folder need only be passed, not listed; where the system knows the difference.
+_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def is_under(path: str, roots: Sequence[str | Path]) -> bool:
     """Whether a path, after its links are followed, lies under one of the roots, after theirs are."""
-    real = Path(os.path.realpath(path))
-    return any(real.is_relative_to(os.path.realpath(root)) for root in roots)
+    return _split(path, roots) is not None
 
 
 def read_slice(
@@ -37,7 +39,8 @@ def read_slice(
     Raises:
         PayloadError: the file is not under a root, is not the one that was meant, or has no such rows.
     """
-    if not is_under(ref.path, roots):
+    place = _split(ref.path, roots)
+    if place is None:
         raise PayloadError(f"{ref.path} is not under a folder of CELERIAC_DATA_ROOTS here")
     dtype = DTYPES.get(ref.dtype)
     if dtype is None:
@@ -46,14 +49,36 @@ def read_slice(
     length = (stop - start) * row_bytes
     if length > DEFAULT_LIMIT_BYTES:
         raise PayloadError(f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}")
-    data = _read(ref, ref.offset + start * row_bytes, length, scratch or Scratch())
+    data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or Scratch())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 
-def _read(ref: SliceRef, at: int, length: int, scratch: Scratch) -> memoryview:
+def _split(path: str, roots: Sequence[str | Path]) -> tuple[Path, Path] | None:
+    """The root that a path lies under, and the way from there, both without links; None where there is no such root."""
+    real = Path(os.path.realpath(path))
+    for root in map(Path, map(os.path.realpath, roots)):
+        if real.is_relative_to(root):
+            return root, real.relative_to(root)
+    return None
+
+
+def _open(root: Path, way: Path) -> int:
+    """Open a file step by step: a link that was put on its way after the check is an error, and is not followed."""
+    *folders, name = way.parts or (".",)
+    folder = os.open(root, _PASS)
     try:
-        # The links were followed once, for the check; whoever puts one in their place now gets an error.
-        fd = os.open(os.path.realpath(ref.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        for step in folders:
+            deeper = os.open(step, _PASS, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _read(ref: SliceRef, place: tuple[Path, Path], at: int, length: int, scratch: Scratch) -> memoryview:
+    try:
+        fd = _open(*place)
     except OSError as error:
         raise PayloadError(f"{ref.path} cannot be opened: {error.strerror}") from None
     try:

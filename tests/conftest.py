@@ -39,6 +39,16 @@ def special_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def kinds_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
+    """A Redis and a worker with a model for each kind of rows; they share `spool` and `data`."""
+    from tests.data_sets import system_for_all_kinds  # which imports what reads and writes the formats
+
+    folder = tmp_path_factory.mktemp("s")
+    with system_for_all_kinds(folder, models, special_models) as system:
+        yield system
+
+
 @pytest.fixture
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A Redis of the test's own; workers are the test's to start, and end with it."""

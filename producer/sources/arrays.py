@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from producer.sources.columns import (
 from producer.sources.protocol import Arrays
 from worker_config.errors import InputError
 
+# Size in bytes, and time of the last change in nanoseconds.
+Stamp: TypeAlias = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArraySource:
@@ -36,6 +40,7 @@ class ArraySource:
         data: the arrays as they are kept; those of a file may be memory-mapped.
         path: the `.npy` file whose own bytes are what `take` gives, so that who can open the file needs no copy of
             the rows; None where there is no such file.
+        stamp: size and time of the file when it was opened; None for what is in memory.
     """
 
     rows: int
@@ -44,6 +49,7 @@ class ArraySource:
     specs: dict[str, RowSpec]
     data: Arrays
     path: Path | None = None
+    stamp: Stamp | None = None
 
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.
@@ -58,7 +64,7 @@ class ArraySource:
 
         def rows_of(array: Array) -> Array:
             if isinstance(array, np.memmap) and array.flags.c_contiguous:
-                array, first, last = _read_rows(array, start, stop, self.label), 0, stop - start
+                array, first, last = _read_rows(array, start, stop, self.label, self.stamp), 0, stop - start
             else:
                 first, last = start, stop
             return np.require(np.asarray(array[first:last]), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
@@ -87,7 +93,9 @@ def from_arrays(data: object) -> ArraySource:
     return array_source(tree_of(arrays, kind_of(data)), label, where)
 
 
-def array_source(data: Arrays, label: str, where: str, path: Path | None = None) -> ArraySource:
+def array_source(
+    data: Arrays, label: str, where: str, path: Path | None = None, stamp: Stamp | None = None
+) -> ArraySource:
     """Check the arrays against each other and make the data set of them.
 
     Raises:
@@ -98,25 +106,36 @@ def array_source(data: Arrays, label: str, where: str, path: Path | None = None)
         check_rows(array.dtype, array.ndim, place(where, name))
     rows = check_lengths({name: len(array) for name, array in arrays.items()}, where)
     specs = {name: RowSpec(taken_dtype(array.dtype), array.shape[1:]) for name, array in arrays.items()}
-    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path)
+    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path, stamp)
 
 
-def _read_rows(mapped: np.memmap[Any, Any], start: int, stop: int, label: str) -> Array:
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What tells a file from itself after a change, and from another one of its name."""
+    return status.st_size, status.st_mtime_ns
+
+
+def _read_rows(mapped: np.memmap[Any, Any], start: int, stop: int, label: str, stamp: Stamp | None) -> Array:
     """Read rows of a file that is mapped: it may shrink, and to look at a map beyond its end is death (SIGBUS).
 
-    Nor do the pages that were looked at count as memory of this process.
+    Nor do the pages that were looked at count as memory of this process. Rows of a file that has changed, or that has
+    taken the name of the one that was opened, are refused: they might be others than those before them.
     """
     rows = np.empty((stop - start, *mapped.shape[1:]), mapped.dtype)
     view = rows.reshape(-1).view(np.uint8).data
     try:
         with open(str(mapped.filename), "rb", buffering=0) as file:  # noqa: PTH123 - Path.open has no such type
+            now = stamp_of(os.fstat(file.fileno()))
             file.seek(mapped.offset + start * (mapped.nbytes // len(mapped)))
             while view and (count := file.readinto(view)):
                 view = view[count:]
     except OSError as error:
         raise InputError(f"{label}: rows {start}-{stop} cannot be read: {error.strerror}") from None
-    if view:
-        raise InputError(f"{label}: has been cut short since it was opened; rows {start}-{stop} are not there any more")
+    if view or (stamp is not None and now != stamp):
+        how = "has been cut short" if view or (stamp and now[0] < stamp[0]) else "has changed"
+        raise InputError(
+            f"{label}: {how} since it was opened; rows {start}-{stop} may be others now, or gone; "
+            "leave the file as it is while a job reads it"
+        )
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Any
 from worker_config.errors import ConfigError, InputError
 
 
-def check_file(path: Path, wanted: str) -> int:
-    """The size of a regular file; `wanted` says what to name instead of a folder.
+def check_file(path: Path, wanted: str) -> os.stat_result:
+    """What the system says of a regular file; `wanted` says what to name instead of a folder.
 
     Raises:
         InputError: it is missing, may not be looked at, or is no regular file.
@@ -28,7 +29,7 @@ def check_file(path: Path, wanted: str) -> int:
         raise InputError(f"{path}: is a folder; name {wanted} in it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a regular file; copy the data to one first")
-    return status.st_size
+    return status
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileCo
     if not contents:
         return array_source(np.array([str(file.absolute()) for file in found], dtype=object), label, str(path))
     sample = found[:: max(1, len(found) // _SAMPLED_FILES)]
-    sizes = [check_file(file, "files") for file in sample]
+    sizes = [check_file(file, "files").st_size for file in sample]
     return FileContents(label, len(found), sum(sizes) / len(sizes), tuple(found))
 
 

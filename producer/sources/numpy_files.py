@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from producer.aggregator import Array
-from producer.sources.arrays import ArraySource, array_source
+from producer.sources.arrays import ArraySource, array_source, stamp_of
 from producer.sources.columns import taken_dtype
 from producer.sources.failures import check_file, one_line_errors
 from producer.sources.protocol import MAX_BATCH_BYTES
@@ -37,22 +37,22 @@ def open_file(path: str | Path) -> ArraySource:
     """
     path = Path(path)
     where = str(path)
-    size = check_file(path, f"one {' or '.join(_SUFFIXES)} file")
+    status = check_file(path, f"one {' or '.join(_SUFFIXES)} file")
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(
             f"{where}: files of type {suffix or '(none)'!r} cannot be read; save as {' or '.join(_SUFFIXES)}"
         )
-    if size == 0:
+    if status.st_size == 0:
         raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
     if suffix == ".npy":
         with one_line_errors(where):
-            array = _map_npy(path, 0, size, where)
+            array = _map_npy(path, 0, status.st_size, where)
         as_is = isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype == taken_dtype(array.dtype)
-        return array_source(array, path.name, where, path if as_is else None)
+        return array_source(array, path.name, where, path if as_is else None, stamp_of(status))
     with one_line_errors(where):
         arrays = _open_npz(path)
-    return array_source(arrays, path.name, where)
+    return array_source(arrays, path.name, where, stamp=stamp_of(status))
 
 
 def _open_npz(path: Path) -> dict[str, Array]:

@@ -95,6 +95,17 @@ def test_large_outputs_take_the_way_of_the_rows(shared: System, client: Client, 
     assert list((shared.folder / "spool").iterdir()) == list((shared.folder / "spool").glob(".worker-*"))
 
 
+def test_a_producer_without_the_spool_folder_gets_large_outputs_through_redis(
+    shared: System, file: Path, expected: Any
+) -> None:
+    with Client(shared.url, settings=Settings(broker_url=shared.url)) as alone:
+        job = alone.submit("digits", file, chunk_rows=len(ROWS), store="slices")  # outputs of 117 KiB
+        np.testing.assert_allclose(job.result(), expected, **CLOSE)
+        assert job.wait(timeout_seconds=30)
+    assert job.ledger.chunks_sent_again == 0
+    assert not (shared.folder / "spool" / job.id).exists()
+
+
 def test_the_fastest_way_that_the_workers_reach_is_chosen(
     shared: System, client: Client, file: Path, tmp_path: Path
 ) -> None:

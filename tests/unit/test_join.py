@@ -1,15 +1,20 @@
 """The join: any order of arrival, with repeats, gives the rows once and in order."""
 
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producer.aggregator import Gathered, Join, OutputTree, Part
+from producer.sinks import open_sink
 from tests.parts import split
+from tests.unit.test_sinks_contract import READERS
 from worker_config.errors import CeleriacError, MessageError
 
 
@@ -31,6 +36,28 @@ def gathered(parts: list[Part], rows: int | None) -> Any:
     for part in parts:
         whole.add(part)
     return whole.result()
+
+
+def sunk(parts: list[Part], rows: int | None, folder: Path, suffix: str) -> Any:
+    with open_sink(folder / f"out{suffix}", rows, force=True) as sink:
+        for part in parts:
+            sink.write(part)
+        sink.commit()
+    return next(iter(READERS[suffix](folder / f"out{suffix}").values()))
+
+
+# The ways from the join to the whole output; some take parts in any order, and get them backwards.
+GATHER: dict[str, Callable[[list[Part], int, Path], Any]] = {
+    "memory": lambda parts, rows, _: gathered(parts, rows),
+    "memory, rows unknown": lambda parts, _, __: gathered(parts, None),
+    "memory, backwards": lambda parts, rows, _: gathered(parts[::-1], rows),
+    ".npy": lambda parts, rows, folder: sunk(parts, rows, folder, ".npy"),
+    ".npy, rows unknown": lambda parts, _, folder: sunk(parts, None, folder, ".npy"),
+    ".npy, backwards": lambda parts, rows, folder: sunk(parts[::-1], rows, folder, ".npy"),
+    ".npz, backwards": lambda parts, rows, folder: sunk(parts[::-1], rows, folder, ".npz"),
+    ".zarr, rows unknown": lambda parts, _, folder: sunk(parts, None, folder, ".zarr"),
+}
+ENDS = list(GATHER)
 
 
 @given(
@@ -84,6 +111,32 @@ def test_parts_are_gathered_in_any_order(data: st.DataObject, rows: int, chunk_r
     parts = data.draw(st.permutations(parts_of(expected, rows, chunk_rows)))
 
     np.testing.assert_array_equal(gathered(parts, rows if known else None), expected)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data(), cuts=st.lists(st.integers(0, 60), max_size=12), end=st.sampled_from(ENDS))
+def test_any_split_in_any_order_with_any_duplicates_joins_to_the_identity(
+    tmp_path: Path, data: st.DataObject, cuts: list[int], end: str
+) -> None:
+    bounds = [0, *sorted(cuts)]  # chunks of any size, also of none
+    rows = bounds[-1]
+    expected = np.random.default_rng(rows).random((rows, 3), np.float32)
+    chunks = [(index, start, stop) for index, (start, stop) in enumerate(pairwise(bounds))] or [(0, 0, 0)]
+    arrivals = data.draw(st.permutations([*chunks, *data.draw(st.lists(st.sampled_from(chunks), max_size=9))]))
+    join, parts, came = Join(), [], set()
+    for index, start, stop in arrivals:
+        # The first answer counts: what a duplicate holds is never looked at.
+        assert join.add(index, start, stop, expected[start:stop] if index not in came else np.zeros(0)) == (
+            index not in came
+        )
+        came.add(index)
+        parts += join.pop_ready()
+    assert join.duplicates == len(arrivals) - len(chunks)
+
+    whole = GATHER[end](parts, rows, tmp_path)
+
+    assert (whole.shape, whole.dtype) == ((rows, 3), np.float32)
+    np.testing.assert_array_equal(whole, expected)
 
 
 def test_parts_that_came_too_early_are_held_back() -> None:

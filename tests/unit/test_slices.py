@@ -51,6 +51,33 @@ def test_a_root_may_itself_be_a_link(ref: SliceRef, tmp_path: Path, tmp_path_fac
     np.testing.assert_array_equal(read_slice(ref, 0, 2, [root]), ROWS[:2])
 
 
+@pytest.mark.parametrize("swapped", ["file", "folder"])
+def test_a_link_that_takes_a_place_after_the_check_is_not_followed(
+    ref: SliceRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    root, secrets = tmp_path / "root", tmp_path / "secrets"
+    (root / "sub").mkdir(parents=True)
+    secrets.mkdir()
+    os.link(ref.path, root / "sub" / "rows.npy")
+    os.link(ref.path, secrets / "rows.npy")  # size and time are right, too
+    follow, asked = os.path.realpath, []
+
+    def follow_and_swap(path: str | Path) -> str:
+        real = follow(path)
+        if not asked and str(path).endswith("rows.npy"):
+            asked.append(path)
+            target = root / "sub" / "rows.npy" if swapped == "file" else root / "sub"
+            target.rename(tmp_path / "moved")
+            target.symlink_to(secrets / "rows.npy" if swapped == "file" else secrets)
+        return real
+
+    monkeypatch.setattr("tasks.slices.os.path.realpath", follow_and_swap)
+    inside = msgspec.structs.replace(ref, path=str(root / "sub" / "rows.npy"))
+    with pytest.raises(PayloadError, match="cannot be opened"):
+        read_slice(inside, 0, 2, [root])
+    assert asked
+
+
 def test_a_file_that_has_changed_is_refused(ref: SliceRef, tmp_path: Path) -> None:
     os.utime(ref.path, ns=(0, 0))
     with pytest.raises(PayloadError, match="has changed"):

@@ -178,6 +178,21 @@ class TestNpy:
         with pytest.raises(InputError, match=r"images\.npy: has been cut short since it was opened; rows 1-4"):
             source.take(1, 4)
 
+    @pytest.mark.parametrize("suffix", [".npy", ".npz"])
+    def test_a_file_that_changes_after_it_was_opened_is_refused(self, tmp_path: Path, suffix: str) -> None:
+        path, other = tmp_path / f"images{suffix}", tmp_path / f"other{suffix}"
+        for number, name in enumerate((path, other)):
+            rows = np.full((4, 2**20 + 1), number, np.float32)  # mapped in an .npz too
+            np.save(name, rows) if suffix == ".npy" else np.savez(name, x=rows)
+        os.utime(other, ns=(0, 0))  # two writes may fall into one tick of the clock
+        source = open_file(path)
+        taken = source.take(0, 1)
+        assert np.all((taken["x"] if isinstance(taken, dict) else taken) == 0)
+
+        other.replace(path)  # as large, and no less a data set
+        with pytest.raises(InputError, match=r"images\.np[yz]: has changed since it was opened; rows 1-2 may be"):
+            source.take(1, 2)
+
     @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0,)])
     def test_a_file_without_values_is_read(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         np.save(tmp_path / "none.npy", np.empty(shape, np.int16))

@@ -1,0 +1,257 @@
+"""Data that turn out to be damaged midway: all rows before come, in order, then one error; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import redis
+
+from producer import Client, Job, JobState, job_store
+from producer.aggregator import Part
+from producer.wire import Wire
+from tasks import keys
+from tasks.answers import push_answer
+from tasks.connection import connect
+from tasks.messages import (
+    MESSAGE_VERSION,
+    ChunkMessage,
+    Failure,
+    FailureRecord,
+    FileRef,
+    JobRecord,
+    ModelRef,
+    Outputs,
+    RedisRef,
+    SliceRef,
+)
+from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
+from tests.data_sets import PIXELS, SIDES
+from tests.systems import System
+from tests.waiting import wait_until
+from worker_config.errors import InputError, RowsFailedError
+from worker_config.settings import Settings
+
+JOB = "0123456789ab"
+
+
+@pytest.fixture(scope="module")
+def system(kinds_system: System) -> System:
+    return kinds_system
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[Client]:
+    settings = Settings(broker_url=system.url, spool=system.folder / "spool")
+    with Client(system.url, settings=settings) as client:
+        yield client
+
+
+@pytest.fixture
+def server(system: System) -> Iterator[redis.Redis]:
+    with connect(system.url) as server:
+        yield server
+
+
+def check_ends_after(system: System, job: Job, rows: int, error: type[Exception], *words: str) -> None:
+    """Parts of the first `rows` rows come one after another, then the error, and nothing of the job is left."""
+    parts: list[Part] = []
+    with pytest.raises(error) as caught:
+        parts.extend(job.parts())
+    came = parts[-1].stop if parts else 0
+    assert came == rows
+    assert [(part.index, part.start) for part in parts] == [(i, i * CHUNK_ROWS) for i in range(len(parts))]
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert job.wait(timeout_seconds=30)
+    assert job.state is JobState.FAILED
+    assert job.ledger.written == came <= job.ledger.predicted
+    assert job.ledger.rows == job.ledger.predicted + job.ledger.failed + job.ledger.skipped
+    check_nothing_is_left(system, job.id)
+
+
+def check_nothing_is_left(system: System, job_id: str) -> None:
+    wait_until(
+        lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("celeriac-")],
+        "the job's threads have ended",
+    )
+    assert not (system.folder / "spool" / job_id).exists()
+    with connect(system.url) as server:
+        wait_until(lambda: list(server.scan_iter(f"{keys.job(job_id)}*")) == [keys.job(job_id).encode()], "keys go")
+        assert job_store.read(server, job_id)[1].error
+
+
+# --- what the producer reads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["redis", "files"])
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: getattr(damage.make, "__name__", "own"))
+def test_what_comes_before_the_damage_is_handed_over(
+    system: System, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Damage, store: Any
+) -> None:
+    monkeypatch.setattr("producer.wire.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
+    job = client.submit(damage.model, damage.make(tmp_path), chunk_rows=CHUNK_ROWS, store=store)
+
+    check_ends_after(system, job, damage.rows, InputError, *damage.words)
+
+
+def test_a_null_names_its_row(system: System, client: Client, tmp_path: Path) -> None:
+    job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=CHUNK_ROWS)
+
+    check_ends_after(system, job, 0, InputError, "nulls.parquet: column 'left': row 29 is or holds null")
+
+
+# --- what workers read ----------------------------------------------------------------------------------------------
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.npy")
+    np.save(other, np.zeros((MANY_ROWS, 64), np.float32))
+    other.replace(path)
+
+
+MANY_ROWS = 100_000
+
+
+@pytest.mark.parametrize("store", ["redis", "files", "slices"])
+@pytest.mark.parametrize(("change", "words"), [(cut_short, "has been cut short"), (replaced, "has changed")])
+def test_a_file_that_changes_during_a_job_is_never_mixed_with_itself(
+    system: System, client: Client, change: Callable[[Path], None], words: str, store: Any
+) -> None:
+    path = system.folder / "data" / "changes.npy"
+    rows = np.random.default_rng(8).random((MANY_ROWS, 64), np.float32)
+    np.save(path, rows)
+    expected = client.predict("digits", rows)
+    job = client.submit("digits", path, chunk_rows=500, store=store)
+    parts = [next(job.parts())]
+    with system.standing_still():
+        change(path)
+    with pytest.raises(InputError, match=rf"changes\.npy: {words} since it was opened; rows \d+-\d+ .*leave the file"):
+        parts.extend(job.parts())
+
+    assert job.wait(timeout_seconds=30)
+    assert [part.index for part in parts] == list(range(len(parts)))
+    assert 0 < parts[-1].stop < MANY_ROWS
+    whole = np.concatenate([cast("np.ndarray", part.outputs) for part in parts])
+    np.testing.assert_allclose(whole, expected[: len(whole)], rtol=1e-5, atol=1e-6)
+    check_nothing_is_left(system, job.id)
+
+
+def test_rows_that_fail_wait_for_those_before_them(system: System, client: Client, server: redis.Redis) -> None:
+    with system.standing_still():
+        job = client.submit("digits", PIXELS, chunk_rows=CHUNK_ROWS)
+        wait_until(lambda: job.progress().in_flight >= 5, "chunks are sent")
+        for index in (4, 2):
+            record = FailureRecord(
+                index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS, "infer", "ValueError", f"chunk {index}"
+            )
+            push_answer(server, Failure(job.id, index, "w/1", record), 60)
+        wait_until(lambda: job.progress().failed == 2 * CHUNK_ROWS, "they have failed")
+        assert not job.wait(timeout_seconds=0)
+        assert job.ledger.predicted == 0
+
+    check_ends_after(system, job, 2 * CHUNK_ROWS, RowsFailedError, "rows 16-24 failed at infer: ValueError: chunk 2")
+    assert len(job.failures()) == 2
+
+
+# --- a spool folder that is full ------------------------------------------------------------------------------------
+
+
+def limit_files(pid: int, limit: int) -> None:
+    """As on a full disk, a process can write no more than this into a file."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("full", ["producer", "worker"])
+def test_a_spool_folder_that_is_full_gives_way_to_redis(
+    system: System, client: Client, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    rows = {name: np.tile(array, (200, 1)) for name, array in SIDES.items()}
+    expected = client.predict("pair", rows)
+    refs: list[Any] = []
+    load, put = Wire.load, Wire.put
+    monkeypatch.setattr(Wire, "load", lambda wire, ref, *more: refs.append(ref) or load(wire, ref, *more))
+    monkeypatch.setattr(Wire, "put", lambda *words: refs.append(put(*words)) or refs[-1])
+    pids = [os.getpid()] if full == "producer" else [slot.pid for slot in system.slots()]
+    try:
+        for pid in pids:
+            limit_files(pid, 50_000)
+        job = client.submit("pair", rows, chunk_rows=4_000, store="files")
+        predictions = cast("dict[str, np.ndarray]", job.result())
+    finally:
+        for pid in pids:
+            limit_files(pid, resource.RLIM_INFINITY)
+    for name, array in cast("dict[str, np.ndarray]", expected).items():
+        np.testing.assert_allclose(predictions[name], array, rtol=1e-5, atol=1e-6)
+    assert job.wait(timeout_seconds=30)
+    ways = [type(ref) for ref in refs]
+    assert (ways.count(FileRef), ways.count(RedisRef)) == (3, 3), "one side by way of Redis, the other by files"
+    check_nothing_of(system, job.id)
+
+
+def check_nothing_of(system: System, job_id: str) -> None:
+    assert not (system.folder / "spool" / job_id).exists()
+    with connect(system.url) as server:
+        assert list(server.scan_iter(f"{keys.job(job_id)}:*")) == []
+
+
+# --- refs that lead out of the roots --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "by dots", "by a link", "by a link to a folder", "inside"])
+def test_a_child_opens_no_file_outside_the_roots(
+    system: System, client: Client, server: redis.Redis, tmp_path: Path, way: str
+) -> None:
+    data, secret = system.folder / "data", tmp_path / "secret.npy"
+    np.save(secret, PIXELS)
+    link, folder_link = data / f"{tmp_path.name}.npy", data / tmp_path.name
+    link.symlink_to(secret)
+    folder_link.symlink_to(tmp_path)
+    inside = data / "inside.npy"
+    np.save(inside, PIXELS)
+    path = {
+        "elsewhere": str(secret),
+        "by dots": f"{data}/../{os.path.relpath(secret, data.parent)}",
+        "by a link": str(link),
+        "by a link to a folder": str(folder_link / "secret.npy"),
+        "inside": str(inside),
+    }[way]
+    status = Path(path).stat()
+    ref = SliceRef(path, status.st_size, status.st_mtime_ns, 128, "float32", (64,))
+
+    answer = ask_a_child(system, server, ref)
+
+    if way == "inside":  # so much for the message
+        assert isinstance(answer, Outputs)
+        return
+    assert isinstance(answer, Failure)
+    assert answer.record.stage == "fetch"
+    assert answer.record.text == f"{path} is not under a folder of CELERIAC_DATA_ROOTS here"
+
+
+def ask_a_child(system: System, server: redis.Redis, ref: Any) -> Any:
+    """What a child answers to a message made by hand."""
+    (model,) = (info for info in system.slots()[0].models if info.name == "digits")
+    record = JobRecord(JOB, ["digits"], "by hand", "slices", 8, 0.0, 0.0, "a test", {})
+    message = ChunkMessage(MESSAGE_VERSION, JOB, 0, 0, 8, 1, [ModelRef(model.name, model.digest)], ref)
+    wire = Wire(system.url, Settings(broker_url=system.url), JOB)
+    try:
+        job_store.create(server, record, 60)
+        wire.publish([message])
+        answers = wait_until(wire.take_answers, "the child answers")
+        return answers[0]
+    finally:
+        wire.forget_job()
+        server.delete(keys.job(JOB))
+        wire.close()
