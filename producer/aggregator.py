@@ -85,24 +85,27 @@ class Layout:
 
     Attributes:
         rows: rows of the whole output; None where unknown.
+        first_row: rows before it are not ours to place.
         specs: what one row of each output is; empty until the first part.
-        placed: rows counted so far.
+        placed: rows counted so far, those before `first_row` included.
     """
 
-    def __init__(self, rows: int | None) -> None:
+    def __init__(self, rows: int | None, first_row: int = 0) -> None:
         self.rows = rows
+        self.first_row = first_row
         self.specs: dict[Key, RowSpec] = {}
-        self.placed = 0
+        self.placed = first_row
 
     def accept(self, part: Part) -> dict[Key, Array]:
-        """Check a part and give its arrays by key; each chunk may come once.
+        """Check a part and give its arrays by key, in the order of `specs`; each chunk may come once.
 
         Raises:
             MessageError: the part lies outside the rows, or its outputs differ from those of the first part.
         """
         arrays = flatten(part)
-        if self.rows is not None and not 0 <= part.start <= part.stop <= self.rows:
-            raise MessageError(f"{_title(part)} lies outside the rows of the data set, [0, {self.rows})")
+        if self.rows is not None and not self.first_row <= part.start <= part.stop <= self.rows:
+            wanted = f"[{self.first_row}, {self.rows})"
+            raise MessageError(f"{_title(part)} lies outside the rows of the data set, {wanted}")
         specs = {key: RowSpec(array.dtype, array.shape[1:]) for key, array in arrays.items()}
         self.specs = self.specs or specs
         if specs.keys() != self.specs.keys():
@@ -112,7 +115,7 @@ class Layout:
                 raise MessageError(
                     f"{_title(part)}: {output_name(key)} has rows of {spec}, earlier ones had {self.specs[key]}"
                 )
-        return arrays
+        return {key: arrays[key] for key in self.specs}
 
     def count(self, part: Part) -> None:
         """Note that the rows of a part are at their place."""
@@ -132,11 +135,11 @@ class Gathered:
     """Parts, in any order but each one once, become whole arrays in memory.
 
     With `rows` known each array is allocated once, on the first part. With None the parts are kept and
-    concatenated at the end.
+    concatenated at the end. Rows before `first_row` are left out.
     """
 
-    def __init__(self, rows: int | None) -> None:
-        self._layout = Layout(rows)
+    def __init__(self, rows: int | None, first_row: int = 0) -> None:
+        self._layout = Layout(rows, first_row)
         self._whole: dict[Key, Array] = {}
         self._allocating = threading.Lock()
         self._pieces: list[tuple[int, dict[Key, Array]]] = []
@@ -149,8 +152,7 @@ class Gathered:
         """
         arrays = self._layout.accept(part)
         self._layout.count(part)
-        rows = self._layout.rows
-        if rows is None:
+        if self._layout.rows is None:
             self._pieces.append((part.index, arrays))
             return
         for key, array in self._places(part).items():
@@ -174,12 +176,13 @@ class Gathered:
         return Part(part.index, part.start, part.stop, unflatten(places))
 
     def _places(self, part: Part) -> dict[Key, Array]:
+        first_row = self._layout.first_row
         with self._allocating:
             if not self._whole:
-                rows = self._layout.rows or 0
+                rows = (self._layout.rows or 0) - first_row
                 specs = self._layout.specs
                 self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in specs.items()}
-        return {key: array[part.start : part.stop] for key, array in self._whole.items()}
+        return {key: array[part.start - first_row : part.stop - first_row] for key, array in self._whole.items()}
 
     def result(self) -> OutputTree:
         """Give the outputs as the parts had them: an array, a dict, or a dict of dicts.

@@ -108,6 +108,7 @@ class Client:
         chunk_rows: int | None = None,
         store: StoreName | None = None,
         compression: Compression | None = None,
+        first_row: int = 0,
     ) -> Job:
         """Begin a job and return at once.
 
@@ -120,10 +121,12 @@ class Client:
             store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
                 workers reach if left out.
             compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
+            first_row: rows before it are left out, for a job that continues another; parts still count from the
+                data set's first row, and the ledger takes the rows before for predicted and written.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
-            UsageError: workers do not reach the store.
+            UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end.
             ConfigError: the compression is not installed.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
@@ -132,15 +135,16 @@ class Client:
         if compression:
             check_installed(compression)
         source = open_source(data)
+        _check_first_row(first_row, source)
         infos, slots = self._find(names)
         chosen, slice_ref = choose_store(source, slots, self._settings, store)
         feed: Feed
         if isinstance(source, Source):
             _check_fits(infos, source.take(0, min(1, source.rows)))
-            feed = SourceFeed(source, with_rows=slice_ref is None)
+            feed = SourceFeed(source, with_rows=slice_ref is None, first_row=first_row)
             row_bytes = source.row_bytes
         else:
-            feed, row_bytes = _batch_feed(source, infos, None), None
+            feed, row_bytes = _batch_feed(source, infos, None, first_row), None
         sizer = Sizer(
             max(info.batch_rows for info in infos),
             row_bytes,
@@ -151,6 +155,16 @@ class Client:
             max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
         )
         return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
+
+    def digests(self, models: str | Sequence[str]) -> dict[str, str]:
+        """The SHA-256 of each model's files, by name, as the workers hold them now.
+
+        Raises:
+            UnknownModelError, ModelError, NoWorkerError: no worker holds the models, or workers hold different ones.
+            BrokerError: Redis cannot be reached.
+        """
+        infos, _ = self._find(_names(models))
+        return {info.name: info.digest for info in infos}
 
     def stream(
         self,
@@ -236,16 +250,26 @@ class Client:
             ttl_seconds=self._settings.job_ttl_seconds,
             worker_timeout_seconds=self._worker_timeout_seconds,
         )
-        job = Job(job_id, run, feed.rows)
+        job = Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})
         self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
         job.start()
         return job
 
 
-def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None) -> BatchFeed:
+def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None, first_row: int = 0) -> BatchFeed:
     return BatchFeed(
-        source, check=lambda rows: _check_fits(infos, rows), blank=blank_rows(infos[0].inputs), max_delay=max_delay
+        source,
+        check=lambda rows: _check_fits(infos, rows),
+        blank=blank_rows(infos[0].inputs),
+        max_delay=max_delay,
+        first_row=first_row,
     )
+
+
+def _check_first_row(first_row: int, source: Source | BatchSource) -> None:
+    if first_row < 0 or (source.rows is not None and first_row > source.rows):
+        most = "" if source.rows is None else f", and at most {source.rows}, the rows of {source.label}"
+        raise UsageError(f"first_row is {first_row}; it must be at least 0{most}")
 
 
 def _check_fits(infos: list[ModelInfo], rows: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from producer.rebatcher import Rebatcher
+from producer.rebatcher import Rebatcher, skip_rows
 from producer.sources.failures import cause
 from producer.sources.protocol import Arrays, BatchSource, Rows, Source
 from producer.split import Chunk
@@ -16,6 +16,8 @@ from worker_config.errors import CeleriacError, InputError
 
 # What is read ahead of the chunks, besides the rows of two chunks.
 MAX_AHEAD_BYTES = 32 * 2**20
+# While this is the next chunk, none has been given: a data set without rows is still one chunk.
+_VERY_FIRST = Chunk(0, 0, 0)
 
 
 class Feed(Protocol):
@@ -24,18 +26,20 @@ class Feed(Protocol):
     Attributes:
         label: the data set, for people.
         rows: how many there are; None where nobody knows.
+        first_row: where the first chunk begins; rows before it are left out.
         poll_seconds: how long the job may wait for answers before it asks again.
         repeatable: whether the rows of a chunk can be taken once more.
     """
 
     label: str
     rows: int | None
+    first_row: int
     poll_seconds: float
     repeatable: bool
 
     @property
     def given(self) -> int:
-        """Rows of all chunks so far."""
+        """Rows of all chunks so far, and those that were left out."""
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk, of at most `rows` rows; None when there is none now.
@@ -70,17 +74,18 @@ class SourceFeed:
     poll_seconds = 0.5
     repeatable = True
 
-    def __init__(self, source: Source, *, with_rows: bool = True) -> None:
+    def __init__(self, source: Source, *, with_rows: bool = True, first_row: int = 0) -> None:
         self.label = source.label
         self.rows: int | None = source.rows
+        self.first_row = first_row
         self._source = source
         self._with_rows = with_rows
-        self._next = Chunk(0, 0, 0)
+        self._next = Chunk(0, first_row, first_row)
         self._error: CeleriacError | None = None
 
     @property
     def given(self) -> int:
-        """Rows of all chunks so far."""
+        """Rows of all chunks so far, and those that were left out."""
         return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
@@ -115,7 +120,7 @@ class SourceFeed:
         """Whether all rows have been given."""
         if self._error is not None:
             raise self._error
-        return self._next.index > 0 and self._next.start >= self._source.rows
+        return self._next != _VERY_FIRST and self._next.start >= self._source.rows
 
     def close(self) -> None:
         """Nothing to do."""
@@ -129,21 +134,28 @@ class BatchFeed:
         check: called with the first rows; raises InputError if no model takes them.
         blank: rows of a data set that turns out to have none.
         max_delay: seconds after which a chunk leaves that is not full; None to wait until it is.
+        first_row: rows before it are read, and dropped.
     """
 
     repeatable = False
 
     def __init__(
-        self, source: BatchSource, check: Callable[[Rows], None], blank: Arrays, max_delay: float | None = None
+        self,
+        source: BatchSource,
+        check: Callable[[Rows], None],
+        blank: Arrays,
+        max_delay: float | None = None,
+        first_row: int = 0,
     ) -> None:
         self.label = source.label
         self.rows = source.rows
+        self.first_row = first_row
         self.poll_seconds = 0.05 if max_delay is None else 0.01
         self._source = source
         self._check = check
         self._blank = blank
         self._max_delay = max_delay
-        self._next = Chunk(0, 0, 0)
+        self._next = Chunk(0, first_row, first_row)
         self._waiting = Rebatcher()
         self._wanted_rows = 1
         self._since = 0.0  # when the oldest waiting row came
@@ -154,7 +166,7 @@ class BatchFeed:
 
     @property
     def given(self) -> int:
-        """Rows of all chunks so far."""
+        """Rows of all chunks so far, and those that were left out."""
         return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
@@ -165,7 +177,7 @@ class BatchFeed:
         with self._changed:
             self._wanted_rows = rows
             self._changed.notify_all()
-            empty = self._ended and self._error is None and not self._waiting.rows and not self._next.index
+            empty = self._ended and self._error is None and not self._waiting.rows and self._next == _VERY_FIRST
             if not (self._is_due(rows) or empty):
                 return None
             taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
@@ -193,7 +205,7 @@ class BatchFeed:
     def exhausted(self) -> bool:
         """Whether the data set has ended and all its rows have been given."""
         with self._changed:
-            if self._waiting.rows or not self._ended or (self._next.index == 0 and self._error is None):
+            if self._waiting.rows or not self._ended or (self._next == _VERY_FIRST and self._error is None):
                 return False
             if self._error is not None:
                 raise self._error
@@ -220,7 +232,7 @@ class BatchFeed:
         error: CeleriacError | None = None
         try:
             with closing(self._source.batches()) as batches:
-                for batch in batches:
+                for batch in skip_rows(batches, self.first_row, self.label):
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._has_room())
                         if self._closed:

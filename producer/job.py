@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from producer.aggregator import Gathered, OutputTree, Part
@@ -20,7 +20,7 @@ class Progress:
 
     Attributes:
         rows: of the data set; None where nobody knows.
-        predicted: rows that have a prediction.
+        predicted: rows that have a prediction, those before the job's first row included.
         failed: rows that have a failure record instead.
         in_flight: chunks sent and not answered.
         slots: children that work for it.
@@ -40,12 +40,17 @@ class Job:
     """A data set on its way through one or several models; made by `Client.submit`.
 
     The work goes on in a thread of its own. Its predictions can be taken once: by `parts` or by `result`.
+
+    Attributes:
+        digests: the SHA-256 of each model's files, by name; the same from the first chunk to the last.
     """
 
-    def __init__(self, job_id: str, run: Run, rows: int | None) -> None:
+    def __init__(self, job_id: str, run: Run, rows: int | None, first_row: int, digests: Mapping[str, str]) -> None:
         self.id = job_id
+        self.digests = dict(digests)
         self._run = run
         self._rows = rows
+        self._first_row = first_row
         self._started = time.monotonic()
         self._seconds: float | None = None
         self._result: OutputTree | None = None
@@ -81,11 +86,13 @@ class Job:
     def result(self) -> OutputTree:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
 
+        Of a job that began at `first_row`, those from there on.
+
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
         """
         if self._result is None:
-            gathered = self._run.gathered = Gathered(self._rows)
+            gathered = self._run.gathered = Gathered(self._rows, self._first_row)
             for part in self._parts:
                 gathered.add(part)
             self._result = gathered.result()

@@ -17,6 +17,7 @@ class Ledger:
         failed: rows that have a failure record instead.
         skipped: rows never given to a model, for example after a cancel.
         written: predicted rows handed over, to the output file or to the caller; filler for failed rows is not counted.
+        resumed: rows that an earlier run had predicted and written; `rows`, `predicted` and `written` count them too.
         chunks_sent: chunks sent for the first time.
         chunks_answered: chunks whose first answer came.
         chunks_sent_again: times that a chunk was sent once more.
@@ -28,6 +29,7 @@ class Ledger:
     failed: int = 0
     skipped: int = 0
     written: int = 0
+    resumed: int = 0
     chunks_sent: int = 0
     chunks_answered: int = 0
     chunks_sent_again: int = 0
@@ -48,6 +50,8 @@ class Ledger:
         accounted = self.predicted + self.failed + self.skipped
         if self.rows != accounted:
             raise _wrong(f"{self.rows} rows read, but {accounted} accounted for", self)
+        if self.resumed > self.predicted:
+            raise _wrong(f"{self.predicted} rows predicted, but {self.resumed} by an earlier run alone", self)
         if handed_over and self.written != self.predicted:
             raise _wrong(f"{self.predicted} rows predicted, but {self.written} written", self)
 
@@ -58,7 +62,8 @@ class Ledger:
     def __str__(self) -> str:
         return (
             f"{self.rows} rows: {self.predicted} predicted, {self.failed} failed, {self.skipped} skipped, "
-            f"{self.written} written; {self.chunks_answered}/{self.chunks_sent} chunks answered, "
+            f"{self.written} written, {self.resumed} resumed; "
+            f"{self.chunks_answered}/{self.chunks_sent} chunks answered, "
             f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped"
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import numpy as np
 
 from producer.aggregator import Array
 from producer.sources.protocol import Column, Rows
+from worker_config.errors import InputError
 
 
 class Rebatcher:
@@ -47,6 +48,21 @@ class Rebatcher:
             missing -= count
         self.rows -= rows - missing
         return pieces[0] if len(pieces) == 1 else _joined(pieces), rows - missing
+
+
+def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[Rows]:
+    """Leave out the rows before `first_row`; a batch that has no others comes without rows.
+
+    Raises:
+        InputError: from the iterator, where there are fewer rows; `label` is the data set, for people.
+    """
+    missing = first_row
+    for batch in batches:
+        dropped = min(missing, _count(batch))
+        missing -= dropped
+        yield _cut(batch, slice(dropped, None)) if dropped else batch
+    if missing:
+        raise InputError(f"{label}: has {first_row - missing} rows, the job was to begin at row {first_row}")
 
 
 def _columns(rows: Rows) -> list[Column]:

@@ -72,7 +72,8 @@ class Run:
         ttl_seconds: int,
         worker_timeout_seconds: float,
     ) -> None:
-        self.ledger = Ledger(rows=feed.rows or 0)
+        done = feed.first_row
+        self.ledger = Ledger(rows=feed.rows or done, predicted=done, written=done, resumed=done)
         self.failures: list[FailureRecord] = []
         self.state = JobState.RUNNING
         self.slots = list(slots)
@@ -132,13 +133,15 @@ class Run:
             self._send()
             if self._is_over():
                 return
-            for answer in self._wait_for_answers():
-                try:
-                    self._take(answer)
-                except RowsFailedError as failed:
-                    self._stop_before(answer.index, failed)
-            for part in self._join.pop_ready():
-                self.handover.give(part)
+            try:
+                for answer in self._wait_for_answers():
+                    try:
+                        self._take(answer)
+                    except RowsFailedError as failed:
+                        self._stop_before(answer.index, failed)
+            finally:  # what came before a failure is the caller's to keep
+                for part in self._join.pop_ready():
+                    self.handover.give(part)
             self._look_around()
 
     def _send(self) -> None:

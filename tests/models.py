@@ -99,6 +99,21 @@ def write_special_models(folder: Path) -> None:
     tf.saved_model.save(greedy, folder / "greedy", signatures={"serving_default": greedy.__call__})
     _manifest(folder, "greedy", "greedy")
 
+    class Reads(tf.Module):
+        """Takes paths of files that hold a number each; one that is not there is an error."""
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def __call__(self, paths: tf.Tensor) -> dict[str, tf.Tensor]:
+            def text(path: tf.Tensor) -> tf.Tensor:
+                return tf.cond(tf.strings.length(path) == 0, lambda: tf.constant("0"), lambda: tf.io.read_file(path))
+
+            numbers = tf.strings.to_number(tf.map_fn(text, paths))
+            return {"powers": tf.stack([numbers, numbers**2, numbers**3], axis=1)}
+
+    reads = Reads()
+    tf.saved_model.save(reads, folder / "reads", signatures={"serving_default": reads.__call__})
+    _manifest(folder, "reads", "reads")
+
     (folder / "broken.keras").write_bytes(b"this is not a model")
     _manifest(folder, "broken", "broken.keras")
 

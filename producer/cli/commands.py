@@ -27,6 +27,7 @@ _EXAMPLES = """\b
 Examples:
   celeriac demo
   celeriac predict digits rows.npy -o scores.npy
+  celeriac predict digits rows.npy -o scores.npy --resume
   celeriac predict digits,letters rows.npz -o both.npz --workers 4
   celeriac worker --broker redis://10.0.0.5:6379/0 --workers 8
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
@@ -127,7 +128,7 @@ def main() -> NoReturn:
         click.echo(f"celeriac: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("celeriac: interrupted; nothing was written", err=True)
+        click.echo("celeriac: interrupted", err=True)
         code = ExitCode.CANCELLED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it flushes.

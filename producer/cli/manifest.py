@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.digest import entry_digest
 from tasks.messages import ModelInfo
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, read_manifest
@@ -25,6 +26,23 @@ def check_names(names: list[str], manifest: Path) -> None:
         if name not in known:
             raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
     _check_files(known, manifest)
+
+
+def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
+    """The SHA-256 of each model's files, by name, as a worker that starts now will find them.
+
+    Raises:
+        ConfigError, ModelLoadError: the manifest or a file cannot be read.
+    """
+    entries = read_manifest(manifest)
+    return {name: _digest(name, entries[name]) for name in names}
+
+
+def _digest(name: str, entry: ModelEntry) -> str:
+    try:
+        return entry_digest(entry)
+    except OSError as error:
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
 
 
 def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from producer.cli.manifest import check_names
+from producer.cli.manifest import check_names, model_digests
 from producer.cli.options import broker_option, json_option, models_option
-from producer.cli.predicting import PredictionFailedError, predict_to_sink
+from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.embedded import local
-from producer.sinks import FORMATS, open_sink
-from producer.sources import open_source
+from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink
+from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
 from tasks.messages import StoreName
 from worker_config.errors import UsageError
@@ -47,6 +47,7 @@ from worker_config.errors import UsageError
     show_default=True,
     help="How long to wait for a worker that holds the model.",
 )
+@click.option("--resume", is_flag=True, help="Continue a run that did not end well, where its rows are safe.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @json_option
@@ -62,6 +63,7 @@ def predict(
     compression: Compression | None,
     on_error: str,
     worker_timeout_seconds: float,
+    resume: bool,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -71,45 +73,67 @@ def predict(
     INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
+
+    Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
+    with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ.
     """
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
     names = _names(model)
     if not broker_url:
         check_names(names, manifest)
+    seen = fingerprint(input_path)  # before it is opened, so that a change after this is never missed
     source = open_source(input_path)
-    with open_sink(output, source.rows, force) as sink:
-        try:
-            with _client(broker_url, worker_timeout_seconds, manifest, workers) as client:
+    check_output(output, force, resume=resume)
+    try:
+        # Whatever can be refused is, before the embedded worker is started, which takes seconds.
+        with ExitStack() as stack:
+            client = None
+            if broker_url:
+                client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
+            digests = client.digests(names) if client else model_digests(names, manifest)
+            head = JournalHead(source=seen, models=digests)
+            sink = stack.enter_context(ending(open_sink(output, source.rows, force, journal=head, resume=resume)))
+            if sink.dropped_rows and not quiet:
+                click.echo(f"celeriac: {_dropped(sink)}", err=True)
+            if sink.done_rows and sink.done_rows == source.rows:
+                summary = finish(sink)
+            else:
                 summary = predict_to_sink(
-                    client,
+                    client or stack.enter_context(local(manifest, workers or 2)),
                     names,
                     source,
                     sink,
                     chunk_rows=chunk_rows,
                     store=store,
                     compression=compression,
+                    digests=digests,
                     quiet=quiet,
                 )
-        except PredictionFailedError as failed:
-            if as_json:
-                click.echo(json.dumps(asdict(failed.summary)))
-            raise failed.error from None
+    except PredictionFailedError as failed:
+        if as_json:
+            click.echo(json.dumps(asdict(failed.summary)))
+        raise failed.error from None
     if not quiet:
-        click.echo(
-            f"{summary.ledger['predicted']:,} rows predicted in {summary.seconds:.2f} s "
-            f"({summary.rows_per_second:,.0f} rows per second), written to {summary.output}"
-        )
+        click.echo(_told(summary))
     if as_json:
         click.echo(json.dumps(asdict(summary)))
 
 
-def _client(
-    broker_url: str | None, worker_timeout_seconds: float, manifest: Path, workers: int | None
-) -> AbstractContextManager[Client]:
-    if broker_url:
-        return Client(broker_url, worker_timeout_seconds=worker_timeout_seconds)
-    return local(manifest, workers or 2)
+def _dropped(sink: Sink) -> str:
+    return (
+        f"{sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped; --resume would have "
+        "continued it, if its input and models are the same"
+    )
+
+
+def _told(summary: Summary) -> str:
+    resumed = summary.ledger["resumed"]
+    earlier = f", after {resumed:,} by an earlier run" if resumed else ""
+    return (
+        f"{summary.ledger['predicted'] - resumed:,} rows predicted in {summary.seconds:.2f} s "
+        f"({summary.rows_per_second:,.0f} rows per second){earlier}, written to {summary.output}"
+    )
 
 
 def _names(models: str) -> list[str]:

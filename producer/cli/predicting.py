@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +13,22 @@ from tqdm import tqdm
 
 from producer.client import Client
 from producer.job import Job
+from producer.ledger import Ledger
 from producer.sinks import Sink
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
 from tasks.messages import StoreName
-from worker_config.errors import CeleriacError, JobCancelledError
+from worker_config.errors import CeleriacError, JobCancelledError, ModelError
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name."""
+    """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
 
-    job: str
+    `job` is None where an earlier run had predicted all rows already.
+    """
+
+    job: str | None
     ledger: dict[str, int]
     seconds: float
     output: str | None
@@ -31,8 +36,9 @@ class Summary:
 
     @property
     def rows_per_second(self) -> float:
-        """Predicted rows per second of the whole way."""
-        return self.ledger["predicted"] / self.seconds if self.seconds else 0.0
+        """Rows that this run predicted, per second of the whole way."""
+        rows = self.ledger["predicted"] - self.ledger["resumed"]
+        return rows / self.seconds if self.seconds else 0.0
 
 
 class PredictionFailedError(CeleriacError):
@@ -44,6 +50,28 @@ class PredictionFailedError(CeleriacError):
         self.summary = summary
 
 
+@contextmanager
+def ending(sink: Sink) -> Iterator[Sink]:
+    """End with the sink aborted, unless it was committed; an error then says which rows are safe.
+
+    Raises:
+        JobCancelledError: in the place of KeyboardInterrupt.
+    """
+    try:
+        yield sink
+    except PredictionFailedError:
+        raise  # says it already
+    except KeyboardInterrupt:
+        error = JobCancelledError("interrupted")
+        _add_what_is_safe(error, sink)
+        raise error from None
+    except CeleriacError as error:
+        _add_what_is_safe(error, sink)
+        raise
+    finally:
+        sink.abort()
+
+
 def predict_to_sink(
     client: Client,
     models: Sequence[str],
@@ -53,41 +81,80 @@ def predict_to_sink(
     chunk_rows: int | None = None,
     store: StoreName | None = None,
     compression: Compression | None = None,
+    digests: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Summary:
-    """Predict all rows into `sink` and commit it; on any error nothing is written.
+    """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
+
+    Args:
+        digests: what the sink's journal says of the models; what the workers hold must be the same.
 
     Raises:
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
     """
     started = time.monotonic()
-    job = client.submit(models, source, chunk_rows=chunk_rows, store=store, compression=compression)
+    job = client.submit(
+        models, source, chunk_rows=chunk_rows, store=store, compression=compression, first_row=sink.done_rows
+    )
     try:
-        with _bar(source.rows, quiet) as bar:
+        _check_same_models(job, digests)
+        with _bar(source.rows, sink.done_rows, quiet) as bar:
             for part in job.parts():
                 sink.write(part)
                 bar.update(part.stop - part.start)
         sink.commit()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CeleriacError) as cause:
         job.cancel()
         job.wait(timeout_seconds=2.0)
-        predicted = f"{job.ledger.predicted} of {source.rows or '?'} rows were predicted"
-        error = JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}, nothing was written")
-        raise PredictionFailedError(error, _summary(job, started, None, error)) from None
-    except CeleriacError as error:
-        job.cancel()
-        job.wait(timeout_seconds=2.0)
-        raise PredictionFailedError(error, _summary(job, started, None, error)) from error
+        error = cause if isinstance(cause, CeleriacError) else _interrupted(job, source.rows)
+        _add_what_is_safe(error, sink)
+        raise PredictionFailedError(error, _summary(job, started, sink, error)) from error
     finally:
         sink.abort()
-    return _summary(job, started, str(sink.path), None)
+    return _summary(job, started, sink, None)
 
 
-def _summary(job: Job, started: float, output: str | None, error: CeleriacError | None) -> Summary:
+def finish(sink: Sink) -> Summary:
+    """Commit a sink that an earlier run had given all its rows."""
+    started = time.monotonic()
+    sink.commit()
+    rows = sink.done_rows
+    ledger = Ledger(rows=rows, predicted=rows, written=rows, resumed=rows)
+    return Summary(None, ledger.as_dict(), time.monotonic() - started, str(sink.path))
+
+
+def _interrupted(job: Job, rows: int | None) -> JobCancelledError:
+    predicted = f"{job.ledger.predicted} of {'?' if rows is None else rows} rows were predicted"
+    return JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}")
+
+
+def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
+    """Abort a sink, and let the error's text tell what can be continued; that nothing can, to who ended the work."""
+    sink.abort()
+    if sink.committed:
+        safe = f"{sink.path} is complete"
+    elif sink.safe_rows is not None:
+        safe = f"{sink.safe_rows} rows are safe beside {sink.path}; continue with --resume"
+    elif isinstance(error, JobCancelledError):
+        safe = "nothing was left behind"
+    else:
+        return
+    error.args = (f"{error}; {safe}",)
+
+
+def _check_same_models(job: Job, digests: Mapping[str, str] | None) -> None:
+    changed = [name for name, digest in (digests or {}).items() if job.digests[name] != digest]
+    if changed:
+        raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
+
+
+def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) -> Summary:
     seconds = round(time.monotonic() - started, 6)
+    output = str(sink.path) if sink.committed else None
     return Summary(job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None)
 
 
-def _bar(rows: int | None, quiet: bool) -> Any:
+def _bar(rows: int | None, done_rows: int, quiet: bool) -> Any:
     """A live bar on a terminal, nothing elsewhere."""
-    return tqdm(total=rows, unit=" rows", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
+    hidden = quiet or not sys.stderr.isatty()
+    return tqdm(total=rows, initial=done_rows, unit=" rows", disable=hidden, dynamic_ncols=True)

@@ -8,7 +8,7 @@ each later one that a run of rows is on the disk: it is written after they are.
     a2d3b8c4 {"start": 64, "stop": 128, "mark": 0}
 
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
-process writes to the output.
+process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ class Journal:
         done_rows: rows [0, done_rows) are safe.
         mark: what the writer said when they became so.
         specs: the outputs; empty while no row is safe.
+        dropped_rows: rows that a former run has brought to the disk, and that are not continued.
     """
 
-    def __init__(self, path: Path, descriptor: int, records: list[_Record]) -> None:
+    def __init__(self, path: Path, descriptor: int, records: list[_Record], dropped_rows: int = 0) -> None:
         self._path = path
         self._descriptor = descriptor
+        self.dropped_rows = dropped_rows
         self.done_rows: int = records[-1]["stop"] if records else 0
         self.mark: int = records[-1]["mark"] if records else 0
         self.specs = _specs_of(records[0]["outputs"]) if records else {}
@@ -122,13 +124,15 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
     with ExitStack() as undo:
         undo.callback(os.close, descriptor)
         _lock(path, descriptor)
-        records, length = _read(path, file.read_bytes()) if resume else ([], 0)
-        if records:
+        data = file.read_bytes()
+        records, length = _read(path, data) if resume else ([], 0)
+        if len(records) > 1:
             _check_same(path, records[0], json.loads(json.dumps(now)))
             os.ftruncate(descriptor, length)
-        journal = Journal(file, descriptor, records[1:])
-        if not records:
+            journal = Journal(file, descriptor, records[1:])
+        else:
             undo.callback(file.unlink, missing_ok=True)
+            journal = Journal(file, descriptor, [], dropped_rows=_safe_rows(path, data))
             journal.begin(now)
         undo.pop_all()
     return journal
@@ -166,6 +170,14 @@ def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
     return known, sum(len(line) + 1 for line in lines[: len(known)])
 
 
+def _safe_rows(path: Path, data: bytes) -> int:
+    try:
+        records, _ = _read(path, data)
+    except OutputError:  # nobody could have continued it
+        return 0
+    return int(records[-1].get("stop", 0)) if records else 0
+
+
 def _record(line: bytes) -> _Record | None:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
@@ -177,18 +189,26 @@ def _record(line: bytes) -> _Record | None:
 def _check_same(path: Path, then: _Record, now: _Record) -> None:
     for name in now:
         if then.get(name) != now[name]:
-            was, is_now = then.get(name), now[name]
-            if isinstance(was, dict):
-                part = next(p for p in {**was, **is_now} if was.get(p) != is_now.get(p))
-                name, was, is_now = f"{name} {part!r}", was.get(part), is_now.get(part)
             raise OutputError(
-                f"{path}: cannot be continued: {name} is {_shown(is_now)} now, its journal says {_shown(was)}; "
+                f"{path}: cannot be continued: {_difference(name, then.get(name), now[name])}; "
                 "start over without --resume"
             )
 
 
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Say what is not as it was when the work began."""
+    if name == "models":
+        models = [", ".join(f"{model}@{digest[:8]}" for model, digest in names.items()) for names in (before, now)]
+        return f"its models are not the same ({models[0]} before, {models[1]} now)"
+    if name == "source":
+        name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        before, now = before.get(name), now.get(name)
+    what = "its journal is of another version" if name in ("format", "kind") else "its input has changed"
+    return f"{what} ({name}: {_shown(before)} before, {_shown(now)} now)"
+
+
 def _shown(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value)
+    return "unknown" if value is None else str(value)
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:

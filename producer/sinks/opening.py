@@ -7,7 +7,7 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
-from producer.sinks.journal import Journal, JournalHead, open_journal
+from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal
 from producer.sinks.jsonl import JsonLinesWriter
 from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
@@ -55,7 +55,7 @@ def open_sink(
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
         ConfigError: the library that writes such outputs is not installed.
     """
-    check_output(path, force)
+    check_output(path, force, resume=resume)
     token = "" if journal else secrets.token_hex(6)
     writer = _writer(Place(Path(os.path.realpath(path)), rows, token))
     with one_line_errors(writer.place.path):
@@ -67,7 +67,7 @@ def open_sink(
     return Sink(writer, notes, sync_seconds)
 
 
-def check_output(path: str | Path, force: bool) -> None:
+def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
     """Say before anything is done what would keep an output from being written there; nothing is made.
 
     Raises:
@@ -81,6 +81,8 @@ def check_output(path: str | Path, force: bool) -> None:
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
         if path.exists():
             writer.check_replaceable()
+            if not force and resume and not journal_path(path).exists():
+                raise OutputError(f"{path}: exists, complete; nothing is left to continue; use --force to begin again")
             if not force:
                 raise OutputError(f"{path}: exists; use --force to replace it")
 

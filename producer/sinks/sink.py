@@ -22,22 +22,30 @@ class Sink:
     Attributes:
         path: the final name.
         done_rows: rows that a former run has written; the first part to come starts there.
+        dropped_rows: rows that a former run has written, and that were dropped to begin afresh.
+        committed: whether the output has its final name.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
         self.path = writer.place.path
         self.done_rows = journal.done_rows if journal else 0
+        self.dropped_rows = journal.dropped_rows if journal else 0
+        self.committed = False
         self._writer = writer
         self._journal = journal
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
-        self._layout = Layout(writer.place.rows)
+        self._layout = Layout(writer.place.rows, self.done_rows)
         self._layout.specs = dict(journal.specs) if journal else {}
-        self._layout.placed = self.done_rows
         self._begun = bool(self._layout.specs)
         self._unsynced = False
         self._failed = False
         self._ended = False
+
+    @property
+    def safe_rows(self) -> int | None:
+        """Rows that another run need not do again; None where there is nothing to continue; final after `abort`."""
+        return self._journal.done_rows if self._journal and self._journal.specs else None
 
     def write(self, part: Part) -> None:
         """Write the rows of a part; parts come in order, each one once.
@@ -83,6 +91,7 @@ class Sink:
                 self._sync()
                 self._writer.finish(self._layout.placed)
                 self._writer.publish()
+                self.committed = True
                 sync_folder(self.path.parent)
             self.discard()
         finally:
@@ -99,7 +108,7 @@ class Sink:
         if self._journal is not None:
             with suppress(OSError):
                 self._sync()
-        if self._journal is None or not self._journal.specs:
+        if self.committed or self._journal is None or not self._journal.specs:
             self.discard()
             return
         self._ended = True
@@ -116,6 +125,7 @@ class Sink:
         if self._journal is not None:
             with suppress(OSError):
                 self._journal.remove()
+            self._journal = None
 
     def __enter__(self) -> Self:
         return self

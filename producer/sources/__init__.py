@@ -15,13 +15,14 @@ from typing import Any
 
 from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.files import find_files, is_pattern, open_files
+from producer.sources.fingerprint import fingerprint
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
 from producer.sources.protocol import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
 from producer.sources.tfrecord import open_tfrecord
-from producer.sources.zarr import open_zarr
+from producer.sources.zarr import is_zarr, open_zarr
 from worker_config.errors import InputError, UsageError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Column",
     "Rows",
     "Source",
+    "fingerprint",
     "from_arrays",
     "from_batches",
     "from_rows",
@@ -94,11 +96,11 @@ def _object_opener(data: object) -> _Opener:
 
 
 def _path_opener(path: str) -> _Opener:
-    if is_pattern(path) or (Path(path).is_dir() and not _is_zarr(Path(path))):
+    if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
         # Those with an underscore say something about the others, as _SUCCESS does.
         formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_"}
         return next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), open_files)
-    if _is_zarr(Path(path)):
+    if is_zarr(Path(path)):
         return open_zarr
     if known := _format(path):
         return _FORMATS[known]
@@ -111,9 +113,3 @@ def _path_opener(path: str) -> _Opener:
 def _format(name: str) -> str:
     match = _SUFFIX.search(Path(name).name)
     return match[1].lower() if match else ""
-
-
-def _is_zarr(folder: Path) -> bool:
-    return folder.suffix.lower() == ".zarr" or any(
-        (folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")
-    )

@@ -17,6 +17,13 @@ from producer.sources.protocol import MAX_BATCH_BYTES, Arrays
 from worker_config.errors import InputError
 
 
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is one Zarr store, rather than a folder of files."""
+    return folder.suffix.lower() == ".zarr" or any(
+        (folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")
+    )
+
+
 def open_zarr(path: str | Path) -> ZarrSource:
     """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
 

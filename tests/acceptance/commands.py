@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ TIMEOUT_SECONDS = 120.0
 # A killed process is gone in milliseconds; the kernel may be busy with others.
 GONE_SECONDS = 5.0
 MARK = "COMMAND_UNDER_TEST"
+SAFE = re.compile(r"(\d+) rows are safe beside (.+); continue with --resume$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Ended:
         """The last line of stdout."""
         value: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
         return value
+
+    @property
+    def safe_rows(self) -> int:
+        """How many rows it says are safe."""
+        said = SAFE.search(self.stderr)
+        return int(said[1]) if said else 0
 
     @property
     def lines(self) -> list[str]:
@@ -161,9 +169,10 @@ class Celeriac:
         return running
 
     def run(self, *words: object, **environ: str) -> Ended:
-        """Run `celeriac WORDS` to its end, which must leave nothing running."""
+        """Run `celeriac WORDS` to its end, which must leave nothing running, and no more files than it says."""
+        hidden = self.hidden_names()
         ended = self.start(*words, **environ).end()
-        self.check_nothing_is_left()
+        self.check_nothing_is_left(self.kept_by(ended) if "predict" in words else hidden)
         return ended
 
     def succeeds(self, *words: object, **environ: str) -> Ended:
@@ -175,8 +184,9 @@ class Celeriac:
 
     def refuses(self, code: ExitCode, *words: object, **environ: str) -> str:
         """Run a command that must end with this code, one line, and no trace; returns the line."""
-        before = self._files()
-        ended = self.run(*words, **environ)
+        before, hidden = self._files(), self.hidden_names()
+        ended = self.start(*words, **environ).end()
+        self.check_nothing_is_left(hidden)
         assert ended.code == code, ended
         self.check_one_line(ended)
         assert ended.stdout == "", ended
@@ -202,12 +212,29 @@ class Celeriac:
         assert ended.lines[0].startswith("celeriac: "), ended
         assert len(ended.lines[0]) > len("celeriac: "), ended
 
-    def check_nothing_is_left(self, timeout_seconds: float = GONE_SECONDS) -> None:
-        """No process that a command started, no temporary file or folder, no half-written output."""
+    def check_nothing_is_left(self, kept: Collection[str] = ()) -> None:
+        """No process that a command started, no temporary file or folder, and beside outputs what is kept alone."""
         with suppress(AssertionError):  # the ones below say what is left
-            wait_until(lambda: not (self.processes() or self.temporary_names()), "nothing is left", timeout_seconds)
-        for left in (self.processes(), self.temporary_names(), list(self.folder.rglob("*.part"))):
+            wait_until(lambda: not (self.processes() or self.temporary_names()), "nothing is left", GONE_SECONDS)
+        for left in (self.processes(), self.temporary_names()):
             assert not left, left
+        assert self.hidden_names() == set(kept)
+
+    def kept_by(self, ended: Ended) -> set[str]:
+        """The files beside its output that a command says it keeps: a journal, and rows; none where it says nothing."""
+        said = SAFE.search(ended.stderr)
+        if said is None:
+            return set()
+        own = {name for name in self.hidden_names() if name.startswith(f".{Path(said[2]).name}.")}
+        kept = {name for name in own if name.endswith(".part")}
+        assert kept, own
+        return kept | {f".{Path(said[2]).name}.journal"}
+
+    def hidden_names(self) -> set[str]:
+        return {path.name for path in self.folder.rglob(".*")}
+
+    def visible_names(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()} - self.hidden_names()
 
     def processes(self) -> list[str]:
         """Every process that carries our mark."""
@@ -245,3 +272,12 @@ def seconds_until(condition: Callable[[], bool], what: str, timeout_seconds: flo
     started = time.monotonic()
     wait_until(condition, what, timeout_seconds)
     return time.monotonic() - started
+
+
+def read_all(terminal: int) -> str:
+    """What a terminal was sent, until nobody holds its other side."""
+    pieces = []
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # EIO is its way to say that it ends
+        while piece := stream.read(65_536):
+            pieces.append(piece)
+    return b"".join(pieces).decode(errors="replace")

@@ -9,14 +9,13 @@ import re
 import struct
 import termios
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.acceptance.commands import Celeriac, Ended
+from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
@@ -155,15 +154,6 @@ def test_a_terminal_shows_a_live_bar_unless_quiet(
     assert ("1000/1000" in shown and "rows" in shown and "100%" in shown) == is_shown
     assert "Traceback" not in shown
     assert is_shown or shown == ""
-
-
-def read_all(terminal: int) -> str:
-    """What a terminal was sent, until nobody holds its other side."""
-    pieces = []
-    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # EIO is its way to say that it ends
-        while piece := stream.read(65_536):
-            pieces.append(piece)
-    return b"".join(pieces).decode(errors="replace")
 
 
 # --- models ---------------------------------------------------------------------------------------------------------

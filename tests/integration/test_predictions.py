@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +15,17 @@ import redis
 
 from producer import Client, Job, JobState
 from producer.job_store import read
+from producer.sources import from_rows
+from producer.sources.protocol import BatchReader
 from producer.window import CHUNKS_PER_SLOT
 from tasks import keys
 from tasks.connection import connect
+from tasks.digest import model_digest
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages
 from tests.waiting import wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.errors import InputError, UsageError
 
 ROWS = 300
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -157,6 +162,69 @@ def test_parts_come_in_order_with_their_rows(client: Client, pixels: np.ndarray,
     for part in parts:
         np.testing.assert_allclose(part.outputs, scores[part.start : part.stop], **CLOSE)
     job.ledger.check()
+
+
+@pytest.mark.parametrize("first_row", [1, 64, ROWS - 1])
+@pytest.mark.parametrize("form", ["sliced", "read in order", "of unknown length"])
+def test_a_job_may_begin_at_any_row(
+    client: Client, pixels: np.ndarray, scores: np.ndarray, form: str, first_row: int
+) -> None:
+    read = BatchReader("pixels", ROWS if form == "read in order" else None, lambda: (half for half in halves))
+    halves = np.array_split(pixels, 2)
+    job = client.submit("digits", pixels if form == "sliced" else read, chunk_rows=100, first_row=first_row)
+
+    parts = list(job.parts())
+
+    ends = [first_row, *range(first_row + 100, ROWS, 100), ROWS]
+    assert [(part.index, part.start, part.stop) for part in parts] == [
+        (index, *rows) for index, rows in enumerate(pairwise(ends))
+    ]
+    np.testing.assert_allclose(np.concatenate([part.outputs for part in parts]), scores[first_row:], **CLOSE)
+    job.ledger.check()
+    assert (job.ledger.rows, job.ledger.predicted, job.ledger.written) == (ROWS, ROWS, ROWS)
+    assert (job.ledger.resumed, job.ledger.chunks_answered) == (first_row, len(parts))
+
+
+def test_the_result_of_a_job_that_began_later_has_the_rows_from_there_on(
+    client: Client, pixels: np.ndarray, scores: np.ndarray
+) -> None:
+    result = client.submit("digits", pixels, chunk_rows=64, first_row=100).result()
+
+    np.testing.assert_allclose(result, scores[100:], **CLOSE)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_job_that_begins_at_the_end_sends_no_chunk(client: Client, pixels: np.ndarray, known: bool) -> None:
+    data: Any = pixels if known else from_rows(iter(pixels))
+    job = client.submit("digits", data, first_row=ROWS)
+
+    assert list(job.parts()) == []
+    assert job.wait(timeout_seconds=60)
+    assert job.state is JobState.DONE
+    job.ledger.check()
+    assert (job.ledger.rows, job.ledger.resumed, job.ledger.chunks_sent) == (ROWS, ROWS, 0)
+
+
+def test_a_first_row_that_there_is_not_is_refused(client: Client, pixels: np.ndarray) -> None:
+    with pytest.raises(UsageError, match=r"first_row is -1; it must be at least 0, and at most 300"):
+        client.submit("digits", pixels, first_row=-1)
+    with pytest.raises(UsageError, match=r"first_row is 301; it must be at least 0, and at most 300"):
+        client.submit("digits", pixels, first_row=ROWS + 1)
+    job = client.submit("digits", from_rows(iter(pixels), label="pixels"), first_row=ROWS + 1)
+    with pytest.raises(InputError, match="pixels: has 300 rows, the job was to begin at row 301"):
+        job.result()
+    job.ledger.check(handed_over=False)
+
+
+def test_the_digests_of_models_are_those_that_a_job_is_pinned_to(
+    client: Client, pixels: np.ndarray, models: Path
+) -> None:
+    digests = client.digests(["digits", "pair"])
+
+    assert digests == {name: model_digest(models / f"{name}.keras") for name in ("digits", "pair")}
+    job = client.submit("digits", pixels)
+    assert job.digests == {"digits": digests["digits"]}
+    job.result()
 
 
 def test_a_result_can_be_asked_for_again(client: Client, pixels: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import count, cycle
+from itertools import count, cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from producer.aggregator import Part
 from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
 from producer.placement import pin, refs, usable
-from producer.rebatcher import Rebatcher
+from producer.rebatcher import Rebatcher, skip_rows
 from producer.sources import from_arrays, from_rows
+from producer.sources.protocol import BatchReader
 from producer.split import Chunk
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from tasks.messages import ModelInfo, SlotRecord
@@ -218,6 +219,64 @@ def test_any_split_of_any_number_of_rows_gives_each_row_once(rows: int, sizes: l
     np.testing.assert_array_equal(np.concatenate(pieces), np.arange(rows))
     assert feed.exhausted()
     assert feed.given == rows
+
+
+@given(rows=st.integers(1, 40), data=st.data(), size=st.integers(1, 9))
+def test_a_data_set_that_is_sliced_begins_at_any_row(rows: int, data: st.DataObject, size: int) -> None:
+    first_row = data.draw(st.integers(1, rows), "first row")
+    feed, chunks = SourceFeed(from_arrays(np.arange(rows)), first_row=first_row), []
+    assert (feed.given, feed.exhausted()) == (first_row, first_row == rows)
+    while given_chunk := feed.next_chunk(size):
+        chunks.append(given_chunk)
+    assert [chunk.index for chunk, _ in chunks] == list(range(len(chunks)))
+    assert [(chunk.start, chunk.stop) for chunk, _ in chunks] == [(piece[0], piece[-1] + 1) for _, piece in chunks]
+    np.testing.assert_array_equal(np.concatenate([[], *(piece for _, piece in chunks)]), np.arange(first_row, rows))
+    assert (feed.given, feed.exhausted()) == (rows, True)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
+@pytest.mark.parametrize("first_row", [1, 4, 5, 6, 9, 10])
+def test_a_data_set_that_is_read_begins_at_any_row(first_row: int, known: bool) -> None:
+    feed = begun_feed([np.arange(5), np.arange(0), np.arange(5, 10)], first_row, rows=10 if known else None)
+    pieces: list[Any] = []
+    while not exhausted(feed):
+        if given_chunk := feed.next_chunk(3):
+            pieces.append(given_chunk)
+    chunks = [chunk for chunk, _ in pieces]
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert [chunk.start for chunk in chunks] == list(range(first_row, 10, 3))
+    np.testing.assert_array_equal(np.concatenate([[], *(rows for _, rows in pieces)]), np.arange(first_row, 10))
+    assert feed.given == 10
+
+
+@pytest.mark.parametrize("rows", [7, None])
+@pytest.mark.parametrize("batches", [[], [np.arange(5)]], ids=["none", "some"])
+def test_a_data_set_that_ends_before_the_first_row_is_told_with_both_numbers(
+    batches: list[np.ndarray], rows: int | None
+) -> None:
+    feed = begun_feed(batches, 7, rows)
+    assert wait_until(lambda: feed.next_chunk(3) is None and feed._ended, "the feed has ended")
+    with pytest.raises(InputError, match=f"has {sum(map(len, batches))} rows, the job was to begin at row 7"):
+        feed.exhausted()
+
+
+def begun_feed(batches: list[np.ndarray], first_row: int, rows: int | None) -> BatchFeed:
+    source = BatchReader("batches", rows, lambda: (batch for batch in batches))
+    return BatchFeed(source, check=lambda rows: None, blank={}, first_row=first_row)
+
+
+def exhausted(feed: BatchFeed) -> bool:
+    return feed.exhausted() and feed.next_chunk(1) is None
+
+
+@given(batches=st.lists(st.integers(0, 9), max_size=12), data=st.data())
+def test_skipped_rows_are_the_first_ones(batches: list[int], data: st.DataObject) -> None:
+    first_row = data.draw(st.integers(0, sum(batches)), "first row")
+    rows, ends = np.arange(sum(batches)), np.cumsum([0, *batches])
+    cut = [{"x": rows[start:stop]} for start, stop in pairwise(ends)]
+    left = [batch["x"] for batch in skip_rows(cut, first_row, "batches")]
+    assert len(left) == len(cut)
+    np.testing.assert_array_equal(np.concatenate([rows[:0], *left]), rows[first_row:])
 
 
 @given(batches=st.lists(st.integers(0, 9), max_size=12), cuts=st.lists(st.integers(1, 9), min_size=1, max_size=40))

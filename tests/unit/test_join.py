@@ -224,6 +224,21 @@ def test_missing_rows_are_never_returned() -> None:
         gathered(parts_of(np.arange(3), 3, 2)[:1], 3)
 
 
+@pytest.mark.parametrize("rows", [7, None])
+def test_rows_before_the_first_one_are_left_out(rows: int | None) -> None:
+    expected = np.arange(7)
+    whole = Gathered(rows, first_row=3)
+    for part in [Part(1, 5, 7, expected[5:]), Part(0, 3, 5, expected[3:5])]:
+        whole.add(part)
+
+    np.testing.assert_array_equal(whole.result(), expected[3:])
+
+
+def test_a_part_before_the_first_row_is_refused() -> None:
+    with pytest.raises(MessageError, match=r"chunk 0 \(rows 2-4\) lies outside the rows of the data set, \[3, 7\)"):
+        Gathered(7, first_row=3).add(Part(0, 2, 4, np.zeros(2)))
+
+
 def test_a_part_outside_the_rows_is_refused() -> None:
     with pytest.raises(MessageError, match=r"chunk 1 \(rows 2-4\) lies outside"):
         gathered([Part(1, 2, 4, np.zeros(2))], 3)

@@ -37,6 +37,14 @@ def test_a_count_below_zero_is_an_error() -> None:
         Ledger(rows=1, predicted=2, failed=-1, written=2).check()
 
 
+def test_rows_of_an_earlier_run_count_as_predicted_and_written() -> None:
+    Ledger(rows=10, predicted=10, written=10, resumed=6).check()
+    Ledger(rows=10, predicted=8, skipped=2, written=8, resumed=8).check()
+
+    with pytest.raises(CeleriacError, match="5 rows predicted, but 6 by an earlier run alone"):
+        Ledger(rows=10, predicted=5, skipped=5, written=5, resumed=6).check()
+
+
 def test_all_counts_are_given_by_name() -> None:
     assert Ledger(rows=3, duplicates=1).as_dict() == {
         "rows": 3,
@@ -44,6 +52,7 @@ def test_all_counts_are_given_by_name() -> None:
         "failed": 0,
         "skipped": 0,
         "written": 0,
+        "resumed": 0,
         "chunks_sent": 0,
         "chunks_answered": 0,
         "chunks_sent_again": 0,
@@ -53,9 +62,18 @@ def test_all_counts_are_given_by_name() -> None:
 
 def test_people_get_one_line() -> None:
     ledger = Ledger(
-        rows=10, predicted=9, failed=1, written=9, chunks_sent=3, chunks_answered=3, chunks_sent_again=2, duplicates=1
+        rows=10,
+        predicted=9,
+        failed=1,
+        written=9,
+        resumed=4,
+        chunks_sent=3,
+        chunks_answered=3,
+        chunks_sent_again=2,
+        duplicates=1,
     )
 
     assert str(ledger) == (
-        "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written; 3/3 chunks answered, 2 sent again, 1 duplicates dropped"
+        "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written, 4 resumed; "
+        "3/3 chunks answered, 2 sent again, 1 duplicates dropped"
     )

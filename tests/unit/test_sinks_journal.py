@@ -171,6 +171,72 @@ def test_zero_rows_that_are_done_need_not_come_again(path: Path) -> None:
     assert names(path.parent) == [path.name]
 
 
+def test_what_is_safe_is_told_after_an_abort(path: Path) -> None:
+    sink = open_journalled(path, sync_seconds=3600)
+    assert (sink.safe_rows, sink.dropped_rows) == (None, 0)
+    for part in parts_of(outputs_for(path))[:3]:
+        sink.write(part)
+    sink.abort()
+    assert sink.safe_rows == 15
+
+    sink = open_journalled(path, resume=True)
+    assert (sink.done_rows, sink.safe_rows, sink.dropped_rows) == (15, 15, 0)
+    sink.discard()
+    assert sink.safe_rows is None
+
+
+def test_outputs_in_another_order_go_to_their_own_place(path: Path) -> None:
+    two = {name: np.linspace(start, 1, ROWS, dtype=np.float32) for start, name in enumerate(("b", "a"))}
+    if path.suffix == ".npy":
+        return  # holds one
+    with open_journalled(path) as sink:
+        sink.write(parts_of(two)[0])
+
+    write_rest(open_journalled(path, resume=True), dict(reversed(two.items())))
+
+    assert_holds(path, two)
+
+
+def test_where_no_row_is_safe_other_work_begins_afresh(path: Path) -> None:
+    half_done(path)
+    head, _ = journal_path(path).read_bytes().split(b"\n", 1)
+    journal_path(path).write_bytes(head + b"\n")
+
+    sink = open_journalled(path, ROWS, head=JournalHead({"path": "other.npy"}), resume=True)
+
+    assert (sink.done_rows, sink.dropped_rows) == (0, 0)
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_complete_output_is_not_continued(path: Path, force: bool) -> None:
+    write_rest(open_journalled(path), outputs_for(path))
+
+    if not force:
+        with pytest.raises(OutputError, match="exists, complete; nothing is left to continue; use --force"):
+            open_journalled(path, resume=True)
+        with pytest.raises(OutputError, match="exists; use --force to replace it"):
+            open_journalled(path)
+    else:
+        open_sink(path, ROWS, True, journal=HEAD, resume=True).abort()
+    assert_holds(path, outputs_for(path))
+
+
+def test_force_lets_a_run_that_replaces_an_output_be_continued(path: Path) -> None:
+    write_rest(open_journalled(path), outputs_for(path))
+    with open_sink(path, ROWS, True, journal=HEAD, sync_seconds=0) as sink:
+        sink.write(parts_of(outputs_for(path))[0])
+
+    with pytest.raises(OutputError, match="exists; use --force to replace it"):
+        open_journalled(path, resume=True)
+    sink = open_sink(path, ROWS, True, journal=HEAD, resume=True)
+
+    assert sink.done_rows == 5
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
 def test_resume_without_a_journal_begins_afresh(path: Path) -> None:
     sink = open_journalled(path, resume=True)
 
@@ -184,7 +250,7 @@ def test_without_resume_an_old_journal_is_dropped(path: Path) -> None:
 
     sink = open_journalled(path)
 
-    assert sink.done_rows == 0
+    assert (sink.done_rows, sink.dropped_rows) == (0, 10)
     write_rest(sink, outputs_for(path))
     assert_holds(path, outputs_for(path))
 
@@ -208,11 +274,20 @@ def test_discard_removes_what_could_be_continued(path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "rows", "message"),
     [
-        (JournalHead(HEAD.source, {"digits": "0000"}), ROWS, r'models \'digits\' is "0000" now, .* says "9f3c"'),
-        (JournalHead({**HEAD.source, "size": 1}, HEAD.models), ROWS, "source 'size' is 1 now, its journal says 4711"),
-        (JournalHead({"path": "rows.npy"}, HEAD.models), ROWS, "source 'size' is nothing now, its journal says 4711"),
-        (HEAD, ROWS + 1, f"rows is {ROWS + 1} now, its journal says {ROWS}; start over without --resume"),
-        (HEAD, None, f"rows is nothing now, its journal says {ROWS}"),
+        (
+            JournalHead(HEAD.source, {"digits": "0000"}),
+            ROWS,
+            r"models are not the same \(digits@9f3c before, digits@0000 now\)",
+        ),
+        (
+            JournalHead(HEAD.source, {"digits": "9f3c", "letters": "77"}),
+            ROWS,
+            r"\(digits@9f3c before, digits@9f3c, letters@77 now\)",
+        ),
+        (JournalHead({**HEAD.source, "size": 1}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, 1 now\)"),
+        (JournalHead({"path": "rows.npy"}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, unknown now"),
+        (HEAD, ROWS + 1, rf"input has changed \(rows: {ROWS} before, {ROWS + 1} now\); start over without --resume"),
+        (HEAD, None, rf"rows: {ROWS} before, unknown now"),
     ],
 )
 def test_another_piece_of_work_is_refused_and_the_old_one_kept(

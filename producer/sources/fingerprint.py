@@ -1,0 +1,60 @@
+"""This module tells whether a data set on disk is still the same: by names, sizes and times, not by its contents."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from producer.sources.failures import check_file, one_line_errors
+from producer.sources.files import find_files, is_pattern
+from producer.sources.zarr import is_zarr
+
+
+def fingerprint(path: str | Path) -> dict[str, str | int]:
+    """What tells the data set of this path from others, and from itself after a change; the keys are for people too.
+
+    Args:
+        path: a file, a folder or a pattern, as for `open_source`.
+
+    Returns:
+        The path, the bytes, and when they were modified (UTC, to the nanosecond). Where files are many: of all of
+        them together, with their number and the SHA-256 of every name, size and time.
+
+    Raises:
+        InputError: there is no such file, or it may not be looked at.
+    """
+    name, resolved = os.fspath(path), Path(path).resolve()
+    if not is_pattern(name) and not resolved.is_dir():
+        check_file(Path(name), "files")
+        with one_line_errors(name):
+            status = resolved.stat()
+        return {"path": str(resolved), "bytes": status.st_size, "modified": _moment(status.st_mtime_ns)}
+    with one_line_errors(name):
+        files = _files(name, resolved)
+        names = [os.path.abspath(file) for file in sorted(files)]  # noqa: PTH100 - links keep their own names
+        seen = [(os.fsencode(file), Path(file).stat()) for file in names]
+    digest = hashlib.sha256()
+    for file_name, status in seen:
+        digest.update(b"%b\0%d\0%d\0" % (file_name, status.st_size, status.st_mtime_ns))
+    return {
+        "path": str(resolved),
+        "files": len(seen),
+        "bytes": sum(status.st_size for _, status in seen),
+        "modified": _moment(max((status.st_mtime_ns for _, status in seen), default=0)),
+        "names, sizes and times": digest.hexdigest(),
+    }
+
+
+def _files(name: str, resolved: Path) -> list[Path]:
+    if is_pattern(name):
+        return find_files(name)
+    if is_zarr(resolved):
+        return [file for file in resolved.rglob("*") if file.is_file()]
+    return find_files(resolved)
+
+
+def _moment(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{rest:09d}"

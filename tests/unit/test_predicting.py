@@ -1,0 +1,181 @@
+"""What a run that does not end well says, and leaves: by jobs that end as a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from producer.aggregator import Part
+from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.client import Client
+from producer.ledger import Ledger
+from producer.sinks import JournalHead, Sink, open_sink
+from producer.sources import from_arrays
+from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, RowsFailedError
+
+ROWS = 10
+HEAD = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"})
+
+
+@dataclass
+class EndingJob:
+    """A job, and the client that begins it, of which so many chunks of two rows come before the end."""
+
+    end: BaseException | None
+    chunks: int = 5
+    digests: dict[str, str] = field(default_factory=lambda: {"digits": "9f3c"})
+    id: str = "3f2a90bc41d7"
+    ledger: Ledger = field(default_factory=lambda: Ledger(rows=ROWS))
+    cancelled: bool = False
+
+    def submit(self, *_: object, first_row: int, **__: object) -> EndingJob:
+        self.ledger = Ledger(rows=ROWS, predicted=first_row, written=first_row, resumed=first_row)
+        return self
+
+    def parts(self) -> Iterator[Part]:
+        for index in range(self.chunks):
+            start = self.ledger.predicted
+            self.ledger.predicted += 2
+            self.ledger.written += 2
+            yield Part(index, start, start + 2, np.arange(start, start + 2))
+        if self.end is not None:
+            raise type(self.end)(*self.end.args)  # the same value serves several tests
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def wait(self, timeout_seconds: float) -> bool:
+        return timeout_seconds > 0
+
+
+def journalled(path: Path, resume: bool = False) -> Sink:
+    return open_sink(path, ROWS, False, journal=HEAD, resume=resume)
+
+
+def predict(job: EndingJob, sink: Sink) -> Summary:
+    source = from_arrays(np.zeros(ROWS))
+    return predict_to_sink(cast("Client", job), ["digits"], source, sink, digests=HEAD.models, quiet=True)
+
+
+def fails(job: EndingJob, sink: Sink) -> PredictionFailedError:
+    with pytest.raises(PredictionFailedError) as caught:
+        predict(job, sink)
+    failed = caught.value
+    assert job.cancelled
+    assert failed.summary.error == str(failed.error)
+    assert failed.summary.output is None
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("end", "words", "code"),
+    [
+        (RowsFailedError("rows 6-8 failed"), "rows 6-8 failed; ", ExitCode.ROWS_FAILED),
+        (NoWorkerError("no worker"), "no worker; ", ExitCode.NO_WORKER),
+        (JobCancelledError("job 3f was cancelled"), "job 3f was cancelled; ", ExitCode.CANCELLED),
+        (
+            KeyboardInterrupt(),
+            "interrupted: job 3f2a90bc41d7 was cancelled; 6 of 10 rows were predicted; ",
+            ExitCode.CANCELLED,
+        ),
+    ],
+)
+def test_an_end_in_the_middle_says_what_is_safe_and_leaves_nothing_else(
+    tmp_path: Path, end: BaseException, words: str, code: ExitCode
+) -> None:
+    failed = fails(EndingJob(end, chunks=3), journalled(tmp_path / "out.npy"))
+
+    assert str(failed.error) == f"{words}6 rows are safe beside {tmp_path}/out.npy; continue with --resume"
+    assert failed.error.exit_code == code
+    assert {path.name for path in tmp_path.iterdir()} == {".out.npy.journal", ".out.npy.part"}
+    summary = predict(EndingJob(None, chunks=2), journalled(tmp_path / "out.npy", resume=True))
+    assert (summary.ledger["predicted"], summary.ledger["resumed"]) == (10, 6)
+    assert summary.rows_per_second == pytest.approx(4 / summary.seconds)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.arange(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+@pytest.mark.parametrize("journal", [True, False])
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (KeyboardInterrupt(), "0 of 10 rows were predicted; nothing was left behind"),
+        (JobCancelledError("job 3f was cancelled"), "job 3f was cancelled; nothing was left behind"),
+        (RowsFailedError("rows 0-2 failed"), "rows 0-2 failed"),
+    ],
+)
+def test_an_end_before_any_row_is_safe_leaves_nothing(
+    tmp_path: Path, end: BaseException, words: str, journal: bool
+) -> None:
+    sink = journalled(tmp_path / "out.npy") if journal else open_sink(tmp_path / "out.npy", ROWS, False)
+
+    assert str(fails(EndingJob(end, chunks=0), sink).error).endswith(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_are_not_those_of_the_journal_predict_no_row(tmp_path: Path) -> None:
+    job = EndingJob(None, digests={"digits": "0000"})
+
+    failed = fails(job, journalled(tmp_path / "out.npy"))
+
+    assert isinstance(failed.error, ModelError)
+    assert "model digits has changed since this command began; run it again" in str(failed.error)
+    assert job.ledger.predicted == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "words"), [(KeyboardInterrupt(), "interrupted"), (NoWorkerError("no worker came up"), "no worker came up")]
+)
+def test_an_end_before_the_job_says_what_an_earlier_run_has_left(tmp_path: Path, end: Any, words: str) -> None:
+    fails(EndingJob(KeyboardInterrupt(), chunks=2), journalled(tmp_path / "out.npy"))
+
+    with pytest.raises((JobCancelledError, NoWorkerError)) as caught, ending(journalled(tmp_path / "out.npy", True)):
+        raise end
+
+    assert str(caught.value) == f"{words}; 4 rows are safe beside {tmp_path}/out.npy; continue with --resume"
+    with (
+        pytest.raises(JobCancelledError, match="interrupted; nothing was left behind"),
+        ending(journalled(tmp_path / "other.npy")),
+    ):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_after_the_end_of_the_work_does_not_deny_the_output(tmp_path: Path) -> None:
+    sink = journalled(tmp_path / "out.npy")
+    predict(EndingJob(None), sink)
+
+    with pytest.raises(JobCancelledError) as caught, ending(sink):
+        raise KeyboardInterrupt
+
+    assert str(caught.value) == f"interrupted; {tmp_path}/out.npy is complete"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+def test_an_interrupt_between_the_name_and_the_tidying_up_leaves_the_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.sinks.sink.sync_folder", interrupted)
+    with pytest.raises(PredictionFailedError) as failed:
+        predict(EndingJob(None), journalled(tmp_path / "out.npy"))
+
+    assert str(failed.value.error).endswith(f"10 of 10 rows were predicted; {tmp_path}/out.npy is complete")
+    assert failed.value.summary.output == f"{tmp_path}/out.npy"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+def test_an_output_that_lacks_only_its_name_gets_it(tmp_path: Path) -> None:
+    fails(EndingJob(KeyboardInterrupt()), journalled(tmp_path / "out.npy"))
+
+    summary = finish(journalled(tmp_path / "out.npy", resume=True))
+
+    assert (summary.job, summary.ledger["resumed"], summary.rows_per_second) == (None, 10, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
