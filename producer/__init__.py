@@ -10,6 +10,7 @@ Importing this package does not import TensorFlow.
 
 from producer.aggregator import Part
 from producer.client import Client
+from producer.detached import DetachedJob
 from producer.embedded import local
 from producer.job import Job, Progress
 from producer.job_store import JobState
@@ -17,4 +18,4 @@ from producer.ledger import Ledger
 from tasks.messages import FailureRecord
 from worker_config import errors
 
-__all__ = ["Client", "FailureRecord", "Job", "JobState", "Ledger", "Part", "Progress", "errors", "local"]
+__all__ = ["Client", "DetachedJob", "FailureRecord", "Job", "JobState", "Ledger", "Part", "Progress", "errors", "local"]

@@ -9,14 +9,16 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from producer import placement
 from producer.aggregator import OutputTree
+from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
+from producer.leave import Wishes, leave
 from producer.outbox import Outbox
 from producer.route import choose_reply, choose_store
 from producer.run import Run
@@ -100,6 +102,7 @@ class Client:
         finally:
             job.cancel()  # when interrupted; a job that has ended does not mind
 
+    @overload
     def submit(
         self,
         models: str | Sequence[str],
@@ -109,8 +112,35 @@ class Client:
         store: StoreName | None = None,
         compression: Compression | None = None,
         first_row: int = 0,
-    ) -> Job:
-        """Begin a job and return at once.
+        detach: Literal[False] = False,
+    ) -> Job: ...
+
+    @overload
+    def submit(
+        self,
+        models: str | Sequence[str],
+        data: object,
+        *,
+        chunk_rows: int | None = None,
+        store: StoreName | None = None,
+        compression: Compression | None = None,
+        detach: Literal[True],
+        ttl_seconds: int | None = None,
+    ) -> str: ...
+
+    def submit(
+        self,
+        models: str | Sequence[str],
+        data: object,
+        *,
+        chunk_rows: int | None = None,
+        store: StoreName | None = None,
+        compression: Compression | None = None,
+        first_row: int = 0,
+        detach: bool = False,
+        ttl_seconds: int | None = None,
+    ) -> Job | str:
+        """Begin a job and return at once; or, detached, put all of it into the system and return its id.
 
         Args:
             models: a model's name, or several; each chunk travels once and runs through all of them.
@@ -123,10 +153,16 @@ class Client:
             compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
             first_row: rows before it are left out, for a job that continues another; parts still count from the
                 data set's first row, and the ledger takes the rows before for predicted and written.
+            detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
+                outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
+                the data's own file. It is gone with the system of `local`.
+            ttl_seconds: of a detached job: how long Redis keeps it after its submission, its last answer and the last
+                time that somebody waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
-            UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end.
+            UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end; or the job
+                is too large to be left.
             ConfigError: the compression is not installed.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
@@ -134,9 +170,19 @@ class Client:
         names = _names(models)
         if compression:
             check_installed(compression)
+        if ttl_seconds is not None and not detach:
+            raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
+        wishes = Wishes(chunk_rows, store, compression, ttl_seconds) if detach else None
         source = open_source(data)
         _check_first_row(first_row, source)
         infos, slots = self._find(names)
+        if wishes and first_row:
+            raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
+        if wishes:
+            blank = blank_rows(infos[0].inputs)
+            return leave(
+                self._settings, source, infos, slots, wishes, check=lambda rows: _check_fits(infos, rows), blank=blank
+            )
         chosen, slice_ref = choose_store(source, slots, self._settings, store)
         feed: Feed
         if isinstance(source, Source):
@@ -165,6 +211,16 @@ class Client:
         """
         infos, _ = self._find(_names(models))
         return {info.name: info.digest for info in infos}
+
+    def attach(self, job_id: str) -> DetachedJob:
+        """A job that was submitted with `detach`, here or elsewhere; the first characters of its id are enough.
+
+        Raises:
+            UnknownJobError: there is no such job, or it has expired.
+            UsageError: it was not detached.
+            BrokerError: Redis cannot be reached.
+        """
+        return DetachedJob(self._settings, job_id, self._worker_timeout_seconds)
 
     def stream(
         self,

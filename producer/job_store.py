@@ -1,19 +1,29 @@
 """This module keeps a record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
 
 The hash `celeriac:job:ID` has two fields: `state`, which workers look at before each chunk, and `record`, as JSON.
+
+A detached job has no producer to write its record; children count in further fields (`tasks/answers.py`):
+
+    chunks, ttl                        written once: how many answers end the job, and the seconds it is kept
+    predicted, failed                  rows
+    answered, duplicates, sent_again   chunks
+    answered_at, failure               Unix seconds of the last answer; the record of the rows that failed, as JSON
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import redis
 
+from producer.ledger import Ledger
 from tasks import keys
-from tasks.messages import JobRecord
+from tasks.keep import keep
+from tasks.messages import FailureRecord, JobRecord, Plan
 from worker_config.errors import UnknownJobError
 
 
@@ -26,14 +36,40 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"  # ended by its caller, or by `celeriac cancel`
 
 
+# Nothing that has expired comes back to life.
+_CANCEL = """
+local job, answers, payloads = unpack(KEYS)
+local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
+if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
+redis.call('UNLINK', answers, payloads)
+return state
+"""
+
+
 def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
+    fields: dict[Any, Any] = {"state": JobState.RUNNING.value, "record": msgspec.json.encode(record)}
+    if record.plan:
+        fields |= {"chunks": record.plan.chunks, "ttl": ttl_seconds}
     with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), mapping={"state": JobState.RUNNING.value, "record": msgspec.json.encode(record)})
-        pipe.expire(keys.job(record.id), ttl_seconds)
-        pipe.zadd(keys.JOBS, {record.id: record.submitted_at})
-        pipe.zremrangebyscore(keys.JOBS, "-inf", record.submitted_at - ttl_seconds)
-        pipe.expire(keys.JOBS, ttl_seconds)
+        pipe.hset(keys.job(record.id), mapping=fields)
+        keep(pipe, record.id, ttl_seconds)
+        pipe.execute()
+
+
+def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
+    """Store a detached job's payload."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.payloads(job_id), str(index), cast("str", payload))
+        pipe.expire(keys.payloads(job_id), ttl_seconds)
+        pipe.execute()
+
+
+def remove(client: redis.Redis, job_id: str) -> None:
+    """Forget a detached job as if it had never been; workers drop its chunks."""
+    with client.pipeline() as pipe:
+        pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id))
+        pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
 
@@ -46,7 +82,7 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
         pipe.hset(keys.job(record.id), "record", msgspec.json.encode(record))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
         pipe.hsetnx(keys.job(record.id), "state", JobState.RUNNING.value)
-        pipe.expire(keys.job(record.id), ttl_seconds)
+        keep(pipe, record.id, ttl_seconds)
         pipe.hget(keys.job(record.id), "state")
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
@@ -56,24 +92,30 @@ def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds:
     """Write how a job ended; workers drop what is still queued, and push no more answers."""
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
-        pipe.expire(keys.job(record.id), ttl_seconds)
+        keep(pipe, record.id, ttl_seconds)
         pipe.execute()
 
 
 def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """Ask a running job to end; return the state that it was in, and its record.
 
+    A detached job ends at once, also when it is done: its rows and outputs are gone when this returns.
+
     Raises:
         UnknownJobError: there is no such job.
     """
-    state, record = read(client, job_id)
-    if state is JobState.RUNNING:
-        client.hset(keys.job(record.id), "state", JobState.CANCELLED.value)
-    return state, record
+    _, record = read(client, job_id)
+    held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id)]
+    state = cast("bytes | None", client.eval(_CANCEL, len(held), *held))
+    if state is None:
+        raise UnknownJobError(f"job {record.id} has expired")
+    return JobState(state.decode()), record
 
 
 def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """A job's state and record; the first characters of its id are enough.
+
+    The record of a detached job has the counts as they stand.
 
     Raises:
         UnknownJobError: no job, or more than one, begins so.
@@ -82,10 +124,32 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     if len(ids) != 1:
         found = "no job" if not ids else f"{len(ids)} jobs"
         raise UnknownJobError(f"{found} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
-    state, record = cast("list[bytes | None]", client.hmget(keys.job(ids[0]), ["state", "record"]))
-    if state is None or record is None:
-        raise UnknownJobError(f"job {ids[0]} has expired")
-    return JobState(state.decode()), msgspec.json.decode(record, type=JobRecord)
+    return read_known(client, ids[0])
+
+
+def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
+    """The same by the whole id.
+
+    Raises:
+        UnknownJobError: the job has expired.
+    """
+    fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
+    if b"state" not in fields or b"record" not in fields:
+        raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again")
+    state = JobState(fields[b"state"].decode())
+    record = msgspec.json.decode(fields[b"record"], type=JobRecord)
+    return state, _with_counts(state, record, record.plan, fields) if record.plan else record
+
+
+def read_failure(client: redis.Redis, job_id: str) -> FailureRecord | None:
+    """What became of the rows that ended a detached job, if rows did."""
+    failure = cast("bytes | None", client.hget(keys.job(job_id), "failure"))
+    return msgspec.json.decode(failure, type=FailureRecord) if failure else None
+
+
+def expires_at(client: redis.Redis, job_id: str) -> float:
+    """When Redis forgets the job, in Unix seconds, if nothing happens to it until then."""
+    return time.time() + max(0, client.pttl(keys.job(job_id))) / 1_000
 
 
 def read_all(client: redis.Redis) -> list[tuple[JobState, JobRecord]]:
@@ -93,10 +157,28 @@ def read_all(client: redis.Redis) -> list[tuple[JobState, JobRecord]]:
     found = []
     for job_id in job_ids(client):
         with suppress(UnknownJobError):  # it expires while we look
-            found.append(read(client, job_id))
-    return found
+            found.append(read_known(client, job_id))
+    return sorted(found, key=lambda job: job[1].submitted_at)
 
 
 def job_ids(client: redis.Redis) -> list[str]:
-    """The ids of the jobs that Redis remembers, oldest first."""
+    """The ids of the jobs that Redis remembers."""
     return [job_id.decode() for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1))]
+
+
+def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[bytes, bytes]) -> JobRecord:
+    counts = {name: int(fields.get(name.encode(), 0)) for name in ("predicted", "failed", "answered")}
+    ledger = Ledger(
+        rows=plan.rows,
+        predicted=counts["predicted"],
+        failed=counts["failed"],
+        chunks_sent=plan.chunks,
+        chunks_answered=counts["answered"],
+        chunks_sent_again=int(fields.get(b"sent_again", 0)),
+        duplicates=int(fields.get(b"duplicates", 0)),
+    )
+    if state is not JobState.RUNNING:
+        ledger.skipped = plan.rows - ledger.predicted - ledger.failed
+    error = str(msgspec.json.decode(fields[b"failure"], type=FailureRecord)) if b"failure" in fields else ""
+    at = float(fields.get(b"answered_at", record.updated_at))
+    return msgspec.structs.replace(record, ledger=ledger.as_dict(), error=error, updated_at=at)

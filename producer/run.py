@@ -230,17 +230,17 @@ class Run:
             state, lost = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        self.slots = placement.usable(self._wire.slots(), self._models)
+        found = self._wire.workers()
+        self.slots = placement.usable([slot for slots in found.values() for slot in slots], self._models)
         self._window.slots = len(self.slots)
         self._window.leave_room(self._wire.redis_room())
-        workers = {slot.worker for slot in self.slots}
-        if gone := self._workers - workers:
+        if gone := self._workers - found.keys():
             logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))
         if (gone or lost) and self._outbox.open:
             # Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few.
             self._send_again(list(self._outbox.open))
-        self._workers = workers
-        if workers or not self._outbox.open:
+        self._workers = (self._workers - gone) | {slot.worker for slot in self.slots}
+        if self.slots or not self._outbox.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
             names = ", ".join(map(str, self._models))

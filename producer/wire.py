@@ -35,7 +35,7 @@ from tasks.messages import (
     unpack,
 )
 from tasks.scratch import Scratch
-from tasks.slots import read_slots
+from tasks.slots import read_workers
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
 from worker_config.errors import BrokerError, MessageError, PayloadError
@@ -134,10 +134,14 @@ class Wire:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
+    def workers(self) -> dict[str, list[SlotRecord]]:
+        """Every worker that is up, with its slots; none while its only child is being replaced."""
+        with broker_errors(self.url):
+            return read_workers(self.client)
+
     def slots(self) -> list[SlotRecord]:
         """Every slot that is up."""
-        with broker_errors(self.url):
-            return read_slots(self.client)
+        return [slot for slots in self.workers().values() for slot in slots]
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

@@ -1,24 +1,70 @@
-"""This module puts a chunk's answer where its job looks for it, unless the job is over."""
+"""This module puts a chunk's answer where its job looks for it, unless the job is over.
+
+attached job:  answer --> list, off which its producer takes it
+detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job
+"""
 
 from __future__ import annotations
 
+import hashlib
+
+import msgspec
 import redis
 
 from tasks import keys
-from tasks.messages import Answer, pack
+from tasks.keep import KEEP
+from tasks.messages import Answer, Failure, pack
 
-# Answers to a job that is over are not kept: nobody would take them off the list.
-_PUSH = """
-if redis.call('HGET', KEYS[1], 'state') == 'running' then
-    redis.call('RPUSH', KEYS[2], ARGV[1])
-    redis.call('EXPIRE', KEYS[2], ARGV[2])
+# Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
+_PUSH = (
+    KEEP
+    + """
+local job, results, answers, payloads, jobs = unpack(KEYS)
+local answer, results_ttl, id, index, rows, failure = unpack(ARGV)
+local state, chunks, ttl = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl'))
+if state ~= 'running' then return 0 end
+if not chunks then
+    redis.call('RPUSH', results, answer)
+    redis.call('EXPIRE', results, results_ttl)
     return 1
 end
-return 0
+if redis.call('HEXISTS', answers, index) == 1 then
+    redis.call('HINCRBY', job, 'duplicates', 1)
+    return 0
+end
+local time = redis.call('TIME')
+redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
+redis.call('HINCRBY', job, 'answered', 1)
+if failure ~= '' then
+    redis.call('HINCRBY', job, 'failed', rows)
+    redis.call('HSET', job, 'state', 'failed', 'failure', failure)
+    redis.call('UNLINK', answers, payloads)
+else
+    redis.call('HINCRBY', job, 'predicted', rows)
+    redis.call('HSET', answers, index, answer)
+    redis.call('HDEL', payloads, index)
+    if redis.call('HLEN', answers) == tonumber(chunks) then redis.call('HSET', job, 'state', 'done') end
+end
+keep(jobs, id, tonumber(ttl), {job, payloads, answers})
+return 1
 """
+)
+
+# The name by which Redis knows a script that it has seen.
+_PUSH_SHA = hashlib.sha1(_PUSH.encode(), usedforsecurity=False).hexdigest()
 
 
 def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
-    """Put the answer on its job's list, unless the job is over; the join drops a second copy."""
-    job, results = keys.job(answer.job), keys.results(answer.job)
-    return bool(client.eval(_PUSH, 2, job, results, pack(answer), ttl_seconds))
+    """Give the answer to its job; False if the job is over or, detached, had this chunk's answer already.
+
+    `ttl_seconds` is for the list of an attached job; a detached one has its own.
+    """
+    job = answer.job
+    held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS]
+    rows = answer.record if isinstance(answer, Failure) else answer
+    failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
+    values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    try:
+        return bool(client.evalsha(_PUSH_SHA, len(held), *held, *values))
+    except redis.exceptions.NoScriptError:  # the server is new, or has forgotten it
+        return bool(client.eval(_PUSH, len(held), *held, *values))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import redis
 from celery.exceptions import Reject
@@ -23,6 +23,7 @@ from tasks.messages import (
     Failure,
     FailureRecord,
     FileRef,
+    HashRef,
     InlineRef,
     Outputs,
     PayloadRef,
@@ -64,17 +65,21 @@ def run_message(plain: object) -> str:
 
 def ask(child: Child, message: ChunkMessage) -> tuple[bool, bytes | None]:
     """Whether the job still wants the chunk, and what Redis holds of its payload."""
-    if not isinstance(message.ref, RedisRef) and child.wanted.get(message.job, 0.0) > time.monotonic():
+    if not isinstance(message.ref, RedisRef | HashRef) and child.wanted.get(message.job, 0.0) > time.monotonic():
         return True, None
     with child.client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
+        # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
+        pipe.hexists(keys.answers(message.job), str(message.index))
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
-        state, *payload = cast("list[bytes | None]", pipe.execute())
+        elif isinstance(message.ref, HashRef):
+            pipe.hget(message.ref.key, str(message.index))
+        state, answered, *payload = pipe.execute()
     child.wanted.clear()
     if state == b"running":
         child.wanted[message.job] = time.monotonic() + WANTED_SECONDS
-    return state == b"running", payload[0] if payload else None
+    return state == b"running" and not answered, payload[0] if payload else None
 
 
 def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Answer:
@@ -137,7 +142,7 @@ def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
 
 def store(child: Child, message: ChunkMessage, parts: spool.Parts) -> PayloadRef:
     """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
-    if sum(map(len, parts)) <= MAX_INLINE_BYTES:
+    if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
         return InlineRef(b"".join(parts))
     if message.reply == "files" and child.places.spool is not None:
         with suppress(OSError):

@@ -1,14 +1,17 @@
 """This module names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
 
-    celeriac:job:ID              hash    the job's record: `state`, and `record` as JSON
+    celeriac:job:ID              hash    the job's record: `state`, `record` as JSON, counts of a detached job
     celeriac:job:ID:payload:N    string  chunk N's payload
     celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
     celeriac:job:ID:results      list    answers of the children, as they come
-    celeriac:jobs                zset    ids of jobs by time of submission
+    celeriac:job:ID:payloads     hash    a detached job's payloads by chunk, until they are answered
+    celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
+    celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:worker:WORKER       hash    one field per slot: what its child holds
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
-Each has a time to live: the job's keys `job_ttl_seconds`, the worker's `WORKER_TTL_SECONDS`.
+Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's
+`WORKER_TTL_SECONDS`.
 """
 
 from __future__ import annotations
@@ -39,6 +42,16 @@ def output(job_id: str, index: int) -> str:
 def results(job_id: str) -> str:
     """Where children push the job's answers."""
     return f"{KEY_PREFIX}job:{job_id}:results"
+
+
+def payloads(job_id: str) -> str:
+    """The payloads of a detached job."""
+    return f"{KEY_PREFIX}job:{job_id}:payloads"
+
+
+def answers(job_id: str) -> str:
+    """The answers of a detached job."""
+    return f"{KEY_PREFIX}job:{job_id}:answers"
 
 
 def worker(worker_id: str) -> str:

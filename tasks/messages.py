@@ -49,6 +49,12 @@ class RedisRef(_Value, frozen=True, tag="redis"):
     key: Name
 
 
+class HashRef(_Value, frozen=True, tag="hash"):
+    """A payload that waits in the Redis hash `key`, in the field of its chunk's index."""
+
+    key: Name
+
+
 class FileRef(_Value, frozen=True, tag="file"):
     """A payload in the spool folder that producer and workers share, as JOB/NAME."""
 
@@ -70,7 +76,7 @@ class SliceRef(_Value, frozen=True, tag="slice"):
 
 
 PayloadRef = InlineRef | RedisRef | FileRef
-RowsRef = PayloadRef | SliceRef
+RowsRef = PayloadRef | SliceRef | HashRef
 StoreName = Literal["redis", "files", "slices"]
 
 
@@ -78,7 +84,8 @@ class ChunkMessage(_Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
     `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
-    over 64 KiB, and `compression` what they are packed with.
+    over 64 KiB, or "answer" where they ride in the answer whatever their size, and `compression` what they are packed
+    with.
     """
 
     version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -89,7 +96,7 @@ class ChunkMessage(_Value, frozen=True):
     chunks: Count | None
     models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
     ref: RowsRef
-    reply: Literal["redis", "files"] = "redis"
+    reply: Literal["redis", "files", "answer"] = "redis"
     compression: Literal["lz4", "zstd"] | None = None
 
     def __str__(self) -> str:
@@ -191,8 +198,35 @@ class SlotRecord(_Value, frozen=True):
     data_roots: list[str] = []
 
 
+class Plan(_Value, frozen=True):
+    """What a detached job's chunks are made from, by anyone who reaches Redis.
+
+    Attributes:
+        rows: of the data set.
+        chunk_rows: of every chunk; the last one has what is left.
+        models: as the job is pinned to them.
+        slice_ref: where the rows stand in a file; None where they wait in Redis.
+        compression: what payloads are packed with, both ways.
+        ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
+        workers: those that held the models when the job was left.
+    """
+
+    rows: Count
+    chunk_rows: Annotated[int, msgspec.Meta(ge=1)]
+    models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
+    slice_ref: SliceRef | None
+    compression: Literal["lz4", "zstd"] | None
+    ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
+    workers: list[str]
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are; zero rows are one."""
+        return max(1, -(-self.rows // self.chunk_rows))
+
+
 class JobRecord(_Value, frozen=True):
-    """A job as `celeriac jobs` and `status` show it; times are Unix seconds."""
+    """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan."""
 
     id: JobId
     models: list[str]
@@ -204,6 +238,7 @@ class JobRecord(_Value, frozen=True):
     producer: str
     ledger: dict[str, int]
     error: str = ""
+    plan: Plan | None = None
 
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ class Settings:
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
         spool: a folder that producer and workers share for payloads; None where they share none.
         data_roots: folders under which workers may open a producer's files themselves.
+        detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
     """
 
     broker_url: str | None = None
@@ -35,6 +36,7 @@ class Settings:
     job_ttl_seconds: int = 86_400
     spool: Path | None = None
     data_roots: tuple[Path, ...] = ()
+    detached_mib: int = 256
 
     def __repr__(self) -> str:
         shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
@@ -72,6 +74,7 @@ _INTEGERS = {
     "chunk_timeout_seconds": ("CELERIAC_CHUNK_TIMEOUT_SECONDS", 1),
     "load_timeout_seconds": ("CELERIAC_LOAD_TIMEOUT_SECONDS", 1),
     "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
+    "detached_mib": ("CELERIAC_DETACHED_MIB", 1),
 }
 
 

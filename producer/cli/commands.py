@@ -13,10 +13,12 @@ import click
 
 from producer.cli import jobs, tables
 from producer.cli.demo import run_demo
+from producer.cli.fetch import fetch
 from producer.cli.manifest import describe
 from producer.cli.options import broker_option, json_option, models_option
 from producer.cli.predict import predict
 from producer.cli.predicting import PredictionFailedError
+from producer.cli.watch import watch
 from producer.embedded import worker_command
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
@@ -31,7 +33,9 @@ Examples:
   celeriac predict digits,letters rows.npz -o both.npz --workers 4
   celeriac worker --broker redis://10.0.0.5:6379/0 --workers 8
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
-  celeriac status 3f2a
+  celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
+  celeriac watch 3f2a
+  celeriac fetch 3f2a -o scores.npy
 
 \b
 Exit codes:
@@ -108,7 +112,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         raise failed.error from None
 
 
-for command in (predict, jobs.jobs, jobs.status, jobs.cancel):
+for command in (predict, jobs.jobs, jobs.status, watch, fetch, jobs.cancel):
     cli.add_command(command)
 
 

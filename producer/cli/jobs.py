@@ -1,4 +1,4 @@
-"""This module is the commands that look at jobs, and end them, from any machine."""
+"""This module is the commands that look at jobs, and end them, from any machine; `watch` and `fetch` stand alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import click
 from producer import job_store
 from producer.cli import tables
 from producer.cli.options import broker_option, json_option, needed
+from producer.placement import refs
 from tasks.connection import broker_errors, connect
+from tasks.slots import read_slots
 
 
 @click.command()
@@ -34,16 +36,24 @@ def status(job: str, broker_url: str | None, as_json: bool) -> None:
     url = needed(broker_url)
     with broker_errors(url), connect(url) as client:
         state, record = job_store.read(client, job)
-    click.echo(json.dumps(tables.job_values(state, record)) if as_json else tables.job_lines(state, record))
+        expires_at = job_store.expires_at(client, record.id)
+        slots = len([slot for slot in read_slots(client) if set(record.models) <= set(map(str, refs(slot.models)))])
+    if as_json:
+        click.echo(json.dumps(tables.job_values(state, record, slots=slots, expires_at=expires_at)))
+    else:
+        click.echo(tables.job_lines(state, record, slots, expires_at))
 
 
 @click.command()
 @click.argument("job")
 @broker_option
 def cancel(job: str, broker_url: str | None) -> None:
-    """End a running job; its queued chunks are never run."""
+    """End a running job; its queued chunks are never run. Of a detached one, also a done one, nothing is kept."""
     url = needed(broker_url)
     with broker_errors(url), connect(url) as client:
         state, record = job_store.cancel(client, job)
     running = state is job_store.JobState.RUNNING
+    if record.plan and (running or state is job_store.JobState.DONE):
+        click.echo(f"job {record.id} is cancelled; its rows and outputs are gone")
+        return
     click.echo(f"job {record.id} is being cancelled" if running else f"job {record.id} is {state} already")

@@ -36,6 +36,13 @@ broker_option = click.option(
     callback=_check_broker,
     help="Redis, as redis://HOST:PORT/DB, rediss://... or unix:///PATH.",
 )
+timeout_option = click.option(
+    "--worker-timeout-seconds",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="How long to wait for a worker that holds the model.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import click
 
+from producer.cli.leaving import check_alone, leave_job
 from producer.cli.manifest import check_names, model_digests
-from producer.cli.options import broker_option, json_option, models_option
+from producer.cli.options import broker_option, json_option, models_option, timeout_option
 from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.embedded import local
+from producer.leave import LEAST_TTL_SECONDS, Wishes
 from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
@@ -24,9 +26,7 @@ from worker_config.errors import UsageError
 @click.command()
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help=f"The file to write: {', '.join(FORMATS)}.")
 @models_option
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
@@ -40,12 +40,12 @@ from worker_config.errors import UsageError
 @click.option(
     "--on-error", type=click.Choice(["raise"]), default="raise", help="What a row that fails does to the job."
 )
+@timeout_option
+@click.option("--detach", is_flag=True, help="Leave the job with the broker and print its id; `fetch` has the output.")
 @click.option(
-    "--worker-timeout-seconds",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="How long to wait for a worker that holds the model.",
+    "--ttl-seconds",
+    type=click.IntRange(LEAST_TTL_SECONDS),
+    help="How long the broker keeps a detached job.  [default: CELERIAC_JOB_TTL_SECONDS]",
 )
 @click.option("--resume", is_flag=True, help="Continue a run that did not end well, where its rows are safe.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -54,7 +54,7 @@ from worker_config.errors import UsageError
 def predict(
     model: str,
     input_path: Path,
-    output: Path,
+    output: Path | None,
     manifest: Path,
     workers: int | None,
     broker_url: str | None,
@@ -63,6 +63,8 @@ def predict(
     compression: Compression | None,
     on_error: str,
     worker_timeout_seconds: float,
+    detach: bool,
+    ttl_seconds: int | None,
     resume: bool,
     force: bool,
     quiet: bool,
@@ -76,7 +78,18 @@ def predict(
 
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
     with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ.
+
+    With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
+    its output, from any machine.
     """
+    if detach:
+        check_alone({"--output": output, "--resume": resume, "--force": force, "--workers": workers})
+        wishes = Wishes(chunk_rows, store, compression, ttl_seconds)
+        return leave_job(_names(model), input_path, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    if ttl_seconds is not None:
+        raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
     names = _names(model)

@@ -98,7 +98,7 @@ def predict_to_sink(
     )
     try:
         _check_same_models(job, digests)
-        with _bar(source.rows, sink.done_rows, quiet) as bar:
+        with progress_bar(source.rows, quiet, sink.done_rows) as bar:
             for part in job.parts():
                 sink.write(part)
                 bar.update(part.stop - part.start)
@@ -154,7 +154,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
     return Summary(job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None)
 
 
-def _bar(rows: int | None, done_rows: int, quiet: bool) -> Any:
+def progress_bar(rows: int | None, quiet: bool, done_rows: int = 0) -> Any:
     """A live bar on a terminal, nothing elsewhere."""
     hidden = quiet or not sys.stderr.isatty()
     return tqdm(total=rows, initial=done_rows, unit=" rows", disable=hidden, dynamic_ncols=True)

@@ -11,6 +11,9 @@ import msgspec
 from producer.job_store import JobState
 from tasks.messages import JobRecord, ModelInfo
 
+# A producer writes its job's record every second.
+SILENCE_SECONDS = 15.0
+
 
 def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
     """One line for each input and output of each model; `slots` counts who holds it, where that is known."""
@@ -57,24 +60,61 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
     return _columns([header, *rows])
 
 
-def job_lines(state: JobState, record: JobRecord) -> str:
-    """All that is known of one job."""
+def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float) -> str:
+    """All that is known of one job; `slots` can run it now."""
     lines = {
         "job": record.id,
         "state": state.value,
+        "rows": f"{predicted_of(record)} predicted",
         "models": ", ".join(record.models),
         "input": f"{record.input}, {_rows(record)} rows, by way of {record.store}",
-        "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}",
+        "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "error": record.error,
+        "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
+        "kept": f"until {moment(expires_at)}, if nothing happens to it before",
+        "next": _next(state, record, slots),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
 
-def job_values(state: JobState, record: JobRecord) -> dict[str, Any]:
+def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, Any]:
     """The same, as plain values."""
-    return {"job": record.id, "state": state.value, **msgspec.to_builtins(record)}
+    values = msgspec.to_builtins(record)
+    detached = values.pop("plan") is not None
+    return {"job": record.id, "state": state.value, **values, "detached": detached, **more}
+
+
+def predicted_of(record: JobRecord) -> str:
+    """How many rows have a prediction, of how many."""
+    return f"{record.ledger.get('predicted', 0)} of {_rows(record)}"
+
+
+def silence(state: JobState, record: JobRecord) -> str:
+    """What to say of a producer that gives no sign of life; empty where it does, and where none is needed."""
+    seconds = time.time() - record.updated_at
+    if state is not JobState.RUNNING or record.plan or seconds < SILENCE_SECONDS:
+        return ""
+    return (
+        f"its producer {record.producer} has given no sign of life for {_ago(record.updated_at)}; if it is gone, so is "
+        f"the job: end it with `celeriac cancel {record.id}` and submit it again"
+    )
+
+
+def moment(at: float) -> str:
+    """A time of this machine's clock, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
+
+
+def _next(state: JobState, record: JobRecord, slots: int) -> str:
+    if silent := silence(state, record):
+        return silent
+    if state is JobState.RUNNING and not slots:
+        return f"start a worker that holds {' and '.join(record.models)}"
+    if record.plan and state in (JobState.RUNNING, JobState.DONE):
+        return f"celeriac fetch {record.id} -o OUTPUT{'' if state is JobState.DONE else ', which waits for its end'}"
+    return ""
 
 
 def _rows(record: JobRecord) -> str:

@@ -20,7 +20,7 @@ from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
 
-COMMANDS = ["predict", "worker", "models", "jobs", "status", "cancel", "demo"]
+COMMANDS = ["predict", "worker", "models", "jobs", "status", "watch", "fetch", "cancel", "demo"]
 ROWS = 1_000
 
 
@@ -251,7 +251,7 @@ def test_the_main_help_has_every_command_examples_and_exit_codes(celeriac: Celer
 
 def test_every_commands_help_names_units_and_environment_variables(celeriac: Celeriac) -> None:
     variables = {
-        "--broker": (["predict", "worker", "models", "jobs", "status", "cancel", "demo"], "CELERIAC_BROKER_URL"),
+        "--broker": (COMMANDS, "CELERIAC_BROKER_URL"),
         "--models": (["predict", "worker", "models"], "CELERIAC_MODELS"),
     }
     for command in COMMANDS:

@@ -16,6 +16,7 @@ from tasks.messages import (
     Failure,
     FailureRecord,
     FileRef,
+    HashRef,
     InlineRef,
     ModelRef,
     Outputs,
@@ -50,6 +51,7 @@ def test_a_chunk_reads_like_a_sentence() -> None:
     [
         InlineRef(b"\x00\xff"),
         RedisRef("celeriac:job:x:payload:1"),
+        HashRef("celeriac:job:x:payloads"),
         FileRef("0123456789ab/rows-3-ffff"),
         SliceRef("/data/a.npy", 100, 7, 128, "float32", (3, 4)),
     ],

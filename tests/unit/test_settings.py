@@ -28,8 +28,10 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_CHUNK_TIMEOUT_SECONDS": "61",
         "CELERIAC_LOAD_TIMEOUT_SECONDS": "62",
         "CELERIAC_JOB_TTL_SECONDS": "63",
+        "CELERIAC_DETACHED_MIB": "64",
     }
-    assert Settings.from_env(environ) == Settings("redis://host:6380/1", Path("/srv/models.toml"), 3, 61, 62, 63)
+    expected = Settings("redis://host:6380/1", Path("/srv/models.toml"), 3, 61, 62, 63, detached_mib=64)
+    assert Settings.from_env(environ) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,7 @@ def test_every_variable_reaches_its_setting() -> None:
         ("CELERIAC_INTRA_OP_THREADS", "-1"),
         ("CELERIAC_CHUNK_TIMEOUT_SECONDS", "0"),
         ("CELERIAC_JOB_TTL_SECONDS", "1.5"),
+        ("CELERIAC_DETACHED_MIB", "0"),
         ("CELERIAC_BROKER_URL", "amqp://host"),
         ("CELERIAC_BROKER_URL", "redis://host:notaport"),
     ],

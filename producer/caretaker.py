@@ -1,0 +1,104 @@
+"""This module looks after a detached job while somebody waits for it: it owns the truth then, as a producer does.
+
+every second: state and counts --> keep the job alive --> are its workers up? --> send again what went with one
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import cast
+
+from producer import job_store, placement
+from producer.job_store import JobState
+from producer.leave import send
+from producer.wire import Wire
+from tasks import keys
+from tasks.connection import broker_errors
+from tasks.keep import keep
+from tasks.messages import JobRecord, Plan, SlotRecord
+from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.errors import NoWorkerError
+
+logger = logging.getLogger(__name__)
+
+LOOK_AROUND_SECONDS = 1.0
+
+
+class Caretaker:
+    """One job, watched by one waiting caller; several do not harm each other, as workers drop what is answered.
+
+    Args:
+        wire: connections, the caller's to close.
+        record: the job's, as it was read first.
+        plan: from its record.
+        worker_timeout_seconds: how long no worker may hold the models.
+        chunk_timeout_seconds: the longest that workers let a chunk run.
+
+    Attributes:
+        slots: those that can run the job, at the last look.
+    """
+
+    def __init__(
+        self, wire: Wire, record: JobRecord, plan: Plan, *, worker_timeout_seconds: float, chunk_timeout_seconds: float
+    ) -> None:
+        self.slots: list[SlotRecord] = []
+        self._wire = wire
+        self._id = record.id
+        self._plan = plan
+        self._worker_timeout_seconds = worker_timeout_seconds
+        self._chunk_timeout_seconds = chunk_timeout_seconds
+        self._workers = set(plan.workers)
+        self._gone: set[str] = set()
+        self._answered = -1
+        self._moved_at = self._worker_at = time.monotonic()
+        self._looked_at = -LOOK_AROUND_SECONDS
+        self._last = (JobState.RUNNING, record)
+
+    def look(self) -> tuple[JobState, JobRecord]:
+        """The job's state and record, at most a second old.
+
+        Raises:
+            NoWorkerError: no worker has held the models for long; the job stays.
+            UnknownJobError: the job has expired.
+            BrokerError: Redis cannot be reached.
+        """
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_AROUND_SECONDS:
+            self._looked_at = now
+            with broker_errors(self._wire.url):
+                self._last = job_store.read_known(self._wire.client, self._id)
+                if self._last[0] is JobState.RUNNING:
+                    self._look_after(self._last[1], now)
+                keep(self._wire.client, self._id, self._plan.ttl_seconds)
+        return self._last
+
+    def _look_after(self, record: JobRecord, now: float) -> None:
+        found = self._wire.workers()
+        self.slots = placement.usable([slot for slots in found.values() for slot in slots], self._plan.models)
+        self._gone |= self._workers - found.keys()
+        self._workers = (self._workers & found.keys()) | {slot.worker for slot in self.slots}
+        if self._answered != record.ledger["chunks_answered"]:
+            self._answered, self._moved_at = record.ledger["chunks_answered"], now
+        if self.slots:
+            self._worker_at = now
+            # Also in case a worker came and went while nobody looked.
+            still = now - self._moved_at > self._chunk_timeout_seconds
+            if (self._gone or still) and not self._wire.client.llen(KEY_PREFIX + QUEUE):
+                self._send_again()
+                self._gone, self._moved_at = set(), now
+        elif now - self._worker_at > self._worker_timeout_seconds:
+            names = ", ".join(map(str, self._plan.models))
+            raise NoWorkerError(
+                f"no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds; job {self._id} stays in "
+                f"the system, with {record.ledger['predicted']} of {self._plan.rows} rows predicted: start a worker "
+                "with `celeriac worker`, then fetch the job"
+            )
+
+    def _send_again(self) -> None:
+        """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
+        answered = cast("list[bytes]", self._wire.client.hkeys(keys.answers(self._id)))
+        indexes = sorted(set(range(self._plan.chunks)) - set(map(int, answered)))
+        logger.warning("job %s: sending %s chunks again", self._id, len(indexes))
+        self._wire.client.hincrby(keys.job(self._id), "sent_again", len(indexes))
+        send(self._wire, self._id, self._plan, indexes)

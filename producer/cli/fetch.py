@@ -1,0 +1,102 @@
+"""This module is `celeriac fetch`: the predictions of a job that was left with the broker, into a file."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from producer.cli.options import broker_option, json_option, needed, timeout_option
+from producer.cli.predicting import PredictionFailedError, Summary, progress_bar
+from producer.client import Client
+from producer.detached import DetachedJob
+from producer.ledger import Ledger
+from producer.sinks import FORMATS, Sink, open_sink
+from tasks.messages import JobRecord
+from worker_config.errors import CeleriacError, ExitCode
+
+
+class NotWaitedForError(CeleriacError):
+    """Whoever waited for a job did not wait for its end; the job goes on."""
+
+    exit_code = ExitCode.CANCELLED
+
+
+@click.command()
+@click.argument("job")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
+)
+@broker_option
+@timeout_option
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+@json_option
+def fetch(
+    job: str,
+    output: Path,
+    broker_url: str | None,
+    worker_timeout_seconds: float,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the output of JOB, which was left by `predict --detach`; waits until it is done.
+
+    The first characters of its id are enough. A job can be fetched again until it expires.
+    """
+    with Client(needed(broker_url), worker_timeout_seconds=worker_timeout_seconds) as client:
+        left = client.attach(job)
+        with open_sink(output, left.record.rows, force) as sink:
+            try:
+                summary = _fetch_to_sink(left, sink, quiet)
+            except PredictionFailedError as failed:
+                if as_json:
+                    click.echo(json.dumps(asdict(failed.summary)))
+                raise failed.error from None
+    if not quiet:
+        click.echo(
+            f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
+            f"written to {summary.output}"
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))
+
+
+def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
+    """Write all parts and commit; on any error nothing is written.
+
+    Raises:
+        PredictionFailedError: the job has no whole output, or nobody waited for it.
+    """
+    written, record = 0, job.record
+    try:
+        with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:
+            for part in parts:
+                sink.write(part)
+                written += part.stop - part.start
+                bar.update(part.stop - part.start)
+        record = job.record
+        Ledger(**record.ledger | {"written": written}).check()
+        sink.commit()
+    except KeyboardInterrupt:
+        stopped = NotWaitedForError(
+            f"interrupted: {written} of {record.rows} rows were fetched, nothing was written; job {job.id} stays in "
+            "the system: fetch it again"
+        )
+        raise PredictionFailedError(stopped, _summary(record, 0, None, stopped)) from None
+    except CeleriacError as error:
+        with suppress(CeleriacError):  # what was known before will do
+            record = job.record
+        raise PredictionFailedError(error, _summary(record, 0, None, error)) from error
+    return _summary(record, written, str(sink.path), None)
+
+
+def _summary(record: JobRecord, written: int, output: str | None, error: CeleriacError | None) -> Summary:
+    """As of `predict`; `seconds` are those from the job's submission to its last answer."""
+    seconds = round(record.updated_at - record.submitted_at, 6)
+    ledger = record.ledger | {"written": written}
+    return Summary(record.id, ledger, seconds, output, str(error) if error else None)

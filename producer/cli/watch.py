@@ -1,0 +1,116 @@
+"""This module is `celeriac watch`: any job, live, to its end, whoever submitted it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from producer import job_store
+from producer.cli import tables
+from producer.cli.fetch import NotWaitedForError
+from producer.cli.options import broker_option, json_option, needed, timeout_option
+from producer.cli.predicting import progress_bar
+from producer.client import Client
+from producer.job_store import JobState
+from tasks.connection import broker_errors, connect
+from tasks.messages import JobRecord
+from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
+
+LOOK_SECONDS = 0.5
+# Where there is no bar.
+LINE_SECONDS = 5.0
+
+
+@click.command()
+@click.argument("job")
+@broker_option
+@timeout_option
+@json_option
+def watch(job: str, broker_url: str | None, worker_timeout_seconds: float, as_json: bool) -> None:
+    """Show how far JOB is until it ends; the first characters of its id are enough.
+
+    A bar on a terminal, a line every few seconds elsewhere. The exit code tells how the job ended: 0 done, 4 failed,
+    130 cancelled. Ctrl-C ends the watching alone.
+    """
+    url = needed(broker_url)
+    with broker_errors(url), connect(url) as client:
+        state, record = job_store.read(client, job)
+    try:
+        with _Shown(record) as shown:
+            if record.plan:
+                with Client(url, worker_timeout_seconds=worker_timeout_seconds) as watcher:
+                    watcher.attach(record.id).wait(each=shown.show)
+            else:
+                _follow(url, record.id, shown.show)
+        state, record = shown.state, shown.record
+    except KeyboardInterrupt:
+        raise NotWaitedForError(f"interrupted: job {record.id} goes on without being watched") from None
+    if as_json:
+        click.echo(json.dumps(tables.job_values(state, record)))
+    _tell_end(state, record, quiet=as_json)
+
+
+def _follow(url: str, job_id: str, each: Callable[[JobState, JobRecord], None]) -> None:
+    with broker_errors(url), connect(url) as client:
+        while True:
+            state, record = job_store.read_known(client, job_id)
+            each(state, record)
+            if state is not JobState.RUNNING:
+                return
+            time.sleep(LOOK_SECONDS)
+
+
+def _tell_end(state: JobState, record: JobRecord, quiet: bool) -> None:
+    if state is JobState.DONE:
+        if not quiet:
+            click.echo(f"{_how_far(state, record)}{_next(record)}")
+        return
+    kind: type[CeleriacError] = JobCancelledError if state is JobState.CANCELLED else RowsFailedError
+    raise kind(_how_far(state, record) + (f": {record.error}" if record.error else ""))
+
+
+def _next(record: JobRecord) -> str:
+    return f"; `celeriac fetch {record.id} -o OUTPUT` writes them" if record.plan else ""
+
+
+def _how_far(state: JobState, record: JobRecord) -> str:
+    return f"job {record.id} is {state}: {tables.predicted_of(record)} rows predicted"
+
+
+class _Shown:
+    """What is on the screen, and the state behind it."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.state, self.record = JobState.RUNNING, record
+        self._bar = progress_bar(record.rows, quiet=False)
+        self._on_terminal = sys.stderr.isatty()
+        self._line_at = -LINE_SECONDS
+        self._told_of_silence = False
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, state: JobState, record: JobRecord) -> None:
+        """Take in a new state."""
+        self.state, self.record = state, record
+        self._bar.total = record.rows
+        self._bar.n = record.ledger.get("predicted", 0)
+        self._bar.refresh()
+        if state is not JobState.RUNNING:
+            return
+        if not self._on_terminal and time.monotonic() - self._line_at >= LINE_SECONDS:
+            self._line_at = time.monotonic()
+            self._say(_how_far(state, record))
+        if (silence := tables.silence(state, record)) and not self._told_of_silence:
+            self._told_of_silence = True
+            self._say(f"job {record.id}: {silence}")
+
+    def _say(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)

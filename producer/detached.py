@@ -1,0 +1,251 @@
+"""This module is a detached job as whoever asks for it sees it: progress, parts in order, the result, cancel.
+
+    answers by chunk, in Redis --read a few at a time, never taken away--> parts in order
+
+So it can be asked again, by several, until the job expires.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import cast
+
+from producer import job_store, placement
+from producer.aggregator import Gathered, OutputTree, Part
+from producer.caretaker import Caretaker
+from producer.job import Progress
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from producer.plan import message
+from producer.wire import Wire
+from tasks import codec, keys
+from tasks.connection import broker_errors, connect
+from tasks.messages import Answer, FailureRecord, InlineRef, JobRecord, Outputs, Plan, unpack
+from worker_config.errors import (
+    JobCancelledError,
+    MessageError,
+    PayloadError,
+    RowsFailedError,
+    UnknownJobError,
+    UsageError,
+)
+from worker_config.settings import Settings
+
+# Answers read at once: so many, or so many bytes; a single one may have more.
+READ_CHUNKS = 64
+READ_BYTES = 16 * 2**20
+# How long to wait before the next look for an answer; longer each time that none came.
+LEAST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.5
+
+
+class DetachedJob:
+    """A job that was left in Redis; made by `Client.attach`.
+
+    Attributes:
+        id: the whole id.
+    """
+
+    def __init__(self, settings: Settings, job_id: str, worker_timeout_seconds: float) -> None:
+        self._url = str(settings.broker_url)
+        # Nothing of a detached job is in the spool folder.
+        self._settings = replace(settings, spool=None)
+        self._worker_timeout_seconds = worker_timeout_seconds
+        with broker_errors(self._url), connect(self._url) as client:
+            _, record = job_store.read(client, job_id)
+        if record.plan is None:
+            raise UsageError(
+                f"job {record.id} was not detached: its producer, {record.producer}, writes the output itself; "
+                f"`celeriac watch {record.id}` shows how far it is"
+            )
+        self.id = record.id
+        self._plan: Plan = record.plan
+
+    @property
+    def state(self) -> JobState:
+        """Running, done, failed or cancelled."""
+        return self._read()[0]
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the rows so far; `written` stays 0, as each caller takes them for himself."""
+        return Ledger(**self._read()[1].ledger)
+
+    @property
+    def record(self) -> JobRecord:
+        """All that Redis knows of the job."""
+        return self._read()[1]
+
+    @property
+    def expires_at(self) -> float:
+        """When Redis forgets the job, in Unix seconds, if nothing happens to it until then."""
+        with broker_errors(self._url), connect(self._url) as client:
+            return job_store.expires_at(client, self.id)
+
+    def progress(self) -> Progress:
+        """How far the job is; `seconds` are those from its submission to its last answer.
+
+        Raises:
+            UnknownJobError: the job has expired.
+            BrokerError: Redis cannot be reached.
+        """
+        with self._wire() as wire:
+            state, record = self._read()
+            slots = placement.usable(wire.slots(), self._plan.models)
+        running = state is JobState.RUNNING
+        return Progress(
+            state=state,
+            rows=self._plan.rows,
+            predicted=record.ledger["predicted"],
+            failed=record.ledger["failed"],
+            in_flight=self._plan.chunks - record.ledger["chunks_answered"] if running else 0,
+            slots=len(slots),
+            seconds=(time.time() if running else record.updated_at) - record.submitted_at,
+        )
+
+    def parts(self) -> Generator[Part, None, None]:
+        """The predictions chunk by chunk, in the data set's order, as they come; each call begins anew.
+
+        Raises:
+            RowsFailedError: rows have no prediction, so the job has none.
+            JobCancelledError: the job was cancelled.
+            UnknownJobError: the job has expired.
+            NoWorkerError: no worker has held the models for long; the job stays in the system.
+            BrokerError: Redis cannot be reached.
+        """
+        with self._wire() as wire:
+            caretaker = self._caretaker(wire)
+            index, pause = 0, LEAST_PAUSE_SECONDS
+            while index < self._plan.chunks:
+                state, record = caretaker.look()
+                self._check_usable(state, record)
+                answers = self._ready(wire, index)
+                if not answers and state is JobState.DONE:
+                    raise UnknownJobError(
+                        f"job {self.id} is done, but Redis has dropped its outputs; set its maxmemory-policy to "
+                        "noeviction and submit the job again"
+                    )
+                for data in answers:
+                    yield self._part(index, data)
+                    index, pause = index + 1, LEAST_PAUSE_SECONDS
+                if not answers:
+                    time.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def result(self) -> OutputTree:
+        """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
+
+        Raises:
+            RowsFailedError, JobCancelledError, UnknownJobError, NoWorkerError, BrokerError: as `parts`.
+        """
+        gathered = Gathered(self._plan.rows)
+        with closing(self.parts()) as parts:
+            for part in parts:
+                gathered.add(part)
+        return gathered.result()
+
+    def failures(self) -> list[FailureRecord]:
+        """Rows that have no prediction, and why."""
+        with broker_errors(self._url), connect(self._url) as client:
+            failure = job_store.read_failure(client, self.id)
+        return [failure] if failure else []
+
+    def cancel(self) -> None:
+        """End the job, running or done; its rows and outputs are gone at once. Harmless when it was cancelled before.
+
+        Raises:
+            UnknownJobError: the job has expired.
+            BrokerError: Redis cannot be reached.
+        """
+        with broker_errors(self._url), connect(self._url) as client:
+            job_store.cancel(client, self.id)
+
+    def wait(
+        self, timeout_seconds: float | None = None, *, each: Callable[[JobState, JobRecord], None] | None = None
+    ) -> bool:
+        """Wait until the job has ended, however; False when the time was up.
+
+        Args:
+            timeout_seconds: how long; for ever if left out.
+            each: called with state and record whenever they were looked at.
+
+        Raises:
+            UnknownJobError, NoWorkerError, BrokerError: as `parts`.
+        """
+        began = time.monotonic()
+        with self._wire() as wire:
+            caretaker = self._caretaker(wire)
+            while True:
+                state, record = caretaker.look()
+                if each:
+                    each(state, record)
+                if state is not JobState.RUNNING:
+                    return True
+                left = LONGEST_PAUSE_SECONDS
+                if timeout_seconds is not None:
+                    left = min(left, timeout_seconds - (time.monotonic() - began))
+                if left <= 0:
+                    return False
+                time.sleep(left)
+
+    @contextmanager
+    def _wire(self) -> Iterator[Wire]:
+        wire = Wire(self._url, self._settings, self.id)
+        with closing(wire):
+            yield wire
+
+    def _caretaker(self, wire: Wire) -> Caretaker:
+        return Caretaker(
+            wire,
+            self._read()[1],
+            self._plan,
+            worker_timeout_seconds=self._worker_timeout_seconds,
+            chunk_timeout_seconds=self._settings.chunk_timeout_seconds,
+        )
+
+    def _read(self) -> tuple[JobState, JobRecord]:
+        with broker_errors(self._url), connect(self._url) as client:
+            return job_store.read_known(client, self.id)
+
+    def _check_usable(self, state: JobState, record: JobRecord) -> None:
+        if state is JobState.FAILED:
+            raise RowsFailedError(f"job {self.id} failed: {record.error}")
+        if state is JobState.CANCELLED:
+            predicted = f"{record.ledger['predicted']} of {self._plan.rows} rows were predicted"
+            raise JobCancelledError(f"job {self.id} was cancelled; {predicted}")
+
+    def _ready(self, wire: Wire, index: int) -> list[bytes]:
+        """The answers of chunk `index` and those that follow it without a gap, as many as may be in memory."""
+        key = keys.answers(self.id)
+        ahead = range(index, min(index + READ_CHUNKS, self._plan.chunks))
+        with broker_errors(self._url):
+            with wire.client.pipeline(transaction=False) as pipe:
+                for known in ahead:
+                    pipe.hstrlen(key, str(known))
+                sizes = cast("list[int]", pipe.execute())
+            wanted: list[str] = []
+            total = 0
+            for known, size in zip(ahead, sizes, strict=True):
+                total += size
+                if not size or (wanted and total > READ_BYTES):
+                    break
+                wanted.append(str(known))
+            found = cast("list[bytes | None]", wire.client.hmget(key, wanted)) if wanted else []
+        # None where the job has ended in between.
+        return [] if None in found else cast("list[bytes]", found)
+
+    def _part(self, index: int, data: bytes) -> Part:
+        answer: Answer = unpack(data, Answer)
+        asked = message(self.id, self._plan, index)
+        if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
+            raise MessageError(f"the answer to {asked} is not one of a detached job")
+        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, asked.start, asked.stop):
+            raise MessageError(f"the answer to {asked} is for chunk {answer.index} of job {answer.job}")
+        try:
+            outputs = cast("OutputTree", codec.decode(answer.ref.payload))
+        except PayloadError as error:
+            raise MessageError(f"the answer to {asked} cannot be read: {error}") from None
+        return Part(index, answer.start, answer.stop, outputs)

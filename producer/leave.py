@@ -1,0 +1,234 @@
+"""This module leaves a whole job in Redis, so that it goes on without its producer.
+
+    rows --chunks of one size--> payloads (nothing, where workers read slices) --> record with the plan --> messages
+
+No message leaves before everything is there: what is too large, or cannot be read, leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from typing import cast
+
+from producer import job_store, placement
+from producer.plan import Budget, choose_chunk_rows, message
+from producer.rebatcher import Rebatcher
+from producer.route import choose_store
+from producer.sources import BatchSource, Source
+from producer.sources.protocol import Arrays, Rows
+from producer.wire import Wire
+from tasks import codec
+from tasks.codec.compression import Compression
+from tasks.connection import broker_errors
+from tasks.messages import JobRecord, ModelInfo, Plan, SliceRef, SlotRecord, StoreName
+from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
+from worker_config.settings import Settings
+
+LEAST_TTL_SECONDS = 60
+# Messages published together.
+BATCH_CHUNKS = 256
+# Average bytes of a row --> rows of a chunk.
+Choose = Callable[[float], int]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller asked for, as in `Client.submit`.
+
+    Raises:
+        UsageError: a job cannot be left that way.
+    """
+
+    chunk_rows: int | None = None
+    store: StoreName | None = None
+    compression: Compression | None = None
+    ttl_seconds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:
+            raise UsageError(f"ttl_seconds is {self.ttl_seconds}; the least is {LEAST_TTL_SECONDS}")
+        if self.store == "files":
+            raise UsageError(
+                "the rows of a detached job cannot wait in the spool folder, which not every machine sees and nobody "
+                "would tidy; leave the store out"
+            )
+
+
+def leave(
+    settings: Settings,
+    source: Source | BatchSource,
+    infos: list[ModelInfo],
+    slots: list[SlotRecord],
+    wishes: Wishes,
+    *,
+    check: Callable[[Rows], None],
+    blank: Arrays,
+) -> str:
+    """Put a job into Redis, all of it, and return its id.
+
+    Args:
+        settings: with the broker's URL.
+        source: the data set.
+        infos: the models.
+        slots: those that hold them all.
+        wishes: how.
+        check: called with the first rows; raises InputError if no model takes them.
+        blank: rows of a data set that turns out to have none.
+
+    Raises:
+        UsageError: it is too large to be left, or workers do not reach the store; nothing of it stays.
+        InputError: the data set cannot be read, or does not fit the models.
+        BrokerError: Redis cannot be reached, or refuses.
+    """
+    ttl_seconds = wishes.ttl_seconds or settings.job_ttl_seconds
+    settings = replace(settings, spool=None)
+    store, slice_ref = choose_store(source, slots, settings, wishes.store)
+    job_id = secrets.token_hex(6)
+    wire = Wire(str(settings.broker_url), settings, job_id)
+    try:
+        budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
+        left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
+        plan = left.put(check, blank)
+        now = time.time()
+        record = JobRecord(
+            id=job_id,
+            models=[str(model) for model in plan.models],
+            input=source.label,
+            store=store,
+            rows=plan.rows,
+            submitted_at=now,
+            updated_at=now,
+            producer=f"{socket.gethostname()}:{os.getpid()}",
+            ledger={},
+            plan=plan,
+        )
+        with broker_errors(wire.url):
+            job_store.create(wire.client, record, ttl_seconds)
+        send(wire, job_id, plan, range(plan.chunks))
+    except BaseException:
+        with suppress(BrokerError), broker_errors(wire.url):
+            job_store.remove(wire.client, job_id)
+        raise
+    finally:
+        wire.close()
+    return job_id
+
+
+def send(wire: Wire, job_id: str, plan: Plan, indexes: Sequence[int]) -> None:
+    """Send these chunks to the workers."""
+    for begin in range(0, len(indexes), BATCH_CHUNKS):
+        wire.publish([message(job_id, plan, index) for index in indexes[begin : begin + BATCH_CHUNKS]])
+
+
+@dataclass
+class _Put:
+    """The rows of one job on their way into Redis; `rows`, `chunks` and `bytes` count what is there."""
+
+    wire: Wire
+    job_id: str
+    source: Source | BatchSource
+    infos: list[ModelInfo]
+    slots: list[SlotRecord]
+    wishes: Wishes
+    slice_ref: SliceRef | None
+    ttl_seconds: int
+    budget: Budget
+    chunk_rows: int = 1
+    rows: int = 0
+    chunks: int = 0
+    bytes: int = 0
+
+    def put(self, check: Callable[[Rows], None], blank: Arrays) -> Plan:
+        """Put all rows, or only look at how many they are, where workers read them in their file."""
+        source = self.source
+        if isinstance(source, Source):
+            check(source.take(0, min(1, source.rows)))
+            self._choose(source.row_bytes)
+            chunks = self._of_source(source)
+            # What compression will save is not known yet.
+            in_redis = 0.0 if self.slice_ref or self.wishes.compression else source.rows * source.row_bytes
+            self.budget.check(source.rows, in_redis, -(-source.rows // self.chunk_rows), whole=True)
+            if self.slice_ref:
+                self.rows, chunks = source.rows, iter(())
+        else:
+            chunks = self._of_batches(source, check, blank)
+        for rows, count in chunks:
+            payload = codec.encode(cast("codec.Tree", rows), compression=self.wishes.compression)
+            self.rows += count
+            self.bytes += len(payload)
+            self.chunks += 1
+            self.budget.check(self.rows, self.bytes, self.chunks, whole=False)
+            with broker_errors(self.wire.url):
+                job_store.put(self.wire.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
+        return Plan(
+            rows=self.rows,
+            chunk_rows=self.chunk_rows,
+            models=placement.refs(self.infos),
+            slice_ref=self.slice_ref,
+            compression=self.wishes.compression,
+            ttl_seconds=self.ttl_seconds,
+            workers=sorted({slot.worker for slot in self.slots}),
+        )
+
+    def _choose(self, row_bytes: float) -> None:
+        self.chunk_rows = choose_chunk_rows(
+            self.infos,
+            self.source.rows,
+            row_bytes,
+            len(self.slots),
+            fixed_rows=self.wishes.chunk_rows,
+            sliced=self.slice_ref is not None,
+        )
+
+    def _of_source(self, source: Source) -> Iterator[tuple[Rows, int]]:
+        for start in range(0, max(1, source.rows), self.chunk_rows):
+            stop = min(start + self.chunk_rows, source.rows)
+            yield source.take(start, stop), stop - start
+
+    def _of_batches(
+        self, source: BatchSource, check: Callable[[Rows], None], blank: Arrays
+    ) -> Iterator[tuple[Rows, int]]:
+        waiting, given = Rebatcher(), 0
+        for batch in _read(source):
+            waiting.add(batch)
+            if not waiting.rows:
+                continue
+            if not given:
+                self._choose(waiting.bytes / waiting.rows)
+            self.budget.check(given + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
+            while waiting.rows >= self.chunk_rows:
+                taken, count = waiting.take(self.chunk_rows)
+                if not given:
+                    check(taken)
+                given += count
+                yield taken, count
+        if waiting.rows or not given:
+            taken, count = waiting.take(waiting.rows) if waiting.rows else (blank, 0)
+            if not given:
+                check(taken)
+            given += count
+            yield taken, count
+        if source.rows is not None and given != source.rows:
+            raise InputError(f"{source.label}: has {given} rows, not the {source.rows} that it announced")
+
+
+def _read(source: BatchSource) -> Iterator[Rows]:
+    """The batches; whatever reading raises becomes an InputError."""
+    batches = source.batches()
+    with closing(batches):
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except CeleriacError:
+                raise
+            except Exception as error:
+                raise InputError(f"{source.label}: reading it raised {type(error).__name__}: {error}") from error
+            yield batch

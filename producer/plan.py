@@ -1,0 +1,111 @@
+"""This module plans a detached job: the size of its chunks, any chunk's message made again, and what all of it costs.
+
+    models, row bytes --> chunk rows          plan, index --> message          rows, payloads, chunks --> bytes in Redis
+
+Chunks are all of one size, since nobody is there to learn from the first ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from producer.placement import batch_seconds, output_row_bytes
+from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from tasks import keys
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef, ModelInfo, Plan
+from worker_config.errors import UsageError
+
+# Where nobody has measured a model, a chunk is so many batches.
+BATCHES = 8
+# Each chunk costs a message that waits in Redis, so there are not many more than these, however many rows there are.
+MAX_CHUNKS = 10_000
+# Of a waiting chunk: the message in Celery's envelope, and the answer beside its outputs.
+CHUNK_BYTES = 2_048
+MIB = 2**20
+
+
+def choose_chunk_rows(
+    infos: Sequence[ModelInfo], rows: int | None, row_bytes: float, slots: int, *, fixed_rows: int | None, sliced: bool
+) -> int:
+    """Rows of a chunk: whole batches of about `CHUNK_SECONDS`, several chunks for each slot, all in the byte limits.
+
+    Args:
+        infos: the models that each chunk runs through.
+        rows: of the data set; None where nobody knows.
+        row_bytes: of one row.
+        slots: children that can run the job.
+        fixed_rows: the caller's own choice.
+        sliced: workers read the rows in their file, so that only outputs travel through Redis.
+
+    Raises:
+        UsageError: `fixed_rows` is less than 1.
+    """
+    batch_rows = max(info.batch_rows for info in infos)
+    least_batches = max(1, math.ceil((rows or 0) / MAX_CHUNKS / batch_rows))
+    sizer = Sizer(
+        batch_rows,
+        row_bytes,
+        output_row_bytes=output_row_bytes(infos),
+        batch_seconds=min(batch_seconds(infos) or CHUNK_SECONDS / BATCHES, CHUNK_SECONDS / least_batches),
+        rows_travel=not sliced,
+        fixed_rows=fixed_rows,
+        max_bytes=MAX_CHUNK_BYTES if sliced else MAX_REDIS_CHUNK_BYTES,
+    )
+    # The sizer would share the rest out in two chunks for each slot; these are all that there will be.
+    share_bytes = MAX_REDIS_CHUNK_BYTES * (1 if sliced else 2)  # outputs alone, or rows and outputs
+    return sizer.next_rows(rows, 2 * slots, share_bytes)
+
+
+def message(job: str, plan: Plan, index: int) -> ChunkMessage:
+    """The message of chunk `index`, the same whoever makes it."""
+    start = index * plan.chunk_rows
+    return ChunkMessage(
+        version=MESSAGE_VERSION,
+        job=job,
+        index=index,
+        start=start,
+        stop=min(start + plan.chunk_rows, plan.rows),
+        chunks=plan.chunks,
+        models=plan.models,
+        ref=plan.slice_ref or HashRef(keys.payloads(job)),
+        reply="answer",
+        compression=plan.compression,
+    )
+
+
+class Budget:
+    """What a detached job may keep in Redis.
+
+    Args:
+        label: the data set, for the error.
+        infos: the models, whose outputs wait too.
+        mib: what the setting allows.
+        redis_room: bytes that Redis can still take.
+    """
+
+    def __init__(self, label: str, infos: Sequence[ModelInfo], mib: int, redis_room: float) -> None:
+        self._label = label
+        self._output_row_bytes = output_row_bytes(infos)
+        self._mib = mib
+        self._redis_room = max(0.0, redis_room)
+
+    def check(self, rows: int, payload_bytes: float, chunks: int, *, whole: bool) -> None:
+        """See whether it fits; `whole` if these are all rows of the job, not those so far.
+
+        Raises:
+            UsageError: it does not; the text has the size, the limit, and what to do.
+        """
+        outputs = rows * self._output_row_bytes
+        size = payload_bytes + outputs + chunks * CHUNK_BYTES
+        if size <= min(self._mib * MIB, self._redis_room):
+            return
+        limit = f"a detached job may keep {self._mib} MiB there (CELERIAC_DETACHED_MIB)"
+        if self._redis_room < self._mib * MIB:
+            limit = f"Redis has room for {self._redis_room / MIB:.1f} MiB (maxmemory)"
+        by_file = "put the data under CELERIAC_DATA_ROOTS of the workers as .npy, " if payload_bytes else ""
+        raise UsageError(
+            f"{self._label}: too large to be left: {rows:,} rows{'' if whole else ' so far'} need "
+            f"{size / MIB:.1f} MiB in Redis, {payload_bytes / MIB:.1f} for themselves, {outputs / MIB:.1f} for their "
+            f"outputs; {limit}: {by_file}raise that limit, or run the job attached"
+        )
