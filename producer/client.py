@@ -15,6 +15,7 @@ import numpy as np
 
 from producer import placement
 from producer.aggregator import OutputTree
+from producer.checks import check_first_row, check_fits, check_names
 from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
@@ -29,8 +30,7 @@ from producer.wire import Wire
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
 from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
-from tasks.ragged import is_ragged
-from tasks.signature import blank_rows, fit
+from tasks.signature import blank_rows
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError, NoWorkerError, UsageError
@@ -167,26 +167,26 @@ class Client:
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
         """
-        names = _names(models)
+        names = check_names(models)
         if compression:
             check_installed(compression)
         if ttl_seconds is not None and not detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds) if detach else None
         source = open_source(data)
-        _check_first_row(first_row, source)
+        check_first_row(first_row, source)
         infos, slots = self._find(names)
         if wishes and first_row:
             raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
         if wishes:
             blank = blank_rows(infos[0].inputs)
             return leave(
-                self._settings, source, infos, slots, wishes, check=lambda rows: _check_fits(infos, rows), blank=blank
+                self._settings, source, infos, slots, wishes, check=lambda rows: check_fits(infos, rows), blank=blank
             )
         chosen, slice_ref = choose_store(source, slots, self._settings, store)
         feed: Feed
         if isinstance(source, Source):
-            _check_fits(infos, source.take(0, min(1, source.rows)))
+            check_fits(infos, source.take(0, min(1, source.rows)))
             feed = SourceFeed(source, with_rows=slice_ref is None, first_row=first_row)
             row_bytes = source.row_bytes
         else:
@@ -209,7 +209,7 @@ class Client:
             UnknownModelError, ModelError, NoWorkerError: no worker holds the models, or workers hold different ones.
             BrokerError: Redis cannot be reached.
         """
-        infos, _ = self._find(_names(models))
+        infos, _ = self._find(check_names(models))
         return {info.name: info.digest for info in infos}
 
     def attach(self, job_id: str) -> DetachedJob:
@@ -240,7 +240,7 @@ class Client:
 
         Closing the iterator cancels what is in flight.
         """
-        infos, slots = self._find(_names(models))
+        infos, slots = self._find(check_names(models))
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
         store, _ = choose_store(source, slots, self._settings, None)
@@ -315,32 +315,11 @@ class Client:
 def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None, first_row: int = 0) -> BatchFeed:
     return BatchFeed(
         source,
-        check=lambda rows: _check_fits(infos, rows),
+        check=lambda rows: check_fits(infos, rows),
         blank=blank_rows(infos[0].inputs),
         max_delay=max_delay,
         first_row=first_row,
     )
-
-
-def _check_first_row(first_row: int, source: Source | BatchSource) -> None:
-    if first_row < 0 or (source.rows is not None and first_row > source.rows):
-        most = "" if source.rows is None else f", and at most {source.rows}, the rows of {source.label}"
-        raise UsageError(f"first_row is {first_row}; it must be at least 0{most}")
-
-
-def _check_fits(infos: list[ModelInfo], rows: Any) -> None:
-    """Ask with few rows before anything is sent; what a function gets, or of uneven shape, is left to the workers."""
-    if not is_ragged(rows):
-        for info in infos:
-            if not info.preprocess:
-                fit(rows, info.inputs, info.name)
-
-
-def _names(models: str | Sequence[str]) -> list[str]:
-    names = [models] if isinstance(models, str) else list(models)
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"models are {names}; name at least one, and each one once")
-    return names
 
 
 def _row(outputs: OutputTree, row: int) -> Any:

@@ -157,7 +157,7 @@ def forget(child: Child, ref: PayloadRef) -> None:
     if isinstance(ref, RedisRef):
         child.client.unlink(ref.key)
     elif isinstance(ref, FileRef) and child.places.spool is not None:
-        spool.release(child.places.spool, [ref])
+        spool.forget(child.places.spool, [ref])
 
 
 def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:

@@ -79,10 +79,12 @@ def release(spool: Path, refs: Iterable[FileRef]) -> None:
 
 
 def forget(spool: Path, refs: Iterable[FileRef]) -> None:
-    """Delete payloads; who reads one right now reads it to its end."""
+    """Delete payloads, and a job's folder with the last of them; who reads one right now reads it to its end."""
     for ref in refs:
+        path = spool / ref.name
         with suppress(OSError):
-            (spool / ref.name).unlink()
+            path.unlink()
+            path.parent.rmdir()  # as long as nothing is in it
 
 
 def forget_job(spool: Path, job: str) -> None:

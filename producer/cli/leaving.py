@@ -34,6 +34,7 @@ def check_alone(given: Mapping[str, object]) -> None:
 def leave_job(
     models: Sequence[str],
     input_path: Path,
+    input_options: Mapping[str, object],
     broker_url: str | None,
     wishes: Wishes,
     worker_timeout_seconds: float,
@@ -46,7 +47,7 @@ def leave_job(
             "--detach needs a broker: the embedded system ends with the command; give --broker or set "
             "CELERIAC_BROKER_URL"
         )
-    source = open_source(input_path)
+    source = open_source(input_path, **input_options)
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         job_id = client.submit(
             models,

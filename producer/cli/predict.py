@@ -17,6 +17,7 @@ from producer.client import Client
 from producer.embedded import local
 from producer.leave import LEAST_TTL_SECONDS, Wishes
 from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink
+from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
 from tasks.messages import StoreName
@@ -30,6 +31,8 @@ from worker_config.errors import UsageError
 @models_option
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
+@click.option("--columns", help="The columns of a Parquet file to take, as NAME[,NAME...]; all if left out.")
+@click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
     "--store",
@@ -58,6 +61,8 @@ def predict(
     manifest: Path,
     workers: int | None,
     broker_url: str | None,
+    columns: str | None,
+    contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
     compression: Compression | None,
@@ -82,10 +87,11 @@ def predict(
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
     """
+    options = _input_options(columns, contents)
     if detach:
         check_alone({"--output": output, "--resume": resume, "--force": force, "--workers": workers})
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds)
-        return leave_job(_names(model), input_path, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
+        return leave_job(_names(model), input_path, options, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
     if ttl_seconds is not None:
@@ -96,7 +102,7 @@ def predict(
     if not broker_url:
         check_names(names, manifest)
     seen = fingerprint(input_path)  # before it is opened, so that a change after this is never missed
-    source = open_source(input_path)
+    source = open_source(input_path, **options)
     check_output(output, force, resume=resume)
     try:
         # Whatever can be refused is, before the embedded worker is started, which takes seconds.
@@ -105,7 +111,7 @@ def predict(
             if broker_url:
                 client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
             digests = client.digests(names) if client else model_digests(names, manifest)
-            head = JournalHead(source=seen, models=digests)
+            head = JournalHead(source={**seen, **options}, models=digests)
             sink = stack.enter_context(ending(open_sink(output, source.rows, force, journal=head, resume=resume)))
             if sink.dropped_rows and not quiet:
                 click.echo(f"celeriac: {_dropped(sink)}", err=True)
@@ -147,6 +153,15 @@ def _told(summary: Summary) -> str:
         f"{summary.ledger['predicted'] - resumed:,} rows predicted in {summary.seconds:.2f} s "
         f"({summary.rows_per_second:,.0f} rows per second){earlier}, written to {summary.output}"
     )
+
+
+def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
+    options: dict[str, JsonValue] = {}
+    if columns is not None:
+        options["columns"] = [*columns.split(",")]
+    if contents:
+        options["contents"] = True
+    return options
 
 
 def _names(models: str) -> list[str]:

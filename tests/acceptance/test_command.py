@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.acceptance.commands import Celeriac, Ended, read_all
@@ -67,6 +69,25 @@ def test_an_array_is_predicted_as_the_model_itself_does(
     assert "rows per second" in ended.stdout
     assert str(celeriac.folder / "out.npy") in ended.stdout
     assert {path.name for path in celeriac.folder.iterdir()} == {"rows.npy", "out.npy"}
+
+
+def test_some_columns_of_a_parquet_file_are_taken(
+    celeriac: Celeriac, running_system: System, models: Path, pairs: dict[str, np.ndarray]
+) -> None:
+    columns = {name: pa.array(list(rows)) for name, rows in pairs.items()}
+    pq.write_table(pa.table({"id": pa.array(range(ROWS)), **columns}), celeriac.folder / "rows.parquet")
+    words = ("predict", "pair", "rows.parquet", "-o", "out.npz", "--broker", running_system.url)
+    assert "'id'" in celeriac.refuses(ExitCode.INPUT, *words)
+    celeriac.succeeds(*words, "--columns", "left,right")
+    expected = in_one_process(models / "pair.keras", pairs)
+    with np.load(celeriac.folder / "out.npz") as output:
+        for name in output:
+            check_close(output[name], expected[name])
+    np.save(celeriac.folder / "rows.npy", pairs["left"])
+    told = celeriac.refuses(
+        ExitCode.USAGE, "predict", "pair", "rows.npy", "-o", "x.npz", "--columns", "left", *words[-2:]
+    )
+    assert "leave out options that open_file does not take" in told
 
 
 def test_two_inputs_and_two_outputs_are_predicted_as_the_model_itself_does(
