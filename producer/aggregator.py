@@ -175,6 +175,18 @@ class Gathered:
             array[...] = arrays[key]
         return Part(part.index, part.start, part.stop, unflatten(places))
 
+    def room(self, start: int, stop: int) -> OutputTree | None:
+        """The arrays at the place of rows `[start, stop)`, for bytes to be read into, in a part that `add` then takes.
+
+        None while the outputs are not known, and where bytes from outside must not become values unseen.
+        """
+        dtypes = [spec.dtype for spec in self._layout.specs.values()]
+        plain = all(dtype.kind in "iufc" and dtype.newbyteorder("<") == dtype for dtype in dtypes)
+        if self._layout.rows is None or not self._whole or not plain:
+            return None
+        first_row = self._layout.first_row
+        return unflatten({key: array[start - first_row : stop - first_row] for key, array in self._whole.items()})
+
     def _places(self, part: Part) -> dict[Key, Array]:
         first_row = self._layout.first_row
         with self._allocating:

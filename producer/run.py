@@ -29,7 +29,17 @@ from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks import codec
 from tasks.connection import broker_errors
-from tasks.messages import Answer, Failure, FailureRecord, JobRecord, ModelRef, Outputs, SlotRecord
+from tasks.messages import (
+    Answer,
+    ChunkMessage,
+    Failure,
+    FailureRecord,
+    FileRef,
+    JobRecord,
+    ModelRef,
+    Outputs,
+    SlotRecord,
+)
 from tasks.scratch import Scratch
 from worker_config.errors import (
     CeleriacError,
@@ -196,21 +206,34 @@ class Run:
             self._fail(answer)
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
-        gathered = self.gathered
-        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
-        if payload is None and opened.times_sent < TIMES_SENT:
+        loaded = self._load(answer, message)
+        if loaded is None:
             self._send_again([answer.index])
             return
+        outputs, size = loaded
+        self._join.add(answer.index, answer.start, answer.stop, outputs)
+        self._outbox.answered(answer.index, answer.seconds, size)
+        self.ledger.chunks_answered += 1
+        self.ledger.predicted += answer.stop - answer.start
+
+    def _load(self, answer: Outputs, message: ChunkMessage) -> tuple[OutputTree, int] | None:
+        """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
+        gathered = self.gathered
+        if gathered and isinstance(answer.ref, FileRef):
+            room = gathered.room(answer.start, answer.stop)
+            parts = [] if room is None else codec.encode_parts(cast("codec.Tree", room))
+            if room is not None and self._wire.load_into(answer.ref, parts):
+                return room, sum(map(len, parts))
+        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
+        if payload is None and self._outbox.open[answer.index].times_sent < TIMES_SENT:
+            return None
         try:
             outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
             outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
-        self._join.add(answer.index, answer.start, answer.stop, outputs)
-        self._outbox.answered(answer.index, answer.seconds, len(payload or b""))
-        self.ledger.chunks_answered += 1
-        self.ledger.predicted += answer.stop - answer.start
+        return outputs, len(payload or b"")
 
     def _fail(self, failure: Failure) -> NoReturn:
         record = failure.record

@@ -118,6 +118,13 @@ class Wire:
         with broker_errors(self.url):
             return cast("bytes | None", self.client.getdel(ref.key))
 
+    def load_into(self, ref: PayloadRef, parts: spool.Parts) -> bool:
+        """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
+        if not (isinstance(ref, FileRef) and spool.read_into(self._shared, ref, parts)):
+            return False
+        self.release([ref])
+        return True
+
     def release(self, refs: Iterable[RowsRef]) -> None:
         """Give away payloads that are done with: what a child that is late makes of them is dropped."""
         self._end(refs, spool.release)

@@ -70,6 +70,26 @@ def read(spool: Path | None, ref: FileRef, scratch: Scratch | None = None) -> by
         raise PayloadError(f"the payload {path} cannot be read: {error.strerror}") from None
 
 
+def read_into(spool: Path | None, ref: FileRef, parts: Parts) -> bool:
+    """Read a payload over the arrays whose `codec.encode_parts` are `parts`, if it is one of arrays of that form.
+
+    False if it is not, or is not there; what stands in the arrays is then of no use.
+    """
+    # The heads say what the arrays are, so they must be the same; between them the arrays' own memory is filled.
+    heads = {at: bytearray(len(part)) for at, part in enumerate(parts) if isinstance(part, bytes)}
+    buffers = [heads.get(at, part) for at, part in enumerate(parts)]
+    length = sum(map(len, parts))
+    try:
+        fd = os.open((spool or Path()) / ref.name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            whole = os.fstat(fd).st_size == length and os.preadv(fd, buffers, 0) == length
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return whole and all(bytes(head) == bytes(parts[at]) for at, head in heads.items())
+
+
 def release(spool: Path, refs: Iterable[FileRef]) -> None:
     """Let the files of payloads be written over; for those alone whose readers, if there are any, nobody believes."""
     for ref in refs:

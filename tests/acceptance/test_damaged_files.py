@@ -114,12 +114,14 @@ def test_damage_in_the_middle_ends_the_command_with_its_place(
     model = next((damage.model for damage in damages.DAMAGES if damage.make is make), "pair")
     made = make(celeriac.folder)
     path = made if isinstance(made, str | Path) else "rows.zarr"
-    line = celeriac.refuses(
-        ExitCode.INPUT,
+    ended = celeriac.run(  # which looks at what is kept beside the output
         *("predict", model, path, "-o", "out.parquet", "--chunk-rows", damages.CHUNK_ROWS, "--quiet"),
         *("--broker", system.url),
     )
-    check_says(line, *words)
+    assert (ended.code, ended.stdout) == (ExitCode.INPUT, ""), ended
+    celeriac.check_one_line(ended)
+    check_says(ended.lines[0], *words)
+    assert not (celeriac.folder / "out.parquet").exists()
 
 
 # --- files that change ----------------------------------------------------------------------------------------------
@@ -145,8 +147,9 @@ def test_a_file_that_is_cut_short_meanwhile_ends_the_command(celeriac: Celeriac,
     assert 0 < ledger["predicted"] < ledger["rows"] == MANY_ROWS
     assert ledger["rows"] == ledger["predicted"] + ledger["failed"] + ledger["skipped"]
     assert ended.json["output"] is None
-    celeriac.check_nothing_is_left()
-    assert list(celeriac.folder.iterdir()) == []
+    assert 0 < ended.safe_rows <= ledger["predicted"]
+    celeriac.check_nothing_is_left(celeriac.kept_by(ended))
+    assert celeriac.visible_names() == set()
 
 
 # --- a disk that is full --------------------------------------------------------------------------------------------

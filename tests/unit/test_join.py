@@ -276,3 +276,21 @@ def test_parts_that_are_at_their_place_already_stay_there(rows: int | None, plac
     result = whole.result()
     assert isinstance(result, dict)
     np.testing.assert_array_equal(result["a"], np.repeat([[0.0] * 3, [1.0] * 3, [2.0] * 3], 2, axis=0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.complex64, bool])
+def test_there_is_room_for_bytes_when_the_outputs_are_known(dtype: type) -> None:
+    whole = Gathered(6, first_row=2)
+    assert whole.room(2, 4) is None
+    whole.add(Part(0, 2, 4, {"a": np.ones((2, 3), dtype)}))
+    room = whole.room(4, 6)
+    if dtype is bool:  # a byte that is neither 0 nor 1 must be looked at
+        assert room is None
+        return
+    assert isinstance(room, dict)
+    room["a"][...] = 5
+    whole.add(Part(1, 4, 6, room))
+    result = whole.result()
+    assert isinstance(result, dict)
+    np.testing.assert_array_equal(result["a"], np.repeat([[1] * 3, [5] * 3], 2, axis=0))
+    assert Gathered(None).room(0, 1) is None

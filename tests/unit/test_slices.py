@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from tasks import spool
+from tasks import codec, spool
 from tasks.messages import FileRef, SliceRef
 from tasks.scratch import Scratch
 from tasks.slices import is_under, read_slice
@@ -142,6 +143,36 @@ def test_a_released_file_is_written_over_and_cut_to_its_new_length(tmp_path: Pat
     third = spool.write(tmp_path, job, "output-8", [b"x"] * 2000)  # more parts than the system takes at once
     assert spool.read(tmp_path, third) == b"x" * 2000
     assert spool.read(tmp_path, second) == b"short"
+
+
+@pytest.mark.parametrize(
+    "tree", [np.arange(12.0).reshape(3, 4), {"a": np.arange(6, dtype=np.int8), "b": np.zeros((2, 0)), "c": np.ones(())}]
+)
+def test_a_payload_is_read_straight_into_arrays_of_its_form(tmp_path: Path, tree: Any) -> None:
+    ref = spool.write(tmp_path, "0123456789ab", "output-1", codec.encode_parts(tree))
+    room = {name: np.full_like(array, 9) for name, array in tree.items()} if isinstance(tree, dict) else tree * 0
+    assert spool.read_into(tmp_path, ref, codec.encode_parts(room))
+    np.testing.assert_equal(room, tree)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.zeros((3, 5)),
+        np.zeros((4, 3)),
+        np.zeros((3, 4), np.int64),
+        {"a": np.zeros((3, 4))},
+        {f"{number}": np.zeros(1) for number in range(500)},
+    ],
+    ids=["longer", "another shape", "another dtype", "another tree", "more parts than the system takes"],
+)
+def test_a_payload_of_another_form_is_not_taken(tmp_path: Path, other: Any) -> None:
+    ref = spool.write(tmp_path, "0123456789ab", "output-1", codec.encode_parts(np.arange(12.0).reshape(3, 4)))
+    assert not spool.read_into(tmp_path, ref, codec.encode_parts(other))
+    gone = FileRef("0123456789ab/output-2-00000000")
+    assert not spool.read_into(tmp_path, gone, codec.encode_parts(np.zeros((3, 4))))
+    same = spool.write(tmp_path, "0123456789ab", "output-3", codec.encode_parts(other))
+    assert spool.read_into(tmp_path, same, codec.encode_parts(other)) == (len(other) < 500)
 
 
 def test_a_forgotten_payload_is_read_to_its_end_by_who_has_it_open(tmp_path: Path) -> None:
