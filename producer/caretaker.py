@@ -99,6 +99,6 @@ class Caretaker:
         """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
         answered = cast("list[bytes]", self._wire.client.hkeys(keys.answers(self._id)))
         indexes = sorted(set(range(self._plan.chunks)) - set(map(int, answered)))
-        logger.warning("job %s: sending %s chunks again", self._id, len(indexes))
+        logger.warning("job %s: sends %s of its chunks again", self._id, len(indexes))
         self._wire.client.hincrby(keys.job(self._id), "sent_again", len(indexes))
         send(self._wire, self._id, self._plan, indexes)

@@ -141,7 +141,7 @@ class Outbox:
             opened.times_sent += 1
             messages.append(opened.message)
         if messages:
-            logger.warning("job %s: sending %s chunks again", self._job, len(messages))
+            logger.warning("job %s: sends %s of its chunks again", self._job, len(messages))
             self._wire.publish(messages)
         return len(messages), unreadable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -118,6 +119,7 @@ for command in (predict, jobs.jobs, jobs.status, watch, fetch, jobs.cancel):
 
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING)
     # A shell starts what runs in the background with SIGINT ignored, and means it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
