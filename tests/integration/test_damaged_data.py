@@ -180,8 +180,14 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
     rows = {name: np.tile(array, (200, 1)) for name, array in SIDES.items()}
     expected = client.predict("pair", rows)
     refs: list[Any] = []
-    load, put = Wire.load, Wire.put
-    monkeypatch.setattr(Wire, "load", lambda wire, ref, *more: refs.append(ref) or load(wire, ref, *more))
+    take, put = Wire.take_answers, Wire.put
+
+    def take_and_note(*words: Any) -> Any:
+        answers = take(*words)
+        refs.extend(answer.ref for answer in answers if isinstance(answer, Outputs))
+        return answers
+
+    monkeypatch.setattr(Wire, "take_answers", take_and_note)
     monkeypatch.setattr(Wire, "put", lambda *words: refs.append(put(*words)) or refs[-1])
     pids = [os.getpid()] if full == "producer" else [slot.pid for slot in system.slots()]
     try:
