@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.meter import Load, wait_until_idle
 
@@ -27,7 +28,7 @@ QUIET = 0.05
 # The share of all processors that other programs may take while an arm runs.
 DISTURBED = 0.05
 _RESAMPLES = 10_000
-# More than any arm needs.
+# More than any arm needs; on a small machine, a quarter of what it can spare.
 _TOUCHED_BYTES = 3 * 2**30
 
 
@@ -161,7 +162,7 @@ def touch_memory() -> None:
     A virtual machine gives pages that it does not use back to its host, and gets them again at 2 s per GiB: an arm that
     came after a pause would pay for what the one before it left behind.
     """
-    touched = np.empty(_TOUCHED_BYTES, np.uint8)
+    touched = np.empty(min(_TOUCHED_BYTES, psutil.virtual_memory().available // 4), np.uint8)
     touched[:: mmap.PAGESIZE] = 1
 
 
