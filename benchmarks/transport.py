@@ -84,15 +84,14 @@ def _pieces(rows: int, chunk_rows: int) -> list[tuple[int, int]]:
 
 def _read_and_write(readers: Rivals, path: Path, data: Rows, chunk_rows: int) -> Rows:
     output = path.with_name("output")
+    # Only now: the pages of its last run are then at hand, which is the best that plain processes can have.
+    output.unlink(missing_ok=True)
     output.touch()
     offset, row_bytes = path.stat().st_size - data.nbytes, data[0].nbytes
     chunks = _pieces(len(data), chunk_rows)
     readers.begin(*((path, output, offset, row_bytes, chunks[number::CHILDREN]) for number in range(CHILDREN)))
     readers.finish()
-    copied = np.memmap(output, data.dtype, "r", shape=data.shape)
-    # Its memory is given back with the array, as that of our output is: neither arm finds pages of its last run.
-    output.unlink()
-    return copied
+    return np.memmap(output, data.dtype, "r", shape=data.shape)
 
 
 def copy_slices(given: Path, output: Path, offset: int, row_bytes: int, chunks: list[tuple[int, int]]) -> None:
