@@ -167,7 +167,9 @@ class ModelInfo(_Value, frozen=True):
 
     `memory_bytes` is what loading added to the child; `batch_seconds` what one call takes, 0 where no rows could be
     made up to try. `preprocess` and `postprocess` name the functions around it, if there are any: rows then need not
-    fit `inputs`, nor outputs `outputs`.
+    fit `inputs`, nor outputs `outputs`. `executor` is how it is run, "plain" where every child loads it for itself;
+    `shared_bytes` are weights that all children of a machine hold together; `error` is the executor's largest deviation
+    from the model's own graph, in units of the outputs' spread; `note` says why it is run so.
     """
 
     name: str
@@ -180,6 +182,10 @@ class ModelInfo(_Value, frozen=True):
     batch_seconds: float = 0.0
     preprocess: str = ""
     postprocess: str = ""
+    executor: str = "plain"
+    shared_bytes: int = 0
+    error: float = 0.0
+    note: str = ""
 
 
 class SlotRecord(_Value, frozen=True):

@@ -10,8 +10,10 @@ postprocess = "steps:label"     # a function: outputs of the model -> outputs
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -19,8 +21,6 @@ from worker_config.errors import ConfigError
 
 DEFAULT_BATCH_ROWS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-# Reserved for what is to come: carrying on without heeding them would give other predictions than were asked for.
-_NOT_YET = ("inputs", "outputs")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
@@ -28,21 +28,37 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One `[models.NAME]` table.
 
     Attributes:
-        path: the model's file or folder; absolute after `read_manifest`.
+        path: the model's file or folder, or a tree of versions PATH/1, PATH/2; absolute after `read_manifest`. Or a
+            function `package.module:function`, which then is the model.
+        version: which version of a tree; 0 is the highest.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
         signature: which signature of a SavedModel to call.
+        inputs, outputs: tensors of a graph without signatures, by name, such as "x:0".
+        lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
-        preload: load when the worker starts; the only way so far.
-        prefer: which executor to prefer; "speed" is the only one so far.
+        preload: load when the worker starts; else on first use.
+        prefer: "speed", or "memory": an executor that shares its weights, even where another is faster.
+        precision: lower precisions that may be used where they are faster and pass the gate.
+        calibration: rows for the gate, `.npy` or `.npz`; absolute after `read_manifest`.
+        tolerance: of a lower precision: the largest deviation, in units of the outputs' spread over the rows.
+        agreement: of a lower precision: the least share of rows whose largest output stays the same.
     """
 
     path: str
+    version: int = 0
     batch_rows: int = DEFAULT_BATCH_ROWS
     signature: str = "serving_default"
+    inputs: list[str] = []
+    outputs: list[str] = []
+    lambdas: bool = False
     preprocess: str = ""
     postprocess: str = ""
     preload: bool = True
-    prefer: str = "speed"
+    prefer: Literal["speed", "memory"] = "speed"
+    precision: list[Literal["bfloat16", "int8"]] = []
+    calibration: str = ""
+    tolerance: float = 0.0
+    agreement: float = 0.0
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,7 +79,6 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the manifest {path} is not TOML: {error}") from None
-    _refuse_what_is_not_built_yet(manifest, path)
     try:
         tables = msgspec.convert(manifest, _Manifest).models
     except msgspec.ValidationError as error:
@@ -82,14 +97,6 @@ def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
         raise ConfigError(f"the manifest {manifest}: models.{name}: {error}") from None
 
 
-def _refuse_what_is_not_built_yet(manifest: dict[str, object], path: Path) -> None:
-    tables = manifest.get("models")
-    for name, table in tables.items() if isinstance(tables, dict) else ():
-        for key in _NOT_YET:
-            if isinstance(table, dict) and key in table:
-                raise ConfigError(f"the manifest {path}: models.{name}.{key} is not supported by this version")
-
-
 def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> ModelEntry:
     where = f"the manifest {manifest}: models.{name}"
     if not _NAME.fullmatch(name):
@@ -99,8 +106,22 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
     for key, function in (("preprocess", entry.preprocess), ("postprocess", entry.postprocess)):
         if function and not _FUNCTION.fullmatch(function):
             raise ConfigError(f"{where}.{key} is {function!r}; name a function as 'package.module:function'")
-    if not entry.preload:
-        raise ConfigError(f"{where}.preload = false is not supported by this version; leave it out")
-    if entry.prefer != "speed":
-        raise ConfigError(f"{where}.prefer = {entry.prefer!r} is not supported by this version; leave it out")
-    return msgspec.structs.replace(entry, path=str((folder / entry.path).absolute()))
+    if entry.precision and not entry.calibration:
+        raise ConfigError(f'{where}.precision needs calibration = "rows.npy": rows that a lower precision is held to')
+    if entry.precision and not (entry.tolerance > 0 or 0 < entry.agreement <= 1):
+        raise ConfigError(f"{where}.precision needs a tolerance above 0, or an agreement of at most 1")
+    if entry.calibration:
+        entry = msgspec.structs.replace(
+            entry, calibration=str(_inside(entry.calibration, folder, f"{where}.calibration"))
+        )
+    return msgspec.structs.replace(entry, path=str(_inside(entry.path, folder, f"{where}.path")))
+
+
+def _inside(path: str, folder: Path, where: str) -> Path:
+    """An absolute path says what it means; a relative one stays in the manifest's folder."""
+    found = Path(os.path.normpath(folder / path))
+    if not Path(path).is_absolute() and not found.is_relative_to(folder):
+        raise ConfigError(
+            f"{where} is {path!r}, which leads out of the manifest's folder {folder}; name it from the root"
+        )
+    return found

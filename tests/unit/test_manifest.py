@@ -37,10 +37,12 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\nbatch_rows = 0', "batch_rows is 0"),
         ('[models."a b"]\npath = "a"', "a name has letters"),
         ('[models.a]\npath = "a"\n[modules]', "modules"),
-        ('[models.a]\npath = "a"\npreload = false', "preload"),
+        ('[models.a]\npath = "../a"', "leads out of the manifest's folder"),
         ('[models.a]\npath = "a"\npreprocess = "m.f"', "preprocess is 'm.f'; name a function as"),
-        ('[models.a]\npath = "a"\ninputs = ["x:0"]', "inputs is not supported"),
-        ('[models.a]\npath = "a"\nprefer = "memory"', "prefer"),
+        ('[models.a]\npath = "a"\ninputs = "x:0"', "inputs"),
+        ('[models.a]\npath = "a"\nprefer = "disk"', "prefer"),
+        ('[models.a]\npath = "a"\nprecision = ["int8"]', "precision needs calibration"),
+        ('[models.a]\npath = "a"\nprecision = ["int8"]\ncalibration = "r.npy"', "precision needs a tolerance"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:

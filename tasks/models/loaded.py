@@ -1,7 +1,4 @@
-"""This module loads a model of the manifest and makes one concrete function of it; TensorFlow runs here alone.
-
-    .keras, .h5         keras.models.load_model, safe mode, not compiled
-    SavedModel folder   tf.saved_model.load, one signature
+"""This module is a model that is ready to run in a child: functions around it, batches, warm-up.
 
 `model.predict` is not used: it costs 50 to 95 ms a call; a concrete function costs 0.5 to 2 ms.
 """
@@ -11,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,8 @@ import psutil
 from tasks.batches import run_batches
 from tasks.causes import telling_line
 from tasks.messages import ModelInfo, TensorSpec
+from tasks.models.formats import open_model
+from tasks.models.program import FlatCall, Program, concrete, flat_call
 from tasks.ragged import is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.steps import Step, finished, import_step, prepared
@@ -87,7 +85,9 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
 
     started, memory_before = time.monotonic(), psutil.Process().memory_info().rss
     try:
-        call, inputs, outputs = _load(Path(entry.path), entry.signature)
+        program = open_model(entry)
+        inputs, outputs = program.inputs, program.outputs
+        call = by_name(plain_call(program), inputs, outputs)
         fixed = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None}
         batch_rows = fixed.pop() if fixed else entry.batch_rows
         batch_seconds = _warm_up(call, inputs, batch_rows or 1, name)
@@ -117,81 +117,23 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
 
 
-def _load(path: Path, signature: str) -> tuple[Call, list[TensorSpec], list[TensorSpec]]:
-    if not path.exists():
-        raise FileNotFoundError("no such file or folder")
-    if path.is_dir():
-        return _load_saved_model(path, signature)
-    if path.suffix in (".keras", ".h5"):
-        return _load_keras(path)
-    raise ValueError("not a .keras or .h5 file, nor a SavedModel folder")
+def plain_call(program: Program) -> FlatCall:
+    """Run a program as it is, with nothing shared."""
+    if program.call is not None:
+        return program.call
+    call = flat_call(concrete(program), len(program.outputs))
+    call.keep = program  # type: ignore[attr-defined] # its variables live as long as it does
+    return call
 
 
-def _load_saved_model(path: Path, signature: str) -> tuple[Call, list[TensorSpec], list[TensorSpec]]:
-    import tensorflow as tf
+def by_name(call: FlatCall, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Call:
+    """The same call, with arrays by the names that people know."""
 
-    if not (path / "saved_model.pb").is_file():
-        raise ValueError("the folder holds no saved_model.pb")
-    saved = tf.saved_model.load(str(path))
-    if signature not in saved.signatures:
-        known = ", ".join(sorted(saved.signatures)) or "none"
-        raise ValueError(f"no signature {signature!r}; it has: {known}")
-    function = saved.signatures[signature]
-    inputs = [_spec(name, spec) for name, spec in sorted(function.structured_input_signature[1].items())]
-    outputs = [_spec(name, spec) for name, spec in sorted(function.structured_outputs.items())]
+    def named(arrays: Arrays) -> Arrays:
+        results = call([arrays[spec.name] for spec in inputs])
+        return {spec.name: result for spec, result in zip(outputs, results, strict=True)}
 
-    def call(arrays: Arrays, _keep: Any = saved) -> Arrays:
-        tensors = function(**{name: tf.convert_to_tensor(array) for name, array in arrays.items()})
-        return {spec.name: tensors[spec.name].numpy() for spec in outputs}
-
-    return call, inputs, outputs
-
-
-def _load_keras(path: Path) -> tuple[Call, list[TensorSpec], list[TensorSpec]]:
-    import keras
-    import tensorflow as tf
-
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
-    if not getattr(model, "inputs", None):
-        raise ValueError("the model does not tell its inputs; build it before saving, or export a SavedModel")
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    names = sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
-    inputs = [_spec(name, tensor) for name, tensor in zip(names, model.inputs, strict=True)]
-    output_names: list[str] = []
-
-    @tf.function(input_signature=[[_tensor_spec(tf, spec) for spec in inputs]], autograph=False)  # type: ignore[untyped-decorator]
-    def function(tensors: Any) -> Any:
-        result = model(tf.nest.pack_sequence_as(structure, tensors), training=False)
-        output_names[:] = _output_names(model, result)
-        return tf.nest.flatten(result)
-
-    concrete = function.get_concrete_function()
-    outputs = [_spec(name, tensor) for name, tensor in zip(output_names, concrete.outputs, strict=True)]
-
-    def call(arrays: Arrays) -> Arrays:
-        tensors = concrete([tf.convert_to_tensor(arrays[spec.name]) for spec in inputs])
-        return {spec.name: tensor.numpy() for spec, tensor in zip(outputs, tensors, strict=True)}
-
-    return call, inputs, outputs
-
-
-def _output_names(model: Any, result: Any) -> list[str]:
-    """Names in the order of `tf.nest.flatten`, which sorts the keys of a dict."""
-    if isinstance(result, dict):
-        return sorted(result)
-    # A Sequential model has no names for its outputs, but its last layer has.
-    return list(getattr(model, "output_names", None) or [model.layers[-1].name])
-
-
-def _tensor_spec(tf: Any, spec: TensorSpec) -> Any:
-    return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)
-
-
-def _spec(name: str, tensor: Any) -> TensorSpec:
-    dtype = getattr(tensor.dtype, "name", tensor.dtype)
-    if tensor.shape is None or getattr(tensor.shape, "rank", 1) is None:
-        raise ValueError(f"{name!r} has no known shape")
-    return TensorSpec(name, str(dtype), tuple(tensor.shape))
+    return named
 
 
 def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> float:

@@ -1,0 +1,86 @@
+"""This module holds what every format's loader gives: a model's inputs and outputs, and a way to run it.
+
+Program.run    TensorFlow: tensors in the order of the inputs -> tensors in the order of the outputs
+Program.call   anything else: arrays -> arrays
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.messages import TensorSpec
+
+FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], list[np.ndarray[Any, Any]]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as its file says, with nothing of ours around it.
+
+    Attributes:
+        inputs, outputs: in the order of `run` and `call`; no inputs means that `call` takes a chunk's rows as they are.
+        run: what `tf.function` can trace, from tensors to tensors; None where the model is no TensorFlow graph.
+        call: from arrays to arrays, for those that have no `run`.
+        variables: the `tf.Variable`s that `run` reads.
+        tracked: what a SavedModel must track besides: lookup tables and their files.
+        why_plain: why no snapshot can be made of it; empty where one can.
+    """
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    run: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    call: FlatCall | None = None
+    variables: Sequence[Any] = ()
+    tracked: Any = None
+    why_plain: str = ""
+
+
+def spec_of(name: str, tensor: Any) -> TensorSpec:
+    """The form of a tensor, a Keras tensor or a `tf.TensorSpec`.
+
+    Raises:
+        ValueError: its shape is not known.
+    """
+    dtype = getattr(tensor.dtype, "name", tensor.dtype)
+    if tensor.shape is None or getattr(tensor.shape, "rank", 1) is None:
+        raise ValueError(f"{name!r} has no known shape")
+    return TensorSpec(name, str(dtype), tuple(tensor.shape))
+
+
+def concrete(program: Program, batch_rows: int | None = None) -> Any:
+    """One concrete function of `run`; of free batch, or of `batch_rows` rows where given."""
+    import tensorflow as tf
+
+    run = program.run
+    assert run is not None  # noqa: S101 - callers have asked
+    specs = [
+        tf.TensorSpec(
+            (batch_rows, *spec.shape[1:]) if batch_rows and spec.shape else spec.shape,
+            spec.dtype,
+            name=f"input_{number}",
+        )
+        for number, spec in enumerate(program.inputs)
+    ]
+
+    @tf.function(input_signature=specs, autograph=False)  # type: ignore[untyped-decorator]
+    def function(*tensors: Any) -> dict[str, Any]:
+        return {f"output_{number}": tensor for number, tensor in enumerate(run(tensors))}
+
+    return function.get_concrete_function()
+
+
+def flat_call(function: Any, outputs: int) -> FlatCall:
+    """Call a concrete function of `concrete`, or a signature of the same form, with arrays."""
+    import tensorflow as tf
+
+    names = [f"output_{number}" for number in range(outputs)]
+
+    def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        tensors = function(**{f"input_{number}": tf.convert_to_tensor(array) for number, array in enumerate(arrays)})
+        return [tensors[name].numpy() for name in names]
+
+    return call

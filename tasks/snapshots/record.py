@@ -1,0 +1,86 @@
+"""This module defines what a snapshot says of itself, in `snapshot.json`, and what trials on a machine have found.
+
+CACHE/KEY/snapshot.json       Snapshot: inputs, outputs, where each weight stands, sizes and hashes of the files
+CACHE/KEY/model/              the model as a SavedModel without its checkpoint
+CACHE/KEY/weights.bin         all variables, each at a multiple of 64 bytes
+CACHE/KEY/frozen.pb, ...      what executors need besides (tasks/executors)
+CACHE/KEY/source/             instead of all these: the model's own files, where no SavedModel can be made of it
+CACHE/KEY/trials-MACHINE.json   Trials: which executors agree with the model here, and how fast they are
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tasks.messages import TensorSpec
+from worker_config.manifest import ModelEntry
+
+
+class Weight(msgspec.Struct, frozen=True):
+    """Where a variable's bytes stand in `weights.bin`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """What one executor did with the rows of the gate.
+
+    Attributes:
+        executor: its name; one of `tasks.executors.EXECUTORS`.
+        agrees: whether its outputs are those of the model, within what is asked of it.
+        batch_seconds: of one call with `batch_rows` rows, the median; 0 where it did not run.
+        own_bytes: memory that it adds to each child.
+        error: the largest deviation from the model's outputs, in units of their spread over the rows.
+        agreement: the share of rows whose largest output is the same; None where that means nothing.
+        why: why it does not agree, or did not run; empty where it does.
+    """
+
+    executor: str
+    agrees: bool
+    batch_seconds: float = 0.0
+    own_bytes: int = 0
+    error: float = 0.0
+    agreement: float | None = None
+    why: str = ""
+
+
+class Trials(msgspec.Struct, frozen=True):
+    """All trials of a model on one kind of machine.
+
+    Attributes:
+        trials: the reference, "graph", is the first.
+        rows: what the gate looked at: "generated", or the name of the calibration file; empty where it could not.
+        batch_rows: rows of one call; less than the manifest's where those do not fit into memory here.
+    """
+
+    trials: list[Trial]
+    rows: str
+    batch_rows: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A model in the cache.
+
+    Attributes:
+        kind: "mapped": SavedModel and weights; "copied": the model's own files, loaded plainly by each child.
+        why: of a copy: why it could not be mapped.
+        entry: how the manifest had it, its path that of the source.
+        files: size and SHA-256 of every file, by its path in the folder.
+    """
+
+    version: int
+    kind: Literal["mapped", "copied"]
+    digest: str
+    tensorflow: str
+    entry: ModelEntry
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    weights: list[Weight]
+    weight_bytes: int
+    files: dict[str, tuple[int, str]]
+    why: str = ""
