@@ -42,12 +42,17 @@ def in_one_process(folder: Path, name: str, rows: npt.NDArray[np.float32]) -> np
 
 
 def _run(*words: str) -> None:
+    run_apart("benchmarks.models", *words)
+
+
+def run_apart(program: str, *words: str) -> None:
+    """Run a module as a program, without TensorFlow's chatter."""
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.models", *words], env=quiet, capture_output=True, text=True, check=False
+        [sys.executable, "-m", program, *words], env=quiet, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"benchmarks.models {words[0]} failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{program} failed: {done.stderr[-2000:]}")
 
 
 def _write(folder: Path) -> None:

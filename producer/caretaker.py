@@ -17,7 +17,6 @@ from tasks import keys
 from tasks.connection import broker_errors
 from tasks.keep import keep
 from tasks.messages import JobRecord, Plan, SlotRecord
-from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import NoWorkerError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Caretaker:
             self._worker_at = now
             # Also in case a worker came and went while nobody looked.
             still = now - self._moved_at > self._chunk_timeout_seconds
-            if (self._gone or still) and not self._wire.client.llen(KEY_PREFIX + QUEUE):
+            if (self._gone or still) and not self._queued():
                 self._send_again()
                 self._gone, self._moved_at = set(), now
         elif now - self._worker_at > self._worker_timeout_seconds:
@@ -95,10 +94,15 @@ class Caretaker:
                 "with `celeriac worker`, then fetch the job"
             )
 
+    def _queued(self) -> int:
+        """Messages that wait for the workers that are up; those for others alone are sent again to these."""
+        lists = [keys.queue(name) for name in {slot.queue for slot in self.slots}]
+        return sum(self._wire.client.llen(name) for name in lists)
+
     def _send_again(self) -> None:
         """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
         answered = cast("list[bytes]", self._wire.client.hkeys(keys.answers(self._id)))
         indexes = sorted(set(range(self._plan.chunks)) - set(map(int, answered)))
         logger.warning("job %s: sends %s of its chunks again", self._id, len(indexes))
         self._wire.client.hincrby(keys.job(self._id), "sent_again", len(indexes))
-        send(self._wire, self._id, self._plan, indexes)
+        send(self._wire, self._id, self._plan, indexes, self.slots)

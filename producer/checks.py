@@ -31,7 +31,7 @@ def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
     """
     if not is_ragged(rows):
         for info in infos:
-            if not info.preprocess:
+            if not (info.preprocess or info.function):
                 fit(rows, info.inputs, info.name)
 
 

@@ -21,6 +21,7 @@ from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
 from producer.leave import Wishes, leave
 from producer.outbox import Outbox
+from producer.queues import Queues
 from producer.route import choose_reply, choose_store
 from producer.run import Run
 from producer.sources import BatchSource, Source, from_rows, open_source
@@ -33,7 +34,7 @@ from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
 from tasks.signature import blank_rows
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
-from worker_config.errors import ConfigError, NoWorkerError, UsageError
+from worker_config.errors import ConfigError, UsageError
 from worker_config.settings import Settings
 
 
@@ -42,7 +43,7 @@ class Client:
 
     Args:
         broker_url: `redis://HOST:PORT/DB`, `rediss://...` or `unix:///PATH`; `CELERIAC_BROKER_URL` if left out.
-        worker_timeout_seconds: how long to wait for a worker that holds a job's models.
+        worker_timeout_seconds: how long to wait for a worker, where none is up.
         settings: all other settings; from the environment if left out.
 
     Raises:
@@ -203,10 +204,10 @@ class Client:
         return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
-        """The SHA-256 of each model's files, by name, as the workers hold them now.
+        """The SHA-256 of each model's files, by name, in the versions that a job would get now.
 
         Raises:
-            UnknownModelError, ModelError, NoWorkerError: no worker holds the models, or workers hold different ones.
+            UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
         """
         infos, _ = self._find(check_names(models))
@@ -257,15 +258,10 @@ class Client:
         """The models, and the slots that hold them; waits for a worker if none is up yet."""
         deadline = time.monotonic() + self._worker_timeout_seconds
         with broker_errors(self.broker_url), connect(self.broker_url) as client:
-            while True:
-                slots = read_slots(client)
-                try:
-                    infos = placement.pin(names, slots)
-                    return infos, placement.usable(slots, placement.refs(infos))
-                except NoWorkerError:
-                    if time.monotonic() > deadline:
-                        raise
+            while not (slots := read_slots(client)) and time.monotonic() < deadline:
                 time.sleep(0.1)
+        infos = placement.pin(names, slots)
+        return infos, placement.usable(slots, placement.refs(infos))
 
     def _start(
         self,
@@ -294,12 +290,14 @@ class Client:
         wire = Wire(self.broker_url, self._settings, job_id, store)
         window = Window(len(slots))
         reply = choose_reply(store, slots, self._settings)
-        outbox = Outbox(wire, feed, window, sizer, job_id, models, reply, slice_ref, compression)
+        queues = Queues(slots)
+        outbox = Outbox(wire, feed, window, sizer, queues, job_id, models, reply, slice_ref, compression)
         run = Run(
             wire,
             feed,
             outbox,
             window,
+            queues,
             models,
             record,
             slots,

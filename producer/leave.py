@@ -18,6 +18,7 @@ from typing import cast
 
 from producer import job_store, placement
 from producer.plan import Budget, choose_chunk_rows, message
+from producer.queues import Queues
 from producer.rebatcher import Rebatcher
 from producer.route import choose_store
 from producer.sources import BatchSource, Source
@@ -110,7 +111,8 @@ def leave(
         )
         with broker_errors(wire.url):
             job_store.create(wire.client, record, ttl_seconds)
-        send(wire, job_id, plan, range(plan.chunks))
+        # To those that are still up.
+        send(wire, job_id, plan, range(plan.chunks), placement.usable(wire.slots(), plan.models) or slots)
     except BaseException:
         with suppress(BrokerError), broker_errors(wire.url):
             job_store.remove(wire.client, job_id)
@@ -120,10 +122,12 @@ def leave(
     return job_id
 
 
-def send(wire: Wire, job_id: str, plan: Plan, indexes: Sequence[int]) -> None:
-    """Send these chunks to the workers."""
+def send(wire: Wire, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
+    """Send these chunks to the workers of these slots."""
+    queues = Queues(slots)
     for begin in range(0, len(indexes), BATCH_CHUNKS):
-        wire.publish([message(job_id, plan, index) for index in indexes[begin : begin + BATCH_CHUNKS]])
+        batch = indexes[begin : begin + BATCH_CHUNKS]
+        wire.publish([(queues.choose(), message(job_id, plan, index)) for index in batch])
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Literal, cast
 import msgspec
 
 from producer.feeds import Feed
+from producer.queues import Queues
 from producer.split import Chunk, Sizer
 from producer.window import Window
 from producer.wire import Wire
@@ -30,9 +31,13 @@ BATCH_BYTES = 2**20
 
 @dataclass(slots=True)
 class OpenChunk:
-    """A chunk that is not answered; `payload` is empty where its rows can be had again."""
+    """A chunk that is not answered, and the queue that it was sent to.
+
+    `payload` is empty where its rows can be had again.
+    """
 
     message: ChunkMessage
+    queue: str
     payload: bytes
     times_sent: int = 1
 
@@ -46,6 +51,7 @@ class Outbox:
     """The chunks of one job on their way out.
 
     Args:
+        queues: those of the workers that can run the job.
         reply: the way of large outputs back.
         slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
         compression: what payloads are packed with, both ways.
@@ -57,6 +63,7 @@ class Outbox:
         feed: Feed,
         window: Window,
         sizer: Sizer,
+        queues: Queues,
         job: str,
         models: Sequence[ModelRef],
         reply: Literal["redis", "files"],
@@ -68,6 +75,7 @@ class Outbox:
         self._feed = feed
         self._window = window
         self._sizer = sizer
+        self._queues = queues
         self._job = job
         self._models = list(models)
         self._reply = reply
@@ -96,19 +104,20 @@ class Outbox:
             payload_bytes = sum(map(len, parts))
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
             kept = b"" if self._feed.repeatable else b"".join(parts)
-            opened = OpenChunk(self._message(chunk, parts, total), kept)
+            opened = OpenChunk(self._message(chunk, parts, total), self._queues.choose(), kept)
             self.open[chunk.index] = opened
             self._sizer.sent(chunk.rows, payload_bytes)
             self._window.sent(chunk.index, self._sizer.bytes_in_flight(chunk.rows))
             sent.append(opened)
             size += payload_bytes
         if sent:
-            self._wire.publish([opened.message for opened in sent])
+            self._wire.publish([(opened.queue, opened.message) for opened in sent])
         return len(sent)
 
     def answered(self, index: int, seconds: float, output_bytes: int) -> None:
         """Close a chunk: its rows are not needed any more."""
         opened = self.open.pop(index)
+        self._queues.closed(opened.queue)
         self._window.answered(index, seconds)
         self._sizer.answered(opened.rows, seconds, output_bytes)
         self._wire.release([opened.message.ref])
@@ -116,15 +125,17 @@ class Outbox:
     def drop(self, index: int) -> None:
         """Close a chunk without an answer; harmless where it is closed."""
         if opened := self.open.pop(index, None):
+            self._queues.closed(opened.queue)
             self._window.dropped(index)
             self._wire.forget([opened.message.ref])
 
     def send_again(self, indexes: Sequence[int]) -> tuple[int, list[tuple[int, InputError]]]:
         """Send open chunks once more, with their rows: Redis, or the spool folder, may have lost them.
 
-        By way of Redis, since not every worker may reach the file that others read.
+        By way of Redis, since not every worker may reach the file that others read; to queues of workers that are up
+        now.
         """
-        messages: list[ChunkMessage] = []
+        messages: list[tuple[str, ChunkMessage]] = []
         unreadable: list[tuple[int, InputError]] = []
         for index in indexes:
             opened = self.open[index]
@@ -139,7 +150,9 @@ class Outbox:
             ref = self._wire.put(index, parts, only_redis=True)
             opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
             opened.times_sent += 1
-            messages.append(opened.message)
+            self._queues.closed(opened.queue)
+            opened.queue = self._queues.choose()
+            messages.append((opened.queue, opened.message))
         if messages:
             logger.warning("job %s: sends %s of its chunks again", self._job, len(messages))
             self._wire.publish(messages)

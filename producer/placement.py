@@ -4,37 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import product
+
+import msgspec
 
 from tasks.codec.arrays import DTYPES
 from tasks.messages import ModelInfo, ModelRef, SlotRecord
-from worker_config.errors import ModelError, NoWorkerError, UnknownModelError
+from worker_config.errors import NoWorkerError, UnknownModelError
 
-
-def models_held(slots: Iterable[SlotRecord]) -> dict[str, ModelInfo]:
-    """One description of each model that some slot holds, by name."""
-    return {info.name: info for slot in slots for info in slot.models}
+# In an error's text.
+WORKERS_TOLD = 5
 
 
 def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
-    """The models of these names, as all slots that hold them hold them.
+    """The models of these names, in the versions that most slots hold together; the newest, if as many hold others.
 
     Raises:
-        NoWorkerError: no worker is up, or none holds all of the models together.
+        NoWorkerError: no worker is up, or none holds all of the models together; the text tells who holds what.
         UnknownModelError: no slot holds such a model; the text names those that exist.
-        ModelError: workers hold different versions of a model.
     """
     if not slots:
         raise NoWorkerError("no worker is up; start one with `celeriac worker` (or `celery -A tasks worker`)")
-    held = models_held(slots)
+    held = {info.name for slot in slots for info in slot.models}
     for name in names:
         if name not in held:
             raise UnknownModelError(f"no worker holds model {name!r}; there are: {', '.join(sorted(held))}")
-        if len({info.digest for slot in slots for info in slot.models if info.name == name}) > 1:
-            raise ModelError(f"workers hold different versions of model {name!r}; start them all with the same files")
-    infos = [held[name] for name in names]
-    if not usable(slots, refs(infos)):
-        raise NoWorkerError(f"no worker holds {' and '.join(names)} together; start one with a manifest of all of them")
-    return infos
+    holders: dict[tuple[ModelRef, ...], list[SlotRecord]] = {}
+    infos: dict[tuple[ModelRef, ...], list[ModelInfo]] = {}
+    for slot in slots:
+        for together in product(*([info for info in slot.models if info.name == name] for name in names)):
+            version = tuple(refs(together))
+            holders.setdefault(version, []).append(slot)
+            infos[version] = list(together)
+    if not holders:
+        raise NoWorkerError(
+            f"no worker holds {' and '.join(names)} together: {_who_holds(names, slots)}; start one that holds them all"
+        )
+    return infos[max(holders, key=lambda version: (len(holders[version]), max(map(_ready_at, holders[version]))))]
+
+
+def _ready_at(slot: SlotRecord) -> float:
+    return slot.ready_at
+
+
+def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
+    """For each worker, those of the models that it holds; of many workers the first."""
+    held = {slot.worker: [info.name for info in slot.models if info.name in names] for slot in slots}
+    told = [f"{worker.rpartition(':')[0]} holds {' and '.join(some) or 'none'}" for worker, some in held.items()]
+    return ", ".join(told[:WORKERS_TOLD]) + (f" and {len(told) - WORKERS_TOLD} more" * (len(told) > WORKERS_TOLD))
 
 
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
@@ -60,6 +77,13 @@ def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:
 
 
 def usable(slots: Iterable[SlotRecord], models: Iterable[ModelRef]) -> list[SlotRecord]:
-    """The slots that hold all of these models, in these versions."""
+    """The slots that run all of these models, in these versions, each with the queue for chunks of them."""
     wanted = set(models)
-    return [slot for slot in slots if wanted <= set(refs(slot.models))]
+    found = []
+    for slot in slots:
+        older = next((one.queue for one in slot.older if wanted <= set(one.models)), None)
+        if wanted <= set(refs(slot.models)):
+            found.append(slot)
+        elif older:
+            found.append(msgspec.structs.replace(slot, queue=older))
+    return found

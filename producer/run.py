@@ -2,7 +2,7 @@
 
     feed --chunk--> encode --> put, publish --> (workers) --> take answers --> decode --> join --> hand over
 
-The producer owns the truth: it keeps each open chunk's message and sends it again when a worker is gone;
+The producer owns the truth: it keeps each open chunk's message and sends it again when a worker is gone, to another;
 the join makes a second answer harmless.
 """
 
@@ -12,7 +12,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, cast
 
 import msgspec
@@ -25,6 +26,7 @@ from producer.handover import Handover
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.queues import Queues
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks import codec
@@ -75,6 +77,7 @@ class Run:
         feed: Feed,
         outbox: Outbox,
         window: Window,
+        queues: Queues,
         models: Sequence[ModelRef],
         record: JobRecord,
         slots: Sequence[SlotRecord],
@@ -96,12 +99,15 @@ class Run:
         self._feed = feed
         self._outbox = outbox
         self._window = window
+        self._queues = queues
         self._models = list(models)
         self._record = record
         self._ttl_seconds = ttl_seconds
         self._worker_timeout_seconds = worker_timeout_seconds
         self._join = Join()
-        self._workers = {slot.worker for slot in slots}
+        self._queues_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._stranded: set[str] = set()
+        self._know(slots)
         self._damage: tuple[int, CeleriacError] | None = None
         self._last_look = self._last_worker = time.monotonic()
 
@@ -257,12 +263,17 @@ class Run:
         self.slots = placement.usable([slot for slots in found.values() for slot in slots], self._models)
         self._window.slots = len(self.slots)
         self._window.leave_room(self._wire.redis_room())
-        if gone := self._workers - found.keys():
-            logger.warning("job %s: %s gone", self._record.id, ", ".join(gone))
-        if (gone or lost) and self._outbox.open:
-            # Nobody knows which open chunks were theirs; to send all of them is harmless, and they are few.
-            self._send_again(list(self._outbox.open))
-        self._workers = (self._workers - gone) | {slot.worker for slot in self.slots}
+        self._queues.update(self.slots)
+        for worker in self._queues_of.keys() - found.keys():
+            logger.warning("job %s: %s gone", self._record.id, worker)
+            self._stranded |= self._queues_of.pop(worker)
+        if lost:
+            self._stranded |= {opened.queue for opened in self._outbox.open.values()}
+        self._know(self.slots)
+        if self._stranded and self.slots:
+            # Nobody knows which chunks of a queue were with the worker; to send all is harmless, and they are few.
+            self._send_again([index for index, opened in self._outbox.open.items() if opened.queue in self._stranded])
+            self._stranded.clear()
         if self.slots or not self._outbox.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
@@ -270,6 +281,11 @@ class Run:
             raise NoWorkerError(
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
+
+    def _know(self, slots: Iterable[SlotRecord]) -> None:
+        """Remember where these workers take chunks from, for when they are gone."""
+        for slot in slots:
+            self._queues_of[slot.worker].add(slot.queue)
 
     def _send_again(self, indexes: Sequence[int]) -> None:
         sent, unreadable = self._outbox.send_again([index for index in indexes if index in self._outbox.open])

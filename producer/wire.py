@@ -75,16 +75,17 @@ class Wire:
             self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
         return RedisRef(key)
 
-    def publish(self, messages: Sequence[ChunkMessage]) -> None:
-        """Send chunks to the workers; one that is sent twice does no harm."""
+    def publish(self, messages: Sequence[tuple[str, ChunkMessage]]) -> None:
+        """Send chunks, each to its queue; one that is sent twice does no harm."""
         try:
             with self._app.producer_pool.acquire(block=True) as producer, producer.batch():
-                for message in messages:
+                for queue, message in messages:
                     self._app.send_task(
                         TASK_NAME,
                         args=[to_plain(message)],
                         argsrepr=str(message),
                         kwargsrepr="{}",
+                        queue=queue,
                         producer=producer,
                         ignore_result=True,
                     )

@@ -1,17 +1,68 @@
 """This module runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
 
-One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk.
+One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk. Where a batch
+is too large for the memory that there is, it is halved, for good.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tasks.signature import Arrays
 from worker_config.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BatchSize:
+    """Rows of one call of a model, which become fewer where memory does not do.
+
+    Attributes:
+        rows: so far.
+        fixed: whether the model takes no other number.
+        remember: called with the smaller number, once a chunk has gone through with it.
+    """
+
+    rows: int
+    fixed: bool = False
+    remember: Callable[[int], None] | None = None
+
+
+def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:
+    """As `run_batches`, with batches halved until they fit into memory.
+
+    Raises:
+        ModelError: as `run_batches`.
+        Exception: a single row does not fit, or the model takes no other batch: what the model raised.
+    """
+    rows = size.rows
+    while True:
+        try:
+            outputs = run_batches(call, inputs, rows, model)
+        except Exception as error:
+            if rows == 1 or size.fixed or not is_out_of_memory(error):
+                raise
+            rows //= 2
+            continue
+        if rows < size.rows:
+            logger.warning(
+                "model %s: %d rows at once do not fit into memory; batches have %d now", model, size.rows, rows
+            )
+            size.rows = rows
+            if size.remember:
+                size.remember(rows)
+        return outputs
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's own, or TensorFlow's, whose error is found by name so as not to import it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: int, model: str) -> Arrays:
@@ -34,6 +85,7 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
         kept = min(batch_rows, rows - start)
         batch = {name: _padded(array[start : start + kept], batch_rows) for name, array in inputs.items()}
         outputs = call(batch)
+        check_names(outputs, whole or outputs, model)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != batch_rows:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
@@ -43,8 +95,27 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
                 continue
             if start == 0:
                 whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            whole[name] = widened(whole[name], array)
             _place(whole[name], start, array[:kept], name, model)
     return whole
+
+
+def check_names(outputs: Arrays, before: Arrays, model: str) -> None:
+    """Make sure that a batch has the outputs that others had.
+
+    Raises:
+        ModelError: it has not; no model file does so, but a function may.
+    """
+    if outputs.keys() != before.keys():
+        names = [", ".join(map(repr, sorted(some))) for some in (before, outputs)]
+        raise ModelError(f"model {model}: outputs {names[0]} in one batch and {names[1]} in another")
+
+
+def widened(whole: np.ndarray[Any, Any], more: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`whole`, of a dtype that takes the values of `more` too: a function's strings have the length of the longest."""
+    if whole.dtype == more.dtype:
+        return whole
+    return whole.astype(np.promote_types(whole.dtype, more.dtype))
 
 
 def _place(whole: np.ndarray[Any, Any], start: int, rows: np.ndarray[Any, Any], name: str, model: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from celery import Task
 
+import tasks.control  # noqa: F401 - `celery -A tasks control` must know of its commands
 from tasks.messages import TASK_NAME, ChunkMessage, from_plain
 from tasks.worker import prepare_worker
 from worker_config.celery_app import make_app
-from worker_config.errors import ConfigError
+from worker_config.errors import ConfigError, UsageError
 from worker_config.settings import Settings
 
 try:
@@ -23,6 +24,15 @@ except ConfigError as error:
     raise SystemExit(int(error.exit_code)) from None
 
 app = make_app(settings)
+
+
+def needs_queue(name: str, args: Any, kwargs: Any, options: dict[str, Any], **_: object) -> None:
+    """Refuse a task that is sent without a queue: no worker consumes the one that Celery would take."""
+    if "queue" not in options:
+        raise UsageError(f"task {name} needs a queue; `celery -A tasks inspect active_queues` shows the workers' own")
+
+
+app.conf.task_routes = (needs_queue,)
 
 
 class ChunkTask(Task):  # type: ignore[misc]

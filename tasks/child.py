@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from billiard import current_process
+from billiard import current_process, pool
 
 from tasks import slots
 from tasks.connection import connect
-from tasks.digest import entry_digest
+from tasks.devices import settle
 from tasks.messages import SlotRecord
-from tasks.models import LoadedModel, load_model
+from tasks.model_set import ModelSet
 from tasks.reports import report
 from tasks.scratch import Scratch
-from worker_config.errors import ExitCode, ModelError, ModelLoadError
-from worker_config.manifest import ModelEntry
+from tasks.shelf import Shelf
+from worker_config.errors import ExitCode, ModelError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Child:
 
     worker: str
     slot: int
-    models: dict[str, LoadedModel]
+    shelf: Shelf
     client: redis.Redis
     job_ttl_seconds: int
     places: Places
@@ -68,10 +68,11 @@ def current_child() -> Child:
 
 def start(
     worker: str,
-    entries: dict[str, ModelEntry],
-    digests: dict[str, str],
+    models: ModelSet,
     *,
+    memory_limit: int,
     threads: int,
+    pin_cores: bool,
     broker_url: str,
     job_ttl_seconds: int,
     places: Places,
@@ -80,36 +81,30 @@ def start(
     """Load the model set into this child, or tell the main process why not and exit."""
     global _this
     try:
-        _limit_threads(threads)
-        models = {name: _load(name, entry, digests[name]) for name, entry in entries.items()}
+        slot = current_process().index
+        settle(slot, threads=threads, pin_cores=pin_cores)
+        shelf = Shelf(models.current.served.values(), models.folder, memory_limit)
+        shelf.preload()
+        # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
+        pool.mem_rss = lambda: 2 if shelf.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30)
-        _this = Child(worker, current_process().index, models, client, job_ttl_seconds, places)
-        infos = [model.info for model in models.values()]
+        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places)
         roots = [str(root) for root in places.data_roots]
-        record = SlotRecord(worker, _this.slot, os.getpid(), time.time(), infos, places.spool_mark, roots)
+        record = SlotRecord(
+            worker=worker,
+            slot=slot,
+            pid=os.getpid(),
+            ready_at=time.time(),
+            queue=models.current.queue,
+            models=shelf.infos(),
+            spool_mark=places.spool_mark,
+            data_roots=roots,
+            older=models.older_sets(),
+        )
         slots.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.
         os._exit(getattr(error, "exit_code", ExitCode.INTERNAL))
     report(report_fd, ready=_this.slot)
-
-
-def _load(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
-    model = load_model(name, entry, digest)
-    # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
-    if entry_digest(entry) != digest:
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
-            "start it again"
-        )
-    return model
-
-
-def _limit_threads(threads: int) -> None:
-    import tensorflow as tf
-
-    # The cores are shared by processes, not by the operations of one.
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -1,34 +1,60 @@
-"""This module is a program of its own: it loads a manifest's models and prints what they are, one JSON list.
+"""This module is a program of its own: it prepares a manifest's models as a worker would, and prints what they are.
 
-`python -m tasks.describe MANIFEST`; the producer, which never imports TensorFlow, runs it for `celeriac models`.
+`python -m tasks.describe MANIFEST`; the producer, which never imports TensorFlow, runs it for
+`celeriac models`. What is in the cache already is told without TensorFlow.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import msgspec
 
-from worker_config.errors import CeleriacError
-from worker_config.manifest import read_manifest
+from tasks.digest import digest_or_error
+from tasks.messages import ModelInfo
+from tasks.snapshots.forked import ForkedError, run_forked
+from tasks.snapshots.preparing import Workshop, prepare, workshop
+from tasks.snapshots.served import describe
+from worker_config.errors import CeleriacError, ModelLoadError
+from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.settings import Settings
 
 
 def main(manifest: Path) -> int:
     """Print the models' descriptions on stdout, or an error on stderr."""
-    from tasks.digest import entry_digest
-    from tasks.models import load_model
-
     try:
-        entries = read_manifest(manifest)
-        infos = []
-        for name, entry in entries.items():
-            infos.append(load_model(name, entry, entry_digest(entry) if Path(entry.path).exists() else "").info)
+        settings = Settings.from_env()
+        cores = len(os.sched_getaffinity(0))
+        # As a worker with a child for each core.
+        shop = workshop(settings, settings.intra_op_threads or 1, cores, _say)
+        infos = [_info(name, entry, shop) for name, entry in read_manifest(manifest).items()]
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
     print(msgspec.json.encode(infos).decode())
     return 0
+
+
+def _info(name: str, entry: ModelEntry, shop: Workshop) -> ModelInfo:
+    served = prepare(name, entry, digest_or_error(name, entry), shop)
+    if info := describe(served):
+        return info
+
+    def load() -> ModelInfo:
+        from tasks.models.loaded import load_model
+
+        return load_model(served).info
+
+    try:
+        return run_forked(load, ModelInfo, Path(os.devnull))
+    except ForkedError as error:
+        raise ModelLoadError(str(error).partition(": ")[2] or str(error)) from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,25 @@
 """This module names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
 
-The functions around a model are a part of it: their names count, and the files in which they stand.
+Of a tree of versions only the served one counts. Functions are a part of a model, or all of it: their names count, and
+the files in which they stand. So does what else the manifest says that changes predictions.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
+from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from worker_config.manifest import ModelEntry
+import msgspec
+
+from tasks.models.versions import served_path
+from worker_config.errors import ModelLoadError
+from worker_config.manifest import ModelEntry, is_function
+
+_DEFAULTS = ModelEntry("")
 
 
 def entry_digest(entry: ModelEntry) -> str:
@@ -19,15 +28,63 @@ def entry_digest(entry: ModelEntry) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    digest = model_digest(Path(entry.path))
-    if not (entry.preprocess or entry.postprocess):
+    digest = _function_digest(entry.path) if is_function(entry.path) else model_digest(served_path(entry))
+    settings = _settings(entry)
+    if not (entry.preprocess or entry.postprocess or settings):
         return digest
     total = hashlib.sha256(digest.encode())
     for step in (entry.preprocess, entry.postprocess):
-        source = _source_of(step.partition(":")[0])
-        total.update(f"\0{step}\0".encode())
-        total.update(source.read_bytes() if source else b"")
+        total.update(_source(step))
+    for key, value in settings.items():
+        total.update(b"\0%s\0%s" % (key.encode(), msgspec.json.encode(value)))
+    if entry.precision:
+        total.update(_calibration_digest(Path(entry.calibration)))
     return total.hexdigest()
+
+
+def digest_or_error(name: str, entry: ModelEntry) -> str:
+    """The same, with the error that a user sees.
+
+    Raises:
+        ModelLoadError: a file cannot be read.
+    """
+    try:
+        return entry_digest(entry)
+    except OSError as error:
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+
+
+def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
+    """The SHA-256 of the file of each function that models name, by the function's name."""
+    named = (name for entry in entries for name in (entry.path, entry.preprocess, entry.postprocess))
+    names = {name for name in named if is_function(name)}
+    sources = {name: _source_of(name.partition(":")[0]) for name in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items() if path}
+
+
+def _settings(entry: ModelEntry) -> dict[str, object]:
+    """What else changes predictions, as far as the manifest says it."""
+    keys = ["signature", "inputs", "outputs"]
+    if entry.precision:
+        keys += ["precision", "tolerance", "agreement"]
+    return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}
+
+
+def _calibration_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise OSError(error.errno, f"its calibration file {path}: {error.strerror}") from None
+
+
+def _function_digest(function: str) -> str:
+    return hashlib.sha256(_source(function)).hexdigest()
+
+
+def _source(function: str) -> bytes:
+    source = _source_of(function.partition(":")[0])
+    return f"\0{function}\0".encode() + (source.read_bytes() if source else b"")
 
 
 def _source_of(module: str) -> Path | None:
@@ -44,17 +101,22 @@ def _source_of(module: str) -> Path | None:
 
 
 def model_digest(path: Path) -> str:
-    """The hexadecimal SHA-256 of a model's file, or of its folder in a fixed order.
+    """The hexadecimal SHA-256 of a model's file, of its folder, or of a `.meta` file with its checkpoint.
 
     Raises:
         OSError: a file cannot be read.
     """
-    if not path.is_dir():
+    if path.suffix == ".meta" and path.is_file():
+        folder, checkpoint = path.parent, re.compile(re.escape(path.stem) + r"\.(meta|index|data-\d+-of-\d+)")
+        files = [p for p in folder.iterdir() if checkpoint.fullmatch(p.name)]
+    elif path.is_dir():
+        folder, files = path, [p for p in path.rglob("*") if p.is_file()]
+    else:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     total = hashlib.sha256()
-    for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(file_path.relative_to(path).as_posix().encode())
+    for file_path in sorted(files):
+        total.update(file_path.relative_to(folder).as_posix().encode())
         total.update(b"\0")
         with file_path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

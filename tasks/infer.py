@@ -31,8 +31,9 @@ from tasks.messages import (
     SliceRef,
     from_plain,
 )
+from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
-from worker_config.errors import ModelError, PayloadError
+from worker_config.errors import PayloadError
 
 # A job that was wanted a moment ago is not asked for again; its answers are not kept if it has ended meanwhile.
 WANTED_SECONDS = 0.1
@@ -56,10 +57,13 @@ def run_message(plain: object) -> str:
             forget(child, answer.ref)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(f"Redis is out of reach: {error}", requeue=True) from None
+    except FreshChildError:
+        raise Reject(f"{child} has no room for the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = Failure(message.job, message.index, str(child), _record(message, "memory", error))
         push_answer(child.client, answer, child.job_ttl_seconds)
+    child.shelf.check_size()
     return f"{message}: {answer.record if isinstance(answer, Failure) else f'{answer.seconds:.3f} s'}"
 
 
@@ -91,11 +95,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
         outputs: dict[str, Any] = {}
         for ref in message.models:
             stage = "model"
-            model = child.models.get(ref.name)
-            if model is None:
-                raise ModelError(f"worker {child} does not hold model {ref.name}")
-            if model.info.digest != ref.digest:
-                raise ModelError(f"worker {child} holds {ref.name}@{model.info.digest[:8]}, the job wants {ref}")
+            model = child.shelf.get(ref, message.models, str(child))
             stage, count = "preprocess", message.stop - message.start
             model_rows = model.prepare(rows, count)
             stage = "infer"
@@ -113,7 +113,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             ref=store(child, message, codec.encode_parts(only, compression=message.compression)),
             seconds=time.monotonic() - started,
         )
-    except redis.RedisError:
+    except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:

@@ -7,11 +7,12 @@
     celeriac:job:ID:payloads     hash    a detached job's payloads by chunk, until they are answered
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
     celeriac:jobs                zset    ids of jobs by the time at which they expire
+    celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:worker:WORKER       hash    one field per slot: what its child holds
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's
-`WORKER_TTL_SECONDS`.
+`WORKER_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted (`tasks/queues.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from __future__ import annotations
 from worker_config.celery_app import KEY_PREFIX
 
 WORKER_TTL_SECONDS = 20
+# How long messages wait for a worker of their model set to come back.
+QUEUE_TTL_SECONDS = 7 * 86_400
 
 JOBS = f"{KEY_PREFIX}jobs"
+QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
 
 
@@ -57,3 +61,8 @@ def answers(job_id: str) -> str:
 def worker(worker_id: str) -> str:
     """The slots of one worker."""
     return f"{KEY_PREFIX}worker:{worker_id}"
+
+
+def queue(name: str) -> str:
+    """The list in which Celery keeps the messages of a queue."""
+    return f"{KEY_PREFIX}{name}"

@@ -169,7 +169,8 @@ class ModelInfo(_Value, frozen=True):
     made up to try. `preprocess` and `postprocess` name the functions around it, if there are any: rows then need not
     fit `inputs`, nor outputs `outputs`. `executor` is how it is run, "plain" where every child loads it for itself;
     `shared_bytes` are weights that all children of a machine hold together; `error` is the executor's largest deviation
-    from the model's own graph, in units of the outputs' spread; `note` says why it is run so.
+    from the model's own graph, in units of the outputs' spread; `note` says why it is run so. `function` names the
+    Python function that is the model: it has neither inputs nor outputs that anyone knows before it runs.
     """
 
     name: str
@@ -186,22 +187,34 @@ class ModelInfo(_Value, frozen=True):
     shared_bytes: int = 0
     error: float = 0.0
     note: str = ""
+    function: str = ""
+
+
+class OlderSet(_Value, frozen=True):
+    """A model set that a worker has replaced, and still serves to jobs that are pinned to it; and its queue."""
+
+    queue: Name
+    models: list[ModelRef]
 
 
 class SlotRecord(_Value, frozen=True):
     """A child that is ready: where it runs, since when (Unix seconds), and the models that it holds.
 
-    `worker` tells workers apart that carry the same host name. `spool_mark` is a file in the worker's spool folder, for
-    producers to see whether theirs is the same; `data_roots` are the folders under which it opens files.
+    `worker` tells workers apart that carry the same host name. `queue` is where it takes chunks from, that of its model
+    set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
+    `data_roots` are the folders under which it opens files. `older` are model sets that it served before, and for which
+    it still runs chunks, from their own queues.
     """
 
     worker: str
     slot: int
     pid: int
     ready_at: float
+    queue: Name
     models: list[ModelInfo]
     spool_mark: str = ""
     data_roots: list[str] = []
+    older: list[OlderSet] = []
 
 
 class Plan(_Value, frozen=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.batches import check_names, widened
 from tasks.signature import Arrays, Rows
 from worker_config.errors import InputError, ModelError
 
@@ -18,7 +19,7 @@ Columns = dict[Any, Any]
 
 def is_ragged(rows: object) -> bool:
     """Whether some column is a list of rows."""
-    return any(isinstance(column, list) for column in _columns(rows).values())
+    return any(isinstance(column, list) for column in columns_of(rows).values())
 
 
 def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
@@ -33,7 +34,7 @@ def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
         InputError: the columns have different numbers of rows.
         ModelError: outputs differ in shape from row to row.
     """
-    columns = _columns(rows)
+    columns = columns_of(rows)
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1:
         raise InputError(f"model {model}: the columns have {sorted(counts)} rows; they must have equally many")
@@ -43,13 +44,16 @@ def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
             name: np.stack([column[i] for i in indexes]) if isinstance(column, list) else column[indexes]
             for name, column in columns.items()
         }
-        for name, output in run(_tree_like(rows, group)).items():
+        outputs = run(tree_like(rows, group))
+        check_names(outputs, placed or outputs, model)
+        for name, output in outputs.items():
             whole = placed.setdefault(name, np.empty((counts.copy().pop(), *output.shape[1:]), output.dtype))
             if whole.shape[1:] != output.shape[1:]:
                 raise ModelError(
                     f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} and {output.shape[1:]}; "
                     "outputs must be of one shape, whatever the shape of the input"
                 )
+            placed[name] = whole = widened(whole, output)
             whole[indexes] = output
     return placed
 
@@ -62,13 +66,15 @@ def _groups(columns: Columns) -> Iterator[list[int]]:
     yield from by_shape.values()
 
 
-def _columns(rows: Any) -> Columns:
+def columns_of(rows: Any) -> Columns:
+    """The columns by name, by number, or by "" where there is but one."""
     if isinstance(rows, Mapping):
         return dict(rows)
     return dict(enumerate(rows)) if isinstance(rows, tuple) else {"": rows}
 
 
-def _tree_like(rows: Any, columns: Columns) -> Rows:
+def tree_like(rows: Any, columns: Columns) -> Rows:
+    """Columns of these names in the form of `rows`."""
     if isinstance(rows, Mapping):
         return columns
     return tuple(columns.values()) if isinstance(rows, tuple) else columns[""]

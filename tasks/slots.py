@@ -9,12 +9,12 @@ A worker that has no slot for a while, since its only child is being replaced, i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, cast
 
 import redis
 
-from tasks import keys
+from tasks import keys, queues
 from tasks.messages import SlotRecord, pack, unpack
 from worker_config.errors import MessageError
 
@@ -28,20 +28,27 @@ def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
             pipe.hset(keys.worker(slot.worker), str(slot.slot), pack(slot))
             pipe.expire(keys.worker(slot.worker), keys.WORKER_TTL_SECONDS)
             pipe.sadd(keys.WORKERS, slot.worker)
+            queues.note(pipe, [slot.queue])
         pipe.expire(keys.WORKERS, keys.WORKER_TTL_SECONDS)
         pipe.execute()
 
 
 def refresh(
-    client: redis.Redis, worker: str, live_pids: Collection[int], known: Collection[SlotRecord]
+    client: redis.Redis,
+    worker: str,
+    live_pids: Collection[int],
+    known: Collection[SlotRecord],
+    told_by: Callable[[SlotRecord], SlotRecord] = lambda slot: slot,
 ) -> list[SlotRecord]:
     """Keep a worker's record alive, without the slots whose child has died; return the slots that are up.
 
-    `known` is what the last call returned: a Redis that lost its data gets it again.
+    `known` is what the last call returned: a Redis that lost its data gets it again. `told_by` brings a record up to
+    date.
     """
     found = _slots_in(_fields_of(client, worker))
     pids = {slot.pid for slot in found}
     up = [slot for slot in found + [slot for slot in known if slot.pid not in pids] if slot.pid in live_pids]
+    up = [told_by(slot) for slot in up]
     fields = {_MAIN: b"", **{str(slot.slot).encode(): pack(slot) for slot in up}}
     with client.pipeline() as pipe:
         if stale := [str(slot.slot) for slot in found if slot.pid not in live_pids]:
@@ -50,6 +57,7 @@ def refresh(
         pipe.expire(keys.worker(worker), keys.WORKER_TTL_SECONDS)
         pipe.sadd(keys.WORKERS, worker)
         pipe.expire(keys.WORKERS, keys.WORKER_TTL_SECONDS)
+        queues.note(pipe, {slot.queue for slot in up} | {one.queue for slot in up for one in slot.older})
         pipe.execute()
     return up
 

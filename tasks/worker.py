@@ -1,6 +1,6 @@
 """This module is a worker's main process: checks before the fork, waits for its children, keeps their record alive.
 
-worker_init       manifest, digests, Redis, `import tensorflow`; ends the worker if one of them fails
+worker_init       manifest, digests, queue, Redis, `import tensorflow`; ends the worker if one of them fails
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
 every 5 seconds   tells Redis that the worker lives
@@ -9,39 +9,51 @@ on a lost chunk   answers for the child that died with it
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
 import secrets
+import shutil
+import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, slots, spool
+from tasks import guard, queues, reload, slots, spool
 from tasks.answers import push_answer
 from tasks.connection import connect, ping
-from tasks.digest import entry_digest
+from tasks.digest import digest_or_error
 from tasks.messages import ChunkMessage, Failure, FailureRecord, SlotRecord, from_plain
+from tasks.model_set import Generation, ModelSet, pinned_models
+from tasks.reload import Reloader
 from tasks.reports import Reports
+from tasks.snapshots.preparing import prepare, workshop
+from worker_config.celery_app import queue_of
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,
     CeleriacError,
     ConfigError,
-    ModelLoadError,
     WorkerStartError,
 )
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
 from worker_config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
+LOOK_AFTER_SECONDS = 0.5
+# Of a child that wants to be replaced; see `tasks.child.start`.
+RECYCLE_KIB = 1
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,9 @@ class Main:
     reports: Reports
     settings: Settings
     spool_mark: str
-    entries: dict[str, ModelEntry]
-    digests: dict[str, str]
+    models: ModelSet
+    reloader: Reloader
+    memory_limit: int
     threads: int
     concurrency: int
 
@@ -99,8 +112,9 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
         raise ConfigError("models run in prefork children alone; leave out -P/--pool")
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError("TensorFlow is not installed; a worker needs it: pip install 'celeriac[worker]'")
-    entries = read_manifest(settings.models_path)
-    digests = {name: _digest(name, entry) for name, entry in entries.items()}
+    entries = read_entries(settings)
+    digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
+    queues.consume_only(app, queue_of(digests))
     broker_url = app.conf.broker_url
     _wait_for_redis(broker_url)
     cores = len(os.sched_getaffinity(0))
@@ -108,6 +122,13 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
     _import_tensorflow(threads)
+    shop = workshop(settings, threads, concurrency, _say)
+    served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
+    memory_limit = read_memory_limit(settings.models_path)
+    models = ModelSet(Path(tempfile.mkdtemp(prefix="celeriac-worker-")), Generation(served, shop.held))
+    models.leave_word()
+    # Celery compares it with what `tasks.child` puts in the place of the process's peak.
+    controller.max_memory_per_child = RECYCLE_KIB
     return Main(
         pid=os.getpid(),
         worker=f"{controller.hostname}:{secrets.token_hex(4)}",
@@ -117,18 +138,34 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
         reports=Reports(),
         settings=settings,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
-        entries=entries,
-        digests=digests,
+        models=models,
+        reloader=Reloader(models, shop, partial(read_entries, settings), _say),
+        memory_limit=memory_limit,
         threads=threads,
         concurrency=concurrency,
     )
 
 
-def _digest(name: str, entry: ModelEntry) -> str:
-    try:
-        return entry_digest(entry)
-    except OSError as error:
-        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+def read_entries(settings: Settings) -> dict[str, ModelEntry]:
+    """The models of the manifest that this worker holds, as it stands now.
+
+    Raises:
+        ConfigError, UnknownModelError: the manifest, or a name, does not do.
+    """
+    return select(read_manifest(settings.models_path), settings.model_set)
+
+
+def wants_reload() -> bool:
+    """Let new versions of the models come, soon; False if this process is no worker."""
+    if _main is None:
+        return False
+    _main.reloader.wanted = True
+    return True
+
+
+def _say(text: str) -> None:
+    # Not through the log, whose level is "warning" unless asked for more.
+    print(text, file=sys.__stderr__, flush=True)
 
 
 def _wait_for_redis(broker_url: str) -> None:
@@ -145,7 +182,6 @@ def _wait_for_redis(broker_url: str) -> None:
 
 def _import_tensorflow(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
 
@@ -158,6 +194,8 @@ def _before_fork(**_: object) -> None:
         _main.reports.check_silent_deaths(_main.concurrency)
     except CeleriacError as error:
         end(error)
+    # A collection in a child would write to every page that holds an object, and so take a copy of it.
+    gc.freeze()
     _main.reports.forks += 1
 
 
@@ -167,9 +205,10 @@ def _after_fork(**_: object) -> None:
 
         child.start(
             _main.worker,
-            _main.entries,
-            _main.digests,
+            _main.models,
+            memory_limit=_main.memory_limit,
             threads=_main.threads,
+            pin_cores=bool(_main.settings.pin_cores),
             broker_url=_main.broker_url,
             job_ttl_seconds=_main.settings.job_ttl_seconds,
             places=child.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
@@ -196,21 +235,24 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 _check_alive(controller, _main.reports)
         except CeleriacError as error:
             end(error)
-        models = ", ".join(f"{name}@{digest[:8]}" for name, digest in sorted(_main.digests.items()))
-        # Not through the log, whose level is "warning" unless asked for more.
-        print(
-            f"{_main.concurrency} children hold {models}, {_main.threads} threads each", file=sys.__stderr__, flush=True
-        )
+        models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(_main.models.current.served.items()))
+        _say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1
         # At once too: whatever Redis loses from now on, it is told again.
         self._refresh(controller)
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))
+        # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
+        controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
+        controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller,))
+        # Celery's own handler would start the whole worker again.
+        signal.signal(signal.SIGHUP, lambda *_: wants_reload())
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
         if _main is not None:
+            shutil.rmtree(_main.models.folder, ignore_errors=True)
             if _main.settings.spool:
                 spool.remove_mark(_main.settings.spool, _main.spool_mark)
             try:
@@ -224,9 +266,22 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if _main is not None:
             try:
                 pids = controller.pool.info["processes"]
-                self._up = slots.refresh(_main.client, _main.worker, pids, self._up)
+                self._up = slots.refresh(_main.client, _main.worker, pids, self._up, _main.models.told_by)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker lives: %s", error)
+
+    def _reload(self, controller: Any) -> None:
+        """Take chunks for new models before producers hear of them, and for old ones as long as jobs are pinned."""
+        if _main is None or not _main.reloader.look():
+            return
+        consumer = controller.consumer
+        try:
+            consumer.add_task_queue(_main.models.current.queue)
+            for queue in _main.models.forget(pinned_models(_main.client), os.close):
+                consumer.cancel_task_queue(queue)
+        except (redis.RedisError, OSError, AttributeError) as error:  # not connected; it takes them up when it is
+            logger.warning("cannot change queues: %s", error)
+        self._refresh(controller)
 
 
 def _check_alive(controller: Any, reports: Reports) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 
 from tests.models import write_models, write_special_models
 from tests.systems import RedisServer, System
+
+# Snapshots of models: found again by every test of a run, and gone after it.
+_cache = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

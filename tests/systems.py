@@ -123,10 +123,12 @@ class System:
         self.workers.append(worker)
         return worker
 
-    def start_ready_worker(self, manifest: Path, children: int = 2, *options: str) -> Worker:
+    def start_ready_worker(
+        self, manifest: Path, children: int = 2, *options: str, environ: Mapping[str, str] | None = None
+    ) -> Worker:
         """Start a worker and wait until its children hold their models."""
         before = len(self.slots())
-        worker = self.start_worker(manifest, children, *options)
+        worker = self.start_worker(manifest, children, *options, environ=environ)
 
         def ready() -> bool:
             assert worker.process.poll() is None, worker.output()
@@ -168,11 +170,16 @@ class System:
         self.redis.stop()
 
 
+def queues(server: redis.Redis) -> list[bytes]:
+    """The keys of all queues in which a message waits."""
+    return sorted(server.scan_iter(f"{KEY_PREFIX}{QUEUE}.*"))
+
+
 def queued_messages(server: redis.Redis, job_id: str, sent: int) -> list[bytes]:
     """The raw Celery messages of a job; a stopped worker may hold one, which it had asked for before."""
 
     def found() -> list[bytes]:
-        messages = cast("list[bytes]", server.lrange(KEY_PREFIX + QUEUE, 0, -1))
+        messages = [message for key in queues(server) for message in cast("list[bytes]", server.lrange(key, 0, -1))]
         return [message for message in messages if job_id.encode() in message]
 
     return wait_until(lambda: len(messages := found()) >= sent - 1 and messages, "the chunks are in the queue")

@@ -5,6 +5,8 @@ Celery ignores names it does not know without a word; a test compares ours with 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -14,6 +16,12 @@ from worker_config.settings import Settings
 
 QUEUE = "celeriac"
 KEY_PREFIX = "celeriac:"
+
+
+def queue_of(digests: Mapping[str, str]) -> str:
+    """The queue of the workers that hold exactly these models, given as names with digests."""
+    model_set = "\n".join(sorted(f"{name}@{digest}" for name, digest in digests.items()))
+    return f"{QUEUE}.{hashlib.sha256(model_set.encode()).hexdigest()[:12]}"
 
 
 def make_app(settings: Settings) -> Celery:
@@ -28,7 +36,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     return {
         # Without a broker, one that refuses at once rather than Celery's amqp://localhost.
         "broker_url": celery_url(settings.broker_url or "redis+socket:///nonexistent/CELERIAC_BROKER_URL-is-not-set"),
-        # Queues and keys carry the product's name; `unacked*` is otherwise shared by all apps of a database.
+        # Nobody consumes it, and nothing is sent there: a worker's queue is that of its model set.
         "task_default_queue": QUEUE,
         # Binary-safe and never pickle; JSON stays for control messages. Other types are lost without trace.
         "task_serializer": "msgpack",
@@ -69,6 +77,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            # Keys carry the product's name; `unacked*` is otherwise shared by all apps of a database.
             "global_keyprefix": KEY_PREFIX,
         },
         # Wait for Redis for ever; the default gives up after 100 tries.

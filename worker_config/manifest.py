@@ -1,9 +1,13 @@
 """This module reads `models.toml`, the list of the models that a worker holds, into checked values.
 
+memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
+
 [models.digits]
 path = "models/digits.keras"    # relative to the manifest's folder
 batch_rows = 64                 # rows that the model sees in one call
-signature = "serving_default"   # SavedModel only
+signature = "serving_default"   # SavedModel and TFLite
+inputs = ["x:0"]                # tensors of a .pb or .meta
+outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 """
@@ -12,15 +16,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from worker_config.errors import ConfigError
+from worker_config.errors import ConfigError, UnknownModelError
 
 DEFAULT_BATCH_ROWS = 64
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_NAME = re.compile(NAME)
+_AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
@@ -63,6 +70,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     models: dict[str, dict[str, object]]
+    memory_limit: str = ""
 
 
 def read_manifest(path: Path) -> dict[str, ModelEntry]:
@@ -71,6 +79,27 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
     Raises:
         ConfigError: no such file, not TOML, a wrong key, type or value; the text names file and key.
     """
+    tables = _read(path).models
+    if not tables:
+        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
+    folder = path.resolve().parent
+    return {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
+
+
+def read_memory_limit(path: Path) -> int:
+    """`memory_limit`, which stands before the tables: bytes that a child may have of its own; 0 is without limit.
+
+    Raises:
+        ConfigError: as `read_manifest`, or it is no amount of memory.
+    """
+    text = _read(path).memory_limit
+    found = _AMOUNT.fullmatch(text)
+    if text and not found:
+        raise ConfigError(f"the manifest {path}: memory_limit is {text!r}; write it as '800 MiB' or '4 GiB'")
+    return int(found[1]) * (2**20 if found[2] == "M" else 2**30) if found else 0
+
+
+def _read(path: Path) -> _Manifest:
     try:
         manifest = msgspec.toml.decode(path.read_bytes(), type=dict[str, object])
     except OSError as error:
@@ -80,13 +109,22 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the manifest {path} is not TOML: {error}") from None
     try:
-        tables = msgspec.convert(manifest, _Manifest).models
+        return msgspec.convert(manifest, _Manifest)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the manifest {path}: {error}") from None
-    if not tables:
-        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
-    folder = path.resolve().parent
-    return {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
+
+
+def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str, ModelEntry]:
+    """The entries of these names alone, in the manifest's order; all if there are no names.
+
+    Raises:
+        UnknownModelError: the manifest has no such model; the text names those that it has.
+    """
+    if unknown := [name for name in names if name not in entries]:
+        raise UnknownModelError(
+            f"no model {unknown[0]!r} in the manifest to hold; there are: {', '.join(sorted(entries))}"
+        )
+    return {name: entry for name, entry in entries.items() if not names or name in names}
 
 
 def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
@@ -106,6 +144,8 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
     for key, function in (("preprocess", entry.preprocess), ("postprocess", entry.postprocess)):
         if function and not _FUNCTION.fullmatch(function):
             raise ConfigError(f"{where}.{key} is {function!r}; name a function as 'package.module:function'")
+    if entry.version < 0:
+        raise ConfigError(f"{where}.version is {entry.version}; the least is 1, and 0 is the highest that there is")
     if entry.precision and not entry.calibration:
         raise ConfigError(f'{where}.precision needs calibration = "rows.npy": rows that a lower precision is held to')
     if entry.precision and not (entry.tolerance > 0 or 0 < entry.agreement <= 1):
@@ -114,7 +154,14 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         entry = msgspec.structs.replace(
             entry, calibration=str(_inside(entry.calibration, folder, f"{where}.calibration"))
         )
+    if is_function(entry.path) and not (folder / entry.path).exists():
+        return entry
     return msgspec.structs.replace(entry, path=str(_inside(entry.path, folder, f"{where}.path")))
+
+
+def is_function(path: str) -> bool:
+    """Whether the model at this path, of an entry as `read_manifest` returns it, is a function and no file."""
+    return bool(_FUNCTION.fullmatch(path))
 
 
 def _inside(path: str, folder: Path, where: str) -> Path:

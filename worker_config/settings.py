@@ -19,12 +19,16 @@ class Settings:
     Attributes:
         broker_url: Redis, as `redis://`, `rediss://` or `unix://`; None where none was given.
         models_path: the model-set manifest.
+        model_set: the models of the manifest that a worker holds, by name; all if it names none.
         intra_op_threads: threads inside one TensorFlow operation; 0 means cores / children.
         chunk_timeout_seconds: a chunk that runs longer has its child killed, and fails.
         load_timeout_seconds: a child that needs longer to load its models is killed.
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
         spool: a folder that producer and workers share for payloads; None where they share none.
         data_roots: folders under which workers may open a producer's files themselves.
+        cache: where snapshots of models are kept; None is `celeriac` in the user's own cache folder.
+        cache_mib: how large the cache may become, in MiB; what is in use stays.
+        pin_cores: whether each child has cores of its own.
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
     """
 
@@ -37,11 +41,20 @@ class Settings:
     spool: Path | None = None
     data_roots: tuple[Path, ...] = ()
     detached_mib: int = 256
+    cache: Path | None = None
+    cache_mib: int = 20_480
+    pin_cores: int = 0
+    model_set: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
+        shown += [f"model_set={list(self.model_set)}"]
         shown += [f"{name}={getattr(self, name)}" for name in _INTEGERS]
-        shown += [f"spool={str(self.spool)!r}", f"data_roots={[str(root) for root in self.data_roots]}"]
+        shown += [
+            f"cache={str(self.cache)!r}",
+            f"spool={str(self.spool)!r}",
+            f"data_roots={[str(root) for root in self.data_roots]}",
+        ]
         return f"Settings({', '.join(shown)})"
 
     @classmethod
@@ -56,11 +69,15 @@ class Settings:
             settings = replace(settings, broker_url=check_broker_url(url, "CELERIAC_BROKER_URL"))
         if path := environ.get("CELERIAC_MODELS"):
             settings = replace(settings, models_path=Path(path))
+        if names := environ.get("CELERIAC_MODEL_SET"):
+            settings = replace(settings, model_set=_names("CELERIAC_MODEL_SET", names))
         if spool := environ.get("CELERIAC_SPOOL"):
             settings = replace(settings, spool=_folder("CELERIAC_SPOOL", spool))
         if roots := environ.get("CELERIAC_DATA_ROOTS"):
             folders = tuple(_folder("CELERIAC_DATA_ROOTS", root) for root in roots.split(os.pathsep) if root)
             settings = replace(settings, data_roots=folders)
+        if cache := environ.get("CELERIAC_CACHE"):
+            settings = replace(settings, cache=_absolute("CELERIAC_CACHE", cache))
         integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
@@ -75,7 +92,16 @@ _INTEGERS = {
     "load_timeout_seconds": ("CELERIAC_LOAD_TIMEOUT_SECONDS", 1),
     "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
     "detached_mib": ("CELERIAC_DETACHED_MIB", 1),
+    "cache_mib": ("CELERIAC_CACHE_MIB", 0),
+    "pin_cores": ("CELERIAC_PIN_CORES", 0),
 }
+
+
+def _names(variable: str, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(f"{variable}={text!r} has an empty name; name models as NAME,NAME")
+    return names
 
 
 def _folder(variable: str, text: str) -> Path:
@@ -83,6 +109,12 @@ def _folder(variable: str, text: str) -> Path:
     if not path.is_absolute() or not path.is_dir():
         raise ConfigError(f"{variable}={text!r} is not the absolute path of a folder that exists here")
     return path
+
+
+def _absolute(variable: str, text: str) -> Path:
+    if not Path(text).is_absolute():
+        raise ConfigError(f"{variable}={text!r} is not an absolute path")
+    return Path(text)
 
 
 def _integer(variable: str, text: str, least: int) -> int:

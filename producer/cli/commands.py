@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,11 +17,12 @@ from producer.cli import jobs, tables
 from producer.cli.demo import run_demo
 from producer.cli.fetch import fetch
 from producer.cli.manifest import describe
-from producer.cli.options import broker_option, json_option, models_option
+from producer.cli.options import broker_option, json_option, model_set_environ, model_set_option, models_option
 from producer.cli.predict import predict
 from producer.cli.predicting import PredictionFailedError
 from producer.cli.watch import watch
 from producer.embedded import worker_command
+from producer.placement import refs
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
 from worker_config.errors import CeleriacError, ExitCode
@@ -33,6 +35,7 @@ Examples:
   celeriac predict digits rows.npy -o scores.npy --resume
   celeriac predict digits,letters rows.npz -o both.npz --workers 4
   celeriac worker --broker redis://10.0.0.5:6379/0 --workers 8
+  celeriac worker --broker redis://10.0.0.5:6379/0 --models digits,letters
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
   celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
   celeriac watch 3f2a
@@ -55,17 +58,17 @@ def cli() -> None:
 
 
 @cli.command()
-@models_option
+@model_set_option
 @click.option("--workers", type=click.IntRange(1), help="Children, each with all models.  [default: one per core]")
 @broker_option
 @click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
-def worker(manifest: Path, workers: int | None, broker_url: str | None, celery_options: tuple[str, ...]) -> None:
+def worker(told: str | None, workers: int | None, broker_url: str | None, celery_options: tuple[str, ...]) -> None:
     """Start a worker on this machine; the same as `celery -A tasks worker -c N`.
 
     Options of Celery's own follow after `--`, for example: celeriac worker -- -n second@%h -l info
     """
     check_no_shadow(Path.cwd())
-    environ = {**os.environ, "CELERIAC_MODELS": str(manifest)}
+    environ = {**os.environ, **model_set_environ(told)}
     if broker_url:
         environ["CELERIAC_BROKER_URL"] = broker_url
     command = worker_command(workers, *celery_options)
@@ -82,10 +85,11 @@ def models(manifest: Path, broker_url: str | None, as_json: bool) -> None:
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             slots = read_slots(client)
-        infos = {info.name: info for slot in slots for info in slot.models}
-        counts = {name: sum(name == info.name for slot in slots for info in slot.models) for name in infos}
+        # Workers may hold different versions of a model.
+        infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}
+        counts = Counter(str(ref) for slot in slots for ref in refs(slot.models))
     else:
-        infos, counts = describe(manifest), {}
+        infos, counts = describe(manifest), Counter()
     click.echo(json.dumps(tables.models_values(infos, counts)) if as_json else tables.models_table(infos, counts))
 
 

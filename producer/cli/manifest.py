@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.digest import entry_digest
+from tasks.digest import digest_or_error
 from tasks.messages import ModelInfo
+from tasks.models.versions import served_path
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.manifest import ModelEntry, is_function, read_manifest
 
 
 def check_names(names: list[str], manifest: Path) -> None:
@@ -35,23 +36,22 @@ def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
         ConfigError, ModelLoadError: the manifest or a file cannot be read.
     """
     entries = read_manifest(manifest)
-    return {name: _digest(name, entries[name]) for name in names}
-
-
-def _digest(name: str, entry: ModelEntry) -> str:
-    try:
-        return entry_digest(entry)
-    except OSError as error:
-        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+    return {name: digest_or_error(name, entries[name]) for name in names}
 
 
 def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
     for name, entry in entries.items():
+        if is_function(entry.path):
+            continue
         if not Path(entry.path).exists():
             raise ModelLoadError(
                 f"model {name} cannot be loaded from {entry.path}: no such file or folder; "
                 f"mend the path in {manifest}, which counts from that file's own folder"
             )
+        try:
+            served_path(entry)
+        except OSError as error:
+            raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
 
 
 def describe(manifest: Path) -> dict[str, ModelInfo]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ from click.core import ParameterSource
 
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
+from worker_config.manifest import NAME
 
 
 def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:
@@ -27,6 +30,13 @@ models_option = click.option(
     show_default=True,
     help="The manifest that lists the models.",
 )
+model_set_option = click.option(
+    "--models",
+    "told",
+    metavar="PATH|NAME[,NAME...]",
+    help="The manifest that lists the models; or names, to hold these of its models alone.  "
+    "[env var: CELERIAC_MODELS, CELERIAC_MODEL_SET; default: models.toml, all]",
+)
 broker_option = click.option(
     "--broker",
     "broker_url",
@@ -44,6 +54,15 @@ timeout_option = click.option(
     help="How long to wait for a worker that holds the model.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def model_set_environ(told: str | None) -> dict[str, str]:
+    """What `--models` of a worker means, as environment variables: a manifest, or names in one."""
+    if not told:
+        return {}
+    is_path = Path(told).is_file() or os.sep in told or told.endswith(".toml")
+    names = not is_path and re.fullmatch(f"{NAME}(,{NAME})*", told)
+    return {"CELERIAC_MODEL_SET" if names else "CELERIAC_MODELS": told}
 
 
 def needed(broker_url: str | None) -> str:

@@ -16,13 +16,14 @@ SILENCE_SECONDS = 15.0
 
 
 def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
-    """One line for each input and output of each model; `slots` counts who holds it, where that is known."""
+    """One line for each input and output of each model; `slots` counts who holds it, by the same keys, where known."""
     if not infos:
         return "no models: no worker is up"
     header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "MEMORY", "SLOTS"]
     rows = []
-    for name, info in infos.items():
-        inputs = [f"from {info.preprocess}"] * bool(info.preprocess) + list(map(str, info.inputs))
+    for key, info in infos.items():
+        inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
+        inputs += map(str, info.inputs)
         outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
         for line in range(max(len(inputs), len(outputs))):
             rest = [inputs[line : line + 1], outputs[line : line + 1]]
@@ -31,13 +32,13 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
                 rows.append(["", "", *tensors, "", "", ""])
                 continue
             memory = f"{info.memory_bytes / 2**20:.0f} MiB"
-            rows.append([name, info.digest[:8], *tensors, str(info.batch_rows), memory, str(slots.get(name, "-"))])
+            rows.append([info.name, info.digest[:8], *tensors, str(info.batch_rows), memory, str(slots.get(key, "-"))])
     return _columns([header, *rows])
 
 
 def models_values(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> dict[str, Any]:
     """The same, as plain values."""
-    return {"models": [{**msgspec.to_builtins(info), "slots": slots.get(name)} for name, info in infos.items()]}
+    return {"models": [{**msgspec.to_builtins(info), "slots": slots.get(key)} for key, info in infos.items()]}
 
 
 def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:

@@ -1,6 +1,13 @@
 """This package knows the ways to run a snapshot's model; `trial` tries one, `choice` takes the fastest that agrees.
 
+    candidates --names--> trial (rows, gate) --Trials--> choice --name--> EXECUTORS[name].load in each child
+
 graph       the SavedModel's own graph on mapped weights: what all others are held against
+xla         the same graph, compiled for one batch; mapped weights
+frozen      all but the large weights are constants of the graph, which TensorFlow can fold and fuse; mapped weights
+tflite      TFLite with XNNPACK, which packs the weights for its kernels: a copy in each child
+bfloat16    the frozen graph with its large products in bfloat16: half the weights, mapped, another rounding
+int8        TFLite with weights of 8 bits: a quarter of the weights, another rounding
 """
 
 from __future__ import annotations
@@ -9,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.executors import graph
+from tasks.executors import bfloat16, frozen, graph, tflite, xla
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import Snapshot
 
@@ -21,8 +28,10 @@ class Executor:
     Attributes:
         shares_weights: whether all children of a machine use the mapped ones; else each has its own.
         precision: what it computes in: "float32" keeps the model's own.
-        build: (folder, snapshot, batch_rows): write what `load` needs into the folder, in a process of its own.
+        build: (folder, snapshot, batch_rows): write what `load` needs into the folder, in a process of its own; what
+            is there already stays. None where the snapshot is enough.
         load: (folder, snapshot, batch_rows, threads) -> a call, fast for `batch_rows` rows, of any number of rows.
+            It takes and gives arrays in the order of the snapshot's inputs and outputs; what it gives is the caller's.
     """
 
     shares_weights: bool
@@ -33,4 +42,9 @@ class Executor:
 
 EXECUTORS: dict[str, Executor] = {
     "graph": Executor(shares_weights=True, precision="float32", build=None, load=graph.load),
+    "xla": Executor(shares_weights=True, precision="float32", build=None, load=xla.load),
+    "frozen": Executor(shares_weights=True, precision="float32", build=frozen.build, load=frozen.load),
+    "tflite": Executor(shares_weights=False, precision="float32", build=tflite.build, load=tflite.load),
+    "bfloat16": Executor(shares_weights=True, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
+    "int8": Executor(shares_weights=False, precision="int8", build=tflite.build_int8, load=tflite.load_int8),
 }

@@ -27,3 +27,36 @@ def signature(folder: Path, snapshot: Snapshot) -> tuple[Any, Any]:
     function = saved.signatures["serving_default"]
     map_weights(folder / "weights.bin", snapshot.weights, function.variables)
     return function, saved
+
+
+def listed(
+    folder: Path, snapshot: Snapshot, batch_rows: int | None, jit_compile: bool | None = None
+) -> tuple[Any, Any]:
+    """The signature traced anew, from a list of tensors to a list of them, and what it lives in.
+
+    A signature's own outputs are in the order of their names, "output_10" before "output_2".
+
+    Args:
+        folder: the snapshot's.
+        snapshot: tells inputs and outputs.
+        batch_rows: rows on the first axis, where the model leaves them free; None keeps them so.
+        jit_compile: as `tf.function` has it.
+    """
+    import tensorflow as tf
+
+    function, saved = signature(folder, snapshot)
+    specs = [
+        tf.TensorSpec(_with_rows(spec.shape, batch_rows), spec.dtype, name=f"input_{number}")
+        for number, spec in enumerate(snapshot.inputs)
+    ]
+
+    @tf.function(input_signature=specs, autograph=False, jit_compile=jit_compile)  # type: ignore[untyped-decorator]
+    def traced(*tensors: Any) -> list[Any]:
+        outputs = function(**{f"input_{number}": tensor for number, tensor in enumerate(tensors)})
+        return [outputs[f"output_{number}"] for number in range(len(snapshot.outputs))]
+
+    return traced.get_concrete_function(), (saved, traced)
+
+
+def _with_rows(shape: tuple[int | None, ...], batch_rows: int | None) -> tuple[int | None, ...]:
+    return (batch_rows, *shape[1:]) if shape and shape[0] is None else shape

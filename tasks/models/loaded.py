@@ -6,35 +6,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import psutil
 
-from tasks.batches import run_batches
+from tasks.batches import BatchSize, run_batches, run_bearable
 from tasks.causes import telling_line
+from tasks.digest import entry_digest
+from tasks.executors import EXECUTORS
+from tasks.memory import give_back, own_bytes
 from tasks.messages import ModelInfo, TensorSpec
 from tasks.models.formats import open_model
-from tasks.models.program import FlatCall, Program, concrete, flat_call
-from tasks.ragged import is_ragged, run_ragged
+from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
+from tasks.models.rows import ONLY, run_function
+from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
+from tasks.snapshots.batch_size import remember
+from tasks.snapshots.served import Served
 from tasks.steps import Step, finished, import_step, prepared
 from worker_config.errors import ModelLoadError
-from worker_config.manifest import ModelEntry
 
-Call = Callable[[Arrays], Arrays]
+# An error may quote a whole configuration.
+_CAUSE_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run, and what it says of itself."""
+    """A model that is ready to run, and what it says of itself.
+
+    Attributes:
+        call: from arrays by the names of the inputs to arrays by those of the outputs; not called where the model is
+            a function.
+        function: the function that is the model, if it is one; it takes rows as they are.
+    """
 
     info: ModelInfo
     call: Call
+    batch: BatchSize
     preprocess: Step | None = None
     postprocess: Step | None = None
+    function: Step | None = None
 
     def prepare(self, rows: Any, count: int) -> Any:
         """The rows as the model takes them; `count` of them, none of which are left to no function.
@@ -64,18 +79,24 @@ class LoadedModel:
 
         Raises:
             InputError: the rows do not fit the model's inputs.
-            ModelError: rows out differ from rows in.
+            ModelError: rows out differ from rows in, or a function failed.
         """
         name = self.info.name
+        if self.function and not any(map(len, columns_of(rows).values())):
+            return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
         outputs = run_ragged(self._run, rows, name) if is_ragged(rows) else self._run(rows)
+        if self.function:
+            return outputs.get(ONLY, outputs)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _run(self, rows: Rows) -> Arrays:
+        if self.function:
+            return run_function(self.function, rows, self.info)
         arrays = fit(rows, self.info.inputs, self.info.name)
-        return run_batches(self.call, arrays, self.info.batch_rows, self.info.name)
+        return run_bearable(self.call, arrays, self.batch, self.info.name)
 
 
-def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
+def load_model(served: Served) -> LoadedModel:
     """Load one model and run it once on blank rows, so that the first chunk does not pay for it.
 
     Raises:
@@ -83,57 +104,83 @@ def load_model(name: str, entry: ModelEntry, digest: str) -> LoadedModel:
     """
     import tensorflow  # noqa: F401 - so that its own time and memory are not taken for the model's
 
-    started, memory_before = time.monotonic(), psutil.Process().memory_info().rss
+    name, entry = served.name, served.entry
+    started, memory_before = time.monotonic(), own_bytes()
     try:
-        program = open_model(entry)
+        program, batch_rows = _open(served), served.batch_rows
         inputs, outputs = program.inputs, program.outputs
-        call = by_name(plain_call(program), inputs, outputs)
-        fixed = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None}
-        batch_rows = fixed.pop() if fixed else entry.batch_rows
-        batch_seconds = _warm_up(call, inputs, batch_rows or 1, name)
+        if not served.snapshot:
+            batch_rows = batch_rows_of(inputs, entry.batch_rows)
+        call: Call = _no_call
+        batch_seconds = 0.0
+        if not program.function:
+            _check_rows(inputs)
+            call = by_name(plain_call(program), inputs, outputs)
+            batch_seconds = _warm_up(call, inputs, batch_rows, name)
+        give_back()
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {_cause(error)}") from error
+    if not served.folder and entry_digest(entry) != served.digest:
+        # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
+        raise ModelLoadError(
+            f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
+            "start it again"
+        )
     info = ModelInfo(
         name=name,
-        digest=digest,
-        batch_rows=batch_rows or 1,
+        digest=served.digest,
+        batch_rows=batch_rows,
         inputs=inputs,
         outputs=outputs,
         load_seconds=time.monotonic() - started,
-        memory_bytes=max(0, psutil.Process().memory_info().rss - memory_before),
+        memory_bytes=max(0, own_bytes() - memory_before),
         # The functions around the model may take any time.
         batch_seconds=0.0 if preprocess or postprocess else batch_seconds,
         preprocess=entry.preprocess,
         postprocess=entry.postprocess,
+        executor=served.executor,
+        shared_bytes=served.shared_bytes,
+        error=served.trial.error if served.trial else 0.0,
+        note=served.note,
+        function=entry.path if program.function else "",
     )
-    return LoadedModel(info, call, preprocess, postprocess)
+    fixed = any(spec.shape and spec.shape[0] is not None for spec in inputs)
+    note = partial(remember, Path(served.folder), served.executor) if served.folder else None
+    size = BatchSize(batch_rows, fixed, note)
+    return LoadedModel(info, call, size, preprocess, postprocess, program.function)
+
+
+def _open(served: Served) -> Program:
+    folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
+    if snapshot and snapshot.kind == "mapped":
+        call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
+        return Program(snapshot.inputs, snapshot.outputs, call=call)
+    if snapshot:  # the file itself may have another version by now
+        copy = folder / "source" / snapshot.source
+        entry = msgspec.structs.replace(entry, path=str(copy), version=0)
+    return open_model(entry)
 
 
 def _cause(error: Exception) -> str:
     """Keras and TensorFlow explain over many lines; the first that says something will do."""
-    telling = telling_line(error)
+    if isinstance(error, FileNotFoundError) and error.strerror:
+        return error.strerror
+    telling = telling_line(error)[:_CAUSE_CHARACTERS]
     return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
 
 
-def plain_call(program: Program) -> FlatCall:
-    """Run a program as it is, with nothing shared."""
-    if program.call is not None:
-        return program.call
-    call = flat_call(concrete(program), len(program.outputs))
-    call.keep = program  # type: ignore[attr-defined] # its variables live as long as it does
-    return call
+def _check_rows(inputs: list[TensorSpec]) -> None:
+    if not inputs:
+        raise ValueError("it has no inputs")
+    for spec in inputs:
+        if not spec.shape:
+            raise ValueError(f"its input {spec.name!r} is a single value, and not one for each row")
 
 
-def by_name(call: FlatCall, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Call:
-    """The same call, with arrays by the names that people know."""
-
-    def named(arrays: Arrays) -> Arrays:
-        results = call([arrays[spec.name] for spec in inputs])
-        return {spec.name: result for spec, result in zip(outputs, results, strict=True)}
-
-    return named
+def _no_call(arrays: Arrays) -> Arrays:
+    raise AssertionError("a function has no inputs to be called with")
 
 
 def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> float:

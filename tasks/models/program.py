@@ -1,7 +1,8 @@
 """This module holds what every format's loader gives: a model's inputs and outputs, and a way to run it.
 
-Program.run    TensorFlow: tensors in the order of the inputs -> tensors in the order of the outputs
-Program.call   anything else: arrays -> arrays
+Program.run        TensorFlow: tensors in the order of the inputs -> tensors in the order of the outputs
+Program.call       anything else: arrays -> arrays
+Program.function   a Python function: rows as they are -> an array, or arrays by name
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from tasks.messages import TensorSpec
+from tasks.signature import Arrays
 
+Call = Callable[[Arrays], Arrays]
 FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], list[np.ndarray[Any, Any]]]
 
 
@@ -22,9 +25,10 @@ class Program:
     """A model as its file says, with nothing of ours around it.
 
     Attributes:
-        inputs, outputs: in the order of `run` and `call`; no inputs means that `call` takes a chunk's rows as they are.
+        inputs, outputs: in the order of `run` and `call`; none for a function, which takes rows as they are.
         run: what `tf.function` can trace, from tensors to tensors; None where the model is no TensorFlow graph.
         call: from arrays to arrays, for those that have no `run`.
+        function: from the rows of a batch to one row for each, for those that have neither.
         variables: the `tf.Variable`s that `run` reads.
         tracked: what a SavedModel must track besides: lookup tables and their files.
         why_plain: why no snapshot can be made of it; empty where one can.
@@ -34,6 +38,7 @@ class Program:
     outputs: list[TensorSpec]
     run: Callable[[Sequence[Any]], Sequence[Any]] | None = None
     call: FlatCall | None = None
+    function: Callable[[Any], Any] | None = None
     variables: Sequence[Any] = ()
     tracked: Any = None
     why_plain: str = ""
@@ -49,6 +54,19 @@ def spec_of(name: str, tensor: Any) -> TensorSpec:
     if tensor.shape is None or getattr(tensor.shape, "rank", 1) is None:
         raise ValueError(f"{name!r} has no known shape")
     return TensorSpec(name, str(dtype), tuple(tensor.shape))
+
+
+def batch_rows_of(inputs: Sequence[TensorSpec], wanted: int) -> int:
+    """Rows of one call: what the model itself says, else `wanted`."""
+    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
+    return max(1, fixed[0]) if fixed else wanted
+
+
+def output_spec_of(name: str, tensor: Any) -> TensorSpec:
+    """The same of an output, where a form that is not known does no harm: it reads as rows of a free size."""
+    if getattr(tensor.shape, "rank", 1) is None:
+        return TensorSpec(name, tensor.dtype.name, (None, None))
+    return spec_of(name, tensor)
 
 
 def concrete(program: Program, batch_rows: int | None = None) -> Any:
@@ -84,3 +102,22 @@ def flat_call(function: Any, outputs: int) -> FlatCall:
         return [tensors[name].numpy() for name in names]
 
     return call
+
+
+def plain_call(program: Program) -> FlatCall:
+    """Run a program as it is, with nothing shared."""
+    if program.call is not None:
+        return program.call
+    call = flat_call(concrete(program), len(program.outputs))
+    call.keep = program  # type: ignore[attr-defined] # its variables live as long as it does
+    return call
+
+
+def by_name(call: FlatCall, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Call:
+    """The same call, with arrays by the names that people know."""
+
+    def named(arrays: Arrays) -> Arrays:
+        results = call([arrays[spec.name] for spec in inputs])
+        return {spec.name: result for spec, result in zip(outputs, results, strict=True)}
+
+    return named

@@ -55,12 +55,13 @@ class Trials(msgspec.Struct, frozen=True):
     Attributes:
         trials: the reference, "graph", is the first.
         rows: what the gate looked at: "generated", or the name of the calibration file; empty where it could not.
-        batch_rows: rows of one call; less than the manifest's where those do not fit into memory here.
+        source: of a copy: the name of the model's own file or folder.
+        files: size and SHA-256 of what executors have written into the folder.
     """
 
     trials: list[Trial]
     rows: str
-    batch_rows: int
+    files: dict[str, tuple[int, str]] = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -84,3 +85,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     weight_bytes: int
     files: dict[str, tuple[int, str]]
     why: str = ""
+    source: str = ""

@@ -66,10 +66,6 @@ def test_every_key_of_the_manifest_that_does_something_is_in_the_readme() -> Non
     assert in_readme == set(ModelEntry.__struct_fields__) - {
         "preload",
         "prefer",
-        "version",
-        "inputs",
-        "outputs",
-        "lambdas",
         "precision",
         "calibration",
         "tolerance",

@@ -254,7 +254,7 @@ def ask_a_child(system: System, server: redis.Redis, ref: Any) -> Any:
     wire = Wire(system.url, Settings(broker_url=system.url), JOB)
     try:
         job_store.create(server, record, 60)
-        wire.publish([message])
+        wire.publish([(system.slots()[0].queue, message)])
         answers = wait_until(wire.take_answers, "the child answers")
         return answers[0]
     finally:

@@ -36,11 +36,10 @@ from tasks.messages import (
     to_plain,
     unpack,
 )
-from tasks.models import LoadedModel
+from tasks.models.loaded import LoadedModel
 from tasks.slots import announce
-from tests.systems import RedisServer, System, Worker, queued_messages
+from tests.systems import RedisServer, System, Worker, queued_messages, queues
 from tests.waiting import descendants_of, is_alive, wait_until
-from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
 from worker_config.settings import Settings
 
@@ -151,7 +150,7 @@ def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
         server.flushall()
         # As the worker does itself, perhaps before the producer looks.
         announce(server, slots)
-        assert not server.exists(KEY_PREFIX + QUEUE)
+        assert not queues(server)
         assert job.ledger.chunks_answered < 6
 
     np.testing.assert_array_equal(_result(job), rows * 2)
@@ -165,7 +164,7 @@ def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: 
         first = json.loads(queued_messages(server, job.id, 4)[-1])  # the one on the right is taken first
         for _ in range(2):
             first["properties"]["delivery_tag"] = str(uuid.uuid4())
-            server.rpush(KEY_PREFIX + QUEUE, json.dumps(first))
+            server.rpush(keys.queue(slow_system.slots()[0].queue), json.dumps(first))
 
     np.testing.assert_array_equal(_result(job), ROWS[:4] * 2)
     job.ledger.check()
@@ -263,7 +262,7 @@ def test_chunks_of_a_job_that_nobody_knows_are_dropped_unrun(
     message = _message([ModelRef("slow", slot.models[0].digest)])
     wire = Wire(slow_system.url, replace(Settings(), broker_url=slow_system.url), UNKNOWN_JOB)
 
-    wire.publish([message])
+    wire.publish([(slot.queue, message)])
     wire.close()
 
     (ending,) = wait_until(lambda: _endings(worker, UNKNOWN_JOB), "the chunk has come to its end")

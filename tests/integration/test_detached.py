@@ -24,9 +24,9 @@ from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import Failure, FailureRecord, InlineRef, Outputs, Plan
 from tests.models import in_one_process
-from tests.systems import RedisServer, System, queued_messages
+from tests.systems import RedisServer, System, queued_messages, queues
 from tests.waiting import wait_until
-from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.celery_app import KEY_PREFIX
 from worker_config.errors import (
     InputError,
     JobCancelledError,
@@ -243,7 +243,7 @@ def test_cancel_leaves_the_record_alone(shared: System, client: Client, server: 
     if ending == "done":
         job.result()
         job.cancel()
-    wait_until(lambda: not server.llen(KEY_PREFIX + QUEUE), "its messages are dropped")
+    wait_until(lambda: not queues(server), "its messages are dropped")
     assert set(keys_of(server, job.id)) == {keys.job(job.id)}
     assert job.state is JobState.CANCELLED
     with pytest.raises(JobCancelledError, match=f"job {job.id} was cancelled; .* of 3000 rows were predicted"):
@@ -355,7 +355,7 @@ def test_a_chunk_that_is_sent_twice_counts_once(shared: System, client: Client, 
     with shared.standing_still():
         job = client.attach(client.submit("digits", ROWS, chunk_rows=100, detach=True))
         wire = Wire(shared.url, Settings(broker_url=shared.url), job.id)
-        send(wire, job.id, plan_of(job.record.plan), range(30))
+        send(wire, job.id, plan_of(job.record.plan), range(30), shared.slots())
         wire.close()
     check_close(job.result(), expected)
     ledger = job.ledger

@@ -30,7 +30,7 @@ from worker_config.errors import InputError, UsageError
 ROWS = 300
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 # Celery's own keys: they carry the prefix, and a time to live only where Celery gives one.
-OF_CELERY = re.compile(rf"{KEY_PREFIX}({QUEUE}$|_kombu\.|unacked|.*\.pidbox$|celeryev)")
+OF_CELERY = re.compile(rf"{KEY_PREFIX}({QUEUE}\.|_kombu\.|unacked|.*\.pidbox$|celeryev)")
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 children", "4 children"])

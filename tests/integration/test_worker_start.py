@@ -194,12 +194,12 @@ def test_ready_is_said_when_models_are_loaded_and_a_slow_replacement_comes_up(
 
 
 @pytest.mark.parametrize("what", ["broken", "another"])
-def test_a_child_that_finds_another_model_file_ends_the_worker_rather_than_dying_for_ever(
+def test_a_child_that_finds_another_model_file_and_no_snapshot_ends_the_worker_rather_than_dying_for_ever(
     redis_alone: System, models: Path, what: str
 ) -> None:
     manifest = _digits_manifest(redis_alone, models)
     path = manifest.parent / "digits.keras"
-    worker = redis_alone.start_ready_worker(manifest, 1)
+    worker = redis_alone.start_ready_worker(manifest, 1, environ={"CELERIAC_CACHE": "/dev/null/nowhere"})
     _wait_for_ready(worker)
     (slot,) = redis_alone.slots()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count, cycle, pairwise
 from typing import Any
@@ -16,6 +18,7 @@ from producer.aggregator import Part
 from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
 from producer.placement import pin, refs, usable
+from producer.queues import Queues
 from producer.rebatcher import Rebatcher, skip_rows
 from producer.sources import from_arrays, from_rows
 from producer.sources.protocol import BatchReader
@@ -23,12 +26,13 @@ from producer.split import Chunk
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from tasks.messages import ModelInfo, SlotRecord
 from tests.waiting import wait_until
-from worker_config.errors import InputError, ModelError, NoWorkerError, UnknownModelError
+from worker_config.celery_app import queue_of
+from worker_config.errors import InputError, NoWorkerError, UnknownModelError
 
 
-def slot(worker: str, **digests: str) -> SlotRecord:
+def slot(worker: str, ready_at: float = 0.0, **digests: str) -> SlotRecord:
     models = [ModelInfo(name, digest, 64, [], [], 0.0, 0) for name, digest in digests.items()]
-    return SlotRecord(worker, 0, 1, 0.0, models)
+    return SlotRecord(worker, 0, 1, ready_at, queue_of(digests), models)
 
 
 def part(index: int, rows: int = 1) -> Part:
@@ -103,10 +107,59 @@ def test_a_job_that_cannot_run_is_told_why() -> None:
         pin(["a"], [])
     with pytest.raises(UnknownModelError, match="'c'; there are: a, b"):
         pin(["c"], [slot("w1", a="1", b="2")])
-    with pytest.raises(ModelError, match="different versions of model 'a'"):
-        pin(["a"], [slot("w1", a="1"), slot("w2", a="2")])
-    with pytest.raises(NoWorkerError, match="a and b together"):
-        pin(["a", "b"], [slot("w1", a="1"), slot("w2", b="1")])
+    told = "no worker holds a and b together: w1@h holds a, w2@h holds b, w3@h holds none; start one that holds"
+    with pytest.raises(NoWorkerError, match=f"{told} "):
+        pin(["a", "b"], [slot("w1@h:1", a="1"), slot("w2@h:2", b="1"), slot("w3@h:3", c="1")])
+    with pytest.raises(NoWorkerError, match=r"w4 holds a and 3 more; start"):
+        pin(["a", "b"], [slot(f"w{number}:1", **{name: "1"}) for number, name in enumerate("aaaaabbb")])
+
+
+@pytest.mark.parametrize(
+    ("slots", "expected"),
+    [
+        ([slot("w1", a="1"), slot("w2", a="2"), slot("w3", a="2")], ["2"]),
+        ([slot("w1", a="1"), slot("w2", a="1"), slot("w3", 9.0, a="2")], ["1"]),
+        ([slot("w1", 1.0, a="1"), slot("w2", 2.0, a="2")], ["2"]),
+        ([slot("w1", 2.0, a="1"), slot("w2", 1.0, a="2")], ["1"]),
+        # Versions count that one slot holds together.
+        ([slot("w1", a="1", b="1"), slot("w2", a="2"), slot("w3", b="2")], ["1", "1"]),
+        ([slot("w1", a="1", b="1"), slot("w2", a="2", b="1"), slot("w3", a="2", b="1")], ["2", "1"]),
+    ],
+)
+def test_a_job_is_pinned_to_the_version_that_most_slots_hold_else_the_newest(
+    slots: list[SlotRecord], expected: list[str]
+) -> None:
+    infos = pin(["a", "b"][: len(expected)], slots)
+    assert [info.digest for info in infos] == expected
+    assert usable(slots, refs(infos))
+
+
+def test_a_queue_is_that_of_a_set_of_models_in_their_versions() -> None:
+    assert re.fullmatch("celeriac[.][0-9a-f]{12}", queue_of({"a": "1"}))
+    assert queue_of({"a": "1", "b": "2"}) == queue_of({"b": "2", "a": "1"})
+    sets = [{"a": "1"}, {"a": "2"}, {"b": "1"}, {"a": "1", "b": "1"}, {"a": "1", "b": "2"}, {"a": "2", "b": "1"}]
+    assert len(set(map(queue_of, sets))) == len(sets)
+
+
+def test_chunks_are_spread_over_queues_in_proportion_to_slots() -> None:
+    large, small = slot("w1", a="1"), slot("w2", a="1", b="1")
+    queues = Queues([large, large, large, small])
+    assert Counter(queues.choose() for _ in range(12)) == {large.queue: 9, small.queue: 3}
+    for _ in range(3):
+        queues.closed(small.queue)
+    assert [queues.choose() for _ in range(3)] == [small.queue] * 3
+
+
+def test_chunks_go_to_queues_of_slots_that_are_up_or_were_up_last() -> None:
+    old, new = slot("w1", a="1"), slot("w2", a="1", b="1")
+    queues = Queues([old])
+    queues.update([])
+    assert queues.choose() == old.queue
+    queues.update([new])
+    assert {queues.choose() for _ in range(9)} == {new.queue}
+    queues.closed(old.queue)
+    queues.update([old, new])
+    assert [queues.choose() for _ in range(9)] == [old.queue] * 9
 
 
 def test_parts_come_before_the_error_that_ended_them() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker_config.errors import ConfigError
-from worker_config.manifest import DEFAULT_BATCH_ROWS, read_manifest
+from worker_config.errors import ConfigError, UnknownModelError
+from worker_config.manifest import DEFAULT_BATCH_ROWS, ModelEntry, read_manifest, select
 
 
 def write(folder: Path, text: str) -> Path:
@@ -41,6 +41,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\npreprocess = "m.f"', "preprocess is 'm.f'; name a function as"),
         ('[models.a]\npath = "a"\ninputs = "x:0"', "inputs"),
         ('[models.a]\npath = "a"\nprefer = "disk"', "prefer"),
+        ('[models.a]\npath = "a"\nversion = -1', "version is -1"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]', "precision needs calibration"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]\ncalibration = "r.npy"', "precision needs a tolerance"),
     ],
@@ -57,3 +58,11 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
 def test_a_manifest_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--models or CELERIAC_MODELS"):
         read_manifest(tmp_path / "none.toml")
+
+
+def test_a_worker_may_hold_some_of_the_models_alone() -> None:
+    entries = {name: ModelEntry(path=name) for name in "cab"}
+    assert select(entries, ()) == entries
+    assert list(select(entries, ("b", "c", "b"))) == ["c", "b"]
+    with pytest.raises(UnknownModelError, match="no model 'd' in the manifest to hold; there are: a, b, c"):
+        select(entries, ("a", "d"))

@@ -29,8 +29,10 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_LOAD_TIMEOUT_SECONDS": "62",
         "CELERIAC_JOB_TTL_SECONDS": "63",
         "CELERIAC_DETACHED_MIB": "64",
+        "CELERIAC_MODEL_SET": "digits, letters",
     }
-    expected = Settings("redis://host:6380/1", Path("/srv/models.toml"), 3, 61, 62, 63, detached_mib=64)
+    path, names = Path("/srv/models.toml"), ("digits", "letters")
+    expected = Settings("redis://host:6380/1", path, 3, 61, 62, 63, detached_mib=64, model_set=names)
     assert Settings.from_env(environ) == expected
 
 
@@ -42,6 +44,7 @@ def test_every_variable_reaches_its_setting() -> None:
         ("CELERIAC_CHUNK_TIMEOUT_SECONDS", "0"),
         ("CELERIAC_JOB_TTL_SECONDS", "1.5"),
         ("CELERIAC_DETACHED_MIB", "0"),
+        ("CELERIAC_MODEL_SET", "digits,,letters"),
         ("CELERIAC_BROKER_URL", "amqp://host"),
         ("CELERIAC_BROKER_URL", "redis://host:notaport"),
     ],

@@ -1,33 +1,52 @@
 """This package reads models, one module for each kind of file; each gives a `Program`.
 
-.keras, .h5         keras.py          keras.models.load_model, safe mode, not compiled
-SavedModel folder   saved_model.py    tf.saved_model.load, one signature
+.keras, .h5, .hdf5        keras.py          keras.models.load_model, safe mode, not compiled
+SavedModel folder         saved_model.py    tf.saved_model.load, one signature; sessions.py for those of TensorFlow 1
+.pb                       graph.py          a frozen graph, by tensor names
+.meta with checkpoint     sessions.py       restored in a session and frozen
+.tflite                   tflite.py         tf.lite.Interpreter
+module:function           function.py       any Python
+
+graph_def.py, tensor_names.py and frozen.py make programs of graphs, however they came to be frozen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from tasks.models.formats.function import open_function
+from tasks.models.formats.graph import open_graph
+from tasks.models.formats.keras import open_keras
+from tasks.models.formats.saved_model import open_saved_model
+from tasks.models.formats.sessions import open_checkpoint
+from tasks.models.formats.tflite import open_tflite
 from tasks.models.program import Program
-from worker_config.manifest import ModelEntry
+from tasks.models.versions import SUFFIXES, served_path
+from worker_config.manifest import ModelEntry, is_function
+
+_FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
+    ".keras": open_keras,
+    ".h5": open_keras,
+    ".hdf5": open_keras,
+    ".pb": open_graph,
+    ".meta": open_checkpoint,
+    ".tflite": open_tflite,
+}
 
 
 def open_model(entry: ModelEntry) -> Program:
-    """Read a model; `entry.path` is its file or folder.
+    """Read a model; `entry.path` is its file or folder, a tree of versions, or a function.
 
     Raises:
-        Exception: whatever its library raises for a file that is none of its kind; ValueError and FileNotFoundError
-            where we look ourselves.
+        Exception: whatever its library raises for a file that is none of its kind; ValueError, ImportError and
+            FileNotFoundError where we look ourselves.
     """
-    path = Path(entry.path)
-    if not path.exists():
-        raise FileNotFoundError("no such file or folder")
+    if is_function(entry.path):
+        return open_function(entry)
+    path = served_path(entry)
     if path.is_dir():
-        from tasks.models.formats.saved_model import open_saved_model
-
         return open_saved_model(path, entry)
-    if path.suffix in (".keras", ".h5"):
-        from tasks.models.formats.keras import open_keras
-
-        return open_keras(path, entry)
-    raise ValueError("not a .keras or .h5 file, nor a SavedModel folder")
+    if path.suffix not in _FILES:
+        raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
+    return _FILES[path.suffix](path, entry)

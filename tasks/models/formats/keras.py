@@ -1,47 +1,111 @@
-"""This module reads Keras files: `.keras` and `.h5`, in safe mode, not compiled."""
+"""This module reads Keras files, `.keras` and `.h5`: in safe mode, not compiled.
+
+A Lambda layer is Python code in the file, which runs when it is read: only with `lambdas = true` in the manifest.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.models.program import Program, spec_of
+from tasks.models.program import Program, output_spec_of, spec_of
 from worker_config.manifest import ModelEntry
+
+# Keras tells which class it does not know only in words.
+_UNKNOWN = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
 
 
 def open_keras(path: Path, entry: ModelEntry) -> Program:
     """The model of a Keras file.
 
     Raises:
-        ValueError: it does not tell its inputs, or is no model that Keras reads in safe mode.
+        ValueError: it is none, does not tell its inputs, or brings code or classes of its own.
     """
-    import keras
     import tensorflow as tf
 
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = _load(path, lambdas=entry.lambdas)
     if not getattr(model, "inputs", None):
         raise ValueError("the model does not tell its inputs; build it before saving, or export a SavedModel")
+    import keras
+
     structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    names = sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
-    inputs = [spec_of(name, tensor) for name, tensor in zip(names, model.inputs, strict=True)]
+    tensors = keras.tree.flatten(structure)
+    names = _names(structure, [tensor.name for tensor in tensors])
+    inputs = [spec_of(name, tensor) for name, tensor in zip(names, tensors, strict=True)]
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{number}") for number, spec in enumerate(inputs)]
     output_names: list[str] = []
 
     def run(tensors: Sequence[Any]) -> Sequence[Any]:
-        result = model(tf.nest.pack_sequence_as(structure, list(tensors)), training=False)
-        output_names[:] = _output_names(model, result)
-        flat: list[Any] = tf.nest.flatten(result)
+        result = model(keras.tree.pack_sequence_as(structure, list(tensors)), training=False)
+        flat: list[Any] = keras.tree.flatten(result)
+        # A Sequential model has no names for its outputs, but its last layer has.
+        known = getattr(model, "output_names", None) or [model.layers[-1].name]
+        output_names[:] = _names(result, list(known))
         return flat
 
     traced = tf.function(lambda *tensors: run(tensors), input_signature=specs, autograph=False).get_concrete_function()
-    outputs = [spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
+    outputs = [output_spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
     return Program(inputs, outputs, run=run, variables=[variable.value for variable in model.variables], tracked=model)
 
 
-def _output_names(model: Any, result: Any) -> list[str]:
-    """Names in the order of `tf.nest.flatten`, which sorts the keys of a dict."""
-    if isinstance(result, dict):
-        return sorted(result)
-    # A Sequential model has no names for its outputs, but its last layer has.
-    return list(getattr(model, "output_names", None) or [model.layers[-1].name])
+def _load(path: Path, *, lambdas: bool) -> Any:
+    import keras
+
+    config = _config(path)
+    if not lambdas and _has_lambda(config):
+        raise ValueError(
+            "it has a Lambda layer, which is Python code that runs when the file is read; if you trust the file, say "
+            "lambdas = true in the manifest"
+        )
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=not lambdas)
+    except (TypeError, ValueError) as error:
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is None:
+            raise
+        raise ValueError(
+            f"it needs the class or function {unknown[1]!r}, which is not one of Keras's own; export the model as a "
+            "SavedModel (model.export), which brings what it needs"
+        ) from None
+
+
+def _config(path: Path) -> Any:
+    """The model's description, which Keras reads before it makes anything of it."""
+    import h5py
+
+    try:
+        if path.suffix == ".keras":
+            if not zipfile.is_zipfile(path):
+                raise ValueError("not a .keras file: it is no zip archive")
+            with zipfile.ZipFile(path) as archive:
+                return json.loads(archive.read("config.json"))
+        if not h5py.is_hdf5(path):
+            raise ValueError("not a Keras model: it is no HDF5 file")
+        with h5py.File(path) as file:
+            config = file.attrs["model_config"]
+        return json.loads(config)
+    except KeyError:
+        raise ValueError("not a Keras model: it may hold weights alone; save the whole model") from None
+
+
+def _has_lambda(config: Any) -> bool:
+    if isinstance(config, dict):
+        return config.get("class_name") in ("Lambda", "__lambda__") or any(map(_has_lambda, config.values()))
+    return isinstance(config, list) and any(map(_has_lambda, config))
+
+
+def _names(tree: Any, otherwise: list[str]) -> list[str]:
+    """One name for each leaf, in the order of `keras.tree.flatten`; the keys where the tree is a dict of leaves."""
+    import keras
+
+    flat = keras.tree.flatten(tree)
+    if isinstance(tree, dict) and len(flat) == len(tree):
+        return sorted(tree)
+    if len(otherwise) != len(flat):
+        return [f"output_{number}" for number in range(len(flat))]
+    # Several outputs may come from one layer.
+    return [f"{name}_{n}" if (n := otherwise[:i].count(name)) else name for i, name in enumerate(otherwise)]

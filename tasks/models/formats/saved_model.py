@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.models.program import Program, spec_of
+from tasks.causes import telling_line
+from tasks.models.formats.sessions import freeze_saved_model
+from tasks.models.program import Program, output_spec_of, spec_of
 from worker_config.manifest import ModelEntry
 
 
 def open_saved_model(path: Path, entry: ModelEntry) -> Program:
     """The signature `entry.signature` of a SavedModel.
 
+    One without an object graph, as TensorFlow 1 writes them, is frozen, because it could be run as it is, but not
+    saved again.
+
     Raises:
         ValueError: it is no SavedModel, or has no such signature; the text names those that it has.
     """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    try:
+        form = SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    except DecodeError:
+        raise ValueError("not a SavedModel: its saved_model.pb is damaged") from None
+    graphs = [graph for graph in form.meta_graphs if "serve" in graph.meta_info_def.tags] or list(form.meta_graphs)
+    if not graphs:
+        raise ValueError("not a SavedModel: its saved_model.pb holds no graph")
+    _check_signature(entry.signature, graphs[0].signature_def)
+    if graphs[0].HasField("object_graph_def"):
+        return _plain(path, entry, None)
+    tags = list(graphs[0].meta_info_def.tags)
+    try:
+        return freeze_saved_model(path, tags, entry.signature)
+    except Exception as error:
+        why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
+        return dataclasses.replace(_plain(path, entry, tags), why_plain=why)
+
+
+def _plain(path: Path, entry: ModelEntry, tags: Sequence[str] | None) -> Program:
     import tensorflow as tf
 
-    if not (path / "saved_model.pb").is_file():
-        raise ValueError("the folder holds no saved_model.pb")
-    saved = tf.saved_model.load(str(path))
-    if entry.signature not in saved.signatures:
-        known = ", ".join(sorted(saved.signatures)) or "none"
-        raise ValueError(f"no signature {entry.signature!r}; it has: {known}")
+    saved = tf.saved_model.load(str(path), tags=tags)
+    _check_signature(entry.signature, saved.signatures)
     function = saved.signatures[entry.signature]
     inputs = [spec_of(name, spec) for name, spec in sorted(function.structured_input_signature[1].items())]
-    outputs = [spec_of(name, spec) for name, spec in sorted(function.structured_outputs.items())]
+    outputs = [output_spec_of(name, spec) for name, spec in sorted(function.structured_outputs.items())]
 
     def run(tensors: Sequence[Any]) -> Sequence[Any]:
         result = function(**{spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)})
         return [result[spec.name] for spec in outputs]
 
     return Program(inputs, outputs, run=run, variables=function.variables, tracked=saved)
+
+
+def _check_signature(signature: str, known: Iterable[str]) -> None:
+    names = sorted(name for name in known if not name.startswith("__saved_model"))
+    if signature not in names:
+        raise ValueError(f"no signature {signature!r}; it has: {', '.join(names) or 'none'}")

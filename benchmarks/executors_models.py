@@ -1,0 +1,36 @@
+"""This module is a program of its own that makes the models of `benchmarks.executors`, with random weights.
+
+python -m benchmarks.executors_models FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(folder: Path) -> None:
+    """Write `mobilenet.keras` and `mlp.keras`."""
+    import keras
+    import numpy as np
+    from keras import layers
+
+    keras.utils.set_random_seed(11)
+    pixels = keras.Input((96, 96, 3), dtype="uint8", name="pixels")
+    network = keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None, classes=10)
+    mobilenet = keras.Model(pixels, network(layers.Rescaling(1 / 127.5, -1)(pixels)))
+    random = np.random.default_rng(5)
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            # As it would be after training: else all rows give the same output.
+            scale, offset, mean, variance = (np.asarray(weight) for weight in layer.get_weights())
+            scale = random.uniform(0.8, 1.6, scale.shape)
+            offset, mean = (random.normal(0, 0.3, array.shape) for array in (offset, mean))
+            layer.set_weights([scale, offset, mean, random.uniform(0.05, 0.4, variance.shape)])
+    mobilenet.save(folder / "mobilenet.keras")
+    inside = [layers.Dense(4096, activation="relu") for _ in range(2)]
+    keras.Sequential([keras.Input((1024,)), *inside, layers.Dense(10)]).save(folder / "mlp.keras")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,36 @@
+"""This module spreads a job's chunks over the queues of the workers that can run it.
+
+    slots, by queue --> the queue with the fewest of the job's chunks in flight for each slot --> one chunk more there
+
+Workers with one model set share a queue; those of another set that has the job's models too have another one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tasks.messages import SlotRecord
+
+
+class Queues:
+    """The queues of one job, with the slots that take chunks from each, and the chunks that are in flight there."""
+
+    def __init__(self, slots: Iterable[SlotRecord]) -> None:
+        self._slots: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self.update(slots)
+
+    def update(self, slots: Iterable[SlotRecord]) -> None:
+        """Take these slots from now on; none, as while a worker's only child is replaced, changes nothing."""
+        self._slots = Counter(slot.queue for slot in slots) or self._slots
+
+    def choose(self) -> str:
+        """The queue for one chunk, which then is in flight there; the larger one where several have as few."""
+        queue = min(self._slots, key=lambda name: (self._in_flight[name] + 1) / self._slots[name])
+        self._in_flight[queue] += 1
+        return queue
+
+    def closed(self, queue: str) -> None:
+        """Count a chunk out."""
+        self._in_flight[queue] -= 1

@@ -1,0 +1,59 @@
+"""This module gives each child its share of the machine: threads, a GPU, and, if wished, cores of its own.
+
+Child k gets GPU k modulo their number. Nothing here touches CUDA in the main process: a process that has done so cannot
+be forked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def gpus(environ: Mapping[str, str] = os.environ, listed: Path = _NVIDIA) -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them, found without asking CUDA."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        # CUDA stops at the first one that it does not know; -1 is none.
+        return names[: names.index("-1")] if "-1" in names else names
+    try:
+        return [str(number) for number, _ in enumerate(sorted(listed.iterdir()))]
+    except OSError:
+        return []
+
+
+def gpu_of(slot: int, found: Sequence[str]) -> str | None:
+    """The GPU of a child."""
+    return found[slot % len(found)] if found else None
+
+
+def cores_of(slot: int, cores: Sequence[int], threads: int) -> set[int]:
+    """The cores of a child that has some of its own: `threads` neighbours, counted round where there are too few."""
+    return {cores[(slot * threads + number) % len(cores)] for number in range(min(threads, len(cores)))}
+
+
+def settle(slot: int, *, threads: int, pin_cores: bool) -> None:
+    """Take this process's share, before TensorFlow runs here for the first time."""
+    if gpu := gpu_of(slot, gpus()):
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used, which is below
+    if pin_cores:
+        os.sched_setaffinity(0, cores_of(slot, sorted(os.sched_getaffinity(0)), threads))
+    limit_threads(threads)
+    if gpu:
+        import tensorflow as tf
+
+        for device in tf.config.list_physical_devices("GPU"):
+            # Else the first process takes all of the GPU's memory.
+            tf.config.experimental.set_memory_growth(device, enable=True)
+
+
+def limit_threads(threads: int) -> None:
+    """The cores are shared by processes, not by the operations of one."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -1,0 +1,56 @@
+"""This module says which executors are worth a trial for a model, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tasks.messages import TensorSpec
+from tasks.snapshots.record import Snapshot
+from worker_config.manifest import ModelEntry
+
+# A protobuf message, and so a frozen graph or a TFLite file, holds at most 2 GB; some are larger than the weights.
+MOST_CONSTANT_BYTES = 1_500_000_000
+
+Name = Literal["graph", "xla", "frozen", "tflite", "bfloat16", "int8"]
+_OWN_WEIGHTS: Sequence[Name] = ("tflite", "int8")
+_ALL_CONSTANTS: Sequence[Name] = ("frozen", "tflite", "bfloat16", "int8")
+_FIXED_SHAPE: Sequence[Name] = ("xla", "tflite", "bfloat16", "int8")
+_CPU_ONLY: Sequence[Name] = ("tflite", "bfloat16", "int8")
+
+
+def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[str], dict[str, str]]:
+    """The executors to try, "graph" first, and by name why one is left out.
+
+    A lower precision that the manifest does not list is in neither. A copied snapshot has no executors.
+
+    Args:
+        snapshot: the model in the cache.
+        entry: what its user wants.
+        gpus: that the machine's workers use.
+    """
+    if snapshot.kind != "mapped":
+        return [], {}
+    names: list[Name] = ["graph", "xla", "frozen", "tflite", *entry.precision]
+    reasons: dict[str, str] = {}
+
+    def leave_out(which: Sequence[Name], why: str) -> None:
+        reasons.update((name, why) for name in which if name in names and name not in reasons)
+
+    if entry.prefer == "memory":
+        leave_out(_OWN_WEIGHTS, "each child would have its own copy of the weights, and memory is preferred")
+    if gpus:
+        leave_out(_CPU_ONLY, "it runs on the processor alone, and there is a GPU")
+    if any(spec.dtype == "string" for spec in (*snapshot.inputs, *snapshot.outputs)):
+        leave_out(names[1:], "the model takes or gives strings")
+    if any(_is_free(spec) for spec in snapshot.inputs):
+        leave_out(_FIXED_SHAPE, "the model's inputs have sizes that are free, besides the rows")
+    if snapshot.weight_bytes > MOST_CONSTANT_BYTES:
+        leave_out(
+            _ALL_CONSTANTS, f"{snapshot.weight_bytes / 1e9:.1f} GB of weights do not fit into a graph as constants"
+        )
+    return [name for name in dict.fromkeys(names) if name not in reasons], reasons
+
+
+def _is_free(spec: TensorSpec) -> bool:
+    return any(size is None for size in spec.shape[1:])

@@ -1,0 +1,210 @@
+"""This module compares an executor's outputs with the model's own, and says whether they are the same.
+
+    reference --> tells_apart: would a wrong executor be noticed at all?
+    reference, outputs --> compare --> Comparison: agrees, largest error, share of rows with the same largest output
+
+An output's unit is its spread: how far rows lie from their mean. A network that gives every row the same agrees with
+any other that does, so such a reference proves nothing. Columns (the last axis) may be of different kinds, boxes beside
+scores: each has its own spread, but at least a tenth of the whole output's, because a column that hardly moves, the
+class that never wins, has no error worth measuring in its own unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+# float32 has 2**-23 = 1.2e-7 of a number. Another order of summing adds up to some 1e-5 over a deep network (measured:
+# 4e-6 for products over 4096 values, 1e-5 for 50 convolutions). A wrong result, such as a layer with other padding,
+# is off by 1e-2 of the spread and more.
+RELATIVE = 1e-4  # of the largest magnitude in the column
+OF_SPREAD = 1e-2
+LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be over `OF_SPREAD`
+COLUMN_FLOOR = 0.1
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of a comparison.
+
+    Attributes:
+        agrees: whether the outputs are the same within what is asked.
+        error: the largest deviation, in units of the spread; infinite where it has no measure.
+        agreement: the least share, over the outputs, of rows with the same largest value; None where it means nothing.
+        why: why not, one line; empty where they agree.
+    """
+
+    agrees: bool
+    error: float = 0.0
+    agreement: float | None = None
+    why: str = ""
+
+
+def tells_apart(reference: Sequence[Array]) -> str:
+    """Why these outputs, rows first, could not show a wrong executor; empty if they could."""
+    moving = 0
+    for number, array in enumerate(reference):
+        name = _name(number, reference)
+        if not array.ndim or len(array) < 2:
+            return f"{name} has no rows to compare"
+        if not _is_float(array):
+            moving += any(not np.array_equal(array[0], row) for row in array[1:])
+            continue
+        values = _numbers(array)
+        if not values.size:
+            return f"{name} has no values"
+        if not np.isfinite(values).all():
+            return f"{name} is not finite"
+        magnitude = np.abs(values).max()
+        spread = _spread(values)
+        if spread == 0:
+            return f"{name} is the same for all rows, as of a model that is not trained"
+        if spread < _least_spread(array) * magnitude:
+            return f"{name} differs between rows by {spread / magnitude:.0e} of its size, no more than rounding does"
+        moving += 1
+    return "" if moving else "the outputs are the same for all rows"
+
+
+def compare(
+    reference: Sequence[Array],
+    outputs: Sequence[Array],
+    *,
+    exact: bool = True,
+    tolerance: float = 0.0,
+    agreement: float = 0.0,
+) -> Comparison:
+    """Hold outputs against the reference, which `tells_apart`.
+
+    Args:
+        reference: one array per output, rows first.
+        outputs: what the executor gave for the same rows.
+        exact: of a float32 executor: floats within rounding, anything else equal.
+        tolerance: of a lower precision: the largest error, in units of the spread; 0 does not ask.
+        agreement: of a lower precision: the least share of rows with the same largest value, of every output with
+            several columns, and with the same value of outputs that are no floats; 0 does not ask.
+    """
+    refused = _other_form(reference, outputs)
+    if refused:
+        return Comparison(False, float("inf"), None, refused)
+    error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if _is_float(r)), default=0.0)
+    shares = [_share(r, o) for r, o in zip(reference, outputs, strict=True)]
+    share = min((share for share in shares if share is not None), default=None)
+    if exact:
+        why = _not_exact(reference, outputs)
+    else:
+        why = _not_close(reference, outputs, error, share, tolerance, agreement)
+    return Comparison(not why, error, share, why)
+
+
+def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
+    if len(reference) != len(outputs):
+        return f"{len(outputs)} outputs instead of {len(reference)}"
+    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
+        name = _name(number, reference)
+        if wanted.shape != got.shape or wanted.dtype != got.dtype:
+            return f"{name} is {got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}"
+        if _is_float(wanted) and not np.isfinite(_numbers(got)).all():
+            return f"{name} has values that are not finite"
+    return ""
+
+
+def _not_exact(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
+    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
+        name = _name(number, reference)
+        if not _is_float(wanted):
+            if not np.array_equal(wanted, got):
+                return f"{name} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
+            continue
+        error = _error(wanted, got)
+        if error > OF_SPREAD:
+            return f"{name} deviates by {error:.2g} of its spread, {OF_SPREAD:g} is allowed"
+        values = _numbers(wanted)
+        relative = (np.abs(_numbers(got) - values) / _floored(_over_rows(np.max, np.abs(values)))).max()
+        if relative > RELATIVE:
+            return f"{name} deviates by {relative:.2g} of its size, {RELATIVE:g} is allowed"
+    return ""
+
+
+def _not_close(
+    reference: Sequence[Array],
+    outputs: Sequence[Array],
+    error: float,
+    share: float | None,
+    tolerance: float,
+    agreement: float,
+) -> str:
+    if not tolerance and not agreement:
+        return "neither a tolerance nor an agreement is given"
+    if tolerance and not error <= tolerance:
+        return f"deviates by {error:.2g} of the outputs' spread, {tolerance:g} is allowed"
+    if not agreement:
+        pairs = zip(reference, outputs, strict=True)
+        same = all(_is_float(r) or np.array_equal(r, o) for r, o in pairs)
+        return "" if same else "differs in outputs that are no floats; an agreement would allow it for some rows"
+    if share is None:
+        return "no output has several columns whose largest one differs between rows: the agreement means nothing"
+    if share < agreement:
+        return f"has the same largest output for {share:.2%} of the rows, {agreement:.2%} are asked for"
+    return ""
+
+
+def _error(wanted: Array, got: Array) -> float:
+    """The largest deviation in units of the column's spread."""
+    values = _numbers(wanted)
+    deviations = (values - values.mean(axis=0)) ** 2
+    spread = _floored(np.sqrt(_over_rows(np.mean, deviations)), _spread(values))
+    return float((np.abs(_numbers(got) - values) / spread).max())
+
+
+def _share(wanted: Array, got: Array) -> float | None:
+    """Of rows, or places in them, with the same largest column; None where those of the reference are all the same."""
+    if _is_float(wanted):
+        if wanted.ndim < 2 or wanted.shape[-1] < 2 or wanted.dtype.kind == "c":
+            return None
+        wanted, got = wanted.argmax(axis=-1), got.argmax(axis=-1)
+    if all(np.array_equal(wanted[0], row) for row in wanted[1:]):
+        return None
+    return float(np.mean(wanted == got))
+
+
+def _over_rows(reduce: Any, values: Array) -> Array:
+    """By column of the last axis; one column where there is no such axis."""
+    columns = values.reshape(len(values), -1) if values.ndim < 2 else values.reshape(-1, values.shape[-1])
+    return np.asarray(reduce(columns, axis=0))
+
+
+def _floored(columns: Array, whole: float | None = None) -> Array:
+    floor = COLUMN_FLOOR * (columns.max() if whole is None else whole)
+    return np.maximum(columns, floor or np.finfo(np.float64).tiny)
+
+
+def _spread(values: Array) -> float:
+    """Root mean square of the distance from the mean row."""
+    return float(np.sqrt(np.mean((values - values.mean(axis=0)) ** 2)))
+
+
+def _least_spread(array: Array) -> float:
+    if array.dtype.kind == "c":
+        return LEAST_SPREAD
+    return max(LEAST_SPREAD, 4 * float(ml_dtypes.finfo(array.dtype).eps))  # type: ignore[no-untyped-call]
+
+
+def _is_float(array: Array) -> bool:
+    """bfloat16 and its like are of no kind that numpy knows."""
+    return array.dtype.kind in "fcV"
+
+
+def _numbers(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return np.stack([array.real, array.imag], axis=-1).astype(np.float64)
+    return array.astype(np.float64)
+
+
+def _name(number: int, reference: Sequence[Array]) -> str:
+    return f"output {number}" if len(reference) > 1 else "the output"

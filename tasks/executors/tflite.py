@@ -1,0 +1,108 @@
+"""This module runs the model in TFLite, whose XNNPACK kernels are made for one fixed batch; in float32 or int8.
+
+    signature of fixed batch --freeze--> constants --convert--> tflite-ROWS.tflite --interpreter--> call
+
+XNNPACK packs the weights when it loads: each child has its own. Conversion starts from the frozen function, because
+that of a Keras 3 model, as it is, can give NaN without a word.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.executors.batched import in_batches
+from tasks.executors.frozen import freeze, write_whole
+from tasks.models.program import FlatCall
+from tasks.snapshots.record import Snapshot
+
+
+def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+    """Convert, in float32.
+
+    Raises:
+        Exception: an operation of the graph is not one of TFLite's.
+    """
+    _build(_file(folder, "tflite", batch_rows), folder, snapshot, batch_rows, [])
+
+
+def build_int8(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+    """Convert with weights of 8 bits; activations are quantised as they come ("dynamic range").
+
+    Raises:
+        Exception: an operation of the graph is not one of TFLite's.
+    """
+    import tensorflow as tf
+
+    _build(_file(folder, "int8", batch_rows), folder, snapshot, batch_rows, [tf.lite.Optimize.DEFAULT])
+
+
+def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
+    """An interpreter of the float32 model."""
+    return _load(_file(folder, "tflite", batch_rows), batch_rows, len(snapshot.inputs), threads)
+
+
+def load_int8(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
+    """An interpreter of the quantised model."""
+    return _load(_file(folder, "int8", batch_rows), batch_rows, len(snapshot.inputs), threads)
+
+
+def _file(folder: Path, name: str, batch_rows: int) -> Path:
+    return folder / f"{name}-{batch_rows}.tflite"
+
+
+def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimizations: list[Any]) -> None:
+    import tensorflow as tf
+
+    if path.exists():
+        return
+    function = freeze(folder, snapshot, batch_rows)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.optimizations = optimizations
+    write_whole(path, converter.convert())
+
+
+def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
+    interpreter = _interpreter(path, threads)
+    interpreter.allocate_tensors()
+    places = _places(interpreter, inputs)
+    results = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def batch(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        for number, index in places.items():
+            interpreter.set_tensor(index, arrays[number])
+        interpreter.invoke()
+        # A copy each; views of the interpreter's own memory would save it, but change with the next call.
+        return [interpreter.get_tensor(index) for index in results]
+
+    def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        if all(len(array) == batch_rows for array in arrays):
+            return batch(arrays)
+        # Not resized: the batch may stand as a number inside, as in a reshape.
+        return in_batches(batch, list(arrays), batch_rows)
+
+    return call
+
+
+def _interpreter(path: Path, threads: int) -> Any:
+    import tensorflow as tf
+
+    with warnings.catch_warnings():  # it announces its move to another package
+        warnings.simplefilter("ignore")
+        return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+
+
+def _places(interpreter: Any, inputs: int) -> dict[int, int]:
+    """The interpreter's index of each input that the model reads, by its number."""
+    places = {}
+    for detail in interpreter.get_input_details():
+        found = re.search(r"input_(\d+)(:\d+)?$", detail["name"])
+        if not found or int(found[1]) >= inputs:
+            raise ValueError(f"the converted model has an input {detail['name']!r} that is none of the model's")
+        places[int(found[1])] = detail["index"]
+    return places

@@ -1,0 +1,157 @@
+"""This module tries executors on the rows of the gate, in a process of its own: do they agree, how fast, how large.
+
+telling_rows   gate_rows --reference call--> the first rows that tell outputs apart, and the reference's outputs
+try_executor   build --> load --> all rows in batches --compare--> time --> memory --> Trial
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.causes import telling_line
+from tasks.executors import EXECUTORS
+from tasks.executors.batched import Arrays, in_batches
+from tasks.executors.gate import compare, tells_apart
+from tasks.executors.rows import gate_rows
+from tasks.memory import give_back
+from tasks.messages import TensorSpec
+from tasks.models.program import FlatCall
+from tasks.snapshots.record import Snapshot, Trial
+from worker_config.manifest import ModelEntry
+
+# The first call compiles or packs in every child; nobody waits longer for a worker's start.
+FIRST_CALL_SECONDS = 20.0
+LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 5, 0.4, 3.0
+
+
+@dataclass(frozen=True)
+class TellingRows:
+    """Rows that an executor can be judged on; `why` there are none, and then empty arrays."""
+
+    label: str = ""
+    rows: Arrays = field(default_factory=list)
+    reference: Arrays = field(default_factory=list)
+    why: str = ""
+
+
+def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> TellingRows:
+    """The first rows that the model runs without error and gives different outputs for.
+
+    Args:
+        call: the reference: the model as it is.
+        inputs: the model's.
+        entry: names the calibration file.
+        batch_rows: rows in one call.
+
+    Raises:
+        ConfigError: the calibration file is not as it should be.
+    """
+    why = "no rows can be made up for the model's inputs; give some with calibration"
+    for label, rows in gate_rows(inputs, entry, batch_rows):
+        try:
+            reference = in_batches(call, rows, batch_rows)
+        except Exception as error:
+            why = f"the model fails on {label} rows: {_line(error)}"
+            continue
+        why = tells_apart(reference)
+        if not why:
+            return TellingRows(label, rows, reference)
+        why = f"with {label} rows, {why}"
+    return TellingRows(why=why)
+
+
+def try_executor(
+    name: str,
+    folder: Path,
+    snapshot: Snapshot,
+    batch_rows: int,
+    threads: int,
+    rows: Arrays,
+    reference: Arrays,
+) -> Trial:
+    """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
+
+    Args:
+        name: of `EXECUTORS`.
+        folder: the snapshot's.
+        snapshot: tells the tolerance and agreement that a lower precision is held to.
+        batch_rows: rows in one call.
+        threads: of TFLite; TensorFlow's own are the process's.
+        rows: an array per input.
+        reference: an array per output: what the model gives for them.
+    """
+    executor, entry = EXECUTORS[name], snapshot.entry
+    try:
+        if executor.build:
+            executor.build(folder, snapshot, batch_rows)
+        before = private_bytes()
+        call = executor.load(folder, snapshot, batch_rows, threads)
+        batch = [_rows(array, 0, batch_rows) for array in rows]
+        started = time.perf_counter()
+        call(batch)
+        first = time.perf_counter() - started
+        if name != "graph" and first > FIRST_CALL_SECONDS:
+            return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
+        outputs = in_batches(call, rows, batch_rows)
+        found = compare(
+            reference,
+            outputs,
+            exact=executor.precision == "float32",
+            tolerance=entry.tolerance,
+            agreement=entry.agreement,
+        )
+        del outputs
+        seconds = _batch_seconds(call, batch) if found.agrees or name == "graph" else 0.0
+        give_back()
+        own = max(0, private_bytes() - before)
+        return Trial(name, found.agrees, seconds, own, found.error, found.agreement, found.why)
+    except Exception as error:
+        return Trial(name, False, why=_line(error))
+
+
+def private_bytes() -> int:
+    """Memory that this process alone has written to: neither shared with its parent nor a file's clean pages."""
+    try:
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+    except OSError:  # another system than Linux
+        import psutil  # which a producer need not have
+
+        return int(psutil.Process().memory_full_info().uss)
+    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", rollup, re.MULTILINE))
+    return 1024 * (int(sizes.get("Private_Dirty", 0)) + int(sizes.get("SwapPss", 0)))
+
+
+def _batch_seconds(call: FlatCall, batch: Arrays) -> float:
+    """The median of a call: 5 calls and 0.4 s at least, 3 s at most."""
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while True:
+        started = time.perf_counter()
+        call(batch)
+        ended = time.perf_counter()
+        seconds.append(ended - started)
+        passed = ended - began
+        if passed >= MOST_SECONDS or (passed >= LEAST_SECONDS and len(seconds) >= LEAST_CALLS):
+            return statistics.median(seconds)
+
+
+def _rows(array: np.ndarray[Any, Any], start: int, count: int) -> np.ndarray[Any, Any]:
+    """`count` rows, the last one repeated where there are not so many."""
+    if not array.ndim:
+        return array
+    return np.ascontiguousarray(array[np.minimum(np.arange(start, start + count), len(array) - 1)])
+
+
+def _line(error: BaseException) -> str:
+    """What happened, in one line of at most 300 characters, without the converter's stack of source lines."""
+    found = re.search(r"error: (.+)", str(error))
+    line = found[1].strip() if found else telling_line(error)
+    return f"{type(error).__name__}: {line}"[:300] if line else type(error).__name__

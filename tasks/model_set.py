@@ -1,0 +1,110 @@
+"""This module is the model set of a worker as its main process knows it: what it serves now, and what it still can.
+
+A job is pinned to the versions that it began with. After a change children go on serving those, from their snapshots,
+until no job that runs is pinned to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import redis
+from msgspec.structs import replace
+
+from tasks import keys
+from tasks.messages import ModelRef, OlderSet, SlotRecord
+from tasks.shelf import leave_word, word_path
+from tasks.snapshots.served import Served, describe
+from worker_config.celery_app import queue_of
+
+# A producer pins its job a moment before it enters it in Redis.
+GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The models between two changes; `replaced_at` is of `time.monotonic`."""
+
+    served: dict[str, Served]
+    held: list[int]
+    replaced_at: float = 0.0
+
+    @property
+    def queue(self) -> str:
+        """Where chunks for these models come from."""
+        return queue_of({name: one.digest for name, one in self.served.items()})
+
+    @property
+    def refs(self) -> set[ModelRef]:
+        """The models, as a job is pinned to them."""
+        return {ModelRef(one.name, one.digest) for one in self.served.values()}
+
+
+@dataclass
+class ModelSet:
+    """The generations of a worker's models, and the folder in which children find word of them."""
+
+    folder: Path
+    current: Generation
+    older: list[Generation] = field(default_factory=list)
+
+    def leave_word(self) -> None:
+        """Tell children, those that there are and those to come, how to load what is served now."""
+        for served in self.current.served.values():
+            leave_word(self.folder, served)
+
+    def replace(self, served: dict[str, Served], held: list[int]) -> None:
+        """Serve these from now on, and the others as long as they are wanted."""
+        self.older.append(dataclasses.replace(self.current, replaced_at=time.monotonic()))
+        self.current = Generation(served, held)
+        self.leave_word()
+
+    def older_sets(self) -> list[OlderSet]:
+        """What children still serve, besides the current models."""
+        return [OlderSet(one.queue, sorted(one.refs, key=str)) for one in self.older]
+
+    def told_by(self, slot: SlotRecord) -> SlotRecord:
+        """A child's record, as it should be now: what it tells of itself is of the time when it was forked."""
+        older = self.older_sets()
+        if slot.queue != self.current.queue:
+            models = [info for one in self.current.served.values() if (info := describe(one))]
+            slot = replace(slot, queue=self.current.queue, models=models, ready_at=time.time())
+        return slot if slot.older == older else replace(slot, older=older)
+
+    def forget(self, pinned: Collection[str], close: Callable[[int], None]) -> list[str]:
+        """Give up older generations that no running job is pinned to; return queues that need no more be consumed."""
+        now = time.monotonic()
+        kept: list[Generation] = []
+        gone: list[Generation] = []
+        for generation in self.older:
+            wanted = any(str(ref) in pinned for ref in generation.refs - self.current.refs)
+            (kept if wanted or now - generation.replaced_at < GRACE_SECONDS else gone).append(generation)
+        self.older = kept
+        alive = set().union(self.current.refs, *(generation.refs for generation in kept))
+        for generation in gone:
+            for descriptor in generation.held:
+                close(descriptor)
+            for ref in generation.refs - alive:
+                word_path(self.folder, ref).unlink(missing_ok=True)
+        consumed = {self.current.queue, *(generation.queue for generation in kept)}
+        return [generation.queue for generation in gone if generation.queue not in consumed]
+
+
+def pinned_models(client: redis.Redis) -> set[str]:
+    """The models of all jobs that run, as NAME@DIGEST with eight characters of the digest."""
+    found: set[str] = set()
+    for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1)):
+        state, record = client.hmget(keys.job(job_id.decode()), "state", "record")
+        if state == b"running" and record:
+            found.update(msgspec.json.decode(record, type=_Pins).models)
+    return found
+
+
+class _Pins(msgspec.Struct):
+    models: list[str]

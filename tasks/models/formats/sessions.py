@@ -1,0 +1,83 @@
+"""This module reads what TensorFlow 1 wrote with variables, and freezes it in a session of its own.
+
+.meta, .index, .data-*                    checkpoint and its graph
+SavedModel folder without object graph    one signature of it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.models.formats.frozen import frozen_program
+from tasks.models.formats.graph_def import split_name
+from tasks.models.formats.tensor_names import tensor_names
+from tasks.models.program import Program
+from worker_config.manifest import ModelEntry
+
+
+def open_checkpoint(path: Path, entry: ModelEntry) -> Program:
+    """The graph of a `.meta` file with its checkpoint's values, from `entry.inputs` to `entry.outputs`.
+
+    Raises:
+        ValueError: no checkpoint beside it, no graph in it, or no such tensors; the text names those that it has.
+    """
+    import tensorflow as tf
+
+    prefix = path.with_suffix("")
+    if not Path(f"{prefix}.index").is_file():
+        raise ValueError(f"no checkpoint beside it: {prefix.name}.index is missing")
+    with _session() as session:
+        try:
+            saver = tf.compat.v1.train.import_meta_graph(str(path), clear_devices=True)
+        except Exception as error:
+            raise ValueError(f"not a .meta file that TensorFlow reads ({error})") from error
+        inputs, outputs = tensor_names(session.graph.as_graph_def(), entry.inputs, entry.outputs)
+        if saver is not None:
+            saver.restore(session, str(prefix))
+        frozen = _frozen(session, [*inputs, *outputs])
+    return frozen_program(frozen, {name: name for name in inputs}, {name: name for name in outputs})
+
+
+def freeze_saved_model(path: Path, tags: Sequence[str], signature: str) -> Program:
+    """One signature of a SavedModel that TensorFlow 1 wrote.
+
+    Raises:
+        Exception: it cannot be frozen; ValueError where its graph keeps state besides its variables.
+    """
+    import tensorflow as tf
+
+    with _session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, list(tags), str(path), clear_devices=True)
+        form = loaded.signature_def[signature]
+        inputs = {name: form.inputs[name].name for name in sorted(form.inputs)}
+        outputs = {name: form.outputs[name].name for name in sorted(form.outputs)}
+        if not all((*inputs.values(), *outputs.values())):
+            raise ValueError("some of its tensors are sparse")
+        tensor_names(session.graph.as_graph_def(), list(inputs.values()), list(outputs.values()))
+        frozen = _frozen(session, [*inputs.values(), *outputs.values()])
+    return frozen_program(frozen, inputs, outputs)
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    import tensorflow as tf
+
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it calls all of this deprecated, and tells of each step
+    try:
+        with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+            yield session
+    finally:
+        logger.setLevel(level)
+
+
+def _frozen(session: Any, tensors: Sequence[str]) -> Any:
+    import tensorflow as tf
+
+    nodes = list(dict.fromkeys(split_name(tensor)[0] for tensor in tensors))
+    return tf.compat.v1.graph_util.convert_variables_to_constants(session, session.graph.as_graph_def(), nodes)

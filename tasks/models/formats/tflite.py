@@ -1,0 +1,112 @@
+"""This module runs `.tflite` files in TensorFlow's own interpreter."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.causes import telling_line
+from tasks.messages import TensorSpec
+from tasks.models.program import FlatCall, Program
+from worker_config.manifest import ModelEntry
+
+WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"
+
+# Of an operation of its author's own, and of one of TensorFlow's ("Flex").
+_LACKING = re.compile(r"custom op: (\w+)|\((Flex\w+)\)")
+
+Details = dict[str, dict[str, Any]]
+
+
+def open_tflite(path: Path, entry: ModelEntry) -> Program:
+    """The signature `entry.signature` of a file, or its only one; the names are those of tensors if it has none.
+
+    Raises:
+        ValueError: it is no TFLite file, has no such signature, or operations that the interpreter lacks.
+    """
+    import tensorflow as tf
+
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or 1
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
+            interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"not a TFLite file that this interpreter reads: {telling_line(error)}") from None
+    signature = _signature(interpreter.get_signature_list(), entry.signature)
+    if signature:
+        runner = interpreter.get_signature_runner(signature)
+        inputs = dict(sorted(runner.get_input_details().items()))
+        outputs = dict(sorted(runner.get_output_details().items()))
+        call = _runner_call(runner, list(inputs), list(outputs))
+    else:
+        inputs = {details["name"]: details for details in interpreter.get_input_details()}
+        outputs = {details["name"]: details for details in interpreter.get_output_details()}
+        call = _tensor_call(interpreter, inputs, outputs)
+    specs = [_spec(*item) for item in inputs.items()], [_spec(*item) for item in outputs.items()]
+    return Program(*specs, call=_said_clearly(call), why_plain=WHY_PLAIN)
+
+
+def _signature(known: dict[str, Any], wanted: str) -> str:
+    if wanted in known or not known:
+        return wanted if known else ""
+    if len(known) == 1 and wanted == ModelEntry("").signature:
+        return next(iter(known))
+    raise ValueError(f"no signature {wanted!r}; it has: {', '.join(sorted(known))}")
+
+
+def _runner_call(runner: Any, inputs: Sequence[str], outputs: Sequence[str]) -> FlatCall:
+    def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        # It resizes its inputs to those that it is given, which costs nothing where they are as before.
+        results = runner(**dict(zip(inputs, arrays, strict=True)))
+        return [results[name] for name in outputs]
+
+    return call
+
+
+def _tensor_call(interpreter: Any, inputs: Details, outputs: Details) -> FlatCall:
+    wanted = [details["index"] for details in inputs.values()]
+    given = [details["index"] for details in outputs.values()]
+    shapes: list[tuple[int, ...]] = []
+
+    def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        if shapes != [array.shape for array in arrays]:
+            for index, array in zip(wanted, arrays, strict=True):
+                interpreter.resize_tensor_input(index, array.shape)
+            interpreter.allocate_tensors()
+            shapes[:] = [array.shape for array in arrays]
+        for index, array in zip(wanted, arrays, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in given]
+
+    return call
+
+
+def _said_clearly(call: FlatCall) -> FlatCall:
+    def clear(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        try:
+            return call(arrays)
+        except RuntimeError as error:
+            lacking = _LACKING.search(str(error))
+            if lacking is None:
+                raise
+            raise ValueError(
+                f"the file has the operation {lacking[1] or lacking[2]!r}, which TensorFlow's interpreter lacks; "
+                "convert it with built-in operations alone, or serve the SavedModel that it was made from"
+            ) from None
+
+    return clear
+
+
+def _spec(name: str, details: dict[str, Any]) -> TensorSpec:
+    # A free size is -1 in the signature, and 1 in the shape until it is known.
+    signature = details.get("shape_signature", details["shape"])
+    shape = tuple(None if size < 0 else int(size) for size in signature)
+    dtype = np.dtype(details["dtype"])
+    return TensorSpec(name, "string" if dtype.kind in "OSU" else dtype.name, shape)

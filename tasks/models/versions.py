@@ -1,0 +1,61 @@
+"""This module finds the file or folder that is served of a model's path, which may be a tree of versions.
+
+PATH/1/saved_model.pb...    a version is a SavedModel folder,
+PATH/2/model.keras          or a folder with one model file
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from worker_config.manifest import ModelEntry
+
+SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".meta", ".tflite")
+_SAVED_MODEL = "saved_model.pb"
+
+
+def served_path(entry: ModelEntry) -> Path:
+    """The path itself, or that of the version `entry.version` in it, the highest where that is 0.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path, no such version, or no model in it; its `strerror` says what
+            there is.
+    """
+    path = Path(entry.path)
+    if not path.exists():
+        raise _missing(os.strerror(errno.ENOENT))
+    folders = _versions(path)
+    if not folders:
+        if entry.version:
+            raise _missing(f"no version {entry.version}: it is no tree of versions")
+        if path.is_dir() and not (path / _SAVED_MODEL).exists():
+            raise _missing(f"the folder holds no {_SAVED_MODEL}, nor versions of a model, such as {path.name}/1")
+        return path
+    if entry.version and entry.version not in folders:
+        known = ", ".join(map(str, sorted(folders)))
+        raise _missing(f"no version {entry.version}; there are: {known}")
+    return _model_in(folders[entry.version or max(folders)])
+
+
+def _versions(path: Path) -> dict[int, Path]:
+    if not path.is_dir() or (path / _SAVED_MODEL).exists():
+        return {}
+    # The digits of other scripts are digits too.
+    found = sorted(p for p in path.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir())
+    return {int(folder.name): folder for folder in found}
+
+
+def _model_in(folder: Path) -> Path:
+    if (folder / _SAVED_MODEL).exists():
+        return folder
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(files) != 1:
+        what = " and ".join(path.name for path in files) if files else "no model"
+        raise _missing(f"version {folder.name} holds {what}; it must hold a SavedModel, or one model file")
+    return files[0]
+
+
+def _missing(text: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, text)

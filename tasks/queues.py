@@ -1,0 +1,52 @@
+"""This module binds a worker to the queue of its model set, and deletes queues that no worker consumes any more.
+
+    worker starts --consume_only--> celeriac.0123456789ab      every few seconds --note--> celeriac:queues
+
+So a chunk goes to workers alone that hold its models, in its versions. A queue is kept for long after its last worker:
+detached jobs may wait there for one to come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import redis
+
+from tasks import keys
+from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.errors import UsageError
+
+# In one step, so that no queue goes whose worker is just starting.
+_NOTE = f"""
+local now = tonumber(redis.call('TIME')[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now, ARGV[i]) end
+redis.call('EXPIRE', KEYS[1], 2 * ARGV[1])
+local left = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+for _, queue in ipairs(left) do redis.call('UNLINK', '{KEY_PREFIX}' .. queue) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+"""
+
+
+def consume_only(app: Any, queue: str) -> None:
+    """Let the worker of `app` consume this queue and no other; before its consumer starts.
+
+    Raises:
+        UsageError: it was told other queues.
+    """
+    queues = app.amqp.queues
+    if set(queues.consume_from) != {QUEUE}:
+        raise UsageError(
+            "a worker consumes the queue of its model set; leave out -Q/--queues and -X/--exclude-queues, and choose "
+            "models with CELERIAC_MODEL_SET"
+        )
+    queues.select([queue])
+
+
+def note(client: redis.Redis, consumed: Collection[str]) -> None:
+    """Remember that these queues are consumed now; delete those that have not been for `QUEUE_TTL_SECONDS`.
+
+    `client` may be a pipeline.
+    """
+    if consumed:
+        client.eval(_NOTE, 1, keys.QUEUES, keys.QUEUE_TTL_SECONDS, *sorted(consumed))

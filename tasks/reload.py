@@ -1,0 +1,109 @@
+"""This module takes new versions of models into a worker that runs: `control reload_models`, or SIGHUP.
+
+    manifest and files --prepare, in a forked process--> Served --main process--> word for children, slots, queue
+
+No child is stopped, and no chunk: a child loads the version that a chunk asks for when it comes, from its snapshot, in
+a fraction of a second. New jobs get the new versions, as soon as the worker's slots tell of them; jobs that run go on
+with those that they began with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from tasks.digest import digest_or_error, function_digests
+from tasks.model_set import ModelSet
+from tasks.snapshots import cache
+from tasks.snapshots.forked import Forked, ForkedError
+from tasks.snapshots.preparing import Workshop, prepare
+from tasks.snapshots.served import Served, describe
+from worker_config.errors import ConfigError, ModelLoadError
+from worker_config.manifest import ModelEntry
+
+LOOK_SECONDS = 0.1
+
+
+class Reloader:
+    """Reloads of one worker, one at a time; `look` is called often, by the main process's timer.
+
+    Args:
+        models: of the worker.
+        shop: of the worker.
+        read: the entries of the manifest as it stands when called.
+        say: tell the person who started the worker.
+    """
+
+    def __init__(
+        self,
+        models: ModelSet,
+        shop: Workshop,
+        read: Callable[[], dict[str, ModelEntry]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._models = models
+        self._shop = shop
+        self._read = read
+        self._say = say
+        self._functions = function_digests(one.entry for one in models.current.served.values())
+        self._forked: Forked | None = None
+        self.wanted = False
+
+    def look(self) -> bool:
+        """Begin what is wanted, end what is done; whether other models are served from now on."""
+        if self._forked is None:
+            if self.wanted:
+                self.wanted = False
+                read, shop, functions = self._read, self._shop, self._functions
+                work = partial(_prepare_all, read, shop, functions)
+                self._forked = Forked(work, dict[str, Served], Path(os.devnull))
+            return False
+        if not self._forked.is_done():
+            return False
+        forked, self._forked = self._forked, None
+        try:
+            return self._take(forked.result())
+        except (ForkedError, OSError) as error:
+            self._say(f"models are not reloaded: {error}")
+            return False
+
+    def _take(self, served: dict[str, Served]) -> bool:
+        changed = what_changed(self._models.current.served, served)
+        if not changed:
+            self._say("models reloaded: nothing has changed")
+            return False
+        held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
+        self._models.replace(served, held)
+        self._functions.update(function_digests(one.entry for one in served.values()))
+        self._say(f"models reloaded: {changed}")
+        return True
+
+
+def _prepare_all(
+    read: Callable[[], dict[str, ModelEntry]], shop: Workshop, functions: Mapping[str, str]
+) -> dict[str, Served]:
+    entries = read()
+    now = function_digests(entries.values())
+    if changed := sorted(name for name, digest in now.items() if functions.get(name, digest) != digest):
+        raise ConfigError(
+            f"the function {changed[0]} has changed, which running children have imported; start the worker again"
+        )
+    served = {name: prepare(name, entry, digest_or_error(name, entry), shop) for name, entry in entries.items()}
+    for name, one in served.items():
+        if describe(one) is None:
+            raise ModelLoadError(
+                f"model {name} has no snapshot, which a reload needs ({one.note}); start the worker again"
+            )
+    return served
+
+
+def what_changed(before: Mapping[str, Served], after: Mapping[str, Served]) -> str:
+    """For the log: models that came, went, or have another version."""
+    words = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = (models[name].digest[:8] if name in models else "none" for models in (before, after))
+        if old != new:
+            words.append(f"{name} {old} -> {new}")
+    return ", ".join(words)

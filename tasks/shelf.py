@@ -1,0 +1,149 @@
+"""This module holds a child's models: those that it began with, and those that chunks have asked for since.
+
+    chunk's ModelRef --held?--> LoadedModel
+                     --known to the worker? (begun with, or a file of its run folder)--> load
+                     --memory limit?--> drop the least recently used, or ask for a fresh child
+
+TensorFlow does not always give memory back. A child that stays too large after dropping models hands its chunk back and
+is replaced: a process that ends gives back everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from tasks.memory import give_back, own_bytes
+from tasks.messages import ModelInfo, ModelRef
+from tasks.models.loaded import LoadedModel, load_model
+from tasks.snapshots.served import Served, describe
+from worker_config.errors import ModelError
+
+# A version that was replaced may still be wanted by a job that runs.
+IDLE_SECONDS = 60.0
+
+
+class FreshChildError(Exception):
+    """This child has no room for the model that a chunk wants; another one will."""
+
+
+class Shelf:
+    """The models of one child.
+
+    Args:
+        served: those of the worker when the child was forked.
+        folder: where the worker puts word of versions that came later; None where there is no such folder.
+        limit_bytes: memory that the child may have of its own; 0 is without limit.
+
+    Attributes:
+        recycle: whether the child should be replaced after this chunk.
+    """
+
+    def __init__(self, served: Iterable[Served], folder: Path | None = None, limit_bytes: int = 0) -> None:
+        self._served = {ModelRef(one.name, one.digest): one for one in served}
+        self._current = list(self._served)
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._loaded: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
+        self._used: dict[ModelRef, float] = {}
+        self._stay: set[ModelRef] = set()
+        self._dropped = False
+        self.recycle = False
+
+    def preload(self) -> None:
+        """Load what is to be loaded at the start.
+
+        Raises:
+            ModelLoadError: a model cannot be loaded.
+        """
+        for ref, served in self._served.items():
+            # What nobody can describe beforehand must be loaded to be known.
+            if served.entry.preload or describe(served) is None:
+                self._load(ref, served)
+                self._stay.add(ref)
+
+    def infos(self) -> list[ModelInfo]:
+        """What the child serves, loaded or not."""
+        loaded = {ref: model.info for ref, model in self._loaded.items()}
+        found = [loaded.get(ref) or describe(self._served[ref]) for ref in self._current]
+        return [info for info in found if info is not None]
+
+    def get(self, ref: ModelRef, wanted: Collection[ModelRef], child: str) -> LoadedModel:
+        """The model, loaded if need be; `wanted` are all those of the chunk, which stay.
+
+        Raises:
+            ModelError: this worker does not serve it, or it cannot be loaded.
+            FreshChildError: there is no room for it, and `recycle` is set.
+        """
+        model = self._loaded.get(ref)
+        if model is None:
+            served = self._served.get(ref) or self._read(ref, child)
+            self._make_room(served, wanted)
+            model = self._load(ref, served)
+        self._loaded.move_to_end(ref)
+        self._used[ref] = time.monotonic()
+        return model
+
+    def check_size(self) -> None:
+        """After a chunk: set `recycle` if the child has become too large, and a fresh one would be smaller."""
+        if self._limit_bytes and self._leavers() and own_bytes() > self._limit_bytes:
+            self.recycle = True
+
+    def _load(self, ref: ModelRef, served: Served) -> LoadedModel:
+        model = self._loaded[ref] = load_model(served)
+        self._used[ref] = time.monotonic()
+        return model
+
+    def _read(self, ref: ModelRef, child: str) -> Served:
+        if self._folder is not None:
+            with suppress(OSError, msgspec.DecodeError):
+                served = msgspec.json.decode(word_path(self._folder, ref).read_bytes(), type=Served)
+                self._served[ref] = served
+                return served
+        others = ", ".join(sorted(str(known) for known in self._served if known.name == ref.name))
+        holds = f"holds {others}, the job wants {ref}" if others else f"does not hold model {ref.name}"
+        raise ModelError(f"worker {child} {holds}")
+
+    def _make_room(self, served: Served, wanted: Collection[ModelRef]) -> None:
+        now = time.monotonic()
+        idle = [ref for ref in self._leavers() if ref.name == served.name and now - self._used[ref] > IDLE_SECONDS]
+        for ref in idle:
+            self._drop(ref)
+        if not self._limit_bytes:
+            return
+        needed = served.trial.own_bytes if served.trial else 0
+        while own_bytes() + needed > self._limit_bytes:
+            leavers = [ref for ref in self._leavers() if ref not in wanted]
+            if not leavers:
+                if self._dropped:
+                    self.recycle = True
+                    raise FreshChildError
+                return  # it is what it is: a fresh child would be no smaller
+            self._drop(leavers[0])
+
+    def _leavers(self) -> list[ModelRef]:
+        """Models that a fresh child would not hold, the least recently used first."""
+        return [ref for ref in self._loaded if ref not in self._stay]
+
+    def _drop(self, ref: ModelRef) -> None:
+        self._dropped = True
+        del self._loaded[ref], self._used[ref]
+        give_back()
+
+
+def word_path(folder: Path, ref: ModelRef) -> Path:
+    """The file that tells children how a version is served."""
+    return folder / f"{ref.name}@{ref.digest}.json"
+
+
+def leave_word(folder: Path, served: Served) -> None:
+    """Tell children how a version is served, those to come and those that there are."""
+    path = word_path(folder, ModelRef(served.name, served.digest))
+    partial = path.with_suffix(".part")
+    partial.write_bytes(msgspec.json.encode(served))
+    partial.rename(path)

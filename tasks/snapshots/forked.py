@@ -1,0 +1,105 @@
+"""This module runs a function in a forked process of its own, whose memory, threads and end are nobody else's.
+
+    run_forked(function) --fork--> function() --msgpack over a pipe--> its result
+
+So TensorFlow runs although this process, which is to be forked again, must never start it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from tasks.causes import telling_line
+
+T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1
+
+
+class ForkedError(Exception):
+    """What the function raised, as a text of one line, or how its process ended."""
+
+
+def run_forked(function: Callable[[], T], form: Any, log: Path) -> T:
+    """The function's result, which msgpack carries back as `form`; what it prints goes to the file `log`.
+
+    Raises:
+        ForkedError: it raised, or its process ended without a result.
+    """
+    result: T = Forked(function, form, log).result()
+    return result
+
+
+class Forked:
+    """A function that runs in a process of its own meanwhile; see `run_forked`."""
+
+    def __init__(self, function: Callable[[], Any], form: Any, log: Path) -> None:
+        self._form = form
+        self._told = b""
+        self._reader, writer = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._reader)
+            _run(function, writer, log)
+        os.close(writer)
+
+    def is_done(self) -> bool:
+        """Whether `result` would return at once; to be asked now and then, as it empties the pipe."""
+        while select.select([self._reader], [], [], 0)[0]:
+            more = os.read(self._reader, 1 << 16)
+            if not more:
+                return True
+            self._told += more
+        return False
+
+    def result(self) -> Any:
+        """Wait for the process, and return what the function did.
+
+        Raises:
+            ForkedError: as `run_forked`.
+        """
+        while more := os.read(self._reader, 1 << 20):
+            self._told += more
+        os.close(self._reader)
+        _, status = os.waitpid(self._pid, 0)
+        if not self._told:
+            code = os.waitstatus_to_exitcode(status)
+            how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise ForkedError(f"the process {how}; was there enough memory?")
+        if self._told[:1] == b"e":
+            raise ForkedError(self._told[1:].decode())
+        return msgspec.msgpack.decode(self._told[1:], type=self._form)
+
+
+def _run(function: Callable[[], Any], writer: int, log: Path) -> NoReturn:
+    code = 1
+    try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Celery's handlers are for the process that it made them for.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        try:
+            told = b"r" + msgspec.msgpack.encode(function())
+        except BaseException as error:
+            told = b"e" + f"{type(error).__name__}: {telling_line(error)}".removesuffix(": ").encode()
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(told)
+        code = 0
+    finally:
+        # Neither exit handlers nor buffers of the process that it was forked from.
+        os._exit(code)

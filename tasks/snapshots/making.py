@@ -1,0 +1,124 @@
+"""This module makes a snapshot of a model, in a process of its own, and holds it against the model itself.
+
+    model file --open_model--> Program --SavedModel, without its checkpoint--> model/
+                                      --variables--> weights.bin
+                                      --the rows of the gate--> reference.bin, held against what the snapshot gives
+
+What cannot be saved so is copied as it is, and loaded plainly by each child.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tasks.causes import telling_line
+from tasks.executors import graph
+from tasks.executors.batched import in_batches
+from tasks.models.formats import open_model
+from tasks.models.program import Program, batch_rows_of, concrete, plain_call
+from tasks.models.versions import served_path
+from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
+from tasks.snapshots.record import Snapshot, Weight
+from tasks.snapshots.reference import make_reference, read_reference
+from tasks.snapshots.weights import write_arrays
+from worker_config.errors import ConfigError
+from worker_config.manifest import ModelEntry
+
+
+def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
+    """Fill an empty folder with the snapshot of a model.
+
+    Raises:
+        Exception: the model cannot be loaded.
+    """
+    program = open_model(entry)
+    plain = Snapshot(
+        version=FORMAT_VERSION,
+        kind="copied",
+        digest=digest,
+        tensorflow=version("tensorflow"),
+        entry=entry,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        weights=[],
+        weight_bytes=0,
+        files={},
+        why=program.why_plain,
+    )
+    if program.run is None or program.why_plain:
+        return _copied(plain, folder)
+    try:
+        weights = _save(program, folder)
+        mapped = msgspec.structs.replace(plain, kind="mapped", weights=weights, weight_bytes=_bytes(program))
+        batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
+        make_reference(folder, mapped, plain_call(program), batch_rows)
+        _check_equal(folder, mapped, batch_rows)
+    except ConfigError:
+        raise
+    except Exception as error:
+        for leftover in folder.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        why = f"no snapshot can be made of it ({type(error).__name__}: {telling_line(error)[:300]})"
+        return _copied(msgspec.structs.replace(plain, why=why), folder)
+    return _recorded(mapped, folder)
+
+
+def _save(program: Program, folder: Path) -> list[Weight]:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variables_of_model = list(program.variables)
+    function = concrete(program)
+    module.function = function
+    target = str(folder / "model")
+    try:
+        tf.saved_model.save(module, target, signatures=function)
+    except (AssertionError, ValueError):  # it reads something else: lookup tables
+        shutil.rmtree(target, ignore_errors=True)
+        module.tracked = program.tracked
+        tf.saved_model.save(module, target, signatures=function)
+    saved = tf.saved_model.load(target)
+    variables = saved.signatures["serving_default"].variables
+    weights = write_arrays(folder / "weights.bin", ((one.name, one.numpy()) for one in variables))
+    shutil.rmtree(folder / "model" / "variables")
+    return weights
+
+
+def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+    """The same graph on mapped weights gives the same outputs, to the bit."""
+    found = read_reference(folder)
+    if not found.rows:
+        return
+    outputs = in_batches(graph.load(folder, snapshot, batch_rows, 1), found.rows, batch_rows)
+    for spec, expected, output in zip(snapshot.outputs, found.reference, outputs, strict=True):
+        if not np.array_equal(expected, output, equal_nan=expected.dtype.kind in "fc"):
+            raise ValueError(f"output {spec.name!r} of the snapshot differs")
+
+
+def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
+    source = folder / "source"
+    source.mkdir()
+    served = served_path(snapshot.entry)
+    # The other files of a TensorFlow 1 checkpoint have its name, too.
+    beside = served.parent.glob(f"{served.stem}.*") if served.suffix == ".meta" else []
+    for path in {served, *beside}:
+        if path.is_dir():
+            shutil.copytree(path, source / path.name)
+        else:
+            shutil.copyfile(path, source / path.name)
+    return _recorded(msgspec.structs.replace(snapshot, source=served.name), folder)
+
+
+def _recorded(snapshot: Snapshot, folder: Path) -> Snapshot:
+    snapshot = msgspec.structs.replace(snapshot, files=fingerprints(folder))
+    (folder / RECORD).write_bytes(msgspec.json.encode(snapshot))
+    return snapshot
+
+
+def _bytes(program: Program) -> int:
+    return sum(int(np.prod(variable.shape, dtype=np.int64)) * variable.dtype.size for variable in program.variables)

@@ -1,0 +1,192 @@
+"""This module decides, before the fork, how children get each model; TensorFlow runs in other processes alone.
+
+digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked process, under the model's lock
+       --> trials of this machine? missing: each executor in a forked process
+       --> choice --> Served
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tasks.devices import gpus, limit_threads
+from tasks.executors.candidates import candidates
+from tasks.executors.choice import choose
+from tasks.executors.trial import try_executor
+from tasks.memory import available_bytes
+from tasks.models.program import batch_rows_of
+from tasks.snapshots import batch_size, cache
+from tasks.snapshots.forked import ForkedError, run_forked
+from tasks.snapshots.making import make_snapshot
+from tasks.snapshots.record import Snapshot, Trial, Trials
+from tasks.snapshots.reference import read_reference
+from tasks.snapshots.served import Served
+from worker_config.errors import ModelLoadError
+from worker_config.manifest import ModelEntry, is_function
+from worker_config.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What `prepare` needs to know of the worker.
+
+    Attributes:
+        cache: the folder of snapshots.
+        limit_bytes: how large it may become.
+        threads: inside one operation of a child.
+        children: how many will hold the models.
+        gpus: how many this machine has.
+        say: tell the person who started the worker.
+        held: descriptors that keep snapshots from being pruned.
+    """
+
+    cache: Path
+    limit_bytes: int
+    threads: int
+    children: int
+    gpus: int
+    say: Callable[[str], None]
+    held: list[int] = field(default_factory=list)
+
+
+def workshop(settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> Workshop:
+    """What these settings say of it."""
+    folder = settings.cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "celeriac"
+    return Workshop(folder, settings.cache_mib * 2**20, threads, children, len(gpus()), say)
+
+
+def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served:
+    """How children get this model.
+
+    Raises:
+        ModelLoadError: it cannot be loaded.
+    """
+    plain = Served(name, digest, entry, batch_rows=entry.batch_rows, threads=shop.threads)
+    if is_function(entry.path):
+        return msgspec.structs.replace(plain, note="a function, imported by each child")
+    key = cache.cache_key(digest, entry, version("tensorflow"))
+    folder = shop.cache / key
+    try:
+        with cache.locked(shop.cache, key) as waited:
+            snapshot = _existing(folder, name, shop)
+            if snapshot is None:
+                shop.say(f"model {name}: making a snapshot{', which another worker did not finish' if waited else ''}")
+                snapshot = _make(name, entry, digest, key, shop)
+            trials = _trials(folder, snapshot, entry, shop) if snapshot.kind == "mapped" else None
+            shop.held.append(cache.use(folder))
+    except OSError as error:
+        note = f"no snapshot: {error.strerror or error} ({shop.cache})"
+        shop.say(f"model {name}: {note}; each child loads it for itself")
+        return msgspec.structs.replace(plain, note=note)
+    rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
+    served = msgspec.structs.replace(plain, folder=str(folder), snapshot=snapshot, batch_rows=rows)
+    if trials is None:
+        return msgspec.structs.replace(served, note=snapshot.why)
+    trial, note = choose(
+        trials,
+        entry,
+        weight_bytes=snapshot.weight_bytes,
+        children=shop.children,
+        available_bytes=available_bytes(),
+    )
+    rows = batch_size.remembered(folder, trial.executor, rows)
+    return msgspec.structs.replace(served, executor=trial.executor, trial=trial, batch_rows=rows, note=note)
+
+
+def _existing(folder: Path, name: str, shop: Workshop) -> Snapshot | None:
+    try:
+        return cache.read(folder)
+    except ValueError as error:
+        shop.say(f"model {name}: its snapshot {folder} is damaged: {error}; it is made again")
+        cache.remove(folder)
+        return None
+
+
+def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Workshop) -> Snapshot:
+    try:
+        with cache.making(shop.cache, key) as folder:
+
+            def make() -> Snapshot:
+                limit_threads(shop.threads)
+                return make_snapshot(entry, digest, folder)
+
+            snapshot = _logged(make, Snapshot, folder)
+    except ForkedError as error:
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error}") from None
+    cache.prune(shop.cache, shop.limit_bytes, keep=[key])
+    return snapshot
+
+
+def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop) -> Trials:
+    """What executors have shown on this machine, now or at an earlier start."""
+    record = folder / f"trials-{_machine(entry, shop)}.json"
+    try:
+        known = msgspec.json.decode(record.read_bytes(), type=Trials)
+        cache.check_files(folder, known.files)
+        return known
+    except (OSError, msgspec.DecodeError, ValueError):
+        pass
+    batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
+    telling = read_reference(folder)
+    names, left_out = candidates(snapshot, entry, shop.gpus)
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    if telling.why:
+        trials = [Trial("graph", agrees=True, why=telling.why)]
+    else:
+        trials = [_try(name, folder, snapshot, batch_rows, shop.threads) for name in names]
+        trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
+    built = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path not in before}
+    found = Trials(trials, telling.label, {name: cache.fingerprint(folder / name) for name in built})
+    partial = record.with_suffix(".part")
+    partial.write_bytes(msgspec.json.encode(found))
+    partial.rename(record)
+    return found
+
+
+def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
+    def attempt() -> Trial:
+        limit_threads(threads)
+        telling = read_reference(folder)
+        return try_executor(name, folder, snapshot, batch_rows, threads, telling.rows, telling.reference)
+
+    try:
+        return _logged(attempt, Trial, folder)
+    except ForkedError as error:
+        return Trial(name, agrees=False, why=str(error))
+
+
+def _logged(function: Callable[[], T], form: Any, folder: Path) -> T:
+    """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
+    # Imported here, it need not be by each process that is forked.
+    import tensorflow  # noqa: F401
+
+    log = folder.with_name(f"{folder.name}.log")
+    try:
+        return run_forked(function, form, log)
+    finally:
+        log.unlink(missing_ok=True)
+
+
+def _machine(entry: ModelEntry, shop: Workshop) -> str:
+    """Another processor, or another share of it, has another fastest executor."""
+    parts = [_processor(), str(shop.threads), str(shop.gpus), entry.prefer, repr(entry.precision)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

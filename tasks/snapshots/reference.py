@@ -1,0 +1,36 @@
+"""This module keeps what a model itself gives for some rows, for its executors to be held against.
+
+calibration file, or rows made up --model, as loaded plainly--> outputs that tell rows apart --> reference.bin
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from tasks import codec
+from tasks.executors.trial import TellingRows, telling_rows
+from tasks.models.program import FlatCall
+from tasks.snapshots.record import Snapshot
+
+_FILE = "reference.bin"
+
+
+def make_reference(folder: Path, snapshot: Snapshot, call: FlatCall, batch_rows: int) -> None:
+    """Write the first rows that the model takes and whose outputs differ from row to row, or why there are none.
+
+    Raises:
+        ConfigError: the calibration file does not fit the model.
+    """
+    found = telling_rows(call, snapshot.inputs, snapshot.entry, batch_rows)
+    (folder / _FILE).write_bytes(codec.encode(cast("codec.Tree", vars(found))))
+
+
+def read_reference(folder: Path) -> TellingRows:
+    """What `make_reference` wrote.
+
+    Raises:
+        PayloadError, OSError: it is damaged or missing.
+    """
+    tree = cast("dict[str, Any]", codec.decode((folder / _FILE).read_bytes()))
+    return TellingRows(**tree)

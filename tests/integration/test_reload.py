@@ -1,0 +1,157 @@
+"""New versions of a model in a worker that runs: no chunk lost, one version to each job, `control` and SIGHUP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from producer import Client, JobState
+from producer.sources import from_rows
+from tests.models import keras_may_warn
+from tests.systems import System, Worker
+from tests.waiting import is_alive, wait_until
+
+CHANGES = 20
+
+
+def write_version(path: Path, number: int) -> None:
+    """A model that multiplies by the number of its version."""
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.full((4, 1), number, np.float32)])
+    with keras_may_warn():
+        model.save(path.with_name("new.keras"))
+    path.with_name("new.keras").replace(path)
+
+
+@pytest.fixture
+def manifest(system: System) -> Path:
+    write_version(system.folder / "times.keras", 1)
+    path = system.folder / "models.toml"
+    path.write_text('[models.times]\npath = "times.keras"\nprefer = "memory"\nbatch_rows = 16\n')
+    return path
+
+
+def digest_of(system: System) -> str:
+    (digest,) = {info.digest for slot in system.slots() for info in slot.models}
+    return digest
+
+
+def reload(system: System, worker: Worker, by_signal: bool = False) -> None:
+    before = digest_of(system)
+    if by_signal:
+        os.kill(worker.pid, signal.SIGHUP)
+    else:
+        done = system.celery("control", "reload_models")
+        assert done.returncode == 0, done.stderr
+        assert "models are being reloaded" in done.stdout
+    wait_until(lambda: digest_of(system) != before, "the slots tell of another version")
+
+
+def test_versions_change_under_load_and_each_job_sees_one_of_them(system: System, manifest: Path) -> None:
+    worker = system.start_ready_worker(manifest, 2)
+    pids = {slot.pid for slot in system.slots()}
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    rows = np.random.default_rng(1).random((100, 4), np.float32)
+    sums = rows.sum(axis=1, keepdims=True)
+    digests = {digest_of(system)}
+    enough = threading.Event()
+    given = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal given
+        while not enough.is_set():
+            yield rows[given % 100]
+            given += 1
+
+    with Client(system.url) as client, ThreadPoolExecutor(1) as threads:
+        long = client.submit("times", from_rows(endless(), batch_rows=16), chunk_rows=16)
+        parts = threads.submit(lambda: [part.outputs for part in long.parts()])
+        try:
+            for number in range(2, CHANGES + 2):
+                write_version(manifest.parent / "times.keras", number)
+                reload(system, worker, by_signal=number % 5 > 0)
+                digests.add(digest_of(system))
+                before = long.progress().predicted
+                job = client.submit("times", rows, chunk_rows=7)
+                np.testing.assert_allclose(job.result(), number * sums, rtol=1e-5)
+                assert job.digests == {"times": digest_of(system)}
+                wait_until(lambda so_far=before: long.progress().predicted > so_far, "the long job goes on")
+            assert long.state is JobState.RUNNING
+        finally:
+            enough.set()
+        got = np.concatenate(parts.result(timeout=60))
+    np.testing.assert_allclose(got, np.resize(sums, (given, 1)), rtol=1e-5)
+    long.ledger.check()
+    assert long.ledger.predicted == given > 100
+    assert len(digests) == CHANGES + 1
+    assert {slot.pid for slot in system.slots()} == pids, "no child was stopped"
+
+
+def test_a_replaced_child_serves_the_new_version_and_jobs_of_the_old_one(system: System, manifest: Path) -> None:
+    worker = system.start_ready_worker(manifest, 1)
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    rows = np.ones((2_000, 4), np.float32)
+    with Client(system.url) as client:
+        old = client.submit("times", rows, chunk_rows=16)
+        parts = old.parts()
+        first = next(parts)
+        write_version(manifest.parent / "times.keras", 3)
+        reload(system, worker)
+        (slot,) = system.slots()
+        os.kill(slot.pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(slot.pid) and system.slots(), "another child is in its place")
+
+        np.testing.assert_allclose(client.predict("times", rows[:50]), 12.0)
+        np.testing.assert_allclose(np.concatenate([part.outputs for part in [first, *parts]]), 4.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("broken", "models are not reloaded: ModelLoadError: model times cannot be loaded from"),
+        ("gone", "models are not reloaded: ModelLoadError: model times cannot be loaded from"),
+        ("manifest", "models are not reloaded: ConfigError: the manifest"),
+        ("nothing", "models reloaded: nothing has changed"),
+    ],
+)
+def test_what_cannot_be_reloaded_is_said_and_the_worker_goes_on(
+    system: System, manifest: Path, change: str, words: str
+) -> None:
+    worker = system.start_ready_worker(manifest, 1)
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    path = manifest.parent / "times.keras"
+    if change == "broken":
+        path.write_bytes(b"no model")
+    elif change == "gone":
+        path.unlink()
+    elif change == "manifest":
+        manifest.write_text("models =")
+
+    os.kill(worker.pid, signal.SIGHUP)
+
+    wait_until(lambda: words in worker.output(), "the worker says what happened")
+    with Client(system.url) as client:
+        np.testing.assert_allclose(client.predict("times", np.ones((50, 4), np.float32)), 4.0)
+
+
+def test_models_may_come_and_go(system: System, manifest: Path) -> None:
+    worker = system.start_ready_worker(manifest, 1)
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    shutil.copy(manifest.parent / "times.keras", manifest.parent / "other.keras")
+    manifest.write_text('[models.other]\npath = "other.keras"\n')
+
+    os.kill(worker.pid, signal.SIGHUP)
+
+    wait_until(lambda: [info.name for info in system.slots()[0].models] == ["other"], "the other model is served")
+    with Client(system.url) as client:
+        np.testing.assert_allclose(client.predict("other", np.ones((50, 4), np.float32)), 4.0)

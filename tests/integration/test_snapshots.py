@@ -1,0 +1,159 @@
+"""Snapshots: made once, shared by all children, never used by halves, made again when they are damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from producer import Client
+from tasks.messages import SlotRecord
+from tests.models import keras_may_warn
+from tests.systems import System, Worker
+from tests.waiting import wait_until
+
+ROWS = 200
+WIDTH = 2_048
+WEIGHT_BYTES = 4 * (64 * WIDTH + WIDTH + WIDTH * WIDTH + WIDTH + WIDTH * 10 + 10)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with weights that are worth sharing."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(WIDTH, activation="tanh"), layers.Dense(WIDTH, activation="tanh")]
+    )
+    model.add(layers.Dense(10))
+    path = tmp_path_factory.mktemp("wide") / "wide.keras"
+    with keras_may_warn():
+        model.save(path)
+    return path
+
+
+@pytest.fixture
+def manifest(system: System, wide: Path) -> Path:
+    """In a folder of the test's own, with a cache of its own."""
+    shutil.copy(wide, system.folder)
+    path = system.folder / "models.toml"
+    path.write_text('[models.wide]\npath = "wide.keras"\nprefer = "memory"\n')
+    return path
+
+
+@pytest.fixture
+def cache(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = system.folder / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "celeriac"
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((ROWS, 64), np.float32)
+
+
+def test_two_workers_that_start_together_make_a_snapshot_once_and_share_its_weights(
+    system: System, manifest: Path, cache: Path, rows: np.ndarray, wide: Path
+) -> None:
+    workers = [system.start_worker(manifest, 2, "-n", f"worker{number}@%h") for number in range(2)]
+    wait_until(lambda: len(system.slots()) == 4, "all children are ready")
+
+    assert sorted(_said(worker, "making a snapshot") for worker in workers) == [0, 1]
+    (info,) = {slot.models[0].name: slot.models[0] for slot in system.slots()}.values()
+    assert (info.executor, info.shared_bytes) == ("graph", WEIGHT_BYTES)
+    with Client(system.url) as client:
+        outputs = client.predict("wide", rows, chunk_rows=7)
+    # To the bit what the same graph gives when it is loaded plainly.
+    np.testing.assert_array_equal(outputs, _loaded_plainly(system, wide, rows))
+    own = [_weights_in(slot) for slot in system.slots()]
+    # Four copies would be four times the weights.
+    assert sum(own) < 1.15 * WEIGHT_BYTES, own
+
+
+def test_a_damaged_snapshot_is_made_again(system: System, manifest: Path, cache: Path, rows: np.ndarray) -> None:
+    first = system.start_ready_worker(manifest, 1)
+    with Client(system.url) as client:
+        expected = client.predict("wide", rows)
+    first.stop()
+    (weights,) = cache.glob("*/weights.bin")
+    with weights.open("r+b") as file:
+        file.seek(WEIGHT_BYTES // 2)
+        file.write(b"\xff\xfe\xfd")
+    system.redis.stop()
+    system.redis.start()
+
+    second = system.start_ready_worker(manifest, 1)
+
+    assert _said(second, "model wide: its snapshot", "weights.bin is damaged; it is made again") == 1
+    with Client(system.url) as client:
+        np.testing.assert_array_equal(client.predict("wide", rows), expected)
+
+
+def test_a_snapshot_whose_maker_was_killed_is_never_used(system: System, manifest: Path, cache: Path) -> None:
+    killed = system.start_worker(manifest, 1)
+    wait_until(lambda: list(cache.glob(".making-*/model")), "a snapshot is half made")
+    killed.stop()
+    assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+    worker = system.start_ready_worker(manifest, 1)
+
+    assert _said(worker, "making a snapshot") == 1
+    assert not list(cache.glob(".making-*"))
+
+
+def test_a_child_that_comes_later_has_the_version_that_the_worker_began_with(
+    system: System, manifest: Path, cache: Path, rows: np.ndarray, models: Path
+) -> None:
+    system.start_ready_worker(manifest, 1)
+    (slot,) = system.slots()
+    with Client(system.url) as client:
+        expected = client.predict("wide", rows)
+        shutil.copy(models / "pair.keras", manifest.parent / "wide.keras")
+
+        os.kill(slot.pid, signal.SIGKILL)
+        wait_until(lambda: [one for one in system.slots() if one.pid != slot.pid], "another child is in its place")
+
+        np.testing.assert_array_equal(client.predict("wide", rows), expected)
+
+
+def test_without_a_cache_each_child_loads_the_model_for_itself(
+    system: System, manifest: Path, rows: np.ndarray, wide: Path
+) -> None:
+    worker = system.start_ready_worker(manifest, 1, environ={"CELERIAC_CACHE": "/dev/null/nowhere"})
+
+    assert _said(worker, "model wide: no snapshot", "each child loads it for itself") == 1
+    (info,) = system.slots()[0].models
+    assert (info.executor, info.shared_bytes) == ("plain", 0)
+    with Client(system.url) as client:
+        np.testing.assert_array_equal(client.predict("wide", rows), _loaded_plainly(system, wide, rows))
+
+
+def _loaded_plainly(system: System, path: Path, rows: np.ndarray) -> np.ndarray:
+    """By Keras alone, in batches of the same shape."""
+    import keras
+    import tensorflow as tf
+
+    model = keras.models.load_model(path, compile=False)
+    function = tf.function(lambda batch: model(batch, training=False), autograph=False)
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % 64, axis=0)])
+    batches = [function(tf.constant(padded[start : start + 64])).numpy() for start in range(0, len(padded), 64)]
+    return np.concatenate(batches)[: len(rows)]
+
+
+def _said(worker: Worker, *words: str) -> int:
+    return sum(all(word in line for word in words) for line in worker.output().splitlines())
+
+
+def _weights_in(slot: SlotRecord) -> int:
+    """Proportional bytes of the weight file in a child; a part of what it has in common with others."""
+    maps = psutil.Process(slot.pid).memory_maps()
+    return sum(one.pss + one.private_dirty for one in maps if one.path.endswith("weights.bin"))

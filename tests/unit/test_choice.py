@@ -1,0 +1,93 @@
+"""The choice of an executor: by speed, memory and precision, with a note for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.executors.candidates import candidates
+from tasks.executors.choice import choose
+from tasks.messages import TensorSpec
+from tasks.snapshots.record import Snapshot, Trial, Trials
+from worker_config.manifest import ModelEntry
+
+ENTRY = ModelEntry(path="m")
+LOWER = ModelEntry(path="m", precision=["bfloat16"], calibration="rows.npy", tolerance=0.01)
+GRAPH = Trial("graph", True, 0.100)
+
+
+def chosen(entry: ModelEntry, *others: Trial, graph: Trial = GRAPH, rows: str = "generated", **memory: int) -> Any:
+    memory = {"weight_bytes": 4 * 10**8, "children": 4, "available_bytes": 10**10, **memory}
+    trial, note = choose(Trials([graph, *others], rows, 64), entry, **memory)
+    assert "\n" not in note
+    return trial.executor, note
+
+
+def test_the_fastest_that_agrees() -> None:
+    assert chosen(ENTRY, Trial("frozen", True, 0.080), Trial("tflite", True, 0.050)) == ("tflite", "")
+    assert chosen(ENTRY, Trial("frozen", True, 0.080), Trial("tflite", False, 0.050)) == ("frozen", "")
+    assert chosen(ENTRY, Trial("frozen", True, 0.097)) == ("graph", "")
+    assert chosen(ENTRY, Trial("bfloat16", True, 0.010)) == ("graph", "")  # nobody asked for it
+    assert chosen(ENTRY, Trial("of another version", True, 0.010)) == ("graph", "")
+
+
+def test_copies_only_where_memory_allows() -> None:
+    tflite, xla = Trial("tflite", True, 0.050, 2 * 10**9), Trial("xla", True, 0.080, 2 * 10**9)
+    assert chosen(ENTRY, tflite, available_bytes=16 * 10**9)[0] == "tflite"
+    executor, note = chosen(ENTRY, tflite, xla, available_bytes=15 * 10**9)
+    assert executor == "xla"
+    assert "tflite would be 2.0 times as fast" in note
+    assert "4 copies of 2.0 GB are more than half of the 15.0 GB free" in note
+    assert chosen(ENTRY, tflite, children=1)[0] == "tflite"
+
+
+def test_memory_preferred() -> None:
+    entry = ModelEntry(path="m", prefer="memory")
+    assert chosen(entry, Trial("tflite", True, 0.01), Trial("xla", True, 0.08)) == ("xla", "")
+
+
+def test_a_lower_precision_that_was_asked_for() -> None:
+    frozen = Trial("frozen", True, 0.090)
+    assert chosen(LOWER, frozen, Trial("bfloat16", True, 0.05, 1, 0.005)) == ("bfloat16", "")
+    why = "deviates by 0.031 of the outputs' spread, 0.01 is allowed"
+    assert chosen(LOWER, frozen, Trial("bfloat16", False, why=why)) == ("frozen", f"bfloat16 {why}: float32 is used")
+    executor, note = chosen(LOWER, frozen, Trial("bfloat16", True, 0.089))
+    assert executor == "frozen"
+    assert note == "bfloat16 is not faster by 5 % here (89 ms a batch, frozen 90 ms): float32 is used"
+    assert chosen(LOWER, Trial("bfloat16", False, why="ValueError: no"))[1].startswith("bfloat16 cannot be used (Value")
+    assert "not tried" in chosen(LOWER)[1]
+
+
+def test_the_graph_where_nothing_can_be_compared() -> None:
+    graph = Trial("graph", True, 0.1, why="the output is the same for all rows")
+    executor, note = chosen(ENTRY, Trial("tflite", True, 0.01), graph=graph, rows="")
+    assert executor == "graph"
+    assert note == "the model's own graph is used: the output is the same for all rows"
+    graph = Trial("graph", False, 0.1, why="the output deviates")
+    assert "does not agree with itself" in chosen(ENTRY, Trial("tflite", True, 0.01), graph=graph)[1]
+
+
+def snapshot(shape: tuple[int | None, ...] = (None, 4), dtype: str = "float32", weight_bytes: int = 9) -> Snapshot:
+    inputs, outputs = [TensorSpec("x", dtype, shape)], [TensorSpec("y", "float32", (None, 2))]
+    return Snapshot(1, "mapped", "d", "2", ENTRY, inputs, outputs, [], weight_bytes, {})
+
+
+@pytest.mark.parametrize(
+    ("of", "entry", "gpus", "names", "words"),
+    [
+        (snapshot(), ENTRY, 0, ["graph", "xla", "frozen", "tflite"], ""),
+        (snapshot(), LOWER, 0, ["graph", "xla", "frozen", "tflite", "bfloat16"], ""),
+        (snapshot(), LOWER, 1, ["graph", "xla", "frozen"], "GPU"),
+        (snapshot(dtype="string"), ENTRY, 0, ["graph"], "strings"),
+        (snapshot(shape=(None, None)), LOWER, 0, ["graph", "frozen"], "free"),
+        (snapshot(weight_bytes=2 * 10**9), LOWER, 0, ["graph", "xla"], "2.0 GB"),
+        (snapshot(), ModelEntry(path="m", prefer="memory"), 0, ["graph", "xla", "frozen"], "memory is preferred"),
+    ],
+)
+def test_candidates(of: Snapshot, entry: ModelEntry, gpus: int, names: list[str], words: str) -> None:
+    found, reasons = candidates(of, entry, gpus)
+    assert found == names
+    assert not set(found) & set(reasons)
+    assert bool(reasons) == bool(words)
+    assert all(words in why for why in reasons.values())

@@ -1,0 +1,326 @@
+"""Executors on real models: each agrees with the plain model or is refused, and mapped weights are shared."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tasks.executors import EXECUTORS, Executor, trial
+from tasks.executors.batched import in_batches
+from tasks.executors.candidates import candidates
+from tasks.executors.trial import TellingRows, telling_rows, try_executor
+from tasks.messages import TensorSpec
+from tasks.models.loaded import plain_call
+from tasks.models.program import Program
+from tasks.snapshots.record import Snapshot, Trial
+from tests.models import keras_may_warn
+from tests.snapshots import keras_program, write_snapshot
+from worker_config.manifest import ModelEntry
+
+BATCH = 16
+KINDS = ["conv", "mlp", "lstm", "pair", "pixels", "flag", "words", "many"]
+# What TFLite cannot do with a loop over a list of tensors, it must say.
+MAY_FAIL = {("lstm", "tflite")}
+
+
+@dataclass
+class Case:
+    folder: Path
+    program: Program
+    snapshot: Snapshot
+    telling: TellingRows
+
+    def run(self, name: str, snapshot: Snapshot | None = None) -> Trial:
+        telling = self.telling
+        return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, telling.rows, telling.reference)
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_keras() -> Iterator[None]:
+    with keras_may_warn():
+        yield
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    import keras
+
+    keras.utils.set_random_seed(3)
+    cases = {}
+    with keras_may_warn():
+        for name in KINDS:
+            folder = tmp_path_factory.mktemp(name)
+            made = globals()[f"_{name}"]()
+            program = made if isinstance(made, Program) else keras_program(folder / "model.keras", made)
+            entry = ModelEntry(path="m", batch_rows=BATCH)
+            snapshot = write_snapshot(folder, program, entry)
+            cases[name] = Case(folder, program, snapshot, _telling(program, entry, folder))
+    return cases
+
+
+def _telling(program: Program, entry: ModelEntry, folder: Path) -> TellingRows:
+    if program.inputs[0].dtype == "string":
+        rows: list[Any] = [np.array([b"a" * number for number in range(40)], object)]
+        return TellingRows("words", rows, in_batches(plain_call(program), rows, BATCH))
+    return telling_rows(plain_call(program), program.inputs, entry, BATCH)
+
+
+def _conv() -> Any:
+    import keras
+    from keras import layers
+
+    pixels = keras.Input((24, 24, 3))
+    hidden = layers.Conv2D(16, 3, padding="same", use_bias=False)(pixels)
+    hidden = layers.ReLU()(layers.BatchNormalization(name="norm")(hidden))
+    hidden = layers.GlobalAveragePooling2D()(layers.DepthwiseConv2D(3)(hidden))
+    model = keras.Model(pixels, layers.Dense(10, activation="softmax")(hidden))
+    random = np.random.default_rng(7)
+    model.get_layer("norm").set_weights([random.uniform(0.5, 2, 16) for _ in range(4)])
+    return model
+
+
+def _mlp() -> Any:
+    import keras
+    from keras import layers
+
+    return keras.Sequential([keras.Input((64,)), layers.Dense(256, activation="relu"), layers.Dense(10)])
+
+
+def _lstm() -> Any:
+    import keras
+    from keras import layers
+
+    return keras.Sequential([keras.Input((12, 8)), layers.Bidirectional(layers.LSTM(16)), layers.Dense(3)])
+
+
+def _pair() -> Any:
+    """Indices below 10: rows of larger ones are an error, and the next candidate is taken."""
+    import keras
+    from keras import layers
+
+    left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right", dtype="int32")
+    embedded = layers.Flatten()(layers.Embedding(10, 2)(right))
+    both = layers.Concatenate()([layers.Dense(5)(left), embedded])
+    return keras.Model([left, right], [layers.Dense(6)(both), layers.Dense(1)(embedded)])
+
+
+def _pixels() -> Any:
+    import keras
+    from keras import layers
+
+    pixels = keras.Input((8, 8, 1), dtype="uint8")
+    hidden = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(pixels))
+    return keras.Model(pixels, layers.Dense(3)(layers.Flatten()(hidden)))
+
+
+def _flag() -> Program:
+    """A bool, an index, and an input that nothing reads."""
+    import tensorflow as tf
+
+    matrix = tf.Variable(tf.random.stateless_normal([6, 4], [1, 2]))
+
+    def run(tensors: Any) -> list[Any]:
+        scores = tf.matmul(tensors[0], matrix)
+        return [scores > 0, tf.argmax(scores, axis=1), scores]
+
+    inputs = [TensorSpec("x", "float32", (None, 6)), TensorSpec("unread", "float32", (None, 2))]
+    outputs = [
+        TensorSpec("positive", "bool", (None, 4)),
+        TensorSpec("best", "int64", (None,)),
+        TensorSpec("scores", "float32", (None, 4)),
+    ]
+    return Program(inputs, outputs, run=run, variables=[matrix])
+
+
+def _words() -> Program:
+    import tensorflow as tf
+
+    def run(tensors: Any) -> list[Any]:
+        return [tf.strings.length(tensors[0])]
+
+    return Program([TensorSpec("w", "string", (None,))], [TensorSpec("length", "int32", (None,))], run=run)
+
+
+def _many() -> Program:
+    """More than ten outputs: their names are not in their order."""
+    import tensorflow as tf
+
+    scale = tf.Variable(2.0)
+
+    def run(tensors: Any) -> list[Any]:
+        return [scale * tensors[0] + float(number) for number in range(12)]
+
+    inputs = [TensorSpec("x", "float32", (None, 3))]
+    return Program(inputs, [TensorSpec(f"y{n}", "float32", (None, 3)) for n in range(12)], run=run, variables=[scale])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_candidate_agrees_with_the_plain_model(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+    assert not case.telling.why
+    names, reasons = candidates(case.snapshot, case.snapshot.entry, 0)
+    assert (names == ["graph"]) == (kind == "words") == bool(reasons)
+    for name in names:
+        found = case.run(name)
+        if (kind, name) in MAY_FAIL and not found.agrees:
+            assert re.match(r"ConverterError: .+", found.why)
+            continue
+        assert (found.agrees, found.why) == (True, ""), name
+        assert found.batch_seconds > 0
+
+
+@pytest.mark.parametrize("kind", ["conv", "pair", "flag"])
+def test_any_number_of_rows(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+    for name in ("graph", "xla", "frozen", "tflite"):
+        executor = EXECUTORS[name]
+        if executor.build:
+            executor.build(case.folder, case.snapshot, BATCH)
+        call = executor.load(case.folder, case.snapshot, BATCH, 1)
+        for rows in (BATCH, 3, 1, 20, BATCH):
+            outputs = call([array[:rows] for array in case.telling.rows])
+            for wanted, output in zip(case.telling.reference, outputs, strict=True):
+                np.testing.assert_allclose(output, wanted[:rows], rtol=1e-4, atol=1e-5)
+        first = call([array[:BATCH] for array in case.telling.rows])
+        kept = [array.copy() for array in first]
+        call([array[BATCH:] for array in case.telling.rows])  # must not change what it gave before
+        assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+        strided = call([np.repeat(array, 2, axis=0)[::2][:BATCH] for array in case.telling.rows])
+        assert all(np.array_equal(a, b) for a, b in zip(strided, kept, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_is_the_plain_model_to_the_bit(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+    call = EXECUTORS["graph"].load(case.folder, case.snapshot, BATCH, 1)
+    outputs = in_batches(call, case.telling.rows, BATCH)
+    assert all(np.array_equal(a, b) for a, b in zip(outputs, case.telling.reference, strict=True))
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "int8"])
+def test_lower_precision_passes_a_tolerance_or_says_what_it_is_off_by(cases: dict[str, Case], name: str) -> None:
+    case = cases["mlp"]
+
+    def tried(**asked: float) -> Trial:
+        entry = msgspec.structs.replace(case.snapshot.entry, **asked)
+        return case.run(name, msgspec.structs.replace(case.snapshot, entry=entry))
+
+    refused = tried(tolerance=1e-5)
+    if "not computed" in refused.why or "nothing in the model" in refused.why:
+        pytest.skip("this processor has no bfloat16")
+    assert not refused.agrees
+    assert re.match(r"deviates by [\d.e-]+ of the outputs' spread, 1e-05 is allowed", refused.why)
+    passed = tried(tolerance=0.5, agreement=0.5)
+    assert passed.agrees
+    assert 1e-5 < passed.error < 0.5
+    assert passed.agreement is not None
+
+
+def test_lower_precision_does_not_reach_other_models(cases: dict[str, Case]) -> None:
+    cases["mlp"].run("bfloat16")
+    found = cases["conv"].run("frozen")
+    assert found.error < 1e-4
+
+
+def test_a_wrong_executor_is_refused_in_one_line(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases["mlp"]
+
+    def gives(value: Any) -> Any:
+        def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Any:
+            if isinstance(value, Exception):
+                raise value
+            return lambda arrays: [np.full((len(arrays[0]), 10), value, np.float32)]
+
+        return Executor(shares_weights=False, precision="float32", build=None, load=load)
+
+    for value, words in ((np.nan, "not finite"), (0.5, "deviates"), (RuntimeError("a\nb"), "RuntimeError: a")):
+        monkeypatch.setitem(EXECUTORS, "wrong", gives(value))
+        found = case.run("wrong")
+        assert not found.agrees
+        assert words in found.why
+        assert "\n" not in found.why
+
+
+def test_an_executor_that_compiles_for_too_long_is_dropped(
+    cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "FIRST_CALL_SECONDS", 0.0)
+    assert "first call takes" in cases["mlp"].run("xla").why
+    assert cases["mlp"].run("graph").agrees
+
+
+def test_an_untrained_model_proves_nothing(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None)
+    program = keras_program(tmp_path / "model.keras", model)
+    found = telling_rows(plain_call(program), program.inputs, ModelEntry(path="m"), 4)
+    assert not found.rows
+    assert re.search("same for all rows|no more than rounding", found.why)
+
+
+def test_processes_share_the_weights(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    matrix = tf.Variable(tf.random.stateless_normal([4096, 4096], [1, 2]))  # 64 MB
+    program = Program(
+        [TensorSpec("x", "float32", (None, 4096))],
+        [TensorSpec("y", "float32", (None, 4096))],
+        run=lambda tensors: [tf.matmul(tensors[0], matrix)],
+        variables=[matrix],
+    )
+    snapshot = write_snapshot(tmp_path, program, ModelEntry(path="m"))
+    (tmp_path / "snapshot").write_bytes(msgspec.msgpack.encode(snapshot))
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", _HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        for holder in holders:
+            assert holder.stdout
+            assert int(holder.stdout.readline()) < 48 * 2**20  # own memory, activations included
+        for holder in holders:
+            rss, pss = _mapped_kilobytes(holder.pid, tmp_path / "weights.bin")
+            assert rss >= 2**16
+            assert pss <= 0.6 * rss
+    finally:
+        for holder in holders:
+            holder.communicate("done\n", timeout=30)
+
+
+_HOLD = """
+import sys, pathlib, msgspec, numpy, tensorflow
+from tasks.executors import EXECUTORS
+from tasks.executors.trial import private_bytes
+from tasks.snapshots.record import Snapshot
+folder = pathlib.Path(sys.argv[1])
+snapshot = msgspec.msgpack.decode((folder / "snapshot").read_bytes(), type=Snapshot)
+before = private_bytes()
+call = EXECUTORS["graph"].load(folder, snapshot, 8, 1)
+call([numpy.ones((8, 4096), "float32")])
+print(private_bytes() - before, flush=True)
+sys.stdin.readline()
+"""
+
+
+def _mapped_kilobytes(pid: int, path: Path) -> tuple[int, int]:
+    """Rss and Pss of the mappings of one file."""
+    sizes = {"Rss": 0, "Pss": 0}
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path))
+        elif inside and (key := line.partition(":")[0]) in sizes:
+            sizes[key] += int(line.split()[1])
+    return sizes["Rss"], sizes["Pss"]

@@ -1,0 +1,213 @@
+"""Parts of the model set that need no worker: the cache, forked processes, shares of a machine, batches that halve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tasks import devices
+from tasks.batches import BatchSize, run_bearable
+from tasks.memory import available_bytes
+from tasks.messages import ModelRef
+from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
+from tasks.shelf import word_path
+from tasks.snapshots import batch_size, cache
+from tasks.snapshots.forked import Forked, ForkedError, run_forked
+from tasks.snapshots.record import Snapshot
+from tasks.snapshots.served import Served
+from tests.waiting import wait_until
+from worker_config.manifest import ModelEntry
+
+ENTRY = ModelEntry("/nowhere/a.keras")
+
+
+def make(folder: Path, key: str, size: int = 100) -> Path:
+    with cache.making(folder, key) as place:
+        (place / "weights.bin").write_bytes(os.urandom(size))
+        files = cache.fingerprints(place)
+        snapshot = Snapshot(cache.FORMAT_VERSION, "mapped", "d", "2", ENTRY, [], [], [], size, files)
+        (place / cache.RECORD).write_bytes(msgspec.json.encode(snapshot))
+    return folder / key
+
+
+def test_a_snapshot_is_found_again_by_its_key_alone(tmp_path: Path) -> None:
+    folder = make(tmp_path, "k")
+    found = cache.read(folder)
+    assert found is not None
+    assert found.entry == ENTRY
+    assert cache.read(tmp_path / "other") is None
+    keys = {
+        cache.cache_key("d", ENTRY, "2.21"),
+        cache.cache_key("e", ENTRY, "2.21"),
+        cache.cache_key("d", ENTRY, "2.22"),
+        cache.cache_key("d", ModelEntry("x", batch_rows=3), "2.21"),
+    }
+    assert len(keys) == 4
+    assert cache.cache_key("d", ModelEntry("elsewhere"), "2.21") in keys
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda folder: (folder / "weights.bin").write_bytes(b"x" * 100), "weights.bin is damaged"),
+        (lambda folder: (folder / "weights.bin").unlink(), "weights.bin cannot be read"),
+        (lambda folder: (folder / "weights.bin").write_bytes(b""), "weights.bin is damaged"),
+        (lambda folder: (folder / cache.RECORD).write_bytes(b"{}"), "snapshot.json is damaged"),
+        (lambda folder: (folder / cache.RECORD).unlink(), "snapshot.json is missing"),
+    ],
+)
+def test_damage_is_told(tmp_path: Path, damage: object, word: str) -> None:
+    folder = make(tmp_path, "k")
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=word):
+        cache.read(folder)
+
+
+def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with cache.making(tmp_path, "k") as place:
+            (place / "weights.bin").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_gives_up_what_was_used_longest_ago_and_is_not_in_use(tmp_path: Path) -> None:
+    folders = {name: make(tmp_path, name, 1_000) for name in ("old", "held", "kept", "new")}
+    for age, name in enumerate(("new", "kept", "held", "old")):
+        os.utime(folders[name] / "in-use", (1_000 - age, 1_000 - age))
+
+    descriptor = cache.use(folders["held"])
+    try:
+        os.utime(folders["held"] / "in-use", (10, 10))
+        removed = cache.prune(tmp_path, 2_000, keep=["kept"])
+        assert [key for key, _ in removed] == ["old", "new"]
+        assert {path.name for path in tmp_path.iterdir()} == {"held", "kept"}
+    finally:
+        os.close(descriptor)
+    assert [key for key, _ in cache.prune(tmp_path, 0)] == ["held", "kept"]
+    assert cache.prune(tmp_path / "none", 0) == []
+
+
+def test_a_forked_process_gives_back_its_result_its_error_or_how_it_ended(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def shout() -> list[int]:
+        print("heard in the log alone")
+        return list(range(100_000))
+
+    assert run_forked(shout, list[int], log) == list(range(100_000))
+    assert "heard in the log alone" in log.read_text()
+    with pytest.raises(ForkedError, match="ZeroDivisionError: "):
+        run_forked(lambda: 1 // 0, int, log)
+    with pytest.raises(ForkedError, match="was killed by signal SIGKILL"):
+        run_forked(lambda: os.kill(os.getpid(), signal.SIGKILL), int, log)
+    with pytest.raises(ForkedError, match="SystemExit"):
+        run_forked(sys.exit, int, log)
+    meanwhile = Forked(lambda: "x" * 1_000_000, str, log)
+    wait_until(meanwhile.is_done, "it is done")
+    assert len(meanwhile.result()) == 1_000_000
+
+
+def test_child_k_gets_gpu_k_modulo_their_number(tmp_path: Path) -> None:
+    for name in ("0000:01:00.0", "0000:02:00.0", "0000:03:00.0"):
+        (tmp_path / name).mkdir()
+    assert devices.gpus({}, tmp_path) == ["0", "1", "2"]
+    assert devices.gpus({}, tmp_path / "none") == []
+    assert devices.gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+    assert devices.gpus({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == []
+    found = devices.gpus({"CUDA_VISIBLE_DEVICES": "2,GPU-8932f937"}, tmp_path)
+    assert [devices.gpu_of(slot, found) for slot in range(3)] == ["2", "GPU-8932f937", "2"]
+    assert devices.gpu_of(0, []) is None
+
+
+def test_children_have_cores_of_their_own_as_far_as_there_are_some() -> None:
+    cores = [0, 2, 4, 6]
+    assert [devices.cores_of(slot, cores, 2) for slot in range(3)] == [{0, 2}, {4, 6}, {0, 2}]
+    assert devices.cores_of(1, [5], 4) == {5}
+
+
+def test_a_container_s_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert available_bytes(tmp_path) == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 600
+    assert available_bytes(tmp_path / "none") > 600
+
+
+class TestBatches:
+    """A model that bears so many rows at once, and no more."""
+
+    bears = 10
+
+    def call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if len(arrays["x"]) > self.bears:
+            raise MemoryError("too much")
+        return {"y": arrays["x"] * 2}
+
+    def test_too_large_a_batch_is_halved_until_it_fits_and_stays_so(self) -> None:
+        noted: list[int] = []
+        size = BatchSize(64, remember=noted.append)
+        rows = np.arange(100.0)
+        np.testing.assert_array_equal(run_bearable(self.call, {"x": rows}, size, "m")["y"], rows * 2)
+        assert (size.rows, noted) == (8, [8])
+        run_bearable(self.call, {"x": rows}, size, "m")
+        assert noted == [8]
+
+    def test_a_row_that_no_batch_bears_is_an_error_and_no_reason_for_smaller_batches(self) -> None:
+        self.bears = 0
+        size = BatchSize(64, remember=pytest.fail)
+        with pytest.raises(MemoryError):
+            run_bearable(self.call, {"x": np.arange(3.0)}, size, "m")
+        assert size.rows == 64
+
+    def test_a_model_that_takes_no_other_batch_is_left_alone(self) -> None:
+        with pytest.raises(MemoryError):
+            run_bearable(self.call, {"x": np.arange(3.0)}, BatchSize(64, fixed=True), "m")
+
+    def test_the_size_is_found_again_on_this_machine(self, tmp_path: Path) -> None:
+        assert batch_size.remembered(tmp_path, "graph", 64) == 64
+        batch_size.remember(tmp_path, "graph", 8)
+        assert batch_size.remembered(tmp_path, "graph", 64) == 8
+        assert batch_size.remembered(tmp_path, "graph", 4) == 4
+        assert batch_size.remembered(tmp_path, "frozen", 64) == 64
+        batch_size.remember(tmp_path / "none", "graph", 8)
+
+
+def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(digest: str) -> dict[str, Served]:
+        return {"m": Served("m", digest * 64, ENTRY)}
+
+    now = [1000.0]
+    monkeypatch.setattr("tasks.model_set.time.monotonic", lambda: now[0])
+    models = ModelSet(tmp_path, Generation(served("a"), [1]))
+    models.leave_word()
+    first = models.current.queue
+    models.replace(served("b"), [2])
+    second = models.current.queue
+    models.replace(served("c"), [3])
+    assert [ref.digest[0] for ref in models.also()] == ["a", "b"]
+    closed: list[int] = []
+
+    assert models.forget({"m@aaaaaaaa"}, closed.append) == []
+    now[0] += GRACE_SECONDS + 1
+    assert models.forget({"m@aaaaaaaa"}, closed.append) == [second]
+    assert (closed, models.also()) == ([2], [ModelRef("m", "a" * 64)])
+    assert not word_path(tmp_path, ModelRef("m", "b" * 64)).exists()
+    assert models.forget(set(), closed.append) == [first]
+    assert word_path(tmp_path, ModelRef("m", "c" * 64)).exists()
+    # Back to what was served before: nothing of it may be given up with the older generation.
+    models.replace(served("d"), [4])
+    models.replace(served("c"), [5])
+    now[0] += GRACE_SECONDS + 1
+    assert len(models.forget(set(), closed.append)) == 1
+    assert word_path(tmp_path, ModelRef("m", "c" * 64)).exists()
