@@ -28,13 +28,13 @@ class ForkedError(Exception):
     """What the function raised, as a text of one line, or how its process ended."""
 
 
-def run_forked(function: Callable[[], T], form: Any, log: Path) -> T:
+def run_forked(function: Callable[[], T], form: Any, log: Path, timeout_seconds: float | None = None) -> T:
     """The function's result, which msgpack carries back as `form`; what it prints goes to the file `log`.
 
     Raises:
-        ForkedError: it raised, or its process ended without a result.
+        ForkedError: it raised, or its process ended without a result, or took longer than it may and was killed.
     """
-    result: T = Forked(function, form, log).result()
+    result: T = Forked(function, form, log).result(timeout_seconds)
     return result
 
 
@@ -62,16 +62,21 @@ class Forked:
             self._told += more
         return False
 
-    def result(self) -> Any:
+    def result(self, timeout_seconds: float | None = None) -> Any:
         """Wait for the process, and return what the function did.
 
         Raises:
             ForkedError: as `run_forked`.
         """
+        late = timeout_seconds is not None and not select.select([self._reader], [], [], timeout_seconds)[0]
+        if late:
+            os.kill(self._pid, signal.SIGKILL)
         while more := os.read(self._reader, 1 << 20):
             self._told += more
         os.close(self._reader)
         _, status = os.waitpid(self._pid, 0)
+        if late and not self._told:
+            raise ForkedError(f"it was not done after {timeout_seconds:.0f} seconds")
         if not self._told:
             code = os.waitstatus_to_exitcode(status)
             how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -35,6 +35,8 @@ from worker_config.manifest import ModelEntry, is_function
 from worker_config.settings import Settings
 
 T = TypeVar("T")
+# Of one executor, its conversion included; a compiler may never come to an end.
+TRIAL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
         with cache.locked(shop.cache, key) as waited:
             snapshot = _existing(folder, name, shop)
             if snapshot is None:
-                shop.say(f"model {name}: making a snapshot{', which another worker did not finish' if waited else ''}")
+                shop.say(
+                    f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}"
+                )
                 snapshot = _make(name, entry, digest, key, shop)
             trials = _trials(folder, snapshot, entry, shop) if snapshot.kind == "mapped" else None
             shop.held.append(cache.use(folder))
@@ -161,19 +165,19 @@ def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: 
         return try_executor(name, folder, snapshot, batch_rows, threads, telling.rows, telling.reference)
 
     try:
-        return _logged(attempt, Trial, folder)
+        return _logged(attempt, Trial, folder, TRIAL_SECONDS)
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))
 
 
-def _logged(function: Callable[[], T], form: Any, folder: Path) -> T:
+def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds: float | None = None) -> T:
     """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
     # Imported here, it need not be by each process that is forked.
     import tensorflow  # noqa: F401
 
     log = folder.with_name(f"{folder.name}.log")
     try:
-        return run_forked(function, form, log)
+        return run_forked(function, form, log, timeout_seconds)
     finally:
         log.unlink(missing_ok=True)
 

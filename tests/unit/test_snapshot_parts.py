@@ -112,6 +112,8 @@ def test_a_forked_process_gives_back_its_result_its_error_or_how_it_ended(tmp_pa
         run_forked(lambda: os.kill(os.getpid(), signal.SIGKILL), int, log)
     with pytest.raises(ForkedError, match="SystemExit"):
         run_forked(sys.exit, int, log)
+    with pytest.raises(ForkedError, match=r"it was not done after 0 seconds"):
+        run_forked(lambda: signal.pause(), int, log, 0.2)
     meanwhile = Forked(lambda: "x" * 1_000_000, str, log)
     wait_until(meanwhile.is_done, "it is done")
     assert len(meanwhile.result()) == 1_000_000
@@ -127,6 +129,29 @@ def test_child_k_gets_gpu_k_modulo_their_number(tmp_path: Path) -> None:
     found = devices.gpus({"CUDA_VISIBLE_DEVICES": "2,GPU-8932f937"}, tmp_path)
     assert [devices.gpu_of(slot, found) for slot in range(3)] == ["2", "GPU-8932f937", "2"]
     assert devices.gpu_of(0, []) is None
+
+
+def test_a_child_settles_on_its_gpu_before_tensorflow_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    seen: list[object] = []
+
+    def listed(kind: str) -> list[str]:
+        seen.append((kind, os.environ["CUDA_VISIBLE_DEVICES"]))
+        return ["the only one"]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr(tf.config, "list_physical_devices", listed)
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda device, enable: seen.append((device, enable))
+    )
+    monkeypatch.setattr(devices, "limit_threads", lambda threads: seen.append(threads))
+    devices.settle(3, threads=2, pin_cores=False)
+    assert seen == [2, ("GPU", "5"), ("the only one", True)]
+    seen.clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    devices.settle(3, threads=2, pin_cores=False)
+    assert seen == [2]
 
 
 def test_children_have_cores_of_their_own_as_far_as_there_are_some() -> None:
