@@ -22,8 +22,8 @@ COPY tasks tasks
 COPY producer producer
 RUN pip install --no-build-isolation --no-deps --force-reinstall .
 
-# Not root; a new volume at /models takes over this folder's owner.
-RUN useradd --create-home celeriac && install --directory --owner celeriac --group celeriac /models
+# Not root; new volumes at /models and /cache take over these folders' owner.
+RUN useradd --create-home celeriac && install --directory --owner celeriac --group celeriac /models /cache
 USER celeriac
 # Not /src: Celery puts the current folder first on the path.
 WORKDIR /home/celeriac

@@ -155,3 +155,20 @@ def test_models_may_come_and_go(system: System, manifest: Path) -> None:
     wait_until(lambda: [info.name for info in system.slots()[0].models] == ["other"], "the other model is served")
     with Client(system.url) as client:
         np.testing.assert_allclose(client.predict("other", np.ones((50, 4), np.float32)), 4.0)
+
+
+def test_a_higher_version_of_a_tree_is_taken(system: System, manifest: Path) -> None:
+    tree = manifest.parent / "tree"
+    (tree / "1").mkdir(parents=True)
+    (manifest.parent / "times.keras").rename(tree / "1" / "times.keras")
+    manifest.write_text('[models.times]\npath = "tree"\nprefer = "memory"\n')
+    worker = system.start_ready_worker(manifest, 1)
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    (manifest.parent / "new").mkdir()
+    write_version(manifest.parent / "new" / "times.keras", 5)
+    (manifest.parent / "new").rename(tree / "2")
+
+    reload(system, worker, by_signal=True)
+
+    with Client(system.url) as client:
+        np.testing.assert_allclose(client.predict("times", np.ones((50, 4), np.float32)), 20.0)
