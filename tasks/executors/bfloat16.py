@@ -13,9 +13,9 @@ from typing import Any
 
 from tasks.executors.frozen import freeze, load_graph, tensor_names, write_graph
 from tasks.models.program import FlatCall
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import BUILT, Snapshot
 
-FILE = "bfloat16.pb"
+FILE = f"{BUILT}/bfloat16.pb"
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:

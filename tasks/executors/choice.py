@@ -61,7 +61,7 @@ def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: T
     used = EXECUTORS[chosen.executor].precision
     if used == precision:
         return ""
-    if entry.prefer == "memory":
+    if entry.prefer == "memory" and not EXECUTORS[precision].shares_weights:
         return f'{precision} needs a copy of the weights in each child, and prefer is "memory": {used} is used'
     trial = next((trial for trial in trials.trials if trial.executor == precision), None)
     if trial is None:

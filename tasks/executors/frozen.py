@@ -20,10 +20,10 @@ import numpy as np
 from tasks.executors import graph
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart
 from tasks.models.program import FlatCall
-from tasks.snapshots.record import Snapshot, Weight
+from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
 
-FILE = "frozen.pb"
+FILE = f"{BUILT}/frozen.pb"
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -73,6 +73,7 @@ def write_graph(path: Path, graph_def: Any, inputs: Sequence[str], outputs: Sequ
 
     The constants come into a file of their own, as the snapshot's weights, so that processes share them.
     """
+    path.parent.mkdir(exist_ok=True)
     name_functions_apart(graph_def)
     constants = write_arrays(path.with_suffix(".bin"), lift_constants(graph_def).items())
     ends = Ends(list(inputs), list(outputs), constants)
@@ -82,6 +83,7 @@ def write_graph(path: Path, graph_def: Any, inputs: Sequence[str], outputs: Sequ
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there with all its bytes, or not at all."""
+    path.parent.mkdir(exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(data)
     part.replace(path)

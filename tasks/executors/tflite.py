@@ -19,7 +19,7 @@ import numpy as np
 from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze, write_whole
 from tasks.models.program import FlatCall
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import BUILT, Snapshot
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
@@ -53,7 +53,7 @@ def load_int8(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -
 
 
 def _file(folder: Path, name: str, batch_rows: int) -> Path:
-    return folder / f"{name}-{batch_rows}.tflite"
+    return folder / BUILT / f"{name}-{batch_rows}.tflite"
 
 
 def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimizations: list[Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from tasks.models.program import batch_rows_of
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.making import make_snapshot
-from tasks.snapshots.record import Snapshot, Trial, Trials
+from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
 from worker_config.errors import ModelLoadError
@@ -144,18 +145,28 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
     telling = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
-    before = {path for path in folder.rglob("*") if path.is_file()}
+    shutil.rmtree(folder / BUILT, ignore_errors=True)  # damaged, or of trials that came to no end
     if telling.why:
         trials = [Trial("graph", agrees=True, why=telling.why)]
     else:
-        trials = [_try(name, folder, snapshot, batch_rows, shop.threads) for name in names]
+        trials = []
+        for name in names:
+            before = _built(folder)
+            trials.append(_try(name, folder, snapshot, batch_rows, shop.threads))
+            if not trials[-1].agrees or trials[-1].batch_seconds > trials[0].batch_seconds:
+                for path in _built(folder) - before:  # as large as the weights, and never to be used
+                    path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
-    built = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path not in before}
-    found = Trials(trials, telling.label, {name: cache.fingerprint(folder / name) for name in built})
+    built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
+    found = Trials(trials, telling.label, built)
     partial = record.with_suffix(".part")
     partial.write_bytes(msgspec.json.encode(found))
     partial.rename(record)
     return found
+
+
+def _built(folder: Path) -> set[Path]:
+    return {path for path in (folder / BUILT).rglob("*") if path.is_file()}
 
 
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:

@@ -3,7 +3,7 @@
 CACHE/KEY/snapshot.json       Snapshot: inputs, outputs, where each weight stands, sizes and hashes of the files
 CACHE/KEY/model/              the model as a SavedModel without its checkpoint
 CACHE/KEY/weights.bin         all variables, each at a multiple of 64 bytes
-CACHE/KEY/frozen.pb, ...      what executors need besides (tasks/executors)
+CACHE/KEY/built/              what executors need besides (tasks/executors)
 CACHE/KEY/source/             instead of all these: the model's own files, where no SavedModel can be made of it
 CACHE/KEY/trials-MACHINE.json   Trials: which executors agree with the model here, and how fast they are
 """
@@ -16,6 +16,9 @@ import msgspec
 
 from tasks.messages import TensorSpec
 from worker_config.manifest import ModelEntry
+
+# The folder of what executors build.
+BUILT = "built"
 
 
 class Weight(msgspec.Struct, frozen=True):
