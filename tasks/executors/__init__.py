@@ -42,7 +42,7 @@ class Executor:
 
 EXECUTORS: dict[str, Executor] = {
     "graph": Executor(shares_weights=True, precision="float32", build=None, load=graph.load),
-    "xla": Executor(shares_weights=True, precision="float32", build=None, load=xla.load),
+    "xla": Executor(shares_weights=True, precision="float32", build=xla.build, load=xla.load),
     "frozen": Executor(shares_weights=True, precision="float32", build=frozen.build, load=frozen.load),
     "tflite": Executor(shares_weights=False, precision="float32", build=tflite.build, load=tflite.load),
     "bfloat16": Executor(shares_weights=True, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),

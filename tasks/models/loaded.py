@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from tasks.batches import BatchSize, run_batches, run_bearable
+from tasks.batches import BatchSize, is_out_of_memory, run_batches, run_bearable
 from tasks.causes import telling_line
 from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
@@ -30,6 +32,8 @@ from tasks.snapshots.served import Served
 from tasks.steps import Step, finished, import_step, prepared
 from worker_config.errors import ModelLoadError
 
+logger = logging.getLogger(__name__)
+
 # An error may quote a whole configuration.
 _CAUSE_CHARACTERS = 400
 
@@ -42,6 +46,7 @@ class LoadedModel:
         call: from arrays by the names of the inputs to arrays by those of the outputs; not called where the model is
             a function.
         function: the function that is the model, if it is one; it takes rows as they are.
+        own_graph: where another executor is used: loads the model's own graph, for chunks that the other does not run.
     """
 
     info: ModelInfo
@@ -50,6 +55,7 @@ class LoadedModel:
     preprocess: Step | None = None
     postprocess: Step | None = None
     function: Step | None = None
+    own_graph: Callable[[], Call] | None = None
 
     def prepare(self, rows: Any, count: int) -> Any:
         """The rows as the model takes them; `count` of them, none of which are left to no function.
@@ -93,7 +99,17 @@ class LoadedModel:
         if self.function:
             return run_function(self.function, rows, self.info)
         arrays = fit(rows, self.info.inputs, self.info.name)
-        return run_bearable(self.call, arrays, self.batch, self.info.name)
+        try:
+            return run_bearable(self.call, arrays, self.batch, self.info.name)
+        except Exception as error:
+            if self.own_graph is None or is_out_of_memory(error):
+                raise
+            # What it says of bad rows is clearer; and what an executor does not run, it may.
+            outputs = run_bearable(self.own_graph(), arrays, self.batch, self.info.name)
+            logger.warning(
+                "model %s: %s gave up (%s); its own graph did not", self.info.name, self.info.executor, error
+            )
+            return outputs
 
 
 def load_model(served: Served) -> LoadedModel:
@@ -149,7 +165,14 @@ def load_model(served: Served) -> LoadedModel:
     fixed = any(spec.shape and spec.shape[0] is not None for spec in inputs)
     note = partial(remember, Path(served.folder), served.executor) if served.folder else None
     size = BatchSize(batch_rows, fixed, note)
-    return LoadedModel(info, call, size, preprocess, postprocess, program.function)
+    other = served.executor in EXECUTORS and served.executor != "graph"
+    own_graph = cache(partial(_own_graph, served)) if other else None
+    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph)
+
+
+def _own_graph(served: Served) -> Call:
+    program = _open(msgspec.structs.replace(served, executor="graph"))
+    return by_name(plain_call(program), program.inputs, program.outputs)
 
 
 def _open(served: Served) -> Program:

@@ -257,7 +257,7 @@ def test_a_broken_model_file_is_told_with_model_path_and_cause(celeriac: Celeria
     line = celeriac.refuses(
         ExitCode.MODEL, "predict", "broken", "rows.npy", "-o", "out.npy", "--models", special_models / "broken.toml"
     )
-    check_says(line, "model broken", special_models / "broken.keras", "ValueError", ".keras` zip file")
+    check_says(line, "model broken", special_models / "broken.keras", "ValueError", "not a .keras file")
 
 
 @pytest.mark.parametrize("command", [["predict", "gone", "rows.npy", "-o", "out.npy"], ["models"]])

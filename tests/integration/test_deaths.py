@@ -20,6 +20,7 @@ import redis
 from producer import Client, Job, JobState, job_store
 from producer.wire import Wire
 from tasks import codec, infer, keys
+from tasks.batches import BatchSize
 from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import (
@@ -37,6 +38,7 @@ from tasks.messages import (
     unpack,
 )
 from tasks.models.loaded import LoadedModel
+from tasks.shelf import Shelf
 from tasks.slots import announce
 from tests.systems import RedisServer, System, Worker, queued_messages, queues
 from tests.waiting import descendants_of, is_alive, wait_until
@@ -290,8 +292,10 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
         raise MemoryError("Unable to allocate 1 PiB")
 
     spec = TensorSpec("rows", "float32", (None, 4))
-    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call)
-    child = Child("here", 0, {"slow": model}, server, 60, Places())
+    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call, BatchSize(1))
+    shelf = Shelf([])
+    monkeypatch.setattr(shelf, "get", lambda *_: model)
+    child = Child("here", 0, shelf, server, 60, Places())
     monkeypatch.setattr(infer, "current_child", lambda: child)
     if where == "reply":
         monkeypatch.setattr(infer, "run_chunk", call_with_any_arguments(call))
