@@ -53,8 +53,8 @@ def test_the_main_process_imports_tensorflow_and_never_starts_its_runtime(runnin
     child = running_system.slots()[0].pid
 
     assert "libtensorflow" in Path(f"/proc/{worker.pid}/maps").read_text()
-    # The runtime has thread pools of its own; the child has them, the main process must not.
-    assert _threads(child) > _threads(worker.pid)
+    # The runtime has thread pools of its own; children that need it have them, the main process must not.
+    assert _threads(worker.pid) == 1 <= _threads(child)
 
 
 def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system: System) -> None:
