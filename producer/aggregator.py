@@ -1,13 +1,15 @@
 """This module is the join: it puts the chunks' outputs, which come in any order and perhaps twice, at their place.
 
 `Join` drops duplicates and holds back what came too early; `Gathered` puts parts into whole arrays.
-`Layout` is what both `Gathered` and the sinks hold every part against.
+`Layout` is what both `Gathered` and the sinks hold every part against. A model that fails alone is left out of both,
+whenever that comes to light: of parts that have it, and of what was placed.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,6 +34,10 @@ class Part:
     start: int
     stop: int
     outputs: OutputTree
+
+    def without(self, models: Collection[str]) -> Part:
+        """The same part without the outputs of these models."""
+        return replace(self, outputs=without(self.outputs, models)) if models else self
 
 
 class RowSpec(NamedTuple):
@@ -86,36 +92,45 @@ class Layout:
     Attributes:
         rows: rows of the whole output; None where unknown.
         first_row: rows before it are not ours to place.
-        specs: what one row of each output is; empty until the first part.
+        without: models whose outputs are left out; looked at anew with each part, and may only grow.
+        specs: what one row of each output is; empty until the first part, and then the same for ever.
         placed: rows counted so far, those before `first_row` included.
     """
 
-    def __init__(self, rows: int | None, first_row: int = 0) -> None:
+    def __init__(self, rows: int | None, first_row: int = 0, without: Collection[str] = ()) -> None:
         self.rows = rows
         self.first_row = first_row
+        self.without = without
         self.specs: dict[Key, RowSpec] = {}
         self.placed = first_row
 
+    def kept_specs(self) -> dict[Key, RowSpec]:
+        """Those of `specs` that are not left out."""
+        left_out = frozenset(self.without)
+        return {key: spec for key, spec in self.specs.items() if left_out.isdisjoint(key[:1])}
+
     def accept(self, part: Part) -> dict[Key, Array]:
-        """Check a part and give its arrays by key, in the order of `specs`; each chunk may come once.
+        """Check a part and give its arrays by key, in the order of `kept_specs`; each chunk may come once.
 
         Raises:
             MessageError: the part lies outside the rows, or its outputs differ from those of the first part.
         """
-        arrays = flatten(part)
+        left_out = frozenset(self.without)
+        arrays = {key: array for key, array in flatten(part).items() if left_out.isdisjoint(key[:1])}
         if self.rows is not None and not self.first_row <= part.start <= part.stop <= self.rows:
             wanted = f"[{self.first_row}, {self.rows})"
             raise MessageError(f"{_title(part)} lies outside the rows of the data set, {wanted}")
         specs = {key: RowSpec(array.dtype, array.shape[1:]) for key, array in arrays.items()}
         self.specs = self.specs or specs
-        if specs.keys() != self.specs.keys():
-            raise MessageError(f"{_title(part)} has the outputs {_names(specs)}, earlier ones had {_names(self.specs)}")
+        known = {key: spec for key, spec in self.specs.items() if left_out.isdisjoint(key[:1])}
+        if specs.keys() != known.keys():
+            raise MessageError(f"{_title(part)} has the outputs {_names(specs)}, earlier ones had {_names(known)}")
         for key, spec in specs.items():
             if spec != self.specs[key]:
                 raise MessageError(
                     f"{_title(part)}: {output_name(key)} has rows of {spec}, earlier ones had {self.specs[key]}"
                 )
-        return {key: arrays[key] for key in self.specs}
+        return {key: arrays[key] for key in known}
 
     def count(self, part: Part) -> None:
         """Note that the rows of a part are at their place."""
@@ -135,13 +150,13 @@ class Gathered:
     """Parts, in any order but each one once, become whole arrays in memory.
 
     With `rows` known each array is allocated once, on the first part. With None the parts are kept and
-    concatenated at the end. Rows before `first_row` are left out.
+    concatenated at the end. Rows before `first_row` are left out, and so are the models in `without`, which may grow.
     """
 
-    def __init__(self, rows: int | None, first_row: int = 0) -> None:
-        self._layout = Layout(rows, first_row)
+    def __init__(self, rows: int | None, first_row: int = 0, without: Collection[str] = ()) -> None:
+        self._layout = Layout(rows, first_row, without)
         self._whole: dict[Key, Array] = {}
-        self._allocating = threading.Lock()
+        self._lock = threading.Lock()  # of the layout and of what is allocated; rows are copied without it
         self._pieces: list[tuple[int, dict[Key, Array]]] = []
 
     def add(self, part: Part) -> None:
@@ -150,15 +165,17 @@ class Gathered:
         Raises:
             MessageError: the part does not fit the rows or the first part; the text names chunk and output.
         """
-        arrays = self._layout.accept(part)
+        with self._lock:
+            arrays = self._layout.accept(part)
+            places = {} if self._layout.rows is None else self._places(part.start, part.stop)
         self._layout.count(part)
         if self._layout.rows is None:
             self._pieces.append((part.index, arrays))
             return
-        for key, array in self._places(part).items():
+        for key, array in arrays.items():
             # What `place` has put there is there already.
-            if not np.may_share_memory(array, arrays[key]):
-                array[...] = arrays[key]
+            if key in places and not np.may_share_memory(places[key], array):
+                places[key][...] = array
 
     def place(self, part: Part) -> Part:
         """Copy a part's arrays to their place ahead of `add`, from any thread; the part given back looks at them there.
@@ -168,33 +185,34 @@ class Gathered:
         Raises:
             MessageError: as `add`.
         """
-        arrays = self._layout.accept(part)
-        rows = self._layout.rows
-        places = {key: np.empty_like(array) for key, array in arrays.items()} if rows is None else self._places(part)
-        for key, array in places.items():
+        with self._lock:
+            arrays = self._layout.accept(part)
+            places = {} if self._layout.rows is None else self._places(part.start, part.stop)
+        placed = {key: places[key] if key in places else np.empty_like(array) for key, array in arrays.items()}
+        for key, array in placed.items():
             array[...] = arrays[key]
-        return Part(part.index, part.start, part.stop, unflatten(places))
+        return Part(part.index, part.start, part.stop, unflatten(placed))
 
     def room(self, start: int, stop: int) -> OutputTree | None:
         """The arrays at the place of rows `[start, stop)`, for bytes to be read into, in a part that `add` then takes.
 
         None while the outputs are not known, and where bytes from outside must not become values unseen.
         """
-        dtypes = [spec.dtype for spec in self._layout.specs.values()]
-        plain = all(dtype.kind in "iufc" and dtype.newbyteorder("<") == dtype for dtype in dtypes)
-        if self._layout.rows is None or not self._whole or not plain:
-            return None
-        first_row = self._layout.first_row
-        return unflatten({key: array[start - first_row : stop - first_row] for key, array in self._whole.items()})
+        with self._lock:
+            dtypes = [spec.dtype for spec in self._layout.kept_specs().values()]
+            plain = all(dtype.kind in "iufc" and dtype.newbyteorder("<") == dtype for dtype in dtypes)
+            if self._layout.rows is None or not self._whole or not plain:
+                return None
+            return unflatten(self._places(start, stop))
 
-    def _places(self, part: Part) -> dict[Key, Array]:
-        first_row = self._layout.first_row
-        with self._allocating:
-            if not self._whole:
-                rows = (self._layout.rows or 0) - first_row
-                specs = self._layout.specs
-                self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in specs.items()}
-        return {key: array[part.start - first_row : part.stop - first_row] for key, array in self._whole.items()}
+    def _places(self, start: int, stop: int) -> dict[Key, Array]:
+        first_row, specs = self._layout.first_row, self._layout.kept_specs()
+        if not self._whole:
+            rows = (self._layout.rows or 0) - first_row
+            self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in specs.items()}
+        elif len(specs) < len(self._whole):
+            self._whole = {key: self._whole[key] for key in specs}
+        return {key: array[start - first_row : stop - first_row] for key, array in self._whole.items()}
 
     def result(self) -> OutputTree:
         """Give the outputs as the parts had them: an array, a dict, or a dict of dicts.
@@ -207,11 +225,20 @@ class Gathered:
         self._layout.check_complete()
         if not self._layout.specs:
             return np.empty((0,), np.float32)
-        return unflatten(self._whole or self._concatenated())
+        whole = self._whole or self._concatenated()
+        return unflatten({key: whole[key] for key in self._layout.kept_specs()})
 
     def _concatenated(self) -> dict[Key, Array]:
         in_order = [arrays for _, arrays in sorted(self._pieces, key=lambda piece: piece[0])]
-        return {key: np.concatenate([arrays[key] for arrays in in_order]) for key in self._layout.specs}
+        return {key: np.concatenate([arrays[key] for arrays in in_order]) for key in self._layout.kept_specs()}
+
+
+def without(outputs: OutputTree, models: Collection[str]) -> OutputTree:
+    """Outputs by model name without those of some models."""
+    left_out = frozenset(models)  # another thread may add to it
+    if not left_out or not isinstance(outputs, dict):
+        return outputs
+    return {name: output for name, output in outputs.items() if name not in left_out}
 
 
 def flatten(part: Part) -> dict[Key, Array]:

@@ -96,7 +96,7 @@ class Client:
         store: StoreName | None = None,
         compression: Compression | None = None,
     ) -> OutputTree:
-        """Predictions for all rows of `data`; see `submit` and `Job.result`."""
+        """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
         job = self.submit(models, data, chunk_rows=chunk_rows, store=store, compression=compression)
         try:
             return job.result()
@@ -113,6 +113,7 @@ class Client:
         store: StoreName | None = None,
         compression: Compression | None = None,
         first_row: int = 0,
+        fail_together: bool = False,
         detach: Literal[False] = False,
     ) -> Job: ...
 
@@ -138,6 +139,7 @@ class Client:
         store: StoreName | None = None,
         compression: Compression | None = None,
         first_row: int = 0,
+        fail_together: bool = False,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:
@@ -154,6 +156,8 @@ class Client:
             compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
             first_row: rows before it are left out, for a job that continues another; parts still count from the
                 data set's first row, and the ledger takes the rows before for predicted and written.
+            fail_together: of several models, whether one that fails ends the job; else it is left out from then on, and
+                the others go on.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
                 outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
                 the data's own file. It is gone with the system of `local`.
@@ -179,6 +183,8 @@ class Client:
         infos, slots = self._find(names)
         if wishes and first_row:
             raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
+        if wishes and fail_together:
+            raise UsageError("fail_together is for an attached job")
         if wishes:
             blank = blank_rows(infos[0].inputs)
             return leave(
@@ -201,7 +207,7 @@ class Client:
             fixed_rows=chunk_rows,
             max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
         )
-        return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression)
+        return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression, fail_together)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files, by name, in the versions that a job would get now.
@@ -272,6 +278,7 @@ class Client:
         store: StoreName,
         slice_ref: SliceRef | None = None,
         compression: Compression | None = None,
+        fail_together: bool = False,
     ) -> Job:
         job_id = secrets.token_hex(6)
         now = time.time()
@@ -303,6 +310,7 @@ class Client:
             slots,
             ttl_seconds=self._settings.job_ttl_seconds,
             worker_timeout_seconds=self._worker_timeout_seconds,
+            fail_together=fail_together,
         )
         job = Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})
         self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]

@@ -2,13 +2,14 @@
 
     answers by chunk, in Redis --read a few at a time, never taken away--> parts in order
 
+A model that failed alone is left out of what is read, from the part on at which that is known.
 So it can be asked again, by several, until the job expires.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import cast
@@ -63,6 +64,7 @@ class DetachedJob:
             )
         self.id = record.id
         self._plan: Plan = record.plan
+        self._failed = dict(record.failed_models)
 
     @property
     def state(self) -> JobState:
@@ -78,6 +80,12 @@ class DetachedJob:
     def record(self) -> JobRecord:
         """All that Redis knows of the job."""
         return self._read()[1]
+
+    @property
+    def failed_models(self) -> dict[str, FailureRecord]:
+        """Models that failed alone, while others went on, as far as that is known, each with a record of rows."""
+        self._failed |= {name: at for name, at in self._read()[1].failed_models.items() if name not in self._failed}
+        return dict(self._failed)
 
     @property
     def expires_at(self) -> float:
@@ -109,6 +117,9 @@ class DetachedJob:
     def parts(self) -> Generator[Part, None, None]:
         """The predictions chunk by chunk, in the data set's order, as they come; each call begins anew.
 
+        Of several models, a part has the outputs of those that are not known to have failed when it is read, and never
+        of one that an earlier part lacked; `failed_models` names the others.
+
         Raises:
             RowsFailedError: rows have no prediction, so the job has none.
             JobCancelledError: the job was cancelled.
@@ -129,7 +140,7 @@ class DetachedJob:
                         "noeviction and submit the job again"
                     )
                 for data in answers:
-                    yield self._part(index, data)
+                    yield self._part(index, data, record.failed_models)
                     index, pause = index + 1, LEAST_PAUSE_SECONDS
                 if not answers:
                     time.sleep(pause)
@@ -138,20 +149,23 @@ class DetachedJob:
     def result(self) -> OutputTree:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
 
+        Of several models, those that went through for all rows, by name also where only one is left.
+
         Raises:
             RowsFailedError, JobCancelledError, UnknownJobError, NoWorkerError, BrokerError: as `parts`.
         """
-        gathered = Gathered(self._plan.rows)
+        gathered = Gathered(self._plan.rows, without=self._failed)
         with closing(self.parts()) as parts:
             for part in parts:
                 gathered.add(part)
         return gathered.result()
 
     def failures(self) -> list[FailureRecord]:
-        """Rows that have no prediction, and why."""
+        """Rows that have no prediction, and why: those that ended the job, and one record of each failed model."""
         with broker_errors(self._url), connect(self._url) as client:
             failure = job_store.read_failure(client, self.id)
-        return [failure] if failure else []
+        alone = [record for record in self.failed_models.values() if record != failure]
+        return [*alone, failure] if failure else alone
 
     def cancel(self) -> None:
         """End the job, running or done; its rows and outputs are gone at once. Harmless when it was cancelled before.
@@ -237,7 +251,7 @@ class DetachedJob:
         # None where the job has ended in between.
         return [] if None in found else cast("list[bytes]", found)
 
-    def _part(self, index: int, data: bytes) -> Part:
+    def _part(self, index: int, data: bytes, failed: Mapping[str, FailureRecord]) -> Part:
         answer: Answer = unpack(data, Answer)
         asked = message(self.id, self._plan, index)
         if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
@@ -248,4 +262,6 @@ class DetachedJob:
             outputs = cast("OutputTree", codec.decode(answer.ref.payload))
         except PayloadError as error:
             raise MessageError(f"the answer to {asked} cannot be read: {error}") from None
-        return Part(index, answer.start, answer.stop, outputs)
+        for record in (*failed.values(), *answer.failed):
+            self._failed.setdefault(record.model, record)
+        return Part(index, answer.start, answer.stop, outputs).without(self._failed)

@@ -76,8 +76,11 @@ class Job:
 
         A part not taken is kept in memory; when 256 MiB wait, the job sends no more chunks.
 
+        Of several models, a part has the outputs of those that have not failed by the time it is taken: one that fails
+        is in earlier parts and in no later one. What `failed_models` names is then to be dropped from the earlier.
+
         Raises:
-            RowsFailedError: rows have no prediction.
+            RowsFailedError: rows have no prediction, of no model.
             JobCancelledError: the job was cancelled.
             NoWorkerError, BrokerError: workers or Redis have gone.
         """
@@ -86,13 +89,14 @@ class Job:
     def result(self) -> OutputTree:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
 
-        Of a job that began at `first_row`, those from there on.
+        Of a job that began at `first_row`, those from there on. Of several models, those that went through for all
+        rows, by name also where only one is left; `failed_models` has the others.
 
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
         """
         if self._result is None:
-            gathered = self._run.gathered = Gathered(self._rows, self._first_row)
+            gathered = self._run.gathered = Gathered(self._rows, self._first_row, self._run.failures.models)
             for part in self._parts:
                 gathered.add(part)
             self._result = gathered.result()
@@ -112,8 +116,18 @@ class Job:
         )
 
     def failures(self) -> list[FailureRecord]:
-        """Rows that have no prediction, and why."""
-        return list(self._run.failures)
+        """Rows that have no prediction, or none of a model that the record names, and why; the first 1,000."""
+        return list(self._run.failures.records)
+
+    @property
+    def more_failures(self) -> int:
+        """How many records there were beyond those that `failures` has."""
+        return self._run.failures.more
+
+    @property
+    def failed_models(self) -> dict[str, FailureRecord]:
+        """Models that failed alone, while others went on, each with the record of the first rows where it did."""
+        return dict(self._run.failures.models)
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
@@ -128,7 +142,7 @@ class Job:
         try:
             while (part := self._run.handover.take()) is not None:
                 self.ledger.written += part.stop - part.start
-                yield part
+                yield part.without(self._run.failures.models)
             self.ledger.check()
         finally:
             self._seconds = time.monotonic() - self._started

@@ -8,6 +8,8 @@ A detached job has no producer to write its record; children count in further fi
     predicted, failed                  rows
     answered, duplicates, sent_again   chunks
     answered_at, failure               Unix seconds of the last answer; the record of the rows that failed, as JSON
+    models                             written once: how many there are
+    failed:MODEL, failed_models        the first record of a model that failed alone, as JSON; how many these are
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"  # ended by its caller, or by `celeriac cancel`
 
 
+# What the fields of models that failed alone begin with.
+_FAILED = b"failed:"
+
 # Nothing that has expired comes back to life.
 _CANCEL = """
 local job, answers, payloads = unpack(KEYS)
@@ -50,7 +55,7 @@ def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
     fields: dict[Any, Any] = {"state": JobState.RUNNING.value, "record": msgspec.json.encode(record)}
     if record.plan:
-        fields |= {"chunks": record.plan.chunks, "ttl": ttl_seconds}
+        fields |= {"chunks": record.plan.chunks, "ttl": ttl_seconds, "models": len(record.plan.models)}
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping=fields)
         keep(pipe, record.id, ttl_seconds)
@@ -181,4 +186,9 @@ def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[by
         ledger.skipped = plan.rows - ledger.predicted - ledger.failed
     error = str(msgspec.json.decode(fields[b"failure"], type=FailureRecord)) if b"failure" in fields else ""
     at = float(fields.get(b"answered_at", record.updated_at))
-    return msgspec.structs.replace(record, ledger=ledger.as_dict(), error=error, updated_at=at)
+    failed = {
+        name.removeprefix(_FAILED).decode(): msgspec.json.decode(value, type=FailureRecord)
+        for name, value in fields.items()
+        if name.startswith(_FAILED)
+    }
+    return msgspec.structs.replace(record, ledger=ledger.as_dict(), error=error, updated_at=at, failed_models=failed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -113,6 +113,11 @@ class Outbox:
         if sent:
             self._wire.publish([(opened.queue, opened.message) for opened in sent])
         return len(sent)
+
+    def leave_out(self, models: Collection[str]) -> None:
+        """Send chunks without these models from now on; those that are open keep theirs, also when sent again."""
+        if models:
+            self._models = [model for model in self._models if model.name not in models]
 
     def answered(self, index: int, seconds: float, output_bytes: int) -> None:
         """Close a chunk: its rows are not needed any more."""

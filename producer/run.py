@@ -20,7 +20,8 @@ import msgspec
 import redis
 
 from producer import job_store, placement
-from producer.aggregator import Gathered, Join, OutputTree, Part
+from producer.aggregator import Gathered, Join, OutputTree, Part, without
+from producer.failures import Failures
 from producer.feeds import Feed
 from producer.handover import Handover
 from producer.job_store import JobState
@@ -69,6 +70,8 @@ class Run:
         slots: slots that can run the job.
         handover: parts on their way to the caller.
         gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
+
+    With `fail_together` the job ends when any of its models fails, else when none is left.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class Run:
         *,
         ttl_seconds: int,
         worker_timeout_seconds: float,
+        fail_together: bool = False,
     ) -> None:
         done = feed.first_row
         self.ledger = Ledger(rows=feed.rows or done, predicted=done, written=done, resumed=done)
-        self.failures: list[FailureRecord] = []
+        self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
         self.state = JobState.RUNNING
         self.slots = list(slots)
         self._wake = threading.Event()
@@ -209,13 +213,20 @@ class Run:
             if answer.record.stage == "fetch" and opened.times_sent < TIMES_SENT:
                 self._send_again([answer.index])
                 return
-            self._fail(answer)
+            # Those that had failed before are not why the job ends.
+            last = self.failures.judge(answer.failed) if self.failures.models else None
+            self._fail(last if last and last.model else self._named(answer.record, message))
         if (answer.start, answer.stop) != (message.start, message.stop):
             raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        if last := self.failures.judge(answer.failed):
+            self._wire.release([answer.ref])
+            self._fail(last)
+        self._outbox.leave_out(self.failures.models)
         loaded = self._load(answer, message)
         if loaded is None:
             self._send_again([answer.index])
             return
+        self.failures.keep(answer.failed)
         outputs, size = loaded
         self._join.add(answer.index, answer.start, answer.stop, outputs)
         self._outbox.answered(answer.index, answer.seconds, size)
@@ -225,9 +236,11 @@ class Run:
     def _load(self, answer: Outputs, message: ChunkMessage) -> tuple[OutputTree, int] | None:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
         gathered = self.gathered
+        name = self._last_model(message)
         if gathered and isinstance(answer.ref, FileRef):
             room = gathered.room(answer.start, answer.stop)
-            parts = [] if room is None else codec.encode_parts(cast("codec.Tree", room))
+            form = room[name] if name and isinstance(room, dict) else room
+            parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
             if room is not None and self._wire.load_into(answer.ref, parts):
                 return room, sum(map(len, parts))
         payload = self._wire.load(answer.ref, self._scratch if gathered else None)
@@ -237,13 +250,21 @@ class Run:
             outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
+        outputs = without({name: outputs} if name else outputs, self.failures.models)
         if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
             outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
         return outputs, len(payload or b"")
 
-    def _fail(self, failure: Failure) -> NoReturn:
-        record = failure.record
-        self.failures.append(record)
+    def _last_model(self, message: ChunkMessage) -> str:
+        """The model that is left of several, empty for other messages: its outputs and failures come without a name."""
+        return message.models[0].name if len(message.models) == 1 < len(self._models) else ""
+
+    def _named(self, record: FailureRecord, message: ChunkMessage) -> FailureRecord:
+        whole_chunk = record.stage in ("fetch", "worker")
+        return record if whole_chunk else msgspec.structs.replace(record, model=self._last_model(message))
+
+    def _fail(self, record: FailureRecord) -> NoReturn:
+        self.failures.keep([record])
         self.ledger.failed += record.stop - record.start
         self.ledger.chunks_answered += 1
         raise RowsFailedError(str(record))
@@ -295,7 +316,9 @@ class Run:
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""
-        return msgspec.structs.replace(self._record, ledger=self.ledger.as_dict(), updated_at=time.time())
+        failed = dict(self.failures.models)
+        now = time.time()
+        return msgspec.structs.replace(self._record, ledger=self.ledger.as_dict(), updated_at=now, failed_models=failed)
 
     def _how_far(self, what: str) -> str:
         rows = "?" if self._feed.rows is None else self._feed.rows

@@ -1,7 +1,8 @@
 """This module puts a chunk's answer where its job looks for it, unless the job is over.
 
 attached job:  answer --> list, off which its producer takes it
-detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job
+detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job; so does a failure,
+               and that of the last model: one of several that fails alone is noted in the job's own hash
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import redis
 
 from tasks import keys
 from tasks.keep import KEEP
-from tasks.messages import Answer, Failure, pack
+from tasks.messages import Answer, Failure, Outputs, pack
 
 # Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 _PUSH = (
@@ -21,7 +22,7 @@ _PUSH = (
     + """
 local job, results, answers, payloads, jobs = unpack(KEYS)
 local answer, results_ttl, id, index, rows, failure = unpack(ARGV)
-local state, chunks, ttl = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl'))
+local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
 if state ~= 'running' then return 0 end
 if not chunks then
     redis.call('RPUSH', results, answer)
@@ -35,6 +36,10 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
 redis.call('HINCRBY', job, 'answered', 1)
+for at = 7, #ARGV, 2 do
+    local new = redis.call('HSETNX', job, 'failed:' .. ARGV[at], ARGV[at + 1]) == 1
+    if new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[at + 1] end
+end
 if failure ~= '' then
     redis.call('HINCRBY', job, 'failed', rows)
     redis.call('HSET', job, 'state', 'failed', 'failure', failure)
@@ -64,6 +69,9 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     rows = answer.record if isinstance(answer, Failure) else answer
     failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
     values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    if isinstance(answer, Outputs):
+        for record in answer.failed:
+            values += [record.model, msgspec.json.encode(record)]
     try:
         return bool(client.evalsha(_PUSH_SHA, len(held), *held, *values))
     except redis.exceptions.NoScriptError:  # the server is new, or has forgotten it

@@ -1,6 +1,7 @@
 """This module runs one chunk in a child: fetch, decode, fit, run each model, encode, push the answer.
 
-A failure is an answer too: the stage, the error's type and text, never a pickled exception.
+A failure is an answer too: the stage, the error's type and text, never a pickled exception. Of several models each runs
+for itself: one that fails gives a record beside the outputs of the others.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import redis
 from celery.exceptions import Reject
 
@@ -25,6 +27,7 @@ from tasks.messages import (
     FileRef,
     HashRef,
     InlineRef,
+    ModelRef,
     Outputs,
     PayloadRef,
     RedisRef,
@@ -64,7 +67,9 @@ def run_message(plain: object) -> str:
         answer = Failure(message.job, message.index, str(child), _record(message, "memory", error))
         push_answer(child.client, answer, child.job_ttl_seconds)
     child.shelf.check_size()
-    return f"{message}: {answer.record if isinstance(answer, Failure) else f'{answer.seconds:.3f} s'}"
+    if isinstance(answer, Failure):
+        return f"{message}: {answer.record}"
+    return f"{message}: {'; '.join([f'{answer.seconds:.3f} s', *map(str, answer.failed)])}"
 
 
 def ask(child: Child, message: ChunkMessage) -> tuple[bool, bytes | None]:
@@ -87,37 +92,54 @@ def ask(child: Child, message: ChunkMessage) -> tuple[bool, bytes | None]:
 
 
 def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Answer:
-    """The chunk's outputs, or a record of why there are none; never raises an Exception but Redis's own."""
+    """The chunk's outputs, or a record of why there are none; never raises an Exception but Redis's own.
+
+    Raises:
+        FreshChildError: there is no room for a model.
+        RedisError: Redis is out of reach.
+    """
     started = time.monotonic()
     stage = "fetch"
     try:
         rows = fetch(child, message, payload)
-        outputs: dict[str, Any] = {}
-        for ref in message.models:
-            stage = "model"
-            model = child.shelf.get(ref, message.models, str(child))
-            stage, count = "preprocess", message.stop - message.start
-            model_rows = model.prepare(rows, count)
-            stage = "infer"
-            model_outputs = model.predict(model_rows)
-            stage = "postprocess"
-            outputs[ref.name] = model.finish(model_outputs, count)
+        ran = {ref.name: run_model(child, message, ref, rows) for ref in message.models}
         stage = "encode"
-        only = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        parts, failed = _encode(message, ran)
+        if not parts:
+            each = failed if len(message.models) > 1 else []
+            return Failure(message.job, message.index, str(child), _of_all(failed), each)
         return Outputs(
             job=message.job,
             index=message.index,
             start=message.start,
             stop=message.stop,
             slot=str(child),
-            ref=store(child, message, codec.encode_parts(only, compression=message.compression)),
+            ref=store(child, message, parts),
             seconds=time.monotonic() - started,
+            failed=failed,
         )
     except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return Failure(message.job, message.index, str(child), _record(message, stage, error))
+
+
+def run_model(child: Child, message: ChunkMessage, ref: ModelRef, rows: Any) -> Any:
+    """What one model makes of the rows, or the record of its failure; raises what `run_chunk` does."""
+    stage, count = "model", message.stop - message.start
+    try:
+        model = child.shelf.get(ref, message.models, str(child))
+        stage = "preprocess"
+        model_rows = model.prepare(rows, count)
+        stage = "infer"
+        outputs = model.predict(model_rows)
+        stage = "postprocess"
+        return model.finish(outputs, count)
+    except (redis.RedisError, FreshChildError):
+        raise
+    except Exception as error:
+        return _record(message, stage, error, ref.name)
 
 
 def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
@@ -160,11 +182,44 @@ def forget(child: Child, ref: PayloadRef) -> None:
         spool.forget(child.places.spool, [ref])
 
 
-def _record(message: ChunkMessage, stage: str, error: Exception) -> FailureRecord:
+def _encode(message: ChunkMessage, ran: dict[str, Any]) -> tuple[spool.Parts, list[FailureRecord]]:
+    """The payload of the models that went through, empty if none did, and the records of the others."""
+
+    def encoded(outputs: Any) -> spool.Parts:
+        return codec.encode_parts(outputs, compression=message.compression)
+
+    failed = [result for result in ran.values() if isinstance(result, FailureRecord)]
+    outputs = {name: result for name, result in ran.items() if not isinstance(result, FailureRecord)}
+    if not outputs:
+        return [], failed
+    if len(message.models) == 1:
+        return encoded(*outputs.values()), failed
+    with suppress(PayloadError):
+        return encoded(outputs), failed
+    for name in list(outputs):  # whose outputs are they that cannot be sent?
+        try:
+            encoded(outputs[name])
+        except PayloadError as error:
+            failed.append(_record(message, "encode", error, name))
+            del outputs[name]
+    return encoded(outputs) if outputs else [], failed
+
+
+def _of_all(failed: list[FailureRecord]) -> FailureRecord:
+    """One record for a chunk through which no model went."""
+    first = failed[0]
+    if not first.model:
+        return first
+    text = first.text if len(failed) == 1 else f"all models failed; {first.model}: {first.text}"
+    return msgspec.structs.replace(first, model="", text=text[:500])
+
+
+def _record(message: ChunkMessage, stage: str, error: Exception, model: str = "") -> FailureRecord:
     return FailureRecord(
         start=message.start,
         stop=message.stop,
         stage=stage,
         type=type(error).__name__,
         text=telling_line(error)[:500],
+        model=model if len(message.models) > 1 else "",
     )

@@ -113,6 +113,7 @@ class FailureRecord(_Value, frozen=True):
             or "worker".
         type: the error's class.
         text: what it says.
+        model: the one that failed while others of the job ran; empty where the chunk as a whole has failed.
     """
 
     start: Count
@@ -120,14 +121,24 @@ class FailureRecord(_Value, frozen=True):
     stage: str
     type: str
     text: str
+    model: str = ""
+
+    @property
+    def rows(self) -> str:
+        """The rows, for people."""
+        return f"row {self.start}" if self.stop - self.start == 1 else f"rows {self.start}-{self.stop}"
 
     def __str__(self) -> str:
-        rows = f"row {self.start}" if self.stop - self.start == 1 else f"rows {self.start}-{self.stop}"
-        return f"{rows} failed at {self.stage}: {self.type}: {self.text}"
+        where = f"in model {self.model} at {self.stage}" if self.model else f"at {self.stage}"
+        return f"{self.rows} failed {where}: {self.type}: {self.text}"
 
 
 class Outputs(_Value, frozen=True, tag="outputs"):
-    """What a child made of a chunk: a payload of one array, or a dict of them by output or model name."""
+    """What a child made of a chunk: a payload of one array, or a dict of them by output or model name.
+
+    A message of several models is answered by model name, however many of them went through; `failed` has a record for
+    each of the others.
+    """
 
     job: JobId
     index: Count
@@ -136,15 +147,17 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     slot: str
     seconds: float
     ref: PayloadRef
+    failed: list[FailureRecord] = []
 
 
 class Failure(_Value, frozen=True, tag="failure"):
-    """A chunk that could not be run."""
+    """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record."""
 
     job: JobId
     index: Count
     slot: str
     record: FailureRecord
+    failed: list[FailureRecord] = []
 
 
 Answer = Outputs | Failure
@@ -245,7 +258,10 @@ class Plan(_Value, frozen=True):
 
 
 class JobRecord(_Value, frozen=True):
-    """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan."""
+    """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan.
+
+    `failed_models` are those that failed alone, each with a record of rows where it did.
+    """
 
     id: JobId
     models: list[str]
@@ -258,6 +274,7 @@ class JobRecord(_Value, frozen=True):
     ledger: dict[str, int]
     error: str = ""
     plan: Plan | None = None
+    failed_models: dict[str, FailureRecord] = {}
 
 
 T = TypeVar("T")

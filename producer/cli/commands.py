@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from producer import failures
 from producer.cli import jobs, tables
 from producer.cli.demo import run_demo
 from producer.cli.fetch import fetch
@@ -47,7 +48,7 @@ Exit codes:
   1  a bug in Celeriac              6  no worker holds the model, or none came up
   2  bad option, setting or output  7  Redis cannot be reached
   3  bad input                    130  cancelled: Ctrl-C, SIGTERM, `celeriac cancel`
-  4  rows failed
+  4  rows failed, or a model alone
 """
 
 
@@ -124,6 +125,8 @@ for command in (predict, jobs.jobs, jobs.status, watch, fetch, jobs.cancel):
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on stderr and an exit code, never a traceback."""
     logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING)
+    # What failed is told at the end, in the command's own line.
+    logging.getLogger(failures.__name__).setLevel(logging.ERROR)
     # A shell starts what runs in the background with SIGINT ignored, and means it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

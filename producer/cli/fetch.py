@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from producer.cli.options import broker_option, json_option, needed, timeout_option
-from producer.cli.predicting import PredictionFailedError, Summary, progress_bar
+from producer.cli.predicting import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
 from producer.client import Client
 from producer.detached import DetachedJob
 from producer.ledger import Ledger
 from producer.sinks import FORMATS, Sink, open_sink
 from tasks.messages import JobRecord
-from worker_config.errors import CeleriacError, ExitCode
+from worker_config.errors import CeleriacError, ExitCode, RowsFailedError
 
 
 class NotWaitedForError(CeleriacError):
@@ -55,7 +53,7 @@ def fetch(
                 summary = _fetch_to_sink(left, sink, quiet)
             except PredictionFailedError as failed:
                 if as_json:
-                    click.echo(json.dumps(asdict(failed.summary)))
+                    click.echo(failed.summary.as_json())
                 raise failed.error from None
     if not quiet:
         click.echo(
@@ -63,7 +61,8 @@ def fetch(
             f"written to {summary.output}"
         )
     if as_json:
-        click.echo(json.dumps(asdict(summary)))
+        click.echo(summary.as_json())
+    summary.check_no_model_failed()
 
 
 def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
@@ -76,6 +75,8 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
     try:
         with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:
             for part in parts:
+                if len(record.models) > 1 and len(part.outputs) < len(record.models) - len(sink.dropped):
+                    _drop_failed(job, sink)
                 sink.write(part)
                 written += part.stop - part.start
                 bar.update(part.stop - part.start)
@@ -95,8 +96,16 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
     return _summary(record, written, str(sink.path), None)
 
 
+def _drop_failed(job: DetachedJob, sink: Sink) -> None:
+    for name, failure in job.failed_models.items():
+        if not sink.can_drop:
+            raise RowsFailedError(f"job {job.id}: {failure}; {OTHERS_WOULD_GO_ON}")
+        sink.drop(name, failure)
+
+
 def _summary(record: JobRecord, written: int, output: str | None, error: CeleriacError | None) -> Summary:
     """As of `predict`; `seconds` are those from the job's submission to its last answer."""
     seconds = round(record.updated_at - record.submitted_at, 6)
     ledger = record.ledger | {"written": written}
-    return Summary(record.id, ledger, seconds, output, str(error) if error else None)
+    text = str(error) if error else None
+    return Summary(record.id, ledger, seconds, output, text, failed_models=record.failed_models)

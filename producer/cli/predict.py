@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -81,6 +79,9 @@ def predict(
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
 
+    One of several models that fails ends the job, unless OUTPUT is .npz or .zarr: it is then left out, the others go
+    on, and the exit code is 4.
+
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
     with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ.
 
@@ -131,12 +132,13 @@ def predict(
                 )
     except PredictionFailedError as failed:
         if as_json:
-            click.echo(json.dumps(asdict(failed.summary)))
+            click.echo(failed.summary.as_json())
         raise failed.error from None
     if not quiet:
         click.echo(_told(summary))
     if as_json:
-        click.echo(json.dumps(asdict(summary)))
+        click.echo(summary.as_json())
+    summary.check_no_model_failed()
 
 
 def _dropped(sink: Sink) -> str:

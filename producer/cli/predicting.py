@@ -6,26 +6,32 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from tqdm import tqdm
 
+from producer.aggregator import Part
 from producer.client import Client
+from producer.failures import told
 from producer.job import Job
 from producer.ledger import Ledger
 from producer.sinks import Sink
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
-from tasks.messages import StoreName
-from worker_config.errors import CeleriacError, JobCancelledError, ModelError
+from tasks.messages import FailureRecord, StoreName
+from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
+
+# For errors of jobs whose output is of a format that cannot.
+OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
 
 
 @dataclass(frozen=True)
 class Summary:
     """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
 
-    `job` is None where an earlier run had predicted all rows already.
+    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output.
     """
 
     job: str | None
@@ -33,12 +39,22 @@ class Summary:
     seconds: float
     output: str | None
     error: str | None = None
+    failed_models: dict[str, FailureRecord] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
         """Rows that this run predicted, per second of the whole way."""
         rows = self.ledger["predicted"] - self.ledger["resumed"]
         return rows / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> str:
+        """The summary as one line."""
+        return msgspec.json.encode(self).decode()
+
+    def check_no_model_failed(self) -> None:
+        """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
+        if self.failed_models:
+            raise RowsFailedError(f"{told(self.failed_models)} of {self.output}, which is complete with the others")
 
 
 class PredictionFailedError(CeleriacError):
@@ -86,6 +102,9 @@ def predict_to_sink(
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
 
+    A model that fails alone is dropped from the sink, where its format can do that, and so it is from the start if an
+    earlier run has dropped it; else the job fails.
+
     Args:
         digests: what the sink's journal says of the models; what the workers hold must be the same.
 
@@ -93,13 +112,25 @@ def predict_to_sink(
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
     """
     started = time.monotonic()
+    names = [name for name in models if name not in sink.dropped]
     job = client.submit(
-        models, source, chunk_rows=chunk_rows, store=store, compression=compression, first_row=sink.done_rows
+        names,
+        source,
+        chunk_rows=chunk_rows,
+        store=store,
+        compression=compression,
+        first_row=sink.done_rows,
+        fail_together=not sink.can_drop,
     )
     try:
         _check_same_models(job, digests)
         with progress_bar(source.rows, quiet, sink.done_rows) as bar:
             for part in job.parts():
+                if len(names) > 1:
+                    for name, record in job.failed_models.items():
+                        sink.drop(name, record)
+                elif len(models) > 1:  # the outputs of a single model have no name
+                    part = Part(part.index, part.start, part.stop, {names[0]: part.outputs})
                 sink.write(part)
                 bar.update(part.stop - part.start)
         sink.commit()
@@ -107,6 +138,9 @@ def predict_to_sink(
         job.cancel()
         job.wait(timeout_seconds=2.0)
         error = cause if isinstance(cause, CeleriacError) else _interrupted(job, source.rows)
+        alone = len(models) > 1 and any(record.model for record in job.failures())
+        if isinstance(error, RowsFailedError) and alone and not sink.can_drop:
+            error.args = (f"{error}; {OTHERS_WOULD_GO_ON}",)
         _add_what_is_safe(error, sink)
         raise PredictionFailedError(error, _summary(job, started, sink, error)) from error
     finally:
@@ -120,7 +154,8 @@ def finish(sink: Sink) -> Summary:
     sink.commit()
     rows = sink.done_rows
     ledger = Ledger(rows=rows, predicted=rows, written=rows, resumed=rows)
-    return Summary(None, ledger.as_dict(), time.monotonic() - started, str(sink.path))
+    seconds = time.monotonic() - started
+    return Summary(None, ledger.as_dict(), seconds, str(sink.path), failed_models=dict(sink.dropped))
 
 
 def _interrupted(job: Job, rows: int | None) -> JobCancelledError:
@@ -143,7 +178,7 @@ def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
 
 
 def _check_same_models(job: Job, digests: Mapping[str, str] | None) -> None:
-    changed = [name for name, digest in (digests or {}).items() if job.digests[name] != digest]
+    changed = [name for name, digest in job.digests.items() if (digests or job.digests)[name] != digest]
     if changed:
         raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
 
@@ -151,7 +186,9 @@ def _check_same_models(job: Job, digests: Mapping[str, str] | None) -> None:
 def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) -> Summary:
     seconds = round(time.monotonic() - started, 6)
     output = str(sink.path) if sink.committed else None
-    return Summary(job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None)
+    return Summary(
+        job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None, failed_models=dict(sink.dropped)
+    )
 
 
 def progress_bar(rows: int | None, quiet: bool, done_rows: int = 0) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from producer.failures import told
 from producer.job_store import JobState
 from tasks.messages import JobRecord, ModelInfo
 
@@ -73,6 +74,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "error": record.error,
+        "failed": told(record.failed_models) if record.failed_models else "",
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
         "next": _next(state, record, slots),

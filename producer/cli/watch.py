@@ -15,6 +15,7 @@ from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.cli.predicting import progress_bar
 from producer.client import Client
+from producer.failures import told
 from producer.job_store import JobState
 from tasks.connection import broker_errors, connect
 from tasks.messages import JobRecord
@@ -67,7 +68,8 @@ def _follow(url: str, job_id: str, each: Callable[[JobState, JobRecord], None]) 
 def _tell_end(state: JobState, record: JobRecord, quiet: bool) -> None:
     if state is JobState.DONE:
         if not quiet:
-            click.echo(f"{_how_far(state, record)}{_next(record)}")
+            failed = f"; {told(record.failed_models)}" if record.failed_models else ""
+            click.echo(f"{_how_far(state, record)}{failed}{_next(record)}")
         return
     kind: type[CeleriacError] = JobCancelledError if state is JobState.CANCELLED else RowsFailedError
     raise kind(_how_far(state, record) + (f": {record.error}" if record.error else ""))

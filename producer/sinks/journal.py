@@ -6,7 +6,9 @@ each later one that a run of rows is on the disk: it is written after they are.
     1c291ca3 {"format": 1, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}}
     5e0f0b71 {"start": 0, "stop": 64, "mark": 0, "outputs": [[["digits", "scores"], "<f4", [10]]]}
     a2d3b8c4 {"start": 64, "stop": 128, "mark": 0}
+    90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}}
 
+The last one says that a model has failed alone, and with which record: a run that continues is without it.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
 process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
@@ -21,6 +23,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -28,6 +31,7 @@ import numpy as np
 
 from producer.aggregator import Key, RowSpec
 from producer.sinks.place import sync_folder
+from tasks.messages import FailureRecord, from_plain, to_plain
 from worker_config.errors import OutputError
 
 FORMAT = 1
@@ -55,7 +59,8 @@ class Journal:
     Attributes:
         done_rows: rows [0, done_rows) are safe.
         mark: what the writer said when they became so.
-        specs: the outputs; empty while no row is safe.
+        specs: the outputs, those of dropped models too; empty while no row is safe.
+        dropped: the models that are left out.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
     """
 
@@ -66,14 +71,28 @@ class Journal:
         self.done_rows: int = records[-1]["stop"] if records else 0
         self.mark: int = records[-1]["mark"] if records else 0
         self.specs = _specs_of(records[0]["outputs"]) if records else {}
+        self.dropped: dict[str, FailureRecord] = {
+            name: from_plain(failure, FailureRecord)
+            for record in records
+            for name, failure in record.get("dropped", {}).items()
+        }
 
-    def commit(self, stop: int, mark: int, specs: dict[Key, RowSpec]) -> None:
-        """Note that the rows up to `stop` are on the disk."""
+    def commit(
+        self,
+        stop: int,
+        mark: int,
+        specs: dict[Key, RowSpec],
+        dropped: Mapping[str, FailureRecord] = MappingProxyType({}),
+    ) -> None:
+        """Note that the rows up to `stop` are on the disk, and which models are left out."""
         record: _Record = {"start": self.done_rows, "stop": stop, "mark": mark}
         if not self.specs:
             record["outputs"] = [[key, _dtype_name(spec.dtype), spec.shape] for key, spec in specs.items()]
+        new = {name: to_plain(failure) for name, failure in dropped.items() if name not in self.dropped}
+        if new:
+            record["dropped"] = new
         self._append(record)
-        self.done_rows, self.mark, self.specs = stop, mark, dict(specs)
+        self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""

@@ -21,6 +21,7 @@ class NpzWriter(FileWriter):
     """Arrays by name in an `.npz` file."""
 
     any_order = True
+    can_drop = True
     nameless = "arr_0"
     label = "column"
 
@@ -42,6 +43,8 @@ class NpzWriter(FileWriter):
         """Check that the rows are there; those after them are written again."""
         self.create()  # the copy into the zip file is made again
         for key, path in self._paths(specs).items():
+            if self.is_dropped(key):
+                continue
             self._files[key] = self.open(path, "rb+")
             self._columns[key] = Column(self._files[key], specs[key], self.place.rows)
             self._columns[key].reopen(self.place, rows)
@@ -61,6 +64,8 @@ class NpzWriter(FileWriter):
         """Copy the arrays into the zip file."""
         with zipfile.ZipFile(self.stream, "w", zipfile.ZIP_STORED) as archive:
             for key, file in self._files.items():
+                if self.is_dropped(key):
+                    continue
                 self._columns[key].finish(rows)
                 file.seek(0)
                 with archive.open(f"{self.name(key)}.npy", "w", force_zip64=True) as member:

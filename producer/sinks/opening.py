@@ -111,6 +111,8 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
 
 
 def _reopen(writer: Writer, notes: Journal) -> None:
+    for model in notes.dropped:
+        writer.drop(model)
     try:
         writer.reopen(notes.specs, notes.done_rows, notes.mark)
     except FileNotFoundError as error:

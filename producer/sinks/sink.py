@@ -11,6 +11,7 @@ from producer.aggregator import Layout, Part
 from producer.sinks.journal import Journal
 from producer.sinks.place import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
+from tasks.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
 
@@ -24,6 +25,7 @@ class Sink:
         done_rows: rows that a former run has written; the first part to come starts there.
         dropped_rows: rows that a former run has written, and that were dropped to begin afresh.
         committed: whether the output has its final name.
+        dropped: models that failed alone, in this run or a former one, and are not in the output.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
@@ -31,11 +33,12 @@ class Sink:
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
+        self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
         self._journal = journal
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
-        self._layout = Layout(writer.place.rows, self.done_rows)
+        self._layout = Layout(writer.place.rows, self.done_rows, self.dropped)
         self._layout.specs = dict(journal.specs) if journal else {}
         self._begun = bool(self._layout.specs)
         self._unsynced = False
@@ -46,6 +49,26 @@ class Sink:
     def safe_rows(self) -> int | None:
         """Rows that another run need not do again; None where there is nothing to continue; final after `abort`."""
         return self._journal.done_rows if self._journal and self._journal.specs else None
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether models can be dropped; where a row's outputs stand together, what is written stays."""
+        return self._writer.can_drop
+
+    def drop(self, model: str, record: FailureRecord) -> None:
+        """Leave a model out, with the rows of it that are written, and those in parts to come; harmless when repeated.
+
+        Raises:
+            OutputError: the format has no places that could be left out.
+        """
+        if model in self.dropped:
+            return
+        if not self.can_drop:
+            raise OutputError(f"{self.path}: model {model} cannot be taken out of rows that are written; use .npz")
+        self._writer.drop(model)
+        self.dropped[model] = record
+        # From now on a run that continues does so without the model; before the first row there is nothing to continue.
+        self._unsynced = self._begun
 
     def write(self, part: Part) -> None:
         """Write the rows of a part; parts come in order, each one once.
@@ -139,7 +162,7 @@ class Sink:
         """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
         if self._journal is not None and self._unsynced:
             self._unsynced = False
-            self._journal.commit(self._layout.placed, self._writer.sync(), self._layout.specs)
+            self._journal.commit(self._layout.placed, self._writer.sync(), self._layout.specs, self.dropped)
         self._synced_at = time.monotonic()
 
     def _check_usable(self) -> None:

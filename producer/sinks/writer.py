@@ -29,17 +29,21 @@ class Writer(ABC):
 
     Attributes:
         any_order: whether rows may come in any order, where their number is known and nobody keeps a journal.
+        can_drop: whether a model's outputs have places of their own, so that they can be taken out of rows written.
         nameless: the name in the file of an output without one.
         label: what the names of further temporary files begin with.
+        dropped: models whose outputs are not in the finished output; what there is of them stays until then.
     """
 
     any_order: ClassVar[bool] = False
+    can_drop: ClassVar[bool] = False
     nameless: ClassVar[str] = "output"
     label: ClassVar[str] = "rows"
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.temporary = place.temporary()
+        self.dropped: set[str] = set()
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
@@ -64,9 +68,17 @@ class Writer(ABC):
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Make room for outputs of this layout; `first` are the arrays of the first part, not written yet."""
 
+    def drop(self, model: str) -> None:
+        """Take a model's outputs out: before `reopen`, or at any time before `finish`."""
+        self.dropped.add(model)
+
+    def is_dropped(self, key: Key) -> bool:
+        """Whether an output is of a model that was dropped."""
+        return not self.dropped.isdisjoint(key[:1])
+
     @abstractmethod
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
-        """Continue after so many rows; `mark` is what `sync` gave then.
+        """Continue after so many rows; `mark` is what `sync` gave then, `specs` are those of `begin`.
 
         Raises:
             FileNotFoundError: the temporary file is gone.

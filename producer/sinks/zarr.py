@@ -31,6 +31,7 @@ class ZarrWriter(Writer):
     """Arrays in a folder; they grow with the rows where the number of rows is not known."""
 
     any_order = True
+    can_drop = True
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -71,6 +72,8 @@ class ZarrWriter(Writer):
         for left_over in self.temporary.rglob("*.partial"):  # of a file that was being replaced
             left_over.unlink()
         for key, spec in specs.items():
+            if self.is_dropped(key):
+                continue
             try:
                 array = self._zarr.open_array(str(self.temporary), path="/".join(key), mode="r+")
             except (KeyError, ValueError, TypeError) as error:
@@ -113,6 +116,9 @@ class ZarrWriter(Writer):
 
     def finish(self, rows: int) -> None:
         """Bring everything to the disk."""
+        self._unsynced = {(key, number) for key, number in self._unsynced if not self.is_dropped(key)}
+        for model in self.dropped:
+            remove_folder(self.temporary / model)
         self.sync()
         self._sync_metadata()
 

@@ -294,3 +294,42 @@ def test_there_is_room_for_bytes_when_the_outputs_are_known(dtype: type) -> None
     assert isinstance(result, dict)
     np.testing.assert_array_equal(result["a"], np.repeat([[1] * 3, [5] * 3], 2, axis=0))
     assert Gathered(None).room(0, 1) is None
+
+
+@given(data=st.data(), rows=st.integers(1, 30), chunk_rows=st.integers(1, 7), known=st.booleans())
+def test_a_model_that_is_left_out_at_any_time_leaves_the_others_whole(
+    data: st.DataObject, rows: int, chunk_rows: int, known: bool
+) -> None:
+    whole = {"a": np.arange(rows), "b": {"x": np.arange(rows) * 2.0, "y": np.ones((rows, 2))}, "c": np.arange(rows) + 5}
+    parts = data.draw(st.permutations(parts_of(whole, rows, chunk_rows)))
+    # Left out before this part; parts before it may lack the model only if it was left out by then.
+    times = {name: data.draw(st.integers(0, len(parts))) for name in ("b", "c")}
+    left_out: set[str] = set()
+    result = Gathered(rows if known else None, without=left_out)
+    for number, part in enumerate(parts):
+        left_out |= {name for name, time in times.items() if time <= number}
+        lacking = data.draw(st.sets(st.sampled_from(sorted(left_out)))) if left_out else set()
+        part = part.without(lacking)
+        placed = data.draw(st.sampled_from(["placed", "read", "as it is"]))
+        if placed == "placed":
+            part = result.place(part)
+        elif placed == "read" and (room := result.room(part.start, part.stop)) is not None:
+            assert isinstance(room, dict)
+            assert room.keys() == whole.keys() - left_out
+            for name, array in room.items():
+                for key, column in array.items() if isinstance(array, dict) else [("", array)]:
+                    column[...] = part.outputs[name][key] if key else part.outputs[name]  # type: ignore[index]
+            part = Part(part.index, part.start, part.stop, room)
+        # It may come to light between the two.
+        left_out |= {name for name, time in times.items() if time <= number + data.draw(st.integers(0, 1))}
+        result.add(part)
+    left_out |= data.draw(st.sets(st.sampled_from(["b", "c"])))
+
+    np.testing.assert_equal(result.result(), {name: tree for name, tree in whole.items() if name not in left_out})
+
+
+def test_a_part_that_lacks_a_model_which_has_not_failed_is_refused() -> None:
+    result = Gathered(4, without=set())
+    result.add(Part(0, 0, 2, {"a": np.zeros(2), "b": np.zeros(2)}))
+    with pytest.raises(MessageError, match=r"chunk 1 .*has the outputs a, earlier ones had a, b"):
+        result.add(Part(1, 2, 4, {"a": np.zeros(2)}))

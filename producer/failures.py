@@ -1,0 +1,75 @@
+"""This module keeps what failed in a job, and judges what it means: a model that fails fails alone.
+
+    records of a chunk --judge--> its models are left out from now on, or the job ends
+                       --keep--> records, bounded
+
+A job ends by a failure when no model would be left: the last one is never left out, as in a job of one model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from tasks.messages import FailureRecord
+
+logger = logging.getLogger(__name__)
+
+MOST_KEPT = 1_000
+
+
+class Failures:
+    """The failures of one job; written by its thread, read by others.
+
+    Args:
+        job: its id.
+        models: its models by name.
+        together: whether the first failure of a model ends the job.
+
+    Attributes:
+        records: the first `MOST_KEPT` of them.
+        more: how many there were beyond these.
+        models: those that failed alone, each with the record of its first rows, as far as is known; only ever grows.
+    """
+
+    def __init__(self, job: str, models: Sequence[str], *, together: bool = False) -> None:
+        self.records: list[FailureRecord] = []
+        self.more = 0
+        self.models: dict[str, FailureRecord] = {}
+        self._job = job
+        self._names = list(models)
+        self._together = together
+
+    def keep(self, records: Iterable[FailureRecord]) -> None:
+        """Record failures, each chunk's once."""
+        for record in records:
+            if len(self.records) < MOST_KEPT:
+                self.records.append(record)
+            else:
+                self.more += 1
+
+    def judge(self, failed: Sequence[FailureRecord]) -> FailureRecord | None:
+        """Leave out the models that failed on a chunk; or give the record that ends the job, and leave out none.
+
+        Harmless when repeated.
+        """
+        new = [record for record in failed if record.model not in self.models]
+        lost = {record.model for record in new} | self.models.keys()
+        if new and (self._together or lost.issuperset(self._names)):
+            return new[0]
+        for record in failed:
+            known = self.models.get(record.model)
+            if known is None:
+                logger.warning("job %s: %s", self._job, told({record.model: record}))
+            if known is None or record.start < known.start:
+                self.models[record.model] = record
+        return None
+
+
+def told(models: Mapping[str, FailureRecord]) -> str:
+    """Say in one line which models failed alone."""
+    each = [
+        f"model {name} failed alone at {record.rows} ({record.stage}: {record.type}: {record.text})"
+        for name, record in models.items()
+    ]
+    return f"{'; '.join(each)}; {'its' if len(each) == 1 else 'their'} outputs are left out"
