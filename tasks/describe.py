@@ -1,5 +1,7 @@
 """This module is a program of its own: it prepares a manifest's models as a worker would, and prints what they are.
 
+    manifest --prepare, load where only that tells--> Described of each model, as JSON on stdout
+
 `python -m tasks.describe MANIFEST`; the producer, which never imports TensorFlow, runs it for
 `celeriac models`. What is in the cache already is told without TensorFlow.
 """
@@ -15,8 +17,9 @@ import msgspec
 from tasks.digest import digest_or_error
 from tasks.messages import ModelInfo
 from tasks.snapshots.forked import ForkedError, run_forked
-from tasks.snapshots.preparing import Workshop, prepare, workshop
-from tasks.snapshots.served import describe
+from tasks.snapshots.preparing import Workshop, known_trials, prepare, workshop
+from tasks.snapshots.record import Described
+from tasks.snapshots.served import Served, describe
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.settings import Settings
@@ -29,18 +32,22 @@ def main(manifest: Path) -> int:
         cores = len(os.sched_getaffinity(0))
         # As a worker with a child for each core.
         shop = workshop(settings, settings.intra_op_threads or 1, cores, _say)
-        infos = [_info(name, entry, shop) for name, entry in read_manifest(manifest).items()]
+        described = [_described(name, entry, shop) for name, entry in read_manifest(manifest).items()]
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
-    print(msgspec.json.encode(infos).decode())
+    print(msgspec.json.encode(described).decode())
     return 0
 
 
-def _info(name: str, entry: ModelEntry, shop: Workshop) -> ModelInfo:
+def _described(name: str, entry: ModelEntry, shop: Workshop) -> Described:
     served = prepare(name, entry, digest_or_error(name, entry), shop)
-    if info := describe(served):
-        return info
+    trials = known_trials(Path(served.folder), entry, shop) if served.trial else None
+    return Described(describe(served) or _loaded(served), trials.trials if trials else [])
+
+
+def _loaded(served: Served) -> ModelInfo:
+    """Of a model without a snapshot, which only loading can describe."""
 
     def load() -> ModelInfo:
         from tasks.models.loaded import load_model

@@ -38,7 +38,7 @@ def entry_digest(entry: ModelEntry) -> str:
     for key, value in settings.items():
         total.update(b"\0%s\0%s" % (key.encode(), msgspec.json.encode(value)))
     if entry.precision:
-        total.update(_calibration_digest(Path(entry.calibration)))
+        total.update(calibration_digest(Path(entry.calibration)))
     return total.hexdigest()
 
 
@@ -70,7 +70,12 @@ def _settings(entry: ModelEntry) -> dict[str, object]:
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}
 
 
-def _calibration_digest(path: Path) -> bytes:
+def calibration_digest(path: Path) -> bytes:
+    """The SHA-256 of a calibration file.
+
+    Raises:
+        OSError: it cannot be read; its `strerror` names it.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -10,6 +10,11 @@ inputs = ["x:0"]                # tensors of a .pb or .meta
 outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
+preload = true                  # at the start; else with the first chunk that needs it
+prefer = "speed"                # or "memory"
+precision = ["bfloat16"]        # where it is faster and passes the gate
+calibration = "rows.npy"        # rows of the gate
+agreement = 0.99                # or tolerance = 0.05
 """
 
 from __future__ import annotations
@@ -79,6 +84,7 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
     Raises:
         ConfigError: no such file, not TOML, a wrong key, type or value; the text names file and key.
     """
+    read_memory_limit(path)  # what is wrong is told by all commands, not by the worker alone
     tables = _read(path).models
     if not tables:
         raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")

@@ -43,7 +43,7 @@ class Settings:
     detached_mib: int = 256
     cache: Path | None = None
     cache_mib: int = 20_480
-    pin_cores: int = 0
+    pin_cores: bool = False
     model_set: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -52,6 +52,7 @@ class Settings:
         shown += [f"{name}={getattr(self, name)}" for name in _INTEGERS]
         shown += [
             f"cache={str(self.cache)!r}",
+            f"pin_cores={self.pin_cores}",
             f"spool={str(self.spool)!r}",
             f"data_roots={[str(root) for root in self.data_roots]}",
         ]
@@ -78,6 +79,8 @@ class Settings:
             settings = replace(settings, data_roots=folders)
         if cache := environ.get("CELERIAC_CACHE"):
             settings = replace(settings, cache=_absolute("CELERIAC_CACHE", cache))
+        if pin_cores := environ.get("CELERIAC_PIN_CORES"):
+            settings = replace(settings, pin_cores=_flag("CELERIAC_PIN_CORES", pin_cores))
         integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
@@ -93,7 +96,6 @@ _INTEGERS = {
     "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
     "detached_mib": ("CELERIAC_DETACHED_MIB", 1),
     "cache_mib": ("CELERIAC_CACHE_MIB", 0),
-    "pin_cores": ("CELERIAC_PIN_CORES", 0),
 }
 
 
@@ -115,6 +117,12 @@ def _absolute(variable: str, text: str) -> Path:
     if not Path(text).is_absolute():
         raise ConfigError(f"{variable}={text!r} is not an absolute path")
     return Path(text)
+
+
+def _flag(variable: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ConfigError(f"{variable}={text!r} is neither 0 nor 1")
+    return text == "1"
 
 
 def _integer(variable: str, text: str, least: int) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from producer import failures
-from producer.cli import jobs, tables
+from producer.cli import jobs, prune, tables
 from producer.cli.demo import run_demo
 from producer.cli.fetch import fetch
 from producer.cli.manifest import describe
@@ -26,6 +27,7 @@ from producer.embedded import worker_command
 from producer.placement import refs
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
+from tasks.snapshots.record import Trial
 from worker_config.errors import CeleriacError, ExitCode
 from worker_config.shadow import check_no_shadow
 
@@ -80,9 +82,24 @@ def worker(told: str | None, workers: int | None, broker_url: str | None, celery
 @cli.command()
 @models_option
 @broker_option
+@click.option(
+    "--prune",
+    "is_pruning",
+    is_flag=True,
+    help="Remove the snapshots on this machine that neither the manifest nor a worker needs.",
+)
 @json_option
-def models(manifest: Path, broker_url: str | None, as_json: bool) -> None:
+@click.pass_context
+def models(context: click.Context, manifest: Path, broker_url: str | None, is_pruning: bool, as_json: bool) -> None:
     """List the models of the manifest, or, with a broker, those that workers hold."""
+    if is_pruning:
+        # The variable may be set for all commands of a machine.
+        if context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--prune is for the snapshots on this machine; leave out --broker")
+        pruned = prune.prune(manifest)
+        click.echo(json.dumps(prune.prune_values(*pruned)) if as_json else prune.prune_lines(*pruned))
+        return
+    trials: dict[str, list[Trial]] = {}
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             slots = read_slots(client)
@@ -90,8 +107,11 @@ def models(manifest: Path, broker_url: str | None, as_json: bool) -> None:
         infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}
         counts = Counter(str(ref) for slot in slots for ref in refs(slot.models))
     else:
-        infos, counts = describe(manifest), Counter()
-    click.echo(json.dumps(tables.models_values(infos, counts)) if as_json else tables.models_table(infos, counts))
+        described = describe(manifest)
+        infos, counts = {name: model.info for name, model in described.items()}, Counter()
+        trials = {name: model.trials for name, model in described.items()}
+    values = tables.models_values(infos, counts, trials)
+    click.echo(json.dumps(values) if as_json else tables.models_table(infos, counts))
 
 
 @cli.command()

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from tasks.digest import digest_or_error
-from tasks.messages import ModelInfo
 from tasks.models.versions import served_path
+from tasks.snapshots.record import Described
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, is_function, read_manifest
 
@@ -26,7 +26,7 @@ def check_names(names: list[str], manifest: Path) -> None:
     for name in names:
         if name not in known:
             raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
-    _check_files(known, manifest)
+    check_files(known, manifest)
 
 
 def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
@@ -39,7 +39,12 @@ def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
     return {name: digest_or_error(name, entries[name]) for name in names}
 
 
-def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
+def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
+    """Make sure that the models' files are there.
+
+    Raises:
+        ModelLoadError: one is not.
+    """
     for name, entry in entries.items():
         if is_function(entry.path):
             continue
@@ -54,23 +59,32 @@ def _check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
             raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
 
 
-def describe(manifest: Path) -> dict[str, ModelInfo]:
-    """Load the models in a process of its own, and return what they say of themselves, by name.
+def check_tensorflow() -> None:
+    """Make sure that TensorFlow is there, without importing it.
 
     Raises:
-        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
+        ConfigError: it is not.
     """
-    _check_files(read_manifest(manifest), manifest)
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
             "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
             "or ask the workers, with --broker"
         )
+
+
+def describe(manifest: Path) -> dict[str, Described]:
+    """Load the models in a process of its own, and return what they say of themselves, by name.
+
+    Raises:
+        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
+    """
+    check_files(read_manifest(manifest), manifest)
+    check_tensorflow()
     command = [sys.executable, "-m", "tasks.describe", str(manifest)]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     if described.returncode:
         words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
         error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError
         raise error(words[-1].removeprefix("celeriac: ") if words else described.stderr.strip()[-500:])
-    infos = msgspec.json.decode(described.stdout, type=list[ModelInfo])
-    return {info.name: info for info in infos}
+    models = msgspec.json.decode(described.stdout, type=list[Described])
+    return {model.info.name: model for model in models}

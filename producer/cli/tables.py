@@ -11,35 +11,50 @@ import msgspec
 from producer.failures import told
 from producer.job_store import JobState
 from tasks.messages import JobRecord, ModelInfo
+from tasks.snapshots.record import Trial
 
 # A producer writes its job's record every second.
 SILENCE_SECONDS = 15.0
 
 
 def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
-    """One line for each input and output of each model; `slots` counts who holds it, by the same keys, where known."""
+    """One line for each input and output of each model, then its note; `slots` counts who holds it, by the same keys,
+    where known.
+    """
     if not infos:
         return "no models: no worker is up"
-    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "MEMORY", "SLOTS"]
-    rows = []
+    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
+    rows, notes = [header], {}
     for key, info in infos.items():
         inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
         inputs += map(str, info.inputs)
         outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
         for line in range(max(len(inputs), len(outputs))):
-            rest = [inputs[line : line + 1], outputs[line : line + 1]]
-            tensors = ["".join(text) for text in rest]
-            if line:
-                rows.append(["", "", *tensors, "", "", ""])
-                continue
-            memory = f"{info.memory_bytes / 2**20:.0f} MiB"
-            rows.append([info.name, info.digest[:8], *tensors, str(info.batch_rows), memory, str(slots.get(key, "-"))])
-    return _columns([header, *rows])
+            tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
+            first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+            rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
+        notes[len(rows) - 1] = info.note
+    lines = _columns(rows).splitlines()
+    return "\n".join(f"{line}\n  {notes[n]}" if notes.get(n) else line for n, line in enumerate(lines))
 
 
-def models_values(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> dict[str, Any]:
-    """The same, as plain values."""
-    return {"models": [{**msgspec.to_builtins(info), "slots": slots.get(key)} for key, info in infos.items()]}
+def _run_of(info: ModelInfo) -> list[str]:
+    """How it is run: batch, executor, rate of a child, own and shared memory, deviation from the model's own graph."""
+    rate = f"{info.batch_rows / info.batch_seconds:,.0f} rows/s" if info.batch_seconds else "-"
+    error = "-" if info.executor == "plain" else f"{info.error:.1g}"
+    memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
+    return [str(info.batch_rows), info.executor, rate, *memory, error]
+
+
+def models_values(
+    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Trial]]
+) -> dict[str, Any]:
+    """The same, as plain values, and with the trials of executors, where known."""
+    models = [
+        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": msgspec.to_builtins(trials.get(key))}
+        for key, info in infos.items()
+    ]
+    return {"models": models}
 
 
 def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:

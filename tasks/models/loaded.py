@@ -158,7 +158,7 @@ def load_model(served: Served) -> LoadedModel:
         postprocess=entry.postprocess,
         executor=served.executor,
         shared_bytes=served.shared_bytes,
-        error=served.trial.error if served.trial else 0.0,
+        error=(served.trial.error or 0.0) if served.trial else 0.0,
         note=served.note,
         function=entry.path if program.function else "",
     )

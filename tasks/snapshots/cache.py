@@ -1,9 +1,12 @@
 """This module is the folder in which snapshots are kept: found by key, locked while made or used, bounded in size.
 
 CACHE/KEY/          a snapshot; comes into being by one rename, when it is whole
-CACHE/KEY.lock      held by whoever makes it or tries executors on it
+CACHE/KEY.lock      held by whoever makes it, tries executors on it or removes it
 CACHE/KEY/in-use    held, shared, by every worker whose children may load it
 CACHE/.making-...   what is being made; left over when its maker died, and then removed by the next one
+CACHE/...log        what TensorFlow printed meanwhile
+
+Two walks give room back: `prune`, when a snapshot was made and the cache is too large, and `sweep`, when a person asks.
 """
 
 from __future__ import annotations
@@ -11,27 +14,51 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from tasks.digest import calibration_digest
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
+from worker_config.settings import Settings
 
 # A snapshot of another version is never used.
 FORMAT_VERSION = 1
 RECORD = "snapshot.json"
 _IN_USE = "in-use"
 _MAKING = ".making-"
+# The names that we give; whatever else stands in the folder is not ours to remove.
+_OURS = re.compile(r"(?:\.making-)?([0-9a-f]{32})(?:-gone-\d+)?(?:\.log|\.lock)?")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What `sweep` removed of one key: a snapshot, by its source, or what makers that died have left."""
+
+    key: str
+    source: str
+    bytes: int
+
+
+def cache_folder(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where snapshots are kept."""
+    return settings.cache or Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "celeriac"
 
 
 def cache_key(digest: str, entry: ModelEntry, tensorflow: str) -> str:
-    """The name of a model's snapshot: what it holds depends on nothing else."""
-    of_rows = Path(entry.calibration).read_bytes() if entry.calibration else b""
-    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), hashlib.sha256(of_rows).hexdigest()]
+    """The name of a model's snapshot: what it holds depends on nothing else.
+
+    Raises:
+        OSError: the calibration file cannot be read.
+    """
+    of_rows = calibration_digest(Path(entry.calibration)) if entry.calibration else hashlib.sha256().digest()
+    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), of_rows.hex()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -43,14 +70,14 @@ def locked(cache: Path, key: str) -> Iterator[bool]:
         OSError: the folder cannot be written.
     """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (cache / f"{key}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            waited = False
-        except BlockingIOError:
-            waited = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield waited
+    path, waited, is_ours = cache / f"{key}.lock", False, False
+    while not is_ours:
+        with path.open("a") as file:
+            if not _lock(file.fileno()):
+                waited = True
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if is_ours := _is_at(path, file.fileno()):
+                yield waited
 
 
 @contextmanager
@@ -138,7 +165,7 @@ def remove(folder: Path) -> None:
 def prune(cache: Path, limit_bytes: int, keep: Collection[str] = ()) -> list[tuple[str, int]]:
     """Remove the least recently used snapshots until the rest is small enough; return key and bytes of each.
 
-    Those in use, and those of `keep`, stay.
+    Those in use, and those of `keep`, stay; so do those that somebody is making or trying executors on.
     """
     if not cache.is_dir():
         return []
@@ -150,10 +177,82 @@ def prune(cache: Path, limit_bytes: int, keep: Collection[str] = ()) -> list[tup
             break
         if path.name in keep or not _is_unused(path):
             continue
-        remove(path)
+        with _free(cache, path.name) as is_free:
+            if not is_free or not _is_unused(path):  # somebody may have taken it just now
+                continue
+            remove(path)
+            (cache / f"{path.name}.lock").unlink(missing_ok=True)
         total -= size
         removed.append((path.name, size))
     return removed
+
+
+def sweep(cache: Path, keep: Collection[str]) -> list[Swept]:
+    """Remove all snapshots but those in use and those of `keep`, and what makers that died have left.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if not cache.is_dir():
+        return []
+    found: dict[str, list[Path]] = {}
+    for path in sorted(cache.iterdir()):
+        if ours := _OURS.fullmatch(path.name):
+            found.setdefault(ours[1], []).append(path)
+    swept = (_sweep_key(cache, key, paths, key in keep) for key, paths in found.items())
+    return [one for one in swept if one]
+
+
+def _sweep_key(cache: Path, key: str, paths: list[Path], is_kept: bool) -> Swept | None:
+    folder, lock = cache / key, cache / f"{key}.lock"
+    with _free(cache, key) as is_free:
+        if not is_free:
+            return None
+        is_snapshot = (folder / _IN_USE).exists()
+        stays = is_snapshot and (is_kept or not _is_unused(folder))
+        gone = [path for path in paths if path != lock and (path != folder or (is_snapshot and not stays))]
+        source, size = _source(folder) if folder in gone else "", sum(map(_size, gone))
+        for path in gone:
+            if path == folder:
+                remove(path)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if not stays:
+            lock.unlink(missing_ok=True)
+    return Swept(key, source, size) if gone or (lock in paths and not stays) else None
+
+
+def _source(folder: Path) -> str:
+    try:
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Snapshot).entry.path
+    except (OSError, msgspec.DecodeError):
+        return ""
+
+
+@contextmanager
+def _free(cache: Path, key: str) -> Iterator[bool]:
+    """Hold a snapshot's lock if nobody else does."""
+    path = cache / f"{key}.lock"
+    with path.open("a") as file:
+        yield _lock(file.fileno()) and _is_at(path, file.fileno())
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has its name: it may have been removed, and others lock another one of that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _last_use(folder: Path) -> float:
@@ -166,14 +265,14 @@ def _last_use(folder: Path) -> float:
 def _is_unused(folder: Path) -> bool:
     try:
         with (folder / _IN_USE).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            return _lock(file.fileno())
     except OSError:
         return False
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _bring_to_disk(path: Path) -> None:

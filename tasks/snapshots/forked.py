@@ -2,7 +2,8 @@
 
     run_forked(function) --fork--> function() --msgpack over a pipe--> its result
 
-So TensorFlow runs although this process, which is to be forked again, must never start it.
+So TensorFlow runs although this process, which is to be forked again, must never start it. The other process has a
+folder for temporary files of its own: it runs no exit handlers, by which TensorFlow would remove those that it made.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -44,13 +46,14 @@ class Forked:
     def __init__(self, function: Callable[[], Any], form: Any, log: Path) -> None:
         self._form = form
         self._told = b""
+        self._temporary = tempfile.TemporaryDirectory(prefix="celeriac-", ignore_cleanup_errors=True)
         self._reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
         if not self._pid:
             os.close(self._reader)
-            _run(function, writer, log)
+            _run(function, writer, log, self._temporary.name)
         os.close(writer)
 
     def is_done(self) -> bool:
@@ -75,6 +78,7 @@ class Forked:
             self._told += more
         os.close(self._reader)
         _, status = os.waitpid(self._pid, 0)
+        self._temporary.cleanup()
         if late and not self._told:
             raise ForkedError(f"it was not done after {timeout_seconds:.0f} seconds")
         if not self._told:
@@ -86,9 +90,10 @@ class Forked:
         return msgspec.msgpack.decode(self._told[1:], type=self._form)
 
 
-def _run(function: Callable[[], Any], writer: int, log: Path) -> NoReturn:
+def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str) -> NoReturn:
     code = 1
     try:
+        tempfile.tempdir = os.environ["TMPDIR"] = temporary
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # Celery's handlers are for the process that it made them for.

@@ -8,7 +8,7 @@ digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked 
 from __future__ import annotations
 
 import hashlib
-import os
+import math
 import platform
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from tasks.snapshots.making import make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
-from worker_config.errors import ModelLoadError
+from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
 from worker_config.settings import Settings
 
@@ -65,8 +65,7 @@ class Workshop:
 
 def workshop(settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> Workshop:
     """What these settings say of it."""
-    folder = settings.cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "celeriac"
-    return Workshop(folder, settings.cache_mib * 2**20, threads, children, len(gpus()), say)
+    return Workshop(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
 
 
 def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served:
@@ -78,7 +77,10 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
     plain = Served(name, digest, entry, batch_rows=entry.batch_rows, threads=shop.threads)
     if is_function(entry.path):
         return msgspec.structs.replace(plain, note="a function, imported by each child")
-    key = cache.cache_key(digest, entry, version("tensorflow"))
+    try:
+        key = cache.cache_key(digest, entry, version("tensorflow"))
+    except OSError as error:
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
     folder = shop.cache / key
     try:
         with cache.locked(shop.cache, key) as waited:
@@ -128,20 +130,17 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Workshop) -
 
             snapshot = _logged(make, Snapshot, folder)
     except ForkedError as error:
-        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error}") from None
+        # A class of ours says nothing to people, and its text does.
+        cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {cause}") from None
     cache.prune(shop.cache, shop.limit_bytes, keep=[key])
     return snapshot
 
 
 def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
-    record = folder / f"trials-{_machine(entry, shop)}.json"
-    try:
-        known = msgspec.json.decode(record.read_bytes(), type=Trials)
-        cache.check_files(folder, known.files)
+    if known := known_trials(folder, entry, shop):
         return known
-    except (OSError, msgspec.DecodeError, ValueError):
-        pass
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
     telling = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
@@ -159,6 +158,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
     found = Trials(trials, telling.label, built)
+    record = _record(folder, entry, shop)
     partial = record.with_suffix(".part")
     partial.write_bytes(msgspec.json.encode(found))
     partial.rename(record)
@@ -169,6 +169,20 @@ def _built(folder: Path) -> set[Path]:
     return {path for path in (folder / BUILT).rglob("*") if path.is_file()}
 
 
+def known_trials(folder: Path, entry: ModelEntry, shop: Workshop) -> Trials | None:
+    """Trials of this machine that a snapshot has, if what executors wrote for them is whole."""
+    try:
+        known = msgspec.json.decode(_record(folder, entry, shop).read_bytes(), type=Trials)
+        cache.check_files(folder, known.files)
+    except (OSError, msgspec.DecodeError, ValueError):
+        return None
+    return known
+
+
+def _record(folder: Path, entry: ModelEntry, shop: Workshop) -> Path:
+    return folder / f"trials-{_machine(entry, shop)}.json"
+
+
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
     def attempt() -> Trial:
         limit_threads(threads)
@@ -176,7 +190,9 @@ def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: 
         return try_executor(name, folder, snapshot, batch_rows, threads, telling.rows, telling.reference)
 
     try:
-        return _logged(attempt, Trial, folder, TRIAL_SECONDS)
+        trial = _logged(attempt, Trial, folder, TRIAL_SECONDS)
+        has_measure = trial.error is not None and math.isfinite(trial.error)
+        return msgspec.structs.replace(trial, error=trial.error if has_measure else None)
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))
 

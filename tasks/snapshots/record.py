@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.messages import TensorSpec
+from tasks.messages import ModelInfo, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.
@@ -38,7 +38,8 @@ class Trial(msgspec.Struct, frozen=True):
         agrees: whether its outputs are those of the model, within what is asked of it.
         batch_seconds: of one call with `batch_rows` rows, the median; 0 where it did not run.
         own_bytes: memory that it adds to each child.
-        error: the largest deviation from the model's outputs, in units of their spread over the rows.
+        error: the largest deviation from the model's outputs, in units of their spread over the rows; None where it
+            has no measure, as for outputs of another shape.
         agreement: the share of rows whose largest output is the same; None where that means nothing.
         why: why it does not agree, or did not run; empty where it does.
     """
@@ -47,7 +48,7 @@ class Trial(msgspec.Struct, frozen=True):
     agrees: bool
     batch_seconds: float = 0.0
     own_bytes: int = 0
-    error: float = 0.0
+    error: float | None = 0.0  # JSON has no infinity
     agreement: float | None = None
     why: str = ""
 
@@ -58,7 +59,6 @@ class Trials(msgspec.Struct, frozen=True):
     Attributes:
         trials: the reference, "graph", is the first.
         rows: what the gate looked at: "generated", or the name of the calibration file; empty where it could not.
-        source: of a copy: the name of the model's own file or folder.
         files: size and SHA-256 of what executors have written into the folder.
     """
 
@@ -75,6 +75,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         why: of a copy: why it could not be mapped.
         entry: how the manifest had it, its path that of the source.
         files: size and SHA-256 of every file, by its path in the folder.
+        source: of a copy: the name of the model's own file or folder.
     """
 
     version: int
@@ -89,3 +90,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     files: dict[str, tuple[int, str]]
     why: str = ""
     source: str = ""
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it."""
+
+    info: ModelInfo
+    trials: list[Trial]

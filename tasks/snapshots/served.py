@@ -65,6 +65,6 @@ def describe(served: Served, *, load_seconds: float = 0.0, memory_bytes: int | N
         function=entry.path if is_function(entry.path) else "",
         executor=served.executor,
         shared_bytes=served.shared_bytes,
-        error=served.trial.error if served.trial else 0.0,
+        error=(served.trial.error or 0.0) if served.trial else 0.0,
         note=served.note,
     )

@@ -9,6 +9,7 @@ import re
 import struct
 import termios
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from worker_config.errors import ExitCode
 
 COMMANDS = ["predict", "worker", "models", "jobs", "status", "watch", "fetch", "cancel", "demo"]
 ROWS = 1_000
+TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
 
 
 @pytest.fixture
@@ -200,12 +202,81 @@ def test_models_of_a_broker_are_listed_with_inputs_outputs_and_slots(
         re.split("  +", line)
         for line in celeriac.succeeds("models", "--broker", running_system.url).stdout.splitlines()
     ]
-    assert table[0] == ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "MEMORY", "SLOTS"]
-    listed = {line[0]: line[2:5] + line[6:] for line in table[1:] if line[0]}
+    assert table[0] == TABLE
+    listed = {line[0]: line[2:5] + line[-1:] for line in table[1:] if line[0]}
     assert list(listed) == ["digits", "digits_h5", "digits_saved", "pair", "pair_saved"]
     assert listed["digits"] == ["pixels (?, 64) float32", "scores (?, 10) float32", "64", "2"]
     assert listed["pair"] == ["left (?, 4) float32", "narrow (?, 1) float32", "64", "2"]
     assert ["", "right (?, 3) int32", "wide (?, 6) float32"] in table
+    run = dict(zip(TABLE, next(line for line in table if line[0] == "digits"), strict=True))
+    assert re.fullmatch(r"[\d,]+ rows/s", run["RATE"])
+    assert all(re.fullmatch(r"[\d,]+ MiB", run[column]) for column in ("OWN", "SHARED"))
+    assert float(run["ERROR"]) < 1e-4
+
+
+def test_models_tell_all_trials_of_executors_and_why_one_is_not_used(celeriac: Celeriac, models: Path) -> None:
+    (celeriac.folder / "models.toml").write_text(
+        f'[models.shared]\npath = "{models}/digits.keras"\nprefer = "memory"\nbatch_rows = 32\n'
+        f'[models.lower]\npath = "{models}/digits.keras"\nprecision = ["int8"]\n'
+        'calibration = "rows.npy"\ntolerance = 1e-9\n'
+        '[models.function]\npath = "builtins:len"\n'
+    )
+    np.save(celeriac.folder / "rows.npy", np.random.default_rng(1).random((20, 64), np.float32))
+    told = {info["name"]: info for info in celeriac.succeeds("models", "--json").json["models"]}
+    fields = {"executor", "agrees", "batch_seconds", "own_bytes", "error", "agreement", "why"}
+    assert all(set(trial) == fields for info in told.values() for trial in info["trials"])
+    trials = {name: {trial["executor"]: trial for trial in info["trials"]} for name, info in told.items()}
+    assert next(iter(trials["shared"])) == "graph"
+    assert "memory is preferred" in trials["shared"]["tflite"]["why"]
+    assert told["shared"]["shared_bytes"] > 0
+    assert trials["shared"][told["shared"]["executor"]]["agrees"]
+    assert not trials["lower"]["int8"]["agrees"]
+    assert trials["lower"]["int8"]["error"] > 0
+    assert (trials["function"], told["function"]["executor"]) == ({}, "plain")
+
+    lines = celeriac.succeeds("models").stdout.splitlines()
+    notes = {line.split()[0]: below for line, below in pairwise(lines) if below.startswith("  ")}
+    assert notes["lower"].strip() == told["lower"]["note"]
+    assert "int8 deviates by" in notes["lower"]
+    assert notes["function"].strip() == "a function, imported by each child"
+    (function,) = [line for line in lines if line.startswith("function")]
+    assert "plain" in function
+    assert "rows/s" not in function
+
+
+def test_pruning_keeps_what_the_manifest_and_workers_need(
+    celeriac: Celeriac, system: System, models: Path, tmp_path: Path
+) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    manifest = celeriac.folder / "models.toml"
+    for name in ("pair", "digits"):
+        manifest.write_text(f'[models.a]\npath = "{models}/{name}.keras"\nprefer = "memory"\n')
+        celeriac.succeeds("models", **environ)
+    other = tmp_path / "other.toml"
+    other.write_text(f'[models.b]\npath = "{models}/digits_saved"\nprefer = "memory"\n')
+    worker = system.start_ready_worker(other, 1, environ=environ)
+    cache = tmp_path / "celeriac"
+    assert len(list(cache.glob("*/snapshot.json"))) == 3
+
+    told = celeriac.succeeds("models", "--prune", **environ, CELERIAC_BROKER_URL=system.url).stdout.splitlines()
+
+    assert len(told) == 2
+    assert re.fullmatch(rf" +\d\.\d MiB  {models}/pair\.keras  \(\w{{8}}\)", told[0])
+    assert told[1].endswith(f"MiB  in all, removed from {cache}")
+    assert len(list(cache.glob("*/snapshot.json"))) == 2
+    worker.stop()
+    gone = celeriac.succeeds("models", "--prune", "--json", **environ).json
+    assert [one["source"] for one in gone["removed"]] == [f"{models}/digits_saved"]
+    assert gone["bytes"] == gone["removed"][0]["bytes"] > 0
+    celeriac.succeeds("models", **environ)
+
+
+def test_pruning_without_a_manifest_or_with_a_broker_is_refused(celeriac: Celeriac, models: Path) -> None:
+    assert "models.toml cannot be read" in celeriac.refuses(ExitCode.USAGE, "models", "--prune")
+    told = celeriac.misused("models", "--prune", "--broker", "redis://localhost", "--models", models / "models.toml")
+    assert "leave out --broker" in told
+    (celeriac.folder / "models.toml").write_text('[models.a]\npath = "gone.keras"\n')
+    assert "no such file" in celeriac.refuses(ExitCode.MODEL, "models", "--prune")
 
 
 def test_without_workers_and_jobs_the_lists_say_so(celeriac: Celeriac, system: System) -> None:

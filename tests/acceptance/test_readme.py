@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.systems import BIN
+from worker_config import manifest
 from worker_config.errors import ExitCode
-from worker_config.manifest import ModelEntry
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -61,16 +61,10 @@ def test_every_exit_code_is_in_the_readme() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == {int(code) for code in ExitCode}
 
 
-def test_every_key_of_the_manifest_that_does_something_is_in_the_readme() -> None:
+def test_every_key_of_the_manifest_is_in_the_readme() -> None:
     in_readme = set(re.findall(r"^\| `([a-z_]+)` \|", README, re.MULTILINE))
-    assert in_readme == set(ModelEntry.__struct_fields__) - {
-        "preload",
-        "prefer",
-        "precision",
-        "calibration",
-        "tolerance",
-        "agreement",
-    }
+    before_the_tables = set(manifest._Manifest.__struct_fields__) - {"models"}
+    assert in_readme == set(manifest.ModelEntry.__struct_fields__) | before_the_tables
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

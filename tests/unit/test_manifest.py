@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from worker_config.errors import ConfigError, UnknownModelError
-from worker_config.manifest import DEFAULT_BATCH_ROWS, ModelEntry, read_manifest, select
+from worker_config.manifest import DEFAULT_BATCH_ROWS, ModelEntry, read_manifest, read_memory_limit, select
 
 
 def write(folder: Path, text: str) -> Path:
@@ -42,6 +42,10 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\ninputs = "x:0"', "inputs"),
         ('[models.a]\npath = "a"\nprefer = "disk"', "prefer"),
         ('[models.a]\npath = "a"\nversion = -1', "version is -1"),
+        ('memory_limit = "lots"\n[models.a]\npath = "a"', "memory_limit is 'lots'; write it as '800 MiB' or '4 GiB'"),
+        ('memory_limit = 3\n[models.a]\npath = "a"', "memory_limit"),
+        ('[models.a]\npath = "a"\npreload = 1', "preload"),
+        ('[models.a]\npath = "a"\ncalibration = "../r.npy"', "calibration is '../r.npy', which leads out"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]', "precision needs calibration"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]\ncalibration = "r.npy"', "precision needs a tolerance"),
     ],
@@ -53,6 +57,13 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
     assert str(manifest) in str(refused.value)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("800 MiB", 800 * 2**20), ("4GiB", 4 * 2**30)])
+def test_the_memory_limit_is_in_bytes(tmp_path: Path, text: str, limit: int) -> None:
+    manifest = write(tmp_path, f'memory_limit = "{text}"\n[models.a]\npath = "a"\n')
+    assert read_memory_limit(manifest) == limit
+    assert read_memory_limit(write(tmp_path, '[models.a]\npath = "a"\n')) == 0
 
 
 def test_a_manifest_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:

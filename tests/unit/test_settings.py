@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,31 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_JOB_TTL_SECONDS": "63",
         "CELERIAC_DETACHED_MIB": "64",
         "CELERIAC_MODEL_SET": "digits, letters",
+        "CELERIAC_SPOOL": "/dev",
+        "CELERIAC_DATA_ROOTS": "/dev:/proc",
+        "CELERIAC_CACHE": "/not/there/yet",
+        "CELERIAC_CACHE_MIB": "0",
+        "CELERIAC_PIN_CORES": "1",
     }
-    path, names = Path("/srv/models.toml"), ("digits", "letters")
-    expected = Settings("redis://host:6380/1", path, 3, 61, 62, 63, detached_mib=64, model_set=names)
-    assert Settings.from_env(environ) == expected
+    expected = Settings(
+        broker_url="redis://host:6380/1",
+        models_path=Path("/srv/models.toml"),
+        model_set=("digits", "letters"),
+        intra_op_threads=3,
+        chunk_timeout_seconds=61,
+        load_timeout_seconds=62,
+        job_ttl_seconds=63,
+        detached_mib=64,
+        spool=Path("/dev"),
+        data_roots=(Path("/dev"), Path("/proc")),
+        cache=Path("/not/there/yet"),
+        cache_mib=0,
+        pin_cores=True,
+    )
+    settings = Settings.from_env(environ)
+    assert settings == expected
+    assert all(getattr(settings, field.name) != field.default for field in dataclasses.fields(Settings))
+    assert all(f"{field.name}=" in repr(settings) for field in dataclasses.fields(Settings))
 
 
 @pytest.mark.parametrize(
@@ -45,13 +67,21 @@ def test_every_variable_reaches_its_setting() -> None:
         ("CELERIAC_JOB_TTL_SECONDS", "1.5"),
         ("CELERIAC_DETACHED_MIB", "0"),
         ("CELERIAC_MODEL_SET", "digits,,letters"),
+        ("CELERIAC_SPOOL", "not/from/the/root"),
+        ("CELERIAC_DATA_ROOTS", "/dev:/not/there"),
+        ("CELERIAC_CACHE", "not/from/the/root"),
+        ("CELERIAC_CACHE_MIB", "-1"),
+        ("CELERIAC_CACHE_MIB", "20 GiB"),
+        ("CELERIAC_PIN_CORES", "2"),
+        ("CELERIAC_PIN_CORES", "yes"),
         ("CELERIAC_BROKER_URL", "amqp://host"),
         ("CELERIAC_BROKER_URL", "redis://host:notaport"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_variable_s_name(variable: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=variable):
+    with pytest.raises(ConfigError, match=variable) as refused:
         Settings.from_env({variable: value})
+    assert "\n" not in str(refused.value)
 
 
 def test_the_password_is_in_no_repr_and_no_error() -> None:

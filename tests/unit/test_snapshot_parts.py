@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,7 +18,7 @@ import pytest
 from tasks import devices
 from tasks.batches import BatchSize, run_bearable
 from tasks.memory import available_bytes
-from tasks.messages import ModelRef
+from tasks.messages import ModelRef, OlderSet
 from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
 from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
@@ -97,13 +101,100 @@ def test_the_cache_gives_up_what_was_used_longest_ago_and_is_not_in_use(tmp_path
     assert cache.prune(tmp_path / "none", 0) == []
 
 
-def test_a_forked_process_gives_back_its_result_its_error_or_how_it_ended(tmp_path: Path) -> None:
+class TestSweep:
+    """Keys are as real ones: whatever else stands in the folder is not ours."""
+
+    needed, held, old, bare, made = (letter * 32 for letter in "abcde")
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for key in (self.needed, self.held, self.old):
+            make(tmp_path, key, 1_000)
+            (tmp_path / f"{key}.log").write_bytes(b"x" * 10)
+            (tmp_path / f"{key}.lock").touch()
+        (tmp_path / f"{self.bare}.lock").touch()
+        (tmp_path / f".making-{self.made}").mkdir()
+        (tmp_path / f".making-{self.made}" / "half").write_bytes(b"x" * 100)
+        (tmp_path / f".making-{self.old}-gone-17").mkdir()
+        (tmp_path / "notes.txt").touch()
+        (tmp_path / ("f" * 32)).mkdir()  # no snapshot
+        return tmp_path
+
+    def test_what_nobody_needs_goes_with_all_leftovers(self, folder: Path) -> None:
+        descriptor = cache.use(folder / self.held)
+        try:
+            swept = {one.key: one for one in cache.sweep(folder, [self.needed])}
+        finally:
+            os.close(descriptor)
+        left = {path.name for path in folder.iterdir()}
+        stay = {f"{key}{suffix}" for key in (self.needed, self.held) for suffix in ("", ".lock")}
+        assert left == {*stay, "notes.txt", "f" * 32}
+        assert set(swept) == {self.needed, self.held, self.old, self.bare, self.made}
+        assert (swept[self.held].source, swept[self.held].bytes) == ("", 10)
+        assert swept[self.old].source == ENTRY.path
+        assert swept[self.old].bytes > 1_010
+        assert (swept[self.made].bytes, swept[self.bare].bytes) == (100, 0)
+        assert cache.sweep(folder, [self.needed, self.held]) == []
+        assert cache.sweep(folder / "none", []) == []
+
+    def test_a_damaged_snapshot_goes_too(self, folder: Path) -> None:
+        (folder / self.old / cache.RECORD).unlink()
+        assert self.old in {one.key for one in cache.sweep(folder, [self.needed, self.held])}
+        assert not (folder / self.old).exists()
+
+    def test_what_is_being_made_or_tried_stays(self, folder: Path) -> None:
+        with cache.locked(folder, self.made), cache.locked(folder, self.old):
+            swept = {one.key for one in cache.sweep(folder, [])}
+            assert cache.prune(folder, 0) == []
+        assert not swept & {self.made, self.old}
+        assert (folder / f".making-{self.made}" / "half").exists()
+        assert (folder / self.old / cache.RECORD).exists()
+
+    def test_who_waits_for_a_lock_whose_file_is_removed_locks_the_new_one(self, folder: Path) -> None:
+        path = folder / f"{self.old}.lock"
+        with ThreadPoolExecutor(1) as threads:
+            with cache.locked(folder, self.old):
+                entered, leave = threading.Event(), threading.Event()
+
+                def wait() -> bool:
+                    with cache.locked(folder, self.old) as waited:
+                        entered.set()
+                        assert leave.wait(60)
+                        return waited
+
+                waiting = threads.submit(wait)
+                wait_until(lambda: _opened(path) == 2, "the other one waits")
+                path.unlink()
+            assert entered.wait(60)
+            try:
+                assert cache.sweep(folder, [self.needed, self.held]) != []
+                assert (folder / self.old).exists(), "somebody holds it"
+            finally:
+                leave.set()
+            assert waiting.result(60) is True
+
+
+def _opened(path: Path) -> int:
+    """How many descriptors of this process are open on a file."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            links.append(link.readlink())
+    return links.count(path)
+
+
+def test_a_forked_process_gives_back_its_result_its_error_or_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "log"
 
     def shout() -> list[int]:
         print("heard in the log alone")
         return list(range(100_000))
 
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run_forked(lambda: tempfile.mkstemp()[1], str, log).startswith(f"{tmp_path}/celeriac-")
+    assert list(tmp_path.iterdir()) == [log], "temporary files are gone"
     assert run_forked(shout, list[int], log) == list(range(100_000))
     assert "heard in the log alone" in log.read_text()
     with pytest.raises(ForkedError, match="ZeroDivisionError: "):
@@ -220,13 +311,14 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
     models.replace(served("b"), [2])
     second = models.current.queue
     models.replace(served("c"), [3])
-    assert [ref.digest[0] for ref in models.also()] == ["a", "b"]
+    a, b = ([ModelRef("m", digest * 64)] for digest in "ab")
+    assert models.older_sets() == [OlderSet(first, a), OlderSet(second, b)]
     closed: list[int] = []
 
     assert models.forget({"m@aaaaaaaa"}, closed.append) == []
     now[0] += GRACE_SECONDS + 1
     assert models.forget({"m@aaaaaaaa"}, closed.append) == [second]
-    assert (closed, models.also()) == ([2], [ModelRef("m", "a" * 64)])
+    assert (closed, models.older_sets()) == ([2], [OlderSet(first, a)])
     assert not word_path(tmp_path, ModelRef("m", "b" * 64)).exists()
     assert models.forget(set(), closed.append) == [first]
     assert word_path(tmp_path, ModelRef("m", "c" * 64)).exists()
