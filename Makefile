@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench check format wheel clean
+.PHONY: help install demo test chaos bench check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: $(READY)  ## predict scikit-learn's digits through the embedded system
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest
+
+chaos: $(READY)  ## the long form of tests that change versions under load
+	LONG=1 $(BIN)/python -m pytest tests/integration/test_reload.py
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)
