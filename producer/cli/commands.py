@@ -145,6 +145,8 @@ for command in (predict, jobs.jobs, jobs.status, watch, fetch, jobs.cancel):
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on stderr and an exit code, never a traceback."""
     logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING)
+    # Zarr's reads go on when one of them has failed; that they are given up at our end is nobody's business.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # What failed is told at the end, in the command's own line.
     logging.getLogger(failures.__name__).setLevel(logging.ERROR)
     # A shell starts what runs in the background with SIGINT ignored, and means it.
