@@ -69,11 +69,10 @@ def test_two_workers_that_start_together_make_a_snapshot_once_and_share_its_weig
 
     assert sorted(_said(worker, "making a snapshot") for worker in workers) == [0, 1]
     (info,) = {slot.models[0].name: slot.models[0] for slot in system.slots()}.values()
-    assert (info.executor, info.shared_bytes) == ("graph", WEIGHT_BYTES)
+    assert info.shared_bytes == WEIGHT_BYTES
     with Client(system.url) as client:
         outputs = client.predict("wide", rows, chunk_rows=7)
-    # To the bit what the same graph gives when it is loaded plainly.
-    np.testing.assert_array_equal(outputs, _loaded_plainly(system, wide, rows))
+    _check_equal(outputs, _loaded_plainly(system, wide, rows), info.executor)
     own = [_weights_in(slot) for slot in system.slots()]
     # Four copies would be four times the weights.
     assert sum(own) < 1.15 * WEIGHT_BYTES, own
@@ -95,7 +94,8 @@ def test_a_damaged_snapshot_is_made_again(system: System, manifest: Path, cache:
 
     assert _said(second, "model wide: its snapshot", "weights.bin is damaged; it is made again") == 1
     with Client(system.url) as client:
-        np.testing.assert_array_equal(client.predict("wide", rows), expected)
+        # Tried again, another executor may have come out as the fastest.
+        np.testing.assert_allclose(client.predict("wide", rows), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_snapshot_whose_maker_was_killed_is_never_used(system: System, manifest: Path, cache: Path) -> None:
@@ -149,6 +149,14 @@ def _loaded_plainly(system: System, path: Path, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(batches)[: len(rows)]
 
 
+def _check_equal(outputs: np.ndarray, expected: np.ndarray, executor: str) -> None:
+    """To the bit where the model's own graph is run; a graph that is folded or compiled may round otherwise."""
+    if executor == "graph":
+        np.testing.assert_array_equal(outputs, expected)
+    else:
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
 def _said(worker: Worker, *words: str) -> int:
     return sum(all(word in line for word in words) for line in worker.output().splitlines())
 
@@ -156,4 +164,4 @@ def _said(worker: Worker, *words: str) -> int:
 def _weights_in(slot: SlotRecord) -> int:
     """Proportional bytes of the weight file in a child; a part of what it has in common with others."""
     maps = psutil.Process(slot.pid).memory_maps()
-    return sum(one.pss + one.private_dirty for one in maps if one.path.endswith("weights.bin"))
+    return sum(one.pss + one.private_dirty for one in maps if one.path.endswith(".bin"))
