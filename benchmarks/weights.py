@@ -63,12 +63,7 @@ def question(quick: bool) -> bool:
             at_most("PSS of all children together", together / MB, bound / MB, "MB"),
             Finding("without the pages of files, each", " ".join(f"{one.own / MB:.0f}" for one in memory), note="MB"),
             at_most("SIGKILL to the replacement's first answer", median(times), REPLACED_SECONDS, "s"),
-            Finding(
-                "outputs / the same graph, loaded plainly",
-                "equal to the bit" if exactly else "within 1e-4",
-                "equal",
-                exactly,
-            ),
+            Finding("outputs / the model's graph, loaded plainly", equal, "to the bit", exactly),
         ],
         void=False,
         quick=quick,
