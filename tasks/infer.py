@@ -47,7 +47,7 @@ def run_message(plain: object) -> str:
 
     Raises:
         MessageError: the message is not of our form.
-        Reject: Redis is out of reach; the message goes back to the queue.
+        Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
     """
     child = current_child()
     message = from_plain(plain, ChunkMessage)

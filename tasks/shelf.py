@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.files import write_whole
 from tasks.memory import give_back, own_bytes
 from tasks.messages import ModelInfo, ModelRef
 from tasks.models.loaded import LoadedModel, load_model
@@ -143,7 +144,4 @@ def word_path(folder: Path, ref: ModelRef) -> Path:
 
 def leave_word(folder: Path, served: Served) -> None:
     """Tell children how a version is served, those to come and those that there are."""
-    path = word_path(folder, ModelRef(served.name, served.digest))
-    partial = path.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(served))
-    partial.rename(path)
+    write_whole(word_path(folder, ModelRef(served.name, served.digest)), msgspec.json.encode(served))

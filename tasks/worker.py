@@ -265,6 +265,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def _refresh(self, controller: Any) -> None:
         if _main is not None:
             try:
+                self._forget(controller.consumer)
                 pids = controller.pool.info["processes"]
                 self._up = slots.refresh(_main.client, _main.worker, pids, self._up, _main.models.told_by)
             except redis.RedisError as error:
@@ -274,14 +275,21 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         """Take chunks for new models before producers hear of them, and for old ones as long as jobs are pinned."""
         if _main is None or not _main.reloader.look():
             return
-        consumer = controller.consumer
         try:
-            consumer.add_task_queue(_main.models.current.queue)
-            for queue in _main.models.forget(pinned_models(_main.client), os.close):
-                consumer.cancel_task_queue(queue)
-        except (redis.RedisError, OSError, AttributeError) as error:  # not connected; it takes them up when it is
+            controller.consumer.add_task_queue(_main.models.current.queue)
+        except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
             logger.warning("cannot change queues: %s", error)
         self._refresh(controller)
+
+    def _forget(self, consumer: Any) -> None:
+        """Give up the models that no running job wants any more."""
+        if _main is None or not _main.models.older:
+            return
+        for queue in _main.models.forget(pinned_models(_main.client), os.close):
+            try:
+                consumer.cancel_task_queue(queue)
+            except (OSError, AttributeError) as error:
+                logger.warning("cannot change queues: %s", error)
 
 
 def _check_alive(controller: Any, reports: Reports) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import write_models, write_special_models
-from tests.systems import RedisServer, System
+from tests.systems import System, serving
 
 # Snapshots of models: found again by every test of a run, and gone after it.
 _cache = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
@@ -58,18 +58,13 @@ def kinds_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A Redis of the test's own; workers are the test's to start, and end with it."""
     folder = tmp_path_factory.mktemp("s")  # short: a socket's path has at most 107 bytes
-    system = System(RedisServer(folder).start(), folder)
-    yield system
-    system.stop()
+    with serving(folder) as system:
+        yield system
 
 
 @pytest.fixture(scope="module")
 def running_system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
     """A Redis and a worker with two children that hold the well-behaved models, shared by a module's tests."""
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(models / "models.toml", 2)
+    with serving(folder, models / "models.toml") as system:
         yield system
-    finally:
-        system.stop()

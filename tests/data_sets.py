@@ -18,9 +18,9 @@ import pyarrow.parquet
 import zarr
 
 from producer.sources import BatchSource, from_batches, open_files, open_parquet, open_source
+from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
-from tests.waiting import wait_until
+from tests.systems import System, serving, shared_folders
 
 ROWS = 60
 
@@ -60,27 +60,12 @@ def text_models(folder: Path) -> list[Path]:
     return [folder / "texts", folder / "shouts"]
 
 
-def write_manifest(folder: Path, models: Path, special_models: Path) -> Path:
-    """A manifest of a model for each kind of rows, in `folder`."""
-    paths = [models / "digits.keras", models / "pair.keras", special_models / "mean.keras", *text_models(folder)]
-    manifest = folder / "models.toml"
-    manifest.write_text("".join(f'[models.{path.stem}]\npath = "{path}"\n' for path in paths))
-    return manifest
-
-
 @contextmanager
 def system_for_all_kinds(folder: Path, models: Path, special_models: Path) -> Iterator[System]:
     """A worker with a model for each kind of rows, which shares `spool` and may open files under `data`."""
-    for name in ("spool", "data"):
-        (folder / name).mkdir()
-    environ = {"CELERIAC_SPOOL": str(folder / "spool"), "CELERIAC_DATA_ROOTS": str(folder / "data")}
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_worker(write_manifest(folder, models, special_models), 2, environ=environ)
-        wait_until(lambda: len(system.slots()) == 2, "the children are ready")
+    paths = [models / "digits.keras", models / "pair.keras", special_models / "mean.keras", *text_models(folder)]
+    with serving(folder, write_manifest(folder, by_stem(*paths)), environ=shared_folders(folder)) as system:
         yield system
-    finally:
-        system.stop()
 
 
 def expected_of(kind: Kind, data: object, folder: Path) -> Any:

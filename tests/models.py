@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.manifests import write_manifest
+
 MANIFEST = "models.toml"
 
 
@@ -41,8 +43,7 @@ def write_models(folder: Path) -> None:
     pair.save(folder / "pair.keras")
     pair.export(folder / "pair_saved", verbose=False)
     names = ["digits.keras", "digits.h5", "digits_saved", "pair.keras", "pair_saved"]
-    tables = [f'[models.{Path(name).stem}{_SUFFIXES.get(name, "")}]\npath = "{name}"\n' for name in names]
-    (folder / MANIFEST).write_text("".join(tables))
+    write_manifest(folder, {Path(name).stem + _SUFFIXES.get(name, ""): name for name in names}, MANIFEST)
 
 
 @keras_may_warn()
@@ -124,7 +125,7 @@ _SUFFIXES = {"digits.h5": "_h5"}
 
 
 def _manifest(folder: Path, name: str, path: str) -> None:
-    (folder / f"{name}.toml").write_text(f'[models.{name}]\npath = "{path}"\n')
+    write_manifest(folder, {name: path}, f"{name}.toml")
 
 
 def _digits(keras):  # type: ignore[no-untyped-def]

@@ -170,6 +170,27 @@ class System:
         self.redis.stop()
 
 
+@contextmanager
+def serving(
+    folder: Path, manifest: Path | None = None, children: int = 2, environ: Mapping[str, str] | None = None
+) -> Iterator[System]:
+    """A Redis, and a worker with these models if there are any; all ends with the block."""
+    system = System(RedisServer(folder).start(), folder)
+    try:
+        if manifest:
+            system.start_ready_worker(manifest, children, environ=environ)
+        yield system
+    finally:
+        system.stop()
+
+
+def shared_folders(folder: Path) -> dict[str, str]:
+    """Make `spool`, which all share, and `data`, which workers may read; what tells a worker of them."""
+    for name in ("spool", "data"):
+        (folder / name).mkdir()
+    return {"CELERIAC_SPOOL": str(folder / "spool"), "CELERIAC_DATA_ROOTS": str(folder / "data")}
+
+
 def queues(server: redis.Redis) -> list[bytes]:
     """The keys of all queues in which a message waits."""
     return sorted(server.scan_iter(f"{KEY_PREFIX}{QUEUE}.*"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import importlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.aggregator import RowSpec
+from tasks.files import sync_file
 from worker_config.errors import ConfigError, OutputError
 
 
@@ -76,15 +76,6 @@ def check_free(path: Path, needed: int) -> None:
         raise OutputError(
             f"{path}: needs {needed / 2**20:.0f} MiB, the disk has {disk.free / 2**20:.0f} MiB free; make room"
         )
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

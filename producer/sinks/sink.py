@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from types import TracebackType
@@ -69,6 +70,7 @@ class Sink:
         self.dropped[model] = record
         # From now on a run that continues does so without the model; before the first row there is nothing to continue.
         self._unsynced = self._begun
+        self._synced_at = -math.inf  # with the next part: a model must not come back
 
     def write(self, part: Part) -> None:
         """Write the rows of a part; parts come in order, each one once.

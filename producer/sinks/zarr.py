@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from producer.aggregator import Key, RowSpec, output_name
-from producer.sinks.place import Place, bytes_of, load_library, sync_file, sync_folder
+from producer.sinks.place import Place, bytes_of, load_library, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder
+from tasks.files import sync_file
 from worker_config.errors import OutputError
 
 ZARR_CHUNK_BYTES = 4 * 2**20

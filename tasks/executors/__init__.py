@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tasks.executors import bfloat16, frozen, graph, tflite, xla
 from tasks.models.program import FlatCall
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import WEIGHTS, Snapshot
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Executor:
     """One way to run a model.
 
     Attributes:
-        shares_weights: whether all children of a machine use the mapped ones; else each has its own.
+        mapped: the file of weights that all children of a machine map; empty where each has its own.
         precision: what it computes in: "float32" keeps the model's own.
         build: (folder, snapshot, batch_rows): write what `load` needs into the folder, in a process of its own; what
             is there already stays. None where the snapshot is enough.
@@ -34,17 +34,22 @@ class Executor:
             It takes and gives arrays in the order of the snapshot's inputs and outputs; what it gives is the caller's.
     """
 
-    shares_weights: bool
+    mapped: str
     precision: str
     build: Callable[[Path, Snapshot, int], None] | None
     load: Callable[[Path, Snapshot, int, int], FlatCall]
 
+    @property
+    def shares_weights(self) -> bool:
+        """Whether another child costs no other copy of them."""
+        return bool(self.mapped)
+
 
 EXECUTORS: dict[str, Executor] = {
-    "graph": Executor(shares_weights=True, precision="float32", build=None, load=graph.load),
-    "xla": Executor(shares_weights=True, precision="float32", build=xla.build, load=xla.load),
-    "frozen": Executor(shares_weights=True, precision="float32", build=frozen.build, load=frozen.load),
-    "tflite": Executor(shares_weights=False, precision="float32", build=tflite.build, load=tflite.load),
-    "bfloat16": Executor(shares_weights=True, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
-    "int8": Executor(shares_weights=False, precision="int8", build=tflite.build_int8, load=tflite.load_int8),
+    "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
+    "xla": Executor(mapped=WEIGHTS, precision="float32", build=xla.build, load=xla.load),
+    "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
+    "tflite": Executor(mapped="", precision="float32", build=tflite.build, load=tflite.load),
+    "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
+    "int8": Executor(mapped="", precision="int8", build=tflite.build_int8, load=tflite.load_int8),
 }

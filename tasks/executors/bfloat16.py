@@ -16,6 +16,7 @@ from tasks.models.program import FlatCall
 from tasks.snapshots.record import BUILT, Snapshot
 
 FILE = f"{BUILT}/bfloat16.pb"
+CONSTANTS = f"{BUILT}/bfloat16.bin"  # where `write_graph` puts them
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:

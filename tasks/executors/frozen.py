@@ -9,7 +9,6 @@ takes 15 times their size in each child.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,14 @@ import msgspec
 import numpy as np
 
 from tasks.executors import graph
+from tasks.files import write_whole
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
 
 FILE = f"{BUILT}/frozen.pb"
+CONSTANTS = f"{BUILT}/frozen.bin"  # where `write_graph` puts them
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -79,14 +80,6 @@ def write_graph(path: Path, graph_def: Any, inputs: Sequence[str], outputs: Sequ
     ends = Ends(list(inputs), list(outputs), constants)
     path.with_suffix(".json").write_bytes(msgspec.json.encode(ends))
     write_whole(path, graph_def.SerializeToString())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there with all its bytes, or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def load_graph(path: Path, snapshot: Snapshot) -> FlatCall:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.program import FlatCall, flat_call
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import WEIGHTS, Snapshot
 from tasks.snapshots.weights import map_weights
 
 
@@ -25,7 +25,7 @@ def signature(folder: Path, snapshot: Snapshot) -> tuple[Any, Any]:
     options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
     saved = tf.saved_model.load(str(folder / "model"), options=options)
     function = saved.signatures["serving_default"]
-    map_weights(folder / "weights.bin", snapshot.weights, function.variables)
+    map_weights(folder / WEIGHTS, snapshot.weights, function.variables)
     return function, saved
 
 

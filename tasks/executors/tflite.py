@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from tasks.executors.batched import in_batches
-from tasks.executors.frozen import freeze, write_whole
+from tasks.executors.frozen import freeze
+from tasks.files import write_whole
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import BUILT, Snapshot
 
@@ -64,6 +65,7 @@ def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimi
     function = freeze(folder, snapshot, batch_rows)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     converter.optimizations = optimizations
+    path.parent.mkdir(exist_ok=True)
     write_whole(path, converter.convert())
 
 

@@ -28,7 +28,7 @@ from tasks.models.rows import ONLY, run_function
 from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
-from tasks.snapshots.served import Served
+from tasks.snapshots.served import Served, info_of
 from tasks.steps import Step, finished, import_step, prepared
 from worker_config.errors import ModelLoadError
 
@@ -144,23 +144,14 @@ def load_model(served: Served) -> LoadedModel:
             f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
             "start it again"
         )
-    info = ModelInfo(
-        name=name,
-        digest=served.digest,
+    info = info_of(
+        served,
+        inputs,
+        outputs,
         batch_rows=batch_rows,
-        inputs=inputs,
-        outputs=outputs,
         load_seconds=time.monotonic() - started,
         memory_bytes=max(0, own_bytes() - memory_before),
-        # The functions around the model may take any time.
-        batch_seconds=0.0 if preprocess or postprocess else batch_seconds,
-        preprocess=entry.preprocess,
-        postprocess=entry.postprocess,
-        executor=served.executor,
-        shared_bytes=served.shared_bytes,
-        error=(served.trial.error or 0.0) if served.trial else 0.0,
-        note=served.note,
-        function=entry.path if program.function else "",
+        batch_seconds=batch_seconds,
     )
     fixed = any(spec.shape and spec.shape[0] is not None for spec in inputs)
     note = partial(remember, Path(served.folder), served.executor) if served.folder else None

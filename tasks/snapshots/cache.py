@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.digest import calibration_digest
+from tasks.files import sync_file
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -91,10 +92,10 @@ def making(cache: Path, key: str) -> Iterator[Path]:
         yield folder
         (folder / _IN_USE).touch()
         for path in folder.rglob("*"):
-            _bring_to_disk(path)
+            sync_file(path)
         remove(cache / key)
         folder.rename(cache / key)
-        _bring_to_disk(cache)
+        sync_file(cache)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -273,11 +274,3 @@ def _is_unused(folder: Path) -> bool:
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _bring_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,7 @@ from tasks.models.formats import open_model
 from tasks.models.program import Program, batch_rows_of, concrete, plain_call
 from tasks.models.versions import served_path
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
-from tasks.snapshots.record import Snapshot, Weight
+from tasks.snapshots.record import WEIGHTS, Snapshot, Weight
 from tasks.snapshots.reference import make_reference, read_reference
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
@@ -84,7 +84,7 @@ def _save(program: Program, folder: Path) -> list[Weight]:
         tf.saved_model.save(module, target, signatures=function)
     saved = tf.saved_model.load(target)
     variables = saved.signatures["serving_default"].variables
-    weights = write_arrays(folder / "weights.bin", ((one.name, one.numpy()) for one in variables))
+    weights = write_arrays(folder / WEIGHTS, ((one.name, one.numpy()) for one in variables))
     shutil.rmtree(folder / "model" / "variables")
     return weights
 

@@ -23,6 +23,7 @@ from tasks.devices import gpus, limit_threads
 from tasks.executors.candidates import candidates
 from tasks.executors.choice import choose
 from tasks.executors.trial import try_executor
+from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
 from tasks.snapshots import batch_size, cache
@@ -158,10 +159,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
     found = Trials(trials, telling.label, built)
-    record = _record(folder, entry, shop)
-    partial = record.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(found))
-    partial.rename(record)
+    write_whole(_record(folder, entry, shop), msgspec.json.encode(found))
     return found
 
 

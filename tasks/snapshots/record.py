@@ -19,6 +19,8 @@ from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.
 BUILT = "built"
+# The file that holds all variables.
+WEIGHTS = "weights.bin"
 
 
 class Weight(msgspec.Struct, frozen=True):

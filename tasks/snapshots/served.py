@@ -5,10 +5,12 @@ main process: prepare --Served--> (fork, or a file of the worker's run folder) -
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from tasks.executors import EXECUTORS
-from tasks.messages import ModelInfo
+from tasks.messages import ModelInfo, TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry, is_function
 
@@ -38,28 +40,43 @@ class Served(msgspec.Struct, frozen=True):
 
     @property
     def shared_bytes(self) -> int:
-        """Weights that all children hold together; 0 where each has its own."""
-        shares = self.executor in EXECUTORS and EXECUTORS[self.executor].shares_weights
-        return self.snapshot.weight_bytes if self.snapshot and shares else 0
+        """Bytes of weights, as this executor has them, that all children hold together; 0 where each has its own."""
+        mapped = EXECUTORS[self.executor].mapped if self.executor in EXECUTORS else ""
+        return (Path(self.folder) / mapped).stat().st_size if mapped else 0
 
 
-def describe(served: Served, *, load_seconds: float = 0.0, memory_bytes: int | None = None) -> ModelInfo | None:
-    """What a child would say of it when it has loaded it; None where only loading tells."""
-    snapshot, entry = served.snapshot, served.entry
-    if snapshot is None and not is_function(entry.path):
+def describe(served: Served) -> ModelInfo | None:
+    """What is known of it before a child has loaded it; None where only loading tells."""
+    snapshot = served.snapshot
+    if snapshot is None and not is_function(served.entry.path):
         return None
-    around = bool(entry.preprocess or entry.postprocess)
-    own = served.trial.own_bytes if served.trial else 0
+    inputs, outputs = (snapshot.inputs, snapshot.outputs) if snapshot else ([], [])
+    trial = served.trial or Trial(served.executor, agrees=True)
+    return info_of(served, inputs, outputs, memory_bytes=trial.own_bytes, batch_seconds=trial.batch_seconds)
+
+
+def info_of(
+    served: Served,
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    *,
+    batch_rows: int | None = None,
+    load_seconds: float = 0.0,
+    memory_bytes: int = 0,
+    batch_seconds: float = 0.0,
+) -> ModelInfo:
+    """What a worker says of a model, with what loading or trials have measured."""
+    entry = served.entry
     return ModelInfo(
         name=served.name,
         digest=served.digest,
-        batch_rows=served.batch_rows,
-        inputs=snapshot.inputs if snapshot else [],
-        outputs=snapshot.outputs if snapshot else [],
+        batch_rows=served.batch_rows if batch_rows is None else batch_rows,
+        inputs=inputs,
+        outputs=outputs,
         load_seconds=load_seconds,
-        memory_bytes=own if memory_bytes is None else memory_bytes,
+        memory_bytes=memory_bytes,
         # The functions around a model may take any time.
-        batch_seconds=0.0 if around or not served.trial else served.trial.batch_seconds,
+        batch_seconds=0.0 if entry.preprocess or entry.postprocess else batch_seconds,
         preprocess=entry.preprocess,
         postprocess=entry.postprocess,
         function=entry.path if is_function(entry.path) else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -23,11 +23,9 @@ Make = Callable[[Path], object]
 
 
 @pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
+def celeriac(celeriac: Celeriac) -> Celeriac:
     np.save(celeriac.folder / "rows.npy", digits_rows())
-    yield celeriac
-    celeriac.stop()
+    return celeriac
 
 
 @pytest.fixture

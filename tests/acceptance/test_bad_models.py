@@ -28,11 +28,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
+def celeriac(celeriac: Celeriac) -> Celeriac:
     np.save(celeriac.folder / "rows.npy", np.zeros((3, 64), np.float32))
-    yield celeriac
-    celeriac.stop()
+    return celeriac
 
 
 @pytest.fixture(scope="module")

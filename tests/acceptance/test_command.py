@@ -8,7 +8,6 @@ import pty
 import re
 import struct
 import termios
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ from worker_config.errors import ExitCode
 COMMANDS = ["predict", "worker", "models", "jobs", "status", "watch", "fetch", "cancel", "demo"]
 ROWS = 1_000
 TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
-
-
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
 
 
 @pytest.fixture(scope="module")

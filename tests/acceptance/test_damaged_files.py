@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ MANY_ROWS = 100_000
 @pytest.fixture(scope="module")
 def system(kinds_system: System) -> System:
     return kinds_system
-
-
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
 
 
 def check_says(line: str, *words: object) -> None:

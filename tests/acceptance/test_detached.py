@@ -24,8 +24,9 @@ from tasks import keys
 from tasks.connection import connect
 from tasks.messages import JobRecord, ModelRef, Plan
 from tests.acceptance.commands import Celeriac, Ended
+from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
+from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.celery_app import KEY_PREFIX
 from worker_config.errors import ExitCode
@@ -35,26 +36,13 @@ ROWS = 1_000
 MANY_ROWS = 64_000
 
 
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
     """A Redis and a worker with two children that hold `slow`, `words`, `digits` and `pair`."""
     folder = tmp_path_factory.mktemp("s")
-    manifest = folder / "models.toml"
     paths = [special_models / "slow", special_models / "words.keras", models / "digits.keras", models / "pair.keras"]
-    manifest.write_text("".join(f'[models.{path.stem}]\npath = "{path}"\n' for path in paths))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(manifest, 2)
+    with serving(folder, write_manifest(folder, by_stem(*paths))) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.acceptance.commands import Celeriac, Ended, Running, seconds_until
-from tests.systems import RedisServer, System
+from tests.manifests import by_stem, write_manifest
+from tests.systems import System, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import ExitCode
 
@@ -24,26 +25,13 @@ MANY_ROWS = 64_000
 SUMMARY_KEYS = {"job", "ledger", "seconds", "output"}
 
 
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
-
-
 @pytest.fixture(scope="module")
 def slow_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
     """A Redis and a worker that holds `slow`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
     folder = tmp_path_factory.mktemp("s")
-    manifest = folder / "models.toml"
     paths = [special_models / "slow", special_models / "words.keras", models / "digits.keras", models / "pair.keras"]
-    manifest.write_text("".join(f'[models.{path.stem}]\npath = "{path}"\n' for path in paths))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(manifest, 2)
+    with serving(folder, write_manifest(folder, by_stem(*paths))) as system:
         yield system
-    finally:
-        system.stop()
 
 
 def slow_rows(rows: int) -> np.ndarray:

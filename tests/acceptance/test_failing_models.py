@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,33 +13,29 @@ import pytest
 import zarr
 
 from tests.acceptance.commands import Celeriac, Ended
+from tests.manifests import write_manifest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
+from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
 ROWS = 60
 BAD = 33
 FUNCTIONS = """
+from pathlib import Path
+
+
 def sums(rows):
     return {"sum": rows.sum(axis=1), "double": rows * 2}
 
 
-def slow(rows):
-    import time
-
-    time.sleep(0.2)
+def gated(rows):
+    if (rows == 42).any():
+        (Path(__file__).parent / "gate").read_bytes()  # waits, where it is a pipe, until somebody opens its other end
     if (rows > 90).any():
         raise LookupError("too much")
     return rows + 1
 """
-
-
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +43,9 @@ def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> It
     """A worker of one child, which takes chunks in order; `words` knows the numbers 0 to 9."""
     folder = tmp_path_factory.mktemp("s")
     (folder / "my_functions.py").write_text(FUNCTIONS)
-    manifest = folder / "models.toml"
-    paths = {
-        "words": str(special_models / "words.keras"),
-        "sums": "my_functions:sums",
-        "slow": "my_functions:slow",
-    }
-    manifest.write_text("".join(f'[models.{name}]\npath = "{path}"\n' for name, path in paths.items()))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(manifest, 1)
+    paths = {"words": special_models / "words.keras", "sums": "my_functions:sums", "gated": "my_functions:gated"}
+    with serving(folder, write_manifest(folder, paths), 1) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture
@@ -132,11 +119,11 @@ def test_a_run_that_continues_does_not_bring_the_model_back(
 ) -> None:
     rows[55] = 99  # for the other model, which is the last one then
     np.save(celeriac.folder / "rows.npy", rows)
-    command = predict(system, "words,slow", "out.npz")
+    command = predict(system, "words,gated", "out.npz")
     ended = celeriac.run(*command)
     assert ended.code == ExitCode.ROWS_FAILED, ended
     celeriac.check_one_line(ended)
-    assert "rows 50-60 failed in model slow at infer: " in ended.lines[0]
+    assert "rows 50-60 failed in model gated at infer: " in ended.lines[0]
     assert list(ended.json["failed_models"]) == ["words"]
     assert ended.safe_rows == 50
 
@@ -148,17 +135,24 @@ def test_a_run_that_continues_does_not_bring_the_model_back(
 
 
 def test_an_interrupted_run_goes_on_without_the_model(celeriac: Celeriac, system: System, rows: np.ndarray) -> None:
-    command = predict(system, "words,slow,sums", "out.npz", "--chunk-rows", 2)
-    running = celeriac.start(*command)
+    rows[50] = 42
+    np.save(celeriac.folder / "rows.npy", rows)
+    gate = system.folder / "gate"
+    os.mkfifo(gate)
+    command = predict(system, "words,gated,sums", "out.npz", "--chunk-rows", 2)
+    begun = celeriac.start(*command)
 
     def dropped() -> bool:
-        running.check_running()
+        begun.check_running()
         journal = celeriac.folder / ".out.npz.journal"
         return journal.exists() and b'"dropped"' in journal.read_bytes()
 
     wait_until(dropped, "the drop is noted")
-    running.signal(signal.SIGKILL)
-    running.end()
+    begun.signal(signal.SIGKILL)
+    begun.end()
+    gate.write_bytes(b"")
+    gate.unlink()
+    gate.touch()
 
     ended = celeriac.run(*command, "--chunk-rows", 7, "--resume")
     assert ended.code == ExitCode.ROWS_FAILED, ended
@@ -166,8 +160,8 @@ def test_an_interrupted_run_goes_on_without_the_model(celeriac: Celeriac, system
     assert "model words failed alone at rows 32-34 (infer: " in ended.lines[0]
     assert ended.json["ledger"]["resumed"] > 0
     arrays = read(celeriac.folder / "out.npz")
-    assert arrays.keys() == {"slow", "sums/sum", "sums/double"}
-    np.testing.assert_array_equal(arrays["slow"], rows + 1)
+    assert arrays.keys() == {"gated", "sums/sum", "sums/double"}
+    np.testing.assert_array_equal(arrays["gated"], rows + 1)
     np.testing.assert_array_equal(arrays["sums/double"], rows * 2)
 
 

@@ -21,7 +21,8 @@ from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
 from tasks.digest import model_digest
 from tests.acceptance.commands import Celeriac, Ended, Running, read_all
-from tests.systems import RedisServer, System
+from tests.manifests import write_manifest
+from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
@@ -33,26 +34,13 @@ SLOW_CHUNK = 64
 SLOW_ROWS = 12 * SLOW_CHUNK
 
 
-@pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """A worker of one child, which takes chunks in their order; `reads` and `cubes` are the same model."""
     folder = tmp_path_factory.mktemp("s")
-    manifest = folder / "models.toml"
-    paths = {"reads": "reads", "cubes": "reads", "slow": "slow"}
-    manifest.write_text("".join(f'[models.{name}]\npath = "{special_models / path}"\n' for name, path in paths.items()))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(manifest, 1)
+    paths = {name: special_models / path for name, path in {"reads": "reads", "cubes": "reads", "slow": "slow"}.items()}
+    with serving(folder, write_manifest(folder, paths), 1) as system:
         yield system
-    finally:
-        system.stop()
 
 
 # --- a data set of paths, one of which leads nowhere for a while ------------------------------------------------------

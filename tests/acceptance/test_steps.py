@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.acceptance.commands import Celeriac
+from tests.manifests import write_manifest
 from tests.models import in_one_process
 from worker_config.errors import ExitCode
 
@@ -31,17 +31,11 @@ def label(scores):
 
 
 @pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    manifest = f"""[models.images]
-path = "{models}/digits.keras"
-preprocess = "my_steps:open_images"
-postprocess = "my_steps:label"
-"""
-    (celeriac.folder / "models.toml").write_text(manifest)
+def celeriac(celeriac: Celeriac, models: Path) -> Celeriac:
+    images = {"preprocess": "my_steps:open_images", "postprocess": "my_steps:label"}
+    write_manifest(celeriac.folder, {"images": {"path": models / "digits.keras", **images}})
     (celeriac.folder / "my_steps.py").write_text(STEPS)
-    yield celeriac
-    celeriac.stop()
+    return celeriac
 
 
 def test_a_folder_of_files_becomes_labels(celeriac: Celeriac, models: Path) -> None:

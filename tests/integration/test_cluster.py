@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from producer import Client, Job
-from tests.systems import BIN, RedisServer, System
+from tests.systems import BIN, System, serving
 from tests.waiting import is_alive, wait_until
 
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
@@ -31,16 +31,13 @@ IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, 
 def two_workers(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """Two workers, started by hand and named, each with one child."""
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    try:
+    with serving(folder) as system:
         for name in ("one", "two"):
             system.start_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h")
         wait_until(lambda: len(system.slots()) == 2, "both workers' children are ready")
         for worker in system.workers:
             wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ from tasks.messages import (
 from tasks.models.loaded import LoadedModel
 from tasks.shelf import Shelf
 from tasks.slots import announce
-from tests.systems import RedisServer, System, Worker, queued_messages, queues
+from tests.manifests import write_manifest
+from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
 from worker_config.settings import Settings
@@ -53,16 +54,11 @@ UNKNOWN_JOB = "0123456789ab"
 def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """One worker with one child, which takes a good while for a chunk."""
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        manifest = folder / "slow.toml"
-        # One batch a chunk, whatever its size: that is what takes its time.
-        manifest.write_text(f'[models.slow]\npath = "{special_models}/slow"\nbatch_rows = 5000\n')
-        worker = system.start_ready_worker(manifest, 1)
-        wait_until(lambda: " ready." in worker.output(), "the worker takes chunks")
+    # One batch a chunk, whatever its size: that is what takes its time.
+    manifest = write_manifest(folder, {"slow": {"path": special_models / "slow", "batch_rows": 5000}})
+    with serving(folder, manifest, 1) as system:
+        wait_until(lambda: " ready." in system.workers[0].output(), "the worker takes chunks")
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

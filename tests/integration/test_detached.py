@@ -24,7 +24,7 @@ from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import Failure, FailureRecord, InlineRef, Outputs, Plan
 from tests.models import in_one_process
-from tests.systems import RedisServer, System, queued_messages, queues
+from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
 from worker_config.celery_app import KEY_PREFIX
 from worker_config.errors import (
@@ -47,18 +47,10 @@ PAIRS = {"left": np.random.default_rng(5).random((900, 4), np.float32), "right":
 def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
     """A worker with two children, which may open files under `data` and has a spool folder."""
     folder = tmp_path_factory.mktemp("s")
-    for name in ("spool", "data"):
-        (folder / name).mkdir()
-    system = System(RedisServer(folder).start(), folder)
-    environ = {"CELERIAC_SPOOL": str(folder / "spool"), "CELERIAC_DATA_ROOTS": str(folder / "data")}
-    try:
-        system.start_worker(models / "models.toml", 2, environ=environ)
-        wait_until(lambda: len(system.slots()) == 2, "the children are ready")
+    with serving(folder, models / "models.toml", environ=shared_folders(folder)) as system:
         np.save(folder / "data" / "rows.npy", ROWS)
         np.savez(folder / "pairs.npz", **PAIRS)
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

@@ -15,24 +15,17 @@ from producer import Client
 from tasks.executors import EXECUTORS
 from tasks.messages import ModelInfo
 from tasks.snapshots.record import Trials
+from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.systems import RedisServer, System
+from tests.systems import System, serving
 
 # Large enough for 8 bits to be worth it.
 WIDTH = 1_024
-MANIFEST = """
-[models.lower]
-path = "digits.keras"
-precision = ["bfloat16", "int8"]
-calibration = "calibration.npy"
-agreement = 0.99
-
-[models.strict]
-path = "digits.keras"
-precision = ["int8"]
-calibration = "calibration.npy"
-tolerance = 1e-9
-"""
+COMMON = {"path": "digits.keras", "calibration": "calibration.npy"}
+MODELS = {
+    "lower": COMMON | {"precision": ["bfloat16", "int8"], "agreement": 0.99},
+    "strict": COMMON | {"precision": ["int8"], "tolerance": 1e-9},
+}
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
     images = (images / 16).astype(np.float32)
     write_trained(folder / "digits.keras", images[::2], truth[::2])
     np.save(folder / "calibration.npy", images[::2][:400])
-    (folder / "models.toml").write_text(MANIFEST)
-    found = Digits(System(RedisServer(folder).start(), folder), folder / "models.toml", images[1::2], truth[1::2])
-    try:
-        found.system.start_ready_worker(found.manifest, 2, environ=found.environ)
+    with serving(folder) as system:
+        found = Digits(system, write_manifest(folder, MODELS), images[1::2], truth[1::2])
+        system.start_ready_worker(found.manifest, 2, environ=found.environ)
         yield found
-    finally:
-        found.system.stop()
 
 
 @keras_may_warn()

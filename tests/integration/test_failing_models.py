@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from producer import Client, JobState
-from tests.systems import RedisServer, System
+from tests.manifests import write_manifest
+from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError
 from worker_config.settings import Settings
 
@@ -57,46 +58,23 @@ def objects(rows):
 def shorter(rows):
     return rows[1:]
 """
-MANIFEST = """
-[models.good]
-path = "my_models:good"
-[models.good2]
-path = "my_models:good2"
-[models.some]
-path = "my_models:some"
-[models.other]
-path = "my_models:other"
-[models.always]
-path = "my_models:always"
-[models.shorter]
-path = "my_models:shorter"
-[models.prepared]
-path = "my_models:good"
-preprocess = "my_models:some"
-[models.finished]
-path = "my_models:good"
-postprocess = "my_models:objects"
-[models.words]
-path = "{special}/words.keras"
-[models.lazy]
-path = "{folder}/lazy.keras"
-preload = false
-"""
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("s")
-    (folder / "spool").mkdir()
     (folder / "my_models.py").write_text(MODELS)
     (folder / "lazy.keras").write_bytes((models / "digits.keras").read_bytes())
-    (folder / "models.toml").write_text(MANIFEST.format(special=special_models, folder=folder))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(folder / "models.toml", 2, environ={"CELERIAC_SPOOL": str(folder / "spool")})
+    functions = ("good", "good2", "some", "other", "always", "shorter")
+    models_of_all_kinds = {
+        **{name: f"my_models:{name}" for name in functions},
+        "prepared": {"path": "my_models:good", "preprocess": "my_models:some"},
+        "finished": {"path": "my_models:good", "postprocess": "my_models:objects"},
+        "words": special_models / "words.keras",
+        "lazy": {"path": "lazy.keras", "preload": False},
+    }
+    with serving(folder, write_manifest(folder, models_of_all_kinds), environ=shared_folders(folder)) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture(params=["redis", "files"])

@@ -11,29 +11,9 @@ import pytest
 
 from producer import Client
 from tests.formats import FUNCTIONS, NAMES, Case, frozen_case
-from tests.systems import BIN, RedisServer, System
+from tests.manifests import write_manifest
+from tests.systems import BIN, serving
 from worker_config.errors import RowsFailedError
-
-MANIFEST = """
-[models.frozen]
-path = "frozen2.0.pb"
-inputs = {inputs}
-outputs = {outputs}
-batch_rows = 5
-
-[models.double]
-path = "format_functions:double"
-batch_rows = 5
-
-[models.both]
-path = "format_functions:both"
-
-[models.sizes]
-path = "format_functions:sizes"
-
-[models.fails]
-path = "format_functions:fail"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +29,17 @@ def frozen(folder: Path) -> Case:
 @pytest.fixture(scope="module")
 def client(folder: Path, frozen: Case) -> Iterator[Client]:
     (folder / "format_functions.py").write_text(FUNCTIONS)
-    (folder / "models.toml").write_text(MANIFEST.format(**NAMES))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(folder / "models.toml", 2)
-        with Client(system.url) as client:
-            yield client
-    finally:
-        system.stop()
+    manifest = write_manifest(
+        folder,
+        {
+            "frozen": {"path": "frozen2.0.pb", "batch_rows": 5, **NAMES},
+            "double": {"path": "format_functions:double", "batch_rows": 5},
+            **{name: f"format_functions:{name}" for name in ("both", "sizes")},
+            "fails": "format_functions:fail",
+        },
+    )
+    with serving(folder, manifest) as system, Client(system.url) as client:
+        yield client
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 1, 7])

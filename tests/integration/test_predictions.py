@@ -22,7 +22,7 @@ from tasks import keys
 from tasks.connection import connect
 from tasks.digest import model_digest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System, queued_messages
+from tests.systems import System, queued_messages, serving
 from tests.waiting import wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import InputError, UsageError
@@ -41,12 +41,8 @@ def children(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def cluster(children: int, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(models / "models.toml", children)
+    with serving(folder, models / "models.toml", children) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture(scope="module")

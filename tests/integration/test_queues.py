@@ -21,8 +21,9 @@ from producer.sources import BatchSource, from_rows
 from tasks import keys, queues
 from tasks.connection import connect
 from tests import systems
+from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.systems import BIN, RedisServer, System, Worker
+from tests.systems import BIN, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE, queue_of
 from worker_config.errors import ExitCode, NoWorkerError, UnknownModelError
@@ -37,23 +38,18 @@ FOR_EVER = 600.0
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Path:
-    path = tmp_path_factory.mktemp("sets") / "models.toml"
     paths = {"digits": models / "digits.keras", "pair": models / "pair.keras", "slow": special_models / "slow"}
-    path.write_text("".join(f'[models.{name}]\npath = "{file}"\n' for name, file in paths.items()))
-    return path
+    return write_manifest(tmp_path_factory.mktemp("sets"), paths)
 
 
 @pytest.fixture(scope="module")
 def two_sets(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Iterator[System]:
     """Two workers, each with one child: `one` holds digits and slow, `two` holds pair and slow."""
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    try:
+    with serving(folder) as system:
         start(system, manifest, "one", "digits,slow")
         start(system, manifest, "two", "pair,slow")
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from producer import Client
+from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System
 from tests.waiting import wait_until
@@ -22,11 +23,9 @@ def pixels() -> np.ndarray:
 
 
 def lazy_manifest(folder: Path, models: Path, limit: str = "") -> Path:
-    tables = [f'[models.{name}]\npath = "{models}/digits.keras"\npreload = false\n' for name in NAMES]
-    tables.append(f'[models.eager]\npath = "{models}/digits.keras"\n')
-    path = folder / "models.toml"
-    path.write_text((f'memory_limit = "{limit}"\n' if limit else "") + "".join(tables))
-    return path
+    path = models / "digits.keras"
+    lazy = {name: {"path": path, "preload": False} for name in NAMES}
+    return write_manifest(folder, {**lazy, "eager": path}, **({"memory_limit": limit} if limit else {}))
 
 
 def test_a_model_that_is_not_preloaded_is_known_at_once_and_loaded_by_its_first_chunk(

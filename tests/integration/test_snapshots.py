@@ -14,6 +14,7 @@ import pytest
 
 from producer import Client
 from tasks.messages import SlotRecord
+from tests.manifests import write_manifest
 from tests.models import keras_may_warn
 from tests.systems import System, Worker
 from tests.waiting import wait_until
@@ -44,9 +45,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def manifest(system: System, wide: Path) -> Path:
     """In a folder of the test's own, with a cache of its own."""
     shutil.copy(wide, system.folder)
-    path = system.folder / "models.toml"
-    path.write_text('[models.wide]\npath = "wide.keras"\nprefer = "memory"\n')
-    return path
+    return write_manifest(system.folder, {"wide": {"path": "wide.keras", "prefer": "memory"}})
 
 
 @pytest.fixture

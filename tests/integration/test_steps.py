@@ -10,8 +10,9 @@ import pytest
 
 from producer import Client
 from producer.sources import open_files
+from tests.manifests import write_manifest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
+from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode, RowsFailedError
 
@@ -41,24 +42,6 @@ def lose(rows):
 def fail(rows):
     raise LookupError(f"no image {rows[0]}")
 """
-MANIFEST = """
-[models.images]
-path = "{models}/digits.keras"
-preprocess = "my_steps:open_images"
-postprocess = "my_steps:label"
-
-[models.sequences]
-path = "{special}/mean.keras"
-preprocess = "my_steps:open_sequences"
-
-[models.loses]
-path = "{models}/digits.keras"
-preprocess = "my_steps:lose"
-
-[models.fails]
-path = "{models}/digits.keras"
-preprocess = "my_steps:fail"
-"""
 FILES = 30
 
 
@@ -66,13 +49,18 @@ FILES = 30
 def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("s")
     (folder / "my_steps.py").write_text(STEPS)
-    (folder / "models.toml").write_text(MANIFEST.format(models=models, special=special_models))
-    system = System(RedisServer(folder).start(), folder)
-    try:
-        system.start_ready_worker(folder / "models.toml", 2)
+    digits = {"path": models / "digits.keras"}
+    manifest = write_manifest(
+        folder,
+        {
+            "images": digits | {"preprocess": "my_steps:open_images", "postprocess": "my_steps:label"},
+            "sequences": {"path": special_models / "mean.keras", "preprocess": "my_steps:open_sequences"},
+            "loses": digits | {"preprocess": "my_steps:lose"},
+            "fails": digits | {"preprocess": "my_steps:fail"},
+        },
+    )
+    with serving(folder, manifest) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from producer import Client, job_store
 from tasks import keys
 from tasks.connection import connect
 from tests.models import in_one_process
-from tests.systems import RedisServer, System
-from tests.waiting import wait_until
+from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError
 from worker_config.settings import Settings
 
@@ -31,16 +30,8 @@ CHUNK_ROWS = 700
 def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
     """A worker that shares a spool folder and may open files under `data`."""
     folder = tmp_path_factory.mktemp("s")
-    for name in ("spool", "data"):
-        (folder / name).mkdir()
-    system = System(RedisServer(folder).start(), folder)
-    environ = {"CELERIAC_SPOOL": str(folder / "spool"), "CELERIAC_DATA_ROOTS": str(folder / "data")}
-    try:
-        system.start_worker(models / "models.toml", 2, environ=environ)
-        wait_until(lambda: len(system.slots()) == 2, "the children are ready")
+    with serving(folder, models / "models.toml", environ=shared_folders(folder)) as system:
         yield system
-    finally:
-        system.stop()
 
 
 @pytest.fixture

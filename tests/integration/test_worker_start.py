@@ -17,7 +17,7 @@ import pytest
 from tasks import keys
 from tasks.connection import connect
 from tasks.messages import SlotRecord
-from tests.systems import BIN, RedisServer, System, Worker
+from tests.systems import BIN, RedisServer, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import ExitCode
 
@@ -28,9 +28,8 @@ PASSWORD = "s3cr3t-of-the-test"
 def redis_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A Redis for workers that do not come up, or not for long."""
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder).start(), folder)
-    yield system
-    system.stop()
+    with serving(folder) as system:
+        yield system
 
 
 def test_ready_children_are_announced_with_slots_models_and_digests(running_system: System, models: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_wrong_executor_is_refused_in_one_line(cases: dict[str, Case], monkeyp
                 raise value
             return lambda arrays: [np.full((len(arrays[0]), 10), value, np.float32)]
 
-        return Executor(shares_weights=False, precision="float32", build=None, load=load)
+        return Executor(mapped="", precision="float32", build=None, load=load)
 
     for value, words in ((np.nan, "not finite"), (0.5, "deviates"), (RuntimeError("a\nb"), "RuntimeError: a")):
         monkeypatch.setitem(EXECUTORS, "wrong", gives(value))
