@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tasks.messages import FailureRecord
 from worker_config.errors import CeleriacError, MessageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -28,12 +29,23 @@ Key: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The outputs of one chunk, which is the rows `[start, stop)`; every array has one row for each."""
+    """The outputs of one chunk, which is the rows `[start, stop)`.
+
+    Every array has one row for each of them, but for `skipped` rows that failed and are left out. `failed` are the
+    records of rows that have no prediction: left out, or with a filler in their place.
+    """
 
     index: int
     start: int
     stop: int
     outputs: OutputTree
+    failed: tuple[FailureRecord, ...] = ()
+    skipped: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of each array."""
+        return self.stop - self.start - self.skipped
 
     def without(self, models: Collection[str]) -> Part:
         """The same part without the outputs of these models."""
@@ -250,7 +262,7 @@ def flatten(part: Part) -> dict[Key, Array]:
     arrays: dict[Key, Array] = {}
     _collect(part, part.outputs, (), arrays)
     for key, array in arrays.items():
-        rows = part.stop - part.start
+        rows = part.rows
         if array.ndim == 0 or len(array) != rows:
             raise MessageError(
                 f"{_title(part)}: {output_name(key)} has the shape {array.shape}, it must have {rows} rows"

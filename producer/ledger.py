@@ -22,6 +22,7 @@ class Ledger:
         chunks_answered: chunks whose first answer came.
         chunks_sent_again: times that a chunk was sent once more.
         duplicates: answers dropped since their chunk was already answered.
+        duplicates_differing: those of them whose outputs were not the first answer's to the bit.
     """
 
     rows: int = 0
@@ -34,6 +35,7 @@ class Ledger:
     chunks_answered: int = 0
     chunks_sent_again: int = 0
     duplicates: int = 0
+    duplicates_differing: int = 0
 
     def check(self, *, handed_over: bool = True) -> None:
         """Make sure that no row was lost or counted twice.
@@ -64,7 +66,8 @@ class Ledger:
             f"{self.rows} rows: {self.predicted} predicted, {self.failed} failed, {self.skipped} skipped, "
             f"{self.written} written, {self.resumed} resumed; "
             f"{self.chunks_answered}/{self.chunks_sent} chunks answered, "
-            f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped"
+            f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped, "
+            f"{self.duplicates_differing} of which differed"
         )
 
 

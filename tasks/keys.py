@@ -6,6 +6,8 @@
     celeriac:job:ID:results      list    answers of the children, as they come
     celeriac:job:ID:payloads     hash    a detached job's payloads by chunk, until they are answered
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
+    celeriac:job:ID:deliveries   hash    by chunk that is not answered: how often it was begun, and what became of that
+    celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:worker:WORKER       hash    one field per slot: what its child holds
@@ -56,6 +58,16 @@ def payloads(job_id: str) -> str:
 def answers(job_id: str) -> str:
     """The answers of a detached job."""
     return f"{KEY_PREFIX}job:{job_id}:answers"
+
+
+def deliveries(job_id: str) -> str:
+    """How often each chunk was begun that is not answered."""
+    return f"{KEY_PREFIX}job:{job_id}:deliveries"
+
+
+def failures(job_id: str) -> str:
+    """Records of the rows that failed."""
+    return f"{KEY_PREFIX}job:{job_id}:failures"
 
 
 def worker(worker_id: str) -> str:

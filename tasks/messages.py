@@ -78,6 +78,8 @@ class SliceRef(_Value, frozen=True, tag="slice"):
 PayloadRef = InlineRef | RedisRef | FileRef
 RowsRef = PayloadRef | SliceRef | HashRef
 StoreName = Literal["redis", "files", "slices"]
+# What a row that fails does: it ends the job, is left out of the outputs, or has a filler in its place.
+OnError = Literal["raise", "skip", "fill"]
 
 
 class ChunkMessage(_Value, frozen=True):
@@ -85,7 +87,7 @@ class ChunkMessage(_Value, frozen=True):
 
     `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
     over 64 KiB, or "answer" where they ride in the answer whatever their size, and `compression` what they are packed
-    with.
+    with. Where `on_error` is not "raise", the rows that fail are found, each for itself, and the others are predicted.
     """
 
     version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -98,6 +100,7 @@ class ChunkMessage(_Value, frozen=True):
     ref: RowsRef
     reply: Literal["redis", "files", "answer"] = "redis"
     compression: Literal["lz4", "zstd"] | None = None
+    on_error: OnError = "raise"
 
     def __str__(self) -> str:
         total = "?" if self.chunks is None else self.chunks
@@ -137,7 +140,8 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     """What a child made of a chunk: a payload of one array, or a dict of them by output or model name.
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
-    each of the others.
+    each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler (NaN, 0, empty)
+    stands in their place. `models` are those that ran, in their versions; `checksum` is the CRC-32 of the payload.
     """
 
     job: JobId
@@ -148,16 +152,23 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     seconds: float
     ref: PayloadRef
     failed: list[FailureRecord] = []
+    failed_rows: list[FailureRecord] = []
+    models: list[ModelRef] = []
+    checksum: int = 0
 
 
 class Failure(_Value, frozen=True, tag="failure"):
-    """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record."""
+    """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record.
+
+    `failed_rows` has a record for each of its rows, where every one was tried for itself and none has a prediction.
+    """
 
     job: JobId
     index: Count
     slot: str
     record: FailureRecord
     failed: list[FailureRecord] = []
+    failed_rows: list[FailureRecord] = []
 
 
 Answer = Outputs | Failure

@@ -75,5 +75,5 @@ def test_people_get_one_line() -> None:
 
     assert str(ledger) == (
         "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written, 4 resumed; "
-        "3/3 chunks answered, 2 sent again, 1 duplicates dropped"
+        "3/3 chunks answered, 2 sent again, 1 duplicates dropped, 0 of which differed"
     )
