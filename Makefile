@@ -23,8 +23,8 @@ install: $(READY)  ## make .venv with everything in it
 demo: $(READY)  ## predict scikit-learn's digits through the embedded system
 	$(BIN)/celeriac demo
 
-test: $(READY)  ## run every test
-	$(BIN)/python -m pytest
+test: $(READY)  ## run every test, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: $(READY)  ## the long form of tests that change versions under load
 	LONG=1 $(BIN)/python -m pytest tests/integration/test_reload.py

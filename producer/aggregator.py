@@ -75,8 +75,16 @@ class Join:
         """How many parts are held."""
         return len(self._held)
 
-    def add(self, index: int, start: int, stop: int, outputs: OutputTree) -> bool:
-        """Take the answer of one chunk; False, and counted, if that chunk was already answered.
+    def add(
+        self,
+        index: int,
+        start: int,
+        stop: int,
+        outputs: OutputTree,
+        failed: tuple[FailureRecord, ...] = (),
+        skipped: int = 0,
+    ) -> bool:
+        """Take the answer of one chunk, as a part has it; False, and counted, if that chunk was already answered.
 
         Raises:
             MessageError: the outputs are not one row for each row of the chunk.
@@ -84,7 +92,7 @@ class Join:
         if index < self.next_index or index in self._held:
             self.duplicates += 1
             return False
-        part = Part(index, start, stop, outputs)
+        part = Part(index, start, stop, outputs, failed, skipped)
         flatten(part)
         self._held[index] = part
         return True

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
-import secrets
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,17 +17,14 @@ from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
 from producer.leave import Wishes, leave
-from producer.outbox import Outbox
-from producer.queues import Queues
-from producer.route import choose_reply, choose_store
-from producer.run import Run
+from producer.making import Terms, make_job
+from producer.policy import make_policy
+from producer.route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
-from producer.window import Window
-from producer.wire import Wire
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
-from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
+from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
 from tasks.signature import blank_rows
 from tasks.slots import read_slots
 from worker_config.broker_url import check_broker_url
@@ -95,9 +89,19 @@ class Client:
         chunk_rows: int | None = None,
         store: StoreName | None = None,
         compression: Compression | None = None,
+        on_error: OnError = "raise",
+        max_failed: int | str | None = None,
     ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
-        job = self.submit(models, data, chunk_rows=chunk_rows, store=store, compression=compression)
+        job = self.submit(
+            models,
+            data,
+            chunk_rows=chunk_rows,
+            store=store,
+            compression=compression,
+            on_error=on_error,
+            max_failed=max_failed,
+        )
         try:
             return job.result()
         finally:
@@ -114,6 +118,9 @@ class Client:
         compression: Compression | None = None,
         first_row: int = 0,
         fail_together: bool = False,
+        on_error: OnError = "raise",
+        max_failed: int | str | None = None,
+        failed_before: int = 0,
         detach: Literal[False] = False,
     ) -> Job: ...
 
@@ -140,6 +147,9 @@ class Client:
         compression: Compression | None = None,
         first_row: int = 0,
         fail_together: bool = False,
+        on_error: OnError = "raise",
+        max_failed: int | str | None = None,
+        failed_before: int = 0,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:
@@ -158,6 +168,12 @@ class Client:
                 data set's first row, and the ledger takes the rows before for predicted and written.
             fail_together: of several models, whether one that fails ends the job; else it is left out from then on, and
                 the others go on.
+            on_error: what a row that fails does: it ends the job; with "skip" it is left out of the outputs, with
+                "fill" NaN, 0 or an empty string stands in its place. `Job.failures` tells which, and why. A row fails
+                if any of the models fails on it, or if it kills the child that runs it.
+            max_failed: how many rows may fail, or what share of all, as "5%", before that ends the job; else any number
+                but all.
+            failed_before: of the rows before `first_row`, those that failed.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
                 outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
                 the data's own file. It is gone with the system of `local`.
@@ -173,6 +189,7 @@ class Client:
             BrokerError: Redis cannot be reached.
         """
         names = check_names(models)
+        policy = make_policy(on_error, max_failed)
         if compression:
             check_installed(compression)
         if ttl_seconds is not None and not detach:
@@ -183,8 +200,10 @@ class Client:
         infos, slots = self._find(names)
         if wishes and first_row:
             raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
-        if wishes and fail_together:
-            raise UsageError("fail_together is for an attached job")
+        if wishes and (fail_together or policy.goes_on):
+            raise UsageError(
+                "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
+            )
         if wishes:
             blank = blank_rows(infos[0].inputs)
             return leave(
@@ -207,7 +226,8 @@ class Client:
             fixed_rows=chunk_rows,
             max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
         )
-        return self._start(feed, sizer, infos, slots, chosen, slice_ref, compression, fail_together)
+        terms = Terms(slice_ref, compression, fail_together, policy, failed_before)
+        return self._start(feed, sizer, infos, slots, chosen, terms)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files, by name, in the versions that a job would get now.
@@ -276,43 +296,9 @@ class Client:
         infos: list[ModelInfo],
         slots: list[SlotRecord],
         store: StoreName,
-        slice_ref: SliceRef | None = None,
-        compression: Compression | None = None,
-        fail_together: bool = False,
+        terms: Terms | None = None,
     ) -> Job:
-        job_id = secrets.token_hex(6)
-        now = time.time()
-        models = placement.refs(infos)
-        record = JobRecord(
-            id=job_id,
-            models=[str(model) for model in models],
-            input=feed.label,
-            store=store,
-            rows=feed.rows,
-            submitted_at=now,
-            updated_at=now,
-            producer=f"{socket.gethostname()}:{os.getpid()}",
-            ledger={},
-        )
-        wire = Wire(self.broker_url, self._settings, job_id, store)
-        window = Window(len(slots))
-        reply = choose_reply(store, slots, self._settings)
-        queues = Queues(slots)
-        outbox = Outbox(wire, feed, window, sizer, queues, job_id, models, reply, slice_ref, compression)
-        run = Run(
-            wire,
-            feed,
-            outbox,
-            window,
-            queues,
-            models,
-            record,
-            slots,
-            ttl_seconds=self._settings.job_ttl_seconds,
-            worker_timeout_seconds=self._worker_timeout_seconds,
-            fail_together=fail_together,
-        )
-        job = Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})
+        job = make_job(self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms or Terms())
         self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
         job.start()
         return job

@@ -15,6 +15,7 @@ A detached job has no producer to write its record; children count in further fi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, cast
@@ -25,7 +26,7 @@ import redis
 from producer.ledger import Ledger
 from tasks import keys
 from tasks.keep import keep
-from tasks.messages import FailureRecord, JobRecord, Plan
+from tasks.messages import FailureRecord, JobRecord, Plan, pack
 from worker_config.errors import UnknownJobError
 
 
@@ -98,6 +99,16 @@ def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds:
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
         keep(pipe, record.id, ttl_seconds)
+        pipe.execute()
+
+
+def write_failures(client: redis.Redis, job_id: str, records: Sequence[FailureRecord], ttl_seconds: int) -> None:
+    """Tell which rows have failed so far, all of them each time, so that it may be repeated."""
+    with client.pipeline() as pipe:
+        pipe.delete(keys.failures(job_id))
+        if records:
+            pipe.rpush(keys.failures(job_id), *map(pack, records))
+            pipe.expire(keys.failures(job_id), ttl_seconds)
         pipe.execute()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import msgspec
@@ -19,7 +19,16 @@ from producer.split import Chunk, Sizer
 from producer.window import Window
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, ModelRef, SliceRef
+from tasks.messages import (
+    MESSAGE_VERSION,
+    ChunkMessage,
+    FileRef,
+    InlineRef,
+    ModelRef,
+    OnError,
+    RowsRef,
+    SliceRef,
+)
 from worker_config.errors import InputError, PayloadError
 
 logger = logging.getLogger(__name__)
@@ -33,13 +42,18 @@ BATCH_BYTES = 2**20
 class OpenChunk:
     """A chunk that is not answered, and the queue that it was sent to.
 
-    `payload` is empty where its rows can be had again.
+    Attributes:
+        payload: its rows; empty where they can be had again.
+        published: whether Redis has its message for sure.
+        spent: payloads of earlier deliveries, which a child may still read.
     """
 
     message: ChunkMessage
     queue: str
     payload: bytes
     times_sent: int = 1
+    published: bool = False
+    spent: list[RowsRef] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -55,6 +69,12 @@ class Outbox:
         reply: the way of large outputs back.
         slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
         compression: what payloads are packed with, both ways.
+        on_error: what a row that fails does.
+
+    Attributes:
+        open: the chunks that are not answered, in the order of their index.
+        chunks_sent: for the first time.
+        chunks_sent_again: once more.
     """
 
     def __init__(
@@ -69,8 +89,11 @@ class Outbox:
         reply: Literal["redis", "files"],
         slice_ref: SliceRef | None = None,
         compression: codec.Compression | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.open: dict[int, OpenChunk] = {}
+        self.chunks_sent = 0
+        self.chunks_sent_again = 0
         self._wire = wire
         self._feed = feed
         self._window = window
@@ -81,9 +104,14 @@ class Outbox:
         self._reply = reply
         self._slice_ref = slice_ref
         self._compression = compression
+        self._on_error: OnError = on_error
 
     def send(self, held_back: int) -> int:
-        """Send chunks while the window admits them, up to one batch; return how many."""
+        """Send chunks while the window admits them, up to one batch; return how many.
+
+        Raises:
+            BrokerError: Redis takes no more; what it may not have is in `open`, and not published.
+        """
         sent: list[OpenChunk] = []
         size = 0
         while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES:
@@ -104,15 +132,23 @@ class Outbox:
             payload_bytes = sum(map(len, parts))
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
             kept = b"" if self._feed.repeatable else b"".join(parts)
-            opened = OpenChunk(self._message(chunk, parts, total), self._queues.choose(), kept)
-            self.open[chunk.index] = opened
+            opened = OpenChunk(self._message(chunk, total), self._queues.choose(), kept)
+            self.open[chunk.index] = opened  # whatever Redis does with it
+            self.chunks_sent += 1
             self._sizer.sent(chunk.rows, payload_bytes)
             self._window.sent(chunk.index, self._sizer.bytes_in_flight(chunk.rows))
+            if not self._slice_ref or parts:
+                opened.message = msgspec.structs.replace(opened.message, ref=self._wire.put(chunk.index, parts))
             sent.append(opened)
             size += payload_bytes
-        if sent:
-            self._wire.publish([(opened.queue, opened.message) for opened in sent])
+        self._publish(sent)
         return len(sent)
+
+    def _publish(self, chunks: list[OpenChunk], *, first: bool = False) -> None:
+        if chunks:
+            self._wire.publish([(opened.queue, opened.message) for opened in chunks], first=first)
+        for opened in chunks:
+            opened.published = True
 
     def leave_out(self, models: Collection[str]) -> None:
         """Send chunks without these models from now on; those that are open keep theirs, also when sent again."""
@@ -120,57 +156,74 @@ class Outbox:
             self._models = [model for model in self._models if model.name not in models]
 
     def answered(self, index: int, seconds: float, output_bytes: int) -> None:
-        """Close a chunk: its rows are not needed any more."""
+        """Close a chunk: its rows are not needed any more; `seconds` is 0 where nobody knows what it took."""
         opened = self.open.pop(index)
         self._queues.closed(opened.queue)
         self._window.answered(index, seconds)
-        self._sizer.answered(opened.rows, seconds, output_bytes)
-        self._wire.release([opened.message.ref])
+        if seconds:
+            self._sizer.answered(opened.rows, seconds, output_bytes)
+        # Where another delivery may still read it, its file must not be written anew.
+        end = self._wire.release if opened.times_sent == 1 else self._wire.forget
+        end([opened.message.ref, *opened.spent])
 
     def drop(self, index: int) -> None:
         """Close a chunk without an answer; harmless where it is closed."""
         if opened := self.open.pop(index, None):
             self._queues.closed(opened.queue)
             self._window.dropped(index)
-            self._wire.forget([opened.message.ref])
+            self._wire.forget([opened.message.ref, *opened.spent])
 
-    def send_again(self, indexes: Sequence[int]) -> tuple[int, list[tuple[int, InputError]]]:
-        """Send open chunks once more, with their rows: Redis, or the spool folder, may have lost them.
+    def send_again(self, indexes: Sequence[int], *, with_rows: bool) -> list[tuple[int, InputError]]:
+        """Send open chunks once more, to the head of queues of workers that are up now.
 
-        By way of Redis, since not every worker may reach the file that others read; to queues of workers that are up
-        now.
+        Args:
+            indexes: of open chunks.
+            with_rows: Redis, or the spool folder, may have lost them. By way of Redis, since not every worker may reach
+                the file that others read.
+
+        Returns: those whose rows cannot be read any more.
+
+        Raises:
+            BrokerError: as `send`.
         """
-        messages: list[tuple[str, ChunkMessage]] = []
+        again: list[OpenChunk] = []
         unreadable: list[tuple[int, InputError]] = []
         for index in indexes:
             opened = self.open[index]
             message = opened.message
-            try:
-                rows = self._feed.take(Chunk(index, message.start, message.stop))
-                parts = [opened.payload] if rows is None else self._encode(rows)
-            except InputError as error:
-                unreadable.append((index, error))
-                continue
-            self._wire.forget([message.ref])
-            ref = self._wire.put(index, parts, only_redis=True)
-            opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
+            opened.published = False
+            if with_rows or isinstance(message.ref, FileRef):
+                try:
+                    self._put_again(index, opened)
+                except InputError as error:
+                    unreadable.append((index, error))
+                    continue
             opened.times_sent += 1
             self._queues.closed(opened.queue)
             opened.queue = self._queues.choose()
-            messages.append((opened.queue, opened.message))
-        if messages:
-            logger.warning("job %s: sends %s of its chunks again", self._job, len(messages))
-            self._wire.publish(messages)
-        return len(messages), unreadable
+            again.append(opened)
+        if again:
+            self.chunks_sent_again += len(again)
+            logger.warning("job %s: sends %s of its chunks again", self._job, len(again))
+            self._publish(again, first=True)
+        return unreadable
+
+    def _put_again(self, index: int, opened: OpenChunk) -> None:
+        message = opened.message
+        rows = self._feed.take(Chunk(index, message.start, message.stop))
+        ref = self._wire.put(index, [opened.payload] if rows is None else self._encode(rows), only_redis=True)
+        if isinstance(message.ref, FileRef):
+            opened.spent.append(message.ref)
+        opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
 
     def close(self) -> None:
         """Forget what is still open."""
-        self._wire.forget([opened.message.ref for opened in self.open.values()])
+        self._wire.forget([ref for opened in self.open.values() for ref in (opened.message.ref, *opened.spent)])
 
     def _encode(self, rows: object) -> list[bytes | memoryview]:
         return codec.encode_parts(cast("codec.Tree", rows), compression=self._compression)
 
-    def _message(self, chunk: Chunk, parts: list[bytes | memoryview], total: int | None) -> ChunkMessage:
+    def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
         return ChunkMessage(
             version=MESSAGE_VERSION,
             job=self._job,
@@ -179,7 +232,8 @@ class Outbox:
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=self._slice_ref if self._slice_ref and not parts else self._wire.put(chunk.index, parts),
+            ref=self._slice_ref or InlineRef(b""),
             reply=self._reply,
             compression=self._compression,
+            on_error=self._on_error,
         )

@@ -2,8 +2,8 @@
 
     feed --chunk--> encode --> put, publish --> (workers) --> take answers --> decode --> join --> hand over
 
-The producer owns the truth: it keeps each open chunk's message and sends it again when a worker is gone, to another;
-the join makes a second answer harmless.
+The producer owns the truth: it keeps each open chunk's message and sends it again when a worker is gone, when Redis
+was, or when its answer is overdue; the join makes a second answer harmless. While Redis is away the job waits.
 """
 
 from __future__ import annotations
@@ -12,54 +12,48 @@ import logging
 import math
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NoReturn, cast
+from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 import redis
 
-from producer import job_store, placement
-from producer.aggregator import Gathered, Join, OutputTree, Part, without
+from producer import job_store
+from producer.aggregator import Gathered
+from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
 from producer.handover import Handover
 from producer.job_store import JobState
+from producer.joining import Joining
+from producer.late import Lateness
 from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.policy import Policy
 from producer.queues import Queues
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
-from tasks import codec
-from tasks.connection import broker_errors
-from tasks.messages import (
-    Answer,
-    ChunkMessage,
-    Failure,
-    FailureRecord,
-    FileRef,
-    JobRecord,
-    ModelRef,
-    Outputs,
-    SlotRecord,
-)
-from tasks.scratch import Scratch
+from tasks.connection import broker_errors, ping
+from tasks.messages import Answer, JobRecord, ModelRef, Outputs, SlotRecord
 from worker_config.errors import (
+    BrokerError,
+    BrokerFullError,
+    BrokerRefusedError,
     CeleriacError,
     JobCancelledError,
-    MessageError,
     NoWorkerError,
-    PayloadError,
     RowsFailedError,
 )
 
 logger = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 1.0
+LOOK_FOR_LATE_SECONDS = 0.1
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
 COLLECT_SECONDS = 0.004
-# A chunk whose rows are not where they should be is sent so often, then they have failed.
-TIMES_SENT = 4
+# Between two tries to reach Redis; longer each time.
+LEAST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Run:
@@ -67,9 +61,7 @@ class Run:
 
     Attributes:
         ledger, failures, state: how far it is; read by the caller's thread.
-        slots: slots that can run the job.
         handover: parts on their way to the caller.
-        gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
 
     With `fail_together` the job ends when any of its models fails, else when none is left.
     """
@@ -88,37 +80,52 @@ class Run:
         ttl_seconds: int,
         worker_timeout_seconds: float,
         fail_together: bool = False,
+        policy: Policy | None = None,
+        failed_before: int = 0,
     ) -> None:
-        done = feed.first_row
-        self.ledger = Ledger(rows=feed.rows or done, predicted=done, written=done, resumed=done)
+        done = feed.first_row - failed_before
+        self.ledger = Ledger(
+            rows=feed.rows or feed.first_row, predicted=done, failed=failed_before, written=done, resumed=feed.first_row
+        )
+        policy = policy or Policy()
         self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
         self.state = JobState.RUNNING
-        self.slots = list(slots)
         self._wake = threading.Event()
         self.handover = Handover(on_taken=self._wake.set)
-        self.gathered: Gathered | None = None
-        self._scratch = Scratch()
         self._cancelled = False
-        self._wire = wire
-        self._feed = feed
-        self._outbox = outbox
-        self._window = window
-        self._queues = queues
+        self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
         self._models = list(models)
         self._record = record
         self._ttl_seconds = ttl_seconds
         self._worker_timeout_seconds = worker_timeout_seconds
-        self._join = Join()
-        self._queues_of: defaultdict[str, set[str]] = defaultdict(set)
-        self._stranded: set[str] = set()
-        self._know(slots)
+        self._joining = Joining(wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows)
+        self._crew = Crew(record.id, models, slots)
+        self._late = Lateness()
+        self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
-        self._last_look = self._last_worker = time.monotonic()
+        self._run_id = ""
+        self._tries = 0
+        self._told = 0
+        self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
 
     @property
     def in_flight(self) -> int:
         """Chunks sent and not answered."""
         return len(self._window)
+
+    @property
+    def slots(self) -> list[SlotRecord]:
+        """Slots that can run the job."""
+        return self._crew.slots
+
+    @property
+    def gathered(self) -> Gathered | None:
+        """The whole arrays, if the caller wants them: large outputs then go straight to their place."""
+        return self._joining.gathered
+
+    @gathered.setter
+    def gathered(self, gathered: Gathered) -> None:
+        self._joining.gathered = gathered
 
     def cancel(self) -> None:
         """End soon, from any thread."""
@@ -146,32 +153,37 @@ class Run:
                 self.handover.close(error)
 
     def _loop(self) -> None:
+        while True:
+            try:
+                if not self._run_id:
+                    self._begin()
+                self._send()
+                if self._is_over():
+                    return
+                self._take_answers()
+                self._look_around()
+                self._look_for_late()
+                self._tries = 0
+            except BrokerRefusedError:
+                raise
+            except BrokerError as error:
+                self._wait_for_redis(error)
+
+    def _begin(self) -> None:
         with broker_errors(self._wire.url):
             job_store.create(self._wire.client, self.record(), self._ttl_seconds)
         self._window.leave_room(self._wire.redis_room())
-        while True:
-            self._send()
-            if self._is_over():
-                return
-            try:
-                for answer in self._wait_for_answers():
-                    try:
-                        self._take(answer)
-                    except RowsFailedError as failed:
-                        self._stop_before(answer.index, failed)
-            finally:  # what came before a failure is the caller's to keep
-                for part in self._join.pop_ready():
-                    self.handover.give(part)
-            self._look_around()
+        self._run_id = self._wire.run_id()
 
     def _send(self) -> None:
         max_parts = math.inf if self._feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
-        while (
-            self._damage is None
-            and self.handover.has_room(max_parts)
-            and (sent := self._outbox.send(self._join.waiting))
-        ):
-            self.ledger.chunks_sent += sent
+        try:
+            while (
+                self._damage is None and self.handover.has_room(max_parts) and self._outbox.send(self._joining.waiting)
+            ):
+                pass
+        finally:
+            self.ledger.chunks_sent = self._outbox.chunks_sent
             if self._feed.rows is None:
                 self.ledger.rows = self._feed.given
 
@@ -183,11 +195,35 @@ class Run:
 
     def _is_over(self) -> bool:
         if self._damage is None:
-            return not self._outbox.open and self._feed.exhausted()
+            if self._outbox.open or not self._feed.exhausted():
+                return False
+            self._joining.end()
+            return True
         damaged, error = self._damage
         if any(index < damaged for index in self._outbox.open):
             return False
         raise error
+
+    def _take_answers(self) -> None:
+        self._answers.extend(self._wait_for_answers())
+        try:
+            while self._answers:
+                answer = self._answers[0]  # until it is taken: Redis has it no more
+                self._take(answer)
+                self._answers.popleft()
+        finally:  # what came before a failure is the caller's to keep
+            for part in self._joining.pop_ready():
+                self.handover.give(part)
+
+    def _take(self, answer: Answer) -> None:
+        opened = self._outbox.open.get(answer.index)
+        try:
+            if not self._joining.take(answer):
+                self._send_again([answer.index], with_rows=True)
+        except RowsFailedError as failed:
+            self._stop_before(answer.index, failed)
+        if opened and isinstance(answer, Outputs) and answer.index not in self._outbox.open:
+            self._late.answered(answer.index, opened.queue, answer.seconds, time.monotonic(), self._outbox.open)
 
     def _wait_for_answers(self) -> list[Answer]:
         if self._outbox.open:
@@ -199,76 +235,6 @@ class Run:
         self._wake.clear()
         return []
 
-    def _take(self, answer: Answer) -> None:
-        if answer.job != self._record.id:
-            raise MessageError(f"an answer of job {answer.job} on the list of job {self._record.id}")
-        opened = self._outbox.open.get(answer.index)
-        if opened is None:
-            self.ledger.duplicates += 1
-            if isinstance(answer, Outputs):
-                self._wire.release([answer.ref])
-            return
-        message = opened.message
-        if isinstance(answer, Failure):
-            if answer.record.stage == "fetch" and opened.times_sent < TIMES_SENT:
-                self._send_again([answer.index])
-                return
-            # Those that had failed before are not why the job ends.
-            last = self.failures.judge(answer.failed) if self.failures.models else None
-            self._fail(last if last and last.model else self._named(answer.record, message))
-        if (answer.start, answer.stop) != (message.start, message.stop):
-            raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
-        if last := self.failures.judge(answer.failed):
-            self._wire.release([answer.ref])
-            self._fail(last)
-        self._outbox.leave_out(self.failures.models)
-        loaded = self._load(answer, message)
-        if loaded is None:
-            self._send_again([answer.index])
-            return
-        self.failures.keep(answer.failed)
-        outputs, size = loaded
-        self._join.add(answer.index, answer.start, answer.stop, outputs)
-        self._outbox.answered(answer.index, answer.seconds, size)
-        self.ledger.chunks_answered += 1
-        self.ledger.predicted += answer.stop - answer.start
-
-    def _load(self, answer: Outputs, message: ChunkMessage) -> tuple[OutputTree, int] | None:
-        """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
-        gathered = self.gathered
-        name = self._last_model(message)
-        if gathered and isinstance(answer.ref, FileRef):
-            room = gathered.room(answer.start, answer.stop)
-            form = room[name] if name and isinstance(room, dict) else room
-            parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
-            if room is not None and self._wire.load_into(answer.ref, parts):
-                return room, sum(map(len, parts))
-        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
-        if payload is None and self._outbox.open[answer.index].times_sent < TIMES_SENT:
-            return None
-        try:
-            outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
-        except PayloadError as error:
-            raise MessageError(f"the answer to {message} cannot be read: {error}") from None
-        outputs = without({name: outputs} if name else outputs, self.failures.models)
-        if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
-            outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
-        return outputs, len(payload or b"")
-
-    def _last_model(self, message: ChunkMessage) -> str:
-        """The model that is left of several, empty for other messages: its outputs and failures come without a name."""
-        return message.models[0].name if len(message.models) == 1 < len(self._models) else ""
-
-    def _named(self, record: FailureRecord, message: ChunkMessage) -> FailureRecord:
-        whole_chunk = record.stage in ("fetch", "worker")
-        return record if whole_chunk else msgspec.structs.replace(record, model=self._last_model(message))
-
-    def _fail(self, record: FailureRecord) -> NoReturn:
-        self.failures.keep([record])
-        self.ledger.failed += record.stop - record.start
-        self.ledger.chunks_answered += 1
-        raise RowsFailedError(str(record))
-
     def _look_around(self) -> None:
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
@@ -278,23 +244,24 @@ class Run:
         self._last_look = now
         with broker_errors(self._wire.url):
             state, lost = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
+            if len(self.failures.records) > self._told:
+                self._tell_failures()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        found = self._wire.workers()
-        self.slots = placement.usable([slot for slots in found.values() for slot in slots], self._models)
+        run_id, self._run_id = self._run_id, self._wire.run_id()
+        self._crew.update(self._wire.workers())
         self._window.slots = len(self.slots)
         self._window.leave_room(self._wire.redis_room())
         self._queues.update(self.slots)
-        for worker in self._queues_of.keys() - found.keys():
-            logger.warning("job %s: %s gone", self._record.id, worker)
-            self._stranded |= self._queues_of.pop(worker)
-        if lost:
-            self._stranded |= {opened.queue for opened in self._outbox.open.values()}
-        self._know(self.slots)
-        if self._stranded and self.slots:
-            # Nobody knows which chunks of a queue were with the worker; to send all is harmless, and they are few.
-            self._send_again([index for index, opened in self._outbox.open.items() if opened.queue in self._stranded])
-            self._stranded.clear()
+        if lost or run_id != self._run_id:
+            self._doubt()
+        if stranded := self._crew.pop_stranded():
+            # To send all is harmless, and they are few.
+            opened = self._outbox.open.items()
+            self._send_again([index for index, one in opened if one.queue in stranded and one.times_sent == 1])
+        if self.slots:
+            # What Redis may have lost, or never got.
+            self._send_again([index for index, one in self._outbox.open.items() if not one.published], with_rows=True)
         if self.slots or not self._outbox.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
@@ -303,16 +270,55 @@ class Run:
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
 
-    def _know(self, slots: Iterable[SlotRecord]) -> None:
-        """Remember where these workers take chunks from, for when they are gone."""
-        for slot in slots:
-            self._queues_of[slot.worker].add(slot.queue)
+    def _look_for_late(self) -> None:
+        now, opened = time.monotonic(), self._outbox.open
+        if now - self._looked_for_late < LOOK_FOR_LATE_SECONDS or not self.slots:
+            return
+        self._looked_for_late = now
+        if 0 < len(opened) <= len(self.slots) and not self._wire.queued({one.queue for one in opened.values()}):
+            self._late.all_running(opened, now)
+        self._send_again(self._late.overdue(opened, now))
 
-    def _send_again(self, indexes: Sequence[int]) -> None:
-        sent, unreadable = self._outbox.send_again([index for index in indexes if index in self._outbox.open])
-        self.ledger.chunks_sent_again += sent
+    def _send_again(self, indexes: Sequence[int], *, with_rows: bool = False) -> None:
+        indexes = [index for index in indexes if index in self._outbox.open]
+        for index in indexes:
+            self._late.sent_again(index, time.monotonic())
+        unreadable = self._outbox.send_again(indexes, with_rows=with_rows) if indexes else []
+        self.ledger.chunks_sent_again = self._outbox.chunks_sent_again
         for index, error in unreadable:
             self._stop_before(index, error)
+
+    def _wait_for_redis(self, error: BrokerError) -> None:
+        """Until it answers, or somebody cancels the job."""
+        logger.warning("job %s waits: %s", self._record.id, error)
+        while not self._cancelled:
+            self._wake.wait(min(LEAST_PAUSE_SECONDS * 2**self._tries, LONGEST_PAUSE_SECONDS))
+            self._wake.clear()
+            self._tries += 1
+            try:
+                ping(self._wire.url)
+                break
+            except BrokerRefusedError:
+                raise
+            except BrokerError:
+                continue
+        else:
+            raise JobCancelledError(self._how_far("was cancelled"))
+        if not isinstance(error, BrokerFullError):
+            logger.warning("job %s goes on", self._record.id)
+            self._doubt()
+        self._last_look = -LOOK_AROUND_SECONDS  # at once
+
+    def _doubt(self) -> None:
+        """Redis may have lost whatever it was given."""
+        self._wire.doubt()
+        self._told = 0
+        for opened in self._outbox.open.values():
+            opened.published = False
+
+    def _tell_failures(self) -> None:
+        job_store.write_failures(self._wire.client, self._record.id, self.failures.records, self._ttl_seconds)
+        self._told = len(self.failures.records)
 
     def record(self) -> JobRecord:
         """The job's record as it stands."""
@@ -330,6 +336,8 @@ class Run:
         self._feed.close()
         record = msgspec.structs.replace(self.record(), error=str(error or ""))
         try:
+            if self.failures.records:
+                self._tell_failures()
             job_store.finish(self._wire.client, record, self.state, self._ttl_seconds)
             self._outbox.close()
             self._wire.forget_job()

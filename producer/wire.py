@@ -14,7 +14,7 @@ from typing import cast
 
 import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from tasks import keys, spool
 from tasks.connection import BLOCK_SECONDS, broker_errors, connect
@@ -52,10 +52,12 @@ class Wire:
 
     def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
         self.url = url
-        self.client: redis.Redis = connect(url, retries=10)
+        self.client: redis.Redis = connect(url, retries=5)
+        self._settings = settings
         self._app: Celery = make_app(settings)
         self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
+        self._left_over = False  # keys that could not be deleted
         self._shared = settings.spool  # outputs may come this way, whichever way the rows went
         self._puts_files = store == "files" and settings.spool is not None
         if settings.spool:
@@ -75,8 +77,12 @@ class Wire:
             self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
         return RedisRef(key)
 
-    def publish(self, messages: Sequence[tuple[str, ChunkMessage]]) -> None:
-        """Send chunks, each to its queue; one that is sent twice does no harm."""
+    def publish(self, messages: Sequence[tuple[str, ChunkMessage]], *, first: bool = False) -> None:
+        """Send chunks, each to its queue, or to its head; one that is sent twice does no harm.
+
+        Raises:
+            BrokerError: Redis may have some of them.
+        """
         try:
             with self._app.producer_pool.acquire(block=True) as producer, producer.batch():
                 for queue, message in messages:
@@ -89,8 +95,26 @@ class Wire:
                         producer=producer,
                         ignore_result=True,
                     )
-        except (OperationalError, redis.RedisError) as error:
-            raise BrokerError(f"Redis at {redacted(self.url)} takes no chunks: {error}") from None
+        except (BatchPublishError, OperationalError, redis.RedisError) as error:
+            cause = error.__cause__ or error
+            # Nothing of a connection that failed half-way is used again.
+            self._app.close()
+            self._app = make_app(self._settings)
+            if "OOM" in str(cause):
+                with broker_errors(self.url):
+                    raise redis.exceptions.OutOfMemoryError from None
+            raise BrokerError(f"Redis at {redacted(self.url)} takes no chunks: {cause}") from None
+        if first:
+            # Workers take from the right. Should one have taken the message already, another one comes first: no harm.
+            with broker_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+                for queue, _ in messages:
+                    pipe.lmove(keys.queue(queue), keys.queue(queue), "LEFT", "RIGHT")
+                pipe.execute()
+
+    def queued(self, queues: Iterable[str]) -> int:
+        """Messages that wait in these queues."""
+        with broker_errors(self.url):
+            return sum(int(self.client.llen(keys.queue(queue))) for queue in queues)
 
     def take_answers(self, wait_seconds: float = BLOCK_SECONDS) -> list[Answer]:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
@@ -137,8 +161,10 @@ class Wire:
     def _end(self, refs: Iterable[RowsRef], end_files: Callable[[Path, list[FileRef]], None]) -> None:
         refs = list(refs)
         if stored := [ref.key for ref in refs if isinstance(ref, RedisRef)]:
-            with broker_errors(self.url):
+            try:
                 self.client.unlink(*stored)
+            except redis.RedisError:
+                self._left_over = True  # no reason to do the work again
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
@@ -158,11 +184,24 @@ class Wire:
         limit = memory.get("maxmemory", 0)
         return USABLE_SHARE * limit - memory.get("used_memory", 0) if limit else math.inf
 
+    def run_id(self) -> str:
+        """What tells one life of the server from the next."""
+        with broker_errors(self.url):
+            return str(cast("dict[str, str]", self.client.info("server")).get("run_id"))
+
+    def doubt(self) -> None:
+        """Redis was away: keys may be there that nobody remembers."""
+        self._left_over = True
+
     def forget_job(self) -> None:
-        """Delete answers that came too late, with their outputs, and whatever else the job left."""
+        """Delete answers that came too late, with their outputs, and whatever else the job left but its record."""
         with broker_errors(self.url):
             late = cast("list[bytes]", self.client.lrange(keys.results(self._job), 0, -1))
-            self.client.unlink(keys.results(self._job))
+            self.client.unlink(keys.results(self._job), keys.deliveries(self._job))
+            if self._left_over:
+                for pattern in (keys.payload(self._job, "*"), keys.output(self._job, "*")):
+                    for key in self.client.scan_iter(pattern, count=1_000):
+                        self.client.unlink(key)
         for data in late:
             with suppress(MessageError):
                 answer: Answer = unpack(data, Answer)

@@ -10,7 +10,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from worker_config.broker_url import redacted, redis_url
-from worker_config.errors import BrokerError, BrokerRefusedError
+from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 
 # Longest that a blocking read may ask for; well under the socket's time limit, which would cut it off.
 BLOCK_SECONDS = 1.0
@@ -43,6 +43,10 @@ def broker_errors(url: str) -> Iterator[None]:
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerRefusedError(
             f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
+        ) from None
+    except redis.exceptions.OutOfMemoryError:
+        raise BrokerFullError(
+            f"Redis at {redacted(url)} is full; give it more memory (maxmemory), or wait until others have gone"
         ) from None
     except redis.ConnectionError as error:
         raise BrokerError(

@@ -35,13 +35,13 @@ def job(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}"
 
 
-def payload(job_id: str, index: int) -> str:
-    """The payload of chunk `index`."""
+def payload(job_id: str, index: int | str) -> str:
+    """The payload of chunk `index`; of all with "*"."""
     return f"{KEY_PREFIX}job:{job_id}:payload:{index}"
 
 
-def output(job_id: str, index: int) -> str:
-    """The outputs of chunk `index`."""
+def output(job_id: str, index: int | str) -> str:
+    """The outputs of chunk `index`; of all with "*"."""
     return f"{KEY_PREFIX}job:{job_id}:output:{index}"
 
 

@@ -101,6 +101,10 @@ class BrokerError(InfrastructureError):
     exit_code = ExitCode.BROKER
 
 
+class BrokerFullError(BrokerError):
+    """Redis has no memory left for what was to be written; nothing of what it has is lost."""
+
+
 class BrokerRefusedError(BrokerError):
     """Redis refuses the user or password; trying again does not help."""
 

@@ -1,0 +1,32 @@
+"""This module is what stands in the place of rows that failed, or how they are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from producer.aggregator import OutputTree, Part, flatten, unflatten
+from tasks.filler import filler_rows
+from tasks.messages import FailureRecord
+
+
+def blank_like(form: OutputTree, rows: int) -> OutputTree:
+    """Outputs of so many rows that all failed; `form` has the dtypes and the shapes of a row."""
+    arrays = flatten(Part(0, 0, 0, form))
+    return unflatten({key: filler_rows(array.dtype, (rows, *array.shape[1:])) for key, array in arrays.items()})
+
+
+def drop_rows(part: Part) -> Part:
+    """The part without its rows that failed."""
+    kept = np.ones(part.stop - part.start, bool)
+    for record in part.failed:
+        kept[record.start - part.start : record.stop - part.start] = False
+    arrays = unflatten({key: array[kept] for key, array in flatten(part).items()})
+    return replace(part, outputs=arrays, skipped=int(len(kept) - kept.sum()))
+
+
+def count_rows(records: Iterable[FailureRecord]) -> int:
+    """How many rows records are of."""
+    return sum(record.stop - record.start for record in records)

@@ -1,0 +1,237 @@
+"""This module takes a job's answers: checks each, reads its outputs, judges its failures, and joins what is good.
+
+    answer --duplicate? of other models? failed? --> outputs read from their store --> join --> parts in order
+
+An answer that is no use yet (its rows or outputs are gone, its child was killed) names its chunk for another delivery.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn, cast
+
+import msgspec
+
+from producer.aggregator import Gathered, Join, OutputTree, Part, flatten, unflatten, without
+from producer.failures import Failures
+from producer.fillers import blank_like, count_rows, drop_rows
+from producer.ledger import Ledger
+from producer.outbox import OpenChunk, Outbox
+from producer.policy import Policy
+from producer.wire import Wire
+from tasks import codec
+from tasks.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, JobRecord, ModelRef, Outputs
+from tasks.scratch import Scratch
+from worker_config.errors import MessageError, PayloadError, RowsFailedError
+
+logger = logging.getLogger(__name__)
+
+# A chunk whose rows, or outputs, are not where they should be is sent so often, then they have failed.
+TIMES_SENT = 4
+# One with rows that kill their child goes on for as long as they are being found; its child knows when to give up.
+TIMES_KILLED = 1_000
+# Checksums of first answers that are remembered, for duplicates to be held against.
+MOST_CHECKSUMS = 65_536
+
+
+class Joining:
+    """The answers of one job, one by one; used by the job's thread.
+
+    Attributes:
+        gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        outbox: Outbox,
+        record: JobRecord,
+        models: Sequence[ModelRef],
+        ledger: Ledger,
+        failures: Failures,
+        policy: Policy,
+        rows: int | None,
+    ) -> None:
+        self.gathered: Gathered | None = None
+        self._wire = wire
+        self._outbox = outbox
+        self._job = record.id
+        self._several = len(models) > 1
+        self._ledger = ledger
+        self._failures = failures
+        self._policy = policy
+        self._rows = rows
+        self._join = Join()
+        self._scratch = Scratch()
+        self._checksums: OrderedDict[int, int] = OrderedDict()
+        # Chunks of which every row has failed, until another one shows what outputs look like.
+        self._formless: list[Part] = []
+        self._form: OutputTree | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Chunks that are answered, and held back for an earlier one."""
+        return self._join.waiting
+
+    def pop_ready(self) -> list[Part]:
+        """The parts that are next in order."""
+        return self._join.pop_ready()
+
+    def take(self, answer: Answer) -> bool:
+        """Take an answer; False if its chunk must be sent again. Harmless when repeated after a lost connection.
+
+        Raises:
+            RowsFailedError: rows failed, and that ends the job.
+            MessageError: the answer does not fit its chunk, or cannot be read.
+            BrokerError: Redis cannot be reached.
+        """
+        if answer.job != self._job:
+            raise MessageError(f"an answer of job {answer.job} on the list of job {self._job}")
+        opened = self._outbox.open.get(answer.index)
+        if opened is None:
+            self._drop(answer)
+            return True
+        if isinstance(answer, Failure):
+            return self._take_failure(answer, opened)
+        message = opened.message
+        if (answer.start, answer.stop) != (message.start, message.stop):
+            raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        if answer.models and answer.models != message.models:
+            ran = ", ".join(map(str, answer.models))
+            logger.warning("job %s: an answer of %s is not joined: %s", self._job, ran, message)
+            self._wire.release([answer.ref])
+            return self._again(opened, f"the answer to {message} is of {ran}")
+        if last := self._failures.judge(answer.failed):
+            self._wire.release([answer.ref])
+            self._fail(last)
+        self._outbox.leave_out(self._failures.models)
+        loaded = self._load(answer, opened)
+        if loaded is None:
+            return False
+        outputs, size = loaded
+        self._failures.keep(answer.failed)
+        self._checksums[answer.index] = answer.checksum
+        if len(self._checksums) > MOST_CHECKSUMS:
+            self._checksums.popitem(last=False)
+        self._close(answer, opened, answer.seconds, size, answer.failed_rows, outputs)
+        return True
+
+    def end(self) -> None:
+        """All chunks are answered.
+
+        Raises:
+            RowsFailedError: not one row of the data set has a prediction, or more have failed than may.
+        """
+        if self._formless:
+            raise RowsFailedError(f"no row was predicted; {self._failures.records[0]}")
+        self._policy.check(self._ledger.failed, self._ledger.rows)
+
+    def _drop(self, answer: Answer) -> None:
+        self._ledger.duplicates += 1
+        if isinstance(answer, Outputs):
+            first = self._checksums.get(answer.index, answer.checksum)
+            self._ledger.duplicates_differing += first != answer.checksum
+            self._wire.release([answer.ref])
+
+    def _take_failure(self, answer: Failure, opened: OpenChunk) -> bool:
+        message, record = opened.message, answer.record
+        if self._policy.goes_on and answer.failed_rows:
+            self._close(answer, opened, 0.0, 0, answer.failed_rows)
+            return True
+        if record.stage == "fetch" and opened.times_sent < TIMES_SENT:
+            return False
+        if self._policy.goes_on and record.stage == "worker" and opened.times_sent < TIMES_KILLED:
+            return False
+        if self._policy.goes_on and record.stage != "model":
+            self._close(answer, opened, 0.0, 0, [record])
+            return True
+        # Those that had failed before are not why the job ends.
+        last = self._failures.judge(answer.failed) if self._failures.models else None
+        self._fail(last if last and last.model else self._named(record, message))
+
+    def _close(
+        self,
+        answer: Answer,
+        opened: OpenChunk,
+        seconds: float,
+        size: int,
+        failed: Sequence[FailureRecord],
+        outputs: OutputTree | None = None,
+    ) -> None:
+        """The chunk is answered: first what may be wrong with it, then all that must happen once."""
+        message = opened.message
+        count = count_rows(failed)
+        part = Part(message.index, message.start, message.stop, {} if outputs is None else outputs, tuple(failed))
+        if outputs is not None:
+            part = self._formed(part)
+        self._failures.keep(failed)
+        self._outbox.answered(answer.index, seconds, size)
+        self._ledger.chunks_answered += 1
+        self._ledger.predicted += message.stop - message.start - count
+        self._ledger.failed += count
+        if outputs is None:
+            self._formless.append(part)
+        else:
+            self._add(part)
+        if self._form is not None:
+            formless, self._formless = self._formless, []
+            for one in formless:
+                self._add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
+        if count:
+            self._policy.check(self._ledger.failed, self._rows)
+
+    def _formed(self, part: Part) -> Part:
+        """The part as it is handed over; raises MessageError if it has not one output for each row."""
+        arrays = flatten(part)
+        if self._form is None:
+            self._form = unflatten({key: array[:0].copy() for key, array in arrays.items()})
+        return drop_rows(part) if part.failed and self._policy.on_error == "skip" else part
+
+    def _add(self, part: Part) -> None:
+        self._join.add(part.index, part.start, part.stop, part.outputs, part.failed, part.skipped)
+
+    def _load(self, answer: Outputs, opened: OpenChunk) -> tuple[OutputTree, int] | None:
+        """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
+        message = opened.message
+        # Rows that are left out have no place.
+        gathered = None if answer.failed_rows else self.gathered
+        name = self._last_model(message)
+        if gathered and isinstance(answer.ref, FileRef):
+            room = gathered.room(answer.start, answer.stop)
+            form = room[name] if name and isinstance(room, dict) else room
+            parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
+            if room is not None and self._wire.load_into(answer.ref, parts):
+                return room, sum(map(len, parts))
+        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
+        if payload is None and opened.times_sent < TIMES_SENT:
+            return None
+        try:
+            outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
+        except PayloadError as error:
+            raise MessageError(f"the answer to {message} cannot be read: {error}") from None
+        outputs = without({name: outputs} if name else outputs, self._failures.models)
+        if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
+            outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
+        return outputs, len(payload or b"")
+
+    def _again(self, opened: OpenChunk, why: str) -> bool:
+        if opened.times_sent >= TIMES_SENT:
+            raise MessageError(f"{why}, {opened.times_sent} times")
+        return False
+
+    def _last_model(self, message: ChunkMessage) -> str:
+        """The model that is left of several, empty for other messages: its outputs and failures come without a name."""
+        return message.models[0].name if len(message.models) == 1 and self._several else ""
+
+    def _named(self, record: FailureRecord, message: ChunkMessage) -> FailureRecord:
+        whole_chunk = record.stage in ("fetch", "worker", "killed")
+        return record if whole_chunk else msgspec.structs.replace(record, model=self._last_model(message))
+
+    def _fail(self, record: FailureRecord) -> NoReturn:
+        self._failures.keep([record])
+        self._ledger.failed += record.stop - record.start
+        self._ledger.chunks_answered += 1
+        raise RowsFailedError(str(record))

@@ -1,0 +1,77 @@
+"""This module finds chunks whose answer is overdue: lost with a worker or with Redis, or far slower than the others.
+
+    answers: how long chunks take, which were begun before which --> since when a chunk must be with a child --> overdue
+
+Workers take chunks in the order in which they were sent. When one that was sent later has been answered, the earlier
+ones are with a child, or lost. All limits follow the times that chunks took; the second copy of a chunk that is only
+slow does no harm, and the first answer counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol
+
+# Of the chunks answered last.
+RECENT = 64
+LEAST_KNOWN = 3
+# What a pause of the machine, or of Python, may take however short the chunks are.
+SLACK_SECONDS = 0.3
+# Each copy has the next one wait so much longer.
+PATIENCE = 4.0
+# Before anything is known of how long chunks take.
+UNKNOWN_SECONDS = 60.0
+
+
+class Sent(Protocol):
+    """What is known of an open chunk."""
+
+    queue: str
+    times_sent: int
+
+
+class Lateness:
+    """The chunks of one job that are on their way; times are of one monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._took: deque[float] = deque(maxlen=RECENT)
+        self._with_child: dict[int, float] = {}
+
+    def answered(self, index: int, queue: str, seconds: float, now: float, opened: Mapping[int, Sent]) -> None:
+        """An answer came now, to a chunk that took so long; `opened` are the others, in the order of their index."""
+        self._took.append(seconds)
+        self._with_child.pop(index, None)
+        for other, sent in opened.items():
+            if other >= index:
+                break
+            if sent.queue == queue:
+                self._with_child.setdefault(other, now - seconds)
+
+    def sent_again(self, index: int, now: float) -> None:
+        """Its time begins anew."""
+        self._with_child[index] = now
+
+    def all_running(self, opened: Mapping[int, Sent], now: float) -> None:
+        """No chunk waits in a queue, and there are slots for all: each is with a child, or lost."""
+        for index in opened:
+            self._with_child.setdefault(index, now)
+
+    def overdue(self, opened: Mapping[int, Sent], now: float) -> list[int]:
+        """The chunks to send again."""
+        self._with_child = {index: since for index, since in self._with_child.items() if index in opened}
+        limit = self.limit_seconds
+        return [
+            index
+            for index, since in self._with_child.items()
+            if now - since > limit * PATIENCE ** (opened[index].times_sent - 1)
+        ]
+
+    @property
+    def limit_seconds(self) -> float:
+        """How long after its neighbours a chunk is late: one may wait in its worker for the one before it."""
+        if len(self._took) < LEAST_KNOWN:
+            return UNKNOWN_SECONDS
+        took = sorted(self._took)
+        return statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))] + SLACK_SECONDS

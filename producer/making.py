@@ -1,0 +1,102 @@
+"""This module makes a job: its id and record, and the parts of the producer that carry it out, each told of the others.
+
+feed, sizer, models, slots, terms --> Wire, Window, Queues, Outbox --> Run --> Job
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from producer import placement
+from producer.feeds import Feed
+from producer.job import Job
+from producer.outbox import Outbox
+from producer.policy import Policy
+from producer.queues import Queues
+from producer.route import choose_reply
+from producer.run import Run
+from producer.split import Sizer
+from producer.window import Window
+from producer.wire import Wire
+from tasks.codec.compression import Compression
+from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
+from worker_config.settings import Settings
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a job is to be done; as in `Client.submit`.
+
+    Attributes:
+        slice_ref: where the rows stand in a file, if workers read them there.
+    """
+
+    slice_ref: SliceRef | None = None
+    compression: Compression | None = None
+    fail_together: bool = False
+    policy: Policy = field(default_factory=Policy)
+    failed_before: int = 0
+
+
+def make_job(
+    settings: Settings,
+    worker_timeout_seconds: float,
+    feed: Feed,
+    sizer: Sizer,
+    infos: Sequence[ModelInfo],
+    slots: Sequence[SlotRecord],
+    store: StoreName,
+    terms: Terms,
+) -> Job:
+    """A job that is ready to start; `settings` have the broker's URL."""
+    job_id = secrets.token_hex(6)
+    now = time.time()
+    models = placement.refs(infos)
+    record = JobRecord(
+        id=job_id,
+        models=[str(model) for model in models],
+        input=feed.label,
+        store=store,
+        rows=feed.rows,
+        submitted_at=now,
+        updated_at=now,
+        producer=f"{socket.gethostname()}:{os.getpid()}",
+        ledger={},
+    )
+    wire = Wire(str(settings.broker_url), settings, job_id, store)
+    window = Window(len(slots))
+    queues = Queues(slots)
+    outbox = Outbox(
+        wire,
+        feed,
+        window,
+        sizer,
+        queues,
+        job_id,
+        models,
+        choose_reply(store, list(slots), settings),
+        terms.slice_ref,
+        terms.compression,
+        terms.policy.on_error,
+    )
+    run = Run(
+        wire,
+        feed,
+        outbox,
+        window,
+        queues,
+        models,
+        record,
+        slots,
+        ttl_seconds=settings.job_ttl_seconds,
+        worker_timeout_seconds=worker_timeout_seconds,
+        fail_together=terms.fail_together,
+        policy=terms.policy,
+        failed_before=terms.failed_before,
+    )
+    return Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})

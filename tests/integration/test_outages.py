@@ -1,0 +1,178 @@
+"""What is lost on the way is sent again: with Redis, with a child that stands still; nothing counts twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from producer import Client, Job
+from tasks import codec, keys
+from tasks.connection import connect
+from tasks.messages import InlineRef, ModelRef, Outputs, pack
+from tests.manifests import write_manifest
+from tests.systems import System
+from tests.waiting import wait_until
+
+ROWS = np.random.default_rng(3).random((400, 4), np.float32)
+CHUNK_ROWS = 40
+FUNCTIONS = """
+from pathlib import Path
+
+
+def plus(rows):
+    return rows + 1
+
+
+def gated(rows):
+    if (rows == 42).any():
+        (Path(__file__).parent / "gate").read_bytes()  # waits, where it is a pipe, until somebody opens its other end
+    return rows + 1
+"""
+
+
+@pytest.fixture
+def manifest(system: System) -> Path:
+    (system.folder / "my_functions.py").write_text(FUNCTIONS)
+    return write_manifest(system.folder, {name: f"my_functions:{name}" for name in ("plus", "gated")})
+
+
+@pytest.fixture
+def client(system: System, manifest: Path) -> Iterator[Client]:
+    system.start_ready_worker(manifest, 2)
+    with Client(system.url) as client:
+        yield client
+
+
+def check_whole(job: Job, rows: np.ndarray = ROWS) -> None:
+    np.testing.assert_array_equal(job.result(), rows + 1)
+    assert job.wait(timeout_seconds=30)
+    job.ledger.check()
+    assert job.ledger.predicted == len(rows)
+
+
+def some_predicted(job: Job) -> bool:
+    return 0 < job.ledger.predicted < len(ROWS)
+
+
+def gated_rows(system: System, at: int) -> np.ndarray:
+    """Rows of which one waits."""
+    os.mkfifo(system.folder / "gate")
+    rows = ROWS.copy()
+    rows[at] = 42
+    return rows
+
+
+def open_gate(system: System) -> None:
+    """For whoever waits there, and for those who come later."""
+    closed = (system.folder / "gate").rename(system.folder / "closed")
+    (system.folder / "gate").touch()
+    with suppress(OSError):  # nobody waits
+        os.close(os.open(closed, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.parametrize("keeps", ["nothing", "everything"])
+def test_a_job_waits_for_redis_and_goes_on(
+    system: System, client: Client, keeps: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = gated_rows(system, 200)
+    job = client.submit("gated", rows, chunk_rows=4)
+    wait_until(lambda: some_predicted(job), "some rows are predicted")
+    if keeps == "everything":
+        with connect(system.url) as server:
+            server.save()
+        system.redis.options = (*system.redis.options, "--dbfilename", "dump.rdb")
+    system.redis.stop()
+    wait_until(lambda: "waits: Redis at" in caplog.text, "the job says that it waits")
+    open_gate(system)
+    system.redis.start()
+    check_whole(job, rows)
+    assert "goes on" in caplog.text
+
+
+def test_a_job_that_waits_for_redis_can_be_cancelled(
+    system: System, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = client.submit("gated", gated_rows(system, 200), chunk_rows=4)
+    wait_until(lambda: some_predicted(job), "some rows are predicted")
+    system.redis.stop()
+    wait_until(lambda: "waits: Redis at" in caplog.text, "the job says that it waits")
+    job.cancel()
+    assert job.wait(timeout_seconds=60)
+    assert job.state == "cancelled"
+    open_gate(system)
+
+
+def test_a_full_redis_holds_the_job_up_and_no_more(
+    system: System, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.random.default_rng(4).random((2_000, 4_096), np.float32)
+    with connect(system.url) as server:
+        job = client.submit("plus", rows, chunk_rows=50, store="redis")
+        wait_until(lambda: 0 < job.ledger.predicted < 2_000, "some rows are predicted")
+        server.config_set("maxmemory", 1)
+        wait_until(lambda: " is full" in caplog.text, "the job says that Redis is full")
+        server.config_set("maxmemory", 0)
+    check_whole(job, rows)
+
+
+def test_what_a_child_that_stands_still_has_is_run_by_another(system: System, client: Client) -> None:
+    rows = gated_rows(system, 200)
+    job = client.submit("gated", rows, chunk_rows=4)
+    # The other child goes on until the window is full; a copy of the chunk stands before the gate, too.
+    wait_until(lambda: job.ledger.chunks_sent_again, "the chunk is sent again")
+    open_gate(system)
+    check_whole(job, rows)
+
+
+def test_a_stopped_child_costs_no_row(system: System, client: Client) -> None:
+    job = client.submit("plus", ROWS, chunk_rows=1)
+    wait_until(lambda: some_predicted(job), "some rows are predicted")
+    victim = psutil.Process(system.slots()[0].pid)
+    victim.suspend()
+    try:
+        wait_until(lambda: victim.status() == psutil.STATUS_STOPPED, "it stands still")
+        check_whole(job)
+    finally:
+        victim.send_signal(signal.SIGCONT)
+
+
+def answer(job: Job, index: int, outputs: np.ndarray, **more: Any) -> bytes:
+    start = index * CHUNK_ROWS
+    return pack(
+        Outputs(job.id, index, start, start + len(outputs), "w/0", 0.1, InlineRef(codec.encode(outputs)), **more)
+    )
+
+
+def test_duplicates_are_dropped_and_those_that_differ_are_counted(system: System, client: Client) -> None:
+    rows = gated_rows(system, len(ROWS) - 1)
+    job = client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
+    wait_until(lambda: job.ledger.chunks_answered == 9, "all chunks but one are answered")
+    outputs = rows[:CHUNK_ROWS] + 1
+    same = zlib.crc32(codec.encode(outputs))
+    with connect(system.url) as server:
+        for checksum in (same, same + 1, same):
+            server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum))
+        wait_until(lambda: job.ledger.duplicates == 3, "they are dropped")
+    open_gate(system)
+    check_whole(job, rows)
+    assert job.ledger.duplicates_differing == 1
+
+
+def test_an_answer_of_another_version_is_not_joined(system: System, client: Client) -> None:
+    rows = gated_rows(system, 0)[:CHUNK_ROWS]
+    job = client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
+    with connect(system.url) as server:
+        wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
+        server.rpush(keys.results(job.id), answer(job, 0, rows * 0, models=[ModelRef("gated", "0" * 64)]))
+        wait_until(lambda: job.ledger.chunks_sent_again == 1, "the chunk is sent again")
+    open_gate(system)
+    check_whole(job, rows)

@@ -1,0 +1,52 @@
+"""What stands in the place of rows that failed, and parts without them."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from producer.aggregator import Part
+from producer.fillers import blank_like, count_rows, drop_rows
+from tasks.filler import filler_rows
+from tasks.messages import FailureRecord
+
+
+def failed(start: int, stop: int) -> FailureRecord:
+    return FailureRecord(start, stop, "infer", "ValueError", "bad")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(np.int8, 0), (np.uint64, 0), (np.bool_, False), ("U3", ""), ("S2", b""), (object, b"")],
+)
+def test_values_that_have_no_nan(dtype: object, value: object) -> None:
+    rows = filler_rows(np.dtype(dtype), (2, 3))  # type: ignore[call-overload]
+    assert rows.shape == (2, 3)
+    assert rows.dtype == np.dtype(dtype)  # type: ignore[call-overload]
+    assert all(one == value for one in rows.flat)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64, ml_dtypes.bfloat16])
+def test_values_that_have(dtype: type) -> None:
+    rows = filler_rows(np.dtype(dtype), (4,))
+    assert rows.dtype == dtype
+    assert np.isnan(rows.astype(np.complex128)).all()
+
+
+def test_rows_are_left_out_of_every_output() -> None:
+    outputs = {"a": np.arange(5), "b": {"c": np.arange(10).reshape(5, 2)}}
+    part = Part(2, 10, 15, outputs, (failed(11, 12), failed(13, 15)))
+    dropped = drop_rows(part)
+    assert (dropped.rows, dropped.skipped, dropped.failed) == (2, 3, part.failed)
+    assert dropped.outputs["a"].tolist() == [0, 2]  # type: ignore[index]
+    assert dropped.outputs["b"]["c"].tolist() == [[0, 1], [4, 5]]  # type: ignore[index]
+    assert count_rows(part.failed) == 3
+
+
+def test_outputs_of_rows_that_all_failed_have_the_form_of_others() -> None:
+    form = {"a": np.zeros((0, 2), np.float32), "b": np.zeros((0,), np.int64)}
+    blank = blank_like(form, 3)
+    assert blank["a"].shape == (3, 2)  # type: ignore[index]
+    assert np.isnan(blank["a"]).all()  # type: ignore[index]
+    assert blank["b"].tolist() == [0, 0, 0]  # type: ignore[index]

@@ -1,0 +1,90 @@
+"""Chunks whose answer is overdue: those that later ones have overtaken for long, by the times that chunks took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from producer.late import LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
+
+
+@dataclass
+class Sent:
+    queue: str = "a"
+    times_sent: int = 1
+
+
+def opened(*indexes: int, queue: str = "a") -> dict[int, Sent]:
+    return {index: Sent(queue) for index in indexes}
+
+
+def test_nothing_is_late_before_a_later_chunk_is_answered() -> None:
+    late = Lateness()
+    for index in range(LEAST_KNOWN):
+        late.answered(index, "a", 0.5, 1.0 + index, opened(7, 8))
+    assert late.overdue(opened(7, 8), 1_000.0) == []
+
+
+def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others() -> None:
+    late = Lateness()
+    waiting = opened(3, 9)
+    for index in range(4, 8):
+        late.answered(index, "a", 0.5, 10.0, waiting)
+    assert late.limit_seconds == pytest.approx(0.5 + 0.6 + SLACK_SECONDS)
+    # The later one was begun half a second before its answer.
+    assert late.overdue(waiting, 9.5 + 1.3) == []
+    assert late.overdue(waiting, 9.5 + 1.5) == [3]
+
+
+def test_slow_chunks_have_patience_with_slow_ones() -> None:
+    late = Lateness()
+    for index, seconds in enumerate([1.0] * 8 + [9.0] * 2):
+        late.answered(index, "a", seconds, 10.0, {})
+    assert late.limit_seconds > 10
+
+
+def test_chunks_of_another_queue_tell_nothing() -> None:
+    late = Lateness()
+    waiting = {1: Sent("b"), 2: Sent("a")}
+    for index in range(3, 8):
+        late.answered(index, "a", 0.1, 10.0, waiting)
+    assert late.overdue(waiting, 100.0) == [2]
+
+
+def test_each_copy_makes_the_next_one_wait_longer() -> None:
+    late = Lateness()
+    waiting = opened(0)
+    for index in range(1, 5):
+        late.answered(index, "a", 1.0, 10.0, waiting)
+    late.sent_again(0, 20.0)
+    waiting[0].times_sent = 2
+    limit = late.limit_seconds
+    assert late.overdue(waiting, 20.0 + 0.9 * PATIENCE * limit) == []
+    assert late.overdue(waiting, 20.0 + 1.1 * PATIENCE * limit) == [0]
+
+
+def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
+    late = Lateness()
+    for index in range(4):
+        late.answered(index, "a", 0.2, 1.0, {})
+    waiting = opened(4, 5)
+    late.all_running(waiting, 2.0)
+    late.all_running(waiting, 2.3)  # looked at again
+    assert late.overdue(waiting, 2.5) == []
+    assert late.overdue(waiting, 2.0 + late.limit_seconds + 0.01) == [4, 5]
+
+
+def test_before_anything_is_known_a_chunk_has_long() -> None:
+    late = Lateness()
+    late.all_running(opened(0), 5.0)
+    assert late.overdue(opened(0), 5.0 + 0.9 * UNKNOWN_SECONDS) == []
+    assert late.overdue(opened(0), 5.0 + 1.1 * UNKNOWN_SECONDS) == [0]
+
+
+def test_an_answered_chunk_is_not_late() -> None:
+    late = Lateness()
+    for index in range(1, 5):
+        late.answered(index, "a", 0.2, 1.0, opened(0))
+    late.answered(0, "a", 3.0, 4.0, {})
+    assert late.overdue({}, 100.0) == []
