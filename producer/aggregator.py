@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from producer.gaps import close_gaps
 from tasks.messages import FailureRecord
 from worker_config.errors import CeleriacError, MessageError
 
@@ -46,6 +47,25 @@ class Part:
     def rows(self) -> int:
         """Rows of each array."""
         return self.stop - self.start - self.skipped
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows of the chunk that have no prediction."""
+        return sum(record.stop - record.start for record in self.failed)
+
+    def numbers(self) -> Array:
+        """Which rows of the data set those of each array are.
+
+        Raises:
+            MessageError: rows are left out for which there is no record.
+        """
+        kept = np.ones(self.stop - self.start, np.bool_)
+        for record in self.failed if self.skipped else ():
+            kept[record.start - self.start : record.stop - self.start] = False
+        numbers: Array = self.start + np.flatnonzero(kept)
+        if len(numbers) != self.rows:
+            raise MessageError(f"{_title(self)} lacks {self.skipped} rows, {self.failed_rows} have a failure record")
+        return numbers
 
     def without(self, models: Collection[str]) -> Part:
         """The same part without the outputs of these models."""
@@ -87,7 +107,7 @@ class Join:
         """Take the answer of one chunk, as a part has it; False, and counted, if that chunk was already answered.
 
         Raises:
-            MessageError: the outputs are not one row for each row of the chunk.
+            MessageError: the outputs are not one row for each row of the chunk that is not left out.
         """
         if index < self.next_index or index in self._held:
             self.duplicates += 1
@@ -115,6 +135,7 @@ class Layout:
         without: models whose outputs are left out; looked at anew with each part, and may only grow.
         specs: what one row of each output is; empty until the first part, and then the same for ever.
         placed: rows counted so far, those before `first_row` included.
+        skipped: those of them that failed and have no place.
     """
 
     def __init__(self, rows: int | None, first_row: int = 0, without: Collection[str] = ()) -> None:
@@ -123,6 +144,7 @@ class Layout:
         self.without = without
         self.specs: dict[Key, RowSpec] = {}
         self.placed = first_row
+        self.skipped = 0
 
     def kept_specs(self) -> dict[Key, RowSpec]:
         """Those of `specs` that are not left out."""
@@ -153,8 +175,9 @@ class Layout:
         return {key: arrays[key] for key in known}
 
     def count(self, part: Part) -> None:
-        """Note that the rows of a part are at their place."""
+        """Note that the rows of a part are at their place, or left out."""
         self.placed += part.stop - part.start
+        self.skipped += part.skipped
 
     def check_complete(self) -> None:
         """Make sure that every row was placed.
@@ -167,7 +190,7 @@ class Layout:
 
 
 class Gathered:
-    """Parts, in any order but each one once, become whole arrays in memory.
+    """Parts, in any order but each one once, become whole arrays in memory; rows that a part lacks are in none.
 
     With `rows` known each array is allocated once, on the first part. With None the parts are kept and
     concatenated at the end. Rows before `first_row` are left out, and so are the models in `without`, which may grow.
@@ -178,6 +201,7 @@ class Gathered:
         self._whole: dict[Key, Array] = {}
         self._lock = threading.Lock()  # of the layout and of what is allocated; rows are copied without it
         self._pieces: list[tuple[int, dict[Key, Array]]] = []
+        self._gaps: list[tuple[int, int]] = []  # places where no row will ever be
 
     def add(self, part: Part) -> None:
         """Put one part at its place.
@@ -187,14 +211,17 @@ class Gathered:
         """
         with self._lock:
             arrays = self._layout.accept(part)
-            places = {} if self._layout.rows is None else self._places(part.start, part.stop)
+            places = {} if self._layout.rows is None else self._places(part.start, part.rows)
         self._layout.count(part)
         if self._layout.rows is None:
             self._pieces.append((part.index, arrays))
             return
+        if part.skipped:
+            stop = part.stop - self._layout.first_row
+            self._gaps.append((stop - part.skipped, stop))
         for key, array in arrays.items():
-            # What `place` has put there is there already.
-            if key in places and not np.may_share_memory(places[key], array):
+            # What `place` has put there is there already; memory that only overlaps is not.
+            if key in places and places[key].__array_interface__ != array.__array_interface__:
                 places[key][...] = array
 
     def place(self, part: Part) -> Part:
@@ -207,11 +234,11 @@ class Gathered:
         """
         with self._lock:
             arrays = self._layout.accept(part)
-            places = {} if self._layout.rows is None else self._places(part.start, part.stop)
+            places = {} if self._layout.rows is None else self._places(part.start, part.rows)
         placed = {key: places[key] if key in places else np.empty_like(array) for key, array in arrays.items()}
         for key, array in placed.items():
             array[...] = arrays[key]
-        return Part(part.index, part.start, part.stop, unflatten(placed))
+        return replace(part, outputs=unflatten(placed))
 
     def room(self, start: int, stop: int) -> OutputTree | None:
         """The arrays at the place of rows `[start, stop)`, for bytes to be read into, in a part that `add` then takes.
@@ -223,16 +250,16 @@ class Gathered:
             plain = all(dtype.kind in "iufc" and dtype.newbyteorder("<") == dtype for dtype in dtypes)
             if self._layout.rows is None or not self._whole or not plain:
                 return None
-            return unflatten(self._places(start, stop))
+            return unflatten(self._places(start, stop - start))
 
-    def _places(self, start: int, stop: int) -> dict[Key, Array]:
+    def _places(self, start: int, count: int) -> dict[Key, Array]:
         first_row, specs = self._layout.first_row, self._layout.kept_specs()
         if not self._whole:
             rows = (self._layout.rows or 0) - first_row
             self._whole = {key: np.empty((rows, *spec.shape), spec.dtype) for key, spec in specs.items()}
         elif len(specs) < len(self._whole):
             self._whole = {key: self._whole[key] for key in specs}
-        return {key: array[start - first_row : stop - first_row] for key, array in self._whole.items()}
+        return {key: array[start - first_row :][:count] for key, array in self._whole.items()}
 
     def result(self) -> OutputTree:
         """Give the outputs as the parts had them: an array, a dict, or a dict of dicts.
@@ -245,6 +272,9 @@ class Gathered:
         self._layout.check_complete()
         if not self._layout.specs:
             return np.empty((0,), np.float32)
+        if self._gaps:
+            self._whole = {key: close_gaps(array, self._gaps) for key, array in self._whole.items()}
+            self._gaps.clear()
         whole = self._whole or self._concatenated()
         return unflatten({key: whole[key] for key in self._layout.kept_specs()})
 

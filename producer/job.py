@@ -79,6 +79,9 @@ class Job:
         Of several models, a part has the outputs of those that have not failed by the time it is taken: one that fails
         is in earlier parts and in no later one. What `failed_models` names is then to be dropped from the earlier.
 
+        Where rows that fail do not end the job, a part has their records in `failed`; its arrays lack them, or have a
+        filler in their place, as `on_error` says.
+
         Raises:
             RowsFailedError: rows have no prediction, of no model.
             JobCancelledError: the job was cancelled.
@@ -89,8 +92,9 @@ class Job:
     def result(self) -> OutputTree:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
 
-        Of a job that began at `first_row`, those from there on. Of several models, those that went through for all
-        rows, by name also where only one is left; `failed_models` has the others.
+        Of a job that began at `first_row`, those from there on. Rows that failed and are skipped are not in it. Of
+        several models, those that went through for all rows, by name also where only one is left; `failed_models` has
+        the others.
 
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
@@ -141,7 +145,7 @@ class Job:
     def _take_parts(self) -> Iterator[Part]:
         try:
             while (part := self._run.handover.take()) is not None:
-                self.ledger.written += part.stop - part.start
+                self.ledger.written += part.stop - part.start - part.failed_rows
                 yield part.without(self._run.failures.models)
             self.ledger.check()
         finally:

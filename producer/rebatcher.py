@@ -65,6 +65,19 @@ def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[R
         raise InputError(f"{label}: has {first_row - missing} rows, the job was to begin at row {first_row}")
 
 
+def pick_rows(batches: Iterable[Rows], wanted: Array) -> Iterator[Rows]:
+    """Leave out all rows but these, which are given in ascending order; reads no further than the last of them."""
+    first_row = at = 0
+    for batch in batches:
+        end = first_row + _count(batch)
+        until = int(np.searchsorted(wanted, end))
+        if until > at:
+            yield _pick(batch, wanted[at:until] - first_row)
+        first_row, at = end, until
+        if at == len(wanted):
+            return
+
+
 def _columns(rows: Rows) -> list[Column]:
     if isinstance(rows, Mapping):
         return list(rows.values())
@@ -75,6 +88,15 @@ def _cut(rows: Rows, part: slice) -> Rows:
     if isinstance(rows, Mapping):
         return {name: column[part] for name, column in rows.items()}
     return tuple(column[part] for column in rows) if isinstance(rows, tuple) else rows[part]
+
+
+def _pick(rows: Rows, positions: Array) -> Rows:
+    def picked(column: Column) -> Column:
+        return [column[position] for position in positions] if isinstance(column, list) else column[positions]
+
+    if isinstance(rows, Mapping):
+        return {name: picked(column) for name, column in rows.items()}
+    return tuple(map(picked, rows)) if isinstance(rows, tuple) else picked(rows)
 
 
 def _count(rows: Rows) -> int:

@@ -1,7 +1,7 @@
 """This module lets workers live through a Redis that has no memory left.
 
-    main process: an acknowledgement is refused --taken for a lost connection--> Celery connects again, later
-    child: an answer is refused --wait--> tried again
+main process: an acknowledgement is refused --taken for a lost connection--> Celery connects again, later
+child: an answer is refused --wait--> tried again
 """
 
 from __future__ import annotations

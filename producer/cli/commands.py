@@ -36,12 +36,15 @@ Examples:
   celeriac demo
   celeriac predict digits rows.npy -o scores.npy
   celeriac predict digits rows.npy -o scores.npy --resume
+  celeriac predict digits rows.npy -o scores.npy --on-error skip --max-failed 1%
+  celeriac predict digits rows.npy -o scores.npy --resume --only-failed
   celeriac predict digits,letters rows.npz -o both.npz --workers 4
   celeriac worker --broker redis://10.0.0.5:6379/0 --workers 8
   celeriac worker --broker redis://10.0.0.5:6379/0 --models digits,letters
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
   celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
   celeriac watch 3f2a
+  celeriac failures 3f2a
   celeriac fetch 3f2a -o scores.npy
 
 \b
@@ -50,7 +53,7 @@ Exit codes:
   1  a bug in Celeriac              6  no worker holds the model, or none came up
   2  bad option, setting or output  7  Redis cannot be reached
   3  bad input                    130  cancelled: Ctrl-C, SIGTERM, `celeriac cancel`
-  4  rows failed, or a model alone
+  4  rows failed, more than may, or a model alone
 """
 
 
@@ -138,7 +141,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         raise failed.error from None
 
 
-for command in (predict, jobs.jobs, jobs.status, watch, fetch, jobs.cancel):
+for command in (predict, jobs.jobs, jobs.status, jobs.failures, watch, fetch, jobs.cancel):
     cli.add_command(command)
 
 

@@ -12,7 +12,7 @@ from producer.cli.predicting import OTHERS_WOULD_GO_ON, PredictionFailedError, S
 from producer.client import Client
 from producer.detached import DetachedJob
 from producer.ledger import Ledger
-from producer.sinks import FORMATS, Sink, open_sink
+from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from tasks.messages import JobRecord
 from worker_config.errors import CeleriacError, ExitCode, RowsFailedError
 
@@ -78,11 +78,14 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
                 if len(record.models) > 1 and len(part.outputs) < len(record.models) - len(sink.dropped):
                     _drop_failed(job, sink)
                 sink.write(part)
-                written += part.stop - part.start
+                written += part.stop - part.start - part.failed_rows
                 bar.update(part.stop - part.start)
         record = job.record
         Ledger(**record.ledger | {"written": written}).check()
         sink.commit()
+        summary = _summary(record, written, str(sink.path), None)
+        summary.write_beside(_head(record), sink.failures)
+        return summary
     except KeyboardInterrupt:
         stopped = NotWaitedForError(
             f"interrupted: {written} of {record.rows} rows were fetched, nothing was written; job {job.id} stays in "
@@ -92,8 +95,14 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
     except CeleriacError as error:
         with suppress(CeleriacError):  # what was known before will do
             record = job.record
-        raise PredictionFailedError(error, _summary(record, 0, None, error)) from error
-    return _summary(record, written, str(sink.path), None)
+        path = str(sink.path) if sink.committed else None
+        raise PredictionFailedError(error, _summary(record, written if path else 0, path, error)) from error
+
+
+def _head(record: JobRecord) -> JournalHead:
+    """What is told beside the output; of the data set nobody here knows more than its name."""
+    models = record.plan.models if record.plan else ()
+    return JournalHead({"input": record.input}, {model.name: model.digest for model in models})
 
 
 def _drop_failed(job: DetachedJob, sink: Sink) -> None:

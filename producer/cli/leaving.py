@@ -25,6 +25,9 @@ def check_alone(given: Mapping[str, object]) -> None:
         "--resume": "`celeriac fetch JOB -o OUTPUT` can be repeated",
         "--force": "`celeriac fetch JOB -o OUTPUT --force` replaces an output",
         "--workers": "it is for the embedded system, which ends with the command",
+        "--on-error": "a row that fails ends a detached job",
+        "--max-failed": "a row that fails ends a detached job",
+        "--only-failed": "it is for an output that is finished",
     }
     for option, reason in reasons.items():
         if given[option]:

@@ -20,6 +20,26 @@ def _check_broker(context: click.Context, option: click.Parameter, url: str | No
     return check_broker_url(url, "CELERIAC_BROKER_URL" if from_variable else "--broker") if url else None
 
 
+def _read_max_failed(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text.isdecimal():
+        return text if text is None else int(text)
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if share is None or float(share[1]) > 100:
+        raise click.BadParameter(f"{text!r} is neither a number of rows nor a share of them, such as 5%")
+    return text
+
+
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["raise", "skip", "fill"]),
+    help="A row that fails ends the job, is left out of OUTPUT, or has NaN, 0 or empty in its place.  [default: raise]",
+)
+max_failed_option = click.option(
+    "--max-failed",
+    metavar="N|P%",
+    callback=_read_max_failed,
+    help="With skip or fill: the job ends when more rows fail than so many, or than this share of all.",
+)
 models_option = click.option(
     "--models",
     "manifest",

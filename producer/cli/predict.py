@@ -7,10 +7,19 @@ from pathlib import Path
 
 import click
 
+from producer.cli.beside import failures_path
 from producer.cli.leaving import check_alone, leave_job
 from producer.cli.manifest import check_names, model_digests
-from producer.cli.options import broker_option, json_option, models_option, timeout_option
-from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.cli.only_failed import finished_output, predict_failed
+from producer.cli.options import (
+    broker_option,
+    json_option,
+    max_failed_option,
+    models_option,
+    on_error_option,
+    timeout_option,
+)
+from producer.cli.predicting import MaxFailed, PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.embedded import local
 from producer.leave import LEAST_TTL_SECONDS, Wishes
@@ -18,7 +27,7 @@ from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
-from tasks.messages import StoreName
+from tasks.messages import OnError, StoreName
 from worker_config.errors import UsageError
 
 
@@ -38,9 +47,8 @@ from worker_config.errors import UsageError
     help="The way of the rows; the fastest that the workers reach if left out.",
 )
 @click.option("--compression", type=click.Choice(["lz4", "zstd"]), help="Pack payloads; for slow networks.")
-@click.option(
-    "--on-error", type=click.Choice(["raise"]), default="raise", help="What a row that fails does to the job."
-)
+@on_error_option
+@max_failed_option
 @timeout_option
 @click.option("--detach", is_flag=True, help="Leave the job with the broker and print its id; `fetch` has the output.")
 @click.option(
@@ -49,6 +57,11 @@ from worker_config.errors import UsageError
     help="How long the broker keeps a detached job.  [default: CELERIAC_JOB_TTL_SECONDS]",
 )
 @click.option("--resume", is_flag=True, help="Continue a run that did not end well, where its rows are safe.")
+@click.option(
+    "--only-failed",
+    is_flag=True,
+    help="With --resume: predict the failed rows of a finished OUTPUT again, and put them at their place.",
+)
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @json_option
@@ -64,11 +77,13 @@ def predict(
     chunk_rows: int | None,
     store: StoreName | None,
     compression: Compression | None,
-    on_error: str,
+    on_error: OnError | None,
+    max_failed: MaxFailed,
     worker_timeout_seconds: float,
     detach: bool,
     ttl_seconds: int | None,
     resume: bool,
+    only_failed: bool,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -82,6 +97,10 @@ def predict(
     One of several models that fails ends the job, unless OUTPUT is .npz or .zarr: it is then left out, the others go
     on, and the exit code is 4.
 
+    With --on-error skip or fill a row that fails costs itself alone: OUTPUT.failures.jsonl says which rows did and why,
+    and the exit code is 0 as long as --max-failed is kept. When the cause is mended, --resume --only-failed predicts
+    them again. OUTPUT.ledger.json says what became of all rows.
+
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
     with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ.
 
@@ -90,7 +109,11 @@ def predict(
     """
     options = _input_options(columns, contents)
     if detach:
-        check_alone({"--output": output, "--resume": resume, "--force": force, "--workers": workers})
+        check_alone(
+            {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
+            | {"--on-error": on_error not in (None, "raise"), "--max-failed": max_failed is not None}
+            | {"--only-failed": only_failed}
+        )
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds)
         return leave_job(_names(model), input_path, options, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
     if output is None:
@@ -99,37 +122,57 @@ def predict(
         raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+    _check_failure_options(on_error, max_failed, resume, only_failed, force)
     names = _names(model)
     if not broker_url:
         check_names(names, manifest)
     seen = fingerprint(input_path)  # before it is opened, so that a change after this is never missed
     source = open_source(input_path, **options)
-    check_output(output, force, resume=resume)
     try:
         # Whatever can be refused is, before the embedded worker is started, which takes seconds.
         with ExitStack() as stack:
-            client = None
+            client, finished = None, None
+            if only_failed:
+                finished = stack.enter_context(finished_output(output))
+            else:
+                check_output(output, force, resume=resume)
             if broker_url:
                 client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
             digests = client.digests(names) if client else model_digests(names, manifest)
-            head = JournalHead(source={**seen, **options}, models=digests)
-            sink = stack.enter_context(ending(open_sink(output, source.rows, force, journal=head, resume=resume)))
-            if sink.dropped_rows and not quiet:
-                click.echo(f"celeriac: {_dropped(sink)}", err=True)
-            if sink.done_rows and sink.done_rows == source.rows:
-                summary = finish(sink)
-            else:
-                summary = predict_to_sink(
+            policy = on_error or (finished.told.on_error if finished else "raise")
+            head = JournalHead(source={**seen, **options}, models=digests, on_error=policy)
+            if finished:
+                finished.check_same(source, head)
+                summary = predict_failed(
                     client or stack.enter_context(local(manifest, workers or 2)),
                     names,
                     source,
-                    sink,
+                    finished,
+                    head,
                     chunk_rows=chunk_rows,
                     store=store,
                     compression=compression,
-                    digests=digests,
                     quiet=quiet,
                 )
+            else:
+                sink = stack.enter_context(ending(open_sink(output, source.rows, force, journal=head, resume=resume)))
+                if sink.dropped_rows and not quiet:
+                    click.echo(f"celeriac: {_dropped(sink)}", err=True)
+                if sink.done_rows and sink.done_rows == source.rows:
+                    summary = finish(sink, head, max_failed)
+                else:
+                    summary = predict_to_sink(
+                        client or stack.enter_context(local(manifest, workers or 2)),
+                        names,
+                        source,
+                        sink,
+                        chunk_rows=chunk_rows,
+                        store=store,
+                        compression=compression,
+                        head=head,
+                        max_failed=max_failed,
+                        quiet=quiet,
+                    )
     except PredictionFailedError as failed:
         if as_json:
             click.echo(failed.summary.as_json())
@@ -149,12 +192,25 @@ def _dropped(sink: Sink) -> str:
 
 
 def _told(summary: Summary) -> str:
-    resumed = summary.ledger["resumed"]
+    resumed, failed = summary.ledger["resumed"], summary.ledger["failed"]
     earlier = f", after {resumed:,} by an earlier run" if resumed else ""
+    without = f", {failed:,} failed (see {failures_path(Path(str(summary.output)))})" if failed else ""
     return (
         f"{summary.ledger['predicted'] - resumed:,} rows predicted in {summary.seconds:.2f} s "
-        f"({summary.rows_per_second:,.0f} rows per second){earlier}, written to {summary.output}"
+        f"({summary.rows_per_second:,.0f} rows per second){earlier}{without}, written to {summary.output}"
     )
+
+
+def _check_failure_options(
+    on_error: OnError | None, max_failed: MaxFailed, resume: bool, only_failed: bool, force: bool
+) -> None:
+    if only_failed and not resume:
+        raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
+    if only_failed and (force or max_failed is not None):
+        option, reason = ("--force", "replaces the output itself") if force else ("--max-failed", "adds no failed row")
+        raise click.UsageError(f"{option} makes no sense with --only-failed, which {reason}")
+    if max_failed is not None and on_error in (None, "raise"):
+        raise click.UsageError("--max-failed is for --on-error skip or fill; else any row that fails ends the job")
 
 
 def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 from tqdm import tqdm
 
-from producer.aggregator import Part
+from producer.cli.beside import OutputLedger, write_beside
 from producer.client import Client
 from producer.failures import told
 from producer.job import Job
 from producer.ledger import Ledger
-from producer.sinks import Sink
+from producer.sinks import JournalHead, Sink
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
 from tasks.messages import FailureRecord, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
+
+# A number of rows, or a share of them such as "5%"; None for any number.
+MaxFailed: TypeAlias = int | str | None
 
 # For errors of jobs whose output is of a format that cannot.
 OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
@@ -31,7 +36,8 @@ OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
 class Summary:
     """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
 
-    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output.
+    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
+    `failures` are records of rows that have no prediction.
     """
 
     job: str | None
@@ -40,6 +46,7 @@ class Summary:
     output: str | None
     error: str | None = None
     failed_models: dict[str, FailureRecord] = field(default_factory=dict)
+    failures: int = 0
 
     @property
     def rows_per_second(self) -> float:
@@ -50,6 +57,26 @@ class Summary:
     def as_json(self) -> str:
         """The summary as one line."""
         return msgspec.json.encode(self).decode()
+
+    def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord]) -> None:
+        """Tell beside the output, which is complete, what became of its rows.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        if self.output is None:
+            return
+        told = OutputLedger(
+            job=self.job,
+            source=dict(head.source),
+            models=dict(head.models),
+            on_error=head.on_error,
+            ledger=self.ledger,
+            seconds=self.seconds,
+            failed_models=self.failed_models,
+            failures=len(failures),
+        )
+        write_beside(Path(self.output), told, failures)
 
     def check_no_model_failed(self) -> None:
         """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
@@ -97,7 +124,8 @@ def predict_to_sink(
     chunk_rows: int | None = None,
     store: StoreName | None = None,
     compression: Compression | None = None,
-    digests: Mapping[str, str] | None = None,
+    head: JournalHead | None = None,
+    max_failed: MaxFailed = None,
     quiet: bool = False,
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
@@ -106,12 +134,15 @@ def predict_to_sink(
     earlier run has dropped it; else the job fails.
 
     Args:
-        digests: what the sink's journal says of the models; what the workers hold must be the same.
+        head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
+            treated so, and it is told beside the output. Left out: rows that fail end the job, nothing is told.
+        max_failed: how many rows may fail, those of an earlier run included.
 
     Raises:
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
     """
     started = time.monotonic()
+    on_error = head.on_error if head else "raise"
     names = [name for name in models if name not in sink.dropped]
     job = client.submit(
         names,
@@ -121,44 +152,79 @@ def predict_to_sink(
         compression=compression,
         first_row=sink.done_rows,
         fail_together=not sink.can_drop,
+        on_error=on_error,
+        max_failed=max_failed,
+        failed_before=sink.failed_rows,
     )
     try:
-        _check_same_models(job, digests)
+        if head:
+            check_same_models(job, head.models)
         with progress_bar(source.rows, quiet, sink.done_rows) as bar:
             for part in job.parts():
                 if len(names) > 1:
                     for name, record in job.failed_models.items():
                         sink.drop(name, record)
                 elif len(models) > 1:  # the outputs of a single model have no name
-                    part = Part(part.index, part.start, part.stop, {names[0]: part.outputs})
+                    part = replace(part, outputs={names[0]: part.outputs})
                 sink.write(part)
                 bar.update(part.stop - part.start)
         sink.commit()
+        summary = _summary(job, started, sink, None)
+        if head:
+            summary.write_beside(head, sink.failures)
+        return summary
     except (KeyboardInterrupt, CeleriacError) as cause:
         job.cancel()
         job.wait(timeout_seconds=2.0)
-        error = cause if isinstance(cause, CeleriacError) else _interrupted(job, source.rows)
+        error = cause if isinstance(cause, CeleriacError) else interrupted(job, source.rows)
         alone = len(models) > 1 and any(record.model for record in job.failures())
-        if isinstance(error, RowsFailedError) and alone and not sink.can_drop:
+        if isinstance(error, RowsFailedError) and on_error == "raise" and alone and not sink.can_drop:
             error.args = (f"{error}; {OTHERS_WOULD_GO_ON}",)
         _add_what_is_safe(error, sink)
-        raise PredictionFailedError(error, _summary(job, started, sink, error)) from error
+        summary = _summary(job, started, sink, error)
+        if head:
+            with suppress(CeleriacError):  # which may be the error
+                summary.write_beside(head, sink.failures)
+        raise PredictionFailedError(error, summary) from error
     finally:
         sink.abort()
-    return _summary(job, started, sink, None)
 
 
-def finish(sink: Sink) -> Summary:
-    """Commit a sink that an earlier run had given all its rows."""
+def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summary:
+    """Commit a sink that an earlier run had given all its rows.
+
+    Raises:
+        RowsFailedError: more of them failed than may.
+    """
     started = time.monotonic()
+    rows, failed = sink.done_rows, sink.failed_rows
+    if failed > most_failed(max_failed, rows):
+        raise RowsFailedError(f"{failed} of {rows} rows failed, at most {max_failed} may")
     sink.commit()
-    rows = sink.done_rows
-    ledger = Ledger(rows=rows, predicted=rows, written=rows, resumed=rows)
-    seconds = time.monotonic() - started
-    return Summary(None, ledger.as_dict(), seconds, str(sink.path), failed_models=dict(sink.dropped))
+    predicted = rows - failed
+    ledger = Ledger(rows=rows, predicted=predicted, failed=failed, written=predicted, resumed=predicted)
+    seconds = round(time.monotonic() - started, 6)
+    summary = Summary(
+        None,
+        ledger.as_dict(),
+        seconds,
+        str(sink.path),
+        failed_models=dict(sink.dropped),
+        failures=len(sink.failures),
+    )
+    summary.write_beside(head, sink.failures)
+    return summary
 
 
-def _interrupted(job: Job, rows: int | None) -> JobCancelledError:
+def most_failed(max_failed: MaxFailed, rows: int) -> float:
+    """How many rows may fail."""
+    if isinstance(max_failed, str):
+        return math.floor(rows * float(max_failed.removesuffix("%")) / 100)
+    return math.inf if max_failed is None else max_failed
+
+
+def interrupted(job: Job, rows: int | None) -> JobCancelledError:
+    """What to say of a job that the user has interrupted."""
     predicted = f"{job.ledger.predicted} of {'?' if rows is None else rows} rows were predicted"
     return JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}")
 
@@ -177,8 +243,13 @@ def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
     error.args = (f"{error}; {safe}",)
 
 
-def _check_same_models(job: Job, digests: Mapping[str, str] | None) -> None:
-    changed = [name for name, digest in job.digests.items() if (digests or job.digests)[name] != digest]
+def check_same_models(job: Job, digests: Mapping[str, str]) -> None:
+    """Make sure that a job runs with these models.
+
+    Raises:
+        ModelError: it does not.
+    """
+    changed = [name for name, digest in job.digests.items() if digests[name] != digest]
     if changed:
         raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
 
@@ -187,7 +258,13 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
     seconds = round(time.monotonic() - started, 6)
     output = str(sink.path) if sink.committed else None
     return Summary(
-        job.id, job.ledger.as_dict(), seconds, output, str(error) if error else None, failed_models=dict(sink.dropped)
+        job.id,
+        job.ledger.as_dict(),
+        seconds,
+        output,
+        str(error) if error else None,
+        failed_models=dict(sink.dropped),
+        failures=len(sink.failures),
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from producer.failures import told
 from producer.job_store import JobState
-from tasks.messages import JobRecord, ModelInfo
+from tasks.messages import FailureRecord, JobRecord, ModelInfo
 from tasks.snapshots.record import Trial
 
 # A producer writes its job's record every second.
@@ -61,7 +61,7 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
     """One line for each job, the newest last."""
     if not jobs:
         return "no jobs"
-    header = ["JOB", "STATE", "MODELS", "INPUT", "PREDICTED", "OF", "SUBMITTED"]
+    header = ["JOB", "STATE", "MODELS", "INPUT", "PREDICTED", "FAILED", "OF", "SUBMITTED"]
     rows = [
         [
             record.id,
@@ -69,6 +69,7 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
             ",".join(record.models),
             record.input,
             str(record.ledger.get("predicted", 0)),
+            str(record.ledger.get("failed", 0)),
             _rows(record),
             f"{_ago(record.submitted_at)} ago",
         ]
@@ -82,7 +83,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
     lines = {
         "job": record.id,
         "state": state.value,
-        "rows": f"{predicted_of(record)} predicted",
+        "rows": f"{predicted_of(record)} predicted{failed_of(record)}",
         "models": ", ".join(record.models),
         "input": f"{record.input}, {_rows(record)} rows, by way of {record.store}",
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
@@ -102,6 +103,37 @@ def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, 
     values = msgspec.to_builtins(record)
     detached = values.pop("plan") is not None
     return {"job": record.id, "state": state.value, **values, "detached": detached, **more}
+
+
+def failures_table(job: JobRecord, records: Sequence[FailureRecord]) -> str:
+    """One line for each record; the model is told where there are several."""
+    if not records:
+        return f"no failures of job {job.id} are known"
+    with_model = any(record.model for record in records)
+    rows = [["ROW", "STAGE", "TYPE", *["MODEL"] * with_model, "TEXT"]]
+    for record in records:
+        row = record.rows.split()[1]
+        text = " ".join(record.text.split())
+        rows.append([row, record.stage, record.type, *[record.model or "-"] * with_model, text])
+    return _columns(rows)
+
+
+def failures_values(state: JobState, job: JobRecord, records: Sequence[FailureRecord]) -> dict[str, Any]:
+    """The same, as plain values."""
+    failed = [msgspec.to_builtins(record) for record in records]
+    return {
+        "job": job.id,
+        "state": state.value,
+        "rows_failed": job.ledger.get("failed", 0),
+        "failed_models": list(job.failed_models),
+        "failures": failed,
+    }
+
+
+def failed_of(record: JobRecord) -> str:
+    """How many rows failed, and what tells more; empty where none did."""
+    failed = record.ledger.get("failed", 0)
+    return f", {failed} failed (see `celeriac failures {record.id}`)" if failed else ""
 
 
 def predicted_of(record: JobRecord) -> str:

@@ -69,7 +69,7 @@ def _tell_end(state: JobState, record: JobRecord, quiet: bool) -> None:
     if state is JobState.DONE:
         if not quiet:
             failed = f"; {told(record.failed_models)}" if record.failed_models else ""
-            click.echo(f"{_how_far(state, record)}{failed}{_next(record)}")
+            click.echo(f"{_how_far(state, record)}{tables.failed_of(record)}{failed}{_next(record)}")
         return
     kind: type[CeleriacError] = JobCancelledError if state is JobState.CANCELLED else RowsFailedError
     raise kind(_how_far(state, record) + (f": {record.error}" if record.error else ""))
@@ -103,7 +103,7 @@ class _Shown:
         """Take in a new state."""
         self.state, self.record = state, record
         self._bar.total = record.rows
-        self._bar.n = record.ledger.get("predicted", 0)
+        self._bar.n = record.ledger.get("predicted", 0) + record.ledger.get("failed", 0)
         self._bar.refresh()
         if state is not JobState.RUNNING:
             return

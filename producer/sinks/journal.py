@@ -3,12 +3,13 @@
 `.<name>.journal` has one record per line, `crc32 json`, and only ever grows. The first record says what is being done;
 each later one that a run of rows is on the disk: it is written after they are.
 
-    1c291ca3 {"format": 1, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}}
+    1c291ca3 {"format": 2, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}, ...}
     5e0f0b71 {"start": 0, "stop": 64, "mark": 0, "outputs": [[["digits", "scores"], "<f4", [10]]]}
-    a2d3b8c4 {"start": 64, "stop": 128, "mark": 0}
-    90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}}
+    a2d3b8c4 {"start": 64, "stop": 128, "mark": 0, "failed": [{"start": 70, "stop": 71, ...}], "left_out": 1}
+    90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}, "left_out": 1}
 
-The last one says that a model has failed alone, and with which record: a run that continues is without it.
+`failed` has the records of rows that failed since the record before, `left_out` counts those so far that the output
+lacks. `dropped` says that a model has failed alone, and with which record: a run that continues is without it.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
 process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
@@ -19,7 +20,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,10 @@ import numpy as np
 
 from producer.aggregator import Key, RowSpec
 from producer.sinks.place import sync_folder
-from tasks.messages import FailureRecord, from_plain, to_plain
+from tasks.messages import FailureRecord, OnError, from_plain, to_plain
 from worker_config.errors import OutputError
 
-FORMAT = 1
+FORMAT = 2
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 _Record: TypeAlias = dict[str, Any]
@@ -47,10 +48,16 @@ class JournalHead:
     Attributes:
         source: what tells the data set from others: path, size, fingerprint, options that change the output.
         models: the digest of each model.
+        on_error: what becomes of rows that fail.
     """
 
     source: Mapping[str, JsonValue]
     models: Mapping[str, str] = field(default_factory=dict)
+    on_error: OnError = "raise"
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """The same as plain values."""
+        return {"source": dict(self.source), "models": dict(self.models), "on_error": self.on_error}
 
 
 class Journal:
@@ -61,6 +68,8 @@ class Journal:
         mark: what the writer said when they became so.
         specs: the outputs, those of dropped models too; empty while no row is safe.
         dropped: the models that are left out.
+        failures: the records of rows that failed.
+        left_out: how many of the safe rows the output lacks, since they failed.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
     """
 
@@ -76,6 +85,10 @@ class Journal:
             for record in records
             for name, failure in record.get("dropped", {}).items()
         }
+        self.failures = [
+            from_plain(failure, FailureRecord) for record in records for failure in record.get("failed", ())
+        ]
+        self.left_out: int = records[-1].get("left_out", 0) if records else 0
 
     def commit(
         self,
@@ -83,16 +96,27 @@ class Journal:
         mark: int,
         specs: dict[Key, RowSpec],
         dropped: Mapping[str, FailureRecord] = MappingProxyType({}),
+        failures: Sequence[FailureRecord] = (),
+        left_out: int = 0,
     ) -> None:
-        """Note that the rows up to `stop` are on the disk, and which models are left out."""
+        """Note that the rows up to `stop` are on the disk, and which models are left out.
+
+        `failures` are those since the last call, `left_out` are all rows so far that the output lacks.
+        """
         record: _Record = {"start": self.done_rows, "stop": stop, "mark": mark}
         if not self.specs:
             record["outputs"] = [[key, _dtype_name(spec.dtype), spec.shape] for key, spec in specs.items()]
         new = {name: to_plain(failure) for name, failure in dropped.items() if name not in self.dropped}
         if new:
             record["dropped"] = new
+        if failures:
+            record["failed"] = [to_plain(failure) for failure in failures]
+        if left_out:
+            record["left_out"] = left_out
         self._append(record)
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
+        self.failures += failures
+        self.left_out = left_out
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""
@@ -136,17 +160,16 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
     Raises:
         OutputError: another process writes the output, or the journal is damaged, or of another piece of work.
     """
-    now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows}
-    now |= {"source": dict(head.source), "models": dict(head.models)}
+    now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows, **head.as_dict()}
     file = journal_path(path)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     with ExitStack() as undo:
         undo.callback(os.close, descriptor)
-        _lock(path, descriptor)
+        lock(path, descriptor)
         data = file.read_bytes()
         records, length = _read(path, data) if resume else ([], 0)
         if len(records) > 1:
-            _check_same(path, records[0], json.loads(json.dumps(now)))
+            check_same(path, records[0], now)
             os.ftruncate(descriptor, length)
             journal = Journal(file, descriptor, records[1:])
         else:
@@ -157,7 +180,12 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
     return journal
 
 
-def _lock(path: Path, descriptor: int) -> None:
+def lock(path: Path, descriptor: int) -> None:
+    """Lock an output by an open file beside it, until that is closed.
+
+    Raises:
+        OutputError: another process has locked it, or was done with it, and the file is gone.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         in_use = not os.fstat(descriptor).st_nlink  # finished, and removed, since we opened it
@@ -205,7 +233,13 @@ def _record(line: bytes) -> _Record | None:
     return record
 
 
-def _check_same(path: Path, then: _Record, now: _Record) -> None:
+def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Hold what was done, as it was read from JSON, against what is to be done.
+
+    Raises:
+        OutputError: they are not the same; the text says what is not.
+    """
+    now = json.loads(json.dumps(now))
     for name in now:
         if then.get(name) != now[name]:
             raise OutputError(
@@ -219,6 +253,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
     if name == "models":
         models = [", ".join(f"{model}@{digest[:8]}" for model, digest in names.items()) for names in (before, now)]
         return f"its models are not the same ({models[0]} before, {models[1]} now)"
+    if name == "on_error":
+        return f"rows that fail were to be treated otherwise (--on-error {_shown(before)} before, {now} now)"
     if name == "source":
         name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         before, now = before.get(name), now.get(name)

@@ -1,7 +1,7 @@
 """This module writes a JSON object per row, in order: {"row": 17, "scores": [0.25, 0.5], "m/label": "cat"}.
 
-Numbers are exact: a float has as many digits as bring back the same double. JSON has no NaN and no infinities: each of
-them is null. Bytes are base64. An output without a name is "output".
+`row` is the row of the data set. Numbers are exact: a float has as many digits as bring back the same double. JSON has
+no NaN and no infinities: each of them is null. Bytes are base64. An output without a name is "output".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from producer.aggregator import Array, output_name
-from producer.sinks.writer import Arrays, FileWriter, Specs
+from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
 _ROW = "row"
@@ -31,16 +31,16 @@ class JsonLinesWriter(FileWriter):
                     f"{self.place.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
                 )
 
-    def write(self, start: int, arrays: Arrays) -> None:
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write one line for each row."""
         names = [_ROW, *map(self.name, arrays)]
         columns = [_values(array) for array in arrays.values()]
-        rows = zip(range(start, start + len(columns[0])), *columns, strict=True)
+        rows = zip(numbers.tolist(), *columns, strict=True)
         try:
             lines = msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in rows])
         except (TypeError, UnicodeEncodeError) as error:
             raise OutputError(
-                f"{self.place.path}: rows {start}-{start + len(columns[0])} have a value that is no JSON: {error}; "
+                f"{self.place.path}: {title(numbers)} have a value that is no JSON: {error}; "
                 "change it with a postprocess function"
             ) from error
         self.append(lines)

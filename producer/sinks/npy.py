@@ -76,7 +76,7 @@ class NpyWriter(FileWriter):
         self._column = Column(self.stream, spec, self.place.rows)
         self._column.reopen(self.place, rows)
 
-    def write(self, start: int, arrays: Arrays) -> None:
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
         (array,) = arrays.values()
         self._column.write(start, array)

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from producer.aggregator import Key
+from producer.aggregator import Array, Key
 from producer.sinks.npy import Column, check_dtypes
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs
@@ -49,7 +49,7 @@ class NpzWriter(FileWriter):
             self._columns[key] = Column(self._files[key], specs[key], self.place.rows)
             self._columns[key].reopen(self.place, rows)
 
-    def write(self, start: int, arrays: Arrays) -> None:
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
         for key, array in arrays.items():
             self._columns[key].write(start, array)

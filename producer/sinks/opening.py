@@ -114,7 +114,7 @@ def _reopen(writer: Writer, notes: Journal) -> None:
     for model in notes.dropped:
         writer.drop(model)
     try:
-        writer.reopen(notes.specs, notes.done_rows, notes.mark)
+        writer.reopen(notes.specs, notes.done_rows - notes.left_out, notes.mark)
     except FileNotFoundError as error:
         raise OutputError(
             f"{writer.place.path}: cannot be continued: {error.filename or writer.temporary} is gone; "

@@ -1,5 +1,7 @@
 """This module writes a column `row` and one column per output as a Parquet file, in row groups of about 16 MiB.
 
+`row` is the row of the data set.
+
 A scalar is a primitive column, a vector a list of fixed size, a higher rank a flattened one with its shape in the
 field's metadata, as JSON: {"shape": "[2, 3]"}. An output without a name is "output".
 
@@ -13,18 +15,20 @@ import json
 import math
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from producer.aggregator import Array, RowSpec, output_name
 from producer.sinks.place import Place, load_library
-from producer.sinks.writer import Arrays, FileWriter, Specs
+from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
 ROW_GROUP_BYTES = 16 * 2**20
 
-_ROW = "row"
+# The column that says which row of the data set it is.
+ROW = "row"
 
 
 class ParquetWriter(FileWriter):
@@ -41,9 +45,9 @@ class ParquetWriter(FileWriter):
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Fix the columns."""
-        fields = [self._arrow.field(_ROW, self._arrow.int64())]
+        fields = [self._arrow.field(ROW, self._arrow.int64())]
         for key, spec in specs.items():
-            if self.name(key) == _ROW:
+            if self.name(key) == ROW:
                 raise OutputError(f"{self.place.path}: an output is named 'row', as is the row's number; rename it")
             value = _value_type(self._arrow, spec, first[key])
             if value is None or 0 in spec.shape:
@@ -69,9 +73,9 @@ class ParquetWriter(FileWriter):
         except self._arrow.ArrowInvalid as error:
             raise self._damaged() from error
 
-    def write(self, start: int, arrays: Arrays) -> None:
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows, or keep them until there is a row group of them."""
-        batch = self._batch(start, arrays)
+        batch = self._batch(arrays, numbers)
         if self._groups is None:
             self.append(batch.serialize())
         else:
@@ -106,18 +110,27 @@ class ParquetWriter(FileWriter):
             f"{self.place.path}: cannot be completed: {self.rows_path} is damaged; start over without --resume"
         )
 
-    def _batch(self, start: int, arrays: Arrays) -> Any:
-        rows = len(next(iter(arrays.values())))
-        columns = [self._arrow.array(np.arange(start, start + rows))]
+    def _batch(self, arrays: Arrays, numbers: Array) -> Any:
+        columns = [self._arrow.array(numbers.astype(np.int64))]
         for (key, array), field in zip(arrays.items(), list(self._schema)[1:], strict=True):
             try:
                 columns.append(_column(self._arrow, array, field.type))
             except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError, UnicodeEncodeError) as error:
                 raise OutputError(
-                    f"{self.place.path}: {output_name(key)} of rows {start}-{start + rows} is not {field.type}: "
+                    f"{self.place.path}: {output_name(key)} of {title(numbers)} is not {field.type}: "
                     f"{str(error).splitlines()[0]}; change it with a postprocess function"
                 ) from error
         return self._arrow.RecordBatch.from_arrays(columns, schema=self._schema)
+
+
+def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of one row of those columns that are flattened."""
+    schema = load_library("pyarrow.parquet", "parquet", path).read_schema(path)
+    return {
+        field.name: tuple(json.loads(field.metadata[b"shape"]))
+        for field in schema
+        if field.metadata and b"shape" in field.metadata
+    }
 
 
 class _RowGroups:

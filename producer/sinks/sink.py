@@ -27,6 +27,7 @@ class Sink:
         dropped_rows: rows that a former run has written, and that were dropped to begin afresh.
         committed: whether the output has its final name.
         dropped: models that failed alone, in this run or a former one, and are not in the output.
+        failures: the records of rows without a prediction, in this run or a former one.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
@@ -41,6 +42,10 @@ class Sink:
         self._synced_at = time.monotonic()
         self._layout = Layout(writer.place.rows, self.done_rows, self.dropped)
         self._layout.specs = dict(journal.specs) if journal else {}
+        self._layout.skipped = journal.left_out if journal else 0
+        self.failures: list[FailureRecord] = list(journal.failures) if journal else []
+        self._noted = len(self.failures)
+        self._is_in_order = True
         self._begun = bool(self._layout.specs)
         self._unsynced = False
         self._failed = False
@@ -50,6 +55,16 @@ class Sink:
     def safe_rows(self) -> int | None:
         """Rows that another run need not do again; None where there is nothing to continue; final after `abort`."""
         return self._journal.done_rows if self._journal and self._journal.specs else None
+
+    @property
+    def left_out(self) -> int:
+        """Rows so far that failed and are not in the output."""
+        return self._layout.skipped
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows so far that have no prediction."""
+        return sum(record.stop - record.start for record in self.failures)
 
     @property
     def can_drop(self) -> bool:
@@ -75,7 +90,8 @@ class Sink:
     def write(self, part: Part) -> None:
         """Write the rows of a part; parts come in order, each one once.
 
-        Where the number of rows is known and there is no journal, .npy, .npz and .zarr take parts in any order.
+        Where the number of rows is known and there is no journal, .npy, .npz and .zarr take parts in any order, as
+        long as none of them lacks rows. Those after rows that are left out move up.
         A part that was refused leaves the sink as it was; after an OutputError the output cannot be completed.
 
         Raises:
@@ -84,15 +100,17 @@ class Sink:
         """
         self._check_usable()
         self._check_turn(part)
-        arrays = self._layout.accept(part)
+        arrays, numbers = self._layout.accept(part), part.numbers()
         try:
             with one_line_errors(self.path):
                 if not self._begun:
                     self._check_names(self._layout.specs)
                     self._writer.begin(self._layout.specs, arrays)
                     self._begun = True
-                self._writer.write(part.start, arrays)
+                self._writer.write(part.start - self.left_out, arrays, numbers)
+                self._is_in_order &= part.start == self._layout.placed
                 self._layout.count(part)
+                self.failures += part.failed
                 self._unsynced = True
                 if time.monotonic() - self._synced_at >= self._sync_seconds:
                     self._sync()
@@ -114,7 +132,7 @@ class Sink:
                 raise OutputError(f"{self.path}: nothing to write: no part came, so the outputs are not known")
             with one_line_errors(self.path):
                 self._sync()
-                self._writer.finish(self._layout.placed)
+                self._writer.finish(self._layout.placed - self.left_out)
                 self._writer.publish()
                 self.committed = True
                 sync_folder(self.path.parent)
@@ -164,7 +182,11 @@ class Sink:
         """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
         if self._journal is not None and self._unsynced:
             self._unsynced = False
-            self._journal.commit(self._layout.placed, self._writer.sync(), self._layout.specs, self.dropped)
+            mark, failures = self._writer.sync(), self.failures[self._noted :]
+            self._journal.commit(
+                self._layout.placed, mark, self._layout.specs, self.dropped, failures, self._layout.skipped
+            )
+            self._noted = len(self.failures)
         self._synced_at = time.monotonic()
 
     def _check_usable(self) -> None:
@@ -174,6 +196,10 @@ class Sink:
 
     def _check_turn(self, part: Part) -> None:
         free = self._writer.any_order and self._layout.rows is not None and self._journal is None
+        if (part.skipped or self.left_out) and free:
+            free = False
+            if not self._is_in_order:
+                raise MessageError(f"{self.path}: chunk {part.index} lacks rows, so all parts must come in order")
         if not free and part.start != self._layout.placed:
             raise MessageError(
                 f"{self.path}: chunk {part.index} starts at row {part.start}, the next one is row {self._layout.placed}"

@@ -86,8 +86,11 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def write(self, start: int, arrays: Arrays) -> None:
-        """Hand rows to the system; complete, or as if it had not been called."""
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
+        """Hand rows to the system, to the place `start`; complete, or as if it had not been called.
+
+        `numbers` says which rows of the data set they are: more than their places, where earlier ones are left out.
+        """
 
     @abstractmethod
     def sync(self) -> int:
@@ -95,7 +98,10 @@ class Writer(ABC):
 
     @abstractmethod
     def finish(self, rows: int) -> None:
-        """Complete the temporary file, which has so many rows in all, and bring it to the disk."""
+        """Complete the temporary file, which has so many rows in all, and bring it to the disk.
+
+        They may be fewer than were announced, and are never more.
+        """
 
     def publish(self) -> None:
         """Give the output its final name."""
@@ -175,6 +181,11 @@ def check_length(place: Place, stream: IO[bytes], least: int) -> None:
             f"{place.path}: cannot be continued: {stream.name} has {length} bytes, its journal says {least}; "
             "start over without --resume"
         )
+
+
+def title(numbers: Array) -> str:
+    """Rows of the data set, for people."""
+    return f"rows {numbers[0]}-{numbers[-1] + 1}" if len(numbers) else "no rows"
 
 
 def remove_folder(folder: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Key, RowSpec, output_name
+from producer.aggregator import Array, Key, RowSpec, output_name
 from producer.sinks.place import Place, bytes_of, load_library, sync_folder
-from producer.sinks.writer import Arrays, Specs, Writer, remove_folder
+from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.files import sync_file
 from worker_config.errors import OutputError
 
@@ -85,12 +85,12 @@ class ZarrWriter(Writer):
                 array.resize((rows, *spec.shape))
             self._arrays[key] = array
 
-    def write(self, start: int, arrays: Arrays) -> None:
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
         for key, rows in arrays.items():
             if rows.dtype.kind == "O" and not all(isinstance(value, str) for value in rows.flat):
                 raise OutputError(  # NumPy would write how Python shows the value
-                    f"{self.place.path}: {output_name(key)} of rows {start}-{start + len(rows)} is not all strings; "
+                    f"{self.place.path}: {output_name(key)} of {title(numbers)} is not all strings; "
                     "use .jsonl, or change it with a postprocess function"
                 )
             array, stop = self._arrays[key], start + len(rows)
@@ -120,6 +120,9 @@ class ZarrWriter(Writer):
         self._unsynced = {(key, number) for key, number in self._unsynced if not self.is_dropped(key)}
         for model in self.dropped:
             remove_folder(self.temporary / model)
+        for key, array in self._arrays.items():
+            if not self.is_dropped(key) and array.shape[0] > rows:
+                array.resize((rows, *array.shape[1:]))
         self.sync()
         self._sync_metadata()
 

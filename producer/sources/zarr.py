@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,12 @@ def is_zarr(folder: Path) -> bool:
     )
 
 
-def open_zarr(path: str | Path) -> ZarrSource:
+def open_zarr(path: str | Path, nested: bool = False) -> ZarrSource:
     """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
+
+    Args:
+        path: the folder.
+        nested: take the arrays of groups in the group too, by names such as "group/array".
 
     Raises:
         InputError: no such folder, no arrays in it, or arrays that are no rows of one data set.
@@ -41,7 +46,7 @@ def open_zarr(path: str | Path) -> ZarrSource:
             found = zarr.open(path, mode="r")
         except FileNotFoundError as error:
             raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
-        arrays = {"": found} if isinstance(found, zarr.Array) else dict(sorted(found.arrays()))
+        arrays = {"": found} if isinstance(found, zarr.Array) else dict(sorted(_arrays(found, nested)))
     if not arrays:
         raise InputError(f"{where}: holds no arrays; give at least one")
     for name, array in arrays.items():
@@ -49,6 +54,12 @@ def open_zarr(path: str | Path) -> ZarrSource:
     rows = check_lengths({name: array.shape[0] for name, array in arrays.items()}, where)
     readers = {name: _BlockReader(array, place(where, name)) for name, array in arrays.items()}
     return ZarrSource(path.name, rows, sum(reader.row_bytes for reader in readers.values()), readers)
+
+
+def _arrays(group: Any, nested: bool) -> Iterator[tuple[str, Any]]:
+    yield from group.arrays()
+    for name, below in group.groups() if nested else ():
+        yield from ((f"{name}/{inner}", array) for inner, array in _arrays(below, nested))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -234,7 +234,9 @@ class Celeriac:
         return {path.name for path in self.folder.rglob(".*")}
 
     def visible_names(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()} - self.hidden_names()
+        """What is in the folder; the ledger file beside an output is not told, as long as the output is there too."""
+        names = {path.name for path in self.folder.iterdir()} - self.hidden_names()
+        return names - {f"{name}.ledger.json" for name in names}
 
     def processes(self) -> list[str]:
         """Every process that carries our mark."""

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from producer.aggregator import Part
+from producer.cli.beside import ledger_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.ledger import Ledger
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
+from tests.failed_rows import record
 from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, RowsFailedError
 
 ROWS = 10
@@ -32,14 +34,18 @@ class EndingJob:
     id: str = "3f2a90bc41d7"
     ledger: Ledger = field(default_factory=lambda: Ledger(rows=ROWS))
     cancelled: bool = False
+    wishes: dict[str, object] = field(default_factory=dict)
 
-    def submit(self, *_: object, first_row: int, **__: object) -> EndingJob:
-        self.ledger = Ledger(rows=ROWS, predicted=first_row, written=first_row, resumed=first_row)
+    def submit(self, *_: object, first_row: int, **wishes: object) -> EndingJob:
+        self.wishes = {name: wishes[name] for name in ("on_error", "max_failed", "failed_before")}
+        failed = int(str(wishes["failed_before"]))
+        good = first_row - failed
+        self.ledger = Ledger(rows=ROWS, predicted=good, failed=failed, written=good, resumed=good)
         return self
 
     def parts(self) -> Iterator[Part]:
         for index in range(self.chunks):
-            start = self.ledger.predicted
+            start = self.ledger.predicted + self.ledger.failed
             self.ledger.predicted += 2
             self.ledger.written += 2
             yield Part(index, start, start + 2, np.arange(start, start + 2))
@@ -59,7 +65,7 @@ def journalled(path: Path, resume: bool = False) -> Sink:
 
 def predict(job: EndingJob, sink: Sink) -> Summary:
     source = from_arrays(np.zeros(ROWS))
-    return predict_to_sink(cast("Client", job), ["digits"], source, sink, digests=HEAD.models, quiet=True)
+    return predict_to_sink(cast("Client", job), ["digits"], source, sink, head=HEAD, quiet=True)
 
 
 def fails(job: EndingJob, sink: Sink) -> PredictionFailedError:
@@ -97,7 +103,7 @@ def test_an_end_in_the_middle_says_what_is_safe_and_leaves_nothing_else(
     assert (summary.ledger["predicted"], summary.ledger["resumed"]) == (10, 6)
     assert summary.rows_per_second == pytest.approx(4 / summary.seconds)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.arange(10))
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.npy", "out.npy.ledger.json"}
 
 
 @pytest.mark.parametrize("journal", [True, False])
@@ -154,7 +160,7 @@ def test_an_interrupt_after_the_end_of_the_work_does_not_deny_the_output(tmp_pat
         raise KeyboardInterrupt
 
     assert str(caught.value) == f"interrupted; {tmp_path}/out.npy is complete"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.npy", "out.npy.ledger.json"}
 
 
 def test_an_interrupt_between_the_name_and_the_tidying_up_leaves_the_output_alone(
@@ -169,13 +175,73 @@ def test_an_interrupt_between_the_name_and_the_tidying_up_leaves_the_output_alon
 
     assert str(failed.value.error).endswith(f"10 of 10 rows were predicted; {tmp_path}/out.npy is complete")
     assert failed.value.summary.output == f"{tmp_path}/out.npy"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.npy", "out.npy.ledger.json"}
 
 
 def test_an_output_that_lacks_only_its_name_gets_it(tmp_path: Path) -> None:
     fails(EndingJob(KeyboardInterrupt()), journalled(tmp_path / "out.npy"))
 
-    summary = finish(journalled(tmp_path / "out.npy", resume=True))
+    summary = finish(journalled(tmp_path / "out.npy", resume=True), HEAD)
 
     assert (summary.job, summary.ledger["resumed"], summary.rows_per_second) == (None, 10, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.npy", "out.npy.ledger.json"}
+
+
+def test_a_run_that_goes_on_says_how_many_rows_had_failed_before(tmp_path: Path) -> None:
+    head = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"}, "skip")
+    path = tmp_path / "out.npy"
+    with open_sink(path, ROWS, False, journal=head) as sink:
+        sink.write(Part(0, 0, 4, np.array([0, 3]), (record(1), record(2)), 2))
+    job = EndingJob(None, chunks=3)
+    sink = open_sink(path, ROWS, False, journal=head, resume=True)
+    source = from_arrays(np.zeros(ROWS))
+
+    summary = predict_to_sink(cast("Client", job), ["digits"], source, sink, head=head, max_failed="50%", quiet=True)
+
+    assert job.wishes == {"on_error": "skip", "max_failed": "50%", "failed_before": 2}
+    assert summary.failures == 2
+    np.testing.assert_array_equal(np.load(path), [0, 3, 4, 5, 6, 7, 8, 9])
+    told, records = read_beside(path)
+    assert records == [record(1), record(2)]
+    assert (told.on_error, told.failures) == ("skip", 2)
+
+
+def test_more_failed_rows_than_may_be_keep_an_output_without_its_name(tmp_path: Path) -> None:
+    head = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"}, "fill")
+    path = tmp_path / "out.npy"
+
+    def opened() -> Sink:
+        return open_sink(path, ROWS, False, journal=head, resume=True)
+
+    with opened() as sink:
+        sink.write(Part(0, 0, ROWS, np.arange(ROWS), (record(1, 3),)))
+    said = "2 of 10 rows failed, at most 10% may; 10 rows are safe beside"
+    with pytest.raises(RowsFailedError, match=said), ending(opened()) as sink:
+        finish(sink, head, "10%")
+    assert not path.exists()
+
+    summary = finish(opened(), head, 2)
+
+    assert summary.ledger == Ledger(rows=10, predicted=8, failed=2, written=8, resumed=8).as_dict()
+    assert (summary.failures, read_beside(path)[1]) == (1, [record(1, 3)])
+
+
+def test_an_interrupt_after_the_output_has_its_name_still_tells_what_became_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "out.npy"
+    monkeypatch.setattr("producer.sinks.sink.sync_folder", interrupted)
+    with pytest.raises(PredictionFailedError):
+        predict(EndingJob(None), open_sink(path, ROWS, False))
+    assert read_beside(path)[0].job == "3f2a90bc41d7"
+
+
+def test_what_cannot_be_told_beside_an_output_is_an_error_and_the_output_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    ledger_path(path).mkdir()
+    with pytest.raises(PredictionFailedError, match=r"ledger.json: cannot be written: .*; .*out.npy is complete"):
+        predict(EndingJob(None), open_sink(path, ROWS, False))
+    np.testing.assert_array_equal(np.load(path), np.arange(ROWS))

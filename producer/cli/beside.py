@@ -1,0 +1,97 @@
+"""This module is the two files beside an output, which tell what became of its rows.
+
+    OUTPUT.ledger.json      one object: the job, what was predicted by what, the ledger
+    OUTPUT.failures.jsonl   a failure record per line; only where rows have no prediction
+
+They are written, whole, when the output has its name: the second one first, so that the first one never counts
+records that are not there. What an earlier output had beside it is replaced, or goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from producer.sinks.place import one_line_errors
+from tasks.files import write_whole
+from tasks.messages import FailureRecord, OnError
+from worker_config.errors import OutputError
+
+_LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
+
+
+class OutputLedger(msgspec.Struct, frozen=True):
+    """What became of the rows of an output.
+
+    Attributes:
+        job: the last one that wrote rows of it; None where an earlier run had written them all.
+        source: what tells the data set from others, as in the journal; for a fetched output its name alone.
+        models: the digest of each model.
+        on_error: what became of rows that failed.
+        ledger: counts of rows and chunks, by name.
+        seconds: from submit to the output under its name, of the last run.
+        failed_models: those that failed alone, and are not in the output.
+        failures: how many records the failures file has.
+    """
+
+    job: str | None
+    source: dict[str, Any]
+    models: dict[str, str]
+    on_error: OnError
+    ledger: dict[str, int]
+    seconds: float
+    failed_models: dict[str, FailureRecord]
+    failures: int
+
+
+def ledger_path(path: Path) -> Path:
+    """Name the ledger file of an output."""
+    return path.with_name(path.name + _LEDGER)
+
+
+def failures_path(path: Path) -> Path:
+    """Name the failures file of an output."""
+    return path.with_name(path.name + _FAILURES)
+
+
+def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRecord]) -> None:
+    """Write both files of an output, or the ledger alone where no row failed.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    with one_line_errors(failures_path(path)):
+        if failures:
+            write_whole(failures_path(path), msgspec.json.Encoder().encode_lines(failures))
+        else:
+            failures_path(path).unlink(missing_ok=True)
+    with one_line_errors(ledger_path(path)):
+        write_whole(ledger_path(path), msgspec.json.format(msgspec.json.encode(ledger), indent=2) + b"\n")
+
+
+def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
+    """What both files of an output say.
+
+    Raises:
+        OutputError: there are none, or they are not those of the output.
+    """
+    ledger = msgspec.json.Decoder(OutputLedger)
+    try:
+        told = ledger.decode(ledger_path(path).read_bytes())
+        failures = failures_path(path).read_bytes() if told.failures else b""
+        records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
+    except (OSError, msgspec.DecodeError) as error:
+        cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        raise OutputError(
+            f"{path}: what became of its rows is not known: {cause}; predict all rows again with --force"
+        ) from error
+    rows = sum(record.stop - record.start for record in records)
+    if len(records) != told.failures or rows != told.ledger.get("failed"):
+        raise OutputError(
+            f"{path}: {failures_path(path).name} and {ledger_path(path).name} are not of the same run; "
+            "predict all rows again with --force"
+        )
+    return told, records

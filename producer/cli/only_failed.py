@@ -1,0 +1,167 @@
+"""This module predicts the failed rows of a finished output again, and puts those that go through at their place.
+
+    failed rows --job--> answers -+
+    OUTPUT --blocks of rows-------+--> a new OUTPUT, which takes its name in one step
+
+Until then the output stays as it was; and so it does when anything goes wrong, or no row goes through.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from producer.aggregator import Array, Part
+from producer.cli.beside import OutputLedger, failures_path, read_beside
+from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted, progress_bar
+from producer.client import Client
+from producer.ledger import Ledger
+from producer.sinks import JournalHead, open_sink
+from producer.sinks.journal import check_same, lock
+from producer.sinks.mending import mended
+from producer.sinks.written import Written, check_readable
+from producer.sources import BatchSource, Source
+from producer.sources.picked import pick
+from tasks.codec.compression import Compression
+from tasks.messages import FailureRecord, StoreName
+from worker_config.errors import CeleriacError, OutputError
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished output of which rows failed; made by `finished_output`."""
+
+    path: Path
+    told: OutputLedger
+    records: Sequence[FailureRecord]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data set."""
+        return self.told.ledger["rows"]
+
+    def failed(self) -> Array:
+        """The numbers of the rows that failed."""
+        return np.concatenate([np.arange(record.start, record.stop) for record in self.records])
+
+    def check_same(self, source: Source | BatchSource, head: JournalHead) -> None:
+        """Make sure that what is to be done is what was done.
+
+        Raises:
+            OutputError: the data set, a model or the policy is another one.
+        """
+        check_same(self.path, msgspec.to_builtins(self.told), head.as_dict())
+        if source.rows is not None:
+            check_same(self.path, {"rows": self.rows}, {"rows": source.rows})
+
+
+@contextmanager
+def finished_output(output: Path) -> Iterator[Finished]:
+    """Look at a finished output, and let no other process do the same until the end of the block.
+
+    Raises:
+        OutputError: there is none whose failed rows could be predicted again.
+    """
+    path = Path(os.path.realpath(output))
+    check_readable(path)
+    if not path.exists():
+        raise OutputError(f"{path}: is not there, so no row of it has failed; predict it without --only-failed")
+    names = failures_path(path)
+    with names.open("rb") if names.exists() else nullcontext() as file:
+        if file:
+            lock(path, file.fileno())
+        told, records = read_beside(path)
+        if not records:
+            raise OutputError(f"{path}: no row of it has failed; nothing is left to predict again")
+        yield Finished(path, told, records)
+
+
+def predict_failed(
+    client: Client,
+    models: Sequence[str],
+    source: Source | BatchSource,
+    finished: Finished,
+    head: JournalHead,
+    *,
+    chunk_rows: int | None = None,
+    store: StoreName | None = None,
+    compression: Compression | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Predict the failed rows, and write the output anew with those that went through.
+
+    Raises:
+        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
+    """
+    started = time.monotonic()
+    path, failed = finished.path, finished.failed()
+    names = [name for name in models if name not in finished.told.failed_models]
+    error: CeleriacError | None = None
+    with open_sink(path, finished.rows, force=True) as sink:
+        job = client.submit(
+            names,
+            pick(source, failed),
+            chunk_rows=chunk_rows,
+            store=store,
+            compression=compression,
+            fail_together=True,
+            on_error="skip",
+        )
+
+        def answers() -> Iterator[Part]:
+            with progress_bar(len(failed), quiet) as bar:
+                for part in job.parts():
+                    named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
+                    yield replace(part, outputs={names[0]: part.outputs}) if named else part
+                    bar.update(part.stop - part.start)
+
+        try:
+            check_same_models(job, head.models)
+            with Written(path) as old:
+                for part in mended(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
+                    sink.write(part)
+            sink.commit()
+        except (KeyboardInterrupt, CeleriacError) as cause:
+            job.cancel()
+            job.wait(timeout_seconds=2.0)
+            error = cause if isinstance(cause, CeleriacError) else interrupted(job, len(failed))
+            error.args = (f"{error}; {path} {'is complete' if sink.committed else 'is as it was'}",)
+        records = sink.failures if sink.committed else finished.records
+        summary = Summary(
+            job.id,
+            _ledger(finished, job.ledger).as_dict() if sink.committed else job.ledger.as_dict(),
+            round(time.monotonic() - started, 6),
+            str(path) if sink.committed else None,
+            str(error) if error else None,
+            failed_models=finished.told.failed_models,
+            failures=len(records),
+        )
+        if error:
+            with suppress(CeleriacError):  # the first one is told
+                summary.write_beside(head, records)
+            raise PredictionFailedError(error, summary) from error
+        summary.write_beside(head, records)
+    return summary
+
+
+def _ledger(finished: Finished, again: Ledger) -> Ledger:
+    """Of the whole output: rows that went through now are no longer failed ones."""
+    before = finished.told.ledger
+    predicted = before["predicted"] + again.predicted
+    ledger = replace(
+        again,
+        rows=before["rows"],
+        predicted=predicted,
+        failed=before["failed"] - again.predicted,
+        written=predicted,
+        resumed=before["predicted"],
+    )
+    ledger.check()
+    return ledger

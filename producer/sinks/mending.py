@@ -1,0 +1,140 @@
+"""This module puts rows that were predicted again into the rows of an output, block by block.
+
+rows of the output -+
+parts of the answer +--> parts of a new output: a row that failed again stays as it was, filler or left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from producer.aggregator import Array, Key, Part, flatten, output_name, unflatten
+from producer.sinks.written import Written
+from producer.sources.picked import runs_of
+from producer.sources.protocol import MAX_BATCH_BYTES
+from tasks.messages import FailureRecord
+from worker_config.errors import MessageError, OutputError
+
+
+def mended(
+    path: Path,
+    old: Written,
+    answers: Iterator[Part],
+    failed: Array,
+    rows: int,
+    left_out: bool,
+    block_bytes: int = MAX_BATCH_BYTES,
+) -> Iterator[Part]:
+    """Give the parts of the new output, in order.
+
+    Args:
+        path: the output.
+        old: its rows.
+        answers: what was predicted again, in order: row `n` of it is row `failed[n]` of the data set. Those that
+            failed again are left out.
+        failed: the rows without a prediction, ascending.
+        rows: of the data set.
+        left_out: whether the output lacks the failed rows, or has a filler in their place.
+        block_bytes: how much of the output is in memory at a time, about.
+
+    Raises:
+        OutputError: the output has not the rows or the form that it should have.
+    """
+    expected = rows - len(failed) if left_out else rows
+    if old.rows != expected:
+        raise OutputError(
+            f"{path}: has {old.rows} rows, the file beside it says {expected}; predict all rows again with --force"
+        )
+    again = _Again(answers, failed)
+    block_rows = max(1, int(block_bytes / max(1.0, old.row_bytes)))
+    for index, start in enumerate(range(0, rows, block_rows)):
+        stop = min(start + block_rows, rows)
+        lost = np.zeros(stop - start, np.bool_)
+        lost[failed[np.searchsorted(failed, start) : np.searchsorted(failed, stop)] - start] = True
+        numbers, new, records = again.until(stop)
+        from_old = ~lost if left_out else np.ones_like(lost)
+        kept = from_old.copy()
+        kept[numbers - start] = True
+        before, outputs = old.take(int(from_old.sum())), dict[Key, Array]()
+        if len(numbers) and len(new) != len(before):
+            raise _unfitting(path, f"{len(new)} outputs, not {len(before)}")
+        for key, array in before.items():
+            whole = np.empty((stop - start, *array.shape[1:]), array.dtype)
+            whole[from_old] = array
+            if len(numbers):
+                whole[numbers - start] = _fitting(path, key, new, array)
+            outputs[key] = whole[kept]
+        yield Part(index, start, stop, unflatten(outputs), tuple(records), int((~kept).sum()))
+    again.end()
+
+
+class _Again:
+    """The answers, by rows of the data set."""
+
+    def __init__(self, answers: Iterator[Part], failed: Array) -> None:
+        self._answers = answers
+        self._failed = failed
+        self._answered = 0
+        self._numbers: list[Array] = [failed[:0]]
+        self._outputs: list[dict[Key, Array]] = []
+        self._records: list[FailureRecord] = []
+
+    def until(self, stop: int) -> tuple[Array, dict[Key, Array], list[FailureRecord]]:
+        """What concerns rows before `stop`, and was not given yet: numbers, their outputs, and records of others."""
+        wanted = int(np.searchsorted(self._failed, stop))
+        while self._answered < wanted:
+            self._take()
+        numbers = np.concatenate(self._numbers)
+        end = int(np.searchsorted(numbers, stop))
+        outputs: dict[Key, Array] = {}
+        if self._outputs:
+            outputs = {key: np.concatenate([piece[key] for piece in self._outputs]) for key in self._outputs[0]}
+            self._outputs = [{key: array[end:] for key, array in outputs.items()}]
+        self._numbers = [numbers[end:]]
+        return numbers[:end], {key: array[:end] for key, array in outputs.items()}, self._records_until(stop)
+
+    def end(self) -> None:
+        """Let the job come to its end."""
+        if next(self._answers, None) is not None:
+            raise MessageError("more rows were predicted again than had failed")
+
+    def _take(self) -> None:
+        part = next(self._answers, None)
+        if part is None:
+            raise MessageError(f"{self._answered} of {len(self._failed)} failed rows were predicted again")
+        self._numbers.append(self._failed[part.numbers()])
+        self._outputs.append(flatten(part))
+        for record in part.failed:
+            for start, stop in runs_of(self._failed[record.start : record.stop]):
+                self._records.append(msgspec.structs.replace(record, start=start, stop=stop))
+        self._answered = part.stop
+
+    def _records_until(self, stop: int) -> list[FailureRecord]:
+        """A record that goes on beyond `stop` is cut there."""
+        replace = msgspec.structs.replace
+        before = [replace(one, stop=min(one.stop, stop)) for one in self._records if one.start < stop]
+        self._records = [replace(one, start=max(one.start, stop)) for one in self._records if one.stop > stop]
+        return before
+
+
+def _fitting(path: Path, key: Key, new: dict[Key, Array], old: Array) -> Array:
+    """The new rows of an output, as they can stand beside the old ones."""
+    by_name = {"/".join(known): array for known, array in new.items()}
+    array = new.get((), by_name.get("/".join(key)))
+    if array is None:
+        raise _unfitting(path, f"not {output_name(key)}")
+    texts = {array.dtype.kind, old.dtype.kind} <= set("USO")
+    if array.shape[1:] != old.shape[1:] or not np.can_cast(array.dtype, old.dtype, "safe" if texts else "equiv"):
+        was = f"{old.dtype} {old.shape[1:]}"
+        raise _unfitting(path, f"{output_name(key)} with rows of {array.dtype} {array.shape[1:]}, not {was}")
+    return array
+
+
+def _unfitting(path: Path, what: str) -> OutputError:
+    return OutputError(
+        f"{path}: the rows that were predicted now do not fit it: they have {what}; predict all rows again with --force"
+    )

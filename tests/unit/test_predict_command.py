@@ -1,0 +1,75 @@
+"""`celeriac predict` with rows that fail, by a system whose model fails for the rows that a test names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from producer.cli.beside import failures_path, read_beside
+from producer.cli.predict import predict
+from tests.failed_rows import rows_of
+from tests.unit.test_only_failed import FAILED, ROWS, Model, one
+from worker_config.errors import OutputError
+
+Run = Any
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in a folder with `rows.npy`; these rows fail."""
+    np.save(tmp_path / "rows.npy", np.arange(ROWS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("producer.cli.predict.check_names", lambda *_: None)
+    monkeypatch.setattr("producer.cli.predict.model_digests", lambda *_: {"m": "9f3c"})
+
+    def runs(bad: set[int], *words: str) -> Result:
+        @contextmanager
+        def system(*_: object) -> Iterator[Model]:
+            yield Model(one, bad)
+
+        monkeypatch.setattr("producer.cli.predict.local", system)
+        return CliRunner().invoke(predict, ["m", "rows.npy", "-o", "out.npy", "--json", *words])
+
+    return runs
+
+
+@pytest.mark.parametrize("policy", ["skip", "fill"])
+def test_failed_rows_are_told_and_mended(tmp_path: Path, run: Run, policy: str) -> None:
+    path = tmp_path / "out.npy"
+    result = run(FAILED, "--on-error", policy)
+    assert result.exit_code == 0, result.exception
+    told, summary = result.output.splitlines()
+    assert told.startswith("32 rows predicted in ")
+    assert told.endswith(f", 8 failed (see {failures_path(path)}), written to {path}")
+    assert (json.loads(summary)["failures"], json.loads(summary)["ledger"]["failed"]) == (8, 8)
+    assert read_beside(path)[0].source["path"] == str(tmp_path / "rows.npy")
+
+    result = run({30}, "--resume", "--only-failed")
+    assert result.exit_code == 0, result.exception
+    told, summary = result.output.splitlines()
+    assert told.startswith("7 rows predicted in ")
+    assert f", after 32 by an earlier run, 1 failed (see {failures_path(path)}), written to {path}" in told
+    assert rows_of(read_beside(path)[1]) == [30]
+
+    result = run(set(), "--resume", "--only-failed", "--on-error", policy)
+    assert "1 rows predicted in " in result.output
+    assert "failed (see" not in result.output
+    np.testing.assert_array_equal(np.load(path), one(np.arange(ROWS)))
+    result = run(set(), "--resume", "--only-failed")
+    assert isinstance(result.exception, OutputError)
+    assert "nothing is left to predict again" in str(result.exception)
+
+
+def test_changed_rows_are_refused(tmp_path: Path, run: Run) -> None:
+    assert run(FAILED, "--on-error", "fill").exit_code == 0
+    np.save(tmp_path / "rows.npy", np.arange(ROWS) + 1)
+    result = run(set(), "--resume", "--only-failed")
+    assert isinstance(result.exception, OutputError)
+    assert "cannot be continued: its input has changed (modified: " in str(result.exception)

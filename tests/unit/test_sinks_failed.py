@@ -1,0 +1,191 @@
+"""Rows that failed, in every format: left out or filled, with the row's number where there is one, and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from producer.sinks import FORMATS, JournalHead, Sink, open_sink
+from producer.sinks.journal import journal_path
+from tasks.messages import OnError
+from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of
+from tests.unit.test_failed_parts import POLICIES
+from tests.unit.test_sinks_contract import READERS, ROWS, leaves, names
+from worker_config.errors import CeleriacError, MessageError, OutputError
+
+FAILED = {0, 6, 7, 10, 11, 12, 13, 14, 22}
+OUTPUTS: dict[str, Any] = {
+    "scores": np.linspace(0, 1, ROWS * 3, dtype=np.float32).reshape(ROWS, 3),
+    "label": np.arange(1, ROWS + 1, dtype=np.int64),
+}
+
+
+@pytest.fixture(params=FORMATS)
+def suffix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path, suffix: str) -> Path:
+    return tmp_path / f"out{suffix}"
+
+
+def outputs_for(path: Path) -> Any:
+    return OUTPUTS["scores"] if path.suffix == ".npy" else OUTPUTS
+
+
+def journalled(path: Path, on_error: OnError, rows: int | None = ROWS, *, resume: bool = False) -> Sink:
+    head = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"}, on_error)
+    return open_sink(path, rows, False, journal=head, resume=resume, sync_seconds=0)
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[int] | None]:
+    """The arrays of an output by name, and its column `row`, if the format has one."""
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+        columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+    elif path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        columns = {name: np.array([_number(line[name]) for line in lines]) for name in lines[0]}
+    else:
+        return READERS[path.suffix](path), None
+    return columns, columns.pop("row").tolist()
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    return np.nan if value is None else value
+
+
+def check(path: Path, failed: set[int], on_error: OnError) -> None:
+    arrays, numbers = read(path)
+    expected = leaves(kept(outputs_for(path), ROWS, failed, on_error))
+    if path.suffix == ".npy":
+        expected = {"output": expected[""]}
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name].astype(array.dtype), array)
+    assert numbers in (None, good_rows(0, ROWS, failed if on_error == "skip" else ()))
+    assert names(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("rows", [ROWS, None], ids=["rows known", "rows unknown"])
+@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize("on_error", POLICIES)
+@pytest.mark.parametrize("chunk_rows", [1, 5, ROWS])
+def test_rows_that_failed_are_left_out_or_filled(
+    path: Path, rows: int | None, journal: bool, on_error: OnError, chunk_rows: int
+) -> None:
+    sink = journalled(path, on_error, rows) if journal else open_sink(path, rows, False)
+    with sink:
+        for part in parts_with_failures(outputs_for(path), ROWS, FAILED, on_error, chunk_rows):
+            sink.write(part)
+        sink.commit()
+    assert rows_of(sink.failures) == sorted(FAILED)
+    assert (sink.failed_rows, sink.left_out) == (len(FAILED), len(FAILED) if on_error == "skip" else 0)
+    check(path, FAILED, on_error)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@given(
+    data=st.data(),
+    rows=st.sampled_from([ROWS, None]),
+    on_error=st.sampled_from(POLICIES),
+    failed=st.sets(st.integers(0, ROWS - 1), max_size=ROWS - 1),
+    chunk_rows=st.integers(1, 9),
+)
+def test_a_run_cut_anywhere_goes_on_and_knows_the_earlier_failures(
+    tmp_path_factory: pytest.TempPathFactory,
+    suffix: str,
+    data: st.DataObject,
+    rows: int | None,
+    on_error: OnError,
+    failed: set[int],
+    chunk_rows: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    running, cut = (folder / name / f"out{suffix}" for name in ("running", "cut"))
+    running.parent.mkdir()
+    outputs = outputs_for(cut)
+    parts = parts_with_failures(outputs, ROWS, failed, on_error, chunk_rows)
+    with journalled(running, on_error, rows) as sink:
+        for part in parts[: data.draw(st.integers(0, len(parts)), "parts written")]:
+            sink.write(part)
+        shutil.copytree(running.parent, cut.parent)  # what a process that is killed here leaves
+    journal = journal_path(cut)
+    os.truncate(journal, data.draw(st.integers(0, journal.stat().st_size), "bytes of the journal that were written"))
+
+    with journalled(cut, on_error, rows, resume=True) as sink:
+        done = sink.done_rows
+        assert rows_of(sink.failures) == sorted(row for row in failed if row < done)
+        assert sink.left_out == (len(sink.failures) if on_error == "skip" else 0)
+        for part in parts_with_failures(outputs, ROWS, failed, on_error, 4, start=done) if done < ROWS else ():
+            sink.write(part)
+        sink.commit()
+    assert rows_of(sink.failures) == sorted(failed)
+    check(cut, failed, on_error)
+
+
+def test_an_abort_keeps_the_failures_of_every_row_that_was_written(path: Path) -> None:
+    parts = parts_with_failures(outputs_for(path), ROWS, FAILED, "skip")
+    for start, stop in ((0, 2), (2, 3), (3, 5)):
+        with journalled(path, "skip", resume=True) as sink:
+            sink._sync_seconds = 3600
+            for part in parts[start:stop]:
+                sink.write(part)
+    with journalled(path, "skip", resume=True) as sink:
+        assert (sink.done_rows, sink.left_out, sink.failures) == (ROWS, len(FAILED), [*map(record, sorted(FAILED))])
+        sink.commit()
+    check(path, FAILED, "skip")
+
+
+def test_another_policy_is_refused_with_the_reason(path: Path) -> None:
+    with journalled(path, "skip") as sink:
+        sink.write(parts_with_failures(outputs_for(path), ROWS, FAILED, "skip")[0])
+    for other in ("raise", "fill"):
+        expected = rf"cannot be continued: .* treated otherwise \(--on-error skip before, {other} now\); start over"
+        with pytest.raises(OutputError, match=expected):
+            journalled(path, other, resume=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.zarr"])
+def test_parts_in_any_order_lack_no_rows(tmp_path: Path, name: str) -> None:
+    parts = parts_with_failures(OUTPUTS["label"], ROWS, {7}, "skip")
+    with open_sink(tmp_path / name, ROWS, False) as sink:
+        sink.write(parts[2])
+        sink.write(parts[0])
+        with pytest.raises(MessageError, match="chunk 1 lacks rows, so all parts must come in order"):
+            sink.write(parts[1])
+    with open_sink(tmp_path / name, ROWS, False) as sink:
+        sink.write(parts[0])
+        sink.write(parts[1])
+        with pytest.raises(MessageError, match="chunk 3 starts at row 15, the next one is row 10"):
+            sink.write(parts[3])
+
+
+def test_a_filler_comes_in_any_order(tmp_path: Path) -> None:
+    parts = parts_with_failures(OUTPUTS["scores"], ROWS, FAILED, "fill")
+    with open_sink(tmp_path / "out.npy", ROWS, False) as sink:
+        for part in parts[::-1]:
+            sink.write(part)
+        sink.commit()
+    check(tmp_path / "out.npy", FAILED, "fill")
+
+
+def test_rows_that_are_missing_without_a_record_are_an_error(path: Path) -> None:
+    first, second, *_ = parts_with_failures(outputs_for(path), ROWS, set(), "skip")
+    with open_sink(path, ROWS, False) as sink:
+        sink.write(first)
+        with pytest.raises(CeleriacError, match="must have 3 rows"):
+            sink.write(type(second)(second.index, second.start, second.stop, second.outputs, (), 2))
