@@ -3,6 +3,8 @@
 attached job:  answer --> list, off which its producer takes it
 detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job; so does a failure,
                and that of the last model: one of several that fails alone is noted in the job's own hash
+
+What is noted of the chunk's deliveries ends with its answer, unless that only asks for another delivery.
 """
 
 from __future__ import annotations
@@ -15,13 +17,19 @@ import redis
 from tasks import keys
 from tasks.keep import KEEP
 from tasks.messages import Answer, Failure, Outputs, pack
+from tasks.notes import fields_of
+
+# Failures after which the chunk may come again.
+_STAGES_TO_COME_AGAIN = ("fetch", "worker")
 
 # Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 _PUSH = (
     KEEP
     + """
-local job, results, answers, payloads, jobs = unpack(KEYS)
-local answer, results_ttl, id, index, rows, failure = unpack(ARGV)
+local job, results, answers, payloads, jobs, deliveries = unpack(KEYS)
+local answer, results_ttl, id, index, rows, failure, noted = unpack(ARGV)
+noted = tonumber(noted)
+if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, 8, 7 + noted)) end
 local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
 if state ~= 'running' then return 0 end
 if not chunks then
@@ -36,7 +44,7 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
 redis.call('HINCRBY', job, 'answered', 1)
-for at = 7, #ARGV, 2 do
+for at = 8 + noted, #ARGV, 2 do
     local new = redis.call('HSETNX', job, 'failed:' .. ARGV[at], ARGV[at + 1]) == 1
     if new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[at + 1] end
 end
@@ -65,10 +73,13 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     `ttl_seconds` is for the list of an attached job; a detached one has its own.
     """
     job = answer.job
-    held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS]
+    held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
     rows = answer.record if isinstance(answer, Failure) else answer
     failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
+    comes_again = isinstance(answer, Failure) and answer.record.stage in _STAGES_TO_COME_AGAIN
+    noted = [] if comes_again else fields_of(answer.index)
     values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    values += [len(noted), *noted]
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, msgspec.json.encode(record)]

@@ -38,6 +38,9 @@ app.conf.task_routes = (needs_queue,)
 class ChunkTask(Task):  # type: ignore[misc]
     """A task that is shown as `chunk 17/400 rows 4352-4608 of job ...`, also when it is sent again."""
 
+    # Made when a worker starts: nobody else needs a worker's code.
+    Request = "tasks.request:ChunkRequest"
+
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send with a readable form of the arguments."""
         options.setdefault("argsrepr", str(from_plain(args[0], ChunkMessage)))

@@ -37,7 +37,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Child:
-    """A slot that is ready; `wanted` tells until when a job need not be asked for again (`time.monotonic`)."""
+    """A slot that is ready."""
 
     worker: str
     slot: int
@@ -46,7 +46,6 @@ class Child:
     job_ttl_seconds: int
     places: Places
     scratch: Scratch = field(default_factory=Scratch)
-    wanted: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -88,7 +87,7 @@ def start(
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
         pool.mem_rss = lambda: 2 if shelf.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
-        client = connect(broker_url, retries=30)
+        client = connect(broker_url, retries=30, waits_for_room=True)
         _this = Child(worker, slot, shelf, client, job_ttl_seconds, places)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(

@@ -14,15 +14,17 @@ from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedErro
 
 # Longest that a blocking read may ask for; well under the socket's time limit, which would cut it off.
 BLOCK_SECONDS = 1.0
+_LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
 
 
-def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0) -> redis.Redis:
+def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0, waits_for_room: bool = False) -> redis.Redis:
     """A client for `url`; it connects at its first command.
 
     Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
-    when it is carried out twice.
+    when it is carried out twice. With `waits_for_room` they are, too, when Redis has no memory left.
     """
     address = redis_url(url)
+    full = (redis.exceptions.OutOfMemoryError,) if waits_for_room else ()
     # A Unix socket knows no keep-alive.
     keepalive = {} if address.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
@@ -30,7 +32,7 @@ def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0) -> red
         socket_timeout=timeout_seconds,
         socket_connect_timeout=5,
         **keepalive,
-        retry=Retry(ExponentialBackoff(cap=2, base=0.1), retries),
+        retry=Retry(ExponentialBackoff(cap=2, base=0.1), retries, supported_errors=(*_LOST, *full)),
         health_check_interval=25,
     )
 

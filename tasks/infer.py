@@ -1,22 +1,23 @@
-"""This module runs one chunk in a child: fetch, decode, fit, run each model, encode, push the answer.
+"""This module is one chunk in a child: asked for, fetched, run (`tasks/running.py`), encoded, answered.
 
-A failure is an answer too: the stage, the error's type and text, never a pickled exception. Of several models each runs
-for itself: one that fails gives a record beside the outputs of the others.
+A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
+run in steps that are noted before they run, so that a row that kills its child is found (`tasks/suspects.py`).
 """
 
 from __future__ import annotations
 
 import time
+import zlib
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks import codec, keys, spool
+from tasks import codec, keys, notes, spool
 from tasks.answers import push_answer
-from tasks.causes import telling_line
 from tasks.child import Child, current_child
 from tasks.messages import (
     MAX_INLINE_BYTES,
@@ -27,19 +28,18 @@ from tasks.messages import (
     FileRef,
     HashRef,
     InlineRef,
-    ModelRef,
     Outputs,
     PayloadRef,
     RedisRef,
     SliceRef,
     from_plain,
 )
+from tasks.models.loaded import LoadedModel
+from tasks.running import Before, Ran, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
+from tasks.suspects import Death, Step, is_hopeless, steps
 from worker_config.errors import PayloadError
-
-# A job that was wanted a moment ago is not asked for again; its answers are not kept if it has ended meanwhile.
-WANTED_SECONDS = 0.1
 
 
 def run_message(plain: object) -> str:
@@ -52,46 +52,51 @@ def run_message(plain: object) -> str:
     child = current_child()
     message = from_plain(plain, ChunkMessage)
     try:
-        wanted, payload = ask(child, message)
-        if not wanted:
+        deliveries, payload = ask(child, message)
+        if not deliveries:
             return f"dropped {message}: the job is over"
-        answer = run_chunk(child, message, payload)
+        answer = run_chunk(child, message, payload, deliveries)
         if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
             forget(child, answer.ref)
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise Reject(f"Redis is out of reach: {error}", requeue=True) from None
+    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
+        raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:
         raise Reject(f"{child} has no room for the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
-        answer = Failure(message.job, message.index, str(child), _record(message, "memory", error))
+        answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
         push_answer(child.client, answer, child.job_ttl_seconds)
     child.shelf.check_size()
     if isinstance(answer, Failure):
         return f"{message}: {answer.record}"
-    return f"{message}: {'; '.join([f'{answer.seconds:.3f} s', *map(str, answer.failed)])}"
+    told = [f"{answer.seconds:.3f} s", *map(str, answer.failed)]
+    if answer.failed_rows:
+        told.append(f"{len(answer.failed_rows)} rows failed, the first: {answer.failed_rows[0]}")
+    return f"{message}: {'; '.join(told)}"
 
 
-def ask(child: Child, message: ChunkMessage) -> tuple[bool, bytes | None]:
-    """Whether the job still wants the chunk, and what Redis holds of its payload."""
-    if not isinstance(message.ref, RedisRef | HashRef) and child.wanted.get(message.job, 0.0) > time.monotonic():
-        return True, None
+def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
+    """How often the chunk was delivered, 0 if nobody wants it any more; and what Redis holds of its payload."""
+    key = keys.deliveries(message.job)
     with child.client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
+        # Before work begins: who dies with the chunk cannot count it.
+        pipe.hincrby(key, str(message.index), 1)
+        pipe.expire(key, child.job_ttl_seconds)
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         elif isinstance(message.ref, HashRef):
             pipe.hget(message.ref.key, str(message.index))
-        state, answered, *payload = pipe.execute()
-    child.wanted.clear()
-    if state == b"running":
-        child.wanted[message.job] = time.monotonic() + WANTED_SECONDS
-    return state == b"running" and not answered, payload[0] if payload else None
+        state, answered, deliveries, _, *payload = pipe.execute()
+    if state != b"running" or answered:
+        child.client.hdel(key, *notes.fields_of(message.index))
+        return 0, None
+    return deliveries, payload[0] if payload else None
 
 
-def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Answer:
+def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, deliveries: int = 1) -> Answer:
     """The chunk's outputs, or a record of why there are none; never raises an Exception but Redis's own.
 
     Raises:
@@ -101,13 +106,34 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
     started = time.monotonic()
     stage = "fetch"
     try:
+        story = notes.read(child.client, message) if deliveries > 1 else None
         rows = fetch(child, message, payload)
-        ran = {ref.name: run_model(child, message, ref, rows) for ref in message.models}
+        stage = "model"
+        models, unloaded = load(child, message)
+        stage = "infer"
+        if not models:
+            ran = Ran(failed=unloaded)
+        elif story is None:
+            ran = _run(message, models, rows, [Step(message.start, message.stop, message.stop)], lambda _: None, [])
+        else:
+            batch_rows = max(model.info.batch_rows for model in models.values())
+            suspects, condemned = story.judge(batch_rows)
+            if condemned:
+                story.bad.append(condemned)
+                notes.condemn(child.client, message, story.bad)
+            if failure := _given_up(child, message, story):
+                return failure
+            left_out = {record.start for record in story.bad}
+            todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
+            ran = _run(
+                message, models, rows, todo, partial(notes.write, child.client, message, child.worker), story.bad
+            )
+        if models:
+            ran.failed[:0] = unloaded
         stage = "encode"
-        parts, failed = _encode(message, ran)
+        parts = _encode(message, ran)
         if not parts:
-            each = failed if len(message.models) > 1 else []
-            return Failure(message.job, message.index, str(child), _of_all(failed), each)
+            return _nothing(child, message, ran)
         return Outputs(
             job=message.job,
             index=message.index,
@@ -116,30 +142,16 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None) -> Ans
             slot=str(child),
             ref=store(child, message, parts),
             seconds=time.monotonic() - started,
-            failed=failed,
+            failed=ran.failed,
+            failed_rows=ran.failed_rows,
+            models=message.models,
+            checksum=checksum(parts),
         )
     except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        return Failure(message.job, message.index, str(child), _record(message, stage, error))
-
-
-def run_model(child: Child, message: ChunkMessage, ref: ModelRef, rows: Any) -> Any:
-    """What one model makes of the rows, or the record of its failure; raises what `run_chunk` does."""
-    stage, count = "model", message.stop - message.start
-    try:
-        model = child.shelf.get(ref, message.models, str(child))
-        stage = "preprocess"
-        model_rows = model.prepare(rows, count)
-        stage = "infer"
-        outputs = model.predict(model_rows)
-        stage = "postprocess"
-        return model.finish(outputs, count)
-    except (redis.RedisError, FreshChildError):
-        raise
-    except Exception as error:
-        return _record(message, stage, error, ref.name)
+        return Failure(message.job, message.index, str(child), record_of(message, stage, error))
 
 
 def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
@@ -182,27 +194,73 @@ def forget(child: Child, ref: PayloadRef) -> None:
         spool.forget(child.places.spool, [ref])
 
 
-def _encode(message: ChunkMessage, ran: dict[str, Any]) -> tuple[spool.Parts, list[FailureRecord]]:
-    """The payload of the models that went through, empty if none did, and the records of the others."""
+def checksum(parts: spool.Parts) -> int:
+    """The CRC-32 of a payload, given in parts; 4 MiB take a millisecond."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
+    return value
+
+
+def _run(
+    message: ChunkMessage,
+    models: dict[str, LoadedModel],
+    rows: Any,
+    todo: list[Step],
+    before: Before,
+    bad: list[FailureRecord],
+) -> Ran:
+    if message.on_error == "raise":
+        return run_together(message, models, rows, todo, before)
+    return run_apart(message, models, rows, todo, before, bad)
+
+
+def _given_up(child: Child, message: ChunkMessage, story: notes.Story) -> Failure | None:
+    """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
+    if story.bad and message.on_error == "raise":
+        return Failure(message.job, message.index, str(child), story.bad[0])
+    if not is_hopeless(story.deaths, len(story.bad)):
+        return None
+    cause = story.death or Death("", 0, "Killed", "the cause is not known")
+    text = f"{story.deaths} children died with these rows, and no row was found that kills; the last one: {cause.text}"
+    record = FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
+    return Failure(message.job, message.index, str(child), record)
+
+
+def _nothing(child: Child, message: ChunkMessage, ran: Ran) -> Failure:
+    """The failure of a chunk through which nothing went."""
+    each = ran.failed if len(message.models) > 1 else []
+    if not ran.failed_rows:
+        return Failure(message.job, message.index, str(child), _of_all(ran.failed), each)
+    first = ran.failed_rows[0]
+    rows = message.stop - message.start
+    text = f"all {rows} rows failed; {first.rows}: {first.text}"[:500] if rows > 1 else first.text
+    # "worker" would ask for another delivery.
+    stage = "killed" if first.stage == "worker" else first.stage
+    whole = FailureRecord(message.start, message.stop, stage, first.type, text)
+    return Failure(message.job, message.index, str(child), whole, each, ran.failed_rows if rows else [])
+
+
+def _encode(message: ChunkMessage, ran: Ran) -> spool.Parts:
+    """The payload of the models that went through, empty if none did; those that cannot be sent have failed too."""
 
     def encoded(outputs: Any) -> spool.Parts:
         return codec.encode_parts(outputs, compression=message.compression)
 
-    failed = [result for result in ran.values() if isinstance(result, FailureRecord)]
-    outputs = {name: result for name, result in ran.items() if not isinstance(result, FailureRecord)}
+    outputs = ran.outputs
     if not outputs:
-        return [], failed
+        return []
     if len(message.models) == 1:
-        return encoded(*outputs.values()), failed
+        return encoded(*outputs.values())
     with suppress(PayloadError):
-        return encoded(outputs), failed
+        return encoded(outputs)
     for name in list(outputs):  # whose outputs are they that cannot be sent?
         try:
             encoded(outputs[name])
         except PayloadError as error:
-            failed.append(_record(message, "encode", error, name))
+            ran.failed.append(record_of(message, "encode", error, name))
             del outputs[name]
-    return encoded(outputs) if outputs else [], failed
+    return encoded(outputs) if outputs else []
 
 
 def _of_all(failed: list[FailureRecord]) -> FailureRecord:
@@ -212,14 +270,3 @@ def _of_all(failed: list[FailureRecord]) -> FailureRecord:
         return first
     text = first.text if len(failed) == 1 else f"all models failed; {first.model}: {first.text}"
     return msgspec.structs.replace(first, model="", text=text[:500])
-
-
-def _record(message: ChunkMessage, stage: str, error: Exception, model: str = "") -> FailureRecord:
-    return FailureRecord(
-        start=message.start,
-        stop=message.stop,
-        stage=stage,
-        type=type(error).__name__,
-        text=telling_line(error)[:500],
-        model=model if len(message.models) > 1 else "",
-    )

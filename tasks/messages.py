@@ -112,8 +112,8 @@ class FailureRecord(_Value, frozen=True):
     """What became of rows `[start, stop)` that have no prediction.
 
     Attributes:
-        stage: where it happened: "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "memory"
-            or "worker".
+        stage: where it happened: "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "memory",
+            "worker" where the child died or was stopped, "killed" where that will not be tried again.
         type: the error's class.
         text: what it says.
         model: the one that failed while others of the job ran; empty where the chunk as a whole has failed.

@@ -4,7 +4,8 @@ worker_init       manifest, digests, queue, Redis, `import tensorflow`; ends the
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
 every 5 seconds   tells Redis that the worker lives
-on a lost chunk   answers for the child that died with it
+on a lost chunk   notes why the child died (`tasks/request.py`), and answers for it
+on SIGTERM        finishes what runs, hands back the rest (`tasks/ending.py`)
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, queues, reload, slots, spool
-from tasks.answers import push_answer
+from tasks import full_redis, guard, queues, reload, slots, spool
 from tasks.connection import connect, ping
+from tasks.deaths import answer_for_child
 from tasks.digest import digest_or_error
-from tasks.messages import ChunkMessage, Failure, FailureRecord, SlotRecord, from_plain
+from tasks.ending import Ending
+from tasks.messages import SlotRecord
 from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.reload import Reloader
 from tasks.reports import Reports
@@ -52,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 LOOK_AFTER_SECONDS = 0.5
+ENDING_LOOK_SECONDS = 0.2
 # Of a child that wants to be replaced; see `tasks.child.start`.
 RECYCLE_KIB = 1
 
@@ -75,6 +78,11 @@ class Main:
 
 
 _main: Main | None = None
+
+
+def main_process() -> Main | None:
+    """What this process has made, if it is a worker's main process."""
+    return _main if _main is not None and os.getpid() == _main.pid else None
 
 
 def prepare_worker(app: Any, settings: Settings) -> None:
@@ -115,6 +123,7 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
     entries = read_entries(settings)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
+    full_redis.let_worker_live()
     broker_url = app.conf.broker_url
     _wait_for_redis(broker_url)
     cores = len(os.sched_getaffinity(0))
@@ -248,6 +257,9 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller,))
         # Celery's own handler would start the whole worker again.
         signal.signal(signal.SIGHUP, lambda *_: wants_reload())
+        ending = Ending(controller)
+        signal.signal(signal.SIGTERM, ending.begin)
+        controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
@@ -303,13 +315,6 @@ def _check_alive(controller: Any, reports: Reports) -> None:
 
 
 def _on_task_failure(exception: BaseException, args: Any, **_: object) -> None:
-    """Answer for a child that was killed, or was too slow; ordinary errors were answered by the child itself."""
-    if _main is None or os.getpid() != _main.pid:
-        return
-    try:
-        message = from_plain(args[0], ChunkMessage)
-        record = FailureRecord(message.start, message.stop, "worker", type(exception).__name__, str(exception)[:500])
-        answer = Failure(message.job, message.index, "", record)
-        push_answer(_main.client, answer, _main.settings.job_ttl_seconds)
-    except (CeleriacError, redis.RedisError, LookupError) as error:
-        logger.error("cannot report a lost chunk: %s", error)
+    """Ordinary errors were answered by the child itself."""
+    if _main is not None and os.getpid() == _main.pid:
+        answer_for_child(_main.client, exception, args, _main.settings.job_ttl_seconds)

@@ -47,7 +47,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         # A chunk is acknowledged when it is done, so that a dead host gives it back.
         "task_acks_late": True,
-        # A killed child's chunk runs again, at most `max_retries` times; acks_late alone would lose it.
+        # A killed child's chunk runs again, at most `max_retries` times; acks_late alone would lose it. Then its
+        # producer decides.
         "task_retry_on_worker_lost": True,
         # Only where that retry cannot be sent; the message then goes back to the queue.
         "task_reject_on_worker_lost": True,
@@ -85,7 +86,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         # Chunks are short and the join drops duplicates: let a running one end when the connection is lost.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # With REMAP_SIGTERM=SIGQUIT: finish what runs, hand the rest back at once.
+        # How long SIGTERM lets running chunks go on (`tasks/ending.py`), as does SIGQUIT.
         "worker_soft_shutdown_timeout": 10.0,
         "worker_enable_soft_shutdown_on_idle": False,
         # One more write per task, of no use without a result backend.

@@ -1,0 +1,127 @@
+"""This module cuts rows into pieces, and joins outputs of pieces, with a filler where a row has none.
+
+rows --rows_between--> piece --model--> outputs of the piece --Joined.add--> outputs of the chunk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.batches import widened
+from tasks.filler import filler
+from tasks.ragged import columns_of, tree_like
+from worker_config.errors import InputError, ModelError
+
+Array = np.ndarray[Any, Any]
+# Keys from the root of a tree of outputs to an array.
+Path = tuple[str, ...]
+
+_TEXTS = "SUOT"
+
+
+def check_rows(rows: Any, count: int) -> None:
+    """Make sure that every column has `count` rows, so that pieces of it are rows.
+
+    Raises:
+        InputError: one has not.
+    """
+    counts = sorted(
+        {len(column) if isinstance(column, list) else column.shape[:1] for column in _listed(rows)}, key=str
+    )
+    if counts not in ([count], [(count,)], sorted([count, (count,)], key=str)):
+        raise InputError(f"the columns of {count} rows have {', '.join(map(str, counts))}")
+
+
+def rows_between(rows: Any, start: int, stop: int) -> Any:
+    """Rows `[start, stop)` of an array, a list of rows of uneven shape, or a dict or tuple of these."""
+    return tree_like(rows, {name: column[start:stop] for name, column in columns_of(rows).items()})
+
+
+class Joined:
+    """The outputs of a chunk's rows, from those of its pieces: an array, or a dict of arrays or of such dicts."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._leaves: dict[Path, Array] = {}
+        self._whole: Any = None
+        self._missing = np.ones(count, bool)
+
+    @property
+    def rows(self) -> int:
+        """How many rows have outputs."""
+        return self._count - int(self._missing.sum())
+
+    def add(self, start: int, stop: int, outputs: Any) -> None:
+        """Put a piece's outputs to rows `[start, stop)`.
+
+        Raises:
+            ModelError: they are not of the form of those before; the rows then count as missing.
+        """
+        leaves = _leaves_of(outputs)
+        if not self._leaves:
+            if (start, stop) == (0, self._count):
+                self._whole, self._missing[:] = outputs, False
+                return
+            self._leaves = {path: np.empty((self._count, *one.shape[1:]), one.dtype) for path, one in leaves.items()}
+        if leaves.keys() != self._leaves.keys():
+            names = [", ".join(repr("/".join(path)) for path in some) for some in (self._leaves, leaves)]
+            raise ModelError(f"outputs {names[0]} for some rows and {names[1]} for others")
+        for path, array in leaves.items():
+            self._leaves[path] = _place(self._leaves[path], start, array, "/".join(path))
+        self._missing[start:stop] = False
+
+    def finish(self) -> Any:
+        """The outputs of all rows, with a filler for those that are missing; some have been added."""
+        if self._whole is not None:
+            return self._whole
+        if self._missing.any():
+            for array in self._leaves.values():
+                array[self._missing] = filler(array.dtype, _first(array[~self._missing]))
+        return _tree_of(self._leaves)
+
+
+def _place(whole: Array, start: int, rows: Array, name: str) -> Array:
+    what = f"output {name!r}" if name else "the output"
+    if rows.shape[1:] != whole.shape[1:]:
+        raise ModelError(
+            f"{what} has rows of shape {whole.shape[1:]} and of shape {rows.shape[1:]}; outputs must be of one shape"
+        )
+    try:
+        if (rows.dtype.kind in _TEXTS) != (whole.dtype.kind in _TEXTS):
+            raise TypeError
+        whole = widened(whole, rows)
+        whole[start : start + len(rows)] = rows
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"{what} is {whole.dtype} for some rows and {rows.dtype} for others, which do not go together"
+        ) from None
+    return whole
+
+
+def _first(array: Array) -> Any:
+    return next(array.flat, None)
+
+
+def _listed(rows: Any) -> list[Any]:
+    return list(columns_of(rows).values())
+
+
+def _leaves_of(tree: Any, path: Path = ()) -> dict[Path, Array]:
+    if not isinstance(tree, Mapping):
+        return {path: np.asarray(tree)}
+    return {key: leaf for name, branch in tree.items() for key, leaf in _leaves_of(branch, (*path, name)).items()}
+
+
+def _tree_of(leaves: dict[Path, Array]) -> Any:
+    if () in leaves:
+        return leaves[()]
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        branch = tree
+        for name in path[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[path[-1]] = leaf
+    return tree

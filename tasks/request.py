@@ -1,0 +1,59 @@
+"""This module is a chunk as a worker's main process sees it: it notes why a child died, before Celery acts on it.
+
+child died, or was too slow --cause--> Redis, for whoever runs the chunk next --> Celery: again, or a failure
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import redis
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker.request import Request
+
+from tasks import deaths, notes, worker
+from tasks.messages import ChunkMessage, from_plain
+from tasks.suspects import Death
+from worker_config.errors import CeleriacError
+
+logger = logging.getLogger(__name__)
+
+
+class ChunkRequest(Request):  # type: ignore[misc]
+    """A chunk as a worker's main process sees it."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Note why the child died, before the chunk is sent again."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, TimeLimitExceeded):
+            return None  # `on_timeout` comes next, and would answer a second time
+        stopped = self._already_cancelled or self._already_revoked
+        if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and not stopped:
+            self._tell("" if deaths.is_stop(error) else "WorkerLostError", deaths.cause_of(error))
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Note that the child took too long, before it is killed."""
+        if not soft:
+            self._tell("TimeLimitExceeded", f"ran longer than {timeout:g} s", timeout)
+        super().on_timeout(soft, timeout)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Note that the child is stopped for no fault of its rows."""
+        self._tell("", "the worker was stopped")
+        super().cancel(pool, signal=signal, emit_retry=emit_retry)
+
+    def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> None:
+        main = worker.main_process()
+        if main is None:
+            return
+        death = Death(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
+        try:
+            notes.tell(main.client, from_plain(self.args[0], ChunkMessage), death)
+        except (CeleriacError, redis.RedisError, LookupError) as error:
+            logger.error("cannot note why a child died: %s", error)

@@ -1,0 +1,61 @@
+"""Bad rows are found by halving."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.halving import halved
+
+Piece = tuple[int, int, bool]
+
+
+def run_over(start: int, stop: int, bad: set[int]) -> tuple[list[Piece], list[tuple[int, int]]]:
+    """The pieces, each with whether it failed, and the calls."""
+    calls = []
+
+    def run(first: int, last: int) -> bool:
+        calls.append((first, last))
+        return not bad.isdisjoint(range(first, last))
+
+    return list(halved(run, start, stop, failed=bool)), calls
+
+
+def test_what_goes_through_is_run_once() -> None:
+    pieces, calls = run_over(5, 105, set())
+    assert pieces == [(5, 105, False)]
+    assert calls == [(5, 105)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 100])
+def test_rows_that_are_all_bad_take_two_calls_each_but_one(rows: int) -> None:
+    pieces, calls = run_over(3, 3 + rows, set(range(3, 3 + rows)))
+    assert pieces == [(row, row + 1, True) for row in range(3, 3 + rows)]
+    assert len(calls) == 2 * rows - 1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
+def test_one_bad_row_is_found_wherever_it_is(rows: int) -> None:
+    for bad in range(rows):
+        pieces, calls = run_over(0, rows, {bad})
+        assert [piece for piece in pieces if piece[2]] == [(bad, bad + 1, True)]
+        assert [row for start, stop, _ in pieces for row in range(start, stop)] == list(range(rows))
+        assert len(calls) <= 1 + 2 * math.ceil(math.log2(rows))
+
+
+@given(rows=st.integers(1, 60), data=st.data())
+def test_every_row_is_in_one_piece_in_order_and_every_bad_one_alone(rows: int, data: st.DataObject) -> None:
+    bad = data.draw(st.sets(st.integers(0, rows - 1)))
+    pieces, calls = run_over(0, rows, bad)
+    assert [row for start, stop, _ in pieces for row in range(start, stop)] == list(range(rows))
+    assert [start for start, _, failed in pieces if failed] == sorted(bad)
+    assert all(stop - start == 1 for start, stop, failed in pieces if failed)
+    assert len(calls) == len(set(calls)) <= 2 * rows - 1
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_no_rows_are_one_call(failed: bool) -> None:
+    assert list(halved(lambda *_: failed, 4, 4, failed=bool)) == [(4, 4, failed)]
