@@ -26,8 +26,8 @@ demo: $(READY)  ## predict scikit-learn's digits through the embedded system
 test: $(READY)  ## run every test, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-chaos: $(READY)  ## the long form of tests that change versions under load
-	LONG=1 $(BIN)/python -m pytest tests/integration/test_reload.py
+chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, versions that change
+	LONG=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_reload.py
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)

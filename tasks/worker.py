@@ -29,7 +29,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import full_redis, guard, queues, reload, slots, spool
+from tasks import guard, queues, reload, slots, spool, steadfast
 from tasks.connection import connect, ping
 from tasks.deaths import answer_for_child
 from tasks.digest import digest_or_error
@@ -123,7 +123,7 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
     entries = read_entries(settings)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
-    full_redis.let_worker_live()
+    steadfast.let_worker_live()
     broker_url = app.conf.broker_url
     _wait_for_redis(broker_url)
     cores = len(os.sched_getaffinity(0))

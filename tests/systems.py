@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,18 +28,24 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class RedisServer:
-    """A private server on a Unix socket."""
+    """A private server on a Unix socket; `prefix` is what its command begins with, to run it elsewhere."""
 
     folder: Path
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+    prefix: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
         return f"unix://{self.folder}/redis.sock"
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def start(self) -> RedisServer:
-        command = [find_redis_server(), "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"]
+        command = [*self.prefix, find_redis_server(), "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -49,6 +56,12 @@ class RedisServer:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def forget(self) -> None:
+        """Lose what is kept of a server that is down."""
+        for path in [*self.folder.glob("appendonly.aof*"), *self.folder.glob("dump.rdb")]:
+            path.unlink()
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     def _answers(self) -> bool:
         try:
@@ -104,11 +117,16 @@ class System:
             return read_slots(client)
 
     def start_worker(
-        self, manifest: Path, children: int = 2, *options: str, environ: Mapping[str, str] | None = None
+        self,
+        manifest: Path,
+        children: int = 2,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> Worker:
-        """Start a worker without waiting for it."""
+        """Start a worker without waiting for it; `prefix` is what its command begins with, to run it elsewhere."""
         log = self.folder / f"worker{len(self.workers)}.log"
-        command = [str(BIN / "celery"), "-A", "tasks", "worker", "-c", str(children), "-l", "info", *options]
+        command = [*prefix, str(BIN / "celery"), "-A", "tasks", "worker", "-c", str(children), "-l", "info", *options]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

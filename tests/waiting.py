@@ -32,3 +32,8 @@ def is_alive(pid: int) -> bool:
 def descendants_of(pid: int) -> list[int]:
     """Children, their children, and so on."""
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def take(seconds: float) -> None:
+    """Take that long, as a model would."""
+    time.sleep(seconds)

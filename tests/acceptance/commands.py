@@ -133,10 +133,12 @@ class Celeriac:
     Attributes:
         folder: the current folder of the commands.
         temporary: their TMPDIR.
+        prefix: what each command begins with, to run it elsewhere.
     """
 
     root: Path
     program: Path = CELERIAC
+    prefix: tuple[str, ...] = ()
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     started: list[Running] = field(default_factory=list)
 
@@ -157,7 +159,7 @@ class Celeriac:
         out, err = self._logs / f"{number}.out", self._logs / f"{number}.err"
         with out.open("wb") as out_stream, err.open("wb") as err_stream:
             process = subprocess.Popen(
-                [str(self.program), *texts],
+                [*self.prefix, str(self.program), *texts],
                 stdin=subprocess.DEVNULL,
                 stdout=out_stream,
                 stderr=err_stream if stderr is None else stderr,

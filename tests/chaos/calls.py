@@ -1,0 +1,95 @@
+"""What workers have noted of the chunks that they ran: which rows, in which process, from when to when."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.pacing import CALLS
+
+
+@dataclass
+class Call:
+    """One run of a chunk; `first` is its first row, `ended` is None while it runs or if its process was killed."""
+
+    pid: int
+    first: int
+    rows: int
+    begun: float
+    ended: float | None = None
+
+
+class Calls:
+    """The file that workers write to, read as it grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / CALLS
+        self._path.touch()
+        self._offset = 0
+        self._tail = b""
+        self.all: list[Call] = []
+        self._open: dict[int, Call] = {}
+
+    def read(self) -> list[Call]:
+        """Every call so far, in the order in which they began."""
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            data = self._tail + stream.read()
+            self._offset = stream.tell()
+        *lines, self._tail = data.split(b"\n")
+        for line in lines:
+            what, at, pid, first, rows = line.decode().split()
+            if what == "begin":
+                call = self._open[int(pid)] = Call(int(pid), int(first), int(rows), float(at))
+                self.all.append(call)
+            else:
+                self._open.pop(int(pid)).ended = float(at)
+        return self.all
+
+    def restart(self) -> None:
+        """Forget what was before this moment."""
+        self.read()
+        self.all = []
+
+    def open(self) -> list[Call]:
+        """Calls that have not ended, of processes that run."""
+        self.read()
+        return [call for pid, call in self._open.items() if _runs(pid)]
+
+    def rows(self) -> int:
+        """Rows of all calls, those that were cut short included."""
+        return sum(call.rows for call in self.read())
+
+    def repeated(self) -> dict[int, int]:
+        """How often each chunk began that began more than once, by its first row."""
+        counts = Counter(call.first for call in self.read())
+        return {first: count for first, count in counts.items() if count > 1}
+
+    def median_seconds(self) -> float:
+        return statistics.median(call.ended - call.begun for call in self.read() if call.ended)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Idleness:
+    """Whether nobody runs a chunk, at many looks in a row: between two chunks children are idle for a moment."""
+
+    LOOKS = 15
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._idle = 0
+
+    def __call__(self) -> bool:
+        began = len(self._calls.all)
+        self._idle = 0 if self._calls.open() or len(self._calls.all) > began else self._idle + 1
+        return self._idle >= self.LOOKS

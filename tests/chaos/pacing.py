@@ -1,0 +1,44 @@
+"""What workers do before the model in these tests: note the call, and take as long as the folder's `pace` says.
+
+It runs in a worker's children, in the folder where the worker was started.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.waiting import take
+
+CALLS = "calls"
+PACE = "pace"
+# The first value of a row tells which row it is: its number, of so many, as a part of 1, exact in float32.
+NUMBERS = 2**20
+WIDER = 6
+
+
+def paced(rows: np.ndarray) -> np.ndarray:
+    """The rows as they are, after a while; both ends of it are noted."""
+    first = int(rows[0, 0] * NUMBERS)
+    _note("begin", first, len(rows))
+    take(float(Path(PACE).read_text()))
+    _note("end", first, len(rows))
+    return rows
+
+
+def _note(what: str, first: int, rows: int) -> None:
+    """One line in one write at the end of the file: those of several processes do not mix."""
+    line = f"{what} {time.monotonic()} {os.getpid()} {first} {rows}\n"
+    descriptor = os.open(CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def widened(scores: np.ndarray) -> np.ndarray:
+    """Outputs as large as the rows are, so that those of a large chunk do not ride in its answer."""
+    return np.tile(scores, WIDER)

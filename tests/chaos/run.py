@@ -1,0 +1,92 @@
+"""A schedule from its first row to a look at what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
+from tests.chaos.checks import check_ledger, check_nothing_is_left
+from tests.chaos.injuries import Course, inflict
+from tests.chaos.scene import Scene, begin
+from tests.chaos.schedule import ALONE, STOPS, Injury, Kind, Schedule
+from tests.waiting import wait_until
+
+STILL_SECONDS = 60.0
+
+
+def run(arena: Arena, schedule: Schedule) -> None:
+    """Run a schedule and check all that is to be checked; an error says what happened until then."""
+    arena.bring_up(WORKERS)
+    arena.set_pace(PACE_SECONDS)
+    arena.calls.restart()
+    scene = begin(arena, schedule)
+    wounds = Wounds(scene)
+    try:
+        for injury in schedule.injuries:
+            wounds.wait_for(injury)
+            wounds.inflict(injury)
+        wounds.heal()
+        arena.set_pace(0)
+        outputs, ledger = scene.end()
+        arena.expect(outputs)
+        check_ledger(scene, len(outputs), ledger.as_dict())
+        arena.bring_up(WORKERS)
+        check_nothing_is_left(scene)
+    except BaseException as error:
+        told = f"job {scene.job_id()}: {scene}; see {arena.folder}"
+        for note in (f"schedule: {schedule}", f"inflicted: {wounds}", told):
+            error.add_note(note)
+        scene.abandon()
+        raise
+
+
+class Wounds:
+    """The injuries so far, and those that are not over."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._open: list[tuple[Kind, Callable[[], Any], Course]] = []
+        self._told: list[str] = []
+
+    def wait_for(self, injury: Injury) -> None:
+        """Until its moment has come, and nothing is open that it does not go together with."""
+        excluded = set(ALONE) | (set(STOPS) if injury.kind in STOPS | ALONE else set())
+
+        def its_time() -> bool:
+            self.tend()
+            self._scene.arena.check_workers()
+            assert not self._scene.is_over(), "the job is over before all has happened"
+            alone = not excluded & {kind for kind, _, _ in self._open}
+            return alone and self._scene.predicted_chunks() >= injury.moment
+
+        wait_until(its_time, str(injury), STILL_SECONDS)
+
+    def inflict(self, injury: Injury) -> None:
+        """Let it happen."""
+        course = inflict(self._scene, injury)
+        self._told.append(f"{self._scene.predicted_chunks()}: {injury}")
+        self._open.append((injury.kind, next(course), course))
+        self._told[-1] += ", done"
+
+    def tend(self) -> None:
+        """End what is over."""
+        for wound in list(self._open):
+            kind, is_over, course = wound
+            if is_over():
+                self._open.remove(wound)
+                for _ in course:  # what follows its condition
+                    raise AssertionError(f"{kind} has one condition")
+                self._told.append(f"{self._scene.predicted_chunks()}: over: {kind}")
+
+    def heal(self) -> None:
+        """Wait until all are over."""
+
+        def healed() -> bool:
+            self.tend()
+            return not self._open
+
+        wait_until(healed, f"all is over: {[kind for kind, _, _ in self._open]}", STILL_SECONDS)
+
+    def __str__(self) -> str:
+        return "\n  ".join(["", *self._told])
