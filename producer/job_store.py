@@ -44,10 +44,10 @@ _FAILED = b"failed:"
 
 # Nothing that has expired comes back to life.
 _CANCEL = """
-local job, answers, payloads = unpack(KEYS)
+local job, answers, payloads, deliveries = unpack(KEYS)
 local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
 if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
-redis.call('UNLINK', answers, payloads)
+redis.call('UNLINK', answers, payloads, deliveries)
 return state
 """
 
@@ -74,7 +74,7 @@ def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_second
 def remove(client: redis.Redis, job_id: str) -> None:
     """Forget a detached job as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
-        pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id))
+        pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.deliveries(job_id))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
@@ -121,7 +121,7 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
         UnknownJobError: there is no such job.
     """
     _, record = read(client, job_id)
-    held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id)]
+    held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id), keys.deliveries(record.id)]
     state = cast("bytes | None", client.eval(_CANCEL, len(held), *held))
     if state is None:
         raise UnknownJobError(f"job {record.id} has expired")

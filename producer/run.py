@@ -307,6 +307,7 @@ class Run:
         if not isinstance(error, BrokerFullError):
             logger.warning("job %s goes on", self._record.id)
             self._doubt()
+            self._last_worker = time.monotonic()  # workers have to come back, too
         self._last_look = -LOOK_AROUND_SECONDS  # at once
 
     def _doubt(self) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from celery.worker import consumer
 from kombu.transport.redis import Transport
 from redis.exceptions import OutOfMemoryError
 
 # OutOfMemoryError: Redis 6.2 refuses in transactions even what would free memory, such as an acknowledgement.
 # AttributeError: a channel that is closed while it holds messages looks for its connection, which is gone already.
 _TAKEN_FOR_LOST = (OutOfMemoryError, AttributeError)
+# Celery's own pauses grow to 30 seconds, as long as producers wait for a worker.
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """What takes chunks from Redis; connects again soon after Redis is back."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes."""
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=LONGEST_PAUSE_SECONDS)
+        return super().ensure_connected(conn)
 
 
 def let_worker_live() -> None:

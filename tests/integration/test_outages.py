@@ -79,7 +79,7 @@ def open_gate(system: System) -> None:
         os.close(os.open(closed, os.O_WRONLY | os.O_NONBLOCK))
 
 
-@pytest.mark.parametrize("keeps", ["nothing", "everything"])
+@pytest.mark.parametrize("keeps", ["nothing", "everything", "its name alone"])
 def test_a_job_waits_for_redis_and_goes_on(
     system: System, client: Client, keeps: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,6 +93,11 @@ def test_a_job_waits_for_redis_and_goes_on(
     system.redis.stop()
     wait_until(lambda: "waits: Redis at" in caplog.text, "the job says that it waits")
     open_gate(system)
+    if keeps == "its name alone":  # which now leads to another server
+        (system.folder / "other").mkdir()
+        system.redis.folder = system.folder / "other"
+        (system.folder / "redis.sock").unlink()
+        (system.folder / "redis.sock").symlink_to(system.folder / "other" / "redis.sock")
     system.redis.start()
     check_whole(job, rows)
     assert "goes on" in caplog.text
