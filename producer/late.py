@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 # Of the chunks answered last.
@@ -54,7 +54,7 @@ class Lateness:
         self._with_child[index] = now
 
     def all_running(self, opened: Mapping[int, Sent], now: float) -> None:
-        """No chunk waits in a queue, and there are slots for all: each is with a child, or lost."""
+        """No chunk waits in a queue: each is with a worker, or lost."""
         for index in opened:
             self._with_child.setdefault(index, now)
 
@@ -68,10 +68,21 @@ class Lateness:
             if now - since > limit * PATIENCE ** (opened[index].times_sent - 1)
         ]
 
+    def perhaps_lost(self, indexes: Sequence[int], now: float, slots: int) -> None:
+        """A worker is gone that may have had these: they are late if they are not answered when their turn is over."""
+        turn = len(indexes) / max(1, slots) * statistics.median(self._took or [0.0])
+        for index in indexes:
+            self._with_child.setdefault(index, now + turn)
+
+    @property
+    def knows(self) -> bool:
+        """Whether enough is known of how long chunks take."""
+        return len(self._took) >= LEAST_KNOWN
+
     @property
     def limit_seconds(self) -> float:
         """How long after its neighbours a chunk is late: one may wait in its worker for the one before it."""
-        if len(self._took) < LEAST_KNOWN:
+        if not self.knows:
             return UNKNOWN_SECONDS
         took = sorted(self._took)
         return statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))] + SLACK_SECONDS

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import msgspec
 import redis
 
-from producer import job_store
+from producer import job_store, outage
 from producer.aggregator import Gathered
 from producer.crew import Crew
 from producer.failures import Failures
@@ -33,7 +33,7 @@ from producer.policy import Policy
 from producer.queues import Queues
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
-from tasks.connection import broker_errors, ping
+from tasks.connection import broker_errors
 from tasks.messages import Answer, JobRecord, ModelRef, Outputs, SlotRecord
 from worker_config.errors import (
     BrokerError,
@@ -51,9 +51,6 @@ LOOK_AROUND_SECONDS = 1.0
 LOOK_FOR_LATE_SECONDS = 0.1
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
 COLLECT_SECONDS = 0.004
-# Between two tries to reach Redis; longer each time.
-LEAST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Run:
@@ -255,10 +252,7 @@ class Run:
         self._queues.update(self.slots)
         if lost or run_id != self._run_id:
             self._doubt()
-        if stranded := self._crew.pop_stranded():
-            # To send all is harmless, and they are few.
-            opened = self._outbox.open.items()
-            self._send_again([index for index, one in opened if one.queue in stranded and one.times_sent == 1])
+        self._look_for_stranded(now)
         if self.slots:
             # What Redis may have lost, or never got.
             self._send_again([index for index, one in self._outbox.open.items() if not one.published], with_rows=True)
@@ -270,12 +264,20 @@ class Run:
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
 
+    def _look_for_stranded(self, now: float) -> None:
+        stranded = self._crew.pop_stranded()
+        chunks = [i for i, one in self._outbox.open.items() if one.queue in stranded and one.times_sent == 1]
+        served = {slot.queue for slot in self.slots} if self._late.knows else set()
+        # A worker that was asked to end has handed them back: others have them soon.
+        self._late.perhaps_lost([i for i in chunks if self._outbox.open[i].queue in served], now, len(self.slots))
+        self._send_again([i for i in chunks if self._outbox.open[i].queue not in served])
+
     def _look_for_late(self) -> None:
         now, opened = time.monotonic(), self._outbox.open
         if now - self._looked_for_late < LOOK_FOR_LATE_SECONDS or not self.slots:
             return
         self._looked_for_late = now
-        if 0 < len(opened) <= len(self.slots) and not self._wire.queued({one.queue for one in opened.values()}):
+        if opened and not self._wire.queued({one.queue for one in opened.values()}):
             self._late.all_running(opened, now)
         self._send_again(self._late.overdue(opened, now))
 
@@ -291,18 +293,9 @@ class Run:
     def _wait_for_redis(self, error: BrokerError) -> None:
         """Until it answers, or somebody cancels the job."""
         logger.warning("job %s waits: %s", self._record.id, error)
-        while not self._cancelled:
-            self._wake.wait(min(LEAST_PAUSE_SECONDS * 2**self._tries, LONGEST_PAUSE_SECONDS))
-            self._wake.clear()
-            self._tries += 1
-            try:
-                ping(self._wire.url)
-                break
-            except BrokerRefusedError:
-                raise
-            except BrokerError:
-                continue
-        else:
+        outage.wait_for_redis(self._wire.url, self._tries, self._wake, lambda: self._cancelled)
+        self._tries += 1
+        if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
         if not isinstance(error, BrokerFullError):
             logger.warning("job %s goes on", self._record.id)

@@ -88,3 +88,13 @@ def test_an_answered_chunk_is_not_late() -> None:
         late.answered(index, "a", 0.2, 1.0, opened(0))
     late.answered(0, "a", 3.0, 4.0, {})
     assert late.overdue({}, 100.0) == []
+
+
+def test_chunks_that_a_worker_may_have_had_are_late_when_their_turn_is_over() -> None:
+    late = Lateness()
+    for index in range(4):
+        late.answered(index, "a", 1.0, 1.0, {})
+    waiting = opened(4, 5, 6, 7)
+    late.perhaps_lost(list(waiting), 10.0, 2)
+    assert late.overdue(waiting, 10.0 + late.limit_seconds + 1.9) == []
+    assert late.overdue(waiting, 10.0 + late.limit_seconds + 2.1) == [4, 5, 6, 7]

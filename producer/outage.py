@@ -1,0 +1,33 @@
+"""This module waits for a Redis that is away, or full, with pauses that grow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from tasks.connection import ping
+from worker_config.errors import BrokerError, BrokerRefusedError
+
+LEAST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callable[[], bool]) -> None:
+    """Return when it answers, or nobody waits any more; `wake` is set when that may be.
+
+    Args:
+        tries: outages in a row so far: one that answers, and still does not do its part, is left alone for longer.
+
+    Raises:
+        BrokerRefusedError: it refuses the user or password.
+    """
+    while not is_over():
+        wake.wait(min(LEAST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS))
+        wake.clear()
+        tries += 1
+        try:
+            return ping(url)
+        except BrokerRefusedError:
+            raise
+        except BrokerError:
+            continue
