@@ -48,6 +48,10 @@ class Failures:
             else:
                 self.more += 1
 
+    def in_order(self) -> list[FailureRecord]:
+        """The records by their rows: chunks are answered in any order."""
+        return sorted(self.records, key=lambda record: (record.start, record.model))
+
     def judge(self, failed: Sequence[FailureRecord]) -> FailureRecord | None:
         """Leave out the models that failed on a chunk; or give the record that ends the job, and leave out none.
 

@@ -121,7 +121,7 @@ class Job:
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, or none of a model that the record names, and why; the first 1,000."""
-        return list(self._run.failures.records)
+        return self._run.failures.in_order()
 
     @property
     def more_failures(self) -> int:

@@ -14,6 +14,8 @@ A detached job has no producer to write its record; children count in further fi
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +28,7 @@ import redis
 from producer.ledger import Ledger
 from tasks import keys
 from tasks.keep import keep
-from tasks.messages import FailureRecord, JobRecord, Plan, pack
+from tasks.messages import FailureRecord, JobRecord, ModelRef, Plan, pack
 from worker_config.errors import UnknownJobError
 
 
@@ -50,6 +52,25 @@ if state == 'running' or (chunks and state == 'done') then redis.call('HSET', jo
 redis.call('UNLINK', answers, payloads, deliveries)
 return state
 """
+
+
+def new_record(
+    job_id: str, models: Sequence[ModelRef], label: str, store: str, rows: int | None, plan: Plan | None = None
+) -> JobRecord:
+    """The record of a job that this process submits now."""
+    now = time.time()
+    return JobRecord(
+        id=job_id,
+        models=[str(model) for model in models],
+        input=label,
+        store=store,
+        rows=rows,
+        submitted_at=now,
+        updated_at=now,
+        producer=f"{socket.gethostname()}:{os.getpid()}",
+        ledger={},
+        plan=plan,
+    )
 
 
 def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:

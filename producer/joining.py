@@ -40,6 +40,9 @@ MOST_CHECKSUMS = 65_536
 class Joining:
     """The answers of one job, one by one; used by the job's thread.
 
+    Args:
+        likely_form: outputs of no rows, as the models announce them; for a job none of whose rows shows it.
+
     Attributes:
         gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
     """
@@ -54,6 +57,7 @@ class Joining:
         failures: Failures,
         policy: Policy,
         rows: int | None,
+        likely_form: OutputTree | None = None,
     ) -> None:
         self.gathered: Gathered | None = None
         self._wire = wire
@@ -70,6 +74,7 @@ class Joining:
         # Chunks of which every row has failed, until another one shows what outputs look like.
         self._formless: list[Part] = []
         self._form: OutputTree | None = None
+        self._likely_form = likely_form
 
     @property
     def waiting(self) -> int:
@@ -125,6 +130,9 @@ class Joining:
         Raises:
             RowsFailedError: not one row of the data set has a prediction, or more have failed than may.
         """
+        if self._formless and self._ledger.predicted:  # by an earlier run
+            self._form = self._likely_form
+            self._flush()
         if self._formless:
             raise RowsFailedError(f"no row was predicted; {self._failures.records[0]}")
         self._policy.check(self._ledger.failed, self._ledger.rows)
@@ -176,12 +184,16 @@ class Joining:
             self._formless.append(part)
         else:
             self._add(part)
+        self._flush()
+        if count:
+            self._policy.check(self._ledger.failed, self._rows)
+
+    def _flush(self) -> None:
+        """Hand on the chunks of which every row has failed, once it is known what outputs look like."""
         if self._form is not None:
             formless, self._formless = self._formless, []
             for one in formless:
                 self._add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
-        if count:
-            self._policy.check(self._ledger.failed, self._rows)
 
     def _formed(self, part: Part) -> Part:
         """The part as it is handed over; raises MessageError if it has not one output for each row."""

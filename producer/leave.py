@@ -7,10 +7,7 @@ No message leaves before everything is there: what is too large, or cannot be re
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +24,7 @@ from producer.wire import Wire
 from tasks import codec
 from tasks.codec.compression import Compression
 from tasks.connection import broker_errors
-from tasks.messages import JobRecord, ModelInfo, Plan, SliceRef, SlotRecord, StoreName
+from tasks.messages import ModelInfo, Plan, SliceRef, SlotRecord, StoreName
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings
 
@@ -96,19 +93,7 @@ def leave(
         budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
         left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
         plan = left.put(check, blank)
-        now = time.time()
-        record = JobRecord(
-            id=job_id,
-            models=[str(model) for model in plan.models],
-            input=source.label,
-            store=store,
-            rows=plan.rows,
-            submitted_at=now,
-            updated_at=now,
-            producer=f"{socket.gethostname()}:{os.getpid()}",
-            ledger={},
-            plan=plan,
-        )
+        record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan)
         with broker_errors(wire.url):
             job_store.create(wire.client, record, ttl_seconds)
         # To those that are still up.

@@ -5,14 +5,11 @@ feed, sizer, models, slots, terms --> Wire, Window, Queues, Outbox --> Run --> J
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from producer import placement
+from producer import job_store, placement
 from producer.feeds import Feed
 from producer.job import Job
 from producer.outbox import Outbox
@@ -24,7 +21,7 @@ from producer.split import Sizer
 from producer.window import Window
 from producer.wire import Wire
 from tasks.codec.compression import Compression
-from tasks.messages import JobRecord, ModelInfo, SliceRef, SlotRecord, StoreName
+from tasks.messages import ModelInfo, SliceRef, SlotRecord, StoreName
 from worker_config.settings import Settings
 
 
@@ -55,19 +52,8 @@ def make_job(
 ) -> Job:
     """A job that is ready to start; `settings` have the broker's URL."""
     job_id = secrets.token_hex(6)
-    now = time.time()
     models = placement.refs(infos)
-    record = JobRecord(
-        id=job_id,
-        models=[str(model) for model in models],
-        input=feed.label,
-        store=store,
-        rows=feed.rows,
-        submitted_at=now,
-        updated_at=now,
-        producer=f"{socket.gethostname()}:{os.getpid()}",
-        ledger={},
-    )
+    record = job_store.new_record(job_id, models, feed.label, store, feed.rows)
     wire = Wire(str(settings.broker_url), settings, job_id, store)
     window = Window(len(slots))
     queues = Queues(slots)
@@ -98,5 +84,6 @@ def make_job(
         fail_together=terms.fail_together,
         policy=terms.policy,
         failed_before=terms.failed_before,
+        likely_form=placement.blank_outputs(infos),
     )
     return Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from tasks.codec.arrays import DTYPES
 from tasks.messages import ModelInfo, ModelRef, SlotRecord
+from tasks.signature import blank_rows
 from worker_config.errors import NoWorkerError, UnknownModelError
 
 # In an error's text.
@@ -62,6 +65,18 @@ def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
         if dtype is not None and None not in sizes:
             total += dtype.itemsize * math.prod(size or 0 for size in sizes)
     return total
+
+
+def blank_outputs(infos: Sequence[ModelInfo]) -> dict[str, Any] | np.ndarray[Any, Any] | None:
+    """Outputs of no rows, as a part has them; None where nobody knows their form beforehand."""
+    by_model: dict[str, Any] = {}
+    for info in infos:
+        sizes = [size for spec in info.outputs for size in spec.shape[1:]]
+        if info.postprocess or info.function or not info.outputs or None in sizes:
+            return None
+        blank = blank_rows(info.outputs)
+        by_model[info.name] = blank if len(blank) > 1 else next(iter(blank.values()))
+    return by_model if len(by_model) > 1 else next(iter(by_model.values()))
 
 
 def batch_seconds(infos: Sequence[ModelInfo]) -> float:

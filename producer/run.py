@@ -19,7 +19,7 @@ import msgspec
 import redis
 
 from producer import job_store, outage
-from producer.aggregator import Gathered
+from producer.aggregator import Gathered, OutputTree
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
@@ -79,6 +79,7 @@ class Run:
         fail_together: bool = False,
         policy: Policy | None = None,
         failed_before: int = 0,
+        likely_form: OutputTree | None = None,
     ) -> None:
         done = feed.first_row - failed_before
         self.ledger = Ledger(
@@ -95,7 +96,9 @@ class Run:
         self._record = record
         self._ttl_seconds = ttl_seconds
         self._worker_timeout_seconds = worker_timeout_seconds
-        self._joining = Joining(wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows)
+        self._joining = Joining(
+            wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form
+        )
         self._crew = Crew(record.id, models, slots)
         self._late = Lateness()
         self._answers: deque[Answer] = deque()
@@ -195,6 +198,7 @@ class Run:
             if self._outbox.open or not self._feed.exhausted():
                 return False
             self._joining.end()
+            self._hand_over()
             return True
         damaged, error = self._damage
         if any(index < damaged for index in self._outbox.open):
@@ -209,8 +213,11 @@ class Run:
                 self._take(answer)
                 self._answers.popleft()
         finally:  # what came before a failure is the caller's to keep
-            for part in self._joining.pop_ready():
-                self.handover.give(part)
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        for part in self._joining.pop_ready():
+            self.handover.give(part)
 
     def _take(self, answer: Answer) -> None:
         opened = self._outbox.open.get(answer.index)
@@ -311,7 +318,7 @@ class Run:
             opened.published = False
 
     def _tell_failures(self) -> None:
-        job_store.write_failures(self._wire.client, self._record.id, self.failures.records, self._ttl_seconds)
+        job_store.write_failures(self._wire.client, self._record.id, self.failures.in_order(), self._ttl_seconds)
         self._told = len(self.failures.records)
 
     def record(self) -> JobRecord:

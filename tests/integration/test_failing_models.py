@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from producer import Client, JobState
+from tasks.messages import OnError
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError
@@ -306,3 +307,23 @@ def test_a_detached_job_without_a_model_left_fails(client: Client, rows: np.ndar
     assert job.state is JobState.FAILED
     job.ledger.check(handed_over=False)
     assert job.ledger.failed == CHUNK
+
+
+@pytest.mark.parametrize(("on_error", "rows_out"), [("skip", 0), ("fill", 6)])
+def test_a_continued_job_may_have_no_row_left_that_goes_through(
+    client: Client, on_error: OnError, rows_out: int
+) -> None:
+    job = client.submit("words", np.full((10, 3), 17, np.int32), first_row=4, on_error=on_error, chunk_rows=2)
+    result = job.result()
+    assert isinstance(result, np.ndarray)
+    assert (len(result), result.dtype) == (rows_out, np.float32)
+    assert np.isnan(result).all()
+    assert (job.ledger.predicted, job.ledger.failed, job.ledger.written) == (4, 6, 4)
+    assert [record.start for record in job.failures()] == [*range(4, 10)]
+
+
+def test_a_job_none_of_whose_rows_goes_through_has_failed(client: Client) -> None:
+    job = client.submit("words", np.full((10, 3), 17, np.int32), on_error="skip", chunk_rows=2)
+    with pytest.raises(RowsFailedError, match="no row was predicted; row 0 failed at infer: "):
+        job.result()
+    assert job.ledger.failed == 10
