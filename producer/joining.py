@@ -134,7 +134,7 @@ class Joining:
             self._form = self._likely_form
             self._flush()
         if self._formless:
-            raise RowsFailedError(f"no row was predicted; {self._failures.records[0]}")
+            raise RowsFailedError(f"no row was predicted; {self._failures.in_order()[0]}")
         self._policy.check(self._ledger.failed, self._ledger.rows)
 
     def _drop(self, answer: Answer) -> None:

@@ -101,6 +101,7 @@ def start(
             data_roots=roots,
             older=models.older_sets(),
         )
+        slots.leave_word(models.folder, record)
         slots.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)

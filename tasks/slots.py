@@ -2,6 +2,7 @@
 
 child, when its models are loaded --announce--> celeriac:worker:WORKER --read_slots--> producers
 worker's main process, every few seconds --refresh--> (keeps the record alive, drops slots of dead children)
+child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
 `main` as long as its main process lives.
@@ -10,11 +11,14 @@ A worker that has no slot for a while, since its only child is being replaced, i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import redis
 
 from tasks import keys, queues
+from tasks.files import write_whole
 from tasks.messages import SlotRecord, pack, unpack
 from worker_config.errors import MessageError
 
@@ -33,6 +37,17 @@ def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
         pipe.execute()
 
 
+def leave_word(folder: Path, slot: SlotRecord) -> None:
+    """Keep a slot's record where its main process finds it, in place of that of the child before."""
+    with suppress(OSError):  # a full disk; Redis will hardly lose its data at this moment
+        write_whole(folder / f"slot-{slot.slot}", pack(slot))
+
+
+def words_left(folder: Path) -> list[SlotRecord]:
+    """The records of all slots; some may be of children that have died."""
+    return _slots_in({path.name.encode(): path.read_bytes() for path in folder.glob("slot-*[0-9]")})
+
+
 def refresh(
     client: redis.Redis,
     worker: str,
@@ -42,13 +57,12 @@ def refresh(
 ) -> list[SlotRecord]:
     """Keep a worker's record alive, without the slots whose child has died; return the slots that are up.
 
-    `known` is what the last call returned: a Redis that lost its data gets it again. `told_by` brings a record up to
-    date.
+    `known` are slots that Redis should have, whichever children they are of: one that lost its data gets them again.
+    `told_by` brings a record up to date.
     """
     found = _slots_in(_fields_of(client, worker))
-    pids = {slot.pid for slot in found}
-    up = [slot for slot in found + [slot for slot in known if slot.pid not in pids] if slot.pid in live_pids]
-    up = [told_by(slot) for slot in up]
+    slots = {slot.pid: slot for slot in (*known, *found)}
+    up = [told_by(slot) for pid, slot in slots.items() if pid in live_pids]
     fields = {_MAIN: b"", **{str(slot.slot).encode(): pack(slot) for slot in up}}
     with client.pipeline() as pipe:
         if stale := [str(slot.slot) for slot in found if slot.pid not in live_pids]:

@@ -279,7 +279,9 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             try:
                 self._forget(controller.consumer)
                 pids = controller.pool.info["processes"]
-                self._up = slots.refresh(_main.client, _main.worker, pids, self._up, _main.models.told_by)
+                # A child's own word, too: Redis may have lost what it was told since the last time.
+                known = [*slots.words_left(_main.models.folder), *self._up]
+                self._up = slots.refresh(_main.client, _main.worker, pids, known, _main.models.told_by)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker lives: %s", error)
 
