@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-QUESTIONS = ("memory", "transport", "small_chunks", "chunk_size", "weights", "starting", "executors")
+QUESTIONS = ("memory", "transport", "small_chunks", "chunk_size", "weights", "starting", "executors", "safety")
 
 
 def main() -> int:

@@ -4,7 +4,8 @@
 
 Workers take chunks in the order in which they were sent. When one that was sent later has been answered, the earlier
 ones are with a child, or lost. All limits follow the times that chunks took; the second copy of a chunk that is only
-slow does no harm, and the first answer counts.
+slow does no harm, and the first answer counts. One that came back, since its child died, has the time that this took,
+twice.
 """
 
 from __future__ import annotations
@@ -38,16 +39,24 @@ class Lateness:
     def __init__(self) -> None:
         self._took: deque[float] = deque(maxlen=RECENT)
         self._with_child: dict[int, float] = {}
+        # Since when a child may have had the first copy; how long after that the last one came back.
+        self._begun: dict[int, float] = {}
+        self._lasted: dict[int, float] = {}
 
     def answered(self, index: int, queue: str, seconds: float, now: float, opened: Mapping[int, Sent]) -> None:
         """An answer came now, to a chunk that took so long; `opened` are the others, in the order of their index."""
         self._took.append(seconds)
-        self._with_child.pop(index, None)
+        for times in (self._with_child, self._begun, self._lasted):
+            times.pop(index, None)
         for other, sent in opened.items():
             if other >= index:
                 break
             if sent.queue == queue:
-                self._with_child.setdefault(other, now - seconds)
+                self._begins(other, now - seconds)
+
+    def came_back(self, index: int, now: float) -> None:
+        """A copy of a chunk has come to nothing now: so long may the next one take, too."""
+        self._lasted[index] = now - self._begun.get(index, now)
 
     def sent_again(self, index: int, now: float) -> None:
         """Its time begins anew."""
@@ -56,16 +65,18 @@ class Lateness:
     def all_running(self, opened: Mapping[int, Sent], now: float) -> None:
         """No chunk waits in a queue: each is with a worker, or lost."""
         for index in opened:
-            self._with_child.setdefault(index, now)
+            self._begins(index, now)
 
     def overdue(self, opened: Mapping[int, Sent], now: float) -> list[int]:
         """The chunks to send again."""
-        self._with_child = {index: since for index, since in self._with_child.items() if index in opened}
+        for times in (self._with_child, self._begun, self._lasted):
+            for index in times.keys() - opened.keys():
+                del times[index]
         limit = self.limit_seconds
         return [
             index
             for index, since in self._with_child.items()
-            if now - since > limit * PATIENCE ** (opened[index].times_sent - 1)
+            if now - since > max(limit * PATIENCE ** (opened[index].times_sent - 1), 2 * self._lasted.get(index, 0.0))
         ]
 
     def perhaps_lost(self, indexes: Sequence[int], now: float, slots: int) -> None:
@@ -86,3 +97,7 @@ class Lateness:
             return UNKNOWN_SECONDS
         took = sorted(self._took)
         return statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))] + SLACK_SECONDS
+
+    def _begins(self, index: int, since: float) -> None:
+        self._with_child.setdefault(index, since)
+        self._begun.setdefault(index, since)

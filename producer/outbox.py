@@ -45,6 +45,8 @@ class OpenChunk:
     Attributes:
         payload: its rows; empty where they can be had again.
         published: whether Redis has its message for sure.
+        copies: deliveries that may still answer.
+        came_back: deliveries that have come to nothing.
         spent: payloads of earlier deliveries, which a child may still read.
     """
 
@@ -53,6 +55,8 @@ class OpenChunk:
     payload: bytes
     times_sent: int = 1
     published: bool = False
+    copies: int = 1
+    came_back: int = 0
     spent: list[RowsRef] = field(default_factory=list)
 
     @property
@@ -173,13 +177,26 @@ class Outbox:
             self._window.dropped(index)
             self._wire.forget([opened.message.ref, *opened.spent])
 
-    def send_again(self, indexes: Sequence[int], *, with_rows: bool) -> list[tuple[int, InputError]]:
+    def is_back(self, index: int) -> bool:
+        """A delivery of an open chunk has come to nothing: whether it was the last one on its way.
+
+        A row that kills would otherwise have several children at a time, for each of its copies.
+        """
+        opened = self.open[index]
+        opened.came_back += 1
+        opened.copies -= 1
+        return opened.copies < 1
+
+    def send_again(
+        self, indexes: Sequence[int], *, with_rows: bool, late: bool = False
+    ) -> list[tuple[int, InputError]]:
         """Send open chunks once more, to the head of queues of workers that are up now.
 
         Args:
             indexes: of open chunks.
             with_rows: Redis, or the spool folder, may have lost them. By way of Redis, since not every worker may reach
                 the file that others read.
+            late: earlier copies may still be answered, unless one has shown how long that takes at most.
 
         Returns: those whose rows cannot be read any more.
 
@@ -199,6 +216,7 @@ class Outbox:
                     unreadable.append((index, error))
                     continue
             opened.times_sent += 1
+            opened.copies = opened.copies + 1 if late and not opened.came_back else 1
             self._queues.closed(opened.queue)
             opened.queue = self._queues.choose()
             again.append(opened)

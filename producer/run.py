@@ -94,8 +94,7 @@ class Run:
         self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
         self._models = list(models)
         self._record = record
-        self._ttl_seconds = ttl_seconds
-        self._worker_timeout_seconds = worker_timeout_seconds
+        self._ttl_seconds, self._worker_timeout_seconds = ttl_seconds, worker_timeout_seconds
         self._joining = Joining(
             wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form
         )
@@ -137,6 +136,7 @@ class Run:
         error: BaseException | None = None
         try:
             self._loop()
+            self.ledger.check(handed_over=False)  # no row is skipped now: one that is missing is found
             self.state = JobState.DONE
         except JobCancelledError as cancelled:
             self.state, error = JobState.CANCELLED, cancelled
@@ -223,7 +223,9 @@ class Run:
         opened = self._outbox.open.get(answer.index)
         try:
             if not self._joining.take(answer):
-                self._send_again([answer.index], with_rows=True)
+                self._late.came_back(answer.index, time.monotonic())
+                if self._outbox.is_back(answer.index):
+                    self._send_again([answer.index], with_rows=True)
         except RowsFailedError as failed:
             self._stop_before(answer.index, failed)
         if opened and isinstance(answer, Outputs) and answer.index not in self._outbox.open:
@@ -286,13 +288,13 @@ class Run:
         self._looked_for_late = now
         if opened and not self._wire.queued({one.queue for one in opened.values()}):
             self._late.all_running(opened, now)
-        self._send_again(self._late.overdue(opened, now))
+        self._send_again(self._late.overdue(opened, now), late=True)
 
-    def _send_again(self, indexes: Sequence[int], *, with_rows: bool = False) -> None:
+    def _send_again(self, indexes: Sequence[int], *, with_rows: bool = False, late: bool = False) -> None:
         indexes = [index for index in indexes if index in self._outbox.open]
         for index in indexes:
             self._late.sent_again(index, time.monotonic())
-        unreadable = self._outbox.send_again(indexes, with_rows=with_rows) if indexes else []
+        unreadable = self._outbox.send_again(indexes, with_rows=with_rows, late=late) if indexes else []
         self.ledger.chunks_sent_again = self._outbox.chunks_sent_again
         for index, error in unreadable:
             self._stop_before(index, error)

@@ -4,7 +4,7 @@
     INDEX       deliveries, counted before work begins                                      child
     INDEX:at    what was to be run next (`suspects.Note`), from the second delivery on      child
     INDEX:why   what became of a child that ran the chunk (`suspects.Death`)                main process
-    INDEX:deaths  how many there were                                                       main process
+    INDEX:deaths  how many there were of which anything could be learned                    main process
     INDEX:bad   records of the rows that are never run again                                child
 
 An answer ends them all (`tasks/answers.py`), so the hash is as small as what is open.
@@ -26,10 +26,29 @@ from tasks.suspects import Death, Note, Step, Suspects, judge
 from worker_config.errors import MessageError
 
 # Of a chunk that was answered meanwhile nothing is noted: nobody would remove it.
+_NOTE = """
+local key, index, name, value = KEYS[1], unpack(ARGV)
+if redis.call('HEXISTS', key, index) == 0 then return end
+redis.call('HSET', key, index .. ':' .. name, value)
+if name == 'bad' then redis.call('HDEL', key, index .. ':at', index .. ':why') end
+"""
+
+# Several copies of a chunk may run at a time. The last one that has noted anything is the one that tells; a death of
+# another tells nothing as long as that one may live, and later no more than that there was one.
 _TELL = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return end
-redis.call('HSET', KEYS[1], ARGV[1] .. ':why', ARGV[2])
-if ARGV[3] == '1' then redis.call('HINCRBY', KEYS[1], ARGV[1] .. ':deaths', 1) end
+local key, index, told, counts, worker, pid = KEYS[1], unpack(ARGV)
+if redis.call('HEXISTS', key, index) == 0 then return end
+local function read(name)
+    local value = redis.call('HGET', key, index .. ':' .. name)
+    return value and cmsgpack.unpack(value)
+end
+local at, why = read('at'), read('why')
+if not at or (at.worker == worker and at.pid == tonumber(pid)) then
+    redis.call('HSET', key, index .. ':why', told)
+elseif not (why and why.worker == at.worker and why.pid == at.pid) then
+    return
+end
+if counts == '1' then redis.call('HINCRBY', key, index .. ':deaths', 1) end
 """
 
 
@@ -46,7 +65,7 @@ class Story:
         note: what was noted last.
         death: what became of the child that noted it; None if nobody knows.
         bad: records of the rows that are never run again.
-        deaths: how many children died.
+        deaths: how many children died, but for those beside one that has noted the chunk and may live.
     """
 
     note: Note | None = None
@@ -78,24 +97,20 @@ def read(client: redis.Redis, message: ChunkMessage) -> Story:
 
 def condemn(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:
     """Keep the rows that are never to be run again; what led to it has served."""
-    key = keys.deliveries(message.job)
-    with client.pipeline() as pipe:
-        pipe.hset(key, f"{message.index}:bad", cast("Any", msgspec.msgpack.encode(bad)))
-        pipe.hdel(key, f"{message.index}:at", f"{message.index}:why")
-        pipe.execute()
+    client.eval(_NOTE, 1, keys.deliveries(message.job), message.index, "bad", msgspec.msgpack.encode(bad))
 
 
 def write(client: redis.Redis, message: ChunkMessage, worker: str, step: Step) -> None:
     """Note what this child is about to run."""
     note = Note(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic())
-    client.hset(keys.deliveries(message.job), f"{message.index}:at", cast("Any", msgspec.msgpack.encode(note)))
+    client.eval(_NOTE, 1, keys.deliveries(message.job), message.index, "at", msgspec.msgpack.encode(note))
 
 
 def tell(client: redis.Redis, message: ChunkMessage, death: Death) -> None:
     """Note what became of a child that ran the chunk."""
     counts = "1" if death.type else "0"
     told = msgspec.msgpack.encode(death)
-    client.eval(_TELL, 1, keys.deliveries(message.job), message.index, told, counts)
+    client.eval(_TELL, 1, keys.deliveries(message.job), message.index, told, counts, death.worker, death.pid)
 
 
 def _read(data: bytes | None, form: Any) -> Any:

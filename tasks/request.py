@@ -1,6 +1,9 @@
 """This module is a chunk as a worker's main process sees it: it notes why a child died, before Celery acts on it.
 
 child died, or was too slow --cause--> Redis, for whoever runs the chunk next --> Celery: again, or a failure
+
+A chunk whose rows that kill are to be found is not sent again by Celery: its producer does it, which knows of other
+copies that are on their way.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
 from tasks import deaths, notes, worker
-from tasks.messages import ChunkMessage, from_plain
+from tasks.messages import ChunkMessage, OnError, from_plain
 from tasks.suspects import Death
 from worker_config.errors import CeleriacError
 
@@ -34,7 +37,10 @@ class ChunkRequest(Request):  # type: ignore[misc]
             return None  # `on_timeout` comes next, and would answer a second time
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and not stopped:
-            self._tell("" if deaths.is_stop(error) else "WorkerLostError", deaths.cause_of(error))
+            stop = deaths.is_stop(error)
+            on_error = self._tell("" if stop else "WorkerLostError", deaths.cause_of(error))
+            if on_error != "raise" and not stop:
+                self._context.retries = self.task.max_retries
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -48,12 +54,16 @@ class ChunkRequest(Request):  # type: ignore[misc]
         self._tell("", "the worker was stopped")
         super().cancel(pool, signal=signal, emit_retry=emit_retry)
 
-    def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> None:
+    def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
+        """Note it, and give what a row that fails does to the chunk's job."""
         main = worker.main_process()
         if main is None:
-            return
+            return "raise"
         death = Death(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
         try:
-            notes.tell(main.client, from_plain(self.args[0], ChunkMessage), death)
+            message = from_plain(self.args[0], ChunkMessage)
+            notes.tell(main.client, message, death)
+            return message.on_error
         except (CeleriacError, redis.RedisError, LookupError) as error:
             logger.error("cannot note why a child died: %s", error)
+            return "raise"

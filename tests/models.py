@@ -21,12 +21,12 @@ def keras_may_warn() -> Iterator[None]:
         yield
 
 
-def in_one_process(path: Path, rows: Any) -> Any:
+def in_one_process(path: Path, rows: Any, batch_rows: int = 32) -> Any:
     """What the model in this file gives for the rows, by `model.predict` and nothing of ours."""
     import keras
 
     with keras_may_warn():
-        return keras.models.load_model(path, compile=False).predict(rows, verbose=0)
+        return keras.models.load_model(path, compile=False).predict(rows, batch_size=batch_rows, verbose=0)
 
 
 @keras_may_warn()

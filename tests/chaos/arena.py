@@ -177,4 +177,4 @@ def all_rows() -> np.ndarray:
 @functools.cache
 def alone(model: Path) -> np.ndarray:
     """What one process makes of all rows."""
-    return np.tile(in_one_process(model, all_rows()), WIDER)
+    return np.tile(in_one_process(model, all_rows(), batch_rows=LARGE), WIDER)

@@ -51,7 +51,7 @@ def child_killed(scene: Scene, injury: Injury) -> Course:
 def child_stopped(scene: Scene, injury: Injury) -> Course:
     pid = _pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: _has_status(pid, psutil.STATUS_STOPPED), "the child stands still")
+    wait_until(lambda: _stands_still(pid), "the child stands still")
     yield _further(scene, injury)
     if is_alive(pid):  # something else may have happened to it
         os.kill(pid, signal.SIGCONT)
@@ -68,7 +68,7 @@ def worker_stopped(scene: Scene, injury: Injury) -> Course:
     worker = _pick(scene.workers(), injury)
     pids = [worker.pid, *descendants_of(worker.pid)]
     os.killpg(worker.pid, signal.SIGSTOP)
-    wait_until(lambda: all(_has_status(pid, psutil.STATUS_STOPPED) for pid in pids), "the worker stands still")
+    wait_until(lambda: all(map(_stands_still, pids)), "the worker stands still")
     yield _further(scene, injury)
     if worker.process.poll() is None:
         os.killpg(worker.pid, signal.SIGCONT)
@@ -171,6 +171,11 @@ def _has_status(pid: int, status: str) -> bool:
         return psutil.Process(pid).status() == status
     except psutil.NoSuchProcess:
         return False
+
+
+def _stands_still(pid: int) -> bool:
+    """Stopped; or ended, as a child of a worker that was about to leave may be, and waits for its stopped parent."""
+    return _has_status(pid, psutil.STATUS_STOPPED) or not is_alive(pid)
 
 
 def _further(scene: Scene, injury: Injury) -> Condition:

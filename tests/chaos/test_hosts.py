@@ -90,6 +90,7 @@ def prediction(cluster: Arena, request: pytest.FixtureRequest) -> Iterator[Predi
         cluster.set_pace(0)
 
 
+@pytest.mark.skipif(not LONG, reason="set LONG for it")
 def test_a_worker_that_is_cut_off(cluster: Arena, prediction: Prediction) -> None:
     assert cluster.network
     victim = cluster.system.workers[-1]
@@ -103,8 +104,7 @@ def test_a_worker_that_is_cut_off(cluster: Arena, prediction: Prediction) -> Non
         return len([call for call in calls if call.pid not in children]) >= 10
 
     wait_until(others_went_on, "the other worker goes on")
-    if LONG:
-        wait_until(lambda: len(cluster.system.slots()) == 2, "the worker counts as gone")
+    wait_until(lambda: len(cluster.system.slots()) == 2, "the worker counts as gone")
     cluster.network.mend(host)
 
     prediction.check()
@@ -112,7 +112,7 @@ def test_a_worker_that_is_cut_off(cluster: Arena, prediction: Prediction) -> Non
     assert not [one for one in cluster.ready_workers() if one.process.poll() is not None]
 
 
-@pytest.mark.parametrize("hosts", [HOSTS, (PRODUCER_HOST,)], ids=["redis", "producer"])
+@pytest.mark.parametrize("hosts", [HOSTS, (PRODUCER_HOST,)] if LONG else [(PRODUCER_HOST,)], ids=",".join)
 def test_what_is_cut_off_and_all_wait_for(cluster: Arena, prediction: Prediction, hosts: tuple[str, ...]) -> None:
     assert cluster.network
     cluster.network.cut(*hosts)
@@ -123,6 +123,7 @@ def test_what_is_cut_off_and_all_wait_for(cluster: Arena, prediction: Prediction
     prediction.check()
 
 
+@pytest.mark.skipif(not LONG, reason="set LONG for it")
 def test_a_network_that_is_slow_and_loses_packets(cluster: Arena, prediction: Prediction) -> None:
     assert cluster.network
     if reason := cluster.network.disturb("delay", "20ms", "loss", "1%"):

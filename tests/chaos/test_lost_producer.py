@@ -16,8 +16,8 @@ from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
 LONG = bool(os.environ.get("LONG"))
-KILLS = 10 if LONG else 2
-CHUNKS = 400 if LONG else 80
+KILLS = 10 if LONG else 1
+CHUNKS = 400 if LONG else 40
 # A window is then about two seconds' work, and what is brought to the disk once a second the smaller part of a loss.
 CHUNK_SECONDS = 0.5
 SLOTS = WORKERS * CHILDREN

@@ -66,6 +66,22 @@ def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system:
     assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
 
 
+def test_a_redis_that_lost_everything_is_told_of_a_child_that_had_just_come_up(running_system: System) -> None:
+    killed = running_system.slots()[0].pid
+    os.kill(killed, signal.SIGKILL)
+
+    def others() -> list[SlotRecord]:
+        slots = running_system.slots()
+        return [] if killed in {slot.pid for slot in slots} or len(slots) < 2 else slots
+
+    before = wait_until(others, "another child is in its place")
+
+    with connect(running_system.url) as client:
+        client.flushall()
+
+    assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
+
+
 def test_a_worker_that_is_asked_to_end_leaves_nothing_in_redis(redis_alone: System, models: Path) -> None:
     worker = redis_alone.start_ready_worker(_digits_manifest(redis_alone, models), 1)
     _wait_for_ready(worker)

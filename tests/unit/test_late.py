@@ -64,6 +64,21 @@ def test_each_copy_makes_the_next_one_wait_longer() -> None:
     assert late.overdue(waiting, 20.0 + 1.1 * PATIENCE * limit) == [0]
 
 
+def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
+    late = Lateness()
+    waiting = opened(0)
+    for index in range(1, 5):
+        late.answered(index, "a", 0.1, 10.1, waiting)
+    assert late.overdue(waiting, 11.0) == [0]
+    late.sent_again(0, 11.0)
+    # Since the first copy was begun, at 10; its child had 600 seconds.
+    late.came_back(0, 610.0)
+    late.sent_again(0, 610.0)
+    waiting[0].times_sent = 3
+    assert late.overdue(waiting, 610.0 + 1_199.0) == []
+    assert late.overdue(waiting, 610.0 + 1_201.0) == [0]
+
+
 def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
     late = Lateness()
     for index in range(4):
