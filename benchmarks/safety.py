@@ -3,9 +3,9 @@
 The same job twice, from rows in memory to a finished `.npy` file, through two systems that stand side by side. Ours has
 everything on: rows that fail are found (`on_error="skip"`), deliveries are counted, outputs have a checksum, the
 producer looks for chunks that are overdue, and a journal beside the output is brought to the disk once a second. The
-rival has none of it: `benchmarks/unsafe.py` takes the parts out that have no switch, its job ends with the first row
-that fails, and its output has no journal. Acknowledging a chunk when it is done is Celery's part, and both have it, as
-they have the join, which drops duplicates, and the ledger.
+rival has none of it: what has no switch is taken out (in the worker by `benchmarks/unsafe.py`), its job ends with the
+first row that fails, and its output has no journal. That a chunk is acknowledged when it is done is Celery's part: both
+have it, as they have the join, which drops duplicates, and the ledger.
 
 Chunks of ordinary size, of 0.1 to 0.25 s of model time; and the smallest that there are, of one row of 64 bytes.
 """
@@ -28,8 +28,8 @@ from benchmarks.harness import MIN_BLOCKS, Arm, Comparison, WrongOutputError, ch
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows
-from benchmarks.unsafe import nothing_is_late
 from producer import Client, local
+from producer.run import Run
 from producer.sinks import JournalHead, open_sink
 from tasks.connection import connect
 
@@ -79,7 +79,7 @@ def _run(
 ) -> npt.NDArray[np.float32]:
     """As `celeriac predict` does it; the clock runs until the output has its name."""
     head = JournalHead(source={}, models=client.digests(name), on_error="skip") if safe else None
-    with nullcontext() if safe else nothing_is_late():
+    with nullcontext() if safe else patch.object(Run, "_look_for_late", lambda _: None):
         sink = open_sink(path, len(data), force=True, journal=head)
         for part in client.submit(name, data, chunk_rows=chunk_rows, on_error="skip" if safe else "raise").parts():
             sink.write(part)
@@ -111,8 +111,9 @@ def _unsafe(models: Path) -> Iterator[Client]:
 def _check_counted(client: Client, counted: bool) -> None:
     """Make sure that the one system counts deliveries, and the other does not: else we measured something else."""
     with connect(client.broker_url) as server:
-        stats = cast("dict[str, dict[str, int]]", server.info("commandstats"))
-    calls = stats.get("cmdstat_hincrby", {}).get("calls", 0)
+        calls = (
+            cast("dict[str, dict[str, int]]", server.info("commandstats")).get("cmdstat_hincrby", {}).get("calls", 0)
+        )
     if bool(calls) is not counted:
         raise WrongOutputError(f"deliveries were counted {calls} times where they should {'' if counted else 'not '}be")
 

@@ -1,23 +1,19 @@
 """This module is the rival of `safety`: Celeriac's own worker, without what keeps rows from being lost.
 
-`celery -A benchmarks.unsafe worker` runs it. The product has no switch for this; here functions are replaced before the
-worker forks, so that its children never do what they are for.
+`celery -A benchmarks.unsafe worker` runs it, and nobody else may import it: functions of the product, which has no
+switch for this, are replaced before the worker forks, so that its children never do what they are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
-from unittest.mock import patch
 
-from producer.run import Run
 from tasks import answers, infer, keys
 from tasks.celery import app
 from tasks.child import Child
 from tasks.messages import ChunkMessage, RedisRef
 
-__all__ = ["app", "nothing_is_late"]
+__all__ = ["app"]
 
 
 def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
@@ -30,22 +26,10 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
     return (1, payload[0] if payload else None) if state == b"running" else (0, None)
 
 
-@contextmanager
-def nothing_is_late() -> Iterator[None]:
-    """The producer's part: as long as this lasts, it never looks for chunks that are overdue."""
-    with patch.object(Run, "_look_for_late", lambda _: None):
-        yield
-
-
-def forget_safety() -> None:
-    """The worker's part: no count of deliveries, nothing to remove with an answer, no checksum."""
-    for module, name, replacement in (
-        (infer, "ask", ask),
-        (infer, "checksum", lambda _: 0),
-        (answers, "fields_of", lambda _: []),
-    ):
-        setattr(module, name, replacement)
-
-
-if app.loader.__class__.__name__ == "AppLoader":
-    forget_safety()
+# No count of deliveries, nothing to remove with an answer, no checksum.
+for module, name, replacement in (
+    (infer, "ask", ask),
+    (infer, "checksum", lambda _: 0),
+    (answers, "fields_of", lambda _: []),
+):
+    setattr(module, name, replacement)

@@ -1,4 +1,8 @@
-"""This module knows the workers of a job: which slots can run it, and whose chunks went with one that is gone."""
+"""This module knows the workers of a job: which slots can run it, and whose chunks went with one that is gone.
+
+record expired      nobody knows which chunks it had taken: those of its queues are stranded
+record withdrawn    the worker ended, and handed back what it had: stranded are those of queues that nobody serves
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from producer import placement
 from tasks.messages import ModelRef, SlotRecord
 
 logger = logging.getLogger(__name__)
+
+# Between two looks at Redis, one of which shows that a record is gone.
+SLACK_SECONDS = 1.0
 
 
 class Crew:
@@ -24,22 +31,32 @@ class Crew:
         self._job = job
         self._models = list(models)
         self._queues_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._expires: dict[str, float] = {}
         self._stranded: set[str] = set()
+        self._handed_back: set[str] = set()
         self._know()
 
-    def update(self, workers: Mapping[str, list[SlotRecord]]) -> None:
-        """Take note of the workers that are up; one may have no slot for a while."""
+    def update(self, workers: Mapping[str, list[SlotRecord]], seconds_left: Mapping[str, float], now: float) -> None:
+        """Take note of the workers that are up; one may have no slot for a while.
+
+        Args:
+            seconds_left: after which their records expire, should no sign of life come.
+            now: of a monotonic clock.
+        """
         self.slots = placement.usable([slot for slots in workers.values() for slot in slots], self._models)
         for worker in self._queues_of.keys() - workers.keys():
             logger.warning("job %s: %s gone", self._job, worker)
-            self._stranded |= self._queues_of.pop(worker)
+            withdrawn = now < self._expires.get(worker, 0.0) - SLACK_SECONDS
+            (self._handed_back if withdrawn else self._stranded).update(self._queues_of.pop(worker))
+        self._expires = {worker: now + seconds for worker, seconds in seconds_left.items()}
         self._know()
 
     def pop_stranded(self) -> set[str]:
-        """Queues of workers that are gone, once there are others: nobody knows which chunks they had taken."""
+        """Queues whose chunks should be sent again, once there are workers."""
         if not self.slots:
             return set()
-        stranded, self._stranded = self._stranded, set()
+        stranded = self._stranded | (self._handed_back - {slot.queue for slot in self.slots})
+        self._stranded, self._handed_back = set(), set()
         return stranded
 
     def _know(self) -> None:

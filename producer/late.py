@@ -46,8 +46,7 @@ class Lateness:
     def answered(self, index: int, queue: str, seconds: float, now: float, opened: Mapping[int, Sent]) -> None:
         """An answer came now, to a chunk that took so long; `opened` are the others, in the order of their index."""
         self._took.append(seconds)
-        for times in (self._with_child, self._begun, self._lasted):
-            times.pop(index, None)
+        self._with_child.pop(index, None)
         for other, sent in opened.items():
             if other >= index:
                 break
@@ -70,8 +69,8 @@ class Lateness:
     def overdue(self, opened: Mapping[int, Sent], now: float) -> list[int]:
         """The chunks to send again."""
         for times in (self._with_child, self._begun, self._lasted):
-            for index in times.keys() - opened.keys():
-                del times[index]
+            for closed in times.keys() - opened.keys():
+                del times[closed]
         limit = self.limit_seconds
         return [
             index

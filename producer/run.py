@@ -103,8 +103,7 @@ class Run:
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id = ""
-        self._tries = 0
-        self._told = 0
+        self._tries = self._told = 0
         self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
 
     @property
@@ -255,7 +254,8 @@ class Run:
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
         run_id, self._run_id = self._run_id, self._wire.run_id()
-        self._crew.update(self._wire.workers())
+        workers = self._wire.workers()
+        self._crew.update(workers, self._wire.seconds_left(workers), now)
         self._window.slots = len(self.slots)
         self._window.leave_room(self._wire.redis_room())
         self._queues.update(self.slots)

@@ -35,7 +35,7 @@ from tasks.messages import (
     unpack,
 )
 from tasks.scratch import Scratch
-from tasks.slots import read_workers
+from tasks.slots import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
 from worker_config.errors import BrokerError, MessageError, PayloadError
@@ -172,6 +172,11 @@ class Wire:
         """Every worker that is up, with its slots; none while its only child is being replaced."""
         with broker_errors(self.url):
             return read_workers(self.client)
+
+    def seconds_left(self, workers: Iterable[str]) -> dict[str, float]:
+        """After which each worker counts as gone, should no sign of life come."""
+        with broker_errors(self.url):
+            return seconds_left(self.client, workers)
 
     def slots(self) -> list[SlotRecord]:
         """Every slot that is up."""

@@ -47,7 +47,8 @@ class ChunkTask(Task):  # type: ignore[misc]
         return super().apply_async(args, kwargs, **options)
 
 
-# Two more deliveries after the child that ran a chunk was killed; then its rows have failed.
+# Two more deliveries after the child that ran a chunk was killed; then its rows have failed. Where rows are found that
+# kill, there are none (`tasks/request.py`).
 @app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1)  # type: ignore[untyped-decorator]
 def infer(message: dict[str, Any]) -> str:
     """Run one chunk; see `tasks.infer`."""

@@ -60,4 +60,7 @@ class Ending:
         self._controller.semaphore.clear()
         self._controller.pool.flush()
         for request in waiting:
+            # To the head of its queue, where it was; `reject` alone puts it at the end, behind all later chunks. What
+            # is left for it to do is to forget the chunk.
+            request.message.channel.qos.restore_by_tag(request.message.delivery_tag)
             request.reject(requeue=True)

@@ -99,6 +99,15 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
     return workers
 
 
+def seconds_left(client: redis.Redis, workers: Iterable[str]) -> dict[str, float]:
+    """When each worker's record will expire, should no sign of life come."""
+    names = list(workers)
+    with client.pipeline(transaction=False) as pipe:
+        for worker in names:
+            pipe.pttl(keys.worker(worker))
+        return {worker: left / 1_000 for worker, left in zip(names, pipe.execute(), strict=True)}
+
+
 def _fields_of(client: redis.Redis, worker: str) -> dict[bytes, bytes]:
     return cast("dict[bytes, bytes]", client.hgetall(keys.worker(worker)))
 

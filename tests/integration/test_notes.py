@@ -1,0 +1,83 @@
+"""Copies of one chunk that run at a time: what is noted of each, and what their deaths tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tasks import keys, notes
+from tasks.connection import connect
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
+from tasks.suspects import Death, Step, Suspects
+from tests.systems import System
+
+MESSAGE = ChunkMessage(MESSAGE_VERSION, "00000000beef", 7, 0, 64, None, [ModelRef("a", "0" * 64)], InlineRef(b""))
+WORKER = "w@h:1"
+BATCH = 16
+
+
+@pytest.fixture
+def server(system: System) -> Iterator[redis.Redis]:
+    """A worker is up, and the chunk was delivered to several of its children."""
+    with connect(system.url) as server:
+        server.set(keys.worker(WORKER), "")
+        server.hset(keys.deliveries(MESSAGE.job), "7", "3")
+        yield server
+
+
+def note(server: redis.Redis, monkeypatch: pytest.MonkeyPatch, pid: int, step: Step) -> None:
+    monkeypatch.setattr(notes.os, "getpid", lambda: pid)
+    notes.write(server, MESSAGE, WORKER, step)
+
+
+def die(server: redis.Redis, pid: int, error_type: str = "WorkerLostError") -> None:
+    notes.tell(server, MESSAGE, Death(WORKER, pid, error_type, "by a signal"))
+
+
+def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(server, monkeypatch, 12, Step(16, 32, 32))
+    die(server, 11)
+    story = notes.read(server, MESSAGE)
+    assert (story.death, story.deaths) == (None, 0)
+    assert story.judge(BATCH) == (None, None)
+
+    die(server, 12)
+    die(server, 13)  # later, before it noted anything
+    story = notes.read(server, MESSAGE)
+    assert (story.death and story.death.pid, story.deaths) == (12, 2)
+    assert story.judge(BATCH) == (Suspects(16, 32, 1), None)
+
+
+def test_deaths_count_where_nothing_is_noted(server: redis.Redis) -> None:
+    for pid in (11, 12):
+        die(server, pid)
+    assert notes.read(server, MESSAGE).deaths == 2
+
+
+def test_a_child_that_was_stopped_is_no_death(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    note(server, monkeypatch, 12, Step(16, 32, 32))
+    die(server, 12, "")
+    story = notes.read(server, MESSAGE)
+    assert (story.deaths, story.judge(BATCH)) == (0, (None, None))
+
+
+def test_condemned_rows_stay_and_what_led_to_them_goes(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    note(server, monkeypatch, 12, Step(16, 17, 32))
+    die(server, 12)
+    suspects, condemned = notes.read(server, MESSAGE).judge(BATCH)
+    assert condemned == FailureRecord(16, 17, "worker", "WorkerLostError", "by a signal")
+    assert suspects == Suspects(17, 32, 1)
+    notes.condemn(server, MESSAGE, [condemned])
+    assert notes.read(server, MESSAGE) == notes.Story(deaths=1, bad=[condemned])
+
+
+def test_of_a_chunk_that_is_answered_nothing_is_noted(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.delete(keys.deliveries(MESSAGE.job))
+    note(server, monkeypatch, 12, Step(16, 32, 32))
+    die(server, 12)
+    notes.condemn(server, MESSAGE, [])
+    assert not server.exists(keys.deliveries(MESSAGE.job))
