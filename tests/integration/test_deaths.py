@@ -133,7 +133,6 @@ def test_a_worker_killed_with_its_children_costs_no_row(system: System, special_
         job.ledger.check()
         assert job.ledger.predicted == 24
         assert job.ledger.chunks_sent_again > 0
-        assert job.progress().slots == 1
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 5000], ids=["payloads in messages", "payloads in Redis"])

@@ -68,7 +68,9 @@ def test_two_workers_that_start_together_make_a_snapshot_once_and_share_its_weig
 
     assert sorted(_said(worker, "making a snapshot") for worker in workers) == [0, 1]
     (info,) = {slot.models[0].name: slot.models[0] for slot in system.slots()}.values()
-    assert info.shared_bytes == WEIGHT_BYTES
+    # Small constants of a frozen graph stand in the graph.
+    least = 0.99 * WEIGHT_BYTES if info.executor == "frozen" else WEIGHT_BYTES
+    assert least <= info.shared_bytes <= WEIGHT_BYTES
     with Client(system.url) as client:
         outputs = client.predict("wide", rows, chunk_rows=7)
     _check_equal(outputs, _loaded_plainly(system, wide, rows), info.executor)
