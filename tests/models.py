@@ -100,7 +100,8 @@ def write_special_models(folder: Path) -> None:
 
     greedy = Greedy()
     tf.saved_model.save(greedy, folder / "greedy", signatures={"serving_default": greedy.__call__})
-    _manifest(folder, "greedy", "greedy")
+    # TensorFlow waits ten seconds for memory, for each size of a batch that is tried.
+    write_manifest(folder, {"greedy": {"path": "greedy", "batch_rows": 2}}, "greedy.toml")
 
     class Reads(tf.Module):
         """Takes paths of files that hold a number each; one that is not there is an error."""
