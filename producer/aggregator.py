@@ -8,7 +8,7 @@ whenever that comes to light: of parts that have it, and of what was placed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,15 +17,13 @@ import numpy.typing as npt
 
 from producer.gaps import close_gaps
 from tasks.messages import FailureRecord
+from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import CeleriacError, MessageError
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# One array, {output: array}, or {model: {output: array}}.
-OutputTree: TypeAlias = Array | dict[str, Any]
-
-# The names that lead to one array of the outputs: () for a bare array, ("digits", "scores") for a nested one.
-Key: TypeAlias = tuple[str, ...]
+# One array, {output: array}, {model: {output: array}}, or what a function returns: dicts and tuples within each other.
+OutputTree: TypeAlias = Array | dict[str, Any] | tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +295,13 @@ def flatten(part: Part) -> dict[Key, Array]:
     Raises:
         MessageError: there is no array, something else stands in its place, or it has not one row per row of the chunk.
     """
-    arrays: dict[Key, Array] = {}
-    _collect(part, part.outputs, (), arrays)
+    arrays = dict(leaves_of(part.outputs))
     for key, array in arrays.items():
+        if odd := [name for name in key if not isinstance(name, str)]:
+            raise MessageError(f"{_title(part)}: outputs have strings as names, {odd[0]!r} is none")
+        if not isinstance(array, np.ndarray):
+            found = "an empty dict" if array == {} else f"a {type(array).__name__}"
+            raise MessageError(f"{_title(part)}: {output_name(key)} is {found}, it must be an array")
         rows = part.rows
         if array.ndim == 0 or len(array) != rows:
             raise MessageError(
@@ -308,35 +310,15 @@ def flatten(part: Part) -> dict[Key, Array]:
     return arrays
 
 
-def unflatten(arrays: dict[Key, Array]) -> OutputTree:
+def unflatten(arrays: Mapping[Key, Array]) -> OutputTree:
     """Undo `flatten`."""
-    if () in arrays:
-        return arrays[()]
-    outputs: dict[str, Any] = {}
-    for key, array in arrays.items():
-        branch = outputs
-        for name in key[:-1]:
-            branch = branch.setdefault(name, {})
-        branch[key[-1]] = array
-    return outputs
+    tree: OutputTree = tree_of(arrays)
+    return tree
 
 
 def output_name(key: Key) -> str:
     """Name an output for people."""
     return f"output {'/'.join(key)!r}" if key else "the output"
-
-
-def _collect(part: Part, outputs: object, key: Key, arrays: dict[Key, Array]) -> None:
-    if isinstance(outputs, np.ndarray):
-        arrays[key] = outputs
-    elif isinstance(outputs, dict) and outputs:
-        for name, below in outputs.items():
-            if not isinstance(name, str):
-                raise MessageError(f"{_title(part)}: outputs have strings as names, {name!r} is none")
-            _collect(part, below, (*key, name), arrays)
-    else:
-        found = "an empty dict" if outputs == {} else f"a {type(outputs).__name__}"
-        raise MessageError(f"{_title(part)}: {output_name(key)} is {found}, it must be an array")
 
 
 def _title(part: Part) -> str:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-import numpy as np
-
 from producer import placement
 from producer.aggregator import OutputTree
 from producer.checks import check_first_row, check_fits, check_names
@@ -27,6 +25,7 @@ from tasks.connection import broker_errors, connect, ping
 from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
 from tasks.signature import blank_rows
 from tasks.slots import read_slots
+from tasks.trees import leaves_of, tree_of
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError, UsageError
 from worker_config.settings import Settings
@@ -315,6 +314,4 @@ def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | 
 
 
 def _row(outputs: OutputTree, row: int) -> Any:
-    if isinstance(outputs, np.ndarray):
-        return outputs[row]
-    return {name: _row(output, row) for name, output in outputs.items()}
+    return tree_of({key: array[row] for key, array in leaves_of(outputs)})

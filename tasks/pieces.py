@@ -5,7 +5,6 @@ rows --rows_between--> piece --model--> outputs of the piece --Joined.add--> out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ import numpy as np
 from tasks.batches import widened
 from tasks.filler import filler
 from tasks.ragged import columns_of, tree_like
+from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import InputError, ModelError
 
 Array = np.ndarray[Any, Any]
-# Keys from the root of a tree of outputs to an array.
-Path = tuple[str, ...]
 
 _TEXTS = "SUOT"
 
@@ -41,11 +39,11 @@ def rows_between(rows: Any, start: int, stop: int) -> Any:
 
 
 class Joined:
-    """The outputs of a chunk's rows, from those of its pieces: an array, or a dict of arrays or of such dicts."""
+    """The outputs of a chunk's rows, from those of its pieces: an array, or a tree of arrays."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._leaves: dict[Path, Array] = {}
+        self._leaves: dict[Key, Array] = {}
         self._whole: Any = None
         self._missing = np.ones(count, bool)
 
@@ -60,7 +58,7 @@ class Joined:
         Raises:
             ModelError: they are not of the form of those before; the rows then count as missing.
         """
-        leaves = _leaves_of(outputs)
+        leaves = {key: np.asarray(leaf) for key, leaf in leaves_of(outputs)}
         if not self._leaves:
             if (start, stop) == (0, self._count):
                 self._whole, self._missing[:] = outputs, False
@@ -80,7 +78,7 @@ class Joined:
         if self._missing.any():
             for array in self._leaves.values():
                 array[self._missing] = filler(array.dtype, _first(array[~self._missing]))
-        return _tree_of(self._leaves)
+        return tree_of(self._leaves)
 
 
 def _place(whole: Array, start: int, rows: Array, name: str) -> Array:
@@ -107,21 +105,3 @@ def _first(array: Array) -> Any:
 
 def _listed(rows: Any) -> list[Any]:
     return list(columns_of(rows).values())
-
-
-def _leaves_of(tree: Any, path: Path = ()) -> dict[Path, Array]:
-    if not isinstance(tree, Mapping):
-        return {path: np.asarray(tree)}
-    return {key: leaf for name, branch in tree.items() for key, leaf in _leaves_of(branch, (*path, name)).items()}
-
-
-def _tree_of(leaves: dict[Path, Array]) -> Any:
-    if () in leaves:
-        return leaves[()]
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        branch = tree
-        for name in path[:-1]:
-            branch = branch.setdefault(name, {})
-        branch[path[-1]] = leaf
-    return tree

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasks.causes import telling_line
+from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import ModelError
 
 Step = Callable[[Any], Any]
+Array = np.ndarray[Any, Any]
 
 
 def import_step(name: str) -> Step:
@@ -45,42 +47,49 @@ def import_step(name: str) -> Step:
     return step
 
 
-def prepared(step: Step, rows: Any, count: int, what: str) -> Any:
-    """What the function makes of the rows: as many, as one array, a list of arrays, or a dict or tuple of these.
+def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = False) -> tuple[Any, Array | None]:
+    """What the function makes of the rows: as many, as one array, a list of arrays, or a tree of these.
 
     Args:
         step: the function.
         rows: a chunk's rows, as the data set has them.
-        count: how many.
+        count: how many; at least one.
         what: model and function, for the error.
+        drops: whether the function may leave out rows, by None in their place in a list.
+
+    Returns:
+        The rows without those left out; and a mask of those that are not, None where that is all.
 
     Raises:
         ModelError: it raised, or gave something else, or another number of rows.
     """
-    result = _call(step, rows, what)
-    if isinstance(result, Mapping):
-        result = {name: _column(column, what) for name, column in result.items()}
-    elif isinstance(result, tuple):
-        result = tuple(_column(column, what) for column in result)
-    else:
-        result = _column(result, what)
-    _check_count(result, count, what)
-    return result
+    leaves = {key: _column(leaf, what) for key, leaf in _leaves(_call(step, rows, what)).items()}
+    _check_count(leaves.values(), count, what)
+    kept = np.ones(count, bool)
+    for column in leaves.values():
+        if isinstance(column, list):
+            kept &= [row is not None for row in column]
+    if kept.all():
+        return tree_of(leaves), None
+    if not drops:
+        raise ModelError(f"{what} returned None for a row; to leave out rows on purpose, set drops_rows = true")
+    return tree_of({key: _kept(column, kept) for key, column in leaves.items()}), kept
 
 
 def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
-    """What the function makes of the outputs: one array with a row for each, or a dict of such arrays by name.
+    """What the function makes of the outputs: arrays with a row for each, one or a tree of dicts and tuples.
 
     Raises:
         ModelError: as `prepared`.
     """
-    result = _call(step, outputs, what)
-    if isinstance(result, Mapping) and result:
-        result = {str(name): _array(column, what) for name, column in result.items()}
-    else:
-        result = _array(result, what)
-    _check_count(result, count, what)
-    return result
+    leaves = {key: _array(leaf, what) for key, leaf in _leaves(_call(step, outputs, what)).items()}
+    _check_count(leaves.values(), count, what)
+    return tree_of(leaves)
+
+
+def _leaves(result: Any) -> dict[Key, Any]:
+    """The arrays of a result by name; names become strings, as they travel."""
+    return {tuple(n if isinstance(n, str) else str(n) for n in key): leaf for key, leaf in leaves_of(result)}
 
 
 def _call(step: Step, value: Any, what: str) -> Any:
@@ -91,22 +100,32 @@ def _call(step: Step, value: Any, what: str) -> Any:
 
 
 def _column(value: Any, what: str) -> Any:
-    # A list is rows of uneven shape.
-    return [_array(row, what) for row in value] if isinstance(value, list) else _array(value, what)
+    # A list is rows of uneven shape, or such as may be left out.
+    if isinstance(value, list):
+        return [None if row is None else _array(row, what) for row in value]
+    return _array(value, what)
 
 
-def _array(value: Any, what: str) -> np.ndarray[Any, Any]:
+def _kept(column: Any, kept: Array) -> Any:
+    if isinstance(column, list):
+        return [row for row, stays in zip(column, kept, strict=True) if stays]
+    return column[kept]
+
+
+def _array(value: Any, what: str) -> Array:
     if value is None or isinstance(value, Mapping):
-        raise ModelError(f"{what} returned {'nothing' if value is None else 'a dict in a dict'}; it must return arrays")
+        raise ModelError(
+            f"{what} returned {'nothing' if value is None else 'a dict without arrays'}; it must return arrays"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ModelError(f"{what} returned what is no array: {error}") from None
 
 
-def _check_count(result: Any, count: int, what: str) -> None:
-    columns = result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple) else [result]
+def _check_count(columns: Iterable[Any], count: int, what: str) -> None:
     counts = {len(column) if isinstance(column, list) or column.ndim else "no" for column in columns}
     if counts != {count}:
-        got = " and ".join(map(str, counts)) or "no"
-        raise ModelError(f"{what} returned {got} rows for {count}; it must return one for each")
+        raise ModelError(
+            f"{what} returned {' and '.join(map(str, counts))} rows for {count}; it must return one for each"
+        )

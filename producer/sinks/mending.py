@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.aggregator import Array, Key, Part, flatten, output_name, unflatten
+from producer.aggregator import Array, Part, flatten, output_name, unflatten
 from producer.sinks.written import Written
 from producer.sources.picked import runs_of
 from producer.sources.protocol import MAX_BATCH_BYTES
 from tasks.messages import FailureRecord
+from tasks.trees import Key
 from worker_config.errors import MessageError, OutputError
 
 

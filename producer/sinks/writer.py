@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
-from producer.aggregator import Array, Key, RowSpec
+from producer.aggregator import Array, RowSpec
 from producer.sinks.place import Place
+from tasks.trees import Key
 from worker_config.errors import OutputError
 
 Specs: TypeAlias = dict[Key, RowSpec]

@@ -8,7 +8,7 @@ from typing import Self, TypeAlias, cast
 
 import numpy as np
 
-from producer.aggregator import Array, Key
+from producer.aggregator import Array
 from producer.rebatcher import Rebatcher
 from producer.sinks.parquet import ROW, row_shapes
 from producer.sources.arrays import ArraySource
@@ -16,6 +16,7 @@ from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
 from producer.sources.protocol import Arrays, BatchSource, Source
 from producer.sources.zarr import open_zarr
+from tasks.trees import Key
 from worker_config.errors import OutputError
 
 # What can be read as it was written; JSON has neither dtypes nor NaN.

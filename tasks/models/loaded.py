@@ -67,7 +67,7 @@ class LoadedModel:
             return rows
         if not count:
             return blank_rows(self.info.inputs)
-        return prepared(self.preprocess, rows, count, f"model {self.info.name}: preprocess {self.info.preprocess}")
+        return prepared(self.preprocess, rows, count, f"model {self.info.name}: preprocess {self.info.preprocess}")[0]
 
     def finish(self, outputs: Any, count: int) -> Any:
         """The outputs as the job wants them.

@@ -10,7 +10,7 @@ from tasks.messages import ModelInfo
 from tasks.ragged import columns_of, tree_like
 from tasks.signature import Arrays, Rows
 from tasks.steps import Step, finished
-from worker_config.errors import InputError
+from worker_config.errors import InputError, ModelError
 
 # The name of an output that is no dict's.
 ONLY = ""
@@ -31,6 +31,8 @@ def run_function(function: Step, rows: Rows, info: ModelInfo) -> Arrays:
 
     def call(batch: Arrays) -> Arrays:
         outputs = finished(function, tree_like(rows, batch), info.batch_rows, what)
+        if isinstance(outputs, tuple):
+            raise ModelError(f"{what} returned a tuple; a model's outputs are one array, or a dict of arrays")
         return outputs if isinstance(outputs, dict) else {ONLY: outputs}
 
     return run_batches(call, columns, info.batch_rows, info.name)

@@ -41,11 +41,13 @@ def test_what_is_no_function_is_refused(name: str, told: str) -> None:
         (ROWS, ROWS),
         ({"a": ROWS, "b": [1, 2, 3]}, {"a": ROWS, "b": [np.array(1), np.array(2), np.array(3)]}),
         ((ROWS, ROWS[:, 0]), (ROWS, ROWS[:, 0])),
+        (({"a": ROWS}, ROWS), ({"a": ROWS}, ROWS)),
         ([ROWS, ROWS[:1], ROWS[0]], [ROWS, ROWS[:1], ROWS[0]]),
     ],
 )
 def test_rows_may_be_made_into_any_rows(result: Any, expected: Any) -> None:
-    made = prepared(lambda rows: result, ROWS, 3, "m")
+    made, kept = prepared(lambda rows: result, ROWS, 3, "m")
+    assert kept is None
     assert type(made) is type(expected)
     np.testing.assert_equal(made, expected)
 
@@ -59,7 +61,7 @@ def test_rows_may_be_made_into_any_rows(result: Any, expected: Any) -> None:
         (np.float32(1), "m returned no rows for 3"),
         ({}, "m returned"),
         (None, "m returned nothing"),
-        ({"a": {"b": ROWS}}, "m returned a dict in a dict"),
+        ({"a": ROWS, "b": {}}, "m returned a dict without arrays"),
         ([[1, 2], [3]], "m returned"),
     ],
 )
