@@ -30,8 +30,9 @@ OutputTree: TypeAlias = Array | dict[str, Any] | tuple[Any, ...]
 class Part:
     """The outputs of one chunk, which is the rows `[start, stop)`.
 
-    Every array has one row for each of them, but for `skipped` rows that failed and are left out. `failed` are the
-    records of rows that have no prediction: left out, or with a filler in their place.
+    Every array has one row for each of them, but for `skipped` rows that are left out: those that failed, where these
+    are skipped, and the `dropped`, runs `[start, stop)` of rows that a preprocess function left out on purpose.
+    `failed` are the records of rows that have no prediction: left out, or with a filler in their place.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Part:
     outputs: OutputTree
     failed: tuple[FailureRecord, ...] = ()
     skipped: int = 0
+    dropped: tuple[tuple[int, int], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -51,6 +53,16 @@ class Part:
         """Rows of the chunk that have no prediction."""
         return sum(record.stop - record.start for record in self.failed)
 
+    @property
+    def dropped_rows(self) -> int:
+        """Rows of the chunk that were left out on purpose."""
+        return sum(stop - start for start, stop in self.dropped)
+
+    @property
+    def predicted_rows(self) -> int:
+        """Rows of the chunk that have a prediction."""
+        return self.stop - self.start - self.failed_rows - self.dropped_rows
+
     def numbers(self) -> Array:
         """Which rows of the data set those of each array are.
 
@@ -58,8 +70,9 @@ class Part:
             MessageError: rows are left out for which there is no record.
         """
         kept = np.ones(self.stop - self.start, np.bool_)
-        for record in self.failed if self.skipped else ():
-            kept[record.start - self.start : record.stop - self.start] = False
+        lacking = [(record.start, record.stop) for record in self.failed] if self.skipped > self.dropped_rows else []
+        for start, stop in (*lacking, *self.dropped):
+            kept[start - self.start : stop - self.start] = False
         numbers: Array = self.start + np.flatnonzero(kept)
         if len(numbers) != self.rows:
             raise MessageError(f"{_title(self)} lacks {self.skipped} rows, {self.failed_rows} have a failure record")
@@ -101,6 +114,7 @@ class Join:
         outputs: OutputTree,
         failed: tuple[FailureRecord, ...] = (),
         skipped: int = 0,
+        dropped: tuple[tuple[int, int], ...] = (),
     ) -> bool:
         """Take the answer of one chunk, as a part has it; False, and counted, if that chunk was already answered.
 
@@ -110,7 +124,7 @@ class Join:
         if index < self.next_index or index in self._held:
             self.duplicates += 1
             return False
-        part = Part(index, start, stop, outputs, failed, skipped)
+        part = Part(index, start, stop, outputs, failed, skipped, dropped)
         flatten(part)
         self._held[index] = part
         return True

@@ -120,6 +120,7 @@ class Client:
         on_error: OnError = "raise",
         max_failed: int | str | None = None,
         failed_before: int = 0,
+        dropped_before: int = 0,
         detach: Literal[False] = False,
     ) -> Job: ...
 
@@ -149,6 +150,7 @@ class Client:
         on_error: OnError = "raise",
         max_failed: int | str | None = None,
         failed_before: int = 0,
+        dropped_before: int = 0,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:
@@ -172,7 +174,7 @@ class Client:
                 if any of the models fails on it, or if it kills the child that runs it.
             max_failed: how many rows may fail, or what share of all, as "5%", before that ends the job; else any number
                 but all.
-            failed_before: of the rows before `first_row`, those that failed.
+            failed_before, dropped_before: of the rows before `first_row`, those that failed or were dropped.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
                 outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
                 the data's own file. It is gone with the system of `local`.
@@ -203,6 +205,8 @@ class Client:
             raise UsageError(
                 "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
             )
+        if wishes and any(info.drops_rows for info in infos):
+            raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
         if wishes:
             blank = blank_rows(infos[0].inputs)
             return leave(
@@ -225,7 +229,7 @@ class Client:
             fixed_rows=chunk_rows,
             max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
         )
-        terms = Terms(slice_ref, compression, fail_together, policy, failed_before)
+        terms = Terms(slice_ref, compression, fail_together, policy, failed_before, dropped_before)
         return self._start(feed, sizer, infos, slots, chosen, terms)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:

@@ -18,11 +18,12 @@ def blank_like(form: OutputTree, rows: int) -> OutputTree:
     return unflatten({key: filler_rows(array.dtype, (rows, *array.shape[1:])) for key, array in arrays.items()})
 
 
-def drop_rows(part: Part) -> Part:
-    """The part without its rows that failed."""
+def drop_rows(part: Part, *, with_failed: bool) -> Part:
+    """The part without the rows that were left out on purpose, and without those that failed, if so wished."""
     kept = np.ones(part.stop - part.start, bool)
-    for record in part.failed:
-        kept[record.start - part.start : record.stop - part.start] = False
+    failed = [(record.start, record.stop) for record in part.failed] if with_failed else []
+    for start, stop in (*failed, *part.dropped):
+        kept[start - part.start : stop - part.start] = False
     arrays = unflatten({key: array[kept] for key, array in flatten(part).items()})
     return replace(part, outputs=arrays, skipped=int(len(kept) - kept.sum()))
 

@@ -79,6 +79,7 @@ class Job:
         Of several models, a part has the outputs of those that have not failed by the time it is taken: one that fails
         is in earlier parts and in no later one. What `failed_models` names is then to be dropped from the earlier.
 
+        Rows that a preprocess function drops are in no part; `Part.numbers` tells which rows its arrays have.
         Where rows that fail do not end the job, a part has their records in `failed`; its arrays lack them, or have a
         filler in their place, as `on_error` says.
 
@@ -145,7 +146,7 @@ class Job:
     def _take_parts(self) -> Iterator[Part]:
         try:
             while (part := self._run.handover.take()) is not None:
-                self.ledger.written += part.stop - part.start - part.failed_rows
+                self.ledger.written += part.predicted_rows
                 yield part.without(self._run.failures.models)
             self.ledger.check()
         finally:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import NoReturn, cast
 
 import msgspec
+import numpy as np
 
 from producer.aggregator import Gathered, Join, OutputTree, Part, flatten, unflatten, without
 from producer.failures import Failures
@@ -35,6 +36,10 @@ TIMES_SENT = 4
 TIMES_KILLED = 1_000
 # Checksums of first answers that are remembered, for duplicates to be held against.
 MOST_CHECKSUMS = 65_536
+
+
+# As `Gathered` gives it where no row shows what outputs look like.
+_NOTHING = np.empty((0,), np.float32)
 
 
 class Joining:
@@ -113,7 +118,7 @@ class Joining:
             self._wire.release([answer.ref])
             self._fail(last)
         self._outbox.leave_out(self._failures.models)
-        loaded = self._load(answer, opened)
+        loaded = (None, 0) if answer.is_blank else self._load(answer, opened)
         if loaded is None:
             return False
         outputs, size = loaded
@@ -121,7 +126,7 @@ class Joining:
         self._checksums[answer.index] = answer.checksum
         if len(self._checksums) > MOST_CHECKSUMS:
             self._checksums.popitem(last=False)
-        self._close(answer, opened, answer.seconds, size, answer.failed_rows, outputs)
+        self._close(answer, opened, answer.seconds, size, answer.failed_rows, outputs, tuple(answer.dropped))
         return True
 
     def end(self) -> None:
@@ -130,6 +135,9 @@ class Joining:
         Raises:
             RowsFailedError: not one row of the data set has a prediction, or more have failed than may.
         """
+        if self._formless and not self._failures.records:  # all rows were dropped
+            self._form = _NOTHING if self._likely_form is None else self._likely_form
+            self._flush()
         if self._formless and self._ledger.predicted:  # by an earlier run
             self._form = self._likely_form
             self._flush()
@@ -168,18 +176,27 @@ class Joining:
         size: int,
         failed: Sequence[FailureRecord],
         outputs: OutputTree | None = None,
+        dropped: tuple[tuple[int, int], ...] = (),
     ) -> None:
         """The chunk is answered: first what may be wrong with it, then all that must happen once."""
         message = opened.message
         count = count_rows(failed)
-        part = Part(message.index, message.start, message.stop, {} if outputs is None else outputs, tuple(failed))
+        part = Part(
+            message.index,
+            message.start,
+            message.stop,
+            {} if outputs is None else outputs,
+            tuple(failed),
+            dropped=_checked(dropped, message),
+        )
         if outputs is not None:
             part = self._formed(part)
         self._failures.keep(failed)
         self._outbox.answered(answer.index, seconds, size)
         self._ledger.chunks_answered += 1
-        self._ledger.predicted += message.stop - message.start - count
+        self._ledger.predicted += part.predicted_rows
         self._ledger.failed += count
+        self._ledger.skipped += part.dropped_rows
         if outputs is None:
             self._formless.append(part)
         else:
@@ -200,16 +217,18 @@ class Joining:
         arrays = flatten(part)
         if self._form is None:
             self._form = unflatten({key: array[:0].copy() for key, array in arrays.items()})
-        return drop_rows(part) if part.failed and self._policy.on_error == "skip" else part
+        with_failed = self._policy.on_error == "skip"
+        lacks_rows = part.dropped or (part.failed and with_failed)
+        return drop_rows(part, with_failed=with_failed) if lacks_rows else part
 
     def _add(self, part: Part) -> None:
-        self._join.add(part.index, part.start, part.stop, part.outputs, part.failed, part.skipped)
+        self._join.add(part.index, part.start, part.stop, part.outputs, part.failed, part.skipped, part.dropped)
 
     def _load(self, answer: Outputs, opened: OpenChunk) -> tuple[OutputTree, int] | None:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
         message = opened.message
         # Rows that are left out have no place.
-        gathered = None if answer.failed_rows else self.gathered
+        gathered = None if answer.failed_rows or answer.dropped else self.gathered
         name = self._last_model(message)
         if gathered and isinstance(answer.ref, FileRef):
             room = gathered.room(answer.start, answer.stop)
@@ -247,3 +266,11 @@ class Joining:
         self._ledger.failed += record.stop - record.start
         self._ledger.chunks_answered += 1
         raise RowsFailedError(str(record))
+
+
+def _checked(dropped: tuple[tuple[int, int], ...], message: ChunkMessage) -> tuple[tuple[int, int], ...]:
+    """Runs of rows, if they are of the chunk, in order and apart; raises MessageError."""
+    bounds = [message.start, *(bound for run in dropped for bound in run), message.stop]
+    if bounds != sorted(bounds):
+        raise MessageError(f"the answer to {message} drops the rows {dropped}")
+    return dropped

@@ -15,9 +15,9 @@ class Ledger:
         rows: rows read from the data set.
         predicted: rows that have a prediction.
         failed: rows that have a failure record instead.
-        skipped: rows never given to a model, for example after a cancel.
+        skipped: rows that a preprocess function left out on purpose, or never given to a model, as after a cancel.
         written: predicted rows handed over, to the output file or to the caller; filler for failed rows is not counted.
-        resumed: rows that an earlier run had predicted and written, or recorded; the other counts have them too.
+        resumed: rows that an earlier run had written, recorded, or left out; the other counts have them too.
         chunks_sent: chunks sent for the first time.
         chunks_answered: chunks whose first answer came.
         chunks_sent_again: times that a chunk was sent once more.
@@ -52,9 +52,8 @@ class Ledger:
         accounted = self.predicted + self.failed + self.skipped
         if self.rows != accounted:
             raise _wrong(f"{self.rows} rows read, but {accounted} accounted for", self)
-        if self.resumed > self.predicted + self.failed:
-            done = self.predicted + self.failed
-            raise _wrong(f"{done} rows predicted or failed, but {self.resumed} by an earlier run alone", self)
+        if self.resumed > accounted:
+            raise _wrong(f"{accounted} rows accounted for, but {self.resumed} by an earlier run alone", self)
         if handed_over and self.written != self.predicted:
             raise _wrong(f"{self.predicted} rows predicted, but {self.written} written", self)
 

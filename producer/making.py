@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from producer import job_store, placement
 from producer.feeds import Feed
 from producer.job import Job
+from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.policy import Policy
 from producer.queues import Queues
@@ -38,6 +39,7 @@ class Terms:
     fail_together: bool = False
     policy: Policy = field(default_factory=Policy)
     failed_before: int = 0
+    dropped_before: int = 0
 
 
 def make_job(
@@ -79,11 +81,19 @@ def make_job(
         models,
         record,
         slots,
+        _ledger(feed, terms),
         ttl_seconds=settings.job_ttl_seconds,
         worker_timeout_seconds=worker_timeout_seconds,
         fail_together=terms.fail_together,
         policy=terms.policy,
-        failed_before=terms.failed_before,
         likely_form=placement.blank_outputs(infos),
     )
     return Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})
+
+
+def _ledger(feed: Feed, terms: Terms) -> Ledger:
+    """What an earlier run has done."""
+    failed, dropped = terms.failed_before, terms.dropped_before
+    done = feed.first_row - failed - dropped
+    rows = feed.rows or feed.first_row
+    return Ledger(rows, predicted=done, failed=failed, skipped=dropped, written=done, resumed=feed.first_row)

@@ -73,18 +73,15 @@ class Run:
         models: Sequence[ModelRef],
         record: JobRecord,
         slots: Sequence[SlotRecord],
+        ledger: Ledger,
         *,
         ttl_seconds: int,
         worker_timeout_seconds: float,
         fail_together: bool = False,
         policy: Policy | None = None,
-        failed_before: int = 0,
         likely_form: OutputTree | None = None,
     ) -> None:
-        done = feed.first_row - failed_before
-        self.ledger = Ledger(
-            rows=feed.rows or feed.first_row, predicted=done, failed=failed_before, written=done, resumed=feed.first_row
-        )
+        self.ledger = ledger
         policy = policy or Policy()
         self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
         self.state = JobState.RUNNING
@@ -135,7 +132,7 @@ class Run:
         error: BaseException | None = None
         try:
             self._loop()
-            self.ledger.check(handed_over=False)  # no row is skipped now: one that is missing is found
+            self.ledger.check(handed_over=False)  # only dropped rows are skipped now: one that is missing is found
             self.state = JobState.DONE
         except JobCancelledError as cancelled:
             self.state, error = JobState.CANCELLED, cancelled

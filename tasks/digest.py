@@ -19,7 +19,7 @@ from tasks.models.versions import served_path
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
 
-_DEFAULTS = ModelEntry("")
+_DEFAULTS = ModelEntry()
 
 
 def entry_digest(entry: ModelEntry) -> str:
@@ -28,7 +28,7 @@ def entry_digest(entry: ModelEntry) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    digest = _function_digest(entry.path) if is_function(entry.path) else model_digest(served_path(entry))
+    digest = model_digest(served_path(entry)) if entry.has_file else _function_digest(entry.path)
     settings = _settings(entry)
     if not (entry.preprocess or entry.postprocess or settings):
         return digest
@@ -84,7 +84,7 @@ def calibration_digest(path: Path) -> bytes:
 
 
 def _function_digest(function: str) -> str:
-    return hashlib.sha256(_source(function)).hexdigest()
+    return hashlib.sha256(_source(function) if function else b"").hexdigest()
 
 
 def _source(function: str) -> bytes:

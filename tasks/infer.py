@@ -35,6 +35,7 @@ from tasks.messages import (
     from_plain,
 )
 from tasks.models.loaded import LoadedModel
+from tasks.pieces import with_values
 from tasks.running import Before, Ran, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
@@ -121,6 +122,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             if condemned:
                 story.bad.append(condemned)
                 notes.condemn(child.client, message, story.bad)
+            story.bad = with_values(story.bad, rows, message.start)
             if failure := _given_up(child, message, story):
                 return failure
             left_out = {record.start for record in story.bad}
@@ -132,7 +134,9 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             ran.failed[:0] = unloaded
         stage = "encode"
         parts = _encode(message, ran)
-        if not parts:
+        ran.failed = with_values(ran.failed, rows, message.start)
+        ran.failed_rows = with_values(ran.failed_rows, rows, message.start)
+        if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
             return _nothing(child, message, ran)
         return Outputs(
             job=message.job,
@@ -144,6 +148,7 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             seconds=time.monotonic() - started,
             failed=ran.failed,
             failed_rows=ran.failed_rows,
+            dropped=ran.dropped,
             models=message.models,
             checksum=checksum(parts),
         )

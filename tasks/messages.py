@@ -117,6 +117,7 @@ class FailureRecord(_Value, frozen=True):
         type: the error's class.
         text: what it says.
         model: the one that failed while others of the job ran; empty where the chunk as a whole has failed.
+        value: of a single row that is a text, such as the path of a file: that text.
     """
 
     start: Count
@@ -125,11 +126,14 @@ class FailureRecord(_Value, frozen=True):
     type: str
     text: str
     model: str = ""
+    value: str = ""
 
     @property
     def rows(self) -> str:
         """The rows, for people."""
-        return f"row {self.start}" if self.stop - self.start == 1 else f"rows {self.start}-{self.stop}"
+        if self.stop - self.start != 1:
+            return f"rows {self.start}-{self.stop}"
+        return f"row {self.start} ({self.value})" if self.value else f"row {self.start}"
 
     def __str__(self) -> str:
         where = f"in model {self.model} at {self.stage}" if self.model else f"at {self.stage}"
@@ -141,7 +145,9 @@ class Outputs(_Value, frozen=True, tag="outputs"):
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
     each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler (NaN, 0, empty)
-    stands in their place. `models` are those that ran, in their versions; `checksum` is the CRC-32 of the payload.
+    stands in their place, and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function left
+    out on purpose. Where no row has outputs the payload is empty. `models` are those that ran, in their versions;
+    `checksum` is the CRC-32 of the payload.
     """
 
     job: JobId
@@ -153,8 +159,14 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     ref: PayloadRef
     failed: list[FailureRecord] = []
     failed_rows: list[FailureRecord] = []
+    dropped: list[tuple[Count, Count]] = []
     models: list[ModelRef] = []
     checksum: int = 0
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no row has outputs."""
+        return isinstance(self.ref, InlineRef) and not self.ref.payload
 
 
 class Failure(_Value, frozen=True, tag="failure"):
@@ -191,10 +203,12 @@ class ModelInfo(_Value, frozen=True):
 
     `memory_bytes` is what loading added to the child; `batch_seconds` what one call takes, 0 where no rows could be
     made up to try. `preprocess` and `postprocess` name the functions around it, if there are any: rows then need not
-    fit `inputs`, nor outputs `outputs`. `executor` is how it is run, "plain" where every child loads it for itself;
-    `shared_bytes` are weights that all children of a machine hold together; `error` is the executor's largest deviation
-    from the model's own graph, in units of the outputs' spread; `note` says why it is run so. `function` names the
-    Python function that is the model: it has neither inputs nor outputs that anyone knows before it runs.
+    fit `inputs`, nor outputs `outputs`, and `drops_rows` says whether the first may leave out rows. `executor` is how
+    it is run, "plain" where every child loads it for itself; `shared_bytes` are weights that all children of a machine
+    hold together; `error` is the executor's largest deviation from the model's own graph, in units of the outputs'
+    spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
+    nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
+    the output.
     """
 
     name: str
@@ -207,6 +221,7 @@ class ModelInfo(_Value, frozen=True):
     batch_seconds: float = 0.0
     preprocess: str = ""
     postprocess: str = ""
+    drops_rows: bool = False
     executor: str = "plain"
     shared_bytes: int = 0
     error: float = 0.0

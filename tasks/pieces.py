@@ -5,12 +5,15 @@ rows --rows_between--> piece --model--> outputs of the piece --Joined.add--> out
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tasks.batches import widened
 from tasks.filler import filler
+from tasks.messages import FailureRecord
 from tasks.ragged import columns_of, tree_like
 from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import InputError, ModelError
@@ -18,6 +21,8 @@ from worker_config.errors import InputError, ModelError
 Array = np.ndarray[Any, Any]
 
 _TEXTS = "SUOT"
+# Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.
+MOST_VALUE_CHARACTERS = 4_096
 
 
 def check_rows(rows: Any, count: int) -> None:
@@ -38,6 +43,21 @@ def rows_between(rows: Any, start: int, stop: int) -> Any:
     return tree_like(rows, {name: column[start:stop] for name, column in columns_of(rows).items()})
 
 
+def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list[FailureRecord]:
+    """The records, those of single rows with the text that the row is, if it is one; `rows` begin at row `first`."""
+    return [
+        msgspec.structs.replace(record, value=_text(rows, record.start - first))
+        if record.stop - record.start == 1 and not record.value
+        else record
+        for record in records
+    ]
+
+
+def _text(rows: Any, position: int) -> str:
+    values = [column[position] for column in _listed(rows) if position < len(column)]
+    return next((str(value)[:MOST_VALUE_CHARACTERS] for value in values if isinstance(value, str)), "")
+
+
 class Joined:
     """The outputs of a chunk's rows, from those of its pieces: an array, or a tree of arrays."""
 
@@ -52,15 +72,16 @@ class Joined:
         """How many rows have outputs."""
         return self._count - int(self._missing.sum())
 
-    def add(self, start: int, stop: int, outputs: Any) -> None:
-        """Put a piece's outputs to rows `[start, stop)`.
+    def add(self, start: int, stop: int, outputs: Any, kept: Array | None = None) -> None:
+        """Put a piece's outputs to rows `[start, stop)`, or to those of them that a mask keeps.
 
         Raises:
             ModelError: they are not of the form of those before; the rows then count as missing.
         """
+        at: Any = slice(start, stop) if kept is None else start + np.flatnonzero(kept)
         leaves = {key: np.asarray(leaf) for key, leaf in leaves_of(outputs)}
         if not self._leaves:
-            if (start, stop) == (0, self._count):
+            if kept is None and (start, stop) == (0, self._count):
                 self._whole, self._missing[:] = outputs, False
                 return
             self._leaves = {path: np.empty((self._count, *one.shape[1:]), one.dtype) for path, one in leaves.items()}
@@ -68,8 +89,8 @@ class Joined:
             names = [", ".join(repr("/".join(path)) for path in some) for some in (self._leaves, leaves)]
             raise ModelError(f"outputs {names[0]} for some rows and {names[1]} for others")
         for path, array in leaves.items():
-            self._leaves[path] = _place(self._leaves[path], start, array, "/".join(path))
-        self._missing[start:stop] = False
+            self._leaves[path] = _place(self._leaves[path], at, array, "/".join(path))
+        self._missing[at] = False
 
     def finish(self) -> Any:
         """The outputs of all rows, with a filler for those that are missing; some have been added."""
@@ -81,7 +102,7 @@ class Joined:
         return tree_of(self._leaves)
 
 
-def _place(whole: Array, start: int, rows: Array, name: str) -> Array:
+def _place(whole: Array, at: Any, rows: Array, name: str) -> Array:
     what = f"output {name!r}" if name else "the output"
     if rows.shape[1:] != whole.shape[1:]:
         raise ModelError(
@@ -91,7 +112,7 @@ def _place(whole: Array, start: int, rows: Array, name: str) -> Array:
         if (rows.dtype.kind in _TEXTS) != (whole.dtype.kind in _TEXTS):
             raise TypeError
         whole = widened(whole, rows)
-        whole[start : start + len(rows)] = rows
+        whole[at] = rows
     except (TypeError, ValueError):
         raise ModelError(
             f"{what} is {whole.dtype} for some rows and {rows.dtype} for others, which do not go together"

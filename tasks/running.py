@@ -6,11 +6,12 @@ otherwise          what fails is halved until the rows that fail stand alone; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 import redis
 
 from tasks import codec
@@ -19,10 +20,11 @@ from tasks.child import Child
 from tasks.halving import halved
 from tasks.messages import ChunkMessage, FailureRecord
 from tasks.models.loaded import LoadedModel
-from tasks.pieces import Joined, check_rows, rows_between
+from tasks.pieces import Array, Joined, check_rows, rows_between
 from tasks.shelf import FreshChildError
 from tasks.suspects import Step
-from worker_config.errors import ModelError, PayloadError
+from tasks.trees import leaves_of, tree_of
+from worker_config.errors import ModelError, PayloadError, RowCountError
 
 # Called with a step before it runs.
 Before = Callable[[Step], None]
@@ -36,11 +38,25 @@ class Ran:
         outputs: by model name.
         failed: records of models that gave none.
         failed_rows: records of rows that have none.
+        dropped: runs of rows `[start, stop)` that a preprocess function left out on purpose.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
     failed: list[FailureRecord] = field(default_factory=list)
     failed_rows: list[FailureRecord] = field(default_factory=list)
+    dropped: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a model made of some rows; with a mask of those not left out on purpose, None where that is all."""
+
+    outputs: Any
+    kept: Array | None = None
+
+
+# What the preprocess functions made of some rows, by name: models that share one have it run once.
+_Prepared = dict[str, tuple[Any, Array | None]]
 
 
 def load(child: Child, message: ChunkMessage) -> tuple[dict[str, LoadedModel], list[FailureRecord]]:
@@ -66,22 +82,31 @@ def run_together(
 ) -> Ran:
     """Run each model for itself: one that fails at any step is left out."""
     ran = Ran()
-    joined = {name: Joined(message.stop - message.start) for name in models}
+    count = message.stop - message.start
+    joined = {name: Joined(count) for name in models}
+    dropped = np.zeros(count, bool)
     for step in steps:
         before(step)
+        prepared: _Prepared = {}
         for name in list(joined):
-            result = _run_model(message, name, models[name], rows, step.start, step.stop)
-            if not isinstance(result, FailureRecord) and len(steps) > 1:
-                result = _refused(message, name, result, step.start, step.stop) or result
-            if not isinstance(result, FailureRecord):
+            made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared)
+            if isinstance(made, _Made) and len(steps) > 1:
+                made = _refused(message, name, made.outputs, step.start, step.stop) or made
+            if isinstance(made, _Made):
                 try:
-                    joined[name].add(step.start - message.start, step.stop - message.start, result)
+                    _add(joined[name], dropped, message.start, step.start, step.stop, made)
                     continue
                 except ModelError as error:
-                    result = record_of(message, "infer", error, name)
-            ran.failed.append(msgspec.structs.replace(result, start=message.start, stop=message.stop))
+                    made = record_of(message, "infer", error, name)
+            elif made.stage == "preprocess" and made.type != RowCountError.__name__:
+                made = _narrowed(message, name, models[name], rows, made)
+            if made.stop - made.start > 1:
+                made = msgspec.structs.replace(made, start=message.start, stop=message.stop)
+            ran.failed.append(made)
             del joined[name]
-    ran.outputs = {name: whole.finish() for name, whole in joined.items()}
+    ran.dropped = _runs(dropped, message.start)
+    if not dropped.all() or not count:
+        ran.outputs = {name: whole.finish() for name, whole in joined.items()}
     return ran
 
 
@@ -101,34 +126,37 @@ def run_apart(
     count = message.stop - message.start
     check_rows(rows, count)
     joined = Joined(count)
+    dropped = np.zeros(count, bool)
     failed = list(bad)
 
-    def run(start: int, stop: int) -> dict[str, Any] | FailureRecord:
-        outputs: dict[str, Any] = {}
+    def run(start: int, stop: int) -> _Made | FailureRecord:
+        all_made: dict[str, _Made] = {}
+        prepared: _Prepared = {}
         for name, model in models.items():
-            result = _run_model(message, name, model, rows, start, stop)
-            if not isinstance(result, FailureRecord):
-                result = _refused(message, name, result, start, stop) or result
-            if isinstance(result, FailureRecord):
-                return result
-            outputs[name] = result
-        return outputs
+            made = _run_model(message, name, model, rows, start, stop, prepared)
+            if isinstance(made, _Made):
+                made = _refused(message, name, made.outputs, start, stop) or made
+            if isinstance(made, FailureRecord):
+                return made
+            all_made[name] = made
+        return _together(all_made)
 
     for step in steps:
         before(step)
-        for start, stop, result in halved(run, step.start, step.stop, failed=_has_failed):
-            if isinstance(result, FailureRecord):
-                failed.append(result)
+        for start, stop, made in halved(run, step.start, step.stop, failed=_has_failed):
+            if isinstance(made, FailureRecord):
+                failed.append(made)
                 continue
             try:
-                joined.add(start - message.start, stop - message.start, result)
+                _add(joined, dropped, message.start, start, stop, made)
             except ModelError as error:
                 record = record_of(message, "infer", error)
                 failed += [msgspec.structs.replace(record, start=row, stop=row + 1) for row in range(start, stop)]
     failed.sort(key=lambda record: record.start)
-    if not joined.rows and (count or failed):
-        return Ran(failed_rows=failed)
-    return Ran(joined.finish(), failed_rows=failed)
+    ran = Ran(failed_rows=failed, dropped=_runs(dropped, message.start))
+    if joined.rows or not (count or failed):
+        ran.outputs = joined.finish()
+    return ran
 
 
 def record_of(message: ChunkMessage, stage: str, error: Exception, model: str = "") -> FailureRecord:
@@ -143,22 +171,75 @@ def record_of(message: ChunkMessage, stage: str, error: Exception, model: str = 
     )
 
 
-def _run_model(message: ChunkMessage, name: str, model: LoadedModel, rows: Any, start: int, stop: int) -> Any:
+def _run_model(
+    message: ChunkMessage, name: str, model: LoadedModel, rows: Any, start: int, stop: int, prepared: _Prepared
+) -> _Made | FailureRecord:
     """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
     stage = "preprocess"
     try:
         if (start, stop) != (message.start, message.stop):
             rows = rows_between(rows, start - message.start, stop - message.start)
-        rows = model.prepare(rows, stop - start)
+        function = model.info.preprocess
+        made, kept = prepared.get(function) or model.prepare(rows, stop - start)
+        if function:
+            prepared[function] = made, kept
+        if kept is not None and not kept.any():
+            return _Made(None, kept)
         stage = "infer"
-        outputs = model.predict(rows)
+        outputs = model.predict(made)
         stage = "postprocess"
-        return model.finish(outputs, stop - start)
+        return _Made(model.finish(outputs, stop - start if kept is None else int(kept.sum())), kept)
     except redis.RedisError:
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return msgspec.structs.replace(record_of(message, stage, error, name), start=start, stop=stop)
+
+
+def _narrowed(message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord) -> FailureRecord:
+    """The record of the first row that fails by itself, so that a function's error tells which; else the one given."""
+
+    def run(start: int, stop: int) -> _Made | FailureRecord:
+        return _run_model(message, name, model, rows, start, stop, {})
+
+    middle = (failed.start + failed.stop) // 2
+    for start, stop in (failed.start, middle), (middle, failed.stop):
+        for _, _, made in halved(run, start, stop, failed=_has_failed) if start < stop else ():
+            if isinstance(made, FailureRecord):
+                return made
+    return failed
+
+
+def _together(made: Mapping[str, _Made]) -> _Made:
+    """The outputs of all models by name, for rows that none has left out."""
+    masks = [one.kept for one in made.values() if one.kept is not None]
+    if not masks:
+        return _Made({name: one.outputs for name, one in made.items()})
+    kept = np.logical_and.reduce(masks)
+    if not kept.any():
+        return _Made(None, kept)
+    outputs = {}
+    for name, one in made.items():
+        stays = kept if one.kept is None else kept[one.kept]
+        outputs[name] = tree_of({key: array[stays] for key, array in leaves_of(one.outputs)})
+    return _Made(outputs, kept)
+
+
+def _add(joined: Joined, dropped: Array, first: int, start: int, stop: int, made: _Made) -> None:
+    """Put what was made of rows `[start, stop)` to the outputs of a chunk that begins at `first`."""
+    start, stop = start - first, stop - first
+    if made.kept is None:
+        joined.add(start, stop, made.outputs)
+        return
+    if made.kept.any():
+        joined.add(start, stop, made.outputs, made.kept)
+    dropped[start:stop] |= ~made.kept
+
+
+def _runs(mask: Array, first: int) -> list[tuple[int, int]]:
+    """The rows that a mask has, as runs `[start, stop)` of the data set's rows."""
+    bounds = np.flatnonzero(np.diff(mask, prepend=False, append=False)) + first
+    return [(int(start), int(stop)) for start, stop in bounds.reshape(-1, 2)]
 
 
 def _refused(message: ChunkMessage, name: str, outputs: Any, start: int, stop: int) -> FailureRecord | None:
@@ -170,5 +251,5 @@ def _refused(message: ChunkMessage, name: str, outputs: Any, start: int, stop: i
     return None
 
 
-def _has_failed(result: dict[str, Any] | FailureRecord) -> bool:
-    return isinstance(result, FailureRecord)
+def _has_failed(made: _Made | FailureRecord) -> bool:
+    return isinstance(made, FailureRecord)

@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.causes import telling_line
 from tasks.trees import Key, leaves_of, tree_of
-from worker_config.errors import ModelError
+from worker_config.errors import ModelError, RowCountError
 
 Step = Callable[[Any], Any]
 Array = np.ndarray[Any, Any]
@@ -61,7 +61,8 @@ def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = Fals
         The rows without those left out; and a mask of those that are not, None where that is all.
 
     Raises:
-        ModelError: it raised, or gave something else, or another number of rows.
+        RowCountError: it gave another number of rows.
+        ModelError: it raised, or gave something else.
     """
     leaves = {key: _column(leaf, what) for key, leaf in _leaves(_call(step, rows, what)).items()}
     _check_count(leaves.values(), count, what)
@@ -74,6 +75,26 @@ def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = Fals
     if not drops:
         raise ModelError(f"{what} returned None for a row; to leave out rows on purpose, set drops_rows = true")
     return tree_of({key: _kept(column, kept) for key, column in leaves.items()}), kept
+
+
+def stacked(rows: Any, what: str) -> Any:
+    """What `prepared` gave as outputs: a tree of arrays.
+
+    Raises:
+        ModelError: rows differ in shape.
+    """
+    return tree_of({key: _stacked(column, what) for key, column in leaves_of(rows)})
+
+
+def _stacked(column: Any, what: str) -> Array:
+    if not isinstance(column, list):
+        return np.asarray(column)
+    shapes = sorted({row.shape for row in column})
+    if len(shapes) > 1:
+        raise ModelError(
+            f"{what} returned rows of shape {shapes[0]} and of shape {shapes[1]}; they must be of one shape"
+        )
+    return np.stack(column) if column else np.empty(0)
 
 
 def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
@@ -126,6 +147,6 @@ def _array(value: Any, what: str) -> Array:
 def _check_count(columns: Iterable[Any], count: int, what: str) -> None:
     counts = {len(column) if isinstance(column, list) or column.ndim else "no" for column in columns}
     if counts != {count}:
-        raise ModelError(
+        raise RowCountError(
             f"{what} returned {' and '.join(map(str, counts))} rows for {count}; it must return one for each"
         )

@@ -81,6 +81,10 @@ class ModelError(CeleriacError):
     exit_code = ExitCode.MODEL
 
 
+class RowCountError(ModelError):
+    """A function gave another number of rows than it got."""
+
+
 class UnknownModelError(ModelError):
     """No model of that name."""
 

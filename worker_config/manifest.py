@@ -3,13 +3,14 @@
 memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
 
 [models.digits]
-path = "models/digits.keras"    # relative to the manifest's folder
+path = "models/digits.keras"    # relative to the manifest's folder; without it the preprocess function is all
 batch_rows = 64                 # rows that the model sees in one call
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta
 outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
+drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
 preload = true                  # at the start; else with the first chunk that needs it
 prefer = "speed"                # or "memory"
 precision = ["bfloat16"]        # where it is faster and passes the gate
@@ -41,13 +42,15 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         path: the model's file or folder, or a tree of versions PATH/1, PATH/2; absolute after `read_manifest`. Or a
-            function `package.module:function`, which then is the model.
+            function `package.module:function`, which then is the model. Without a path, what `preprocess` makes of the
+            rows is the output.
         version: which version of a tree; 0 is the highest.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0".
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
+        drops_rows: whether `preprocess` may leave out rows on purpose.
         preload: load when the worker starts; else on first use.
         prefer: "speed", or "memory": an executor that shares its weights, even where another is faster.
         precision: lower precisions that may be used where they are faster and pass the gate.
@@ -56,7 +59,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         agreement: of a lower precision: the least share of rows whose largest output stays the same.
     """
 
-    path: str
+    path: str = ""
     version: int = 0
     batch_rows: int = DEFAULT_BATCH_ROWS
     signature: str = "serving_default"
@@ -65,12 +68,22 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lambdas: bool = False
     preprocess: str = ""
     postprocess: str = ""
+    drops_rows: bool = False
     preload: bool = True
     prefer: Literal["speed", "memory"] = "speed"
     precision: list[Literal["bfloat16", "int8"]] = []
     calibration: str = ""
     tolerance: float = 0.0
     agreement: float = 0.0
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a model's file, and not functions alone."""
+        return bool(self.path) and not is_function(self.path)
+
+
+_DEFAULTS = ModelEntry()
+_OF_MODELS = frozenset(ModelEntry.__struct_fields__) - {"path", "preprocess", "postprocess", "drops_rows", "preload"}
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +163,10 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
     for key, function in (("preprocess", entry.preprocess), ("postprocess", entry.postprocess)):
         if function and not _FUNCTION.fullmatch(function):
             raise ConfigError(f"{where}.{key} is {function!r}; name a function as 'package.module:function'")
+    if entry.drops_rows and not entry.preprocess:
+        raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
+    if not entry.path:
+        return _step(entry, where)
     if entry.version < 0:
         raise ConfigError(f"{where}.version is {entry.version}; the least is 1, and 0 is the highest that there is")
     if entry.precision and not entry.calibration:
@@ -163,6 +180,17 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
     if is_function(entry.path) and not (folder / entry.path).exists():
         return entry
     return msgspec.structs.replace(entry, path=str(_inside(entry.path, folder, f"{where}.path")))
+
+
+def _step(entry: ModelEntry, where: str) -> ModelEntry:
+    """An entry without a model; what a model alone has use for is refused."""
+    if not entry.preprocess:
+        raise ConfigError(f'{where} has neither a path nor preprocess = "package.module:function"; give it one of them')
+    given = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
+    if given:
+        raise ConfigError(f"{where}.{min(given)} is for a model, and there is no path of one")
+    # Rows are not run in batches: the smallest chunk is one row.
+    return msgspec.structs.replace(entry, batch_rows=1)
 
 
 def is_function(path: str) -> bool:

@@ -78,7 +78,7 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
                 if len(record.models) > 1 and len(part.outputs) < len(record.models) - len(sink.dropped):
                     _drop_failed(job, sink)
                 sink.write(part)
-                written += part.stop - part.start - part.failed_rows
+                written += part.predicted_rows
                 bar.update(part.stop - part.start)
         record = job.record
         Ledger(**record.ledger | {"written": written}).check()

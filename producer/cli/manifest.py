@@ -13,7 +13,7 @@ from tasks.digest import digest_or_error
 from tasks.models.versions import served_path
 from tasks.snapshots.record import Described
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
-from worker_config.manifest import ModelEntry, is_function, read_manifest
+from worker_config.manifest import ModelEntry, read_manifest
 
 
 def check_names(names: list[str], manifest: Path) -> None:
@@ -46,7 +46,7 @@ def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
         ModelLoadError: one is not.
     """
     for name, entry in entries.items():
-        if is_function(entry.path):
+        if not entry.has_file:
             continue
         if not Path(entry.path).exists():
             raise ModelLoadError(

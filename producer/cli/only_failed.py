@@ -80,6 +80,11 @@ def finished_output(output: Path) -> Iterator[Finished]:
         told, records = read_beside(path)
         if not records:
             raise OutputError(f"{path}: no row of it has failed; nothing is left to predict again")
+        if told.ledger["skipped"]:
+            raise OutputError(
+                f"{path}: {told.ledger['skipped']} rows of it were left out on purpose, and nobody knows which; "
+                "predict all rows again with --force"
+            )
         yield Finished(path, told, records)
 
 

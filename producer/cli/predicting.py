@@ -155,6 +155,7 @@ def predict_to_sink(
         on_error=on_error,
         max_failed=max_failed,
         failed_before=sink.failed_rows,
+        dropped_before=_dropped(sink, on_error),
     )
     try:
         if head:
@@ -190,6 +191,11 @@ def predict_to_sink(
         sink.abort()
 
 
+def _dropped(sink: Sink, on_error: str) -> int:
+    """Rows that an earlier run left out on purpose."""
+    return sink.left_out - (sink.failed_rows if on_error == "skip" else 0)
+
+
 def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summary:
     """Commit a sink that an earlier run had given all its rows.
 
@@ -201,8 +207,9 @@ def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summa
     if failed > most_failed(max_failed, rows):
         raise RowsFailedError(f"{failed} of {rows} rows failed, at most {max_failed} may")
     sink.commit()
-    predicted = rows - failed
-    ledger = Ledger(rows=rows, predicted=predicted, failed=failed, written=predicted, resumed=predicted)
+    dropped = _dropped(sink, head.on_error)
+    predicted = rows - failed - dropped
+    ledger = Ledger(rows, predicted=predicted, failed=failed, skipped=dropped, written=predicted, resumed=predicted)
     seconds = round(time.monotonic() - started, 6)
     summary = Summary(
         None,

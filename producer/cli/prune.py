@@ -13,7 +13,7 @@ from producer.cli.manifest import check_files, check_tensorflow
 from tasks.digest import digest_or_error
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
 from worker_config.errors import ConfigError, ModelLoadError
-from worker_config.manifest import ModelEntry, is_function, read_manifest
+from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.settings import Settings
 
 
@@ -26,7 +26,7 @@ def prune(manifest: Path) -> tuple[Path, list[Swept]]:
     entries = read_manifest(manifest)
     check_files(entries, manifest)
     check_tensorflow()  # another one needs other snapshots
-    keys = {_key(name, entry) for name, entry in entries.items() if not is_function(entry.path)}
+    keys = {_key(name, entry) for name, entry in entries.items() if entry.has_file}
     cache = cache_folder(Settings.from_env())
     try:
         return cache, sweep(cache, keys)

@@ -58,7 +58,7 @@ class Sink:
 
     @property
     def left_out(self) -> int:
-        """Rows so far that failed and are not in the output."""
+        """Rows so far that failed, or were dropped on purpose, and are not in the output."""
         return self._layout.skipped
 
     @property

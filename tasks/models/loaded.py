@@ -29,8 +29,9 @@ from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.served import Served, info_of
-from tasks.steps import Step, finished, import_step, prepared
-from worker_config.errors import ModelLoadError
+from tasks.steps import Array, Step, finished, import_step, prepared, stacked
+from tasks.trees import leaves_of
+from worker_config.errors import ModelError, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LoadedModel:
 
     Attributes:
         call: from arrays by the names of the inputs to arrays by those of the outputs; not called where the model is
-            a function.
+            a function, or where there is none.
         function: the function that is the model, if it is one; it takes rows as they are.
         own_graph: where another executor is used: loads the model's own graph, for chunks that the other does not run.
     """
@@ -57,17 +58,21 @@ class LoadedModel:
     function: Step | None = None
     own_graph: Callable[[], Call] | None = None
 
-    def prepare(self, rows: Any, count: int) -> Any:
-        """The rows as the model takes them; `count` of them, none of which are left to no function.
+    def prepare(self, rows: Any, count: int) -> tuple[Any, Array | None]:
+        """The rows as the model takes them, of `count`; and a mask of those not left out, None where that is all.
 
         Raises:
             ModelError: the preprocess function failed.
         """
         if self.preprocess is None:
-            return rows
-        if not count:
-            return blank_rows(self.info.inputs)
-        return prepared(self.preprocess, rows, count, f"model {self.info.name}: preprocess {self.info.preprocess}")[0]
+            return rows, None
+        if not count:  # no function is given no rows
+            return blank_rows(self.info.inputs) if self.info.inputs else np.empty(0), None
+        what = f"{self._title}: preprocess {self.info.preprocess}"
+        made, kept = prepared(self.preprocess, rows, count, what, drops=self.info.drops_rows)
+        if not self._is_step and any(len(key) > 1 for key, _ in leaves_of(made)):
+            raise ModelError(f"{what} returned a tree; a model takes one array, or a dict or tuple of arrays")
+        return made, kept
 
     def finish(self, outputs: Any, count: int) -> Any:
         """The outputs as the job wants them.
@@ -77,17 +82,29 @@ class LoadedModel:
         """
         if self.postprocess is None:
             return outputs
-        what = f"model {self.info.name}: postprocess {self.info.postprocess}"
+        what = f"{self._title}: postprocess {self.info.postprocess}"
         return finished(self.postprocess, outputs, count, what)
 
-    def predict(self, rows: Any) -> np.ndarray[Any, Any] | Arrays:
+    @property
+    def _title(self) -> str:
+        return f"{'step' if self._is_step else 'model'} {self.info.name}"
+
+    @property
+    def _is_step(self) -> bool:
+        return not (self.info.inputs or self.function)
+
+    def predict(self, rows: Any) -> Any:
         """The outputs for all rows: one array for a model with one output, else a dict by output name.
+
+        Where there is no model, the rows themselves, as a tree of arrays.
 
         Raises:
             InputError: the rows do not fit the model's inputs.
             ModelError: rows out differ from rows in, or a function failed.
         """
         name = self.info.name
+        if self._is_step:
+            return stacked(rows, f"{self._title}: preprocess {self.info.preprocess}")
         if self.function and not any(map(len, columns_of(rows).values())):
             return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
         outputs = run_ragged(self._run, rows, name) if is_ragged(rows) else self._run(rows)
@@ -129,7 +146,7 @@ def load_model(served: Served) -> LoadedModel:
             batch_rows = batch_rows_of(inputs, entry.batch_rows)
         call: Call = _no_call
         batch_seconds = 0.0
-        if not program.function:
+        if entry.has_file:
             _check_rows(inputs)
             call = by_name(plain_call(program), inputs, outputs)
             batch_seconds = _warm_up(call, inputs, batch_rows, name)
@@ -137,12 +154,14 @@ def load_model(served: Served) -> LoadedModel:
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
-        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {_cause(error)}") from error
+        raise ModelLoadError(
+            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: {_cause(error)}"
+        ) from error
     if not served.folder and entry_digest(entry) != served.digest:
         # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
         raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path}: its files have changed since the worker started; "
-            "start it again"
+            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: its files have changed since the "
+            "worker started; start it again"
         )
     info = info_of(
         served,

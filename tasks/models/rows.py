@@ -10,6 +10,7 @@ from tasks.messages import ModelInfo
 from tasks.ragged import columns_of, tree_like
 from tasks.signature import Arrays, Rows
 from tasks.steps import Step, finished
+from tasks.trees import leaves_of
 from worker_config.errors import InputError, ModelError
 
 # The name of an output that is no dict's.
@@ -33,6 +34,8 @@ def run_function(function: Step, rows: Rows, info: ModelInfo) -> Arrays:
         outputs = finished(function, tree_like(rows, batch), info.batch_rows, what)
         if isinstance(outputs, tuple):
             raise ModelError(f"{what} returned a tuple; a model's outputs are one array, or a dict of arrays")
+        if any(len(key) > 1 for key, _ in leaves_of(outputs)):
+            raise ModelError(f"{what} returned a dict in a dict; a model's outputs are one array, or a dict of arrays")
         return outputs if isinstance(outputs, dict) else {ONLY: outputs}
 
     return run_batches(call, columns, info.batch_rows, info.name)

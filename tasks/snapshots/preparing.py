@@ -33,7 +33,7 @@ from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
 from worker_config.errors import ConfigError, ModelLoadError
-from worker_config.manifest import ModelEntry, is_function
+from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
         ModelLoadError: it cannot be loaded.
     """
     plain = Served(name, digest, entry, batch_rows=entry.batch_rows, threads=shop.threads)
-    if is_function(entry.path):
+    if not entry.has_file:
         return msgspec.structs.replace(plain, note="a function, imported by each child")
     try:
         key = cache.cache_key(digest, entry, version("tensorflow"))

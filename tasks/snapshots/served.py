@@ -48,7 +48,7 @@ class Served(msgspec.Struct, frozen=True):
 def describe(served: Served) -> ModelInfo | None:
     """What is known of it before a child has loaded it; None where only loading tells."""
     snapshot = served.snapshot
-    if snapshot is None and not is_function(served.entry.path):
+    if snapshot is None and served.entry.has_file:
         return None
     inputs, outputs = (snapshot.inputs, snapshot.outputs) if snapshot else ([], [])
     trial = served.trial or Trial(served.executor, agrees=True)
@@ -79,6 +79,7 @@ def info_of(
         batch_seconds=0.0 if entry.preprocess or entry.postprocess else batch_seconds,
         preprocess=entry.preprocess,
         postprocess=entry.postprocess,
+        drops_rows=entry.drops_rows,
         function=entry.path if is_function(entry.path) else "",
         executor=served.executor,
         shared_bytes=served.shared_bytes,

@@ -133,7 +133,7 @@ def test_a_model_that_fails_is_left_out_of_the_result(
     assert list(job.failed_models) == [bad]
     assert (record.model, record.stage) == (bad, stage)
     assert text in record.text
-    assert record.start == {"some": 50, "prepared": 50, "other": 130}.get(bad, 0)
+    assert record.start == {"some": 50, "prepared": 57, "other": 130}.get(bad, 0)
     failures = job.failures()
     assert record in failures
     assert {failure.model for failure in failures} == {bad}
@@ -141,7 +141,7 @@ def test_a_model_that_fails_is_left_out_of_the_result(
     assert len(failures) < ROWS // CHUNK or bad not in ("some", "other", "prepared")
     warned = [entry.getMessage() for entry in caplog.records if entry.name == "producer.failures"]
     assert len(warned) == 1
-    assert f"model {bad} failed alone at rows " in warned[0]
+    assert f"model {bad} failed alone at row" in warned[0]
     assert warned[0].endswith("; its outputs are left out")
 
 

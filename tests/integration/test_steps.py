@@ -108,7 +108,10 @@ def test_no_rows_need_no_function(client: Client) -> None:
     ("model", "told"),
     [
         ("loses", "rows 0-5 failed at preprocess: .*preprocess my_steps:lose returned 4 rows for 5"),
-        ("fails", "rows 0-5 failed at preprocess: .*my_steps:fail raised LookupError: .*no image .*000.npy"),
+        (
+            "fails",
+            r"row 0 \(.*000.npy\) failed at preprocess: .*:fail raised LookupError: .*no image .*000.npy",
+        ),
     ],
 )
 def test_a_function_that_fails_is_named(client: Client, images: Path, model: str, told: str) -> None:

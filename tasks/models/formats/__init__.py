@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.models.formats.function import open_function
+from tasks.models.formats.function import WHY_PLAIN, open_function
 from tasks.models.formats.graph import open_graph
 from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
@@ -36,12 +36,14 @@ _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
 
 
 def open_model(entry: ModelEntry) -> Program:
-    """Read a model; `entry.path` is its file or folder, a tree of versions, or a function.
+    """Read a model; `entry.path` is its file or folder, a tree of versions, a function, or there is none.
 
     Raises:
         Exception: whatever its library raises for a file that is none of its kind; ValueError, ImportError and
             FileNotFoundError where we look ourselves.
     """
+    if not entry.path:
+        return Program([], [], why_plain=WHY_PLAIN)
     if is_function(entry.path):
         return open_function(entry)
     path = served_path(entry)
