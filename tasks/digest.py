@@ -28,7 +28,7 @@ def entry_digest(entry: ModelEntry) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    digest = model_digest(served_path(entry)) if entry.has_file else _function_digest(entry.path)
+    digest = _digest(entry)
     settings = _settings(entry)
     if not (entry.preprocess or entry.postprocess or settings):
         return digest
@@ -42,6 +42,14 @@ def entry_digest(entry: ModelEntry) -> str:
     return total.hexdigest()
 
 
+def _digest(entry: ModelEntry) -> str:
+    if entry.has_file:
+        return model_digest(served_path(entry))
+    if entry.members:
+        return hashlib.sha256("".join(map(entry_digest, entry.members.values())).encode()).hexdigest()
+    return _function_digest(entry.path)
+
+
 def digest_or_error(name: str, entry: ModelEntry) -> str:
     """The same, with the error that a user sees.
 
@@ -51,12 +59,14 @@ def digest_or_error(name: str, entry: ModelEntry) -> str:
     try:
         return entry_digest(entry)
     except OSError as error:
-        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+        where = entry.path or f"its chain, {', '.join(entry.chain)}"
+        raise ModelLoadError(f"model {name} cannot be loaded from {where}: {error.strerror}") from None
 
 
 def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
     """The SHA-256 of the file of each function that models name, by the function's name."""
-    named = (name for entry in entries for name in (entry.path, entry.preprocess, entry.postprocess))
+    all_entries = [one for entry in entries for one in (entry, *entry.members.values())]
+    named = (name for entry in all_entries for name in (entry.path, entry.preprocess, entry.postprocess))
     names = {name for name in named if is_function(name)}
     sources = {name: _source_of(name.partition(":")[0]) for name in names}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items() if path}

@@ -22,6 +22,7 @@ from tasks.messages import ChunkMessage, FailureRecord
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import Array, Joined, check_rows, rows_between
 from tasks.shelf import FreshChildError
+from tasks.signature import blank_rows
 from tasks.suspects import Step
 from tasks.trees import leaves_of, tree_of
 from worker_config.errors import ModelError, PayloadError, RowCountError
@@ -179,21 +180,38 @@ def _run_model(
     try:
         if (start, stop) != (message.start, message.stop):
             rows = rows_between(rows, start - message.start, stop - message.start)
-        function = model.info.preprocess
-        made, kept = prepared.get(function) or model.prepare(rows, stop - start)
-        if function:
-            prepared[function] = made, kept
-        if kept is not None and not kept.any():
-            return _Made(None, kept)
-        stage = "infer"
-        outputs = model.predict(made)
-        stage = "postprocess"
-        return _Made(model.finish(outputs, stop - start if kept is None else int(kept.sum())), kept)
+        count, kept = stop - start, None
+        for link in model.links:
+            stage = "preprocess"
+            if not count and link.info.inputs:
+                rows = blank_rows(link.info.inputs)  # what came before may not know the form of no rows
+            first = link is model.links[0] and link.info.preprocess
+            rows, stay = (prepared.get(first) if first else None) or link.prepare(rows, count)
+            if first:
+                prepared[first] = rows, stay
+            if stay is not None:
+                kept, count = _among(kept, stay), int(stay.sum())
+                if not count:
+                    return _Made(None, kept)
+            stage = "infer"
+            outputs = link.predict(rows)
+            stage = "postprocess"
+            rows = link.finish(outputs, count)
+        return _Made(rows, kept)
     except redis.RedisError:
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return msgspec.structs.replace(record_of(message, stage, error, name), start=start, stop=stop)
+
+
+def _among(kept: Array | None, stay: Array) -> Array:
+    """The mask of those rows of a mask that stay."""
+    if kept is None:
+        return stay
+    among = kept.copy()
+    among[kept] = stay
+    return among
 
 
 def _narrowed(message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord) -> FailureRecord:

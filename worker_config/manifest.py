@@ -11,6 +11,7 @@ outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
+chain = ["decode", "digits"]    # in place of a path: other entries, one after the other
 preload = true                  # at the start; else with the first chunk that needs it
 prefer = "speed"                # or "memory"
 precision = ["bfloat16"]        # where it is faster and passes the gate
@@ -50,6 +51,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0".
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
+        chain: in place of a path, the names of entries that run one after the other, each on what the one before it
+            gave; between `preprocess` and `postprocess`, if there are any.
+        members: what these names stand for; `read_manifest` fills it in.
         drops_rows: whether `preprocess` may leave out rows on purpose.
         preload: load when the worker starts; else on first use.
         prefer: "speed", or "memory": an executor that shares its weights, even where another is faster.
@@ -69,6 +73,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preprocess: str = ""
     postprocess: str = ""
     drops_rows: bool = False
+    chain: list[str] = []
+    members: dict[str, ModelEntry] = {}
     preload: bool = True
     prefer: Literal["speed", "memory"] = "speed"
     precision: list[Literal["bfloat16", "int8"]] = []
@@ -83,7 +89,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DEFAULTS = ModelEntry()
-_OF_MODELS = frozenset(ModelEntry.__struct_fields__) - {"path", "preprocess", "postprocess", "drops_rows", "preload"}
+_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "chain", "members", "preload"}
+_OF_MODELS = frozenset(ModelEntry.__struct_fields__) - _OF_ALL
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,7 +109,8 @@ def read_manifest(path: Path) -> dict[str, ModelEntry]:
     if not tables:
         raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
     folder = path.resolve().parent
-    return {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
+    entries = {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
+    return {name: _chained(name, entry, entries, path) for name, entry in entries.items()}
 
 
 def read_memory_limit(path: Path) -> int:
@@ -149,6 +157,8 @@ def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str,
 def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
     """One at a time, because msgspec does not say which of them is wrong."""
     try:
+        if "members" in table:
+            raise msgspec.ValidationError("Object contains unknown field `members`")
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the manifest {manifest}: models.{name}: {error}") from None
@@ -167,6 +177,8 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
     if not entry.path:
         return _step(entry, where)
+    if entry.chain:
+        raise ConfigError(f"{where} has a path and a chain; name the model of the path in an entry of its own")
     if entry.version < 0:
         raise ConfigError(f"{where}.version is {entry.version}; the least is 1, and 0 is the highest that there is")
     if entry.precision and not entry.calibration:
@@ -184,13 +196,36 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
 
 def _step(entry: ModelEntry, where: str) -> ModelEntry:
     """An entry without a model; what a model alone has use for is refused."""
-    if not entry.preprocess:
-        raise ConfigError(f'{where} has neither a path nor preprocess = "package.module:function"; give it one of them')
+    if not (entry.preprocess or entry.chain):
+        raise ConfigError(
+            f'{where} has neither a path nor a chain nor preprocess = "package.module:function"; give it one of them'
+        )
     given = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
     if given:
         raise ConfigError(f"{where}.{min(given)} is for a model, and there is no path of one")
     # Rows are not run in batches: the smallest chunk is one row.
     return msgspec.structs.replace(entry, batch_rows=1)
+
+
+def _chained(name: str, entry: ModelEntry, entries: Mapping[str, ModelEntry], manifest: Path) -> ModelEntry:
+    """The entry with those that its chain names."""
+    where = f"the manifest {manifest}: models.{name}.chain"
+    if unknown := [link for link in entry.chain if link not in entries]:
+        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(entries))}")
+    if nested := [link for link in entry.chain if entries[link].chain]:
+        raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
+    if len(set(entry.chain)) < len(entry.chain):
+        raise ConfigError(f"{where} names an entry twice")
+    if not entry.chain:
+        return entry
+    members = {link: entries[link] for link in entry.chain}
+    if entry.preprocess:
+        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1)
+        members = {f"{name}.preprocess": first, **members}
+    if entry.postprocess:
+        members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1)
+    batch_rows = max(member.batch_rows for member in members.values())
+    return msgspec.structs.replace(entry, members=members, batch_rows=batch_rows)
 
 
 def is_function(path: str) -> bool:

@@ -28,7 +28,7 @@ from tasks.models.rows import ONLY, run_function
 from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
-from tasks.snapshots.served import Served, info_of
+from tasks.snapshots.served import Served, chained, info_of
 from tasks.steps import Array, Step, finished, import_step, prepared, stacked
 from tasks.trees import leaves_of
 from worker_config.errors import ModelError, ModelLoadError
@@ -47,6 +47,7 @@ class LoadedModel:
         call: from arrays by the names of the inputs to arrays by those of the outputs; not called where the model is
             a function, or where there is none.
         function: the function that is the model, if it is one; it takes rows as they are.
+        chain: models that run one after the other, in place of this one.
         own_graph: where another executor is used: loads the model's own graph, for chunks that the other does not run.
     """
 
@@ -57,6 +58,12 @@ class LoadedModel:
     postprocess: Step | None = None
     function: Step | None = None
     own_graph: Callable[[], Call] | None = None
+    chain: tuple[LoadedModel, ...] = ()
+
+    @property
+    def links(self) -> tuple[LoadedModel, ...]:
+        """What is run, one after the other: this model, or the members of a chain."""
+        return self.chain or (self,)
 
     def prepare(self, rows: Any, count: int) -> tuple[Any, Array | None]:
         """The rows as the model takes them, of `count`; and a mask of those not left out, None where that is all.
@@ -68,7 +75,7 @@ class LoadedModel:
             return rows, None
         if not count:  # no function is given no rows
             return blank_rows(self.info.inputs) if self.info.inputs else np.empty(0), None
-        what = f"{self._title}: preprocess {self.info.preprocess}"
+        what = self._preprocess
         made, kept = prepared(self.preprocess, rows, count, what, drops=self.info.drops_rows)
         if not self._is_step and any(len(key) > 1 for key, _ in leaves_of(made)):
             raise ModelError(f"{what} returned a tree; a model takes one array, or a dict or tuple of arrays")
@@ -82,12 +89,14 @@ class LoadedModel:
         """
         if self.postprocess is None:
             return outputs
-        what = f"{self._title}: postprocess {self.info.postprocess}"
+        what = f"model {self.info.name}: postprocess {self.info.postprocess}"
         return finished(self.postprocess, outputs, count, what)
 
     @property
-    def _title(self) -> str:
-        return f"{'step' if self._is_step else 'model'} {self.info.name}"
+    def _preprocess(self) -> str:
+        """The function, for people."""
+        name, function = self.info.name, self.info.preprocess
+        return f"step {name}: {function}" if self._is_step else f"model {name}: preprocess {function}"
 
     @property
     def _is_step(self) -> bool:
@@ -104,7 +113,7 @@ class LoadedModel:
         """
         name = self.info.name
         if self._is_step:
-            return stacked(rows, f"{self._title}: preprocess {self.info.preprocess}")
+            return stacked(rows, self._preprocess)
         if self.function and not any(map(len, columns_of(rows).values())):
             return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
         outputs = run_ragged(self._run, rows, name) if is_ragged(rows) else self._run(rows)
@@ -137,6 +146,8 @@ def load_model(served: Served) -> LoadedModel:
     """
     import tensorflow  # noqa: F401 - so that its own time and memory are not taken for the model's
 
+    if served.members:
+        return _load_chain(served)
     name, entry = served.name, served.entry
     started, memory_before = time.monotonic(), own_bytes()
     try:
@@ -178,6 +189,13 @@ def load_model(served: Served) -> LoadedModel:
     other = served.executor in EXECUTORS and served.executor != "graph"
     own_graph = cache(partial(_own_graph, served)) if other else None
     return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph)
+
+
+def _load_chain(served: Served) -> LoadedModel:
+    started = time.monotonic()
+    links = tuple(map(load_model, served.members))
+    info = chained(served, [link.info for link in links], time.monotonic() - started)
+    return LoadedModel(info, _no_call, BatchSize(info.batch_rows), chain=links)
 
 
 def _own_graph(served: Served) -> Call:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tasks.devices import gpus, limit_threads
+from tasks.digest import entry_digest
 from tasks.executors.candidates import candidates
 from tasks.executors.choice import choose
 from tasks.executors.trial import try_executor
@@ -76,6 +77,9 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
         ModelLoadError: it cannot be loaded.
     """
     plain = Served(name, digest, entry, batch_rows=entry.batch_rows, threads=shop.threads)
+    if entry.members:
+        members = [prepare(link, member, entry_digest(member), shop) for link, member in entry.members.items()]
+        return msgspec.structs.replace(plain, members=members, note=f"a chain: {', '.join(entry.chain)}")
     if not entry.has_file:
         return msgspec.structs.replace(plain, note="a function, imported by each child")
     try:

@@ -5,6 +5,7 @@ main process: prepare --Served--> (fork, or a file of the worker's run folder) -
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ class Served(msgspec.Struct, frozen=True):
         batch_rows: rows of one call.
         note: why it is run so, for people.
         threads: inside one operation.
+        members: of a chain, one after the other.
     """
 
     name: str
@@ -37,16 +39,23 @@ class Served(msgspec.Struct, frozen=True):
     batch_rows: int = 0
     note: str = ""
     threads: int = 1
+    members: list[Served] = []
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of weights, as this executor has them, that all children hold together; 0 where each has its own."""
+        if self.members:
+            return sum(member.shared_bytes for member in self.members)
         mapped = EXECUTORS[self.executor].mapped if self.executor in EXECUTORS else ""
         return (Path(self.folder) / mapped).stat().st_size if mapped else 0
 
 
 def describe(served: Served) -> ModelInfo | None:
     """What is known of it before a child has loaded it; None where only loading tells."""
+    if served.members:
+        infos = [describe(member) for member in served.members]
+        known = [info for info in infos if info is not None]
+        return chained(served, known) if len(known) == len(infos) else None
     snapshot = served.snapshot
     if snapshot is None and served.entry.has_file:
         return None
@@ -84,5 +93,25 @@ def info_of(
         executor=served.executor,
         shared_bytes=served.shared_bytes,
         error=(served.trial.error or 0.0) if served.trial else 0.0,
+        note=served.note,
+    )
+
+
+def chained(served: Served, members: Sequence[ModelInfo], load_seconds: float = 0.0) -> ModelInfo:
+    """What a worker says of a chain: what its first member takes, what its last one gives."""
+    first, last, entry = members[0], members[-1], served.entry
+    return ModelInfo(
+        name=served.name,
+        digest=served.digest,
+        batch_rows=entry.batch_rows,
+        inputs=first.inputs,
+        outputs=last.outputs,
+        load_seconds=load_seconds,
+        memory_bytes=sum(member.memory_bytes for member in members),
+        preprocess=first.preprocess,
+        postprocess=last.postprocess,
+        drops_rows=any(member.drops_rows for member in members),
+        function=first.function,
+        shared_bytes=sum(member.shared_bytes for member in members),
         note=served.note,
     )

@@ -64,7 +64,8 @@ def test_every_exit_code_is_in_the_readme() -> None:
 def test_every_key_of_the_manifest_is_in_the_readme() -> None:
     in_readme = set(re.findall(r"^\| `([a-z_]+)` \|", README, re.MULTILINE))
     before_the_tables = set(manifest._Manifest.__struct_fields__) - {"models"}
-    assert in_readme == set(manifest.ModelEntry.__struct_fields__) | before_the_tables
+    keys = set(manifest.ModelEntry.__struct_fields__) - {"members"}  # which stands for the names in `chain`
+    assert in_readme == keys | before_the_tables
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from producer import Client
 from tests.manifests import write_manifest
+from tests.models import in_one_process
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError
 from worker_config.settings import Settings
@@ -62,12 +64,32 @@ def shorten(rows):
     return rows[1:]
 
 
+def second_of(pair):
+    return pair[1]
+
+
+def tens_of(numbers):
+    return [None if number // 10 % 2 else number for number in numbers]
+
+
+def doubled(numbers):
+    return 2 * numbers
+
+
 CALLS = []
 
 
 def counted(rows):
     CALLS.append(len(rows))
     return rows.astype(np.float32)
+
+
+def flat(pictures):
+    return pictures.reshape(len(pictures), -1) / 16
+
+
+def best(scores):
+    return scores.argmax(axis=1)
 
 
 def first(rows):
@@ -93,6 +115,15 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
     entries["one"] = step("counted", path="my_preprocessing:first", postprocess="my_preprocessing:plus_calls")
     entries["other"] = step("counted", path="my_preprocessing:first", postprocess="my_preprocessing:plus_calls")
     entries["thinned"] = step("tens", path="my_preprocessing:first", drops_rows=True)
+    entries["digits"] = {"path": str(models / "digits.keras"), "preload": False}
+    entries["flat"] = step("flat")
+    entries["sorted_digits"] = {"chain": ["flat", "digits", "best"]}
+    entries["best"] = step("best")
+    entries["around"] = {"chain": ["digits"]} | step("flat", postprocess="my_preprocessing:best")
+    entries["odd_pairs"] = {"chain": ["odd_ones", "numbers", "tens_of_numbers", "labels"]}
+    entries["numbers"] = step("second_of")
+    entries["tens_of_numbers"] = step("tens_of", drops_rows=True)
+    entries["labels"] = {"path": "my_preprocessing:doubled"}
     with serving(folder, write_manifest(folder, entries), environ=shared_folders(folder)) as system:
         yield system
 
@@ -160,7 +191,7 @@ def test_models_that_share_a_function_have_it_run_once_for_each_chunk(client: Cl
     [
         (
             "forgetful",
-            r"row 17 failed at preprocess: ModelError: step forgetful: preprocess my_preprocessing:forgetful "
+            r"row 17 failed at preprocess: ModelError: step forgetful: my_preprocessing:forgetful "
             "returned nothing",
         ),
         ("holes", "row 17 failed at preprocess: .*my_preprocessing:holes returned None for a row; .*drops_rows = true"),
@@ -180,3 +211,22 @@ def test_a_file_that_fails_is_recorded_with_its_path(client: Client) -> None:
     job = client.submit("lengths", paths, chunk_rows=20, on_error="skip")
     assert len(job.result()) == 58
     assert [(record.start, record.value) for record in job.failures()] == [(3, paths[3]), (40, paths[40])]
+
+
+@pytest.mark.parametrize("name", ["sorted_digits", "around"])
+def test_functions_and_models_run_one_after_the_other_in_one_task(client: Client, models: Path, name: str) -> None:
+    pictures = load_digits().images
+    expected = in_one_process(models / "digits.keras", pictures.reshape(-1, 64).astype(np.float32) / 16).argmax(axis=1)
+    job = client.submit(name, pictures)
+    np.testing.assert_array_equal(job.result(), expected)
+    assert job.ledger.chunks_sent <= 60
+    assert len(client.predict(name, pictures[:0])) == 0
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 7, 1])
+def test_rows_may_be_dropped_anywhere_in_a_chain(client: Client, chunk_rows: int | None) -> None:
+    job = client.submit("odd_pairs", ROWS, chunk_rows=chunk_rows)
+    numbers = ROWS[:, 0]
+    left = numbers[(numbers % 2 == 1) & (numbers // 10 % 2 == 0)]
+    np.testing.assert_array_equal(job.result(), 2 * left)
+    assert job.ledger.skipped == 240 - len(left)

@@ -48,6 +48,14 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\ncalibration = "../r.npy"', "calibration is '../r.npy', which leads out"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]', "precision needs calibration"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]\ncalibration = "r.npy"', "precision needs a tolerance"),
+        ('[models.a]\npostprocess = "m:f"', "models.a has neither a path nor a chain nor preprocess = "),
+        ('[models.a]\npreprocess = "m:f"\nbatch_rows = 8', "models.a.batch_rows is for a model"),
+        ('[models.a]\npath = "a"\ndrops_rows = true', "models.a.drops_rows is for a preprocess function"),
+        ('[models.a]\npath = "a"\nchain = ["b"]\n[models.b]\npath = "b"', "models.a has a path and a chain"),
+        ('[models.a]\nchain = ["c"]\n[models.b]\npath = "b"', "models.a.chain names 'c', which is no entry; there are: a, b"),
+        ('[models.a]\nchain = ["a"]', "models.a.chain names 'a', which is a chain itself"),
+        ('[models.a]\nchain = ["b", "b"]\n[models.b]\npath = "b"', "models.a.chain names an entry twice"),
+        ('[models.a]\npath = "a"\nmembers = {}', "members"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
@@ -69,6 +77,28 @@ def test_the_memory_limit_is_in_bytes(tmp_path: Path, text: str, limit: int) -> 
 def test_a_manifest_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--models or CELERIAC_MODELS"):
         read_manifest(tmp_path / "none.toml")
+
+
+def test_a_chain_has_its_members_and_the_functions_around_them(tmp_path: Path) -> None:
+    text = """
+        [models.a]
+        chain = ["b", "c"]
+        preprocess = "m:f"
+        postprocess = "m:g"
+        drops_rows = true
+        [models.b]
+        path = "b"
+        batch_rows = 12
+        [models.c]
+        preprocess = "m:h"
+    """
+    entries = read_manifest(write(tmp_path, text))
+    members = entries["a"].members
+    assert list(members) == ["a.preprocess", "b", "c", "a.postprocess"]
+    assert [member.preprocess for member in members.values()] == ["m:f", "", "m:h", "m:g"]
+    assert [member.drops_rows for member in members.values()] == [True, False, False, False]
+    assert members["b"] == entries["b"]
+    assert (entries["a"].batch_rows, entries["c"].batch_rows) == (12, 1)
 
 
 def test_a_worker_may_hold_some_of_the_models_alone() -> None:
