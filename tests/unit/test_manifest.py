@@ -52,7 +52,10 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npreprocess = "m:f"\nbatch_rows = 8', "models.a.batch_rows is for a model"),
         ('[models.a]\npath = "a"\ndrops_rows = true', "models.a.drops_rows is for a preprocess function"),
         ('[models.a]\npath = "a"\nchain = ["b"]\n[models.b]\npath = "b"', "models.a has a path and a chain"),
-        ('[models.a]\nchain = ["c"]\n[models.b]\npath = "b"', "models.a.chain names 'c', which is no entry; there are: a, b"),
+        (
+            '[models.a]\nchain = ["c"]\n[models.b]\npath = "b"',
+            "models.a.chain names 'c', which is no entry; there are: a, b",
+        ),
         ('[models.a]\nchain = ["a"]', "models.a.chain names 'a', which is a chain itself"),
         ('[models.a]\nchain = ["b", "b"]\n[models.b]\npath = "b"', "models.a.chain names an entry twice"),
         ('[models.a]\npath = "a"\nmembers = {}', "members"),
