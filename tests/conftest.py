@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from tests.models import write_models, write_special_models
 from tests.systems import System, serving
 
-# Snapshots of models: found again by every test of a run, and gone after it.
-_cache = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# Models and their snapshots: found again by every test of a run, in whichever of its processes, and gone after it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _shared = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
+    os.environ["XDG_CACHE_HOME"] = _shared.name
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,18 +32,28 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models() -> Path:
     """The folder of the well-behaved models; `models.toml` lists them."""
-    folder = tmp_path_factory.mktemp("models")
-    write_models(folder)
-    return folder
+    return _written_once("models", write_models)
 
 
 @pytest.fixture(scope="session")
-def special_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def special_models() -> Path:
     """The folder of the models that misbehave, NAME.toml for each."""
-    folder = tmp_path_factory.mktemp("special")
-    write_special_models(folder)
+    return _written_once("special", write_special_models)
+
+
+def _written_once(name: str, write: Callable[[Path], None]) -> Path:
+    """A folder that the first process to come has filled, for all processes of this run."""
+    shared = Path(os.environ["XDG_CACHE_HOME"])
+    folder, unfinished = shared / name, shared / f"{name}.unfinished"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            write(unfinished)
+            unfinished.rename(folder)
     return folder
 
 

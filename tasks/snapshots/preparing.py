@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -40,6 +39,7 @@ from worker_config.settings import Settings
 T = TypeVar("T")
 # Of one executor, its conversion included; a compiler may never come to an end.
 TRIAL_SECONDS = 300.0
+_TRIALS = "trials-"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
     telling = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
-    shutil.rmtree(folder / BUILT, ignore_errors=True)  # damaged, or of trials that came to no end
+    clear_built(folder)
     if telling.why:
         trials = [Trial("graph", agrees=True, why=telling.why)]
     else:
@@ -171,10 +171,23 @@ def _built(folder: Path) -> set[Path]:
     return {path for path in (folder / BUILT).rglob("*") if path.is_file()}
 
 
+def clear_built(folder: Path) -> None:
+    """Remove what is damaged, or of trials that came to no end; what trials of other threads have found is in use."""
+    found = [_read_trials(folder, record) for record in folder.glob(f"{_TRIALS}*.json")]
+    kept = {name for trials in found if trials for name in trials.files}
+    for path in _built(folder):
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
+
+
 def known_trials(folder: Path, entry: ModelEntry, shop: Workshop) -> Trials | None:
     """Trials of this machine that a snapshot has, if what executors wrote for them is whole."""
+    return _read_trials(folder, _record(folder, entry, shop))
+
+
+def _read_trials(folder: Path, record: Path) -> Trials | None:
     try:
-        known = msgspec.json.decode(_record(folder, entry, shop).read_bytes(), type=Trials)
+        known = msgspec.json.decode(record.read_bytes(), type=Trials)
         cache.check_files(folder, known.files)
     except (OSError, msgspec.DecodeError, ValueError):
         return None
@@ -182,7 +195,7 @@ def known_trials(folder: Path, entry: ModelEntry, shop: Workshop) -> Trials | No
 
 
 def _record(folder: Path, entry: ModelEntry, shop: Workshop) -> Path:
-    return folder / f"trials-{_machine(entry, shop)}.json"
+    return folder / f"{_TRIALS}{_machine(entry, shop)}.json"
 
 
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:

@@ -23,7 +23,8 @@ from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
 from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import Forked, ForkedError, run_forked
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.preparing import clear_built
+from tasks.snapshots.record import BUILT, Snapshot, Trials
 from tasks.snapshots.served import Served
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
@@ -82,6 +83,18 @@ def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_new_trials_leave_what_a_worker_with_other_threads_has_found(tmp_path: Path) -> None:
+    for name in ("found", "damaged", "orphan"):
+        (tmp_path / BUILT).mkdir(exist_ok=True)
+        (tmp_path / BUILT / name).write_text(name)
+    for name in ("found", "damaged"):
+        trials = Trials([], "generated", {f"{BUILT}/{name}": cache.fingerprint(tmp_path / BUILT / name)})
+        (tmp_path / f"trials-{name}.json").write_bytes(msgspec.json.encode(trials))
+    (tmp_path / BUILT / "damaged").write_text("other bytes")
+    clear_built(tmp_path)
+    assert [path.name for path in (tmp_path / BUILT).iterdir()] == ["found"]
 
 
 def test_the_cache_gives_up_what_was_used_longest_ago_and_is_not_in_use(tmp_path: Path) -> None:
