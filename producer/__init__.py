@@ -15,7 +15,24 @@ from producer.embedded import local
 from producer.job import Job, Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
+from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
 from tasks.messages import FailureRecord
 from worker_config import errors
 
-__all__ = ["Client", "DetachedJob", "FailureRecord", "Job", "JobState", "Ledger", "Part", "Progress", "errors", "local"]
+__all__ = [
+    "ArraySpec",
+    "Client",
+    "DetachedJob",
+    "FailureRecord",
+    "Job",
+    "JobState",
+    "Ledger",
+    "Loader",
+    "Part",
+    "Progress",
+    "errors",
+    "local",
+    "py_dataset",
+    "tf_dataset",
+    "tf_outputs",
+]

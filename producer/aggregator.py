@@ -1,6 +1,6 @@
 """This module is the join: it puts the chunks' outputs, which come in any order and perhaps twice, at their place.
 
-`Join` drops duplicates and holds back what came too early; `Gathered` puts parts into whole arrays.
+`Join` drops duplicates and holds back what came too early, if order is wanted; `Gathered` puts parts into whole arrays.
 `Layout` is what both `Gathered` and the sinks hold every part against. A model that fails alone is left out of both,
 whenever that comes to light: of parts that have it, and of what was placed.
 """
@@ -94,12 +94,17 @@ class RowSpec(NamedTuple):
 
 
 class Join:
-    """Answers in any order go in, parts in order of their chunk index come out; memory only for those held back."""
+    """Answers in any order go in, parts in order of their chunk index come out; memory only for those held back.
 
-    def __init__(self) -> None:
+    With `ordered` False a part comes out as soon as it came in, each chunk's once.
+    """
+
+    def __init__(self, *, ordered: bool = True) -> None:
         self.next_index = 0
         self.duplicates = 0
+        self._ordered = ordered
         self._held: dict[int, Part] = {}
+        self._ahead: set[int] = set()  # released before one that is missing
 
     @property
     def waiting(self) -> int:
@@ -121,7 +126,7 @@ class Join:
         Raises:
             MessageError: the outputs are not one row for each row of the chunk that is not left out.
         """
-        if index < self.next_index or index in self._held:
+        if index < self.next_index or index in self._held or index in self._ahead:
             self.duplicates += 1
             return False
         part = Part(index, start, stop, outputs, failed, skipped, dropped)
@@ -130,8 +135,15 @@ class Join:
         return True
 
     def pop_ready(self) -> list[Part]:
-        """Release the parts that are next in order; an empty list while the next one is missing."""
+        """Release the parts that are next in order, an empty list while the next one is missing; or all there are."""
         ready = []
+        if not self._ordered:
+            ready = list(self._held.values())
+            self._ahead.update(self._held)
+            self._held.clear()
+            while self.next_index in self._ahead:
+                self._ahead.remove(self.next_index)
+                self.next_index += 1
         while (part := self._held.pop(self.next_index, None)) is not None:
             ready.append(part)
             self.next_index += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from producer.aggregator import OutputTree
 from producer.checks import check_first_row, check_fits, check_names
 from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
+from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.leave import Wishes, leave
 from producer.making import Terms, make_job
@@ -62,6 +64,7 @@ class Client:
         self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds = worker_timeout_seconds
         self._jobs: list[Job] = []
+        self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
         ping(url)
         atexit.register(self.close)
 
@@ -74,11 +77,12 @@ class Client:
     def close(self) -> None:
         """Cancel the jobs that still run and wait until nothing of them is left behind."""
         atexit.unregister(self.close)
-        for job in self._jobs:
+        with self._lock:
+            jobs, self._jobs = self._jobs, []
+        for job in jobs:
             job.cancel()
-        for job in self._jobs:
+        for job in jobs:
             job.wait(timeout_seconds=5.0)
-        self._jobs.clear()
 
     def predict(
         self,
@@ -121,6 +125,8 @@ class Client:
         max_failed: int | str | None = None,
         failed_before: int = 0,
         dropped_before: int = 0,
+        ordered: bool = True,
+        max_waiting_bytes: int = MAX_BYTES,
         detach: Literal[False] = False,
     ) -> Job: ...
 
@@ -151,6 +157,8 @@ class Client:
         max_failed: int | str | None = None,
         failed_before: int = 0,
         dropped_before: int = 0,
+        ordered: bool = True,
+        max_waiting_bytes: int = MAX_BYTES,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:
@@ -175,6 +183,8 @@ class Client:
             max_failed: how many rows may fail, or what share of all, as "5%", before that ends the job; else any number
                 but all.
             failed_before, dropped_before: of the rows before `first_row`, those that failed or were dropped.
+            ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
+            max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
                 outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
                 the data's own file. It is gone with the system of `local`.
@@ -195,6 +205,10 @@ class Client:
             check_installed(compression)
         if ttl_seconds is not None and not detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
+        if max_waiting_bytes < 1:
+            raise UsageError(f"max_waiting_bytes is {max_waiting_bytes}; it must be at least 1, or no part would come")
+        if detach and not ordered:
+            raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds) if detach else None
         source = open_source(data)
         check_first_row(first_row, source)
@@ -229,8 +243,19 @@ class Client:
             fixed_rows=chunk_rows,
             max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
         )
-        terms = Terms(slice_ref, compression, fail_together, policy, failed_before, dropped_before)
+        terms = Terms(
+            slice_ref, compression, fail_together, policy, failed_before, dropped_before, ordered, max_waiting_bytes
+        )
         return self._start(feed, sizer, infos, slots, chosen, terms)
+
+    def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
+        """What is known of the models, in the versions that a job would get now.
+
+        Raises:
+            UnknownModelError, NoWorkerError: no worker holds the models.
+            BrokerError: Redis cannot be reached.
+        """
+        return self._find(check_names(models))[0]
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files, by name, in the versions that a job would get now.
@@ -239,8 +264,7 @@ class Client:
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
         """
-        infos, _ = self._find(check_names(models))
-        return {info.name: info.digest for info in infos}
+        return {info.name: info.digest for info in self.describe(models)}
 
     def attach(self, job_id: str) -> DetachedJob:
         """A job that was submitted with `detach`, here or elsewhere; the first characters of its id are enough.
@@ -302,8 +326,9 @@ class Client:
         terms: Terms | None = None,
     ) -> Job:
         job = make_job(self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms or Terms())
-        self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
-        job.start()
+        with self._lock:
+            self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
+            job.start()
         return job
 
 

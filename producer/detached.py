@@ -93,6 +93,11 @@ class DetachedJob:
         with broker_errors(self._url), connect(self._url) as client:
             return job_store.expires_at(client, self.id)
 
+    @property
+    def rows_out(self) -> int:
+        """Rows of all parts together."""
+        return self._plan.rows
+
     def progress(self) -> Progress:
         """How far the job is; `seconds` are those from its submission to its last answer.
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from producer.aggregator import Part, flatten
+from producer.sources.columns import row_bytes
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_BYTES = 256 * 2**20
@@ -34,7 +35,7 @@ class Handover:
 
     def give(self, part: Part) -> None:
         """Hand over one part; never waits."""
-        size = sum(array.nbytes for array in flatten(part).values())
+        size = sum(round(len(array) * row_bytes(array)) for array in flatten(part).values())
         with self._changed:
             self._parts.append((part, size))
             self._bytes += size

@@ -1,4 +1,4 @@
-"""This module is a job as its caller sees it: parts in order, the whole result, progress, cancel, ledger."""
+"""This module is a job as its caller sees it: its parts, the whole result, progress, cancel, ledger."""
 
 from __future__ import annotations
 
@@ -45,15 +45,26 @@ class Job:
         digests: the SHA-256 of each model's files, by name; the same from the first chunk to the last.
     """
 
-    def __init__(self, job_id: str, run: Run, rows: int | None, first_row: int, digests: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        run: Run,
+        rows: int | None,
+        first_row: int,
+        digests: Mapping[str, str],
+        *,
+        skips: bool = False,
+    ) -> None:
         self.id = job_id
         self.digests = dict(digests)
         self._run = run
         self._rows = rows
         self._first_row = first_row
+        self._skips = skips
         self._started = time.monotonic()
         self._seconds: float | None = None
         self._result: OutputTree | None = None
+        self._begun = False
         self._parts = self._take_parts()
         self._thread = threading.Thread(target=run.run, name=f"celeriac-{job_id}", daemon=True)
 
@@ -71,10 +82,28 @@ class Job:
         """Running, done, failed or cancelled."""
         return self._run.state
 
-    def parts(self) -> Iterator[Part]:
-        """The predictions chunk by chunk, in the data set's order, as they come.
+    @property
+    def rows_out(self) -> int | None:
+        """Rows of all parts together; None where nobody knows it yet, since the data set or what is skipped tells."""
+        if self._rows is None or (self._skips and self.state is not JobState.DONE):
+            return None
+        return self._rows - self._first_row - (self.ledger.failed if self._skips else 0)
 
-        A part not taken is kept in memory; when 256 MiB wait, the job sends no more chunks.
+    @property
+    def begun(self) -> bool:
+        """Whether parts were taken, by whomever."""
+        return self._begun
+
+    @property
+    def whole(self) -> OutputTree | None:
+        """What `result` has given; None where it was not asked for."""
+        return self._result
+
+    def parts(self) -> Iterator[Part]:
+        """The predictions chunk by chunk, as they come: in the data set's order, or with `ordered` False in any.
+
+        A part not taken is kept in memory; when 256 MiB wait, or what `max_waiting_bytes` says, the job sends no more
+        chunks.
 
         Of several models, a part has the outputs of those that have not failed by the time it is taken: one that fails
         is in earlier parts and in no later one. What `failed_models` names is then to be dropped from the earlier.
@@ -136,14 +165,17 @@ class Job:
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
-        self._run.cancel()
+        self._run.cancel(wake=threading.current_thread() is not self._thread)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the job has ended, which needs somebody to take its parts; False when the time was up."""
+        if threading.current_thread() is self._thread:
+            return False  # garbage that ends a job may be collected there
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     def _take_parts(self) -> Iterator[Part]:
+        self._begun = True
         try:
             while (part := self._run.handover.take()) is not None:
                 self.ledger.written += part.predicted_rows

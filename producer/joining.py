@@ -47,6 +47,7 @@ class Joining:
 
     Args:
         likely_form: outputs of no rows, as the models announce them; for a job none of whose rows shows it.
+        ordered: whether parts come in the order of their chunks, or as these are answered.
 
     Attributes:
         gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
@@ -63,6 +64,7 @@ class Joining:
         policy: Policy,
         rows: int | None,
         likely_form: OutputTree | None = None,
+        ordered: bool = True,
     ) -> None:
         self.gathered: Gathered | None = None
         self._wire = wire
@@ -73,7 +75,7 @@ class Joining:
         self._failures = failures
         self._policy = policy
         self._rows = rows
-        self._join = Join()
+        self._join = Join(ordered=ordered)
         self._scratch = Scratch()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -87,7 +89,7 @@ class Joining:
         return self._join.waiting
 
     def pop_ready(self) -> list[Part]:
-        """The parts that are next in order."""
+        """The parts that are next in order, or that there are."""
         return self._join.pop_ready()
 
     def take(self, answer: Answer) -> bool:

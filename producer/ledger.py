@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from worker_config.errors import CeleriacError
@@ -69,6 +70,12 @@ class Ledger:
             f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped, "
             f"{self.duplicates_differing} of which differed"
         )
+
+
+def summed(ledgers: Iterable[Ledger]) -> Ledger:
+    """The counts of several jobs together."""
+    counts = [ledger.as_dict() for ledger in ledgers]
+    return Ledger(**{name: sum(count[name] for count in counts) for name in Ledger().as_dict()})
 
 
 def _wrong(what: str, ledger: Ledger) -> CeleriacError:

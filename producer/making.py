@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from producer import job_store, placement
 from producer.feeds import Feed
+from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.ledger import Ledger
 from producer.outbox import Outbox
@@ -40,6 +41,8 @@ class Terms:
     policy: Policy = field(default_factory=Policy)
     failed_before: int = 0
     dropped_before: int = 0
+    ordered: bool = True
+    max_waiting_bytes: int = MAX_BYTES
 
 
 def make_job(
@@ -87,8 +90,12 @@ def make_job(
         fail_together=terms.fail_together,
         policy=terms.policy,
         likely_form=placement.blank_outputs(infos),
+        ordered=terms.ordered,
+        max_waiting_bytes=terms.max_waiting_bytes,
     )
-    return Job(job_id, run, feed.rows, feed.first_row, {model.name: model.digest for model in models})
+    digests = {model.name: model.digest for model in models}
+    skips = terms.policy.on_error == "skip" or any(info.drops_rows for info in infos)
+    return Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips)
 
 
 def _ledger(feed: Feed, terms: Terms) -> Ledger:

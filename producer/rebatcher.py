@@ -26,7 +26,7 @@ class Rebatcher:
 
     def add(self, batch: Rows) -> None:
         """Take one batch; one without rows changes nothing."""
-        count = _count(batch)
+        count = count_rows(batch)
         if count:
             self._batches.append((batch, count))
             self.rows += count
@@ -58,7 +58,7 @@ def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[R
     """
     missing = first_row
     for batch in batches:
-        dropped = min(missing, _count(batch))
+        dropped = min(missing, count_rows(batch))
         missing -= dropped
         yield _cut(batch, slice(dropped, None)) if dropped else batch
     if missing:
@@ -69,42 +69,49 @@ def pick_rows(batches: Iterable[Rows], wanted: Array) -> Iterator[Rows]:
     """Leave out all rows but these, which are given in ascending order; reads no further than the last of them."""
     first_row = at = 0
     for batch in batches:
-        end = first_row + _count(batch)
+        end = first_row + count_rows(batch)
         until = int(np.searchsorted(wanted, end))
         if until > at:
-            yield _pick(batch, wanted[at:until] - first_row)
+            yield picked(batch, wanted[at:until] - first_row)
         first_row, at = end, until
         if at == len(wanted):
             return
 
 
-def _columns(rows: Rows) -> list[Column]:
+def _cut(rows: Rows, part: slice) -> Rows:
+    return with_columns(rows, [column[part] for column in columns(rows)])
+
+
+def picked(rows: Rows, positions: Array) -> Rows:
+    """The rows at these positions, in their order."""
+
+    def of(column: Column) -> Column:
+        return [column[position] for position in positions] if isinstance(column, list) else column[positions]
+
+    return with_columns(rows, list(map(of, columns(rows))))
+
+
+def columns(rows: Rows) -> list[Column]:
+    """What rows consist of."""
     if isinstance(rows, Mapping):
         return list(rows.values())
     return list(rows) if isinstance(rows, tuple) else [rows]
 
 
-def _cut(rows: Rows, part: slice) -> Rows:
+def with_columns(rows: Rows, columns: list[Column]) -> Rows:
+    """Other columns in the form of these rows."""
     if isinstance(rows, Mapping):
-        return {name: column[part] for name, column in rows.items()}
-    return tuple(column[part] for column in rows) if isinstance(rows, tuple) else rows[part]
+        return dict(zip(rows, columns, strict=True))
+    return tuple(columns) if isinstance(rows, tuple) else columns[0]
 
 
-def _pick(rows: Rows, positions: Array) -> Rows:
-    def picked(column: Column) -> Column:
-        return [column[position] for position in positions] if isinstance(column, list) else column[positions]
-
-    if isinstance(rows, Mapping):
-        return {name: picked(column) for name, column in rows.items()}
-    return tuple(map(picked, rows)) if isinstance(rows, tuple) else picked(rows)
-
-
-def _count(rows: Rows) -> int:
-    return len(_columns(rows)[0])
+def count_rows(rows: Rows) -> int:
+    """How many there are."""
+    return len(columns(rows)[0])
 
 
 def _bytes(rows: Rows) -> int:
-    return sum(_column_bytes(column) for column in _columns(rows))
+    return sum(_column_bytes(column) for column in columns(rows))
 
 
 def _column_bytes(column: Column) -> int:

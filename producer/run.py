@@ -23,7 +23,7 @@ from producer.aggregator import Gathered, OutputTree
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
-from producer.handover import Handover
+from producer.handover import MAX_BYTES, Handover
 from producer.job_store import JobState
 from producer.joining import Joining
 from producer.late import Lateness
@@ -80,26 +80,25 @@ class Run:
         fail_together: bool = False,
         policy: Policy | None = None,
         likely_form: OutputTree | None = None,
+        ordered: bool = True,
+        max_waiting_bytes: int = MAX_BYTES,
     ) -> None:
         self.ledger = ledger
-        policy = policy or Policy()
         self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
         self.state = JobState.RUNNING
         self._wake = threading.Event()
-        self.handover = Handover(on_taken=self._wake.set)
-        self._cancelled = False
+        self.handover = Handover(self._wake.set, max_waiting_bytes)
         self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
-        self._models = list(models)
-        self._record = record
+        self._models, self._record = list(models), record
         self._ttl_seconds, self._worker_timeout_seconds = ttl_seconds, worker_timeout_seconds
+        policy = policy or Policy()
         self._joining = Joining(
-            wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form
+            wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form, ordered
         )
-        self._crew = Crew(record.id, models, slots)
-        self._late = Lateness()
+        self._crew, self._late = Crew(record.id, models, slots), Lateness()
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
-        self._run_id = ""
+        self._run_id, self._cancelled = "", False
         self._tries = self._told = 0
         self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
 
@@ -122,10 +121,11 @@ class Run:
     def gathered(self, gathered: Gathered) -> None:
         self._joining.gathered = gathered
 
-    def cancel(self) -> None:
-        """End soon, from any thread."""
+    def cancel(self, *, wake: bool = True) -> None:
+        """End soon, from any thread; the job's own, which needs no waking, may hold the lock for that."""
         self._cancelled = True
-        self._wake.set()
+        if wake:
+            self._wake.set()
 
     def run(self) -> None:
         """Run to the end; the error, if any, goes to the caller through the handover."""

@@ -4,6 +4,7 @@ CeleriacError
   UsageError              the caller asked for what cannot be
     ConfigError             a setting or the manifest is wrong
     OutputError             the output cannot be written
+    UnknownLengthError      nobody knows how many batches there are
   InputError              the data set cannot be read, or does not fit the model
   PayloadError            bytes that are no payload, or a value that cannot become one
   MessageError            a task message or a result that is not of our form
@@ -57,6 +58,10 @@ class ConfigError(UsageError):
 
 class OutputError(UsageError):
     """The output cannot be written."""
+
+
+class UnknownLengthError(UsageError, TypeError):
+    """Nobody knows how many batches there are; a TypeError, as of whatever has no length."""
 
 
 class InputError(CeleriacError):

@@ -14,7 +14,7 @@ import numpy as np
 
 from producer.aggregator import Array, Part, flatten, output_name, unflatten
 from producer.sinks.written import Written
-from producer.sources.picked import runs_of
+from producer.sources.columns import runs_of
 from producer.sources.protocol import MAX_BATCH_BYTES
 from tasks.messages import FailureRecord
 from tasks.trees import Key

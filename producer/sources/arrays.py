@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from producer.sources.columns import (
     kind_of,
     place,
     row_bytes,
+    runs_of,
     taken_dtype,
     to_array,
     tree_of,
@@ -64,16 +66,42 @@ class ArraySource:
 
         def rows_of(array: Array) -> Array:
             if isinstance(array, np.memmap) and array.flags.c_contiguous:
-                array, first, last = _read_rows(array, start, stop, self.label, self.stamp), 0, stop - start
-            else:
-                first, last = start, stop
-            return np.require(np.asarray(array[first:last]), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
+                return _read_rows(array, [(start, stop)], self.label, self.stamp)
+            return array[start:stop]
+
+        return self._taken(rows_of)
+
+    def pick(self, numbers: Array) -> Arrays:
+        """Give copies of the rows of these numbers, in this order, else as `take` does.
+
+        Rows of a file are read in the order of the file, those that follow each other at once.
+
+        Raises:
+            InputError: as `take`.
+        """
+        if len(numbers):
+            check_slice(int(numbers.min()), int(numbers.max()) + 1, self.rows, self.label)
+        by_place = np.argsort(numbers)
+
+        def rows_of(array: Array) -> Array:
+            if not (isinstance(array, np.memmap) and array.flags.c_contiguous):
+                return array[numbers]
+            read = _read_rows(array, runs_of(numbers[by_place]), self.label, self.stamp)
+            rows = np.empty_like(read)
+            rows[by_place] = read
+            return rows
+
+        return self._taken(rows_of)
+
+    def _taken(self, rows_of: Callable[[Array], Array]) -> Arrays:
+        def rows(array: Array) -> Array:
+            return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         if isinstance(self.data, dict):
-            return {name: rows_of(array) for name, array in self.data.items()}
+            return {name: rows(array) for name, array in self.data.items()}
         if isinstance(self.data, tuple):
-            return tuple(rows_of(array) for array in self.data)
-        return rows_of(self.data)
+            return tuple(rows(array) for array in self.data)
+        return rows(self.data)
 
 
 def from_arrays(data: object) -> ArraySource:
@@ -114,26 +142,32 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_rows(mapped: np.memmap[Any, Any], start: int, stop: int, label: str, stamp: Stamp | None) -> Array:
-    """Read rows of a file that is mapped: it may shrink, and to look at a map beyond its end is death (SIGBUS).
+def _read_rows(mapped: np.memmap[Any, Any], runs: Sequence[tuple[int, int]], label: str, stamp: Stamp | None) -> Array:
+    """Read runs of rows of a file that is mapped: it may shrink, and to look at a map beyond its end is death (SIGBUS).
 
     Nor do the pages that were looked at count as memory of this process. Rows of a file that has changed, or that has
     taken the name of the one that was opened, are refused: they might be others than those before them.
     """
-    rows = np.empty((stop - start, *mapped.shape[1:]), mapped.dtype)
+    rows = np.empty((sum(stop - start for start, stop in runs), *mapped.shape[1:]), mapped.dtype)
     view = rows.reshape(-1).view(np.uint8).data
+    row_bytes = mapped.nbytes // len(mapped)
+    where = f"rows {runs[0][0]}-{runs[-1][1]}" if runs else "no rows"
     try:
         with open(str(mapped.filename), "rb", buffering=0) as file:  # noqa: PTH123 - Path.open has no such type
             now = stamp_of(os.fstat(file.fileno()))
-            file.seek(mapped.offset + start * (mapped.nbytes // len(mapped)))
-            while view and (count := file.readinto(view)):
-                view = view[count:]
+            for start, stop in runs:
+                file.seek(mapped.offset + start * row_bytes)
+                left = (stop - start) * row_bytes
+                while left and (count := file.readinto(view[:left])):
+                    view, left = view[count:], left - count
+                if left:
+                    break
     except OSError as error:
-        raise InputError(f"{label}: rows {start}-{stop} cannot be read: {error.strerror}") from None
+        raise InputError(f"{label}: {where} cannot be read: {error.strerror}") from None
     if view or (stamp is not None and now != stamp):
         how = "has been cut short" if view or (stamp and now[0] < stamp[0]) else "has changed"
         raise InputError(
-            f"{label}: {how} since it was opened; rows {start}-{stop} may be others now, or gone; "
+            f"{label}: {how} since it was opened; {where} may be others now, or gone; "
             "leave the file as it is while a job reads it"
         )
     return rows

@@ -109,6 +109,15 @@ def check_lengths(lengths: dict[str, int], where: str) -> int:
     return next(iter(lengths.values()))
 
 
+def runs_of(rows: Array) -> list[tuple[int, int]]:
+    """Ascending numbers as the runs `[start, stop)` of those that follow each other."""
+    if not len(rows):
+        return []
+    cuts = np.flatnonzero(np.diff(rows) != 1)
+    starts, stops = rows[np.r_[0, cuts + 1]], rows[np.r_[cuts, len(rows) - 1]] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
 def taken_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype in which rows are given: text as objects, numbers in native byte order."""
     return np.dtype(object) if dtype.kind in "UST" else dtype.newbyteorder("=")

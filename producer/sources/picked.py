@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from producer.aggregator import Array
 from producer.rebatcher import Rebatcher, pick_rows
 from producer.sources.arrays import check_slice
+from producer.sources.columns import runs_of
 from producer.sources.protocol import Arrays, Batches, BatchReader, BatchSource, Rows, Source
 
 
@@ -21,14 +20,6 @@ def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     if isinstance(source, Source):
         return PickedRows(label, len(rows), source.row_bytes, source, rows)
     return BatchReader(label, len(rows), lambda: _read(source, rows))
-
-
-def runs_of(rows: Array) -> list[tuple[int, int]]:
-    """Ascending numbers as the runs `[start, stop)` of those that follow each other."""
-    if not len(rows):
-        return []
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return [(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,7 +87,7 @@ class LoadedModel:
         Raises:
             ModelError: the postprocess function failed.
         """
-        if self.postprocess is None:
+        if self.postprocess is None or (not count and not self.info.inputs):  # no function is given no rows
             return outputs
         what = f"model {self.info.name}: postprocess {self.info.postprocess}"
         return finished(self.postprocess, outputs, count, what)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from producer import Client
+from producer import Client, Loader
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving, shared_folders
@@ -230,3 +230,16 @@ def test_rows_may_be_dropped_anywhere_in_a_chain(client: Client, chunk_rows: int
     left = numbers[(numbers % 2 == 1) & (numbers // 10 % 2 == 0)]
     np.testing.assert_array_equal(job.result(), 2 * left)
     assert job.ledger.skipped == 240 - len(left)
+
+
+def test_batches_of_a_step_that_drops_rows_are_full_and_of_unknown_number(client: Client) -> None:
+    import tensorflow as tf
+
+    loader = Loader(client, "odd_ones", ROWS, batch_rows=16)
+    sizes = [len(numbers) for _, numbers in loader]
+    assert sizes == [16] * 7 + [8]
+    assert (loader.ledger.predicted, loader.ledger.skipped) == (120, 120)
+    dataset = loader.tf_dataset()
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    numbers = np.concatenate([numbers.numpy() for _, numbers in dataset])
+    np.testing.assert_array_equal(numbers, ROWS[1::2, 0])

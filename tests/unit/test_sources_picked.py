@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from producer.sources.picked import pick, runs_of
+from producer.sources.columns import runs_of
+from producer.sources.picked import pick
 from worker_config.errors import InputError
 
 ROWS = 12

@@ -1,0 +1,187 @@
+"""This module gives batches to Keras by index, as a `keras.utils.PyDataset`; Keras is imported when one is wanted.
+
+    index --the first time--> the next batch that came, which is its batch for this epoch
+          --once more-------> the same one: kept, if it was asked for ahead of the epoch, else made anew
+
+Keras looks at the first indexes before the epoch, may shuffle them, and asks in several threads. So that workers can
+run ahead, batches come in the loader's order; an index not far ahead has its own, any other one the next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from producer.aggregator import OutputTree
+from producer.client import Client
+from producer.loading.batches import Batch
+from producer.loading.loader import Loader
+from producer.loading.order import Order
+from producer.loading.passes import Pass
+from producer.sources.failures import import_optional
+from worker_config.errors import CeleriacError, UsageError
+
+# How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.
+MOST_AHEAD = 8
+# Batches that Keras looks at before it asks for all of them.
+PEEKED = 2
+
+
+def py_dataset(
+    client: Client, step: str, source: object, *, workers: int = 1, max_queue_size: int = 10, **wanted: Any
+) -> Any:
+    """A training loop's batches as a `keras.utils.PyDataset`, made by workers; for every backend of Keras.
+
+    An epoch ends when all batches were given and `on_epoch_end` was called; the next one is another of the
+    `Loader`. `close` ends what is under way.
+
+    Args:
+        client, step, source, wanted: as for `Loader`; `epochs` is left out.
+        workers, max_queue_size: threads that ask for batches, and batches that wait, as in Keras.
+
+    Raises:
+        UsageError: nobody knows how many batches there are; or as `Loader`.
+        InputError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`.
+        ConfigError: Keras is not installed.
+    """
+    return py_dataset_of(Loader(client, step, source, **wanted), workers=workers, max_queue_size=max_queue_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A batch that an index has got: which rows it has, and its outputs, if they may soon be asked for again."""
+
+    positions: tuple[Order, ...]
+    kept: OutputTree | None
+
+
+class Indexed:
+    """The batches of a loader by index, each row once in an epoch; for several threads."""
+
+    def __init__(self, loader: Loader) -> None:
+        if loader.epochs != 1:
+            raise UsageError("a PyDataset is one pass for each epoch of fit; leave epochs out")
+        if loader.batches_per_epoch is None:
+            raise UsageError(
+                f"nobody knows how many batches of step {loader.step} there will be, and a PyDataset must say so; "
+                "use Loader.tf_dataset"
+            )
+        self.batches: int = loader.batches_per_epoch
+        self._loader = loader
+        self._lock = threading.RLock()
+        self._pass: Pass | None = None
+        self._coming: Iterator[Batch] | None = None
+        self._came = 0
+        self._ahead: dict[int, Batch] = {}  # came, and no index has them yet
+        self._given: dict[int, _Given] = {}
+
+    def get(self, index: int) -> OutputTree:
+        """The batch of an index, in this epoch.
+
+        Raises:
+            IndexError: there is no such batch.
+            CeleriacError: it did not come.
+        """
+        if not 0 <= index < self.batches:
+            raise IndexError(f"no batch {index}, there are {self.batches}")
+        with self._lock:
+            given = self._given.get(index)
+            if given is None:
+                batch = self._next(index)
+                kept = batch.tree if len(self._given) < PEEKED else None
+                self._given[index] = _Given(batch.positions, kept)
+                return batch.tree
+            return self._again(given) if given.kept is None else given.kept
+
+    def end_epoch(self) -> None:
+        """The next epoch comes next, if all batches of this one were given; else it goes on, as Keras' iterators do.
+
+        Keras asks in threads that it starts before it says that an epoch begins, so nothing is made of that.
+        """
+        with self._lock:
+            if len(self._given) == self.batches:
+                self.close()
+
+    def close(self) -> None:
+        """End the epoch, wherever it is; nothing is left of it."""
+        with self._lock:
+            ending, self._pass, self._coming = self._pass, None, None
+            self._came = 0
+            self._ahead.clear()
+            self._given.clear()
+        if ending is not None:
+            self._loader._end(ending)
+
+    def _next(self, index: int) -> Batch:
+        if self._pass is None:
+            self._pass = self._loader._begin()
+            self._coming = iter(self._pass.batches())
+        if index in self._ahead:
+            return self._ahead.pop(index)
+        if index < self._came or index - self._came > MOST_AHEAD:
+            index = min(self._ahead, default=self._came)
+        while index not in self._ahead:
+            try:
+                batch = next(self._coming) if self._coming is not None else None
+            except StopIteration:
+                batch = None
+            except BaseException:
+                self.close()  # what is asked for next is of another epoch
+                raise
+            if batch is None:
+                raise CeleriacError(f"a bug in Celeriac: only {self._came} of {self.batches} batches came")
+            self._ahead[self._came] = batch
+            self._came += 1
+        return self._ahead.pop(index)
+
+    def _again(self, given: _Given) -> OutputTree:
+        assert self._pass is not None  # noqa: S101 - it gave the batch
+        positions = np.concatenate([np.asarray(run, np.int64) for run in given.positions])
+        return self._loader._outputs_of(self._pass.numbers_of(positions))
+
+
+def py_dataset_of(loader: Loader, *, workers: int = 1, max_queue_size: int = 10) -> Any:
+    """The batches of a loader as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
+    base: Any = import_optional("keras", "worker").utils.PyDataset
+    indexed = Indexed(loader)
+
+    class FedDataset(base):  # type: ignore[misc]
+        """Batches of a step's outputs, by index."""
+
+        def __init__(self) -> None:
+            super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=max_queue_size)
+            self.loader = loader
+
+        def __len__(self) -> int:
+            return indexed.batches
+
+        def __getitem__(self, index: int) -> OutputTree:
+            return indexed.get(int(index))
+
+        def __reduce__(self) -> Any:
+            raise UsageError("this PyDataset cannot go to another process: its job and its threads stay in this one")
+
+        @property
+        def use_multiprocessing(self) -> bool:
+            return False
+
+        @use_multiprocessing.setter
+        def use_multiprocessing(self, value: bool) -> None:
+            if value:
+                raise UsageError("use_multiprocessing is not for this PyDataset: the workers are its processes")
+
+        def on_epoch_end(self) -> None:
+            indexed.end_epoch()
+
+        def close(self) -> None:
+            """End what is under way."""
+            indexed.close()
+
+        def __del__(self) -> None:
+            indexed.close()
+
+    return FedDataset()

@@ -1,0 +1,346 @@
+"""This module feeds a training loop: batches of what a step makes of a data set, epoch after epoch.
+
+data set --order of the epoch--> Pass --> batches as trees of arrays --> the trainer
+                                 Pass of the next epoch, begun when the workers would idle
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from itertools import count
+from typing import Any, Self, cast
+
+import numpy as np
+
+from producer.aggregator import OutputTree, flatten
+from producer.client import Client
+from producer.ledger import Ledger, summed
+from producer.loading import specs
+from producer.loading.batches import Batch
+from producer.loading.failed import FailedRows
+from producer.loading.order import epoch_order, random_of, shard_rows
+from producer.loading.passes import CLOSE_SECONDS, Form, Pass, drops_rows
+from producer.loading.reading import Numbers, Ordered, Stream
+from producer.loading.wanted import Wanted, check_wanted
+from producer.policy import make_policy
+from producer.rebatcher import count_rows, picked
+from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
+from tasks.messages import FailureRecord, OnError
+from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
+
+# Rows of which the first outputs are learnt: one is enough, unless it fails or is dropped.
+PROBED_ROWS = (1, 16, 256)
+
+
+class Loader:
+    """Batches of a step's outputs, for a training loop; as trees of NumPy arrays, for any framework.
+
+    Each iteration is one pass over the data set, or `epochs` of them, and goes on with the number of the next epoch.
+    Stopping in the middle cancels what is under way.
+
+    Args:
+        client: whose workers run the step.
+        step: a name of the manifest: a model, or a function.
+        source: the data set, as for `Client.submit`.
+        batch_rows: rows of a batch: so many of the epoch's order, less those that failed and are skipped. Should all
+            of a batch fail, another one is split, so that there are as many as `len` says. Of a step that drops rows
+            on purpose all batches but the last are full, and nobody knows how many there will be.
+        shuffle: True for another permutation of all rows in each epoch, for data sets whose rows can be taken by
+            slices; a number for a shuffle buffer of so many rows, for those that are read in order, and wherever rows
+            far from each other are dear to read.
+        seed: what is shuffled with; the order of an epoch depends on it and on the epoch's number alone.
+        epochs: passes of one iteration; None for passes without end.
+        shard: `(index, count)` for one of several trainers: each row comes to one of them in each epoch. The seed must
+            be the same for all. Their rows differ in number by one at most.
+        ordered: batches in the epoch's order, the same in each run; else as they are ready, each row once.
+        on_error, max_failed: as for `Client.submit`, for each epoch.
+        chunk_rows: rows of one task; measured if left out.
+        element_spec: what batches look like, a tree of `ArraySpec` or `tf.TensorSpec` with the batch's axis first;
+            learnt from the first outputs if left out.
+
+    Attributes:
+        epoch: the number of the next pass, from 0; may be set, for a training that goes on.
+
+    Raises:
+        UsageError: an argument is wrong, or the data set cannot be shuffled as a whole.
+        InputError: the data set cannot be read.
+        UnknownModelError, NoWorkerError: no worker has the step.
+        BrokerError: Redis cannot be reached.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        step: str,
+        source: object,
+        *,
+        batch_rows: int,
+        shuffle: bool | int = False,
+        seed: int = 0,
+        epochs: int | None = 1,
+        shard: tuple[int, int] = (0, 1),
+        ordered: bool = True,
+        on_error: OnError = "skip",
+        max_failed: int | str | None = None,
+        chunk_rows: int | None = None,
+        element_spec: Any = None,
+    ) -> None:
+        check_wanted(batch_rows, shuffle, seed, epochs, shard)
+        make_policy(on_error, max_failed)
+        self.epoch = 0
+        self._client = client
+        self._wanted = Wanted(step, batch_rows, ordered, on_error, max_failed, chunk_rows)
+        self._shuffle, self._seed, self._shard, self._epochs = shuffle, int(seed), shard, epochs
+        opened = open_source(source)
+        if shuffle is True and not isinstance(opened, Source):
+            raise UsageError(
+                f"{opened.label}: is read in order, so its rows cannot be permuted as a whole; give shuffle a number "
+                "of rows for a shuffle buffer, such as shuffle=10_000, or save the data set as .npy"
+            )
+        self._source: Source | Stream = opened if isinstance(opened, Source) else Stream(opened)
+        (info,) = client.describe(step)
+        self._refill = drops_rows(info)
+        self._form = Form(None if element_spec is None else specs.given(element_spec))
+        self._failed = FailedRows()
+        self._lock = threading.RLock()  # a generator may be closed wherever its thread happens to be
+        self._reading = threading.RLock()
+        self._ended = Ledger()
+        self._passes: list[Pass] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of one pass, or of `epochs` passes.
+
+        Raises:
+            RowsFailedError: rows failed, and `on_error` or `max_failed` says that this is the end.
+            MessageError: the step's outputs changed their form.
+            InputError, NoWorkerError, BrokerError: the data set, the workers or Redis have gone.
+        """
+        return self._iterate()
+
+    def __len__(self) -> int:
+        """How many batches an iteration has.
+
+        Raises:
+            UnknownLengthError: nobody knows: an endless loader, rows of unknown number, or rows that may be dropped.
+        """
+        batches = self.batches_per_epoch
+        if batches is None:
+            why = "drops rows on purpose" if self._refill else "reads a data set of unknown length"
+            raise UnknownLengthError(f"nobody knows how many batches there are: step {self._wanted.step} {why}")
+        if self._epochs is None:
+            raise UnknownLengthError("this loader has no end (epochs=None); batches_per_epoch tells those of one pass")
+        return self._epochs * batches
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """How many batches one pass has; None where nobody knows."""
+        rows = self.rows
+        return None if rows is None or self._refill else math.ceil(rows / self._wanted.batch_rows)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of one pass of this shard; None where nobody knows."""
+        if isinstance(self._source, Source) and self._shuffle is not True:
+            index, shards = self._shard
+            return self._source.rows * (index + 1) // shards - self._source.rows * index // shards
+        return None if self._source.rows is None else shard_rows(self._source.rows, self._shard)
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes of one iteration; None where they have no end."""
+        return self._epochs
+
+    @property
+    def step(self) -> str:
+        """What makes the batches."""
+        return self._wanted.step
+
+    @property
+    def element_spec(self) -> Any:
+        """A batch as a tree of `ArraySpec`; the first row is sent through the step to learn it, if need be.
+
+        Raises:
+            InputError: there are no rows to learn it from.
+            RowsFailedError: the first rows all fail.
+        """
+        if self._form.specs is None:
+            self._form.specs = self._learn()
+        return specs.as_tree(self._form.specs)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the rows, of all epochs so far together."""
+        with self._lock:
+            return summed([self._ended, *(one.ledger for one in self._passes)])
+
+    def failures(self) -> list[FailureRecord]:
+        """Rows of the data set that failed, in any epoch, and why; the first 1,000."""
+        return self._failed.in_order()
+
+    @property
+    def more_failures(self) -> int:
+        """How many records there were beyond those that `failures` has."""
+        return self._failed.more
+
+    def tf_dataset(self) -> Any:
+        """The batches as a `tf.data.Dataset`; see `producer.tf_dataset`."""
+        from producer.loading.tensorflow_side import dataset_of
+
+        return dataset_of(self)
+
+    def py_dataset(self, *, workers: int = 1, max_queue_size: int = 10) -> Any:
+        """The batches as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
+        from producer.loading.keras_side import py_dataset_of
+
+        return py_dataset_of(self, workers=workers, max_queue_size=max_queue_size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every pass that is under way, and wait until nothing of it is left; the loader can be used again."""
+        with self._lock:
+            passes = list(self._passes)
+        for one in passes:
+            self._end(one)
+
+    def _begin(self) -> Pass:
+        """Begin the next epoch; `_end` must follow."""
+        with self._lock:
+            epoch, self.epoch = self.epoch, self.epoch + 1
+        try:
+            source, numbers = self._of_epoch(epoch)
+            begun = Pass(
+                self._client,
+                self._wanted,
+                epoch,
+                source,
+                numbers,
+                self._form,
+                self._failed,
+                refill=self._refill,
+                counted=self.rows is not None,
+            )
+        except BaseException:
+            self._give_back(epoch)
+            raise
+        with self._lock:
+            self._passes.append(begun)
+        return begun
+
+    def _end(self, begun: Pass) -> None:
+        """End an epoch, wherever it is."""
+        begun.close()
+        with self._lock:
+            if begun in self._passes:
+                self._passes.remove(begun)
+                self._ended = summed([self._ended, begun.ledger])
+
+    def _rows_of(self, numbers: Any) -> Source:
+        """Some rows of the data set, in the order of their numbers.
+
+        Raises:
+            UsageError: the data set is read in order, and they have gone by.
+        """
+        if not isinstance(self._source, Source):
+            raise UsageError(
+                f"{self._source.label}: is read in order, and a batch that was given before cannot be had again; "
+                "save the data set as .npy, or use Loader.tf_dataset"
+            )
+        label = f"{len(numbers)} rows of {self._source.label}"
+        return Ordered(label, len(numbers), self._source.row_bytes, self._source, numbers, self._reading)
+
+    def _outputs_of(self, numbers: Any) -> OutputTree:
+        """What the step makes of some rows of the data set, once more; those that fail are left out, or filled.
+
+        Raises:
+            UsageError, RowsFailedError, NoWorkerError, BrokerError: as `_rows_of` and `Client.predict`.
+        """
+        return self._client.predict(
+            self._wanted.step, self._rows_of(numbers), on_error=self._wanted.on_error, max_failed=None
+        )
+
+    def _iterate(self) -> Generator[OutputTree, None, None]:
+        if self.rows == 0:
+            return  # no job for an epoch without rows, and no end of such epochs
+        current = ahead = None
+        try:
+            for number in count() if self._epochs is None else range(self._epochs):
+                current, ahead = ahead or self._begin(), None
+                batches = 0
+                with closing(cast("Generator[Batch, None, None]", current.batches())) as given:
+                    for batch in given:
+                        batches += 1
+                        # Workers would idle until this epoch's last batch is taken.
+                        if ahead is None and current.sent and number + 1 != self._epochs:
+                            with suppress(CeleriacError):  # it comes again when its turn comes
+                                ahead = self._begin()
+                        yield batch.tree
+                self._end(current)
+                if not batches and self._epochs is None:
+                    return  # passes without batches would have no end
+        finally:
+            if current is not None:
+                self._end(current)
+            if ahead is not None:
+                self._end(ahead)
+                self._give_back(ahead.epoch)
+
+    def _give_back(self, epoch: int) -> None:
+        """The number of an epoch of which nobody has seen a batch."""
+        with self._lock:
+            if self.epoch == epoch + 1:
+                self.epoch = epoch
+
+    def _of_epoch(self, epoch: int) -> tuple[Source | BatchSource, Numbers]:
+        if isinstance(self._source, Stream):
+            label = (
+                f"{self._source.label}, epoch {epoch}" if self._shuffle or self._shard[1] > 1 else self._source.label
+            )
+            return self._source.epoch(label, self._shard, int(self._shuffle), random_of(self._seed, epoch))
+        order = epoch_order(self._source.rows, self._shuffle, self._seed, epoch, self._shard)
+        label = (
+            self._source.label if isinstance(order, range) else f"{self._source.label}, in the order of epoch {epoch}"
+        )
+        rows = Ordered(label, len(order), self._source.row_bytes, self._source, order, self._reading)
+        whole = isinstance(order, range) and len(order) == self._source.rows
+        # Arrays as they are: workers may read their file themselves.
+        return (self._source if whole and isinstance(self._source, ArraySource) else rows), rows
+
+    def _learn(self) -> specs.Specs:
+        failed: RowsFailedError | None = None
+        for rows in PROBED_ROWS:
+            source = self._first_rows(rows)
+            if source is None:
+                raise InputError(
+                    f"{self._source.label}: has no rows that would show what batches look like; give element_spec"
+                )
+            job = self._client.submit(self._wanted.step, source, on_error="skip")
+            try:
+                for part in job.parts():
+                    if part.rows:
+                        return specs.learnt(flatten(part))
+            except RowsFailedError as error:
+                failed = error
+            finally:
+                job.cancel()
+                job.wait(CLOSE_SECONDS)
+        raise RowsFailedError(
+            f"the first rows of {self._source.label} show no outputs of step {self._wanted.step}: "
+            f"{failed or 'all are dropped'}; give element_spec"
+        )
+
+    def _first_rows(self, rows: int) -> Source | BatchSource | None:
+        if isinstance(self._source, Source):
+            most = min(rows, self._source.rows)
+            return self._rows_of(range(most)) if most else None
+        first = self._source.peek()
+        if first is None:
+            return None
+        return from_batches([picked(first, np.arange(min(rows, count_rows(first))))], self._source.label)

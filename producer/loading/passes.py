@@ -1,0 +1,184 @@
+"""This module is one pass over a data set for a training loop: a job, and the batches that are cut from its parts.
+
+the epoch's data set --submit--> Job --parts--> check, note failures, cut --> batches
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+
+from producer.aggregator import Array, Part, flatten
+from producer.client import Client
+from producer.job import Job
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from producer.loading import specs
+from producer.loading.batches import Batch, Cutter
+from producer.loading.failed import FailedRows, of_data_set, retold
+from producer.loading.reading import Numbers
+from producer.loading.specs import Specs
+from producer.loading.wanted import Wanted
+from producer.sources import BatchSource, Source
+from producer.sources.columns import runs_of
+from tasks.messages import FailureRecord, ModelInfo
+from worker_config.errors import CeleriacError
+
+logger = logging.getLogger(__name__)
+
+# Of outputs that wait for the trainer: with those in flight a few seconds of most training loops.
+MAX_WAITING_BYTES = 64 * 2**20
+# A job that is cancelled looks up twice a second.
+CLOSE_SECONDS = 10.0
+
+
+class Form:
+    """What batches look like, once that is known; shared by all passes of a loader."""
+
+    def __init__(self, known: Specs | None = None) -> None:
+        self.specs = known
+
+    def check(self, part: Part, where: str) -> None:
+        """Learn from the first part that has rows; hold all others against it.
+
+        Raises:
+            MessageError: a part is of another form.
+        """
+        arrays = flatten(part)
+        if self.specs is None and part.rows:
+            self.specs = specs.learnt(arrays)
+        if self.specs is not None and part.rows:
+            specs.check(self.specs, arrays, where)
+
+
+def drops_rows(info: ModelInfo) -> bool:
+    """Whether the step leaves out rows on purpose."""
+    return info.drops_rows
+
+
+class Pass:
+    """One epoch on its way; begins at once.
+
+    Args:
+        source: the epoch's rows, in its order.
+        numbers: which rows of the data set they are.
+        counted: the number of batches was promised.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        wanted: Wanted,
+        epoch: int,
+        source: Source | BatchSource,
+        numbers: Numbers,
+        form: Form,
+        failed: FailedRows,
+        *,
+        refill: bool,
+        counted: bool,
+    ) -> None:
+        self.epoch = epoch
+        self._wanted, self._numbers, self._form, self._failed = wanted, numbers, form, failed
+        self._cutter = Cutter(wanted.batch_rows, refill=refill, counted=counted)
+        self._first: FailureRecord | None = None
+        self._job: Job = client.submit(
+            wanted.step,
+            source,
+            chunk_rows=wanted.chunk_rows,
+            on_error=wanted.on_error,
+            max_failed=wanted.max_failed,
+            ordered=wanted.ordered,
+            max_waiting_bytes=MAX_WAITING_BYTES,
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the rows so far."""
+        return self._job.ledger
+
+    @property
+    def job(self) -> Job:
+        """What predicts the rows."""
+        return self._job
+
+    @property
+    def sent(self) -> bool:
+        """Whether workers have done all that is to do for it."""
+        return self._job.wait(timeout_seconds=0) and self._job.state is JobState.DONE
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches; when the last one is given, the job has ended.
+
+        Raises:
+            CeleriacError: the job failed; rows are named as those of the data set.
+        """
+        with closing(self):
+            for part in self._parts():
+                self._form.check(part, self._where(part))
+                with self._named():
+                    ready = self._cutter.add(part)
+                yield from map(self._checked, ready)
+            self._tell()
+            with self._named():
+                last = self._cutter.end()
+            self.close()
+            yield from map(self._checked, last)
+
+    def numbers_of(self, positions: Array) -> Array:
+        """Which rows of the data set these rows of the epoch are."""
+        numbers = [self._numbers.of(start, stop) for start, stop in runs_of(positions)]
+        return np.concatenate([np.empty(0, np.int64), *numbers])
+
+    def close(self) -> None:
+        """End it, wherever it is; nothing is left of it but the job's record. Harmless when it has ended."""
+        self._job.cancel()
+        if not self._job.wait(CLOSE_SECONDS):
+            logger.info("job %s is cancelled, and still ending", self._job.id)
+
+    def _parts(self) -> Iterator[Part]:
+        try:
+            for part in self._job.parts():
+                for record in part.failed:
+                    told = of_data_set(record, self._numbers)
+                    self._first = self._first or (told[0] if told else None)
+                    self._failed.keep(told)
+                yield part
+                self._numbers.forget(part.start, part.stop)
+        except CeleriacError as error:
+            records = self._job.failures()
+            # Of rows that were taken, only those that are not forgotten; the others are kept already.
+            self._failed.keep(told for record in records for told in of_data_set(record, self._numbers))
+            text = retold(str(error), records, self._numbers)
+            raise type(error)(f"{self._name}: {text}") from error
+
+    @property
+    def _name(self) -> str:
+        return f"step {self._wanted.step}, epoch {self.epoch}"
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except CeleriacError as error:
+            raise type(error)(f"{self._name}: {error}") from None
+
+    def _where(self, part: Part) -> str:
+        rows = self._numbers.of(part.start, part.stop)
+        some = f"rows {rows.min()} to {rows.max()}" if len(rows) > 1 else f"row {rows[0]}" if len(rows) else "no rows"
+        which = "" if len(rows) == 0 or rows.max() - rows.min() + 1 == len(rows) else f" ({len(rows)} of them)"
+        return f"step {self._wanted.step}, {some} of the data set{which}"
+
+    def _checked(self, batch: Batch) -> Batch:
+        if self._form.specs is not None:
+            specs.check_rows(self._form.specs, batch.rows, f"step {self._wanted.step}")
+        return batch
+
+    def _tell(self) -> None:
+        if failed := self.ledger.failed:
+            logger.warning(
+                "%s: %s of %s rows failed, the first that came: %s", self._name, failed, self.ledger.rows, self._first
+            )

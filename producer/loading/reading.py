@@ -1,0 +1,199 @@
+"""This module makes the data set of one epoch out of the whole one, and remembers which row of it each one is.
+
+Source       --order--> Ordered, rows taken wherever they stand
+BatchSource  --shard, shuffle buffer--> Stream, read in order
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from producer.aggregator import Array
+from producer.loading.order import Order, ShuffleBuffer, shard_rows
+from producer.rebatcher import columns, count_rows, picked, with_columns
+from producer.sources import ArraySource, Batches, BatchSource, Rows, Source
+from producer.sources.arrays import check_slice
+from producer.sources.picked import PickedRows
+from producer.sources.protocol import Arrays, BatchReader
+
+
+class Numbers(Protocol):
+    """Which rows of the data set those of an epoch are."""
+
+    def of(self, start: int, stop: int) -> Array:
+        """The numbers of the epoch's rows `[start, stop)`, which were read and are not forgotten."""
+
+    def forget(self, start: int, stop: int) -> None:
+        """Nobody asks for these again; each of them is forgotten once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ordered:
+    """Rows of a data set that is taken by slices, in any order; see `producer.sources.protocol.Source`.
+
+    One thread at a time takes them, whatever others read of the same data set: sources keep what they read last.
+    """
+
+    label: str
+    rows: int
+    row_bytes: float
+    _source: Source
+    _order: Order
+    _lock: threading.RLock
+    path: Path | None = None
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)` of the order.
+
+        Raises:
+            InputError: there are no such rows, or they cannot be read.
+        """
+        check_slice(start, stop, self.rows, self.label)
+        order = self._order[start:stop]
+        with self._lock:
+            if isinstance(order, range):
+                return self._source.take(order.start, order.stop)
+            return _take(self._source, np.asarray(order, np.int64))
+
+    def of(self, start: int, stop: int) -> Array:
+        """The numbers of these rows."""
+        return np.asarray(self._order[start:stop], np.int64)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Nothing to do: the order has them all."""
+
+
+def _take(source: Source, numbers: Array) -> Arrays:
+    if isinstance(source, ArraySource):
+        return source.pick(numbers)
+    by_place = np.argsort(numbers)  # so that what is stored together is read once
+    rows = PickedRows(source.label, len(numbers), source.row_bytes, source, numbers[by_place]).take(0, len(numbers))
+    places = np.empty_like(by_place)
+    places[by_place] = np.arange(len(numbers))
+    return cast("Arrays", picked(cast("Rows", rows), places))
+
+
+class Arrived:
+    """The numbers of rows that were read in order and then shuffled, until they are forgotten; for two threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._read = 0
+        self._starts: list[int] = []
+        self._blocks: dict[int, Array] = {}
+        self._left: dict[int, int] = {}
+
+    def add(self, numbers: Array) -> None:
+        """The next rows of the epoch are these."""
+        if not len(numbers):
+            return
+        with self._lock:
+            self._starts.append(self._read)
+            self._blocks[self._read] = numbers
+            self._left[self._read] = len(numbers)
+            self._read += len(numbers)
+
+    def of(self, start: int, stop: int) -> Array:
+        """The numbers of these rows."""
+        with self._lock:
+            pieces = [self._blocks[first][max(0, start - first) : stop - first] for first in self._within(start, stop)]
+        return np.concatenate([np.empty(0, np.int64), *pieces])
+
+    def forget(self, start: int, stop: int) -> None:
+        """Nobody asks for these again."""
+        with self._lock:
+            for first in self._within(start, stop):
+                self._left[first] -= max(0, min(stop, first + len(self._blocks[first])) - max(start, first))
+                if not self._left[first]:
+                    self._starts.remove(first)
+                    del self._blocks[first], self._left[first]
+
+    def _within(self, start: int, stop: int) -> list[int]:
+        """The blocks that have some of these rows."""
+        first = max(0, bisect_right(self._starts, start) - 1)
+        return [one for one in self._starts[first : bisect_right(self._starts, max(start, stop - 1))] if one < stop]
+
+
+class Stream:
+    """A data set that is read in order, of which the first rows can be looked at, although it can be read only once."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self.label = source.label
+        self.rows = source.rows
+        self._source = source
+        self._peeked: tuple[list[Rows], Batches] | None = None
+
+    def peek(self) -> Rows | None:
+        """The first batch that has rows; None where the data set has none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if self._peeked is None:
+            batches = self._source.batches()
+            first: list[Rows] = []
+            for batch in batches:
+                first.append(batch)
+                if count_rows(batch):
+                    break
+            self._peeked = first, batches
+        first, _ = self._peeked
+        return first[-1] if first and count_rows(first[-1]) else None
+
+    def epoch(
+        self, label: str, shard: tuple[int, int], size: int, random: np.random.Generator
+    ) -> tuple[BatchReader, Arrived]:
+        """The data set of one epoch, and the numbers of its rows, as they are read; no shuffle where `size` is 0."""
+        arrived = Arrived()
+        rows = None if self.rows is None else shard_rows(self.rows, shard)
+
+        def read() -> Generator[Rows, None, None]:
+            buffer = ShuffleBuffer(size, random) if size else None
+            with closing(self._batches()) as batches:
+                for batch, numbers in _sharded(batches, shard):
+                    out = buffer.add((numbers, *columns(batch))) if buffer else None
+                    if not buffer:
+                        arrived.add(numbers)
+                        yield batch
+                    elif out is not None:
+                        yield _noted(out, batch, arrived)
+                rest = buffer.rest() if buffer else None
+                if rest is not None:
+                    yield _noted(rest, batch, arrived)
+
+        return BatchReader(label, rows, read), arrived
+
+    def _batches(self) -> Generator[Rows, None, None]:
+        peeked, self._peeked = self._peeked, None
+        first, batches = peeked or ([], self._source.batches())
+        with closing(batches):
+            yield from chain(first, batches)
+
+
+def _sharded(batches: Iterator[Rows], shard: tuple[int, int]) -> Iterator[tuple[Rows, Array]]:
+    index, count = shard
+    first = 0
+    for batch in batches:
+        numbers = np.arange(first, first + count_rows(batch))
+        first += len(numbers)
+        if count > 1:
+            ours = np.flatnonzero(numbers % count == index)
+            batch, numbers = picked(batch, ours), numbers[ours]
+        if len(numbers):
+            yield batch, numbers
+
+
+def _noted(out: Rows, form: Rows, arrived: Arrived) -> Rows:
+    """The rows without their numbers, which are noted."""
+    numbers, *rest = columns(out)
+    arrived.add(np.asarray(numbers))
+    return with_columns(form, rest)

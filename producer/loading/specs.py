@@ -1,0 +1,115 @@
+"""This module is what a batch looks like: for each array its dtype and shape, with None for sizes that vary.
+
+Learnt from the first outputs of a step, or given; every part is held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from producer.aggregator import Array, output_name
+from tasks.trees import Key, leaves_of, tree_of
+from worker_config.errors import MessageError, UsageError
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a batch.
+
+    Attributes:
+        shape: with the batch's axis first; None for a size that varies.
+        dtype: of NumPy; object for text.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape[1:]}"
+
+
+Specs = Mapping[Key, ArraySpec]
+
+
+def learnt(arrays: Mapping[Key, Array]) -> Specs:
+    """What these arrays say of all others: any number of rows of the same shape."""
+    return {key: ArraySpec((None, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
+
+
+def given(spec: Any) -> Specs:
+    """What the caller said: a tree of anything that has `shape` and `dtype`, as `tf.TensorSpec`, an array, `ArraySpec`.
+
+    Raises:
+        UsageError: it is no such tree, or has no axis for the rows.
+    """
+    specs: dict[Key, ArraySpec] = {}
+    for key, leaf in leaves_of(spec):
+        try:
+            dtype = np.dtype(getattr(leaf.dtype, "as_numpy_dtype", leaf.dtype))
+            shape = tuple(None if size is None else int(size) for size in leaf.shape)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"element_spec: {output_name(key)} is {leaf!r}, which has no dtype and shape ({error}); give a tree of "
+                "tf.TensorSpec or of producer.ArraySpec, with the batch's axis first"
+            ) from None
+        if not shape:
+            raise UsageError(f"element_spec: {output_name(key)} has no axis for the rows; its first one is the batch's")
+        specs[key] = ArraySpec(shape, dtype if dtype.kind not in "US" else np.dtype(object))
+    return specs
+
+
+def as_tree(specs: Specs) -> Any:
+    """The specs in the form of a batch."""
+    return tree_of(specs)
+
+
+def check(specs: Specs, arrays: Mapping[Key, Array], where: str) -> None:
+    """Make sure that arrays are as the specs say, but for the number of rows.
+
+    Raises:
+        MessageError: they are not; `where` names step and rows.
+    """
+    if set(map(_exact, specs)) != set(map(_exact, arrays)):
+        raise _wrong(where, f"has {_names(arrays)}", f"had {_names(specs)}")
+    for key, spec in specs.items():
+        array = arrays[key]
+        sizes = len(array.shape) == len(spec.shape) and all(
+            wanted in (None, size) for wanted, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if array.dtype != spec.dtype or not sizes:
+            found = ArraySpec(array.shape, array.dtype)
+            raise _wrong(where, f"{output_name(key)} has rows of {found}", f"had {spec}")
+
+
+def check_rows(specs: Specs, rows: int, where: str) -> None:
+    """Make sure that a batch may have so many rows.
+
+    Raises:
+        MessageError: the caller's element_spec says another number.
+    """
+    for key, spec in specs.items():
+        if spec.shape[0] not in (None, rows):
+            raise MessageError(
+                f"{where}: a batch has {rows} rows, element_spec says {spec.shape[0]} for {output_name(key)}; "
+                "leave the batch's axis None, since the last batch of an epoch may be shorter"
+            )
+
+
+def _exact(key: Key) -> tuple[tuple[type, str], ...]:
+    """A place in a tuple is not a name in a dict."""
+    return tuple((type(name), name) for name in key)
+
+
+def _names(keys: Iterable[Key]) -> str:
+    return "the outputs " + ", ".join("/".join(key) or "(one array)" for key in keys)
+
+
+def _wrong(where: str, found: str, wanted: str) -> MessageError:
+    return MessageError(
+        f"{where}: {found}, earlier ones, or element_spec, {wanted}; let the step return one form for all rows, "
+        "or give element_spec with None for sizes that vary"
+    )
