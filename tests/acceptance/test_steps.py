@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tests.acceptance.commands import Celeriac
@@ -66,8 +67,40 @@ def test_a_file_that_cannot_be_opened_is_one_line(celeriac: Celeriac) -> None:
     line = celeriac.refuses(
         ExitCode.ROWS_FAILED, "predict", "images", "images", "-o", "labels.npy", "--workers", 1, "--quiet"
     )
-    assert "row 0 failed at preprocess" in line
+    assert f"row 0 ({celeriac.folder / 'images' / 'no-image.txt'}) failed at preprocess" in line
     assert "my_steps:open_images raised ValueError" in line
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [
+        ("no_steps:f", "ModuleNotFoundError: No module named 'no_steps'"),
+        ("my_steps:decode", "has no attribute 'decode'"),
+    ],
+)
+def test_a_step_whose_function_is_not_there_is_one_line(celeriac: Celeriac, function: str, cause: str) -> None:
+    write_manifest(celeriac.folder, {"decode": {"preprocess": function}})
+    np.save(celeriac.folder / "rows.npy", np.zeros(3))
+    line = celeriac.refuses(ExitCode.MODEL, "predict", "decode", "rows.npy", "-o", "out.npy", "--workers", 1)
+    assert f"model decode cannot be loaded from {function}" in line
+    assert cause in line
+
+
+def test_rows_that_a_step_drops_are_in_no_output(celeriac: Celeriac) -> None:
+    (celeriac.folder / "my_steps.py").write_text(
+        "def odd(rows):\n    return [row if row % 2 else None for row in rows]\n"
+    )
+    write_manifest(celeriac.folder, {"odd": {"preprocess": "my_steps:odd", "drops_rows": True}})
+    np.save(celeriac.folder / "rows.npy", np.arange(1_000))
+    ended = celeriac.succeeds("predict", "odd", "rows.npy", "-o", "odd.parquet", "--workers", 1, "--json")
+    ledger = json.loads(ended.stdout.splitlines()[-1])["ledger"]
+    assert (ledger["rows"], ledger["predicted"], ledger["skipped"], ledger["written"]) == (1_000, 500, 500, 500)
+    table = pyarrow.parquet.read_table(celeriac.folder / "odd.parquet").to_pydict()
+    assert table["row"] == table["output"] == list(range(1, 1_000, 2))
+    line = celeriac.refuses(
+        ExitCode.USAGE, "predict", "odd", "rows.npy", "-o", "odd.parquet", "--resume", "--only-failed"
+    )
+    assert "odd.parquet" in line
 
 
 def test_a_function_that_is_not_there_is_one_line(celeriac: Celeriac) -> None:

@@ -160,6 +160,13 @@ def test_rows_dropped_on_purpose_are_counted_as_skipped(
     assert not job.failures()
 
 
+def test_a_job_that_goes_on_counts_the_rows_that_were_dropped_before(client: Client) -> None:
+    job = client.submit("odd_ones", ROWS, first_row=100, dropped_before=50)
+    np.testing.assert_array_equal(job.result()[1], ROWS[101::2, 0])
+    job.ledger.check()
+    assert (job.ledger.predicted, job.ledger.skipped, job.ledger.resumed, job.ledger.written) == (120, 120, 100, 120)
+
+
 def test_whole_chunks_may_be_dropped_and_all_rows(client: Client) -> None:
     job = client.submit("tens", ROWS, chunk_rows=10)
     numbers = [part.numbers() for part in job.parts()]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from producer import Client, Loader, tf_dataset, tf_outputs
@@ -75,6 +76,23 @@ def test_fit_gives_the_weights_that_the_same_batches_from_memory_give(client: Cl
         other.fit(from_memory.apply(tf.data.experimental.assert_cardinality(8)), verbose=0)
     for weights, expected in zip(fed.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(weights, expected)
+
+
+@keras_may_warn()
+def test_memory_of_the_trainer_does_not_grow_with_the_epochs(client: Client) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((16384,)), keras.layers.Dense(1)])
+    model.compile("sgd", keras.losses.MeanSquaredError())
+    rows = np.zeros((200, WIDTH), np.float32)
+    dataset = tf_dataset(client, "heavy", rows, batch_rows=16, shuffle=True, ordered=False).map(lambda x: (x, x[:, :1]))
+    used: list[int] = []
+    noting = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: used.append(psutil.Process().memory_full_info().uss)
+    )
+    model.fit(dataset, epochs=20, callbacks=[noting], verbose=0)
+    assert len(used) == 20
+    assert used[-1] < 1.05 * max(used[:6])
 
 
 def test_the_length_is_told_where_it_is_known(client: Client) -> None:
