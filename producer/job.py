@@ -163,6 +163,14 @@ class Job:
         """Models that failed alone, while others went on, each with the record of the first rows where it did."""
         return dict(self._run.failures.models)
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """What slots did in the seconds of the job, by stage: "infer", "preprocess", ..., and "wait" for chunks.
+
+        Together they are the job's seconds times its slots, but for what came after each slot's last answer.
+        """
+        return dict(self._run.stages)
+
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
         self._run.cancel(wake=threading.current_thread() is not self._thread)

@@ -8,6 +8,7 @@ An answer that is no use yet (its rows or outputs are gone, its child was killed
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ class Joining:
 
     Attributes:
         gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
+        stages: what slots did in all seconds up to their last answers.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Joining:
         ordered: bool = True,
     ) -> None:
         self.gathered: Gathered | None = None
+        self.stages: dict[str, float] = {}
+        self._started = time.monotonic()
         self._wire = wire
         self._outbox = outbox
         self._job = record.id
@@ -91,6 +95,13 @@ class Joining:
     def pop_ready(self) -> list[Part]:
         """The parts that are next in order, or that there are."""
         return self._join.pop_ready()
+
+    def count_stages(self, answer: Answer) -> None:
+        """Add the seconds of an answer that was taken; a slot that waited before the job began did not wait for it."""
+        for stage, seconds in answer.stages.items():
+            if stage == "wait":
+                seconds = min(seconds, time.monotonic() - self._started)
+            self.stages[stage] = round(self.stages.get(stage, 0.0) + seconds, 6)
 
     def take(self, answer: Answer) -> bool:
         """Take an answer; False if its chunk must be sent again. Harmless when repeated after a lost connection.

@@ -57,7 +57,7 @@ class Run:
     """One job from its first chunk to its end; `run` is the thread's body.
 
     Attributes:
-        ledger, failures, state: how far it is; read by the caller's thread.
+        ledger, failures, stages, state: how far it is, and what slots did; read by the caller's thread.
         handover: parts on their way to the caller.
 
     With `fail_together` the job ends when any of its models fails, else when none is left.
@@ -95,6 +95,7 @@ class Run:
         self._joining = Joining(
             wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form, ordered
         )
+        self.stages = self._joining.stages
         self._crew, self._late = Crew(record.id, models, slots), Lateness()
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
@@ -207,7 +208,7 @@ class Run:
             while self._answers:
                 answer = self._answers[0]  # until it is taken: Redis has it no more
                 self._take(answer)
-                self._answers.popleft()
+                self._joining.count_stages(self._answers.popleft())
         finally:  # what came before a failure is the caller's to keep
             self._hand_over()
 
@@ -323,8 +324,8 @@ class Run:
     def record(self) -> JobRecord:
         """The job's record as it stands."""
         failed = dict(self.failures.models)
-        now = time.time()
-        return msgspec.structs.replace(self._record, ledger=self.ledger.as_dict(), updated_at=now, failed_models=failed)
+        told = {"ledger": self.ledger.as_dict(), "failed_models": failed, "stages": self.stages}
+        return msgspec.structs.replace(self._record, updated_at=time.time(), **told)
 
     def _how_far(self, what: str) -> str:
         rows = "?" if self._feed.rows is None else self._feed.rows

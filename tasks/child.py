@@ -23,6 +23,7 @@ from tasks.model_set import ModelSet
 from tasks.reports import report
 from tasks.scratch import Scratch
 from tasks.shelf import Shelf
+from tasks.stopwatch import Stopwatch
 from worker_config.errors import ExitCode, ModelError
 
 
@@ -46,6 +47,7 @@ class Child:
     job_ttl_seconds: int
     places: Places
     scratch: Scratch = field(default_factory=Scratch)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"

@@ -39,6 +39,7 @@ from tasks.pieces import with_values
 from tasks.running import Before, Ran, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
+from tasks.stopwatch import Stopwatch
 from tasks.suspects import Death, Step, is_hopeless, steps
 from worker_config.errors import PayloadError
 
@@ -51,12 +52,21 @@ def run_message(plain: object) -> str:
         Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
     """
     child = current_child()
-    message = from_plain(plain, ChunkMessage)
+    child.stopwatch.enter("fetch")
+    try:
+        return _run_message(child, from_plain(plain, ChunkMessage))
+    finally:
+        child.stopwatch.enter("wait")
+
+
+def _run_message(child: Child, message: ChunkMessage) -> str:
     try:
         deliveries, payload = ask(child, message)
         if not deliveries:
             return f"dropped {message}: the job is over"
         answer = run_chunk(child, message, payload, deliveries)
+        answer = msgspec.structs.replace(answer, stages=child.stopwatch.take())
+        child.stopwatch.enter("answer")
         if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
             forget(child, answer.ref)
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
@@ -105,17 +115,19 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
         RedisError: Redis is out of reach.
     """
     started = time.monotonic()
-    stage = "fetch"
+    watch = child.stopwatch
+    watch.enter("fetch")
     try:
         story = notes.read(child.client, message) if deliveries > 1 else None
         rows = fetch(child, message, payload)
-        stage = "model"
+        watch.enter("model")
         models, unloaded = load(child, message)
-        stage = "infer"
+        watch.enter("infer")
         if not models:
             ran = Ran(failed=unloaded)
         elif story is None:
-            ran = _run(message, models, rows, [Step(message.start, message.stop, message.stop)], lambda _: None, [])
+            whole = [Step(message.start, message.stop, message.stop)]
+            ran = _run(message, models, rows, whole, lambda _: None, [], watch)
         else:
             batch_rows = max(model.info.batch_rows for model in models.values())
             suspects, condemned = story.judge(batch_rows)
@@ -127,17 +139,18 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
                 return failure
             left_out = {record.start for record in story.bad}
             todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
-            ran = _run(
-                message, models, rows, todo, partial(notes.write, child.client, message, child.worker), story.bad
-            )
+            before = partial(notes.write, child.client, message, child.worker)
+            ran = _run(message, models, rows, todo, before, story.bad, watch)
         if models:
             ran.failed[:0] = unloaded
-        stage = "encode"
+        watch.enter("encode")
         parts = _encode(message, ran)
         ran.failed = with_values(ran.failed, rows, message.start)
         ran.failed_rows = with_values(ran.failed_rows, rows, message.start)
         if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
             return _nothing(child, message, ran)
+        sum_of_parts = checksum(parts)
+        watch.enter("store")
         return Outputs(
             job=message.job,
             index=message.index,
@@ -150,13 +163,18 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             failed_rows=ran.failed_rows,
             dropped=ran.dropped,
             models=message.models,
-            checksum=checksum(parts),
+            checksum=sum_of_parts,
         )
     except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        return Failure(message.job, message.index, str(child), record_of(message, stage, error))
+        return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
+
+
+def _stage(watch: Stopwatch) -> str:
+    """The stage as records name it, which people need not tell apart so finely."""
+    return {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
 
 
 def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
@@ -172,10 +190,13 @@ def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
         payload = ref.payload
     elif isinstance(ref, FileRef):
         # In memory that the next chunk is read into: nothing of a chunk outlives it.
-        return codec.decode(spool.read(child.places.spool, ref, child.scratch), borrow=True)
+        data = spool.read(child.places.spool, ref, child.scratch)
+        child.stopwatch.enter("decode")
+        return codec.decode(data, borrow=True)
     if payload is None:
         # It may have been answered by another delivery; the join then drops this failure.
         raise PayloadError("the payload is not in Redis any more")
+    child.stopwatch.enter("decode")
     return codec.decode(payload)
 
 
@@ -214,10 +235,11 @@ def _run(
     todo: list[Step],
     before: Before,
     bad: list[FailureRecord],
+    watch: Stopwatch,
 ) -> Ran:
     if message.on_error == "raise":
-        return run_together(message, models, rows, todo, before)
-    return run_apart(message, models, rows, todo, before, bad)
+        return run_together(message, models, rows, todo, before, watch)
+    return run_apart(message, models, rows, todo, before, watch, bad)
 
 
 def _given_up(child: Child, message: ChunkMessage, story: notes.Story) -> Failure | None:

@@ -147,7 +147,8 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler (NaN, 0, empty)
     stands in their place, and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function left
     out on purpose. Where no row has outputs the payload is empty. `models` are those that ran, in their versions;
-    `checksum` is the CRC-32 of the payload.
+    `checksum` is the CRC-32 of the payload. `stages` are the child's seconds by stage since its last answer
+    (`tasks/stopwatch.py`).
     """
 
     job: JobId
@@ -162,6 +163,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     dropped: list[tuple[Count, Count]] = []
     models: list[ModelRef] = []
     checksum: int = 0
+    stages: dict[str, float] = {}
 
     @property
     def is_blank(self) -> bool:
@@ -173,6 +175,7 @@ class Failure(_Value, frozen=True, tag="failure"):
     """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record.
 
     `failed_rows` has a record for each of its rows, where every one was tried for itself and none has a prediction.
+    `stages` as for `Outputs`.
     """
 
     job: JobId
@@ -181,6 +184,7 @@ class Failure(_Value, frozen=True, tag="failure"):
     record: FailureRecord
     failed: list[FailureRecord] = []
     failed_rows: list[FailureRecord] = []
+    stages: dict[str, float] = {}
 
 
 Answer = Outputs | Failure
@@ -286,7 +290,7 @@ class Plan(_Value, frozen=True):
 class JobRecord(_Value, frozen=True):
     """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan.
 
-    `failed_models` are those that failed alone, each with a record of rows where it did.
+    `failed_models` are those that failed alone, each with a record of rows where it did; `stages` are seconds of slots.
     """
 
     id: JobId
@@ -301,6 +305,7 @@ class JobRecord(_Value, frozen=True):
     error: str = ""
     plan: Plan | None = None
     failed_models: dict[str, FailureRecord] = {}
+    stages: dict[str, float] = {}
 
 
 T = TypeVar("T")

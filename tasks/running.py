@@ -23,6 +23,7 @@ from tasks.models.loaded import LoadedModel
 from tasks.pieces import Array, Joined, check_rows, rows_between
 from tasks.shelf import FreshChildError
 from tasks.signature import blank_rows
+from tasks.stopwatch import Stopwatch
 from tasks.suspects import Step
 from tasks.trees import leaves_of, tree_of
 from worker_config.errors import ModelError, PayloadError, RowCountError
@@ -79,7 +80,12 @@ def load(child: Child, message: ChunkMessage) -> tuple[dict[str, LoadedModel], l
 
 
 def run_together(
-    message: ChunkMessage, models: dict[str, LoadedModel], rows: Any, steps: Sequence[Step], before: Before
+    message: ChunkMessage,
+    models: dict[str, LoadedModel],
+    rows: Any,
+    steps: Sequence[Step],
+    before: Before,
+    watch: Stopwatch,
 ) -> Ran:
     """Run each model for itself: one that fails at any step is left out."""
     ran = Ran()
@@ -90,7 +96,7 @@ def run_together(
         before(step)
         prepared: _Prepared = {}
         for name in list(joined):
-            made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared)
+            made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared, watch)
             if isinstance(made, _Made) and len(steps) > 1:
                 made = _refused(message, name, made.outputs, step.start, step.stop) or made
             if isinstance(made, _Made):
@@ -100,7 +106,7 @@ def run_together(
                 except ModelError as error:
                     made = record_of(message, "infer", error, name)
             elif made.stage == "preprocess" and made.type != RowCountError.__name__:
-                made = _narrowed(message, name, models[name], rows, made)
+                made = _narrowed(message, name, models[name], rows, made, watch)
             if made.stop - made.start > 1:
                 made = msgspec.structs.replace(made, start=message.start, stop=message.stop)
             ran.failed.append(made)
@@ -117,6 +123,7 @@ def run_apart(
     rows: Any,
     steps: Sequence[Step],
     before: Before,
+    watch: Stopwatch,
     bad: Sequence[FailureRecord] = (),
 ) -> Ran:
     """Run all models, and find the rows on which any of them fails; `bad` are records of rows that are not run.
@@ -134,7 +141,7 @@ def run_apart(
         all_made: dict[str, _Made] = {}
         prepared: _Prepared = {}
         for name, model in models.items():
-            made = _run_model(message, name, model, rows, start, stop, prepared)
+            made = _run_model(message, name, model, rows, start, stop, prepared, watch)
             if isinstance(made, _Made):
                 made = _refused(message, name, made.outputs, start, stop) or made
             if isinstance(made, FailureRecord):
@@ -173,16 +180,23 @@ def record_of(message: ChunkMessage, stage: str, error: Exception, model: str = 
 
 
 def _run_model(
-    message: ChunkMessage, name: str, model: LoadedModel, rows: Any, start: int, stop: int, prepared: _Prepared
+    message: ChunkMessage,
+    name: str,
+    model: LoadedModel,
+    rows: Any,
+    start: int,
+    stop: int,
+    prepared: _Prepared,
+    watch: Stopwatch,
 ) -> _Made | FailureRecord:
     """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
-    stage = "preprocess"
+    watch.enter("preprocess")
     try:
         if (start, stop) != (message.start, message.stop):
             rows = rows_between(rows, start - message.start, stop - message.start)
         count, kept = stop - start, None
         for link in model.links:
-            stage = "preprocess"
+            watch.enter("preprocess")
             if not count and link.info.inputs:
                 rows = blank_rows(link.info.inputs)  # what came before may not know the form of no rows
             first = link is model.links[0] and link.info.preprocess
@@ -193,16 +207,16 @@ def _run_model(
                 kept, count = _among(kept, stay), int(stay.sum())
                 if not count:
                     return _Made(None, kept)
-            stage = "infer"
+            watch.enter("infer")
             outputs = link.predict(rows)
-            stage = "postprocess"
+            watch.enter("postprocess")
             rows = link.finish(outputs, count)
         return _Made(rows, kept)
     except redis.RedisError:
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        return msgspec.structs.replace(record_of(message, stage, error, name), start=start, stop=stop)
+        return msgspec.structs.replace(record_of(message, watch.stage, error, name), start=start, stop=stop)
 
 
 def _among(kept: Array | None, stay: Array) -> Array:
@@ -214,11 +228,13 @@ def _among(kept: Array | None, stay: Array) -> Array:
     return among
 
 
-def _narrowed(message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord) -> FailureRecord:
+def _narrowed(
+    message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord, watch: Stopwatch
+) -> FailureRecord:
     """The record of the first row that fails by itself, so that a function's error tells which; else the one given."""
 
     def run(start: int, stop: int) -> _Made | FailureRecord:
-        return _run_model(message, name, model, rows, start, stop, {})
+        return _run_model(message, name, model, rows, start, stop, {}, watch)
 
     middle = (failed.start + failed.stop) // 2
     for start, stop in (failed.start, middle), (middle, failed.stop):

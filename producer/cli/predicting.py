@@ -37,7 +37,7 @@ class Summary:
     """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
 
     `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
-    `failures` are records of rows that have no prediction.
+    `failures` are records of rows that have no prediction; `stages` are seconds of slots by what they did.
     """
 
     job: str | None
@@ -47,6 +47,7 @@ class Summary:
     error: str | None = None
     failed_models: dict[str, FailureRecord] = field(default_factory=dict)
     failures: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -272,6 +273,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
         str(error) if error else None,
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
+        stages=job.stages,
     )
 
 

@@ -89,13 +89,14 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
+        "slots' time": _shares(record.stages),
         "error": record.error,
         "failed": told(record.failed_models) if record.failed_models else "",
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
         "next": _next(state, record, slots),
     }
-    return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
+    return "\n".join(f"{name:<12} {text}" for name, text in lines.items() if text)
 
 
 def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def failures_table(job: JobRecord, records: Sequence[FailureRecord]) -> str:
     rows = [["ROW", "STAGE", "TYPE", *["MODEL"] * with_model, "TEXT"]]
     for record in records:
         row = record.rows.split()[1]
-        text = " ".join(record.text.split())
+        text = " ".join(f"{record.value and record.value + ': '}{record.text}".split())
         rows.append([row, record.stage, record.type, *[record.model or "-"] * with_model, text])
     return _columns(rows)
 
@@ -165,6 +166,13 @@ def _next(state: JobState, record: JobRecord, slots: int) -> str:
     if record.plan and state in (JobState.RUNNING, JobState.DONE):
         return f"celeriac fetch {record.id} -o OUTPUT{'' if state is JobState.DONE else ', which waits for its end'}"
     return ""
+
+
+def _shares(stages: Mapping[str, float]) -> str:
+    """What slots did, in percent, most of it first; stages that took no time to speak of are left out."""
+    total = sum(stages.values())
+    shares = {stage: round(100 * seconds / total) for stage, seconds in stages.items()} if total else {}
+    return ", ".join(f"{stage} {share} %" for stage, share in sorted(shares.items(), key=lambda one: -one[1]) if share)
 
 
 def _rows(record: JobRecord) -> str:

@@ -21,6 +21,7 @@ from producer.window import CHUNKS_PER_SLOT
 from tasks import keys
 from tasks.connection import connect
 from tasks.digest import model_digest
+from tasks.stopwatch import STAGES
 from tests.models import in_one_process
 from tests.systems import System, queued_messages, serving
 from tests.waiting import wait_until
@@ -337,3 +338,16 @@ def _immortal_keys(server: redis.Redis) -> list[str]:
     """Keys that are not Celery's own and have no time to live; a key that is gone has -2."""
     ours = [key for key in _keys(server, "*") if not OF_CELERY.match(key)]
     return [key for key in ours if cast("Any", server.ttl(key)) == -1]
+
+
+def test_the_stages_of_slots_add_up_to_their_time(running_system: System) -> None:
+    rows = np.random.default_rng(3).random((60_000, 64), np.float32)
+    with Client(running_system.url) as client:
+        client.predict("digits", rows[:1_000])
+        job = client.submit("digits", rows, chunk_rows=500)
+        job.result()
+        slots = job.progress().slots
+        seconds = job.progress().seconds
+    assert set(job.stages) <= set(STAGES)
+    assert sum(job.stages.values()) == pytest.approx(slots * seconds, rel=0.15)
+    assert job.stages["infer"] > 0

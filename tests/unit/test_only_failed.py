@@ -44,6 +44,7 @@ class Model:
         self.seen: list[int] = []
         self.cancelled = False
         self.failed_models: dict[str, FailureRecord] = {}
+        self.stages: dict[str, float] = {}
 
     def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
         if isinstance(source, BatchSource):
