@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-QUESTIONS = ("memory", "transport", "small_chunks", "chunk_size", "weights", "starting", "executors", "safety")
+QUESTIONS = (
+    "memory",
+    "transport",
+    "small_chunks",
+    "chunk_size",
+    "weights",
+    "starting",
+    "executors",
+    "safety",
+    "feeding",
+)
 
 
 def main() -> int:

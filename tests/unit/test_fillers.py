@@ -37,11 +37,21 @@ def test_values_that_have(dtype: type) -> None:
 def test_rows_are_left_out_of_every_output() -> None:
     outputs = {"a": np.arange(5), "b": {"c": np.arange(10).reshape(5, 2)}}
     part = Part(2, 10, 15, outputs, (failed(11, 12), failed(13, 15)))
-    dropped = drop_rows(part)
+    dropped = drop_rows(part, with_failed=True)
     assert (dropped.rows, dropped.skipped, dropped.failed) == (2, 3, part.failed)
     assert dropped.outputs["a"].tolist() == [0, 2]  # type: ignore[index]
     assert dropped.outputs["b"]["c"].tolist() == [[0, 1], [4, 5]]  # type: ignore[index]
     assert count_rows(part.failed) == 3
+
+
+@pytest.mark.parametrize(("with_failed", "numbers"), [(True, [10, 14]), (False, [10, 11, 14])])
+def test_rows_dropped_on_purpose_are_left_out_whatever_becomes_of_those_that_failed(
+    with_failed: bool, numbers: list[int]
+) -> None:
+    part = Part(2, 10, 15, np.arange(10, 15), (failed(11, 12),), dropped=((12, 14),))
+    left = drop_rows(part, with_failed=with_failed)
+    assert left.numbers().tolist() == np.asarray(left.outputs).tolist() == numbers
+    assert (left.failed_rows, left.dropped_rows, left.predicted_rows) == (1, 2, 2)
 
 
 def test_outputs_of_rows_that_all_failed_have_the_form_of_others() -> None:
