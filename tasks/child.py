@@ -18,8 +18,10 @@ from billiard import current_process, pool
 from tasks import slots
 from tasks.connection import connect
 from tasks.devices import settle
+from tasks.draining import mark_path
 from tasks.messages import SlotRecord
 from tasks.model_set import ModelSet
+from tasks.progress import Tally
 from tasks.reports import report
 from tasks.scratch import Scratch
 from tasks.shelf import Shelf
@@ -46,6 +48,7 @@ class Child:
     client: redis.Redis
     job_ttl_seconds: int
     places: Places
+    tally: Tally = field(default_factory=Tally)
     scratch: Scratch = field(default_factory=Scratch)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -77,6 +80,7 @@ def start(
     broker_url: str,
     job_ttl_seconds: int,
     places: Places,
+    tally: Tally,
     report_fd: int,
 ) -> None:
     """Load the model set into this child, or tell the main process why not and exit."""
@@ -90,7 +94,8 @@ def start(
         pool.mem_rss = lambda: 2 if shelf.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30, waits_for_room=True)
-        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places)
+        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places, tally)
+        tally.begin(slot)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,
@@ -104,7 +109,8 @@ def start(
             older=models.older_sets(),
         )
         slots.leave_word(models.folder, record)
-        slots.announce(client, [record])
+        if not mark_path(models.folder).exists():
+            slots.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.

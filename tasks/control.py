@@ -1,17 +1,87 @@
-"""This module holds Celeriac's commands for `celery -A tasks control`; they run in a worker's main process."""
+"""This module holds Celeriac's commands for `celery -A tasks inspect` and `control`; a worker's main process runs them.
+
+inspect ready, models                        `tasks/steering.py`
+control reload_models                        `tasks/reload.py`
+control drain, resume                        `tasks/draining.py`
+control pool_grow, pool_shrink               `tasks/pool_size.py`, in the place of Celery's own
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.control import control_command
+from celery.worker.control import control_command, inspect_command
 
 from tasks.worker import wants_reload
+from worker_config.errors import UsageError
+
+_NO_WORKER = {"error": "this is no Celeriac worker"}
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def ready(state: Any) -> dict[str, Any]:
+    """Which children hold their models and take chunks."""
+    steering = _steering(state)
+    return steering.ready() if steering else _NO_WORKER
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def models(state: Any) -> dict[str, Any]:
+    """Each child's models, memory, rows done, and what it runs now."""
+    steering = _steering(state)
+    return steering.models() if steering else _NO_WORKER
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def reload_models(state: Any) -> dict[str, str]:
     """Take new versions of the models from their files and the manifest, without stopping."""
     if not wants_reload():
-        return {"error": "this is no Celeriac worker"}
+        return _NO_WORKER
     return {"ok": "models are being reloaded; the worker's output tells when it is done, and what has changed"}
+
+
+@control_command()  # type: ignore[untyped-decorator]
+def drain(state: Any) -> dict[str, str]:
+    """Take no more chunks, finish what runs, hand back the rest; the worker stays up."""
+    steering = _steering(state)
+    if not steering:
+        return _NO_WORKER
+    steering.drain.wanted = True
+    return {"ok": "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"}
+
+
+@control_command()  # type: ignore[untyped-decorator]
+def resume(state: Any) -> dict[str, str]:
+    """Take chunks again, after a drain."""
+    steering = _steering(state)
+    if not steering:
+        return _NO_WORKER
+    steering.drain.wanted = False
+    return {"ok": "the worker takes chunks again"}
+
+
+@control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
+def pool_grow(state: Any, n: int = 1) -> dict[str, str]:
+    """Have n children more; each is a slot when it holds its models."""
+    steering = _steering(state)
+    return _changed(steering.size.grow, n, steering) if steering else _NO_WORKER
+
+
+@control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
+def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
+    """Have n children less; one that runs a chunk ends it first."""
+    steering = _steering(state)
+    return _changed(steering.size.shrink, n, steering) if steering else _NO_WORKER
+
+
+def _steering(state: Any) -> Any:
+    return getattr(state.consumer.controller, "steering", None)
+
+
+def _changed(change: Any, n: int, steering: Any) -> dict[str, str]:
+    try:
+        change(n)
+    except UsageError as error:
+        return {"error": str(error)}
+    steering.refresh()
+    return {"ok": f"{steering.size.wanted} children; `inspect ready` tells which of them are"}

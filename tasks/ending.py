@@ -43,7 +43,7 @@ class Ending:
         if self._deadline is None:
             self._deadline = time.monotonic() + self._controller.app.conf.worker_soft_shutdown_timeout
             try:
-                self._hand_back(consumer, set(state.reserved_requests) - set(state.active_requests))
+                hand_back(self._controller)
             except (OSError, AttributeError, *consumer.connection_errors) as error:
                 logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
         if state.active_requests and time.monotonic() < self._deadline:
@@ -53,14 +53,19 @@ class Ending:
             request.cancel(self._controller.pool, signal="SIGKILL", emit_retry=False)
         state.should_stop = 0
 
-    def _hand_back(self, consumer: Any, waiting: set[Any]) -> None:
-        # First, or they would come back here.
-        consumer.task_consumer.cancel()
-        # Those that wait for a child are in the one, those on their way to one in the other.
-        self._controller.semaphore.clear()
-        self._controller.pool.flush()
-        for request in waiting:
-            # To the head of its queue, where it was; `reject` alone puts it at the end, behind all later chunks. What
-            # is left for it to do is to forget the chunk.
-            request.message.channel.qos.restore_by_tag(request.message.delivery_tag)
-            request.reject(requeue=True)
+
+def hand_back(controller: Any) -> None:
+    """Take no more chunks, and give back those that no child has begun; raises what a lost connection does."""
+    from celery.worker import state
+
+    waiting = set(state.reserved_requests) - set(state.active_requests)
+    # First, or they would come back here.
+    controller.consumer.task_consumer.cancel()
+    # Those that wait for a child are in the one, those on their way to one in the other.
+    controller.semaphore.clear()
+    controller.pool.flush()
+    for request in waiting:
+        # To the head of its queue, where it was; `reject` alone puts it at the end, behind all later chunks. What
+        # is left for it to do is to forget the chunk.
+        request.message.channel.qos.restore_by_tag(request.message.delivery_tag)
+        request.reject(requeue=True)

@@ -69,6 +69,7 @@ def _run_message(child: Child, message: ChunkMessage) -> str:
         child.stopwatch.enter("answer")
         if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
             forget(child, answer.ref)
+        child.tally.answered(child.slot, message.stop - message.start)
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:

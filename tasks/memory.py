@@ -18,6 +18,21 @@ def own_bytes() -> int:
     return int(memory.rss - getattr(memory, "shared", 0))
 
 
+def of_process(pid: int) -> tuple[int, int]:
+    """Bytes that another process has of its own, and with its share of what it shares (PSS); takes milliseconds.
+
+    Raises:
+        ProcessLookupError: it is gone, or its memory cannot be looked at here.
+    """
+    import psutil
+
+    try:
+        memory = psutil.Process(pid).memory_full_info()
+    except psutil.Error as error:
+        raise ProcessLookupError(str(error)) from None
+    return int(memory.uss), int(getattr(memory, "pss", memory.uss))
+
+
 def give_back() -> None:
     """Return freed memory to the system; the C library keeps much of what parsing a large graph took."""
     gc.collect()

@@ -65,6 +65,11 @@ class ModelSet:
         self.current = Generation(served, held)
         self.leave_word()
 
+    @property
+    def queues(self) -> list[str]:
+        """All queues from which chunks may come, each once."""
+        return list(dict.fromkeys([self.current.queue, *(one.queue for one in self.older)]))
+
     def older_sets(self) -> list[OlderSet]:
         """What children still serve, besides the current models."""
         return [OlderSet(one.queue, sorted(one.refs, key=str)) for one in self.older]

@@ -9,7 +9,7 @@ detached jobs may wait there for one to come back.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -41,6 +41,14 @@ def consume_only(app: Any, queue: str) -> None:
             "models with CELERIAC_MODEL_SET"
         )
     queues.select([queue])
+
+
+def waiting(client: redis.Redis, consumed: Collection[str]) -> int:
+    """How many messages wait in these queues."""
+    with client.pipeline(transaction=False) as pipe:
+        for queue in consumed:
+            pipe.llen(keys.queue(queue))
+        return sum(cast("list[int]", pipe.execute()))
 
 
 def note(client: redis.Redis, consumed: Collection[str]) -> None:

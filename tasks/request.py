@@ -54,6 +54,10 @@ class ChunkRequest(Request):  # type: ignore[misc]
         self._tell("", "the worker was stopped")
         super().cancel(pool, signal=signal, emit_retry=emit_retry)
 
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """For `inspect active` and Flower: the arguments in words, since they may hold 64 KiB of rows."""
+        return dict(super().info(safe=True))
+
     def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
         """Note it, and give what a row that fails does to the chunk's job."""
         main = worker.main_process()

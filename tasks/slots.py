@@ -5,7 +5,8 @@ worker's main process, every few seconds --refresh--> (keeps the record alive, d
 child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
-`main` as long as its main process lives.
+`main` as long as its main process lives. One that drains has this field alone, and is not among the workers that
+producers read: what it ran may end, and its notes count as those of a worker that lives.
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ def refresh(
         queues.note(pipe, {slot.queue for slot in up} | {one.queue for slot in up for one in slot.older})
         pipe.execute()
     return up
+
+
+def stand_aside(client: redis.Redis, worker: str, consumed: Collection[str]) -> None:
+    """Tell that a worker lives and has no slots, since it drains; its queues are kept."""
+    with client.pipeline() as pipe:
+        pipe.srem(keys.WORKERS, worker)
+        pipe.delete(keys.worker(worker))
+        pipe.hset(keys.worker(worker), _MAIN.decode(), "")
+        pipe.expire(keys.worker(worker), keys.WORKER_TTL_SECONDS)
+        queues.note(pipe, consumed)
+        pipe.execute()
 
 
 def withdraw(client: redis.Redis, worker: str) -> None:

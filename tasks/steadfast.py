@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
@@ -21,7 +21,20 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
-        conn.ensure_connection = partial(conn.ensure_connection, interval_max=LONGEST_PAUSE_SECONDS)
+        ensure = conn.ensure_connection
+        # There is none before the children are ready.
+        steering = getattr(self.controller, "steering", None)
+
+        def patiently(*args: Any, callback: Callable[[], Any] | None = None, **options: Any) -> Any:
+            def between_tries() -> None:
+                if steering is not None:
+                    steering.redis_is_lost()
+                if callback is not None:
+                    callback()
+
+            return ensure(*args, callback=between_tries, interval_max=LONGEST_PAUSE_SECONDS, **options)
+
+        conn.ensure_connection = patiently
         return super().ensure_connected(conn)
 
 

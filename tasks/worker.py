@@ -6,6 +6,7 @@ after the fork    waits until every child holds its models, before any chunk is 
 every 5 seconds   tells Redis that the worker lives
 on a lost chunk   notes why the child died (`tasks/request.py`), and answers for it
 on SIGTERM        finishes what runs, hands back the rest (`tasks/ending.py`)
+on a command      tells of its children, drains, has more or fewer of them (`tasks/steering.py`)
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -29,13 +29,14 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, queues, reload, slots, spool, steadfast
+from tasks import guard, queues, reload, slots, spool, status, steadfast, steering
 from tasks.connection import connect, ping
 from tasks.deaths import answer_for_child
 from tasks.digest import digest_or_error
 from tasks.ending import Ending
 from tasks.messages import SlotRecord
 from tasks.model_set import Generation, ModelSet, pinned_models
+from tasks.progress import Tally
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
@@ -68,6 +69,8 @@ class Main:
     broker_url: str
     client: redis.Redis
     reports: Reports
+    tally: Tally
+    status: status.WorkerStatus
     settings: Settings
     spool_mark: str
     models: ModelSet
@@ -90,13 +93,17 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     def on_worker_init(sender: Any, **_: object) -> None:
         global _main
+        folder = status.make_folder()
         try:
-            _main = _prepare(app, settings, sender)
+            _main = _prepare(app, settings, sender, folder)
         except CeleriacError as error:
             end(error)
         except Exception as error:
             # Celery would swallow it and start a worker without models.
             end(WorkerStartError(f"the worker cannot start: {type(error).__name__}: {error}"))
+        finally:
+            if _main is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     signals.worker_init.connect(on_worker_init, weak=False)
     signals.worker_before_create_process.connect(_before_fork, weak=False)
@@ -112,7 +119,7 @@ def end(error: CeleriacError) -> NoReturn:
     raise SystemExit(int(error.exit_code))
 
 
-def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
+def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Main:
     if not settings.broker_url and not os.environ.get("CELERY_BROKER_URL"):
         raise ConfigError("no broker; set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
     pool = controller.pool_cls
@@ -125,6 +132,8 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
     queues.consume_only(app, queue_of(digests))
     steadfast.let_worker_live()
     broker_url = app.conf.broker_url
+    told = status.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
+    status.write(folder, told)
     _wait_for_redis(broker_url)
     cores = len(os.sched_getaffinity(0))
     # Celery resolves "auto" only after this.
@@ -134,7 +143,7 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
     shop = workshop(settings, threads, concurrency, _say)
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
-    models = ModelSet(Path(tempfile.mkdtemp(prefix="celeriac-worker-")), Generation(served, shop.held))
+    models = ModelSet(folder, Generation(served, shop.held))
     models.leave_word()
     # Celery compares it with what `tasks.child` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
@@ -145,6 +154,8 @@ def _prepare(app: Any, settings: Settings, controller: Any) -> Main:
         # One short try: the main process feeds its children and must not wait.
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=Reports(),
+        tally=Tally(),
+        status=told,
         settings=settings,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
@@ -194,13 +205,13 @@ def _import_tensorflow(threads: int) -> None:
     import tensorflow  # noqa: F401
 
 
-def _before_fork(**_: object) -> None:
+def _before_fork(sender: Any, **_: object) -> None:
     if _main is None:
         return
     try:
         guard.check_not_initialized()
         _main.reports.read()
-        _main.reports.check_silent_deaths(_main.concurrency)
+        _main.reports.check_silent_deaths(sender._processes)
     except CeleriacError as error:
         end(error)
     # A collection in a child would write to every page that holds an object, and so take a copy of it.
@@ -221,6 +232,7 @@ def _after_fork(**_: object) -> None:
             broker_url=_main.broker_url,
             job_ttl_seconds=_main.settings.job_ttl_seconds,
             places=child.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
+            tally=_main.tally,
             report_fd=_main.reports.write_fd,
         )
 
@@ -233,6 +245,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, controller: Any, **options: Any) -> None:
         super().__init__(controller, **options)
         self._up: list[SlotRecord] = []
+        self._steering: Any = None  # until the children are ready
 
     def start(self, controller: Any) -> None:
         """Return when every child holds its models; end the worker if one cannot."""
@@ -249,6 +262,14 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1
+        self._steering = controller.steering = steering.Steering(
+            controller,
+            _main.models,
+            _main.reports,
+            _main.tally,
+            _main.status,
+            lambda: self._refresh(controller),
+        )
         # At once too: whatever Redis loses from now on, it is told again.
         self._refresh(controller)
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))
@@ -260,6 +281,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         ending = Ending(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
+        controller.timer.call_repeatedly(steering.LOOK_SECONDS, controller.steering.look)
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
@@ -278,7 +300,10 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if _main is not None:
             try:
                 self._forget(controller.consumer)
-                pids = controller.pool.info["processes"]
+                self._steering.waiting(queues.waiting(_main.client, _main.models.queues))
+                if self._steering.drain.is_on:
+                    return slots.stand_aside(_main.client, _main.worker, _main.models.queues)
+                pids = [process.pid for process in self._steering.size.staying]
                 # A child's own word, too: Redis may have lost what it was told since the last time.
                 known = [*slots.words_left(_main.models.folder), *self._up]
                 self._up = slots.refresh(_main.client, _main.worker, pids, known, _main.models.told_by)
@@ -290,7 +315,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if _main is None or not _main.reloader.look():
             return
         try:
-            controller.consumer.add_task_queue(_main.models.current.queue)
+            if not self._steering.drain.is_on:
+                controller.consumer.add_task_queue(_main.models.current.queue)
         except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
             logger.warning("cannot change queues: %s", error)
         self._refresh(controller)

@@ -61,6 +61,14 @@ def test_celery_itself_sees_both_workers(stack: Stack) -> None:
     assert set(json.loads(answered.stdout)) == WORKERS
 
 
+def test_a_workers_health_is_that_of_its_children(stack: Stack) -> None:
+    kind, check = SERVICES["worker"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    told = stack.run("worker", "sh", "-c", check)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert re.match(r"celery@worker-1: 2 of 2 children are ready, [\d,]+ chunks done", told.stdout)
+
+
 def test_flower_shows_every_chunk_in_words(stack: Stack) -> None:
     def finished() -> list[dict[str, Any]]:
         tasks = list(_ask_flower(stack, "/api/tasks").values())

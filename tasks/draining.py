@@ -1,0 +1,75 @@
+"""This module takes a worker out of service, and back: `control drain` and `control resume`.
+
+    drain    queues are given up --> what no child has begun goes back to them --> slots leave Redis --> what runs ends
+    resume   queues are consumed again --> slots are back
+
+A worker that drains stays up, answers `inspect`, and keeps its children with their models. For producers it is gone, as
+one that has ended: they wait for another one, or give the chunks of its queue to workers that have others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tasks.ending import hand_back
+from tasks.model_set import ModelSet
+
+logger = logging.getLogger(__name__)
+
+
+class Drain:
+    """Whether one worker takes chunks; `look` is called often, by the main process's timer.
+
+    Args:
+        controller: Celery's worker.
+        models: of the worker.
+        refresh: tell Redis which slots are up.
+
+    Attributes:
+        wanted: what was asked for last; comes true at the next look.
+        is_on: whether the worker takes no chunks.
+    """
+
+    def __init__(self, controller: Any, models: ModelSet, refresh: Callable[[], None]) -> None:
+        self._controller = controller
+        self._models = models
+        self._refresh = refresh
+        self.wanted = False
+        self.is_on = False
+
+    def look(self) -> None:
+        """Do what is wanted."""
+        if self.wanted != self.is_on:
+            self.is_on = self.wanted
+            (self._begin if self.is_on else self._end)()
+            self._refresh()
+
+    def _begin(self) -> None:
+        with suppress(OSError):  # a full disk: a child that comes is a slot until the next refresh
+            mark_path(self._models.folder).touch()
+        consumer = self._controller.consumer
+        queues = consumer.app.amqp.queues
+        # So that a new connection does not consume them either.
+        for queue in tuple(queues.consume_from):
+            queues.deselect(queue)
+        try:
+            hand_back(self._controller)
+        except (OSError, AttributeError, *consumer.connection_errors) as error:
+            logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
+
+    def _end(self) -> None:
+        mark_path(self._models.folder).unlink(missing_ok=True)
+        for queue in self._models.queues:
+            try:
+                self._controller.consumer.add_task_queue(queue)
+            except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
+                logger.warning("cannot change queues: %s", error)
+
+
+def mark_path(folder: Path) -> Path:
+    """A file that is there as long as the worker drains, for children that come meanwhile: they are no slots."""
+    return folder / "draining"

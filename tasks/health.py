@@ -1,0 +1,140 @@
+"""This module is a program of its own: in one line and an exit code it says whether the workers beside it are well.
+
+    status file of each worker (`tasks/status.py`) --judge--> exit code 0 or 1, one line
+
+`python -m tasks.health` is meant for a container's healthcheck. It asks nobody, neither Celery nor Redis, and imports
+nothing large, so it answers within a fraction of a second also where the worker does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.status import ChildStatus, WorkerStatus, mark_of, read_all
+from worker_config.broker_url import celery_url, check_broker_url
+from worker_config.errors import CeleriacError
+from worker_config.settings import Settings
+
+# A main process writes its status every two seconds, and may wait for Redis for some.
+SILENT_SECONDS = 30.0
+# Celery stops a chunk at its limit.
+OVER_LIMIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is borne.
+
+    Attributes:
+        start_seconds: a worker may take to its first children.
+        child_seconds: a child may be without its models, or missing.
+        idle_seconds: chunks may wait while no child has one.
+        ready_share: of the children must be ready, or have been not long ago.
+    """
+
+    start_seconds: float = 600.0
+    child_seconds: float = 120.0
+    idle_seconds: float = 60.0
+    ready_share: float = 1.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print what is wrong, or how things are; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.health", description="Are the workers on this machine well?")
+    parser.add_argument("--broker", help="the workers' broker; else CELERIAC_BROKER_URL")
+    parser.add_argument(
+        "-n",
+        "--node",
+        help="this worker alone, such as celery@HOST; else all of the broker",
+    )
+    default = Limits()
+    for name, what in (
+        ("start", "a worker may take until its children are ready"),
+        ("child", "a child may be without its models, or missing"),
+        ("idle", "chunks may wait while no child has one"),
+    ):
+        seconds = getattr(default, f"{name}_seconds")
+        help_text = f"{what} (default {seconds:g})"
+        parser.add_argument(f"--{name}-seconds", type=float, default=seconds, metavar="N", help=help_text)
+    parser.add_argument("--ready-share", type=float, default=1.0, metavar="N", help="of the children (default 1)")
+    told = parser.parse_args(words)
+    limits = Limits(told.start_seconds, told.child_seconds, told.idle_seconds, told.ready_share)
+    try:
+        # A worker may have its broker from Celery's own variable.
+        url = os.environ.get("CELERY_BROKER_URL") or Settings.from_env().broker_url
+        url = check_broker_url(told.broker, "--broker") if told.broker else url
+    except CeleriacError as error:
+        print(f"celeriac: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    workers = [one for one in read_all() if url is None or one.broker == mark_of(celery_url(url))]
+    workers = [one for one in workers if told.node in (None, one.node)]
+    if not workers:
+        where = f"no worker {told.node}" if told.node else "no worker"
+        print(f"unhealthy: {where} of this broker runs here, or it has just begun to start")
+        return 1
+    judged = [(one, judge(one, time.monotonic(), limits)) for one in workers]
+    wrong = [f"{one.node}: {why}" for one, why in judged if why]
+    print("; ".join([f"unhealthy: {text}" for text in wrong] or [f"{one.node}: {describe(one)}" for one in workers]))
+    return 1 if wrong else 0
+
+
+def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
+    """What is wrong with a worker; empty if nothing is."""
+    if worker.state == "starting":
+        took = now - worker.since
+        return f"starts for {took:.0f} s, its children are not ready yet" if took >= limits.start_seconds else ""
+    if now - worker.written_at > SILENT_SECONDS:
+        return f"the main process (pid {worker.pid}) has not answered for {now - worker.written_at:.0f} s"
+    if worker.redis_lost_at is not None:
+        # It waits, and replaces no child meanwhile; no restart would help.
+        return ""
+    staying = [child for child in worker.children if not child.leaving]
+    late = [child for child in staying if not child.ready and now - child.since >= limits.child_seconds]
+    if len(staying) - len(late) < limits.ready_share * len(staying):
+        names = ", ".join(f"{_name(child)} for {now - child.since:.0f} s" for child in late)
+        return f"not ready: {names}"
+    for child in worker.children:
+        took = now - child.chunk_since
+        if child.chunk and took > worker.chunk_limit + OVER_LIMIT_SECONDS:
+            return f"{_name(child)} runs {child.chunk} for {took:.0f} s, {worker.chunk_limit:.0f} are allowed"
+    return _stalled(worker, now, limits)
+
+
+def describe(worker: WorkerStatus) -> str:
+    """A worker with which nothing is wrong."""
+    if worker.state == "starting":
+        return "starts"
+    staying = [child for child in worker.children if not child.leaving]
+    words = [f"{sum(child.ready for child in staying)} of {len(staying)} children are ready"]
+    words.append(f"{worker.chunks:,} chunks done")
+    if worker.waiting:
+        words.append(f"{worker.waiting:,} wait")
+    if worker.redis_lost_at is not None:
+        words.append("Redis is out of reach")
+    if worker.state == "draining":
+        words.append(f"draining, {sum(bool(child.chunk) for child in worker.children)} chunks run")
+    return ", ".join(words)
+
+
+def _stalled(worker: WorkerStatus, now: float, limits: Limits) -> str:
+    """Whether chunks wait and none is answered."""
+    if worker.waiting_since is None or worker.state != "serving":
+        return ""
+    for_seconds = now - max(worker.waiting_since, worker.finished_at or 0.0, worker.since)
+    runs = any(child.chunk for child in worker.children)
+    if for_seconds < (worker.chunk_limit + OVER_LIMIT_SECONDS if runs else limits.idle_seconds):
+        return ""
+    return f"{worker.waiting} chunks wait, and none was answered for {for_seconds:.0f} s"
+
+
+def _name(child: ChildStatus) -> str:
+    return f"child {child.slot} (pid {child.pid})" if child.pid else f"child {child.slot}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""This module is what a worker's main process tells of itself, in a file of its run folder that it keeps up to date.
+
+    main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`
+
+Whoever reads it asks nobody, so that also a main process that hangs is seen: its file gets old. Times are those of
+`time.monotonic`, which all processes of a machine share, and nobody sets back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tasks.files import write_whole
+
+WRITE_SECONDS = 2.0
+_PREFIX = "celeriac-worker-"
+_NAME = "status"
+
+
+class ChildStatus(msgspec.Struct, frozen=True):
+    """One child, or the place of one that is to come.
+
+    Attributes:
+        pid: 0 where there is none at the moment.
+        since: when it became what `ready` says.
+        leaving: it ends after its chunk, and is no slot any more.
+        chunk: what it runs, for people; empty where it runs nothing.
+        chunk_since: when it began with that.
+        chunks: that it has answered.
+        rows: of these.
+    """
+
+    slot: int
+    pid: int
+    ready: bool
+    since: float
+    leaving: bool = False
+    chunk: str = ""
+    chunk_since: float = 0.0
+    chunks: int = 0
+    rows: int = 0
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker.
+
+    Attributes:
+        born: the kernel's time of the main process's start; its pid alone may be that of another one by now.
+        broker: tells brokers apart, without their URL.
+        since: when `state` began.
+        written_at: when this was written.
+        chunk_limit: seconds that a chunk may run.
+        chunks: that all its children have answered, those that are gone too.
+        finished_at: when one was answered last.
+        waiting: chunks in the worker's queues that nobody has taken.
+        waiting_since: since when there have been such.
+        redis_lost_at: since when Redis is out of reach; None while it is not.
+    """
+
+    node: str
+    pid: int
+    born: int
+    broker: str
+    state: Literal["starting", "serving", "draining"]
+    since: float
+    written_at: float
+    chunk_limit: float
+    children: list[ChildStatus] = []
+    chunks: int = 0
+    finished_at: float | None = None
+    waiting: int = 0
+    waiting_since: float | None = None
+    redis_lost_at: float | None = None
+
+
+def make_folder() -> Path:
+    """A worker's run folder, in which its status is found."""
+    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+
+
+def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
+    """The status of a worker that has just begun, which this process is."""
+    now = time.monotonic()
+    pid = os.getpid()
+    return WorkerStatus(node, pid, born(pid), mark_of(broker_url), "starting", now, now, chunk_limit)
+
+
+def write(folder: Path, status: WorkerStatus) -> None:
+    """Leave a status in place of the one before."""
+    with suppress(OSError):  # a full disk: the status gets old, which is told
+        write_whole(folder / _NAME, msgspec.json.encode(status))
+
+
+def read_all() -> list[WorkerStatus]:
+    """Of all workers of this user on this machine, or in this container, whose main process lives."""
+    found = []
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_NAME}")):
+        with suppress(OSError, msgspec.DecodeError):  # of a worker that just ends, or of another version
+            # Anyone may make such a folder in /tmp.
+            if path.parent.stat().st_uid == os.geteuid():
+                found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
+    return [status for status in found if born(status.pid) == status.born]
+
+
+def mark_of(broker_url: str) -> str:
+    """Short, and the same for the same URL; the URL itself may hold a password."""
+    return hashlib.sha256(broker_url.encode()).hexdigest()[:16]
+
+
+def born(pid: int) -> int:
+    """When the process began, in the kernel's ticks; -1 if it is gone, 0 where that cannot be known."""
+    try:
+        # The second field, the command's name, may hold anything.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1 if Path("/proc/self/stat").exists() else 0
+    return -1 if state == "Z" else int(fields[18])

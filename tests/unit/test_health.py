@@ -1,0 +1,118 @@
+"""What is well and what is not, by a worker's status alone; and how a status is found."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tasks import status
+from tasks.health import Limits, describe, judge, main
+from tasks.progress import Tally
+from tasks.status import ChildStatus, WorkerStatus
+
+NOW = 10_000.0
+READY = [ChildStatus(slot, 70 + slot, True, 9_000.0) for slot in range(4)]
+WELL = WorkerStatus("celery@here", 7, 0, "", "serving", 9_000.0, NOW - 1, 600.0, READY, chunks=40)
+
+
+def children(**changes: Any) -> list[ChildStatus]:
+    return [*READY[:-1], replace(READY[-1], **changes)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"state": "starting", "since": NOW - 500, "children": [], "written_at": NOW - 500},
+        {"children": children(ready=False, since=NOW - 100)},
+        {"children": children(chunk="chunk 1/2", chunk_since=NOW - 650)},
+        {"children": children(leaving=True, ready=False, since=NOW - 900)},
+        {"waiting": 5, "waiting_since": NOW - 500, "finished_at": NOW - 30},
+        {"waiting": 5, "waiting_since": NOW - 30},
+        {"waiting": 5, "waiting_since": NOW - 500, "since": NOW - 30},
+        {"waiting": 5, "waiting_since": NOW - 500, "children": children(chunk="chunk 1/2", chunk_since=NOW - 500)},
+        {"waiting": 5, "waiting_since": NOW - 500, "state": "draining"},
+        {"waiting": 5, "waiting_since": NOW - 500, "redis_lost_at": NOW - 500},
+        {"children": children(ready=False, since=NOW - 900), "redis_lost_at": NOW - 900},
+    ],
+)
+def test_these_are_well(changes: dict[str, Any]) -> None:
+    assert judge(replace(WELL, **changes), NOW, Limits()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"state": "starting", "since": NOW - 601}, "starts for 601 s, its children are not ready yet"),
+        ({"written_at": NOW - 31}, "the main process (pid 7) has not answered for 31 s"),
+        ({"children": children(ready=False, since=NOW - 121)}, "not ready: child 3 (pid 73) for 121 s"),
+        ({"children": children(pid=0, ready=False, since=NOW - 121)}, "not ready: child 3 for 121 s"),
+        (
+            {"children": children(chunk="chunk 1/2", chunk_since=NOW - 661)},
+            "child 3 (pid 73) runs chunk 1/2 for 661 s, 600 are allowed",
+        ),
+        ({"waiting": 5, "waiting_since": NOW - 61}, "5 chunks wait, and none was answered for 61 s"),
+        (
+            # Chunks that are begun again and again, say, since each one kills its child.
+            {"waiting": 5, "waiting_since": NOW - 661, "children": children(chunk="chunk 1/2", chunk_since=NOW - 1)},
+            "5 chunks wait, and none was answered for 661 s",
+        ),
+    ],
+)
+def test_these_are_not_and_it_says_why(changes: dict[str, Any], why: str) -> None:
+    assert judge(replace(WELL, **changes), NOW, Limits()) == why
+
+
+def test_a_share_of_the_children_may_do() -> None:
+    worker = replace(WELL, children=children(ready=False, since=NOW - 500))
+    assert judge(worker, NOW, Limits(ready_share=0.75)) == ""
+    assert judge(worker, NOW, Limits(ready_share=0.8)) != ""
+
+
+def test_it_says_how_things_are() -> None:
+    worker = replace(WELL, waiting=3, waiting_since=NOW, children=children(ready=False), redis_lost_at=NOW)
+    assert describe(worker) == "3 of 4 children are ready, 40 chunks done, 3 wait, Redis is out of reach"
+
+
+def test_a_status_is_found_while_its_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    url = "redis://:secret@here:6379/0"
+    told = status.starting("celery@here", url, 600.0)
+    status.write(status.make_folder(), told)
+    # Of one that has ended, though its pid is taken again.
+    status.write(status.make_folder(), replace(told, node="celery@gone", born=told.born - 1))
+    (status.make_folder() / "status").write_text("of another version")
+
+    assert status.read_all() == [told]
+    assert main(["--broker", url]) == 0
+    assert capsys.readouterr().out == "celery@here: starts\n"
+    assert main(["--broker", url, "--start-seconds", "0"]) == 1
+    assert main(["--broker", "redis://there"]) == 1
+    assert main(["--broker", "amqp://there"]) == 2
+    assert "secret" not in "".join(path.read_text() for path in tmp_path.glob("*/status"))
+
+
+def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally, pid = Tally(), os.getpid()
+    assert tally.of(1, pid).chunks == 0
+    tally.begin(1)
+    tally.answered(1, 10)
+    tally.answered(1, 5)
+    assert (tally.of(1, pid).chunks, tally.of(1, pid).rows) == (2, 15)
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # another child in its place
+    tally.begin(1)
+    tally.answered(1, 3)
+    done = tally.of(1, pid + 1)
+    assert (done.chunks, done.rows, done.slot_chunks) == (1, 3, 3)
+    assert tally.of(1, pid).chunks == 0
+    assert tally.of(0, pid).slot_chunks == 0
+    tally.begin(10**6)  # more than are counted
+    tally.answered(10**6, 1)
+    assert tally.of(10**6, pid).chunks == 0
