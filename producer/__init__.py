@@ -16,6 +16,7 @@ from producer.job import Job, Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
+from producer.preflight import Preflight, Wanted
 from tasks.messages import FailureRecord
 from worker_config import errors
 
@@ -29,7 +30,9 @@ __all__ = [
     "Ledger",
     "Loader",
     "Part",
+    "Preflight",
     "Progress",
+    "Wanted",
     "errors",
     "local",
     "py_dataset",

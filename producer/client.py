@@ -16,12 +16,13 @@ from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.handover import MAX_BYTES
 from producer.job import Job
-from producer.leave import Wishes, leave
-from producer.making import Terms, make_job
+from producer.leave import Wishes, check_can_be_left, leave
+from producer.making import Terms, make_job, make_sizer
 from producer.policy import make_policy
+from producer.preflight import Preflight, Wanted, try_out
 from producer.route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
-from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.split import Sizer
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
 from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
@@ -213,15 +214,8 @@ class Client:
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
-        if wishes and first_row:
-            raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
-        if wishes and (fail_together or policy.goes_on):
-            raise UsageError(
-                "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
-            )
-        if wishes and any(info.drops_rows for info in infos):
-            raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
         if wishes:
+            check_can_be_left(infos, first_row=first_row, goes_on=fail_together or policy.goes_on)
             blank = blank_rows(infos[0].inputs)
             return leave(
                 self._settings, source, infos, slots, wishes, check=lambda rows: check_fits(infos, rows), blank=blank
@@ -234,15 +228,7 @@ class Client:
             row_bytes = source.row_bytes
         else:
             feed, row_bytes = _batch_feed(source, infos, None, first_row), None
-        sizer = Sizer(
-            max(info.batch_rows for info in infos),
-            row_bytes,
-            output_row_bytes=placement.output_row_bytes(infos),
-            batch_seconds=placement.batch_seconds(infos),
-            rows_travel=slice_ref is None,
-            fixed_rows=chunk_rows,
-            max_bytes=MAX_REDIS_CHUNK_BYTES if chosen == "redis" else MAX_CHUNK_BYTES,
-        )
+        sizer = make_sizer(infos, row_bytes, chosen, chunk_rows)
         terms = Terms(
             slice_ref, compression, fail_together, policy, failed_before, dropped_before, ordered, max_waiting_bytes
         )
@@ -256,6 +242,21 @@ class Client:
             BrokerError: Redis cannot be reached.
         """
         return self._find(check_names(models))[0]
+
+    def try_out(self, models: str | Sequence[str], data: object, wanted: Wanted | None = None) -> Preflight:
+        """Send the first batch of `data` through every stage, and forecast the whole job; nothing of it stays.
+
+        Raises:
+            CeleriacError: whatever `submit` raises, or the job ends with at its first chunk.
+        """
+        names, wanted = check_names(models), wanted or Wanted()
+        if wanted.compression:
+            check_installed(wanted.compression)
+        source = open_source(data)
+        infos, slots = self._find(names)
+        if wanted.wishes:
+            check_can_be_left(infos, first_row=0, goes_on=wanted.fail_together or wanted.policy.goes_on)
+        return try_out(self._settings, source, infos, slots, wanted, self._start)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files, by name, in the versions that a job would get now.

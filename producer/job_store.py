@@ -93,9 +93,10 @@ def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_second
 
 
 def remove(client: redis.Redis, job_id: str) -> None:
-    """Forget a detached job as if it had never been; workers drop its chunks."""
+    """Forget a job as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
         pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.deliveries(job_id))
+        pipe.unlink(keys.failures(job_id))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 

@@ -58,6 +58,22 @@ class Wishes:
             )
 
 
+def check_can_be_left(infos: Sequence[ModelInfo], *, first_row: int, goes_on: bool) -> None:
+    """Refuse what only an attached job can; `goes_on` if rows or models that fail are not to end it.
+
+    Raises:
+        UsageError: the job cannot be left.
+    """
+    if first_row:
+        raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
+    if goes_on:
+        raise UsageError(
+            "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
+        )
+    if any(info.drops_rows for info in infos):
+        raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
+
+
 def leave(
     settings: Settings,
     source: Source | BatchSource,

@@ -1,6 +1,7 @@
 """This module makes a job: its id and record, and the parts of the producer that carry it out, each told of the others.
 
 feed, sizer, models, slots, terms --> Wire, Window, Queues, Outbox --> Run --> Job
+models, store --> sizer
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from producer.policy import Policy
 from producer.queues import Queues
 from producer.route import choose_reply
 from producer.run import Run
-from producer.split import Sizer
+from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
 from producer.window import Window
 from producer.wire import Wire
 from tasks.codec.compression import Compression
@@ -43,6 +44,28 @@ class Terms:
     dropped_before: int = 0
     ordered: bool = True
     max_waiting_bytes: int = MAX_BYTES
+
+
+def make_sizer(
+    infos: Sequence[ModelInfo],
+    row_bytes: float | None,
+    store: StoreName,
+    chunk_rows: int | None,
+) -> Sizer:
+    """What chooses the chunks' size; `chunk_rows` is the caller's own choice.
+
+    Raises:
+        UsageError: `chunk_rows` is less than 1.
+    """
+    return Sizer(
+        max(info.batch_rows for info in infos),
+        row_bytes,
+        output_row_bytes=placement.output_row_bytes(infos),
+        batch_seconds=placement.batch_seconds(infos),
+        rows_travel=store != "slices",
+        fixed_rows=chunk_rows,
+        max_bytes=MAX_REDIS_CHUNK_BYTES if store == "redis" else MAX_CHUNK_BYTES,
+    )
 
 
 def make_job(

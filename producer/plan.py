@@ -90,15 +90,23 @@ class Budget:
         self._mib = mib
         self._redis_room = max(0.0, redis_room)
 
+    @property
+    def limit(self) -> float:
+        """The most bytes that the job may keep."""
+        return min(self._mib * MIB, self._redis_room)
+
+    def needed(self, rows: int, payload_bytes: float, chunks: int) -> float:
+        """What so many rows, their payloads and chunks come to, with their outputs."""
+        return payload_bytes + rows * self._output_row_bytes + chunks * CHUNK_BYTES
+
     def check(self, rows: int, payload_bytes: float, chunks: int, *, whole: bool) -> None:
         """See whether it fits; `whole` if these are all rows of the job, not those so far.
 
         Raises:
             UsageError: it does not; the text has the size, the limit, and what to do.
         """
-        outputs = rows * self._output_row_bytes
-        size = payload_bytes + outputs + chunks * CHUNK_BYTES
-        if size <= min(self._mib * MIB, self._redis_room):
+        outputs, size = rows * self._output_row_bytes, self.needed(rows, payload_bytes, chunks)
+        if size <= self.limit:
             return
         limit = f"a detached job may keep {self._mib} MiB there (CELERIAC_DETACHED_MIB)"
         if self._redis_room < self._mib * MIB:

@@ -43,6 +43,26 @@ def choose_store(
     return "redis", None
 
 
+def why(source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, wanted: StoreName | None) -> str:
+    """What to tell of the store that `choose_store` has chosen for the same: why this one, and not a faster one.
+
+    Raises:
+        UsageError: as `choose_store`.
+    """
+    chosen, _ = choose_store(source, slots, settings, wanted)
+    if wanted:
+        return "as was asked for"
+    if chosen == "slices":
+        return "workers read the rows in their own file"
+    if _slice_ref(source) is None:
+        no_slices = "the rows stand in no .npy file that workers could read"
+    else:
+        no_slices = "the file is under no folder that all workers may read (CELERIAC_DATA_ROOTS)"
+    if chosen == "files":
+        return f"{no_slices}, but all share the spool folder"
+    return f"{no_slices}, and not all share a spool folder with this process (CELERIAC_SPOOL)"
+
+
 def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settings) -> Literal["redis", "files"]:
     """The way of large outputs back: files only where both sides see them, also when rows are slices."""
     return "files" if store != "redis" and _shares_spool(slots, settings) else "redis"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,3 +68,19 @@ def ping(url: str) -> None:
     """
     with broker_errors(url), connect(url, retries=0) as client:
         client.ping()
+
+
+def wait_until_up(broker_url: str) -> None:
+    """Try until Redis answers, and say so: containers start in any order.
+
+    Raises:
+        BrokerRefusedError: the password is refused, which will not get better by waiting.
+    """
+    while True:
+        try:
+            return ping(broker_url)
+        except BrokerRefusedError:
+            raise
+        except BrokerError as error:
+            print(f"celeriac: {error} Trying again.", file=sys.stderr, flush=True)
+            time.sleep(2)

@@ -10,7 +10,7 @@
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
-    celeriac:worker:WORKER       hash    one field per slot: what its child holds
+    celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's

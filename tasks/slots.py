@@ -5,12 +5,14 @@ worker's main process, every few seconds --refresh--> (keeps the record alive, d
 child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
-`main` as long as its main process lives. One that drains has this field alone, and is not among the workers that
-producers read: what it ran may end, and its notes count as those of a worker that lives.
+`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/worker_facts.py`). One
+that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its notes
+count as those of a worker that lives.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +23,7 @@ import redis
 from tasks import keys, queues
 from tasks.files import write_whole
 from tasks.messages import SlotRecord, pack, unpack
+from tasks.worker_facts import WorkerFacts, pack_facts, unpack_facts
 from worker_config.errors import MessageError
 
 _MAIN = b"main"
@@ -55,16 +58,23 @@ def refresh(
     live_pids: Collection[int],
     known: Collection[SlotRecord],
     told_by: Callable[[SlotRecord], SlotRecord] = lambda slot: slot,
+    facts: WorkerFacts | None = None,
 ) -> list[SlotRecord]:
     """Keep a worker's record alive, without the slots whose child has died; return the slots that are up.
 
     `known` are slots that Redis should have, whichever children they are of: one that lost its data gets them again.
-    `told_by` brings a record up to date.
+    `told_by` brings a record up to date. `facts` are told with them, and how far the clocks are apart.
     """
-    found = _slots_in(_fields_of(client, worker))
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hgetall(keys.worker(worker))
+        pipe.time()
+        asked = time.time()
+        told, its_time = pipe.execute()
+    found, clock_ahead = _slots_in(told), clock_ahead_of(its_time, asked, time.time())
     slots = {slot.pid: slot for slot in (*known, *found)}
     up = [told_by(slot) for pid, slot in slots.items() if pid in live_pids]
-    fields = {_MAIN: b"", **{str(slot.slot).encode(): pack(slot) for slot in up}}
+    main = pack_facts(facts, clock_ahead) if facts else b""
+    fields = {_MAIN: main, **{str(slot.slot).encode(): pack(slot) for slot in up}}
     with client.pipeline() as pipe:
         if stale := [str(slot.slot) for slot in found if slot.pid not in live_pids]:
             pipe.hdel(keys.worker(worker), *stale)
@@ -109,6 +119,17 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
         else:
             client.srem(keys.WORKERS, worker)  # its record has expired
     return workers
+
+
+def read_facts(client: redis.Redis, workers: Iterable[str]) -> dict[str, WorkerFacts | None]:
+    """What each worker tells of itself; None where it has not yet, or is of a version that does not."""
+    told = {worker: client.hget(keys.worker(worker), _MAIN.decode()) for worker in workers}
+    return {worker: unpack_facts(cast("bytes | None", data)) for worker, data in told.items()}
+
+
+def clock_ahead_of(its_time: tuple[int, int], asked: float, answered: float) -> float:
+    """Seconds by which this machine's clock is ahead of that of Redis, which said its time between these two."""
+    return (asked + answered) / 2 - (its_time[0] + its_time[1] / 1e6)
 
 
 def seconds_left(client: redis.Redis, workers: Iterable[str]) -> dict[str, float]:

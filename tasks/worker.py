@@ -19,7 +19,6 @@ import secrets
 import shutil
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,9 @@ from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
 from tasks import guard, queues, reload, slots, spool, status, steadfast, steering
-from tasks.connection import connect, ping
+from tasks.connection import connect, wait_until_up
 from tasks.deaths import answer_for_child
+from tasks.devices import gpus
 from tasks.digest import digest_or_error
 from tasks.ending import Ending
 from tasks.messages import SlotRecord
@@ -40,10 +40,9 @@ from tasks.progress import Tally
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
+from tasks.worker_facts import WorkerFacts, facts_of
 from worker_config.celery_app import queue_of
 from worker_config.errors import (
-    BrokerError,
-    BrokerRefusedError,
     CeleriacError,
     ConfigError,
     WorkerStartError,
@@ -78,6 +77,7 @@ class Main:
     memory_limit: int
     threads: int
     concurrency: int
+    facts: WorkerFacts
 
 
 _main: Main | None = None
@@ -134,7 +134,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     broker_url = app.conf.broker_url
     told = status.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status.write(folder, told)
-    _wait_for_redis(broker_url)
+    wait_until_up(broker_url)
     cores = len(os.sched_getaffinity(0))
     # Celery resolves "auto" only after this.
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
@@ -163,6 +163,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         memory_limit=memory_limit,
         threads=threads,
         concurrency=concurrency,
+        facts=facts_of(concurrency, threads, gpus(), settings.spool),
     )
 
 
@@ -186,18 +187,6 @@ def wants_reload() -> bool:
 def _say(text: str) -> None:
     # Not through the log, whose level is "warning" unless asked for more.
     print(text, file=sys.__stderr__, flush=True)
-
-
-def _wait_for_redis(broker_url: str) -> None:
-    """Containers start in any order; a refused password will not get better by waiting."""
-    while True:
-        try:
-            return ping(broker_url)
-        except BrokerRefusedError:
-            raise
-        except BrokerError as error:
-            print(f"celeriac: {error} Trying again.", file=sys.stderr, flush=True)
-            time.sleep(2)
 
 
 def _import_tensorflow(threads: int) -> None:
@@ -306,7 +295,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 pids = [process.pid for process in self._steering.size.staying]
                 # A child's own word, too: Redis may have lost what it was told since the last time.
                 known = [*slots.words_left(_main.models.folder), *self._up]
-                self._up = slots.refresh(_main.client, _main.worker, pids, known, _main.models.told_by)
+                told_by, facts = _main.models.told_by, _main.facts
+                self._up = slots.refresh(_main.client, _main.worker, pids, known, told_by, facts)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker lives: %s", error)
 

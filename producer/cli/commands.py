@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from producer import failures
 from producer.cli import jobs, prune, tables
 from producer.cli.demo import run_demo
+from producer.cli.doctor import doctor
 from producer.cli.fetch import fetch
 from producer.cli.manifest import describe
 from producer.cli.options import broker_option, json_option, model_set_environ, model_set_option, models_option
@@ -34,6 +35,9 @@ from worker_config.shadow import check_no_shadow
 _EXAMPLES = """\b
 Examples:
   celeriac demo
+  celeriac doctor
+  celeriac doctor --broker redis://10.0.0.5:6379/0
+  celeriac predict digits rows.npy -o scores.npy --dry-run
   celeriac predict digits rows.npy -o scores.npy
   celeriac predict digits rows.npy -o scores.npy --resume
   celeriac predict digits rows.npy -o scores.npy --on-error skip --max-failed 1%
@@ -141,7 +145,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         raise failed.error from None
 
 
-for command in (predict, jobs.jobs, jobs.status, jobs.failures, watch, fetch, jobs.cancel):
+for command in (predict, jobs.jobs, jobs.status, jobs.failures, watch, fetch, jobs.cancel, doctor):
     cli.add_command(command)
 
 

@@ -34,6 +34,20 @@ def check_alone(given: Mapping[str, object]) -> None:
             raise click.UsageError(f"{option} makes no sense with --detach: {reason}")
 
 
+def needed_for_detach(broker_url: str | None) -> str:
+    """The broker with which a job can be left.
+
+    Raises:
+        UsageError: of click's, if there is none.
+    """
+    if not broker_url:
+        raise click.UsageError(
+            "--detach needs a broker: the embedded system ends with the command; give --broker or set "
+            "CELERIAC_BROKER_URL"
+        )
+    return broker_url
+
+
 def leave_job(
     models: Sequence[str],
     input_path: Path,
@@ -45,11 +59,7 @@ def leave_job(
     as_json: bool,
 ) -> None:
     """Put the job into the system; its id goes to stdout, what to do with it to stderr."""
-    if not broker_url:
-        raise click.UsageError(
-            "--detach needs a broker: the embedded system ends with the command; give --broker or set "
-            "CELERIAC_BROKER_URL"
-        )
+    broker_url = needed_for_detach(broker_url)
     source = open_source(input_path, **input_options)
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         job_id = client.submit(

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from producer.cli.beside import failures_path
-from producer.cli.leaving import check_alone, leave_job
+from producer.cli.dry_run import check_dry, dry_run
+from producer.cli.leaving import check_alone, leave_job, needed_for_detach
 from producer.cli.manifest import check_names, model_digests
 from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.options import (
@@ -19,11 +20,21 @@ from producer.cli.options import (
     on_error_option,
     timeout_option,
 )
-from producer.cli.predicting import MaxFailed, PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.cli.predicting import (
+    MaxFailed,
+    PredictionFailedError,
+    Summary,
+    ending,
+    finish,
+    most_failed,
+    predict_to_sink,
+)
 from producer.client import Client
 from producer.embedded import local
 from producer.leave import LEAST_TTL_SECONDS, Wishes
-from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink
+from producer.policy import Policy
+from producer.preflight import Wanted
+from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
@@ -63,6 +74,12 @@ from worker_config.errors import UsageError
     help="With --resume: predict the failed rows of a finished OUTPUT again, and put them at their place.",
 )
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--dry-run",
+    "is_dry",
+    is_flag=True,
+    help="Send one batch through every stage, forecast time, memory and output, and write nothing.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @json_option
 def predict(
@@ -85,6 +102,7 @@ def predict(
     resume: bool,
     only_failed: bool,
     force: bool,
+    is_dry: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -106,6 +124,9 @@ def predict(
 
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
+
+    With --dry-run the input is opened and held against the models, one batch goes through every stage, and what the
+    whole run would take is told; errors are those that it would end with. Nothing is written, and no job stays.
     """
     options = _input_options(columns, contents)
     if detach:
@@ -115,6 +136,11 @@ def predict(
             | {"--only-failed": only_failed}
         )
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds)
+        if is_dry:
+            url, source = needed_for_detach(broker_url), open_source(input_path, **options)
+            wanted = Wanted(chunk_rows, store, compression, wishes=wishes)
+            with Client(url, worker_timeout_seconds=worker_timeout_seconds) as broker:
+                return dry_run(broker, _names(model), source, None, wanted, quiet=quiet, as_json=as_json)
         return leave_job(_names(model), input_path, options, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
@@ -122,6 +148,8 @@ def predict(
         raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+    if is_dry:
+        check_dry({"--resume": resume, "--only-failed": only_failed})
     _check_failure_options(on_error, max_failed, resume, only_failed, force)
     names = _names(model)
     if not broker_url:
@@ -139,6 +167,12 @@ def predict(
             if broker_url:
                 client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
             digests = client.digests(names) if client else model_digests(names, manifest)
+            if is_dry:
+                wanted = Wanted(
+                    chunk_rows, store, compression, not can_drop(output), _policy(on_error, max_failed, source.rows)
+                )
+                system = client or local(manifest, workers or 2)
+                return dry_run(system, names, source, output, wanted, quiet=quiet, as_json=as_json)
             policy = on_error or (finished.told.on_error if finished else "raise")
             head = JournalHead(source={**seen, **options}, models=digests, on_error=policy)
             if finished:
@@ -182,6 +216,13 @@ def predict(
     if as_json:
         click.echo(summary.as_json())
     summary.check_no_model_failed()
+
+
+def _policy(on_error: OnError | None, max_failed: MaxFailed, rows: int | None) -> Policy:
+    """Of the first rows alone: as many of them may fail as of all."""
+    if isinstance(max_failed, str) and rows is None:
+        max_failed = None
+    return Policy(on_error or "raise", most_rows=most_failed(max_failed, rows or 0))
 
 
 def _dropped(sink: Sink) -> str:

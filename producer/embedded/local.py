@@ -39,8 +39,10 @@ from worker_config.shadow import check_no_shadow
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
+# Where payloads are as fast as memory.
+MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 # Several windows of payloads and as many outputs.
-_LEAST_MEMORY_BYTES = 2**30
+LEAST_MEMORY_BYTES = 2**30
 _WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
 
 
@@ -118,8 +120,8 @@ def _private_folder() -> Path:
 
 def _spool_folder(folder: Path) -> Path:
     """In memory, where there is enough of it; else on the disk."""
-    memory = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _LEAST_MEMORY_BYTES:
+    memory = MEMORY_FOLDER
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= LEAST_MEMORY_BYTES:
         return Path(tempfile.mkdtemp(prefix="celeriac-", dir=memory))
     spool = folder / "spool"
     spool.mkdir()

@@ -87,6 +87,15 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None
                 raise OutputError(f"{path}: exists; use --force to replace it")
 
 
+def can_drop(path: Path) -> bool:
+    """Whether a model that fails alone can be left out of an output of this format.
+
+    Raises:
+        OutputError, ConfigError: as `check_output`.
+    """
+    return _writer(Place(path, None, "")).can_drop
+
+
 def _writer(place: Place) -> Writer:
     make = _WRITERS.get(place.path.suffix.lower())
     if make is None:

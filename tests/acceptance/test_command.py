@@ -22,7 +22,7 @@ from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
 
-COMMANDS = ["predict", "worker", "models", "jobs", "status", "failures", "watch", "fetch", "cancel", "demo"]
+COMMANDS = ["predict", "worker", "models", "jobs", "status", "failures", "watch", "fetch", "cancel", "doctor", "demo"]
 ROWS = 1_000
 TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
 
@@ -337,7 +337,7 @@ def test_the_main_help_has_every_command_examples_and_exit_codes(celeriac: Celer
 def test_every_commands_help_names_units_and_environment_variables(celeriac: Celeriac) -> None:
     variables = {
         "--broker": (COMMANDS, "CELERIAC_BROKER_URL"),
-        "--models": (["predict", "worker", "models"], "CELERIAC_MODELS"),
+        "--models": (["predict", "worker", "models", "doctor"], "CELERIAC_MODELS"),
     }
     for command in COMMANDS:
         text = " ".join(celeriac.succeeds(command, "--help").stdout.split())

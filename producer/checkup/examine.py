@@ -1,0 +1,74 @@
+"""This module is the order of the checks: with a broker, what lies between a producer and its workers; without one,
+what the embedded system needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from producer.checkup import broker, folders, gather, machine, workers
+from producer.checkup.findings import Finding, raised
+from producer.checkup.machine import ManifestFacts
+from producer.embedded.local import LEAST_MEMORY_BYTES, MEMORY_FOLDER
+from producer.embedded.redis_server import find_redis_server
+from tasks.snapshots.cache import cache_folder
+from tasks.worker_facts import versions_here
+from worker_config.errors import BrokerError, ConfigError
+from worker_config.settings import Settings
+
+
+def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """All findings, in the order in which a run would meet them."""
+    settings, errors = gather.read_settings(environ)
+    embedded = not broker_url
+    versions = versions_here()
+    stray = gather.stray_module(Path.cwd())
+    findings = [machine.check_here(versions, len(os.sched_getaffinity(0)))]
+    findings += machine.check_settings(errors)
+    findings.append(machine.check_shadow(stray, embedded=embedded))
+    wanted = machine.supported(gather.requirements())
+    tensorflow = machine.check_tensorflow(versions.get("tensorflow"), wanted, embedded=embedded)
+    if broker_url:
+        findings += _of_broker(broker_url, settings, versions)
+        findings.append(tensorflow)
+    else:
+        findings += _of_embedded(settings, environ)
+        # It makes a spool folder of its own.
+        findings.insert(-1, tensorflow)
+    return [*findings, *machine.check_manifest(manifest, embedded=embedded)]
+
+
+def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> list[Finding]:
+    try:
+        facts, states = gather.ask_broker(url)
+    except BrokerError as error:
+        return [raised("broker", error)]
+    findings = [*broker.check_broker(facts), *workers.check_workers(states)]
+    if states:
+        findings += [*workers.check_versions(versions, states), *workers.check_threads(states)]
+    findings.append(workers.check_clocks(facts.clock_ahead, states))
+    holding = [state for state in states if state.slots]
+    spool = gather.look_at(settings.spool) if settings.spool else None
+    findings.append(folders.check_spool(spool, gather.marks_seen(settings.spool, holding)))
+    if holding:
+        findings.append(folders.check_data_roots(holding, gather.roots_here(holding)))
+    return findings
+
+
+def _of_embedded(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    try:
+        server = find_redis_server()
+        redis = machine.check_redis_server(server, gather.server_version(server))
+    except ConfigError as error:
+        redis = raised("redis", error)
+    memory = gather.look_at(MEMORY_FOLDER)
+    cache = gather.look_at(cache_folder(settings, environ))
+    return [
+        redis,
+        folders.check_memory_folder(replace(memory, writable=memory.writable and memory.exists), LEAST_MEMORY_BYTES),
+        folders.check_temporary(gather.temporary_folder()),
+        folders.check_cache(cache),
+    ]

@@ -1,0 +1,128 @@
+"""This module gathers the facts that are judged: it asks Redis, folders and packages, and judges nothing itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+
+from producer.checkup import broker
+from producer.checkup.broker import BrokerFacts
+from producer.checkup.folders import FolderFacts
+from producer.checkup.workers import WorkerState, short_names
+from tasks import spool
+from tasks.connection import broker_errors, connect
+from tasks.slots import clock_ahead_of, read_facts, read_workers
+from worker_config.broker_url import redacted
+from worker_config.errors import CeleriacError, ConfigError
+from worker_config.settings import Settings
+from worker_config.shadow import check_no_shadow
+
+_SERVER_SECONDS = 10.0
+
+
+def read_settings(environ: Mapping[str, str]) -> tuple[Settings, list[CeleriacError]]:
+    """The settings, without those that cannot be read, and what is wrong with these."""
+    good, errors = dict(environ), list[CeleriacError]()
+    for name, value in environ.items():
+        if name.startswith("CELERIAC_"):
+            try:
+                Settings.from_env({name: value})
+            except ConfigError as error:
+                errors.append(error)
+                del good[name]
+    return Settings.from_env(good), errors
+
+
+def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
+    """What Redis says of itself, and the workers that it knows.
+
+    Raises:
+        BrokerError: it cannot be reached, or refuses us.
+    """
+    with broker_errors(url), connect(url, retries=0) as client:
+        client.ping()  # the first one connects
+        asked = time.time()
+        its_time = cast("tuple[int, int]", client.time())
+        answered = time.time()
+        info = cast("dict[str, Any]", client.info())
+        ahead = clock_ahead_of(its_time, asked, answered)
+        facts = broker.read(str(redacted(url)), info, _save(client), answered - asked, ahead)
+        workers = read_workers(client)
+        told, names = read_facts(client, workers), short_names(workers)
+    return facts, [WorkerState(names[worker], slots, told[worker]) for worker, slots in workers.items()]
+
+
+def _save(client: redis.Redis) -> str | None:
+    """When it saves all; hosted ones do not tell."""
+    try:
+        return cast("dict[str, str]", client.config_get("save")).get("save")
+    except redis.ResponseError:
+        return None
+
+
+def look_at(folder: Path) -> FolderFacts:
+    """A folder here, or the nearest one above it that exists, where it would be made."""
+    found = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+    return FolderFacts(folder, folder.is_dir(), writable, shutil.disk_usage(found).free)
+
+
+def temporary_folder() -> FolderFacts:
+    """Where temporary files go; `tempfile` tries them out itself."""
+    try:
+        return look_at(Path(tempfile.gettempdir()))
+    except FileNotFoundError:
+        return FolderFacts(Path(os.environ.get("TMPDIR") or "/tmp"), writable=False)  # noqa: S108 - only told
+
+
+def marks_seen(folder: Path | None, workers: list[WorkerState]) -> dict[str, bool | None]:
+    """For each worker whether its spool mark is in this folder; None where it has none."""
+    seen: dict[str, bool | None] = {}
+    for worker in workers:
+        marks = {slot.spool_mark for slot in worker.slots if slot.spool_mark}
+        here = folder is not None and all(spool.has_mark(folder, mark) for mark in marks)
+        seen[worker.name] = here if marks else None
+    return seen
+
+
+def roots_here(workers: list[WorkerState]) -> set[str]:
+    """The workers' data roots that are folders on this machine too."""
+    roots = {root for worker in workers for slot in worker.slots for root in slot.data_roots}
+    return {root for root in roots if Path(root).is_dir()}
+
+
+def stray_module(folder: Path) -> CeleriacError | None:
+    """What hides our packages there."""
+    try:
+        check_no_shadow(folder)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def server_version(path: str) -> str:
+    """The version that a Redis server on this machine tells; empty where it tells none."""
+    try:
+        command = [path, "--version"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SERVER_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    # Redis server v=7.2.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64
+    return next((word.removeprefix("v=") for word in told.split() if word.startswith("v=")), "")
+
+
+def requirements() -> list[str]:
+    """What our own package requires."""
+    try:
+        return requires("celeriac") or []
+    except PackageNotFoundError:
+        return []

@@ -1,0 +1,51 @@
+"""This module is `celeriac doctor`: what is wrong with this set-up, before a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from producer.checkup.examine import examine
+from producer.checkup.findings import exit_code, lines, values
+from producer.checkup.machine import ManifestFacts
+from producer.cli.manifest import check_files
+from producer.cli.options import broker_option, json_option, models_option
+from worker_config.errors import CeleriacError
+from worker_config.manifest import read_manifest
+
+
+@click.command()
+@broker_option
+@models_option
+@json_option
+@click.pass_context
+def doctor(context: click.Context, broker_url: str | None, manifest: Path, as_json: bool) -> None:
+    """Check this set-up before a run: one line for each check, and what to do where something is wrong.
+
+    With a broker: Redis (version, what it keeps and throws away, room), the workers on it, their models, versions,
+    threads and clocks, and the folders that both sides share. Without one: what the embedded system needs here.
+
+    Nothing is changed or started. A warning is for what makes a run slower or less safe, an error for what makes it
+    fail; the exit code is 0, or that with which a run would end by the first error.
+    """
+    asked_for = context.get_parameter_source("manifest") is not ParameterSource.DEFAULT
+    findings = examine(broker_url, _look_into(manifest, asked_for))
+    click.echo(json.dumps(values(findings)) if as_json else lines(findings))
+    context.exit(exit_code(findings))
+
+
+def _look_into(path: Path, asked_for: bool) -> ManifestFacts:
+    try:
+        entries = read_manifest(path)
+    except CeleriacError as error:
+        return ManifestFacts(path, asked_for, errors=[error])
+    errors = []
+    for name, entry in entries.items():
+        try:
+            check_files({name: entry}, path)
+        except CeleriacError as error:
+            errors.append(error)
+    return ManifestFacts(path, asked_for, sorted(entries), errors)

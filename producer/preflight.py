@@ -1,0 +1,210 @@
+"""This module tries a job out before it is run: one batch of its rows through every stage, and a forecast of the rest.
+
+    source --first batch--> a job like the real one --> outputs, seconds --> forecast of chunks, time and memory
+
+What would be refused is refused by the same error. Nothing stays in Redis, not even the job's record.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from producer import placement
+from producer.aggregator import Part
+from producer.feeds import Feed
+from producer.job import Job
+from producer.leave import Wishes
+from producer.making import Terms, make_sizer
+from producer.plan import Budget, choose_chunk_rows
+from producer.policy import Policy
+from producer.probe import Head, Heard, send
+from producer.route import choose_reply, choose_store, why
+from producer.sources import BatchSource, Source
+from producer.split import Sizer
+from producer.window import CHUNKS_PER_SLOT, Window
+from producer.wire import Wire
+from tasks.codec.compression import Compression
+from tasks.messages import FailureRecord, ModelInfo, SlotRecord, StoreName, TensorSpec
+from tasks.ragged import columns_of
+from tasks.trees import leaves_of
+from worker_config.settings import Settings
+
+# Feed, sizer, models, slots, store, terms --> a job that runs.
+Start = Callable[[Feed, Sizer, list[ModelInfo], list[SlotRecord], StoreName, Terms], Job]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller asks for, as in `Client.submit`; `wishes` are those of a job that is to be detached."""
+
+    chunk_rows: int | None = None
+    store: StoreName | None = None
+    compression: Compression | None = None
+    fail_together: bool = False
+    policy: Policy = Policy()  # noqa: RUF009 - frozen
+    wishes: Wishes | None = None
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of a job before it is run.
+
+    Attributes:
+        label: the data set, for people.
+        rows: of it; None where nobody knows.
+        row_bytes: of one row, on its way.
+        inputs: the columns of its first rows.
+        models: the SHA-256 of each, by name.
+        slots, workers: that would run it.
+        store: the way of the rows; `reason` says why this one.
+        reply: the way of large outputs.
+        chunk_rows: of the first chunk.
+        chunks: how many there will be, if all were as the first answer suggests; None where nobody knows.
+        probe: the answer to the first batch.
+        probe_seconds: what it took in its slot.
+        failed_models: those that failed on it while others did not.
+        outputs: the arrays of the answer.
+        output_row_bytes: of one row of all outputs.
+        seconds: that the whole job will take, about; None where nobody knows how many rows there are.
+        in_flight_bytes: of rows and outputs at a time, at most about.
+        spool_free: bytes that the spool folder has free; None where neither rows nor outputs go there.
+        detached_bytes: what a detached job needs in Redis, about; None where it is not to be detached, or nobody knows.
+        detached_limit: what it may need; 0 where it is not to be detached.
+    """
+
+    label: str
+    rows: int | None
+    row_bytes: float
+    inputs: list[TensorSpec]
+    models: dict[str, str]
+    slots: int
+    workers: int
+    store: StoreName
+    reason: str
+    reply: Literal["redis", "files"]
+    chunk_rows: int
+    chunks: int | None
+    probe: Part
+    probe_seconds: float
+    failed_models: dict[str, FailureRecord]
+    outputs: list[TensorSpec]
+    output_row_bytes: float
+    seconds: float | None
+    in_flight_bytes: int
+    spool_free: int | None = None
+    detached_bytes: float | None = None
+    detached_limit: float = 0.0
+
+
+def try_out(
+    settings: Settings,
+    source: Source | BatchSource,
+    infos: list[ModelInfo],
+    slots: list[SlotRecord],
+    wanted: Wanted,
+    start: Start,
+) -> Preflight:
+    """Send one batch through every stage, and tell what the whole job would be like.
+
+    Raises:
+        CeleriacError: whatever the job would end with at its beginning.
+    """
+    if wanted.wishes:
+        settings = replace(settings, spool=None)
+    store, slice_ref = choose_store(source, slots, settings, wanted.store)
+    row_bytes = source.row_bytes if isinstance(source, Source) else None
+    sizer = make_sizer(infos, row_bytes, store, wanted.chunk_rows)
+    wire = Wire(str(settings.broker_url), settings, "preflight")
+    with closing(wire):
+        room = wire.redis_room()
+    window = Window(len(slots))
+    window.leave_room(room)
+    budget = Budget(source.label, infos, settings.detached_mib, room)
+
+    def plan(row_bytes: float) -> tuple[int, float | None]:
+        """Rows of a chunk, and bytes in Redis, of a detached job."""
+        chunk_rows = choose_chunk_rows(
+            infos, source.rows, row_bytes, len(slots), fixed_rows=wanted.chunk_rows, sliced=slice_ref is not None
+        )
+        if source.rows is None:
+            return chunk_rows, None
+        chunks = max(1, -(-source.rows // chunk_rows))
+        payloads = 0.0 if slice_ref or wanted.compression else source.rows * row_bytes
+        budget.check(source.rows, payloads, chunks, whole=True)
+        return chunk_rows, budget.needed(source.rows, payloads, chunks)
+
+    if wanted.wishes and row_bytes is not None:
+        plan(row_bytes)  # as the job would: before anything is sent
+    first_rows = sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
+    head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
+    heard = Heard(1, fixed_rows=head.most)
+    terms = Terms(slice_ref, wanted.compression, wanted.fail_together, wanted.policy)
+    probe, failed_models = send(settings, start(head.feed(slice_ref is None), heard, infos, slots, store, terms))
+
+    reply = choose_reply(store, slots, settings)
+    spool = settings.spool if "files" in (store, reply) else None
+    rows = probe.stop - probe.start
+    if row_bytes is None:
+        row_bytes = heard.payload_bytes / rows if rows else 0.0
+    output_row_bytes = heard.output_bytes / rows if rows else placement.output_row_bytes(infos)
+    detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
+    sizer.sent(rows, round(row_bytes * rows))
+    sizer.answered(rows, heard.seconds, heard.output_bytes)
+    chunk_rows = detached[0] or sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
+    return Preflight(
+        label=source.label,
+        rows=source.rows,
+        row_bytes=row_bytes,
+        inputs=specs_of(head.seen),
+        models={info.name: info.digest for info in infos},
+        slots=len(slots),
+        workers=len({slot.worker for slot in slots}),
+        store=store,
+        reason=why(source, slots, settings, wanted.store),
+        reply=reply,
+        chunk_rows=detached[0] or first_rows,
+        chunks=None if source.rows is None else max(1, -(-source.rows // chunk_rows)),
+        probe=probe,
+        probe_seconds=heard.seconds,
+        failed_models=failed_models,
+        outputs=specs_of({"/".join(key): one for key, one in leaves_of(probe.outputs) if isinstance(one, np.ndarray)}),
+        output_row_bytes=output_row_bytes,
+        seconds=forecast_seconds(source.rows, rows, heard.seconds, len(slots)),
+        in_flight_bytes=in_flight(sizer, window, chunk_rows, source.rows),
+        spool_free=shutil.disk_usage(spool).free if spool else None,
+        detached_bytes=detached[1],
+        detached_limit=budget.limit if wanted.wishes else 0.0,
+    )
+
+
+def specs_of(rows: Any) -> list[TensorSpec]:
+    """Name, dtype and shape of each column; None where the shapes of its rows differ, or the number of rows."""
+    return [_spec(str(name), column) for name, column in columns_of(rows).items()]
+
+
+def _spec(name: str, column: Any) -> TensorSpec:
+    shapes = [np.shape(row) for row in column] if isinstance(column, list) else [column.shape[1:]]
+    axes = zip(*shapes, strict=True) if len(set(map(len, shapes))) == 1 else ()
+    dtype = column[0].dtype if isinstance(column, list) else column.dtype
+    sizes = [axis[0] if len(set(axis)) == 1 else None for axis in axes]
+    return TensorSpec(name, "string" if dtype.hasobject else str(dtype), (None, *sizes))
+
+
+def forecast_seconds(rows: int | None, probe_rows: int, probe_seconds: float, slots: int) -> float | None:
+    """What all rows take, if they go as those of the batch did."""
+    if rows is None:
+        return None
+    return rows / probe_rows * probe_seconds / slots if probe_rows else 0.0
+
+
+def in_flight(sizer: Sizer, window: Window, chunk_rows: int, rows: int | None) -> int:
+    """Of all chunks that the window admits; it always admits one."""
+    one = sizer.bytes_in_flight(chunk_rows)
+    most = max(one, min(window.max_bytes, CHUNKS_PER_SLOT * window.slots * one))
+    return round(most if rows is None else min(most, sizer.bytes_in_flight(rows)))

@@ -1,0 +1,119 @@
+"""This module sends one batch of a data set through every stage, as a job that leaves nothing behind.
+
+source --Head--> feed of one chunk --job--> part --> record removed
+                                      |
+                                    Heard: bytes and seconds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from producer import job_store
+from producer.aggregator import Part
+from producer.checks import check_fits
+from producer.feeds import BatchFeed, Feed, SourceFeed
+from producer.job import Job
+from producer.rebatcher import Rebatcher
+from producer.sources import BatchSource, Source
+from producer.sources.protocol import Arrays, Batches, BatchReader, Rows
+from producer.split import Sizer
+from tasks.connection import broker_errors, connect
+from tasks.messages import FailureRecord, ModelInfo
+from tasks.signature import blank_rows
+from worker_config.errors import BrokerError
+from worker_config.settings import Settings
+
+
+def send(settings: Settings, job: Job) -> tuple[Part, dict[str, FailureRecord]]:
+    """Run a job of one chunk, and leave nothing of it."""
+    url = str(settings.broker_url)
+    try:
+        (part,) = job.parts()
+        return part, job.failed_models
+    finally:
+        job.cancel()
+        job.wait(timeout_seconds=5.0)
+        with suppress(BrokerError), broker_errors(url), connect(url) as client:
+            job_store.remove(client, job.id)
+
+
+class Heard(Sizer):
+    """Chunks of one size; remembers how large what was sent and answered is, and the seconds."""
+
+    payload_bytes = output_bytes = 0
+    seconds = 0.0
+
+    def sent(self, rows: int, payload_bytes: int) -> None:
+        """Remember it."""
+        self.payload_bytes = payload_bytes
+
+    def answered(self, rows: int, seconds: float, output_bytes: int) -> None:
+        """Remember it."""
+        self.seconds, self.output_bytes = seconds, output_bytes
+
+
+class Head:
+    """The first rows of a data set, at most `most`; `seen` are they, or one of them, once the job has begun."""
+
+    def __init__(self, source: Source | BatchSource, infos: Sequence[ModelInfo], most: int) -> None:
+        self.most = most
+        self.seen: Rows = {}
+        self._source, self._infos = source, infos
+
+    def feed(self, with_rows: bool) -> Feed:
+        """The one chunk of the job.
+
+        Raises:
+            InputError: the rows cannot be read, or do not fit the models.
+        """
+        source = self._source
+        if isinstance(source, Source):
+            self._check(source.take(0, min(1, source.rows)))
+            return SourceFeed(_Few(source, min(self.most, source.rows)), with_rows=with_rows)
+        few = BatchReader(source.label, None, self._read)
+        return BatchFeed(few, check=self._check, blank=blank_rows(self._infos[0].inputs))
+
+    def _check(self, rows: Rows) -> None:
+        self.seen = rows
+        check_fits(self._infos, rows)
+
+    def _read(self) -> Batches:
+        waiting = Rebatcher()
+        with closing(self._source.batches()) as batches:  # type: ignore[union-attr] # made for these alone
+            for batch in batches:
+                waiting.add(batch)
+                if waiting.rows >= self.most:
+                    break
+        if waiting.rows:
+            yield waiting.take(self.most)[0]
+
+
+@dataclass(frozen=True)
+class _Few:
+    """The first rows of a data set that is taken by slices; see `producer.sources.protocol.Source`."""
+
+    source: Source
+    rows: int
+
+    @property
+    def label(self) -> str:
+        """The data set, for people."""
+        return self.source.label
+
+    @property
+    def row_bytes(self) -> float:
+        """Average bytes of one row."""
+        return self.source.row_bytes
+
+    @property
+    def path(self) -> Path | None:
+        """The file whose own bytes they are."""
+        return self.source.path
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)`."""
+        return self.source.take(start, stop)

@@ -1,0 +1,80 @@
+"""This module tries out whether an output can be written: one part of it, in a temporary folder, in the same format.
+
+part --open_sink, write, commit--> a file elsewhere, gone again --> errors, bytes of a row
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from producer.aggregator import Part
+from producer.sinks.opening import open_sink
+from producer.sinks.place import check_free, one_line_errors
+from tasks.messages import FailureRecord
+from tasks.trees import leaves_of
+from worker_config.errors import OutputError
+
+# Of the whole output, what is on the disk at a time, where that is looked at before the first row is written.
+_AT_A_TIME = {".npy": 1, ".npz": 2}
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What an output will be.
+
+    Attributes:
+        bytes: of all rows, about; None where nobody knows how many there are.
+        free: bytes on the disk on which it will be.
+    """
+
+    bytes: int | None
+    free: int
+
+
+def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, FailureRecord]) -> Rehearsed:
+    """Write a part, the first one, to nowhere.
+
+    Args:
+        path: the output.
+        part: its first rows.
+        rows: of the whole output; None where unknown.
+        dropped: models that are not in it.
+
+    Raises:
+        OutputError: the format cannot hold such outputs, the folder cannot be written to, or the disk is too small.
+    """
+    path = Path(os.path.realpath(path))
+    with one_line_errors(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
+    with tempfile.TemporaryDirectory(prefix="celeriac-") as folder:
+        elsewhere = Path(os.path.realpath(folder)) / path.name
+        try:
+            with open_sink(elsewhere, part.stop - part.start, force=False) as sink:
+                for model, record in dropped.items():
+                    sink.drop(model, record)
+                sink.write(part)
+                sink.commit()
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(elsewhere), str(path))) from error
+        written = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    free = shutil.disk_usage(path.parent).free
+    if rows is None or not part.rows:
+        return Rehearsed(None if rows is None else written, free)
+    needed = round(rows * _row_bytes(part, written, path.suffix.lower()))
+    if times := _AT_A_TIME.get(path.suffix.lower()):
+        check_free(path, times * needed)
+    return Rehearsed(needed, free)
+
+
+def _row_bytes(part: Part, written: int, suffix: str) -> float:
+    """Of what is packed nobody knows before how small it becomes: as it is in memory, but for text."""
+    arrays = [array for _, array in leaves_of(part.outputs) if isinstance(array, np.ndarray)]
+    as_text = suffix == ".jsonl" or any(array.dtype.hasobject for array in arrays)
+    return (written if as_text else sum(array.nbytes for array in arrays)) / part.rows
