@@ -96,7 +96,7 @@ class Sizer:
 
     def bytes_in_flight(self, rows: int) -> int:
         """What so many rows, and the outputs that will come back, take in the stores."""
-        return round(rows * ((self._row_bytes if self._rows_travel else 0.0) + self._output_row_bytes))
+        return round(rows * self._bytes_per_row)
 
     def next_rows(self, rows_left: int | None, slots: int, share_bytes: float = math.inf) -> int:
         """Rows for the next chunk.
@@ -128,5 +128,10 @@ class Sizer:
     def _most_rows(self, share_bytes: float) -> float:
         largest = max(self._row_bytes, self._output_row_bytes)
         most = SLACK * self._max_bytes / largest if largest else math.inf
-        per_row = self.bytes_in_flight(1_000) / 1_000
+        per_row = self._bytes_per_row
         return min(most, SLACK * share_bytes / per_row if per_row else math.inf)
+
+    @property
+    def _bytes_per_row(self) -> float:
+        """In the stores: of a row and of its outputs."""
+        return (self._row_bytes if self._rows_travel else 0.0) + self._output_row_bytes

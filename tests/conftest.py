@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.models import write_models, write_special_models
@@ -19,6 +20,10 @@ from tests.systems import System, serving
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _shared = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
     os.environ["XDG_CACHE_HOME"] = _shared.name
+
+# How long an example takes depends on who else uses the machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

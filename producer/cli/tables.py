@@ -89,14 +89,14 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
-        "slots' time": _shares(record.stages),
+        "stages": _shares(record.stages),
         "error": record.error,
         "failed": told(record.failed_models) if record.failed_models else "",
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
         "next": _next(state, record, slots),
     }
-    return "\n".join(f"{name:<12} {text}" for name, text in lines.items() if text)
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
 
 def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, Any]:
