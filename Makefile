@@ -27,7 +27,7 @@ test: $(READY)  ## run every test, three files at a time: they wait as much as t
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, versions that change
-	LONG=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_reload.py
+	LONG=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_reload.py tests/integration/test_queues.py
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)

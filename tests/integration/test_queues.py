@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -34,6 +35,8 @@ PIXELS = np.random.default_rng(1).random((200, 64), np.float32)
 PAIRS = {"left": ROWS, "right": np.random.default_rng(2).integers(0, 10, (24, 3), np.int32)}
 # Nothing here may wait for a worker that is not to come.
 FOR_EVER = 600.0
+
+LONG = bool(os.environ.get("LONG"))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,9 @@ def test_models_that_no_worker_holds_together_are_told_at_once_with_who_holds_wh
             submit("nobody", *arguments[1:])
 
 
-@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize(
+    "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
+)
 def test_a_job_uses_every_worker_that_holds_its_model(two_sets: System, client: Client, detach: bool) -> None:
     job: Any = client.submit("slow", ROWS, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
     job = client.attach(job) if detach else job
@@ -181,7 +186,9 @@ def test_a_queue_that_no_worker_consumes_is_deleted_after_long(two_sets: System,
 # --- workers that come and go ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize(
+    "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
+)
 def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, manifest: Path, detach: bool) -> None:
     victim, survivor = start(system, manifest, "victim", "slow"), start(system, manifest, "survivor", "digits,slow")
     with Client(system.url) as client:
@@ -196,7 +203,9 @@ def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, 
     assert chunks_run(survivor, job.id) > 0
 
 
-@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize(
+    "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
+)
 def test_a_job_goes_on_when_its_only_worker_is_replaced_by_one_of_another_set(
     system: System, manifest: Path, detach: bool
 ) -> None:
