@@ -90,7 +90,8 @@ def _run_message(child: Child, message: ChunkMessage) -> str:
 def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
     """How often the chunk was delivered, 0 if nobody wants it any more; and what Redis holds of its payload."""
     key = keys.deliveries(message.job)
-    with child.client.pipeline(transaction=False) as pipe:
+    # All at once: a cancel in between would leave the count behind.
+    with child.client.pipeline() as pipe:
         pipe.hget(keys.job(message.job), "state")
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
