@@ -8,7 +8,6 @@
 Importing this package does not import TensorFlow.
 """
 
-from producer.aggregator import Part
 from producer.client import Client
 from producer.detached import DetachedJob
 from producer.embedded import local
@@ -16,6 +15,7 @@ from producer.job import Job, Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
+from producer.parts import Part
 from producer.preflight import Preflight, Wanted
 from tasks.messages import FailureRecord
 from worker_config import errors

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Literal, overload
 
 from producer import placement
-from producer.aggregator import OutputTree
 from producer.checks import check_first_row, check_fits, check_names
 from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
@@ -18,6 +17,7 @@ from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.leave import Wishes, check_can_be_left, leave
 from producer.making import Terms, make_job, make_sizer
+from producer.parts import OutputTree
 from producer.policy import make_policy
 from producer.preflight import Preflight, Wanted, try_out
 from producer.route import choose_store

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import cast
 
 from producer import job_store, placement
-from producer.aggregator import Gathered, OutputTree, Part
+from producer.aggregator import Gathered
 from producer.caretaker import Caretaker
 from producer.job import Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
+from producer.parts import OutputTree, Part
 from producer.plan import message
 from producer.wire import Wire
 from tasks import codec, keys

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from producer.aggregator import OutputTree, Part, flatten, unflatten
+from producer.parts import OutputTree, Part, flatten, unflatten
 from tasks.filler import filler_rows
 from tasks.messages import FailureRecord
 

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from producer.aggregator import Part, flatten
+from producer.parts import Part, flatten
 from producer.sources.columns import row_bytes
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from producer.aggregator import Gathered, OutputTree, Part
+from producer.aggregator import Gathered
 from producer.job_store import JobState
 from producer.ledger import Ledger
+from producer.parts import OutputTree, Part
 from producer.run import Run
 from tasks.messages import FailureRecord
 

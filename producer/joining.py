@@ -17,11 +17,12 @@ from typing import NoReturn, cast
 import msgspec
 import numpy as np
 
-from producer.aggregator import Gathered, Join, OutputTree, Part, flatten, unflatten, without
+from producer.aggregator import Gathered, Join
 from producer.failures import Failures
 from producer.fillers import blank_like, count_rows, drop_rows
 from producer.ledger import Ledger
 from producer.outbox import OpenChunk, Outbox
+from producer.parts import OutputTree, Part, flatten, unflatten, without
 from producer.policy import Policy
 from producer.wire import Wire
 from tasks import codec
@@ -213,7 +214,7 @@ class Joining:
         if outputs is None:
             self._formless.append(part)
         else:
-            self._add(part)
+            self._join.add(part)
         self._flush()
         if count:
             self._policy.check(self._ledger.failed, self._rows)
@@ -223,7 +224,7 @@ class Joining:
         if self._form is not None:
             formless, self._formless = self._formless, []
             for one in formless:
-                self._add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
+                self._join.add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
 
     def _formed(self, part: Part) -> Part:
         """The part as it is handed over; raises MessageError if it has not one output for each row."""
@@ -233,9 +234,6 @@ class Joining:
         with_failed = self._policy.on_error == "skip"
         lacks_rows = part.dropped or (part.failed and with_failed)
         return drop_rows(part, with_failed=with_failed) if lacks_rows else part
-
-    def _add(self, part: Part) -> None:
-        self._join.add(part.index, part.start, part.stop, part.outputs, part.failed, part.skipped, part.dropped)
 
     def _load(self, answer: Outputs, opened: OpenChunk) -> tuple[OutputTree, int] | None:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from producer import placement
-from producer.aggregator import Part
 from producer.feeds import Feed
 from producer.job import Job
 from producer.leave import Wishes
 from producer.making import Terms, make_sizer
+from producer.parts import Part
 from producer.plan import Budget, choose_chunk_rows
 from producer.policy import Policy
 from producer.probe import Head, Heard, send

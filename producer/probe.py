@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer import job_store
-from producer.aggregator import Part
 from producer.checks import check_fits
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
+from producer.parts import Part
 from producer.rebatcher import Rebatcher
 from producer.sources import BatchSource, Source
 from producer.sources.protocol import Arrays, Batches, BatchReader, Rows

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.sources.protocol import Column, Rows
 from worker_config.errors import InputError
 

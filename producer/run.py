@@ -19,7 +19,7 @@ import msgspec
 import redis
 
 from producer import job_store, outage
-from producer.aggregator import Gathered, OutputTree
+from producer.aggregator import Gathered
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
@@ -29,6 +29,7 @@ from producer.joining import Joining
 from producer.late import Lateness
 from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.parts import OutputTree
 from producer.policy import Policy
 from producer.queues import Queues
 from producer.window import CHUNKS_PER_SLOT, Window

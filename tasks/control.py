@@ -8,6 +8,7 @@ control pool_grow, pool_shrink               `tasks/pool_size.py`, in the place 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery.worker.control import control_command, inspect_command
@@ -21,15 +22,13 @@ _NO_WORKER = {"error": "this is no Celeriac worker"}
 @inspect_command()  # type: ignore[untyped-decorator]
 def ready(state: Any) -> dict[str, Any]:
     """Which children hold their models and take chunks."""
-    steering = _steering(state)
-    return steering.ready() if steering else _NO_WORKER
+    return _steered(state, lambda steering: steering.ready())
 
 
 @inspect_command()  # type: ignore[untyped-decorator]
 def models(state: Any) -> dict[str, Any]:
     """Each child's models, memory, rows done, and what it runs now."""
-    steering = _steering(state)
-    return steering.models() if steering else _NO_WORKER
+    return _steered(state, lambda steering: steering.models())
 
 
 @control_command()  # type: ignore[untyped-decorator]
@@ -43,39 +42,36 @@ def reload_models(state: Any) -> dict[str, str]:
 @control_command()  # type: ignore[untyped-decorator]
 def drain(state: Any) -> dict[str, str]:
     """Take no more chunks, finish what runs, hand back the rest; the worker stays up."""
-    steering = _steering(state)
-    if not steering:
-        return _NO_WORKER
-    steering.drain.wanted = True
-    return {"ok": "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"}
+    told = "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"
+    return _steered(state, lambda steering: _drained(steering, wanted=True, told=told))
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def resume(state: Any) -> dict[str, str]:
     """Take chunks again, after a drain."""
-    steering = _steering(state)
-    if not steering:
-        return _NO_WORKER
-    steering.drain.wanted = False
-    return {"ok": "the worker takes chunks again"}
+    return _steered(state, lambda steering: _drained(steering, wanted=False, told="the worker takes chunks again"))
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_grow(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children more; each is a slot when it holds its models."""
-    steering = _steering(state)
-    return _changed(steering.size.grow, n, steering) if steering else _NO_WORKER
+    return _steered(state, lambda steering: _changed(steering.size.grow, n, steering))
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children less; one that runs a chunk ends it first."""
-    steering = _steering(state)
-    return _changed(steering.size.shrink, n, steering) if steering else _NO_WORKER
+    return _steered(state, lambda steering: _changed(steering.size.shrink, n, steering))
 
 
-def _steering(state: Any) -> Any:
-    return getattr(state.consumer.controller, "steering", None)
+def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    steering = getattr(state.consumer.controller, "steering", None)
+    return act(steering) if steering else _NO_WORKER
+
+
+def _drained(steering: Any, *, wanted: bool, told: str) -> dict[str, str]:
+    steering.drain.wanted = wanted
+    return {"ok": told}
 
 
 def _changed(change: Any, n: int, steering: Any) -> dict[str, str]:

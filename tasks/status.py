@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,8 @@ import msgspec
 from tasks.files import write_whole
 
 WRITE_SECONDS = 2.0
+# A folder of a main process that is gone is left for so long to whoever wants to look into it.
+ABANDONED_SECONDS = 3_600.0
 _PREFIX = "celeriac-worker-"
 _NAME = "status"
 
@@ -82,7 +86,13 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 def make_folder() -> Path:
-    """A worker's run folder, in which its status is found."""
+    """A worker's run folder, in which its status is found; those of workers that were killed are removed."""
+    for path in _all_status_files():
+        with suppress(OSError, msgspec.DecodeError):
+            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+            # The main process of another container that shares this folder is not seen, but it writes.
+            if born(status.pid) != status.born and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path.parent)
     return Path(tempfile.mkdtemp(prefix=_PREFIX))
 
 
@@ -102,12 +112,18 @@ def write(folder: Path, status: WorkerStatus) -> None:
 def read_all() -> list[WorkerStatus]:
     """Of all workers of this user on this machine, or in this container, whose main process lives."""
     found = []
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_NAME}")):
+    for path in _all_status_files():
         with suppress(OSError, msgspec.DecodeError):  # of a worker that just ends, or of another version
+            found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
+    return [status for status in found if born(status.pid) == status.born]
+
+
+def _all_status_files() -> Iterator[Path]:
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_NAME}")):
+        with suppress(OSError):
             # Anyone may make such a folder in /tmp.
             if path.parent.stat().st_uid == os.geteuid():
-                found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
-    return [status for status in found if born(status.pid) == status.born]
+                yield path
 
 
 def mark_of(broker_url: str) -> str:

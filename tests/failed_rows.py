@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Part
+from producer.parts import Part
 from tasks.messages import FailureRecord, OnError
 from tests.parts import split
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.aggregator import Array
 from producer.cli.predicting import predict_to_sink
 from producer.client import Client
 from producer.embedded import local
+from producer.parts import Array
 from producer.sinks import open_sink
 from producer.sources import open_file
 from worker_config.errors import CeleriacError, ConfigError, OutputError

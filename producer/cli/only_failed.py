@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.aggregator import Array, Part
 from producer.cli.beside import OutputLedger, failures_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted, progress_bar
 from producer.client import Client
 from producer.ledger import Ledger
+from producer.parts import Array, Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.journal import check_same, lock
 from producer.sinks.mending import mended

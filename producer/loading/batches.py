@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.aggregator import Array, OutputTree, Part, flatten, unflatten
 from producer.loading.order import Order
+from producer.parts import Array, OutputTree, Part, flatten, unflatten
 from tasks.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import OutputTree
 from producer.client import Client
 from producer.loading.batches import Batch
 from producer.loading.loader import Loader
 from producer.loading.order import Order
 from producer.loading.passes import Pass
+from producer.parts import OutputTree
 from producer.sources.failures import import_optional
 from worker_config.errors import CeleriacError, UsageError
 

@@ -15,7 +15,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from producer.aggregator import OutputTree, flatten
 from producer.client import Client
 from producer.ledger import Ledger, summed
 from producer.loading import specs
@@ -25,6 +24,7 @@ from producer.loading.order import epoch_order, random_of, shard_rows
 from producer.loading.passes import CLOSE_SECONDS, Form, Pass, drops_rows
 from producer.loading.reading import Numbers, Ordered, Stream
 from producer.loading.wanted import Wanted, check_wanted
+from producer.parts import OutputTree, flatten
 from producer.policy import make_policy
 from producer.rebatcher import count_rows, picked
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source

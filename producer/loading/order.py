@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.rebatcher import columns, count_rows, with_columns
 from producer.sources.protocol import Column, Rows
 

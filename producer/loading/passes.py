@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
-from producer.aggregator import Array, Part, flatten
 from producer.client import Client
 from producer.job import Job
 from producer.job_store import JobState
@@ -22,6 +21,7 @@ from producer.loading.failed import FailedRows, of_data_set, retold
 from producer.loading.reading import Numbers
 from producer.loading.specs import Specs
 from producer.loading.wanted import Wanted
+from producer.parts import Array, Part, flatten
 from producer.sources import BatchSource, Source
 from producer.sources.columns import runs_of
 from tasks.messages import FailureRecord, ModelInfo

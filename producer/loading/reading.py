@@ -17,8 +17,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from producer.aggregator import Array
 from producer.loading.order import Order, ShuffleBuffer, shard_rows
+from producer.parts import Array
 from producer.rebatcher import columns, count_rows, picked, with_columns
 from producer.sources import ArraySource, Batches, BatchSource, Rows, Source
 from producer.sources.arrays import check_slice

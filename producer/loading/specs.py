@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Array, output_name
+from producer.parts import Array, output_name
 from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.aggregator import OutputTree, Part, flatten
 from producer.client import Client
 from producer.detached import DetachedJob
 from producer.job import Job
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.loader import Loader
+from producer.parts import OutputTree, Part, flatten
 from producer.sources.failures import import_optional
 from tasks.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError

@@ -30,7 +30,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from producer.aggregator import RowSpec
+from producer.parts import RowSpec
 from producer.sinks.place import sync_folder
 from tasks.messages import FailureRecord, OnError, from_plain, to_plain
 from tasks.trees import Key

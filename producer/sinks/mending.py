@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.aggregator import Array, Part, flatten, output_name, unflatten
+from producer.parts import Array, Part, flatten, output_name, unflatten
 from producer.sinks.written import Written
 from producer.sources.columns import runs_of
 from producer.sources.protocol import MAX_BATCH_BYTES

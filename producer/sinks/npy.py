@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.aggregator import Array, RowSpec, output_name
+from producer.parts import Array, RowSpec, output_name
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
 from tasks.trees import Key

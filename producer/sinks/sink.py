@@ -8,7 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from producer.aggregator import Layout, Part
+from producer.aggregator import Layout
+from producer.parts import Part
 from producer.sinks.journal import Journal
 from producer.sinks.place import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer

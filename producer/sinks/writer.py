@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
-from producer.aggregator import Array, RowSpec
+from producer.parts import Array, RowSpec
 from producer.sinks.place import Place
 from tasks.trees import Key
 from worker_config.errors import OutputError

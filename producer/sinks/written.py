@@ -8,7 +8,7 @@ from typing import Self, TypeAlias, cast
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.rebatcher import Rebatcher
 from producer.sinks.parquet import ROW, row_shapes
 from producer.sources.arrays import ArraySource

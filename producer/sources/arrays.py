@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from producer.aggregator import Array, RowSpec
+from producer.parts import Array, RowSpec
 from producer.sources.columns import (
     check_lengths,
     check_rows,

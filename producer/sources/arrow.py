@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.sources.failures import import_optional
 from producer.sources.protocol import Column
 from worker_config.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.sources.columns import (
     check_dtype,
     check_text,

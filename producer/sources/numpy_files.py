@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.sources.arrays import ArraySource, array_source, stamp_of
 from producer.sources.columns import taken_dtype
 from producer.sources.failures import check_file, one_line_errors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.rebatcher import Rebatcher, pick_rows
 from producer.sources.arrays import check_slice
 from producer.sources.columns import runs_of

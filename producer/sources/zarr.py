@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.aggregator import Array
+from producer.parts import Array
 from producer.sources.arrays import check_slice
 from producer.sources.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
 from producer.sources.failures import import_optional, one_line_errors

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.aggregator import Part
+from producer.parts import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
 from tasks.digest import model_digest

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState, job_store
-from producer.aggregator import Part
+from producer.parts import Part
 from producer.wire import Wire
 from tasks import keys
 from tasks.answers import push_answer

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import gaps
-from producer.aggregator import Gathered, Join, Part
+from producer.aggregator import Gathered, Join
 from producer.gaps import close_gaps
+from producer.parts import Part
 from tasks.messages import OnError
 from tests.failed_rows import kept, parts_with_failures, pick, record
 from worker_config.errors import MessageError
@@ -108,8 +109,8 @@ def test_the_model_that_is_left_out_takes_no_record_along() -> None:
 
 def test_the_join_keeps_what_failed() -> None:
     join = Join()
-    assert join.add(0, 0, 3, np.arange(2), (record(1),), 1)
+    assert join.add(Part(0, 0, 3, np.arange(2), (record(1),), 1))
     (part,) = join.pop_ready()
     assert (part.failed, part.skipped, part.rows) == ((record(1),), 1, 2)
     with pytest.raises(MessageError, match="must have 2 rows"):
-        join.add(1, 3, 6, np.arange(3), (record(4),), 1)
+        join.add(Part(1, 3, 6, np.arange(3), (record(4),), 1))

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.aggregator import Part
 from producer.fillers import blank_like, count_rows, drop_rows
+from producer.parts import Part
 from tasks.filler import filler_rows
 from tasks.messages import FailureRecord
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.aggregator import Part
 from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
+from producer.parts import Part
 from producer.placement import pin, refs, usable
 from producer.queues import Queues
 from producer.rebatcher import Rebatcher, skip_rows

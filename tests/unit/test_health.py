@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,18 @@ def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -
     tally.begin(10**6)  # more than are counted
     tally.answered(10**6, 1)
     assert tally.of(10**6, pid).chunks == 0
+
+
+def test_folders_of_killed_workers_are_removed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    long_ago = time.time() - status.ABANDONED_SECONDS - 1
+    folders = {}
+    for name, pid, at in [("alive", os.getpid(), long_ago), ("fresh", -1, time.time()), ("gone", -1, long_ago)]:
+        folders[name] = status.make_folder()
+        status.write(folders[name], replace(status.starting(name, "redis://h", 600.0), pid=pid))
+        os.utime(folders[name] / "status", (at, at))
+    (folders["gone"] / "slot-0").write_text("{}")
+
+    status.make_folder()
+
+    assert {name for name, folder in folders.items() if folder.exists()} == {"alive", "fresh"}

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.aggregator import Gathered, Join, OutputTree, Part
+from producer.aggregator import Gathered, Join
+from producer.parts import OutputTree, Part
 from producer.sinks import open_sink
 from tests.parts import split
 from tests.unit.test_sinks_contract import READERS
@@ -91,7 +92,7 @@ def test_any_order_of_arrival_with_repeats_gives_the_same_answer(
 
     seen: set[int] = set()
     for part in arrivals:
-        new = join.add(part.index, part.start, part.stop, part.outputs)
+        new = join.add(part)
         assert new == (part.index not in seen)
         seen.add(part.index)
         for ready in join.pop_ready():
@@ -126,9 +127,8 @@ def test_any_split_in_any_order_with_any_duplicates_joins_to_the_identity(
     join, parts, came = Join(), [], set()
     for index, start, stop in arrivals:
         # The first answer counts: what a duplicate holds is never looked at.
-        assert join.add(index, start, stop, expected[start:stop] if index not in came else np.zeros(0)) == (
-            index not in came
-        )
+        outputs = expected[start:stop] if index not in came else np.zeros(0)
+        assert join.add(Part(index, start, stop, outputs)) == (index not in came)
         came.add(index)
         parts += join.pop_ready()
     assert join.duplicates == len(arrivals) - len(chunks)
@@ -143,21 +143,21 @@ def test_parts_that_came_too_early_are_held_back() -> None:
     join = Join()
     second, first = np.array([2]), np.array([1])
 
-    assert join.add(1, 1, 2, second)
+    assert join.add(Part(1, 1, 2, second))
     assert join.pop_ready() == []
     assert join.waiting == 1
-    assert join.add(0, 0, 1, first)
+    assert join.add(Part(0, 0, 1, first))
     assert join.pop_ready() == [Part(0, 0, 1, first), Part(1, 1, 2, second)]
     assert join.pop_ready() == []
 
 
 def test_an_answer_counts_once_whether_held_or_released() -> None:
     join = Join()
-    join.add(0, 0, 1, np.array([1]))
+    join.add(Part(0, 0, 1, np.array([1])))
 
-    assert not join.add(0, 0, 1, np.array([9]))
+    assert not join.add(Part(0, 0, 1, np.array([9])))
     assert join.pop_ready()[0].outputs == np.array([1])
-    assert not join.add(0, 0, 1, np.array([9]))
+    assert not join.add(Part(0, 0, 1, np.array([9])))
     assert join.duplicates == 2
 
 
@@ -179,7 +179,7 @@ def test_outputs_that_are_not_one_row_for_each_row_are_refused(outputs: Any, mes
     join = Join()
 
     with pytest.raises(MessageError, match=message):
-        join.add(4, 12, 15, outputs)
+        join.add(Part(4, 12, 15, outputs))
     assert join.waiting == 0
 
 

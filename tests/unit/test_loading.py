@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.aggregator import Gathered, Join, Part
+from producer.aggregator import Gathered, Join
 from producer.fillers import drop_rows
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
@@ -20,6 +20,7 @@ from producer.loading.failed import MOST_KEPT, FailedRows, of_data_set, retold
 from producer.loading.order import ShuffleBuffer, epoch_order, random_of, shard_rows
 from producer.loading.reading import Arrived, Stream
 from producer.loading.specs import ArraySpec
+from producer.parts import Part
 from producer.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
 from producer.sources.columns import runs_of
@@ -202,7 +203,7 @@ def test_without_order_each_part_comes_at_once_and_once(data: st.DataObject, row
     arrivals = data.draw(st.permutations([*once, *repeats]))
     join, whole, seen = Join(ordered=False), Gathered(rows), []
     for part in arrivals:
-        new = join.add(part.index, part.start, part.stop, part.outputs)
+        new = join.add(part)
         assert new == (part.index not in seen)
         ready = join.pop_ready()
         assert [one.index for one in ready] == [part.index] * new

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import zarr
 
-from producer.aggregator import Part
 from producer.cli.beside import failures_path, ledger_path, read_beside
 from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.predicting import PredictionFailedError, Summary, predict_to_sink
 from producer.client import Client
 from producer.ledger import Ledger
+from producer.parts import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import mending as mending_module
 from producer.sinks.written import READABLE

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from producer.aggregator import Part
 from producer.cli.beside import ledger_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.ledger import Ledger
+from producer.parts import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
 from tests.failed_rows import record

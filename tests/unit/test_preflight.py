@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.aggregator import Part
 from producer.cli.dry_run import lines, values
+from producer.parts import Part
 from producer.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.probe import Head
 from producer.route import why

@@ -1,0 +1,131 @@
+"""This module is what a chunk's outputs are on the caller's side: a `Part`, its trees of arrays, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.messages import FailureRecord
+from tasks.trees import Key, leaves_of, tree_of
+from worker_config.errors import MessageError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# One array, {output: array}, {model: {output: array}}, or what a function returns: dicts and tuples within each other.
+OutputTree: TypeAlias = Array | dict[str, Any] | tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The outputs of one chunk, which is the rows `[start, stop)`.
+
+    Every array has one row for each of them, but for `skipped` rows that are left out: those that failed, where these
+    are skipped, and the `dropped`, runs `[start, stop)` of rows that a preprocess function left out on purpose.
+    `failed` are the records of rows that have no prediction: left out, or with a filler in their place.
+    """
+
+    index: int
+    start: int
+    stop: int
+    outputs: OutputTree
+    failed: tuple[FailureRecord, ...] = ()
+    skipped: int = 0
+    dropped: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of each array."""
+        return self.stop - self.start - self.skipped
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows of the chunk that have no prediction."""
+        return sum(record.stop - record.start for record in self.failed)
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows of the chunk that were left out on purpose."""
+        return sum(stop - start for start, stop in self.dropped)
+
+    @property
+    def predicted_rows(self) -> int:
+        """Rows of the chunk that have a prediction."""
+        return self.stop - self.start - self.failed_rows - self.dropped_rows
+
+    def numbers(self) -> Array:
+        """Which rows of the data set those of each array are.
+
+        Raises:
+            MessageError: rows are left out for which there is no record.
+        """
+        kept = np.ones(self.stop - self.start, np.bool_)
+        lacking = [(record.start, record.stop) for record in self.failed] if self.skipped > self.dropped_rows else []
+        for start, stop in (*lacking, *self.dropped):
+            kept[start - self.start : stop - self.start] = False
+        numbers: Array = self.start + np.flatnonzero(kept)
+        if len(numbers) != self.rows:
+            raise MessageError(f"{title_of(self)} lacks {self.skipped} rows, {self.failed_rows} have a failure record")
+        return numbers
+
+    def without(self, models: Collection[str]) -> Part:
+        """The same part without the outputs of these models."""
+        return replace(self, outputs=without(self.outputs, models)) if models else self
+
+
+class RowSpec(NamedTuple):
+    """What one row of an array is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+
+def without(outputs: OutputTree, models: Collection[str]) -> OutputTree:
+    """Outputs by model name without those of some models."""
+    left_out = frozenset(models)  # another thread may add to it
+    if not left_out or not isinstance(outputs, dict):
+        return outputs
+    return {name: output for name, output in outputs.items() if name not in left_out}
+
+
+def flatten(part: Part) -> dict[Key, Array]:
+    """Give every array of a part by the names that lead to it.
+
+    Raises:
+        MessageError: there is no array, something else stands in its place, or it has not one row per row of the chunk.
+    """
+    arrays = dict(leaves_of(part.outputs))
+    for key, array in arrays.items():
+        if odd := [name for name in key if not isinstance(name, str)]:
+            raise MessageError(f"{title_of(part)}: outputs have strings as names, {odd[0]!r} is none")
+        if not isinstance(array, np.ndarray):
+            found = "an empty dict" if array == {} else f"a {type(array).__name__}"
+            raise MessageError(f"{title_of(part)}: {output_name(key)} is {found}, it must be an array")
+        rows = part.rows
+        if array.ndim == 0 or len(array) != rows:
+            raise MessageError(
+                f"{title_of(part)}: {output_name(key)} has the shape {array.shape}, it must have {rows} rows"
+            )
+    return arrays
+
+
+def unflatten(arrays: Mapping[Key, Array]) -> OutputTree:
+    """Undo `flatten`."""
+    tree: OutputTree = tree_of(arrays)
+    return tree
+
+
+def output_name(key: Key) -> str:
+    """Name an output for people."""
+    return f"output {'/'.join(key)!r}" if key else "the output"
+
+
+def title_of(part: Part) -> str:
+    """Name a part for people."""
+    return f"chunk {part.index} (rows {part.start}-{part.stop})"
