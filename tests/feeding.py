@@ -6,26 +6,24 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from producer import Client
 from tasks import keys
 from tasks.connection import connect
 from tests.manifests import write_manifest
-from tests.systems import System, serving, shared_folders
+from tests.systems import REPOSITORY, System, serving, shared_folders
 from tests.waiting import wait_until
-from worker_config.settings import Settings
 
 STEPS = """
-import time
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from tests.waiting import take, wait_until
 
 HERE = Path(__file__).parent
 
@@ -41,13 +39,13 @@ def pair(outputs):
 
 
 def paced(rows):
-    time.sleep(0.03)
+    take(0.03)
     return pairs(rows)
 
 
 def gated(rows):
-    while (rows[:, 0] >= 16).any() and not (HERE / "gate").exists():
-        time.sleep(0.01)
+    if (rows[:, 0] >= 16).any():
+        wait_until((HERE / "gate").exists, "the test opens the gate")
     return pairs(rows)
 
 
@@ -96,16 +94,18 @@ def feeding(folder: Path) -> Iterator[System]:
     for name in ("pairs", "paced", "gated"):
         steps[name] = {"path": f"feeding_steps:{name}", "batch_rows": 4, "postprocess": "feeding_steps:pair"}
     manifest = write_manifest(folder, steps)
-    with serving(folder, manifest, CHILDREN, shared_folders(folder)) as system:
+    with serving(folder, manifest, CHILDREN, shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY)}) as system:
         yield system
 
 
-@contextmanager
-def fed_by(system: System) -> Iterator[Client]:
-    """A client that shares the spool folder."""
-    settings = replace(Settings.from_env(), broker_url=system.url, spool=system.folder / "spool")
-    with Client(system.url, settings=settings) as client:
-        yield client
+def small_model() -> Any:
+    """A model with the same weights each time, which learns the rows' numbers."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((WIDTH - 1,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    return model
 
 
 def job_threads() -> list[str]:

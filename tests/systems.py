@@ -24,6 +24,8 @@ from tests.waiting import descendants_of, wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 
 BIN = Path(sys.executable).parent
+# For workers whose models use what tests share.
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.commands import Celeriac
+from tests.systems import System
 
 
 @pytest.fixture
@@ -15,3 +16,9 @@ def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
     celeriac = Celeriac(tmp_path_factory.mktemp("c"))  # short: a socket's path has at most 107 bytes
     yield celeriac
     celeriac.stop()
+
+
+@pytest.fixture
+def at(system: System) -> list[str]:
+    """Options that send a command to the module's system."""
+    return ["--broker", system.url]

@@ -45,11 +45,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_model
         yield system
 
 
-@pytest.fixture
-def at(system: System) -> list[str]:
-    return ["--broker", system.url]
-
-
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     return np.random.default_rng(6).random((ROWS, 64), np.float32)

@@ -38,11 +38,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> It
         yield system
 
 
-@pytest.fixture
-def at(system: System) -> list[str]:
-    return ["--broker", system.url]
-
-
 def number_file(celeriac: Celeriac, row: int) -> Path:
     return celeriac.root / "numbers" / f"{row}.txt"
 

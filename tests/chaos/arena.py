@@ -17,10 +17,9 @@ from tests.chaos.pacing import NUMBERS, PACE, WIDER
 from tests.chaos.schedule import CHUNKS, LARGE
 from tests.manifests import write_manifest
 from tests.models import in_one_process
-from tests.systems import RedisServer, System, Worker, shared_folders
+from tests.systems import REPOSITORY, RedisServer, System, Worker, shared_folders
 from tests.waiting import descendants_of, is_alive, wait_until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WORKERS, CHILDREN = 2, 2
 # What a chunk takes besides its model.
 PACE_SECONDS = 0.04

@@ -11,7 +11,6 @@ import redis
 from producer import Client, JobState, job_store
 from producer.joining import Joining
 from tasks import keys
-from tasks.connection import connect
 from tasks.messages import Answer
 from tests.chunks import deaths
 from tests.manifests import write_manifest
@@ -45,18 +44,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     manifest = write_manifest(folder, {"stuck": {"path": "stuck_model:stuck", "batch_rows": CHUNK_ROWS}})
     with serving(folder, manifest, CHILDREN, {"CELERIAC_CHUNK_TIMEOUT_SECONDS": str(CHUNK_SECONDS)}) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
-        yield server
 
 
 def begun(system: System) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,19 +44,6 @@ JOB = "0123456789ab"
 @pytest.fixture(scope="module")
 def system(kinds_system: System) -> System:
     return kinds_system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    settings = Settings(broker_url=system.url, spool=system.folder / "spool")
-    with Client(system.url, settings=settings) as client:
-        yield client
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
-        yield server
 
 
 def check_ends_after(system: System, job: Job, rows: int, error: type[Exception], *words: str) -> None:

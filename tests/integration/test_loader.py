@@ -21,7 +21,6 @@ from producer.sources import from_batches, from_rows, open_zarr
 from tests.feeding import (
     ROWS,
     check_nothing_left,
-    fed_by,
     feeding,
     job_threads,
     labels,
@@ -49,12 +48,6 @@ BAD[[3, 17, 18], 0] *= -1
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with feeding(tmp_path_factory.mktemp("s")) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with fed_by(system) as client:
-        yield client
 
 
 def from_memory(order: Any, batch_rows: int) -> list[Any]:

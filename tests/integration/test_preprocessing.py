@@ -14,7 +14,6 @@ from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError
-from worker_config.settings import Settings
 
 STEPS = """
 import numpy as np
@@ -126,12 +125,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
     entries["labels"] = {"path": "my_preprocessing:doubled"}
     with serving(folder, write_manifest(folder, entries), environ=shared_folders(folder)) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=Settings(spool=system.folder / "spool")) as client:
-        yield client
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 7])

@@ -14,13 +14,12 @@ import pytest
 from producer import Client, Loader, py_dataset
 from tests.feeding import (
     ROWS,
-    WIDTH,
     check_nothing_left,
-    fed_by,
     feeding,
     job_threads,
     numbered_rows,
     pairs_of,
+    small_model,
 )
 from tests.models import keras_may_warn
 from tests.systems import System
@@ -37,21 +36,6 @@ BATCHES = 15
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with feeding(tmp_path_factory.mktemp("s")) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with fed_by(system) as client:
-        yield client
-
-
-def small_model() -> Any:
-    import keras
-
-    keras.utils.set_random_seed(3)
-    model = keras.Sequential([keras.Input((WIDTH - 1,)), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
-    return model
 
 
 def numbers(batch: Any) -> list[int]:

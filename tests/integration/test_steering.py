@@ -19,14 +19,16 @@ from producer import Client, Job, JobState
 from tasks import keys
 from tasks.connection import connect
 from tests.manifests import write_manifest
-from tests.systems import BIN, System, Worker
+from tests.systems import BIN, REPOSITORY, System, Worker
 from tests.waiting import is_alive, wait_until
 
 MODEL = """
-import os, time
+import os
 
-while os.path.exists("hang"):  # a child that loads its models for long
-    time.sleep(0.01)
+from tests.waiting import wait_until
+
+# A child that loads its models for long.
+wait_until(lambda: not os.path.exists("hang"), "the test lets the models be loaded")
 
 def gated(rows):
     # Row N goes on when the test has made the file N; made-up rows do at once.
@@ -58,7 +60,7 @@ def client(shared: System) -> Iterator[Client]:
 def start(system: System, node: str, children: int = 2, while_it_starts: Callable[[], object] = bool) -> Worker:
     (system.folder / "gated_model.py").write_text(MODEL)
     manifest = write_manifest(system.folder, {"gated": {"path": "gated_model:gated", "batch_rows": 1}})
-    worker = system.start_worker(manifest, children, "-n", node)
+    worker = system.start_worker(manifest, children, "-n", node, environ={"PYTHONPATH": str(REPOSITORY)})
     while_it_starts()
     wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
     return worker

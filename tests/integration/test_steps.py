@@ -72,12 +72,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 @pytest.mark.parametrize("chunk_rows", [None, 1, 7])
 def test_rows_are_paths_that_the_worker_opens(
     client: Client, images: Path, models: Path, chunk_rows: int | None

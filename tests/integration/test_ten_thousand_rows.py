@@ -13,7 +13,6 @@ import redis
 from producer import Client, Job, JobState
 from producer.ledger import Ledger
 from tasks import keys
-from tasks.connection import connect
 from tasks.messages import FailureRecord, OnError
 from tests.acceptance.commands import Celeriac
 from tests.chunks import deaths, without_rows
@@ -68,18 +67,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     manifest = write_manifest(folder, {"picky": picky, "prepared": prepared})
     with serving(folder, manifest, CHILDREN, {"CELERIAC_CHUNK_TIMEOUT_SECONDS": str(CHUNK_SECONDS)}) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
-        yield server
 
 
 @pytest.fixture

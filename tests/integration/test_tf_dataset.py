@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from producer import Client, Loader, tf_dataset, tf_outputs
-from tests.feeding import ROWS, WIDTH, check_nothing_left, fed_by, feeding, job_threads, numbered_rows, pairs_of
+from tests.feeding import ROWS, WIDTH, check_nothing_left, feeding, job_threads, numbered_rows, pairs_of, small_model
 from tests.models import keras_may_warn
 from tests.systems import System
 from worker_config.errors import UnknownLengthError, UsageError
@@ -31,21 +31,6 @@ DATA = numbered_rows()
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with feeding(tmp_path_factory.mktemp("s")) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with fed_by(system) as client:
-        yield client
-
-
-def small_model() -> Any:
-    import keras
-
-    keras.utils.set_random_seed(3)
-    model = keras.Sequential([keras.Input((WIDTH - 1,)), keras.layers.Dense(3), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
-    return model
 
 
 def numbers_of(dataset: Any) -> list[list[int]]:
