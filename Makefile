@@ -23,11 +23,11 @@ install: $(READY)  ## make .venv with everything in it
 demo: $(READY)  ## predict scikit-learn's digits through the embedded system
 	$(BIN)/celeriac demo
 
-test: $(READY)  ## run every test, three files at a time: they wait as much as they compute; the short ones come last
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, versions that change
-	LONG=1 $(BIN)/python -m pytest tests/chaos tests/integration/test_reload.py tests/integration/test_queues.py
+chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
+	LONG=1 $(BIN)/python -m pytest tests/chaos $(addprefix tests/integration/test_,deaths.py detached.py queues.py reload.py)
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)

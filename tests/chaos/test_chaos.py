@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.chaos.arena import Arena
 from tests.chaos.run import run
 from tests.chaos.schedule import make_schedule
+from tests.forms import LONG
 
 # Seeds that have failed once, each with what it found; they stay.
 FAILED_ONCE = {
@@ -21,7 +20,7 @@ FAILED_ONCE = {
     16: "as 0",
 }
 # `make chaos` asks for the long form. In the short one no worker is to start.
-SEEDS = sorted({*range(50), *FAILED_ONCE}) if os.environ.get("LONG") else [16, 37]
+SEEDS = sorted({*range(50), *FAILED_ONCE}) if LONG else [16, 37]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

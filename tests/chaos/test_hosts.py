@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from tests.chaos.arena import Arena
 from tests.chaos.calls import Idleness
 from tests.chaos.network import HOSTS, PRODUCER_HOST, WORKER_HOSTS, Network, why_not
 from tests.chaos.schedule import LARGE, SMALL
+from tests.forms import LONG, in_long_form
 from tests.waiting import descendants_of, wait_until
 from worker_config.errors import ExitCode
 
-LONG = bool(os.environ.get("LONG"))
 CHUNKS = 120
 CHUNK_SECONDS = 0.15
 REASON = why_not()
@@ -90,7 +89,7 @@ def prediction(cluster: Arena, request: pytest.FixtureRequest) -> Iterator[Predi
         cluster.set_pace(0)
 
 
-@pytest.mark.skipif(not LONG, reason="set LONG for it")
+@in_long_form
 def test_a_worker_that_is_cut_off(cluster: Arena, prediction: Prediction) -> None:
     assert cluster.network
     victim = cluster.system.workers[-1]
@@ -123,7 +122,7 @@ def test_what_is_cut_off_and_all_wait_for(cluster: Arena, prediction: Prediction
     prediction.check()
 
 
-@pytest.mark.skipif(not LONG, reason="set LONG for it")
+@in_long_form
 def test_a_network_that_is_slow_and_loses_packets(cluster: Arena, prediction: Prediction) -> None:
     assert cluster.network
     if reason := cluster.network.disturb("delay", "20ms", "loss", "1%"):

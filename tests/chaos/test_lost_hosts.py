@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 from producer import Client, JobState
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Call
+from tests.forms import LONG, in_long_form
 from tests.waiting import descendants_of, wait_until
 
-LONG = bool(os.environ.get("LONG"))
 CHUNK_ROWS = 16
 CHUNKS = 80 if LONG else 40
 CHUNK_SECONDS = 0.4
@@ -59,7 +58,7 @@ def test_what_a_killed_worker_ran_is_soon_run_elsewhere(arena: Arena) -> None:
     assert max(late) <= bound, f"begun elsewhere {late} s later, chunks take {chunk_seconds} s"
 
 
-@pytest.mark.skipif(not LONG, reason="set LONG for it")
+@in_long_form
 def test_when_all_workers_were_killed_new_ones_end_the_job(arena: Arena) -> None:
     rows = arena.rows_of(CHUNK_ROWS)[: 80 * CHUNK_ROWS]
     with Client(arena.system.url, worker_timeout_seconds=120) as client:
@@ -79,7 +78,7 @@ def test_when_all_workers_were_killed_new_ones_end_the_job(arena: Arena) -> None
         assert answered < job.ledger.chunks_answered == 80
 
 
-@pytest.mark.skipif(not LONG, reason="set LONG for it")
+@in_long_form
 def test_a_worker_that_is_asked_to_end_costs_no_chunk(arena: Arena) -> None:
     rows = arena.rows_of(CHUNK_ROWS)[: 60 * CHUNK_ROWS]
     leaving, _ = arena.ready_workers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import numpy as np
@@ -12,10 +11,10 @@ from producer.window import CHUNKS_PER_SLOT
 from tests.acceptance.commands import Celeriac, Running
 from tests.chaos.arena import CHILDREN, WORKERS, Arena
 from tests.chaos.schedule import SMALL
+from tests.forms import LONG
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
-LONG = bool(os.environ.get("LONG"))
 KILLS = 10 if LONG else 1
 CHUNKS = 400 if LONG else 40
 # A window is then about two seconds' work, and what is brought to the disk once a second the smaller part of a loss.

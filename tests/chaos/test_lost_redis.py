@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from producer import Client
 from producer.window import SMALL_CHUNKS_PER_SLOT
 from tests.chaos.arena import Arena
 from tests.chaos.schedule import LARGE
+from tests.forms import LONG
 from tests.waiting import wait_until
 
-CHUNKS = 2_000 if os.environ.get("LONG") else 600
+CHUNKS = 2_000 if LONG else 600
 KILLED_AFTER = CHUNKS // 3
 CHUNK_ROWS = 64
 

@@ -40,6 +40,7 @@ from tasks.messages import (
 from tasks.models.loaded import LoadedModel
 from tasks.shelf import Shelf
 from tasks.slots import announce
+from tests.forms import in_long_form
 from tests.manifests import write_manifest
 from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
@@ -115,6 +116,7 @@ def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_work
     np.testing.assert_array_equal(client.predict("slow", ROWS[:2]), ROWS[:2] * 2)
 
 
+@in_long_form
 def test_a_worker_killed_with_its_children_costs_no_row(system: System, special_models: Path) -> None:
     workers = [system.start_ready_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:

@@ -23,6 +23,7 @@ from tasks.answers import push_answer
 from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import Failure, FailureRecord, InlineRef, Outputs, Plan
+from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
@@ -387,6 +388,7 @@ def test_the_plan_makes_the_messages_that_were_sent(shared: System, client: Clie
         job.cancel()
 
 
+@in_long_form
 def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(
     system: System, special_models: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -22,6 +21,7 @@ from producer.sources import BatchSource, from_rows
 from tasks import keys, queues
 from tasks.connection import connect
 from tests import systems
+from tests.forms import LONG, in_long_form
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
 from tests.systems import BIN, System, Worker, serving
@@ -35,8 +35,6 @@ PIXELS = np.random.default_rng(1).random((200, 64), np.float32)
 PAIRS = {"left": ROWS, "right": np.random.default_rng(2).integers(0, 10, (24, 3), np.int32)}
 # Nothing here may wait for a worker that is not to come.
 FOR_EVER = 600.0
-
-LONG = bool(os.environ.get("LONG"))
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +201,8 @@ def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, 
     assert chunks_run(survivor, job.id) > 0
 
 
-@pytest.mark.parametrize(
-    "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
-)
+@in_long_form
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_a_job_goes_on_when_its_only_worker_is_replaced_by_one_of_another_set(
     system: System, manifest: Path, detach: bool
 ) -> None:
@@ -252,6 +249,7 @@ def write_version(folder: Path, models: Path, factor: float) -> Path:
     return manifest
 
 
+@in_long_form
 def test_while_workers_are_upgraded_each_job_has_one_version(system: System, models: Path, tmp_path: Path) -> None:
     old, new = (write_version(tmp_path / name, models, factor) for name, factor in (("old", 1.0), ("new", 0.5)))
     expected = {path: in_one_process(path.parent / "digits.keras", PIXELS) for path in (old, new)}

@@ -15,12 +15,13 @@ import pytest
 
 from producer import Client, JobState
 from producer.sources import from_rows
+from tests.forms import LONG
 from tests.models import keras_may_warn
 from tests.systems import System, Worker
 from tests.waiting import is_alive, wait_until
 
 # `make chaos` asks for the long form.
-CHANGES = 20 if os.environ.get("LONG") else 6
+CHANGES = 20 if LONG else 3
 
 
 def write_version(path: Path, number: int) -> None:
