@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from producer import placement
 from producer.checks import check_first_row, check_fits, check_names
@@ -16,13 +16,14 @@ from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.leave import Wishes, check_can_be_left, leave
-from producer.making import Terms, make_job, make_sizer
+from producer.making import make_job, make_sizer
 from producer.parts import OutputTree
 from producer.policy import make_policy
 from producer.preflight import Preflight, Wanted, try_out
 from producer.route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
-from producer.split import Sizer
+from producer.split import CHUNK_SECONDS, Sizer
+from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Terms
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
 from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
@@ -89,23 +90,10 @@ class Client:
         self,
         models: str | Sequence[str],
         data: object,
-        *,
-        chunk_rows: int | None = None,
-        store: StoreName | None = None,
-        compression: Compression | None = None,
-        on_error: OnError = "raise",
-        max_failed: int | str | None = None,
+        **options: Unpack[PredictOptions],
     ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
-        job = self.submit(
-            models,
-            data,
-            chunk_rows=chunk_rows,
-            store=store,
-            compression=compression,
-            on_error=on_error,
-            max_failed=max_failed,
-        )
+        job = self.submit(models, data, **options)
         try:
             return job.result()
         finally:
@@ -117,18 +105,8 @@ class Client:
         models: str | Sequence[str],
         data: object,
         *,
-        chunk_rows: int | None = None,
-        store: StoreName | None = None,
-        compression: Compression | None = None,
-        first_row: int = 0,
-        fail_together: bool = False,
-        on_error: OnError = "raise",
-        max_failed: int | str | None = None,
-        failed_before: int = 0,
-        dropped_before: int = 0,
-        ordered: bool = True,
-        max_waiting_bytes: int = MAX_BYTES,
         detach: Literal[False] = False,
+        **options: Unpack[AttachedOptions],
     ) -> Job: ...
 
     @overload
@@ -137,11 +115,8 @@ class Client:
         models: str | Sequence[str],
         data: object,
         *,
-        chunk_rows: int | None = None,
-        store: StoreName | None = None,
-        compression: Compression | None = None,
         detach: Literal[True],
-        ttl_seconds: int | None = None,
+        **options: Unpack[DetachedOptions],
     ) -> str: ...
 
     def submit(
@@ -150,6 +125,7 @@ class Client:
         data: object,
         *,
         chunk_rows: int | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
         store: StoreName | None = None,
         compression: Compression | None = None,
         first_row: int = 0,
@@ -171,6 +147,8 @@ class Client:
                 the inputs; an iterator over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or
                 what a function of `producer.sources` gives.
             chunk_rows: rows of one chunk; measured on the first ones if left out.
+            chunk_seconds: what a chunk shall take in a worker, where its rows are not given: longer ones cost less in
+                all, shorter ones are there sooner.
             store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
                 workers reach if left out.
             compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
@@ -194,8 +172,8 @@ class Client:
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
-            UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end; or the job
-                is too large to be left.
+            UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end; an option is
+                out of bounds; or the job is too large to be left.
             ConfigError: the compression is not installed.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
@@ -228,7 +206,7 @@ class Client:
             row_bytes = source.row_bytes
         else:
             feed, row_bytes = _batch_feed(source, infos, None, first_row), None
-        sizer = make_sizer(infos, row_bytes, chosen, chunk_rows)
+        sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
         terms = Terms(
             slice_ref, compression, fail_together, policy, failed_before, dropped_before, ordered, max_waiting_bytes
         )

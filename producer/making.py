@@ -8,42 +8,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from producer import job_store, placement
 from producer.feeds import Feed
-from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.ledger import Ledger
 from producer.outbox import Outbox
-from producer.policy import Policy
 from producer.queues import Queues
 from producer.route import choose_reply
 from producer.run import Run
-from producer.split import MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.terms import Terms
 from producer.window import Window
 from producer.wire import Wire
-from tasks.codec.compression import Compression
-from tasks.messages import ModelInfo, SliceRef, SlotRecord, StoreName
+from tasks.messages import ModelInfo, SlotRecord, StoreName
 from worker_config.settings import Settings
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a job is to be done; as in `Client.submit`.
-
-    Attributes:
-        slice_ref: where the rows stand in a file, if workers read them there.
-    """
-
-    slice_ref: SliceRef | None = None
-    compression: Compression | None = None
-    fail_together: bool = False
-    policy: Policy = field(default_factory=Policy)
-    failed_before: int = 0
-    dropped_before: int = 0
-    ordered: bool = True
-    max_waiting_bytes: int = MAX_BYTES
 
 
 def make_sizer(
@@ -51,11 +30,12 @@ def make_sizer(
     row_bytes: float | None,
     store: StoreName,
     chunk_rows: int | None,
+    chunk_seconds: float = CHUNK_SECONDS,
 ) -> Sizer:
     """What chooses the chunks' size; `chunk_rows` is the caller's own choice.
 
     Raises:
-        UsageError: `chunk_rows` is less than 1.
+        UsageError: `chunk_rows` is less than 1, or `chunk_seconds` no time.
     """
     return Sizer(
         max(info.batch_rows for info in infos),
@@ -63,7 +43,9 @@ def make_sizer(
         output_row_bytes=placement.output_row_bytes(infos),
         batch_seconds=placement.batch_seconds(infos),
         rows_travel=store != "slices",
+        first_rows=FIRST_STEP_ROWS if placement.have_no_model(infos) else 1,
         fixed_rows=chunk_rows,
+        chunk_seconds=chunk_seconds,
         max_bytes=MAX_REDIS_CHUNK_BYTES if store == "redis" else MAX_CHUNK_BYTES,
     )
 

@@ -86,6 +86,11 @@ def batch_seconds(infos: Sequence[ModelInfo]) -> float:
     return max(info.batch_rows for info in infos) * sum(info.batch_seconds / info.batch_rows for info in infos)
 
 
+def have_no_model(infos: Sequence[ModelInfo]) -> bool:
+    """Whether all of them are Python functions around nothing: rows that run in no batches, at an unknown speed."""
+    return not any(info.outputs or info.function for info in infos)
+
+
 def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:
     """What a chunk's message says of its models."""
     return [ModelRef(info.name, info.digest) for info in infos]

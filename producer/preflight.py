@@ -19,7 +19,7 @@ from producer import placement
 from producer.feeds import Feed
 from producer.job import Job
 from producer.leave import Wishes
-from producer.making import Terms, make_sizer
+from producer.making import make_sizer
 from producer.parts import Part
 from producer.plan import Budget, choose_chunk_rows
 from producer.policy import Policy
@@ -27,6 +27,7 @@ from producer.probe import Head, Heard, send
 from producer.route import choose_reply, choose_store, why
 from producer.sources import BatchSource, Source
 from producer.split import Sizer
+from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks.codec.compression import Compression

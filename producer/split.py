@@ -25,8 +25,11 @@ SLACK = 1.01
 REMEMBERED_CHUNKS = 8
 # Where nothing is known of the model's speed: no chunk is more than this many times the largest that was answered.
 GROWTH = 8
-# What is left is cut into so many chunks for each slot.
+# The first chunks of a function of which nothing is known: each costs more than one of its rows, in all likelihood.
+FIRST_STEP_ROWS = 8
+# What is left is cut into so many chunks for each slot; once some are answered, of this share of a full one at least.
 CHUNKS_LEFT_PER_SLOT = 2
+LEAST_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,13 @@ class Sizer:
         output_row_bytes: bytes of one row of the outputs, as far as that is known; measured as well.
         batch_seconds: what one call of the model takes; 0 where nobody knows.
         rows_travel: whether rows are sent; False where workers read them themselves.
+        first_rows: of the first chunks, where `batch_rows` says nothing of what is worth a chunk.
         fixed_rows: the caller's own choice, which is then all that counts.
+        chunk_seconds: what a chunk shall take in its slot.
         max_bytes: of the rows of one chunk, and of its outputs; a single row may have more.
 
     Raises:
-        UsageError: `fixed_rows` is less than 1.
+        UsageError: `fixed_rows` is less than 1, or `chunk_seconds` no time.
     """
 
     def __init__(
@@ -67,17 +72,23 @@ class Sizer:
         output_row_bytes: float = 0.0,
         batch_seconds: float = 0.0,
         rows_travel: bool = True,
+        first_rows: int = 1,
         fixed_rows: int | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
         max_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
         if fixed_rows is not None and fixed_rows < 1:
             raise UsageError(f"chunk_rows is {fixed_rows}: it must be at least 1")
+        if not 0 < chunk_seconds < math.inf:
+            raise UsageError(f"chunk_seconds is {chunk_seconds}: it must be more than 0, and not endless")
         self._batch_rows = batch_rows
         self._row_bytes = row_bytes or 0.0
         self._output_row_bytes = output_row_bytes
         self._row_seconds = batch_seconds / batch_rows
         self._rows_travel = rows_travel
+        self._first_rows = max(batch_rows, first_rows)
         self._fixed_rows = fixed_rows
+        self._chunk_seconds = chunk_seconds
         self._max_bytes = max_bytes
         self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
         self._largest = 0
@@ -110,7 +121,8 @@ class Sizer:
             return self._fixed_rows
         wanted = self._wanted_rows()
         if rows_left is not None:
-            wanted = min(wanted, rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots)))
+            share = rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots))
+            wanted = min(wanted, max(share, LEAST_SHARE * wanted if self._answered else 0))
         rows = max(1, round(wanted / self._batch_rows)) * self._batch_rows
         most = self._most_rows(share_bytes)
         if rows > most:
@@ -121,9 +133,9 @@ class Sizer:
     def _wanted_rows(self) -> float:
         if self._answered:
             rows, seconds = map(sum, zip(*self._answered, strict=True))
-            wanted = rows * CHUNK_SECONDS / max(seconds, 1e-6)
+            wanted = rows * self._chunk_seconds / max(seconds, 1e-6)
             return wanted if self._row_seconds else min(wanted, GROWTH * self._largest)
-        return CHUNK_SECONDS / self._row_seconds if self._row_seconds else self._batch_rows
+        return self._chunk_seconds / self._row_seconds if self._row_seconds else self._first_rows
 
     def _most_rows(self, share_bytes: float) -> float:
         largest = max(self._row_bytes, self._output_row_bytes)

@@ -38,6 +38,14 @@ def pair(outputs):
     return outputs["x"], outputs["y"]
 
 
+def good(rows):
+    return [None if row[0] < 0 else row for row in rows]
+
+
+def apart(rows):
+    return np.tanh(rows[:, 1:]), rows[:, 0].astype(np.int64)
+
+
 def paced(rows):
     take(0.03)
     return pairs(rows)
@@ -93,6 +101,7 @@ def feeding(folder: Path) -> Iterator[System]:
     steps = {name: {"path": f"feeding_steps:{name}", "batch_rows": 4} for name in ("heavy", "changing", "texts")}
     for name in ("pairs", "paced", "gated"):
         steps[name] = {"path": f"feeding_steps:{name}", "batch_rows": 4, "postprocess": "feeding_steps:pair"}
+    steps["good"] = {"preprocess": "feeding_steps:good", "drops_rows": True, "postprocess": "feeding_steps:apart"}
     manifest = write_manifest(folder, steps)
     with serving(folder, manifest, CHILDREN, shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY)}) as system:
         yield system

@@ -21,7 +21,7 @@ from producer.loading import specs
 from producer.loading.batches import Batch
 from producer.loading.failed import FailedRows
 from producer.loading.order import epoch_order, random_of, shard_rows
-from producer.loading.passes import CLOSE_SECONDS, Form, Pass, drops_rows
+from producer.loading.passes import CLOSE_SECONDS, Form, Pass
 from producer.loading.reading import Numbers, Ordered, Stream
 from producer.loading.wanted import Wanted, check_wanted
 from producer.parts import OutputTree, flatten
@@ -102,7 +102,7 @@ class Loader:
             )
         self._source: Source | Stream = opened if isinstance(opened, Source) else Stream(opened)
         (info,) = client.describe(step)
-        self._refill = drops_rows(info)
+        self._refill = info.drops_rows
         self._form = Form(None if element_spec is None else specs.given(element_spec))
         self._failed = FailedRows()
         self._lock = threading.RLock()  # a generator may be closed wherever its thread happens to be

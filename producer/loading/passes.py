@@ -24,13 +24,15 @@ from producer.loading.wanted import Wanted
 from producer.parts import Array, Part, flatten
 from producer.sources import BatchSource, Source
 from producer.sources.columns import runs_of
-from tasks.messages import FailureRecord, ModelInfo
+from tasks.messages import FailureRecord
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
 
 # Of outputs that wait for the trainer: with those in flight a few seconds of most training loops.
 MAX_WAITING_BYTES = 64 * 2**20
+# Twice a job's: batches wait in front of the trainer anyway, and its own process often shares the cores.
+CHUNK_SECONDS = 0.5
 # A job that is cancelled looks up twice a second.
 CLOSE_SECONDS = 10.0
 
@@ -52,11 +54,6 @@ class Form:
             self.specs = specs.learnt(arrays)
         if self.specs is not None and part.rows:
             specs.check(self.specs, arrays, where)
-
-
-def drops_rows(info: ModelInfo) -> bool:
-    """Whether the step leaves out rows on purpose."""
-    return info.drops_rows
 
 
 class Pass:
@@ -89,6 +86,7 @@ class Pass:
             wanted.step,
             source,
             chunk_rows=wanted.chunk_rows,
+            chunk_seconds=CHUNK_SECONDS,
             on_error=wanted.on_error,
             max_failed=wanted.max_failed,
             ordered=wanted.ordered,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.split import CHUNK_SECONDS, GROWTH, MAX_CHUNK_BYTES, SLACK, Sizer
+from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, GROWTH, MAX_CHUNK_BYTES, SLACK, Sizer
 from worker_config.errors import UsageError
 
 MANY = 10**9
@@ -104,3 +104,28 @@ def test_the_caller_s_own_choice_is_all_that_counts() -> None:
     assert learnt(Sizer(64, 8, fixed_rows=7), seconds_per_row=1e-9) == 7
     with pytest.raises(UsageError, match="chunk_rows is 0"):
         Sizer(64, 8, fixed_rows=0)
+
+
+def test_the_first_chunks_of_a_function_are_a_few_rows() -> None:
+    sizer = Sizer(1, 8, first_rows=FIRST_STEP_ROWS)
+    assert sizer.next_rows(MANY, slots=2) == FIRST_STEP_ROWS
+    assert sizer.next_rows(4, slots=2) == 1
+    assert Sizer(64, 8, first_rows=FIRST_STEP_ROWS).next_rows(MANY, slots=2) == 64
+
+
+def test_chunks_take_as_long_as_is_asked_for() -> None:
+    def rows(seconds: float) -> int:
+        sizer = Sizer(1, 8, first_rows=FIRST_STEP_ROWS, chunk_seconds=seconds)
+        return learnt(sizer, seconds_per_row=0.001)
+
+    assert (rows(0.5), rows(0.02)) == (500, 20)
+    for seconds in (0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=r"chunk_seconds is .*: it must be more than 0, and not endless"):
+            Sizer(1, 8, chunk_seconds=seconds)
+
+
+def test_the_last_chunks_are_not_of_single_rows() -> None:
+    sizer = Sizer(1, 8)
+    full = learnt(sizer, seconds_per_row=CHUNK_SECONDS / 80)
+    assert full == 80
+    assert [sizer.next_rows(left, slots=2) for left in (400, 160, 44, 12, 1)] == [80, 40, 11, 10, 10]

@@ -1,0 +1,62 @@
+"""This module is how a job is to be done: the options of `Client.submit`, which tells what they mean; and its terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from producer.handover import MAX_BYTES
+from producer.policy import Policy
+from tasks.codec.compression import Compression
+from tasks.messages import OnError, SliceRef, StoreName
+
+
+class AnyJobOptions(TypedDict, total=False):
+    """Of every job."""
+
+    chunk_rows: int | None
+    store: StoreName | None
+    compression: Compression | None
+
+
+class PredictOptions(AnyJobOptions, total=False):
+    """Of `Client.predict`."""
+
+    chunk_seconds: float
+    on_error: OnError
+    max_failed: int | str | None
+
+
+class AttachedOptions(PredictOptions, total=False):
+    """Of a job that this process joins."""
+
+    first_row: int
+    fail_together: bool
+    failed_before: int
+    dropped_before: int
+    ordered: bool
+    max_waiting_bytes: int
+
+
+class DetachedOptions(AnyJobOptions, total=False):
+    """Of a job that needs this process no more."""
+
+    ttl_seconds: int | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a job keeps to from its first chunk to its last; as in `Client.submit`.
+
+    Attributes:
+        slice_ref: where the rows stand in a file, if workers read them there.
+    """
+
+    slice_ref: SliceRef | None = None
+    compression: Compression | None = None
+    fail_together: bool = False
+    policy: Policy = field(default_factory=Policy)
+    failed_before: int = 0
+    dropped_before: int = 0
+    ordered: bool = True
+    max_waiting_bytes: int = MAX_BYTES
