@@ -24,6 +24,7 @@ from producer.route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import CHUNK_SECONDS, Sizer
 from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Terms
+from tasks import tracing
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
 from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
@@ -67,6 +68,7 @@ class Client:
         self._worker_timeout_seconds = worker_timeout_seconds
         self._jobs: list[Job] = []
         self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
+        tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         ping(url)
         atexit.register(self.close)
 

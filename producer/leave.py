@@ -13,7 +13,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import cast
 
-from producer import job_store, placement
+import msgspec
+
+from producer import job_store, job_trace, placement
 from producer.plan import Budget, choose_chunk_rows, message
 from producer.queues import Queues
 from producer.rebatcher import Rebatcher
@@ -105,16 +107,19 @@ def leave(
     store, slice_ref = choose_store(source, slots, settings, wishes.store)
     job_id = secrets.token_hex(6)
     wire = Wire(str(settings.broker_url), settings, job_id)
+    trace = job_trace.begin(job_id, placement.refs(infos), store)
     try:
         budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
         left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
-        plan = left.put(check, blank)
+        plan = msgspec.structs.replace(left.put(check, blank), trace=trace.headers)
         record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan)
         with broker_errors(wire.url):
             job_store.create(wire.client, record, ttl_seconds)
         # To those that are still up.
         send(wire, job_id, plan, range(plan.chunks), placement.usable(wire.slots(), plan.models) or slots)
-    except BaseException:
+        trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
+    except BaseException as error:
+        trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
         with suppress(BrokerError), broker_errors(wire.url):
             job_store.remove(wire.client, job_id)
         raise
@@ -125,7 +130,7 @@ def leave(
 
 def send(wire: Wire, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
     """Send these chunks to the workers of these slots."""
-    queues = Queues(slots)
+    queues, wire.headers = Queues(slots), plan.trace
     for begin in range(0, len(indexes), BATCH_CHUNKS):
         batch = indexes[begin : begin + BATCH_CHUNKS]
         wire.publish([(queues.choose(), message(job_id, plan, index)) for index in batch])

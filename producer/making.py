@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from producer import job_store, placement
+from producer import job_store, job_trace, placement
 from producer.feeds import Feed
 from producer.job import Job
 from producer.ledger import Ledger
@@ -98,6 +98,8 @@ def make_job(
         ordered=terms.ordered,
         max_waiting_bytes=terms.max_waiting_bytes,
     )
+    trace = job_trace.begin(job_id, models, store)
+    wire.headers, run.on_end = trace.headers, trace.end
     digests = {model.name: model.digest for model in models}
     skips = terms.policy.on_error == "skip" or any(info.drops_rows for info in infos)
     return Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips)

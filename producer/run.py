@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import redis
@@ -87,6 +87,7 @@ class Run:
         self.ledger = ledger
         self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
         self.state = JobState.RUNNING
+        self.on_end: Callable[[str, Mapping[str, int], str], None] = lambda *_: None  # told state, ledger, error
         self._wake = threading.Event()
         self.handover = Handover(self._wake.set, max_waiting_bytes)
         self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
@@ -337,6 +338,7 @@ class Run:
         self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
         self._feed.close()
         record = msgspec.structs.replace(self.record(), error=str(error or ""))
+        self.on_end(self.state, record.ledger, record.error)
         try:
             if self.failures.records:
                 self._tell_failures()

@@ -48,10 +48,15 @@ USABLE_SHARE = 0.75
 
 
 class Wire:
-    """Connections of one job; used by the job's thread alone."""
+    """Connections of one job; used by the job's thread alone.
+
+    Attributes:
+        headers: of the Celery messages; they name the trace that the job belongs to.
+    """
 
     def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
         self.url = url
+        self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=5)
         self._settings = settings
         self._app: Celery = make_app(settings)
@@ -91,6 +96,7 @@ class Wire:
                         args=[to_plain(message)],
                         argsrepr=str(message),
                         kwargsrepr="{}",
+                        headers=self.headers,
                         queue=queue,
                         producer=producer,
                         ignore_result=True,

@@ -55,7 +55,7 @@ def infer(message: dict[str, Any]) -> str:
     # Children alone need numpy, the models and what they bring.
     from tasks.infer import run_message
 
-    return run_message(message)
+    return run_message(message, infer.request.headers)
 
 
 prepare_worker(app, settings)

@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
 from billiard import current_process, pool
@@ -27,6 +28,9 @@ from tasks.scratch import Scratch
 from tasks.shelf import Shelf
 from tasks.stopwatch import Stopwatch
 from worker_config.errors import ExitCode, ModelError
+
+if TYPE_CHECKING:
+    from tasks.chunk_trace import ChunkTrace
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Child:
     tally: Tally = field(default_factory=Tally)
     scratch: Scratch = field(default_factory=Scratch)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    trace: ChunkTrace | None = None  # where traces are wanted
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -82,6 +87,7 @@ def start(
     places: Places,
     tally: Tally,
     report_fd: int,
+    trace_exporters: tuple[str, ...],
 ) -> None:
     """Load the model set into this child, or tell the main process why not and exit."""
     global _this
@@ -94,7 +100,12 @@ def start(
         pool.mem_rss = lambda: 2 if shelf.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30, waits_for_room=True)
-        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places, tally)
+        watch, trace = Stopwatch(), None
+        if trace_exporters:
+            from tasks import chunk_trace
+
+            trace = chunk_trace.begin(trace_exporters, watch, f"{worker}/{slot}")
+        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places, tally, stopwatch=watch, trace=trace)
         tally.begin(slot)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(

@@ -6,8 +6,10 @@ run in steps that are noted before they run, so that a row that kills its child 
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -44,8 +46,10 @@ from tasks.suspects import Death, Step, is_hopeless, steps
 from worker_config.errors import PayloadError
 
 
-def run_message(plain: object) -> str:
+def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
+
+    Its headers may name the trace that the chunk belongs to.
 
     Raises:
         MessageError: the message is not of our form.
@@ -57,6 +61,8 @@ def run_message(plain: object) -> str:
         return _run_message(child, from_plain(plain, ChunkMessage))
     finally:
         child.stopwatch.enter("wait")
+        if child.trace:
+            child.trace.close(headers, sys.exception())
 
 
 def _run_message(child: Child, message: ChunkMessage) -> str:
@@ -64,6 +70,8 @@ def _run_message(child: Child, message: ChunkMessage) -> str:
         deliveries, payload = ask(child, message)
         if not deliveries:
             return f"dropped {message}: the job is over"
+        if child.trace:
+            child.trace.run(message, deliveries)
         answer = run_chunk(child, message, payload, deliveries)
         answer = msgspec.structs.replace(answer, stages=child.stopwatch.take())
         child.stopwatch.enter("answer")
@@ -78,6 +86,8 @@ def _run_message(child: Child, message: ChunkMessage) -> str:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
         push_answer(child.client, answer, child.job_ttl_seconds)
+    if child.trace:
+        child.trace.answer = answer
     child.shelf.check_size()
     if isinstance(answer, Failure):
         return f"{message}: {answer.record}"

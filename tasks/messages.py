@@ -271,6 +271,7 @@ class Plan(_Value, frozen=True):
         compression: what payloads are packed with, both ways.
         ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
         workers: those that held the models when the job was left.
+        trace: headers that name the trace that the job belongs to.
     """
 
     rows: Count
@@ -280,6 +281,7 @@ class Plan(_Value, frozen=True):
     compression: Literal["lz4", "zstd"] | None
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
     workers: list[str]
+    trace: dict[str, str] = {}
 
     @property
     def chunks(self) -> int:

@@ -17,10 +17,12 @@ class Stopwatch:
 
     Attributes:
         stage: the one that runs.
+        listener: told of each stage that ends: its name, its begin and its end, by the clock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.stage = "wait"
+        self.listener: Callable[[str, float, float], None] | None = None
         self._clock = clock
         self._since = clock()
         self._seconds: dict[str, float] = {}
@@ -29,6 +31,8 @@ class Stopwatch:
         """End the stage that runs, and begin another one."""
         now = self._clock()
         self._seconds[self.stage] = self._seconds.get(self.stage, 0.0) + now - self._since
+        if self.listener:
+            self.listener(self.stage, self._since, now)
         self.stage, self._since = stage, now
 
     def take(self) -> dict[str, float]:

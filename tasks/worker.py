@@ -28,7 +28,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, queues, reload, slots, spool, status, steadfast, steering
+from tasks import guard, queues, reload, slots, spool, status, steadfast, steering, tracing
 from tasks.connection import connect, wait_until_up
 from tasks.deaths import answer_for_child
 from tasks.devices import gpus
@@ -127,6 +127,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         raise ConfigError("models run in prefork children alone; leave out -P/--pool")
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError("TensorFlow is not installed; a worker needs it: pip install 'celeriac[worker]'")
+    tracing.check(settings.trace_exporters)
     entries = read_entries(settings)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
@@ -223,6 +224,7 @@ def _after_fork(**_: object) -> None:
             places=child.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
             tally=_main.tally,
             report_fd=_main.reports.write_fd,
+            trace_exporters=_main.settings.trace_exporters,
         )
 
 

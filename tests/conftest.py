@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of whoever runs the tests must not reach them."""
-    for name in [name for name in os.environ if name.startswith(("CELERIAC_", "CELERY_"))]:
+    for name in [name for name in os.environ if name.startswith(("CELERIAC_", "CELERY_", "OTEL_"))]:
         monkeypatch.delenv(name)
 
 

@@ -1,4 +1,4 @@
-"""This module reads `CELERIAC_*` environment variables into one checked, frozen value."""
+"""This module reads `CELERIAC_*` environment variables, and one of OpenTelemetry, into one checked, frozen value."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Settings:
         cache_mib: how large the cache may become, in MiB; what is in use stays.
         pin_cores: whether each child has cores of its own.
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
+        trace_exporters: where traces go, `otlp` or `console` or both; nowhere if it names none.
     """
 
     broker_url: str | None = None
@@ -45,6 +46,7 @@ class Settings:
     cache_mib: int = 20_480
     pin_cores: bool = False
     model_set: tuple[str, ...] = ()
+    trace_exporters: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
@@ -55,6 +57,7 @@ class Settings:
             f"pin_cores={self.pin_cores}",
             f"spool={str(self.spool)!r}",
             f"data_roots={[str(root) for root in self.data_roots]}",
+            f"trace_exporters={list(self.trace_exporters)}",
         ]
         return f"Settings({', '.join(shown)})"
 
@@ -81,6 +84,8 @@ class Settings:
             settings = replace(settings, cache=_absolute("CELERIAC_CACHE", cache))
         if pin_cores := environ.get("CELERIAC_PIN_CORES"):
             settings = replace(settings, pin_cores=_flag("CELERIAC_PIN_CORES", pin_cores))
+        if environ.get("OTEL_SDK_DISABLED", "").lower() != "true":
+            settings = replace(settings, trace_exporters=_exporters(environ.get("OTEL_TRACES_EXPORTER", "")))
         integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
@@ -104,6 +109,13 @@ def _names(variable: str, text: str) -> tuple[str, ...]:
     if not all(names):
         raise ConfigError(f"{variable}={text!r} has an empty name; name models as NAME,NAME")
     return names
+
+
+def _exporters(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in names if name not in ("", "none", "otlp", "console")]:
+        raise ConfigError(f"OTEL_TRACES_EXPORTER has {unknown[0]!r}; traces go by otlp, to the console, or to none")
+    return tuple(name for name in names if name not in ("", "none"))
 
 
 def _folder(variable: str, text: str) -> Path:

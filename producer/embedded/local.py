@@ -41,6 +41,8 @@ _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
 # Where payloads are as fast as memory.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
+# In which the worker may send the traces that it still has.
+FAREWELL_SECONDS = 5.0
 # Several windows of payloads and as many outputs.
 LEAST_MEMORY_BYTES = 2**30
 _WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
@@ -72,6 +74,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
         "folder": str(folder),
         "spool": str(spool),
         "redis": _redis_command(server, folder),
+        "farewell_seconds": FAREWELL_SECONDS if settings.trace_exporters else 0.0,
         "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
         "worker_environ": {
             "CELERIAC_BROKER_URL": url,

@@ -4,8 +4,9 @@
     parent gone, however it died: stdin ends --> both are killed, their folder is removed
 
 It runs as a plain file, `python -I supervisor.py`, with the standard library alone, so that it is up at once.
-Its first argument is JSON: `folder` and `spool`, and `redis` and `worker` as command lines. It prints one line of JSON
-for each event: {"up": "redis"}, {"up": "worker", "pid": 17}, {"ended": "worker", "code": 5}.
+Its first argument is JSON: `folder` and `spool`, `redis` and `worker` as command lines, and `farewell_seconds`, which
+the worker may take to end by itself. It prints one line of JSON for each event: {"up": "redis"},
+{"up": "worker", "pid": 17}, {"ended": "worker", "code": 5}.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ def main() -> int:
                     pass
         return 0
     finally:
+        if "worker" in children and told["farewell_seconds"]:
+            children["worker"].terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                children["worker"].wait(told["farewell_seconds"])
         for child in reversed(children.values()):
             _kill(child)
         for leftover in (folder, told["spool"]):

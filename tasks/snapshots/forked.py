@@ -9,6 +9,7 @@ folder for temporary files of its own: it runs no exit handlers, by which Tensor
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -103,6 +104,8 @@ def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str) ->
         os.dup2(printed, 1)
         os.dup2(printed, 2)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        # A collection would look at all that TensorFlow's import has made, and copy its pages.
+        gc.freeze()
         try:
             told = b"r" + msgspec.msgpack.encode(function())
         except BaseException as error:

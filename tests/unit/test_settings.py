@@ -36,6 +36,7 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_CACHE": "/not/there/yet",
         "CELERIAC_CACHE_MIB": "0",
         "CELERIAC_PIN_CORES": "1",
+        "OTEL_TRACES_EXPORTER": "otlp",
     }
     expected = Settings(
         broker_url="redis://host:6380/1",
@@ -51,6 +52,7 @@ def test_every_variable_reaches_its_setting() -> None:
         cache=Path("/not/there/yet"),
         cache_mib=0,
         pin_cores=True,
+        trace_exporters=("otlp",),
     )
     settings = Settings.from_env(environ)
     assert settings == expected

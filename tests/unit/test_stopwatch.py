@@ -17,3 +17,13 @@ def test_the_stages_have_all_seconds() -> None:
     watch.enter("answer")
     assert watch.take() == {"infer": 7.0, "answer": 0.0}
     assert {"wait", "infer", "answer"} <= set(STAGES)
+
+
+def test_a_listener_is_told_of_every_stage_that_ends() -> None:
+    now, told = 1.0, []
+    watch = Stopwatch(lambda: now)
+    watch.listener = lambda *stage: told.append(stage)
+    watch.enter("fetch")
+    now = 3.0
+    watch.enter("wait")
+    assert told == [("wait", 1.0, 1.0), ("fetch", 1.0, 3.0)]
