@@ -14,7 +14,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN mkdir producer tasks worker_config && touch README.md LICENSE \
     && pip install --constraint constraints.txt hatchling \
-    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower]'
+    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower,metrics]'
 
 COPY README.md LICENSE ./
 COPY worker_config worker_config

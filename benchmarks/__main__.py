@@ -14,6 +14,7 @@ QUESTIONS = (
     "starting",
     "executors",
     "safety",
+    "monitoring",
     "feeding",
 )
 

@@ -15,6 +15,7 @@ from producer.job import Job, Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
+from producer.metrics import serve_metrics
 from producer.parts import Part
 from producer.preflight import Preflight, Wanted
 from tasks.messages import FailureRecord
@@ -36,6 +37,7 @@ __all__ = [
     "errors",
     "local",
     "py_dataset",
+    "serve_metrics",
     "tf_dataset",
     "tf_outputs",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from producer.aggregator import Gathered
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.parts import OutputTree, Part
+from producer.progress_bar import show_until_end
 from producer.run import Run
 from tasks.messages import FailureRecord
 
@@ -26,6 +28,8 @@ class Progress:
         in_flight: chunks sent and not answered.
         slots: children that work for it.
         seconds: since it was submitted, up to its end.
+        skipped: rows that were left out on purpose.
+        sent_again: times that a chunk was sent once more.
     """
 
     state: JobState
@@ -35,6 +39,18 @@ class Progress:
     in_flight: int
     slots: int
     seconds: float
+    skipped: int = 0
+    sent_again: int = 0
+
+    @property
+    def done(self) -> int:
+        """Rows of which it is known what became of them."""
+        return self.predicted + self.failed + self.skipped
+
+    @property
+    def busy(self) -> int:
+        """Slots that have a chunk, as far as the job knows."""
+        return min(self.slots, self.in_flight)
 
 
 class Job:
@@ -148,7 +164,16 @@ class Job:
             in_flight=run.in_flight,
             slots=len(run.slots),
             seconds=self._seconds or time.monotonic() - self._started,
+            skipped=run.ledger.skipped,
+            sent_again=run.ledger.chunks_sent_again,
         )
+
+    def show_progress(self) -> Job:
+        """Show a bar until the job ends, in a notebook as one of its widgets, in a log as lines; returns the job."""
+        # A job that nobody keeps must end, whoever looks at it.
+        known = weakref.ref(self)
+        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self._first_row)
+        return self
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, or none of a model that the record names, and why; the first 1,000."""
@@ -171,6 +196,11 @@ class Job:
         Together they are the job's seconds times its slots, but for what came after each slot's last answer.
         """
         return dict(self._run.stages)
+
+    @property
+    def live_stages(self) -> Mapping[str, float]:
+        """The same, as it grows."""
+        return self._run.stages
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""

@@ -28,7 +28,7 @@ import redis
 from producer.ledger import Ledger
 from tasks import keys
 from tasks.keep import keep
-from tasks.messages import FailureRecord, JobRecord, ModelRef, Plan, pack
+from tasks.messages import FailureRecord, JobRecord, ModelRef, Plan, pack, unpack
 from worker_config.errors import UnknownJobError
 
 
@@ -96,7 +96,7 @@ def remove(client: redis.Redis, job_id: str) -> None:
     """Forget a job as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
         pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.deliveries(job_id))
-        pipe.unlink(keys.failures(job_id))
+        pipe.unlink(keys.failures(job_id), keys.timeline(job_id))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
@@ -183,6 +183,17 @@ def read_failure(client: redis.Redis, job_id: str) -> FailureRecord | None:
     """What became of the rows that ended a detached job, if rows did."""
     failure = cast("bytes | None", client.hget(keys.job(job_id), "failure"))
     return msgspec.json.decode(failure, type=FailureRecord) if failure else None
+
+
+def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]:
+    """The rows of a job that have no prediction, as far as is known, in their order."""
+    records = [
+        unpack(data, FailureRecord) for data in cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
+    ]
+    for known in (*record.failed_models.values(), read_failure(client, record.id)):
+        if known and known not in records:
+            records.append(known)
+    return sorted(records, key=lambda failed: (failed.start, failed.model))
 
 
 def expires_at(client: redis.Redis, job_id: str) -> float:

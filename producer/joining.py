@@ -23,10 +23,10 @@ from producer.fillers import blank_like, count_rows, drop_rows
 from producer.ledger import Ledger
 from producer.outbox import OpenChunk, Outbox
 from producer.parts import OutputTree, Part, flatten, unflatten, without
-from producer.policy import Policy
+from producer.terms import Terms
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, JobRecord, ModelRef, Outputs
+from tasks.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, ModelRef, Outputs
 from tasks.scratch import Scratch
 from worker_config.errors import MessageError, PayloadError, RowsFailedError
 
@@ -49,7 +49,7 @@ class Joining:
 
     Args:
         likely_form: outputs of no rows, as the models announce them; for a job none of whose rows shows it.
-        ordered: whether parts come in the order of their chunks, or as these are answered.
+        terms: whether parts come in the order of their chunks, or as these are answered; and what failures do.
 
     Attributes:
         gathered: the whole arrays, if the caller wants them: large outputs then go straight to their place.
@@ -60,27 +60,26 @@ class Joining:
         self,
         wire: Wire,
         outbox: Outbox,
-        record: JobRecord,
+        job: str,
         models: Sequence[ModelRef],
         ledger: Ledger,
         failures: Failures,
-        policy: Policy,
+        terms: Terms,
         rows: int | None,
         likely_form: OutputTree | None = None,
-        ordered: bool = True,
     ) -> None:
         self.gathered: Gathered | None = None
         self.stages: dict[str, float] = {}
         self._started = time.monotonic()
         self._wire = wire
         self._outbox = outbox
-        self._job = record.id
+        self._job = job
         self._several = len(models) > 1
         self._ledger = ledger
         self._failures = failures
-        self._policy = policy
+        self._policy = terms.policy
         self._rows = rows
-        self._join = Join(ordered=ordered)
+        self._join = Join(ordered=terms.ordered)
         self._scratch = Scratch()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -99,6 +98,7 @@ class Joining:
 
     def count_stages(self, answer: Answer) -> None:
         """Add the seconds of an answer that was taken; a slot that waited before the job began did not wait for it."""
+        self._outbox.timeline.answered(answer, is_open=answer.index in self._outbox.open)
         for stage, seconds in answer.stages.items():
             if stage == "wait":
                 seconds = min(seconds, time.monotonic() - self._started)
@@ -112,6 +112,10 @@ class Joining:
             MessageError: the answer does not fit its chunk, or cannot be read.
             BrokerError: Redis cannot be reached.
         """
+        with self._wire.measures.joining():
+            return self._take(answer)
+
+    def _take(self, answer: Answer) -> bool:
         if answer.job != self._job:
             raise MessageError(f"an answer of job {answer.job} on the list of job {self._job}")
         opened = self._outbox.open.get(answer.index)
@@ -207,6 +211,8 @@ class Joining:
             part = self._formed(part)
         self._failures.keep(failed)
         self._outbox.answered(answer.index, seconds, size)
+        if opened.times_sent == 1:
+            self._wire.measures.answered(answer, opened.sent_at)
         self._ledger.chunks_answered += 1
         self._ledger.predicted += part.predicted_rows
         self._ledger.failed += count

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from producer import job_store, job_trace, placement
+from producer import job_store, job_trace, metrics, placement
 from producer.feeds import Feed
 from producer.job import Job
 from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.provenance import job_settings
 from producer.queues import Queues
 from producer.route import choose_reply
 from producer.run import Run
@@ -22,6 +23,7 @@ from producer.terms import Terms
 from producer.window import Window
 from producer.wire import Wire
 from tasks.messages import ModelInfo, SlotRecord, StoreName
+from tasks.worker_facts import versions_here
 from worker_config.settings import Settings
 
 
@@ -80,6 +82,10 @@ def make_job(
         terms.compression,
         terms.policy.on_error,
     )
+    timeline = outbox.timeline
+    timeline.settings, timeline.versions = job_settings(settings, sizer, store, terms), versions_here()
+    timeline.models = list(infos)
+    timeline.look(slots)
     run = Run(
         wire,
         feed,
@@ -92,17 +98,16 @@ def make_job(
         _ledger(feed, terms),
         ttl_seconds=settings.job_ttl_seconds,
         worker_timeout_seconds=worker_timeout_seconds,
-        fail_together=terms.fail_together,
-        policy=terms.policy,
+        terms=terms,
         likely_form=placement.blank_outputs(infos),
-        ordered=terms.ordered,
-        max_waiting_bytes=terms.max_waiting_bytes,
     )
     trace = job_trace.begin(job_id, models, store)
     wire.headers, run.on_end = trace.headers, trace.end
     digests = {model.name: model.digest for model in models}
     skips = terms.policy.on_error == "skip" or any(info.drops_rows for info in infos)
-    return Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips)
+    job = Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips)
+    metrics.follow(job, wire.measures, window)
+    return job
 
 
 def _ledger(feed: Feed, terms: Terms) -> Ledger:

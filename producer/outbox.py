@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -16,6 +17,7 @@ import msgspec
 from producer.feeds import Feed
 from producer.queues import Queues
 from producer.split import Chunk, Sizer
+from producer.timeline import Timeline
 from producer.window import Window
 from producer.wire import Wire
 from tasks import codec
@@ -36,6 +38,10 @@ logger = logging.getLogger(__name__)
 # Published together: more would let slots wait for their first chunk.
 BATCH_CHUNKS = 16
 BATCH_BYTES = 2**20
+# Why a chunk is sent again.
+_OVERDUE = "its answer is overdue"
+_LOST = "it came back without outputs, or Redis may have lost it"
+_WORKER_GONE = "the worker that had it is gone"
 
 
 @dataclass(slots=True)
@@ -44,6 +50,7 @@ class OpenChunk:
 
     Attributes:
         payload: its rows; empty where they can be had again.
+        sent_at: when it was last published, or tried to be, by this process's monotonic clock.
         published: whether Redis has its message for sure.
         copies: deliveries that may still answer.
         came_back: deliveries that have come to nothing.
@@ -54,6 +61,7 @@ class OpenChunk:
     queue: str
     payload: bytes
     times_sent: int = 1
+    sent_at: float = 0.0
     published: bool = False
     copies: int = 1
     came_back: int = 0
@@ -79,6 +87,7 @@ class Outbox:
         open: the chunks that are not answered, in the order of their index.
         chunks_sent: for the first time.
         chunks_sent_again: once more.
+        timeline: what happens to them.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class Outbox:
         self.open: dict[int, OpenChunk] = {}
         self.chunks_sent = 0
         self.chunks_sent_again = 0
+        self.timeline = Timeline()
         self._wire = wire
         self._feed = feed
         self._window = window
@@ -139,6 +149,7 @@ class Outbox:
             opened = OpenChunk(self._message(chunk, total), self._queues.choose(), kept)
             self.open[chunk.index] = opened  # whatever Redis does with it
             self.chunks_sent += 1
+            self.timeline.sent(chunk.index)
             self._sizer.sent(chunk.rows, payload_bytes)
             self._window.sent(chunk.index, self._sizer.bytes_in_flight(chunk.rows))
             if not self._slice_ref or parts:
@@ -149,6 +160,8 @@ class Outbox:
         return len(sent)
 
     def _publish(self, chunks: list[OpenChunk], *, first: bool = False) -> None:
+        for opened in chunks:
+            opened.sent_at = time.monotonic()
         if chunks:
             self._wire.publish([(opened.queue, opened.message) for opened in chunks], first=first)
         for opened in chunks:
@@ -220,6 +233,7 @@ class Outbox:
             self._queues.closed(opened.queue)
             opened.queue = self._queues.choose()
             again.append(opened)
+            self.timeline.sent_again(index, _OVERDUE if late else _LOST if with_rows else _WORKER_GONE)
         if again:
             self.chunks_sent_again += len(again)
             logger.warning("job %s: sends %s of its chunks again", self._job, len(again))
@@ -233,6 +247,12 @@ class Outbox:
         if isinstance(message.ref, FileRef):
             opened.spent.append(message.ref)
         opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
+
+    def doubt(self) -> None:
+        """Redis may have lost whatever it was given."""
+        self.timeline.doubt()
+        for opened in self.open.values():
+            opened.published = False
 
     def close(self) -> None:
         """Forget what is still open."""

@@ -15,26 +15,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
 import redis
 
-from producer import job_store, outage
+from producer import outage
 from producer.aggregator import Gathered
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
-from producer.handover import MAX_BYTES, Handover
+from producer.handover import Handover
 from producer.job_store import JobState
 from producer.joining import Joining
 from producer.late import Lateness
 from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.parts import OutputTree
-from producer.policy import Policy
 from producer.queues import Queues
+from producer.telling import Telling
+from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
-from tasks.connection import broker_errors
 from tasks.messages import Answer, JobRecord, ModelRef, Outputs, SlotRecord
 from worker_config.errors import (
     BrokerError,
@@ -61,7 +60,7 @@ class Run:
         ledger, failures, stages, state: how far it is, and what slots did; read by the caller's thread.
         handover: parts on their way to the caller.
 
-    With `fail_together` the job ends when any of its models fails, else when none is left.
+    With `terms.fail_together` the job ends when any of its models fails, else when none is left.
     """
 
     def __init__(
@@ -78,31 +77,28 @@ class Run:
         *,
         ttl_seconds: int,
         worker_timeout_seconds: float,
-        fail_together: bool = False,
-        policy: Policy | None = None,
+        terms: Terms,
         likely_form: OutputTree | None = None,
-        ordered: bool = True,
-        max_waiting_bytes: int = MAX_BYTES,
     ) -> None:
         self.ledger = ledger
-        self.failures = Failures(record.id, [model.name for model in models], together=fail_together)
+        self.failures = Failures(record.id, [model.name for model in models], together=terms.fail_together)
         self.state = JobState.RUNNING
         self.on_end: Callable[[str, Mapping[str, int], str], None] = lambda *_: None  # told state, ledger, error
         self._wake = threading.Event()
-        self.handover = Handover(self._wake.set, max_waiting_bytes)
+        self.handover = Handover(self._wake.set, terms.max_waiting_bytes)
         self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
-        self._models, self._record = list(models), record
-        self._ttl_seconds, self._worker_timeout_seconds = ttl_seconds, worker_timeout_seconds
-        policy = policy or Policy()
+        self._models, self._id = list(models), record.id
+        self._worker_timeout_seconds = worker_timeout_seconds
         self._joining = Joining(
-            wire, outbox, record, models, self.ledger, self.failures, policy, feed.rows, likely_form, ordered
+            wire, outbox, record.id, models, self.ledger, self.failures, terms, feed.rows, likely_form
         )
         self.stages = self._joining.stages
+        self._telling = Telling(wire, record, ttl_seconds, self.ledger, self.failures, self.stages, outbox.timeline)
         self._crew, self._late = Crew(record.id, models, slots), Lateness()
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id, self._cancelled = "", False
-        self._tries = self._told = 0
+        self._tries = 0
         self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
 
     @property
@@ -142,7 +138,7 @@ class Run:
         except CeleriacError as failed:
             self.state, error = JobState.FAILED, failed
         except Exception as bug:
-            logger.exception("job %s", self._record.id)
+            logger.exception("job %s", self._id)
             self.state, error = JobState.FAILED, CeleriacError(f"a bug in Celeriac: {type(bug).__name__}: {bug}")
             error.__cause__ = bug
         finally:
@@ -169,8 +165,7 @@ class Run:
                 self._wait_for_redis(error)
 
     def _begin(self) -> None:
-        with broker_errors(self._wire.url):
-            job_store.create(self._wire.client, self.record(), self._ttl_seconds)
+        self._telling.begin()
         self._window.leave_room(self._wire.redis_room())
         self._run_id = self._wire.run_id()
 
@@ -247,15 +242,13 @@ class Run:
         if now - self._last_look < LOOK_AROUND_SECONDS:
             return
         self._last_look = now
-        with broker_errors(self._wire.url):
-            state, lost = job_store.update(self._wire.client, self.record(), self._ttl_seconds)
-            if len(self.failures.records) > self._told:
-                self._tell_failures()
+        state, lost = self._telling.update()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
         run_id, self._run_id = self._run_id, self._wire.run_id()
         workers = self._wire.workers()
         self._crew.update(workers, self._wire.seconds_left(workers), now)
+        self._outbox.timeline.look(self.slots)
         self._window.slots = len(self.slots)
         self._window.leave_room(self._wire.redis_room())
         self._queues.update(self.slots)
@@ -301,13 +294,13 @@ class Run:
 
     def _wait_for_redis(self, error: BrokerError) -> None:
         """Until it answers, or somebody cancels the job."""
-        logger.warning("job %s waits: %s", self._record.id, error)
+        logger.warning("job %s waits: %s", self._id, error)
         outage.wait_for_redis(self._wire.url, self._tries, self._wake, lambda: self._cancelled)
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
         if not isinstance(error, BrokerFullError):
-            logger.warning("job %s goes on", self._record.id)
+            logger.warning("job %s goes on", self._id)
             self._doubt()
             self._last_worker = time.monotonic()  # workers have to come back, too
         self._last_look = -LOOK_AROUND_SECONDS  # at once
@@ -315,37 +308,24 @@ class Run:
     def _doubt(self) -> None:
         """Redis may have lost whatever it was given."""
         self._wire.doubt()
-        self._told = 0
-        for opened in self._outbox.open.values():
-            opened.published = False
-
-    def _tell_failures(self) -> None:
-        job_store.write_failures(self._wire.client, self._record.id, self.failures.in_order(), self._ttl_seconds)
-        self._told = len(self.failures.records)
-
-    def record(self) -> JobRecord:
-        """The job's record as it stands."""
-        failed = dict(self.failures.models)
-        told = {"ledger": self.ledger.as_dict(), "failed_models": failed, "stages": self.stages}
-        return msgspec.structs.replace(self._record, updated_at=time.time(), **told)
+        self._outbox.doubt()
+        self._telling.doubt()
 
     def _how_far(self, what: str) -> str:
         rows = "?" if self._feed.rows is None else self._feed.rows
-        return f"job {self._record.id} {what}; {self.ledger.predicted} of {rows} rows were predicted"
+        return f"job {self._id} {what}; {self.ledger.predicted} of {rows} rows were predicted"
 
     def _settle(self, error: BaseException | None) -> None:
         """Leave nothing behind but the job's record."""
+        self._wire.measures.ended = self.state.value
         self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
         self._feed.close()
-        record = msgspec.structs.replace(self.record(), error=str(error or ""))
-        self.on_end(self.state, record.ledger, record.error)
+        self.on_end(self.state, self.ledger.as_dict(), str(error or ""))
         try:
-            if self.failures.records:
-                self._tell_failures()
-            job_store.finish(self._wire.client, record, self.state, self._ttl_seconds)
+            self._telling.finish(self.state, str(error or ""))
             self._outbox.close()
             self._wire.forget_job()
         except (redis.RedisError, CeleriacError) as unreachable:
             # The keys' time to live takes care of them.
-            logger.warning("job %s: cannot tell Redis that it ended: %s", self._record.id, unreachable)
+            logger.warning("job %s: cannot tell Redis that it ended: %s", self._id, unreachable)
         self._wire.close()

@@ -87,7 +87,7 @@ class Sizer:
         self._row_seconds = batch_seconds / batch_rows
         self._rows_travel = rows_travel
         self._first_rows = max(batch_rows, first_rows)
-        self._fixed_rows = fixed_rows
+        self.fixed_rows = fixed_rows
         self._chunk_seconds = chunk_seconds
         self._max_bytes = max_bytes
         self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
@@ -117,8 +117,8 @@ class Sizer:
             slots: children that work for the job.
             share_bytes: what a chunk may have in flight.
         """
-        if self._fixed_rows is not None:
-            return self._fixed_rows
+        if self.fixed_rows is not None:
+            return self.fixed_rows
         wanted = self._wanted_rows()
         if rows_left is not None:
             share = rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots))

@@ -16,6 +16,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
+from producer.measures import Measures
 from tasks import keys, spool
 from tasks.connection import BLOCK_SECONDS, broker_errors, connect
 from tasks.messages import (
@@ -48,7 +49,7 @@ USABLE_SHARE = 0.75
 
 
 class Wire:
-    """Connections of one job; used by the job's thread alone.
+    """Connections of one job; used by the job's thread alone, but for its `measures`.
 
     Attributes:
         headers: of the Celery messages; they name the trace that the job belongs to.
@@ -63,6 +64,7 @@ class Wire:
         self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
         self._left_over = False  # keys that could not be deleted
+        self.measures = Measures()
         self._shared = settings.spool  # outputs may come this way, whichever way the rows went
         self._puts_files = store == "files" and settings.spool is not None
         if settings.spool:
@@ -70,6 +72,11 @@ class Wire:
 
     def put(self, index: int, parts: spool.Parts, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
+        ref = self._put(index, parts, only_redis)
+        self.measures.put(ref, sum(map(len, parts)))
+        return ref
+
+    def _put(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
         if sum(map(len, parts)) <= MAX_INLINE_BYTES:
             return InlineRef(b"".join(parts))
         if self._shared is not None and self._puts_files and not only_redis:
@@ -137,6 +144,11 @@ class Wire:
 
         Those of a file stand in `scratch`, where one is given.
         """
+        payload = self._load(ref, scratch)
+        self.measures.taken(ref, len(payload or b""))
+        return payload
+
+    def _load(self, ref: PayloadRef, scratch: Scratch | None) -> bytes | memoryview | None:
         if isinstance(ref, InlineRef):
             return ref.payload
         if isinstance(ref, FileRef):
@@ -153,6 +165,7 @@ class Wire:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
         if not (isinstance(ref, FileRef) and spool.read_into(self._shared, ref, parts)):
             return False
+        self.measures.taken(ref, sum(map(len, parts)))
         self.release([ref])
         return True
 

@@ -20,7 +20,7 @@ from tasks.messages import Answer, Failure, Outputs, pack
 from tasks.notes import fields_of
 
 # Failures after which the chunk may come again.
-_STAGES_TO_COME_AGAIN = ("fetch", "worker")
+ASK_AGAIN = ("fetch", "worker")
 
 # Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 _PUSH = (
@@ -76,7 +76,7 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
     rows = answer.record if isinstance(answer, Failure) else answer
     failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
-    comes_again = isinstance(answer, Failure) and answer.record.stage in _STAGES_TO_COME_AGAIN
+    comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else fields_of(answer.index)
     values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
     values += [len(noted), *noted]

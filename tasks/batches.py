@@ -34,6 +34,26 @@ class BatchSize:
     remember: Callable[[int], None] | None = None
 
 
+@dataclass
+class Filled:
+    """Calls of models that gave outputs: how many, with how many rows, and with places for how many."""
+
+    batches: int = 0
+    rows: int = 0
+    places: int = 0
+
+    def add(self, rows: int, batch_rows: int) -> None:
+        """Count the calls that these rows took."""
+        batches = max(1, -(-rows // batch_rows))
+        self.batches += batches
+        self.rows += rows
+        self.places += batches * batch_rows
+
+
+# Of this process, since they were last counted.
+filled = Filled()
+
+
 def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:
     """As `run_batches`, with batches halved until they fit into memory.
 

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Task
 
 import tasks.control  # noqa: F401 - `celery -A tasks control` must know of its commands
+from tasks import logs
 from tasks.messages import TASK_NAME, ChunkMessage, from_plain
 from tasks.worker import prepare_worker
 from worker_config.celery_app import make_app
@@ -58,4 +59,5 @@ def infer(message: dict[str, Any]) -> str:
     return run_message(message, infer.request.headers)
 
 
+logs.set_up(settings.log_format)
 prepare_worker(app, settings)

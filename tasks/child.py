@@ -100,13 +100,12 @@ def start(
         pool.mem_rss = lambda: 2 if shelf.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30, waits_for_room=True)
-        watch, trace = Stopwatch(), None
+        watch, trace = Stopwatch(cells=tally.begin(slot)), None
         if trace_exporters:
             from tasks import chunk_trace
 
             trace = chunk_trace.begin(trace_exporters, watch, f"{worker}/{slot}")
         _this = Child(worker, slot, shelf, client, job_ttl_seconds, places, tally, stopwatch=watch, trace=trace)
-        tally.begin(slot)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,

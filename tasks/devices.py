@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tasks.quiet import hushed
+
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -43,9 +45,11 @@ def settle(slot: int, *, threads: int, pin_cores: bool) -> None:
     if pin_cores:
         os.sched_setaffinity(0, cores_of(slot, sorted(os.sched_getaffinity(0)), threads))
     limit_threads(threads)
-    if gpu:
-        import tensorflow as tf
+    import tensorflow as tf
 
+    with hushed(gpu_is_missing=not gpu):
+        tf.config.list_physical_devices()  # which looks for GPUs, and complains
+    if gpu:
         for device in tf.config.list_physical_devices("GPU"):
             # Else the first process takes all of the GPU's memory.
             tf.config.experimental.set_memory_growth(device, enable=True)

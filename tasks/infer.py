@@ -19,7 +19,8 @@ import redis
 from celery.exceptions import Reject
 
 from tasks import codec, keys, notes, spool
-from tasks.answers import push_answer
+from tasks.answers import ASK_AGAIN, push_answer
+from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.messages import (
     MAX_INLINE_BYTES,
@@ -38,6 +39,7 @@ from tasks.messages import (
 )
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import with_values
+from tasks.progress import Counts
 from tasks.running import Before, Ran, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
@@ -57,15 +59,16 @@ def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
     """
     child = current_child()
     child.stopwatch.enter("fetch")
+    begun_at = time.time()
     try:
-        return _run_message(child, from_plain(plain, ChunkMessage))
+        return _run_message(child, from_plain(plain, ChunkMessage), begun_at)
     finally:
         child.stopwatch.enter("wait")
         if child.trace:
             child.trace.close(headers, sys.exception())
 
 
-def _run_message(child: Child, message: ChunkMessage) -> str:
+def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     try:
         deliveries, payload = ask(child, message)
         if not deliveries:
@@ -73,11 +76,11 @@ def _run_message(child: Child, message: ChunkMessage) -> str:
         if child.trace:
             child.trace.run(message, deliveries)
         answer = run_chunk(child, message, payload, deliveries)
-        answer = msgspec.structs.replace(answer, stages=child.stopwatch.take())
+        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
         child.stopwatch.enter("answer")
         if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
             forget(child, answer.ref)
-        child.tally.answered(child.slot, message.stop - message.start)
+        child.tally.answered(child.slot, _done(message, answer, deliveries))
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:
@@ -182,6 +185,24 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
+
+
+def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:
+    """What the chunk adds to the child's counts; its rows have not failed where another delivery is asked for."""
+    failed = answer.failed_rows
+    if isinstance(answer, Failure) and not failed and answer.record.stage not in ASK_AGAIN:
+        failed = [answer.record]
+    batches, batch_rows, places = filled.batches, filled.rows, filled.places
+    filled.batches = filled.rows = filled.places = 0
+    return Counts(
+        chunks=1,
+        rows=message.stop - message.start,
+        rows_failed=sum(record.stop - record.start for record in failed),
+        chunks_again=int(deliveries > 1),
+        batches=batches,
+        batch_rows=batch_rows,
+        batch_places=places,
+    )
 
 
 def _stage(watch: Stopwatch) -> str:

@@ -8,6 +8,7 @@
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
     celeriac:job:ID:deliveries   hash    by chunk that is not answered: how often it was begun, and what became of that
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
+    celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells
@@ -68,6 +69,11 @@ def deliveries(job_id: str) -> str:
 def failures(job_id: str) -> str:
     """Records of the rows that failed."""
     return f"{KEY_PREFIX}job:{job_id}:failures"
+
+
+def timeline(job_id: str) -> str:
+    """What happened in a job, and when."""
+    return f"{KEY_PREFIX}job:{job_id}:timeline"
 
 
 def worker(worker_id: str) -> str:

@@ -147,8 +147,8 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler (NaN, 0, empty)
     stands in their place, and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function left
     out on purpose. Where no row has outputs the payload is empty. `models` are those that ran, in their versions;
-    `checksum` is the CRC-32 of the payload. `stages` are the child's seconds by stage since its last answer
-    (`tasks/stopwatch.py`).
+    `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds), `stages` are
+    its seconds by stage since its last answer (`tasks/stopwatch.py`).
     """
 
     job: JobId
@@ -163,6 +163,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     dropped: list[tuple[Count, Count]] = []
     models: list[ModelRef] = []
     checksum: int = 0
+    begun_at: float = 0.0
     stages: dict[str, float] = {}
 
     @property
@@ -175,7 +176,7 @@ class Failure(_Value, frozen=True, tag="failure"):
     """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record.
 
     `failed_rows` has a record for each of its rows, where every one was tried for itself and none has a prediction.
-    `stages` as for `Outputs`.
+    `begun_at` and `stages` as for `Outputs`.
     """
 
     job: JobId
@@ -184,6 +185,7 @@ class Failure(_Value, frozen=True, tag="failure"):
     record: FailureRecord
     failed: list[FailureRecord] = []
     failed_rows: list[FailureRecord] = []
+    begun_at: float = 0.0
     stages: dict[str, float] = {}
 
 

@@ -18,6 +18,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
 from tasks import deaths, notes, worker
+from tasks.logs import about
 from tasks.messages import ChunkMessage, OnError, from_plain
 from tasks.suspects import Death
 from worker_config.errors import CeleriacError
@@ -41,13 +42,15 @@ class ChunkRequest(Request):  # type: ignore[misc]
             on_error = self._tell("" if stop else "WorkerLostError", deaths.cause_of(error))
             if on_error != "raise" and not stop:
                 self._context.retries = self.task.max_retries
-        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        with about(self.argsrepr):
+            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Note that the child took too long, before it is killed."""
         if not soft:
             self._tell("TimeLimitExceeded", f"ran longer than {timeout:g} s", timeout)
-        super().on_timeout(soft, timeout)
+        with about(self.argsrepr):
+            super().on_timeout(soft, timeout)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Note that the child is stopped for no fault of its rows."""

@@ -126,6 +126,14 @@ def _all_status_files() -> Iterator[Path]:
                 yield path
 
 
+def read(folder: Path) -> WorkerStatus | None:
+    """Of the worker with this run folder; None where none was written."""
+    try:
+        return msgspec.json.decode((folder / _NAME).read_bytes(), type=WorkerStatus)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def mark_of(broker_url: str) -> str:
     """Short, and the same for the same URL; the URL itself may hold a password."""
     return hashlib.sha256(broker_url.encode()).hexdigest()[:16]

@@ -18,7 +18,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,15 +27,17 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, queues, reload, slots, spool, status, steadfast, steering, tracing
+from tasks import guard, metrics, queues, reload, slots, spool, status, steadfast, steering, tracing
 from tasks.connection import connect, wait_until_up
 from tasks.deaths import answer_for_child
 from tasks.devices import gpus
 from tasks.digest import digest_or_error
 from tasks.ending import Ending
+from tasks.logs import say
 from tasks.messages import SlotRecord
 from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.progress import Tally
+from tasks.quiet import hushed
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
@@ -114,8 +115,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
 def end(error: CeleriacError) -> NoReturn:
     """Say why on stderr and end the worker; Celery logs and swallows any exception but SystemExit."""
-    # Celery has redirected sys.stderr to its log by now.
-    print(f"celeriac: {error}", file=sys.__stderr__, flush=True)
+    say(str(error), logging.CRITICAL)
     raise SystemExit(int(error.exit_code))
 
 
@@ -135,13 +135,15 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     broker_url = app.conf.broker_url
     told = status.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status.write(folder, told)
+    tally = Tally()
+    metrics.serve(settings, folder, tally)
     wait_until_up(broker_url)
     cores = len(os.sched_getaffinity(0))
     # Celery resolves "auto" only after this.
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
     _import_tensorflow(threads)
-    shop = workshop(settings, threads, concurrency, _say)
+    shop = workshop(settings, threads, concurrency, say)
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
     models = ModelSet(folder, Generation(served, shop.held))
@@ -155,12 +157,12 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         # One short try: the main process feeds its children and must not wait.
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=Reports(),
-        tally=Tally(),
+        tally=tally,
         status=told,
         settings=settings,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
-        reloader=Reloader(models, shop, partial(read_entries, settings), _say),
+        reloader=Reloader(models, shop, partial(read_entries, settings), say),
         memory_limit=memory_limit,
         threads=threads,
         concurrency=concurrency,
@@ -185,14 +187,10 @@ def wants_reload() -> bool:
     return True
 
 
-def _say(text: str) -> None:
-    # Not through the log, whose level is "warning" unless asked for more.
-    print(text, file=sys.__stderr__, flush=True)
-
-
 def _import_tensorflow(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    import tensorflow  # noqa: F401
+    with hushed():
+        import tensorflow  # noqa: F401
 
 
 def _before_fork(sender: Any, **_: object) -> None:
@@ -249,7 +247,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         except CeleriacError as error:
             end(error)
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(_main.models.current.served.items()))
-        _say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")
+        say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1

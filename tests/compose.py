@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from producer.embedded.redis_server import find_redis_server
+from tests.metrics import free_port
 from tests.waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -68,9 +68,11 @@ class Stack:
     """The services of a compose file as local processes."""
 
     def __init__(self, file: Path, folder: Path, scale: Mapping[str, int]) -> None:
-        self.services: dict[str, Any] = read_compose(file, {})["services"]
+        services: dict[str, Any] = read_compose(file, {})["services"]
+        # Others run programs that are not here.
+        self.services = {name: one for name, one in services.items() if one["image"] in ("celeriac", "redis:7")}
         self.containers: dict[str, list[Container]] = {}
-        self.redis_port, self.flower_port = _free_port(), _free_port()
+        self.redis_port, self.flower_port = free_port(), free_port()
         self._folder = folder
         self._scale = scale
         self._write_programs()
@@ -105,7 +107,8 @@ class Stack:
     def _up(self, name: str) -> None:
         if name in self.containers:
             return
-        needed = self.services[name].get("depends_on", {})
+        depends_on = self.services[name].get("depends_on", {})
+        needed = {other: how for other, how in depends_on.items() if other in self.services}
         for other in needed:
             self._up(other)
         for other, how in needed.items():
@@ -119,6 +122,9 @@ class Stack:
         if name == "flower":
             environ |= {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(self.flower_port)}
         words = [self._local(word) for word in words_of(service["command"])]
+        if "CELERIAC_METRICS_HOST" in environ:  # of each container its own; here all share the ports
+            environ |= {"CELERIAC_METRICS_HOST": "127.0.0.1", "CELERIAC_METRICS_PORT": str(free_port())}
+            words = [environ["CELERIAC_METRICS_PORT"] if word == "9464" else word for word in words]
         if "worker" in words:
             words += ["-n", f"celery@{hostname}"]
         log = self._folder / f"{hostname}.log"
@@ -188,9 +194,3 @@ class Stack:
             program.parent.mkdir(exist_ok=True)
             program.write_text(f"#!/bin/sh\n{line}\n")
             program.chmod(0o755)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -123,7 +123,7 @@ def job_threads() -> list[str]:
 
 
 def check_nothing_left(system: System) -> None:
-    """No thread, spool file or key but the records of jobs and of rows that failed."""
+    """No thread, spool file or key but the records of jobs, their timelines, and rows that failed."""
     gc.collect()  # an exception's traceback keeps the iterators of its frames
     wait_until(lambda: not job_threads(), "the jobs have ended")
     spool = system.folder / "spool"
@@ -131,6 +131,7 @@ def check_nothing_left(system: System) -> None:
     with connect(system.url) as server:
 
         def left() -> list[bytes]:
-            return [key for key in server.scan_iter(keys.job("*") + ":*") if not key.endswith(b":failures")]
+            stay = (b":failures", b":timeline")
+            return [key for key in server.scan_iter(keys.job("*") + ":*") if not key.endswith(stay)]
 
         wait_until(lambda: not left(), "only the records of jobs are left")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.errors import ConfigError
@@ -29,6 +29,9 @@ class Settings:
         cache: where snapshots of models are kept; None is `celeriac` in the user's own cache folder.
         cache_mib: how large the cache may become, in MiB; what is in use stays.
         pin_cores: whether each child has cores of its own.
+        log_format: of a worker: lines of text, or of JSON.
+        metrics_port: where a worker serves its metrics; 0 for not at all.
+        metrics_host: the address at which metrics are served.
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
         trace_exporters: where traces go, `otlp` or `console` or both; nowhere if it names none.
     """
@@ -47,6 +50,9 @@ class Settings:
     pin_cores: bool = False
     model_set: tuple[str, ...] = ()
     trace_exporters: tuple[str, ...] = ()
+    log_format: Literal["text", "json"] = "text"
+    metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
 
     def __repr__(self) -> str:
         shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
@@ -55,6 +61,8 @@ class Settings:
         shown += [
             f"cache={str(self.cache)!r}",
             f"pin_cores={self.pin_cores}",
+            f"log_format={self.log_format}",
+            f"metrics_host={self.metrics_host!r}",
             f"spool={str(self.spool)!r}",
             f"data_roots={[str(root) for root in self.data_roots]}",
             f"trace_exporters={list(self.trace_exporters)}",
@@ -86,6 +94,12 @@ class Settings:
             settings = replace(settings, pin_cores=_flag("CELERIAC_PIN_CORES", pin_cores))
         if environ.get("OTEL_SDK_DISABLED", "").lower() != "true":
             settings = replace(settings, trace_exporters=_exporters(environ.get("OTEL_TRACES_EXPORTER", "")))
+        if log_format := environ.get("CELERIAC_LOG_FORMAT"):
+            if log_format not in ("text", "json"):
+                raise ConfigError(f"CELERIAC_LOG_FORMAT={log_format!r} is neither text nor json")
+            settings = replace(settings, log_format="json" if log_format == "json" else "text")
+        if host := environ.get("CELERIAC_METRICS_HOST"):
+            settings = replace(settings, metrics_host=host)
         integers: dict[str, Any] = {
             name: _integer(variable, environ[variable], least)
             for name, (variable, least) in _INTEGERS.items()
@@ -101,6 +115,7 @@ _INTEGERS = {
     "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
     "detached_mib": ("CELERIAC_DETACHED_MIB", 1),
     "cache_mib": ("CELERIAC_CACHE_MIB", 0),
+    "metrics_port": ("CELERIAC_METRICS_PORT", 0),
 }
 
 

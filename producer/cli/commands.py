@@ -19,10 +19,18 @@ from producer.cli import jobs, prune, tables
 from producer.cli.demo import run_demo
 from producer.cli.doctor import doctor
 from producer.cli.fetch import fetch
-from producer.cli.manifest import describe
-from producer.cli.options import broker_option, json_option, model_set_environ, model_set_option, models_option
+from producer.cli.manifest import describe, queue_lists
+from producer.cli.options import (
+    broker_option,
+    json_option,
+    metrics_port_option,
+    model_set_environ,
+    model_set_option,
+    models_option,
+)
 from producer.cli.predict import predict
 from producer.cli.predicting import PredictionFailedError
+from producer.cli.report import report
 from producer.cli.watch import watch
 from producer.embedded import worker_command
 from producer.placement import refs
@@ -49,6 +57,7 @@ Examples:
   celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
   celeriac watch 3f2a
   celeriac failures 3f2a
+  celeriac report 3f2a -o report.html
   celeriac fetch 3f2a -o scores.npy
 
 \b
@@ -71,8 +80,25 @@ def cli() -> None:
 @model_set_option
 @click.option("--workers", type=click.IntRange(1), help="Children, each with all models.  [default: one per core]")
 @broker_option
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Lines of text, or an object of JSON for each event.  [env var: CELERIAC_LOG_FORMAT; default: text]",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve metrics for Prometheus at this port.  [env var: CELERIAC_METRICS_PORT]",
+)
 @click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
-def worker(told: str | None, workers: int | None, broker_url: str | None, celery_options: tuple[str, ...]) -> None:
+def worker(
+    told: str | None,
+    workers: int | None,
+    broker_url: str | None,
+    log_format: str | None,
+    metrics_port: int | None,
+    celery_options: tuple[str, ...],
+) -> None:
     """Start a worker on this machine; the same as `celery -A tasks worker -c N`.
 
     Options of Celery's own follow after `--`, for example: celeriac worker -- -n second@%h -l info
@@ -81,6 +107,10 @@ def worker(told: str | None, workers: int | None, broker_url: str | None, celery
     environ = {**os.environ, **model_set_environ(told)}
     if broker_url:
         environ["CELERIAC_BROKER_URL"] = broker_url
+    if log_format:
+        environ["CELERIAC_LOG_FORMAT"] = log_format
+    if metrics_port:
+        environ["CELERIAC_METRICS_PORT"] = str(metrics_port)
     command = worker_command(workers, *celery_options)
     sys.stdout.flush()
     os.execve(command[0], command, environ)  # noqa: S606 - the worker takes this process's place and signals
@@ -95,10 +125,16 @@ def worker(told: str | None, workers: int | None, broker_url: str | None, celery
     is_flag=True,
     help="Remove the snapshots on this machine that neither the manifest nor a worker needs.",
 )
+@click.option("--queue", "is_queue", is_flag=True, help="Print the Redis list in which their chunks wait, and no more.")
 @json_option
 @click.pass_context
-def models(context: click.Context, manifest: Path, broker_url: str | None, is_pruning: bool, as_json: bool) -> None:
+def models(
+    context: click.Context, manifest: Path, broker_url: str | None, is_pruning: bool, is_queue: bool, as_json: bool
+) -> None:
     """List the models of the manifest, or, with a broker, those that workers hold."""
+    if is_queue:
+        click.echo("\n".join(queue_lists(manifest, broker_url)))
+        return
     if is_pruning:
         # The variable may be set for all commands of a machine.
         if context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE:
@@ -135,6 +171,7 @@ def models(context: click.Context, manifest: Path, broker_url: str | None, is_pr
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Children of the embedded worker."
 )
 @broker_option
+@metrics_port_option
 @click.option("--train-only", is_flag=True, help="Make model and manifest, predict nothing.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, quiet: bool) -> None:
@@ -145,7 +182,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         raise failed.error from None
 
 
-for command in (predict, jobs.jobs, jobs.status, jobs.failures, watch, fetch, jobs.cancel, doctor):
+for command in (predict, jobs.jobs, jobs.status, jobs.failures, watch, fetch, jobs.cancel, doctor, report):
     cli.add_command(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import cast
 
 import click
 
@@ -11,9 +10,7 @@ from producer import job_store
 from producer.cli import tables
 from producer.cli.options import broker_option, json_option, needed
 from producer.placement import refs
-from tasks import keys
 from tasks.connection import broker_errors, connect
-from tasks.messages import FailureRecord, unpack
 from tasks.slots import read_slots
 
 
@@ -56,13 +53,7 @@ def failures(job: str, broker_url: str | None, as_json: bool) -> None:
     url = needed(broker_url)
     with broker_errors(url), connect(url) as client:
         state, record = job_store.read(client, job)
-        pushed = cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
-        ended_by = job_store.read_failure(client, record.id)
-    records = [unpack(data, FailureRecord) for data in pushed]
-    for known in (*record.failed_models.values(), ended_by):
-        if known and known not in records:
-            records.append(known)
-    records.sort(key=lambda failed: (failed.start, failed.model))
+        records = job_store.read_failures(client, record)
     click.echo(
         json.dumps(tables.failures_values(state, record, records))
         if as_json

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import msgspec
 
+from tasks import keys
+from tasks.connection import broker_errors, connect
 from tasks.digest import digest_or_error
 from tasks.models.versions import served_path
+from tasks.slots import read_slots
 from tasks.snapshots.record import Described
-from worker_config.errors import ConfigError, ExitCode, ModelLoadError, UnknownModelError
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.celery_app import queue_of
+from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError, UnknownModelError
+from worker_config.manifest import ModelEntry, read_manifest, select
+from worker_config.settings import Settings
 
 
 def check_names(names: list[str], manifest: Path) -> None:
@@ -70,6 +75,25 @@ def check_tensorflow() -> None:
             "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
             "or ask the workers, with --broker"
         )
+
+
+def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
+    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest.
+
+    Raises:
+        ConfigError, ModelLoadError, UnknownModelError: the manifest or a file cannot be read.
+        BrokerError: Redis cannot be reached.
+        NoWorkerError: none is up.
+    """
+    if broker_url:
+        with broker_errors(broker_url), connect(broker_url) as client:
+            queues = {slot.queue for slot in read_slots(client)}
+        if not queues:
+            raise NoWorkerError("no worker is up, whose queue it would be")
+    else:
+        entries = select(read_manifest(manifest), Settings.from_env().model_set)
+        queues = {queue_of({name: digest_or_error(name, entry) for name, entry in entries.items()})}
+    return sorted(map(keys.queue, queues))
 
 
 def describe(manifest: Path) -> dict[str, Described]:

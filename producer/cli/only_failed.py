@@ -19,10 +19,11 @@ import msgspec
 import numpy as np
 
 from producer.cli.beside import OutputLedger, failures_path, read_beside
-from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted, progress_bar
+from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted
 from producer.client import Client
 from producer.ledger import Ledger
 from producer.parts import Array, Part
+from producer.progress_bar import shown
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.journal import check_same, lock
 from producer.sinks.mending import mended
@@ -121,11 +122,10 @@ def predict_failed(
         )
 
         def answers() -> Iterator[Part]:
-            with progress_bar(len(failed), quiet) as bar:
+            with shown(job, len(failed), quiet):
                 for part in job.parts():
                     named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
                     yield replace(part, outputs={names[0]: part.outputs}) if named else part
-                    bar.update(part.stop - part.start)
 
         try:
             check_same_models(job, head.models)

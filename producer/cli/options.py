@@ -9,9 +9,14 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from producer.metrics import serve_metrics
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
+from worker_config.settings import Settings
+
+# What a usual Prometheus takes from one time to the next.
+LINGER_SECONDS = 15.0
 
 
 def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:
@@ -27,6 +32,13 @@ def _read_max_failed(_: click.Context, __: click.Parameter, text: str | None) ->
     if share is None or float(share[1]) > 100:
         raise click.BadParameter(f"{text!r} is neither a number of rows nor a share of them, such as 5%")
     return text
+
+
+def _serve_metrics(context: click.Context, _: click.Parameter, port: int | None) -> None:
+    """Until the command ends; so few commands are long enough to be asked for their last numbers otherwise."""
+    if port:
+        host = Settings.from_env().metrics_host
+        context.with_resource(serve_metrics(port, host, linger_seconds=LINGER_SECONDS))
 
 
 on_error_option = click.option(
@@ -72,6 +84,13 @@ timeout_option = click.option(
     default=30.0,
     show_default=True,
     help="How long to wait for a worker that holds the model.",
+)
+metrics_port_option = click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    expose_value=False,
+    callback=_serve_metrics,
+    help="Serve metrics for Prometheus at this port meanwhile; at the end, wait up to 15 s for who has asked before.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 

@@ -16,6 +16,7 @@ from producer.cli.options import (
     broker_option,
     json_option,
     max_failed_option,
+    metrics_port_option,
     models_option,
     on_error_option,
     timeout_option,
@@ -80,6 +81,7 @@ from worker_config.errors import UsageError
     is_flag=True,
     help="Send one batch through every stage, forecast time, memory and output, and write nothing.",
 )
+@metrics_port_option
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @json_option
 def predict(

@@ -19,6 +19,7 @@ from producer.client import Client
 from producer.failures import told
 from producer.job import Job
 from producer.ledger import Ledger
+from producer.progress_bar import paced, shown
 from producer.sinks import JournalHead, Sink
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
@@ -161,7 +162,7 @@ def predict_to_sink(
     try:
         if head:
             check_same_models(job, head.models)
-        with progress_bar(source.rows, quiet, sink.done_rows) as bar:
+        with shown(job, source.rows, quiet, sink.done_rows):
             for part in job.parts():
                 if len(names) > 1:
                     for name, record in job.failed_models.items():
@@ -169,7 +170,6 @@ def predict_to_sink(
                 elif len(models) > 1:  # the outputs of a single model have no name
                     part = replace(part, outputs={names[0]: part.outputs})
                 sink.write(part)
-                bar.update(part.stop - part.start)
         sink.commit()
         summary = _summary(job, started, sink, None)
         if head:
@@ -277,7 +277,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
     )
 
 
-def progress_bar(rows: int | None, quiet: bool, done_rows: int = 0) -> Any:
+def progress_bar(rows: int | None, quiet: bool) -> Any:
     """A live bar on a terminal, nothing elsewhere."""
     hidden = quiet or not sys.stderr.isatty()
-    return tqdm(total=rows, initial=done_rows, unit=" rows", disable=hidden, dynamic_ncols=True)
+    return paced(tqdm)(total=rows, unit=" rows", disable=hidden, dynamic_ncols=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import click
+from tqdm import tqdm
 
 from producer import job_store
 from producer.cli import tables
@@ -17,6 +18,7 @@ from producer.cli.predicting import progress_bar
 from producer.client import Client
 from producer.failures import told
 from producer.job_store import JobState
+from producer.progress_bar import Pace
 from tasks.connection import broker_errors, connect
 from tasks.messages import JobRecord
 from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
@@ -89,6 +91,7 @@ class _Shown:
     def __init__(self, record: JobRecord) -> None:
         self.state, self.record = JobState.RUNNING, record
         self._bar = progress_bar(record.rows, quiet=False)
+        self._began, self._pace = time.monotonic(), Pace()
         self._on_terminal = sys.stderr.isatty()
         self._line_at = -LINE_SECONDS
         self._told_of_silence = False
@@ -103,16 +106,24 @@ class _Shown:
         """Take in a new state."""
         self.state, self.record = state, record
         self._bar.total = record.rows
-        self._bar.n = record.ledger.get("predicted", 0) + record.ledger.get("failed", 0)
+        self._bar.n = sum(record.ledger.get(name, 0) for name in ("predicted", "failed", "skipped"))
+        self._pace.add(time.monotonic() - self._began, self._bar.n)
+        self._bar.rows_per_second = self._pace.rows_per_second
         self._bar.refresh()
         if state is not JobState.RUNNING:
             return
         if not self._on_terminal and time.monotonic() - self._line_at >= LINE_SECONDS:
             self._line_at = time.monotonic()
-            self._say(_how_far(state, record))
+            self._say(f"{_how_far(state, record)}{self._time_left()}")
         if (silence := tables.silence(state, record)) and not self._told_of_silence:
             self._told_of_silence = True
             self._say(f"job {record.id}: {silence}")
+
+    def _time_left(self) -> str:
+        rate = self._pace.rows_per_second
+        if not rate or self._bar.total is None:
+            return ""
+        return f", {rate:,.0f} rows/s, {tqdm.format_interval((self._bar.total - self._bar.n) / rate)} left"
 
     def _say(self, text: str) -> None:
         self._bar.write(text, file=sys.stderr)

@@ -80,6 +80,8 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
             "CELERIAC_BROKER_URL": url,
             "CELERIAC_MODELS": str(manifest.absolute()),
             "CELERIAC_SPOOL": str(spool),
+            # Read by this process alone.
+            "CELERIAC_LOG_FORMAT": "text",
             # Its only producer is this process, of the same user.
             "CELERIAC_DATA_ROOTS": "/",
             # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.

@@ -20,6 +20,7 @@ from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze
 from tasks.files import write_whole
 from tasks.models.program import FlatCall
+from tasks.quiet import hushed
 from tasks.snapshots.record import BUILT, Snapshot
 
 
@@ -71,7 +72,6 @@ def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimi
 
 def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
     interpreter = _interpreter(path, threads)
-    interpreter.allocate_tensors()
     places = _places(interpreter, inputs)
     results = [detail["index"] for detail in interpreter.get_output_details()]
 
@@ -94,9 +94,11 @@ def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
 def _interpreter(path: Path, threads: int) -> Any:
     import tensorflow as tf
 
-    with warnings.catch_warnings():  # it announces its move to another package
+    with hushed(), warnings.catch_warnings():  # it announces its move to another package
         warnings.simplefilter("ignore")
-        return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def _places(interpreter: Any, inputs: int) -> dict[int, int]:

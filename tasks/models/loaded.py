@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.batches import BatchSize, is_out_of_memory, run_batches, run_bearable
+from tasks.batches import BatchSize, filled, is_out_of_memory, run_batches, run_bearable
 from tasks.causes import telling_line
 from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
@@ -122,6 +122,12 @@ class LoadedModel:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _run(self, rows: Rows) -> Arrays:
+        outputs = self._outputs(rows)
+        batch_rows = self.info.batch_rows if self.function else self.batch.rows
+        filled.add(len(next(iter(outputs.values()), ())), batch_rows)
+        return outputs
+
+    def _outputs(self, rows: Rows) -> Arrays:
         if self.function:
             return run_function(self.function, rows, self.info)
         arrays = fit(rows, self.info.inputs, self.info.name)

@@ -26,6 +26,7 @@ from tasks.executors.trial import try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
+from tasks.quiet import hushed
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.making import make_snapshot
@@ -215,7 +216,8 @@ def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: 
 def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds: float | None = None) -> T:
     """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
     # Imported here, it need not be by each process that is forked.
-    import tensorflow  # noqa: F401
+    with hushed():
+        import tensorflow  # noqa: F401
 
     log = folder.with_name(f"{folder.name}.log")
     try:

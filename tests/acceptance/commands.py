@@ -32,6 +32,7 @@ TIMEOUT_SECONDS = 120.0
 # A killed process is gone in milliseconds; the kernel may be busy with others.
 GONE_SECONDS = 5.0
 MARK = "COMMAND_UNDER_TEST"
+PROGRESS = re.compile(r"[\d,]+ of [\d,?]+ rows, ")
 SAFE = re.compile(r"(\d+) rows are safe beside (.+); continue with --resume$", re.MULTILINE)
 
 
@@ -58,8 +59,8 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of stderr that say something: click ends the line with a terminal's ^C first."""
-        return [line for line in self.stderr.splitlines() if line]
+        """The lines of stderr that say something: click ends the line with a terminal's ^C first. Progress is none."""
+        return [line for line in self.stderr.splitlines() if line and not PROGRESS.match(line)]
 
 
 @dataclass

@@ -22,7 +22,22 @@ from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
 
-COMMANDS = ["predict", "worker", "models", "jobs", "status", "failures", "watch", "fetch", "cancel", "doctor", "demo"]
+COMMANDS = [
+    *(
+        "predict",
+        "worker",
+        "models",
+        "jobs",
+        "status",
+        "failures",
+        "report",
+        "watch",
+        "fetch",
+        "cancel",
+        "doctor",
+        "demo",
+    )
+]
 ROWS = 1_000
 TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
 

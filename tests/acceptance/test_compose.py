@@ -16,8 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from tests.compose import Stack, read_compose, words_of
+from tests.metrics import scrape
 from tests.waiting import wait_until
 from worker_config.celery_app import celery_settings
 from worker_config.settings import Settings
@@ -25,6 +27,9 @@ from worker_config.settings import Settings
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 SERVICES: dict[str, Any] = read_compose(FILE, {})["services"]
+# Images of others, which do not run here.
+MONITORING = ("prometheus", "grafana")
+MONITORED = ROOT / "monitoring"
 WORKERS = {"celery@worker-1", "celery@worker-2"}
 
 
@@ -100,6 +105,15 @@ def test_flower_changes_nothing(stack: Stack) -> None:
     assert _request(stack, "POST", path, _flower_password(stack))[0] == http.client.FORBIDDEN
 
 
+def test_the_workers_metrics_have_all_rows_of_the_demo(stack: Stack) -> None:
+    ports = [int(worker.environ["CELERIAC_METRICS_PORT"]) for worker in stack.containers["worker"]]
+
+    def rows() -> float:
+        return sum(scrape(port)["celeriac_worker_rows_total",] for port in ports)
+
+    wait_until(lambda: rows() >= 1797, "all rows are counted")
+
+
 def test_redis_keeps_its_queue_evicts_nothing_and_refuses_strangers(stack: Stack) -> None:
     for option, value in {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}.items():
         assert stack.run("redis", "redis-cli", "config", "get", option).stdout.split() == [option, value]
@@ -127,9 +141,9 @@ def test_a_worker_that_is_stopped_ends_by_itself_within_its_grace_period(stack: 
 
 
 def test_every_command_begins_with_a_program_that_exists(tmp_path: Path) -> None:
-    path = Stack(FILE, tmp_path, {}).path
-    for name, service in SERVICES.items():
-        assert shutil.which(words_of(service["command"])[0], path=path), name
+    stack = Stack(FILE, tmp_path, {})
+    for name, service in stack.services.items():
+        assert shutil.which(words_of(service["command"])[0], path=stack.path), name
 
 
 def test_workers_can_be_scaled() -> None:
@@ -142,15 +156,17 @@ def test_ports_are_published_on_loopback_alone() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_every_service_but_redis_runs_the_image_of_the_dockerfile() -> None:
+def test_every_service_of_ours_runs_the_image_of_the_dockerfile_and_others_are_pinned() -> None:
     assert SERVICES["redis"]["image"].startswith("redis:7")
-    ours = [service for name, service in SERVICES.items() if name != "redis"]
+    for name in MONITORING:
+        assert re.search(r":v?\d+\.\d+\.\d+$", SERVICES[name]["image"])
+    ours = [service for name, service in SERVICES.items() if name not in {"redis", *MONITORING}]
     assert {(service["image"], service["build"]) for service in ours} == {("celeriac", ".")}
 
 
 def test_passwords_have_one_default_and_are_written_nowhere_else() -> None:
     defaults = _password_defaults()
-    assert {name for name, _ in defaults} == {"REDIS_PASSWORD", "FLOWER_PASSWORD"}
+    assert {name for name, _ in defaults} == {"REDIS_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD"}
     (password,) = {default for _, default in defaults}
     assert FILE.read_text().count(password) == len(defaults)
 
@@ -158,14 +174,16 @@ def test_passwords_have_one_default_and_are_written_nowhere_else() -> None:
 def test_no_command_holds_a_password() -> None:
     ((_, password), *_) = _password_defaults()
     for service in SERVICES.values():
-        assert password not in f"{service['command']} {service.get('healthcheck')}"
+        assert password not in f"{service.get('command')} {service.get('healthcheck')}"
 
 
 def test_passwords_come_from_the_environment() -> None:
-    services = read_compose(FILE, {"REDIS_PASSWORD": "r3dis", "FLOWER_PASSWORD": "fl0wer"})["services"]
+    told = {"REDIS_PASSWORD": "r3dis", "FLOWER_PASSWORD": "fl0wer", "GRAFANA_PASSWORD": "gr4fana"}
+    services = read_compose(FILE, told)["services"]
     assert services["redis"]["environment"]["REDISCLI_AUTH"] == "r3dis"
     assert services["worker"]["environment"]["CELERIAC_BROKER_URL"] == "redis://:r3dis@redis:6379/0"
     assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "celeriac:fl0wer"
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "gr4fana"
 
 
 def test_every_variable_of_ours_is_one_that_settings_read() -> None:
@@ -177,9 +195,38 @@ def test_every_variable_of_ours_is_one_that_settings_read() -> None:
             return super().get(key, default)
 
     Settings.from_env(Asked())
-    set_here = {key for service in SERVICES.values() for key in service["environment"] if key.startswith("CELERIAC_")}
+    environs = [service.get("environment", {}) for service in SERVICES.values()]
+    set_here = {key for environ in environs for key in environ if key.startswith("CELERIAC_")}
     assert set_here
     assert set_here <= asked
+
+
+def test_prometheus_asks_where_workers_and_producer_serve() -> None:
+    scraped = {
+        job["job_name"]: job for job in yaml.safe_load((MONITORED / "prometheus.yml").read_text())["scrape_configs"]
+    }
+    (workers,) = scraped["worker"]["dns_sd_configs"]
+    environ = SERVICES["worker"]["environment"]
+    assert (workers["names"], workers["type"]) == (["worker"], "A")
+    assert str(workers["port"]) == environ["CELERIAC_METRICS_PORT"]
+    (producer,) = scraped["producer"]["static_configs"]
+    (target,) = producer["targets"]
+    assert target == f"producer:{words_of(SERVICES['producer']['command'])[-1]}"
+    for name in ("worker", "producer"):
+        assert SERVICES[name]["environment"]["CELERIAC_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - of a container
+
+
+def test_the_dashboard_asks_the_prometheus_that_is_provided_and_grafana_lets_nobody_else_in() -> None:
+    (source,) = yaml.safe_load((MONITORED / "grafana/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    dashboard = json.loads((MONITORED / "grafana/dashboards/celeriac.json").read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+    (provider,) = yaml.safe_load((MONITORED / "grafana/dashboards/provider.yml").read_text())["providers"]
+    grafana = SERVICES["grafana"]
+    assert grafana["volumes"] == ["./monitoring/grafana:/etc/grafana/provisioning:ro"]
+    assert provider["options"]["path"] == "/etc/grafana/provisioning/dashboards"
+    assert grafana["environment"]["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert "ports" not in SERVICES["prometheus"]
 
 
 def test_a_worker_is_given_longer_to_stop_than_its_chunks_to_end() -> None:

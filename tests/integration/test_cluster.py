@@ -66,6 +66,23 @@ def test_two_workers_share_a_job(two_workers: System, client: Client) -> None:
     assert sorted(ran[0] + ran[1]) == list(range(12)), "no chunk ran twice"
 
 
+def test_a_log_tells_of_every_chunk_in_words_and_nothing_of_tensorflow_s_start(
+    two_workers: System, client: Client
+) -> None:
+    job = client.submit("slow", ROWS[:2], chunk_rows=1)
+    job.result()
+
+    def lines(word: str) -> list[str]:
+        texts = [worker.output() for worker in two_workers.workers]
+        return [line for text in texts for line in text.splitlines() if word in line and job.id in line]
+
+    wait_until(lambda: len(lines(" succeeded in ")) == 2, "the logs tell of every chunk")
+    assert len([line for line in lines(" received: ") if IN_WORDS.search(line)]) == 2
+    told = "".join(worker.output() for worker in two_workers.workers)
+    for word in ("oneDNN", "InitializeLog", "cuda", "cuInit", "XNNPACK", "AVX"):
+        assert word not in told
+
+
 def test_workers_of_one_name_both_count(system: System, models: Path) -> None:
     for _ in range(2):
         system.start_ready_worker(models / "models.toml", 1)

@@ -71,8 +71,8 @@ def check_nothing_is_left(system: System, job_id: str) -> None:
     )
     assert not (system.folder / "spool" / job_id).exists()
     with connect(system.url) as server:
-        # What `celeriac failures` shows stays as long as the record.
-        stay = {keys.job(job_id).encode(), keys.failures(job_id).encode()}
+        # What `celeriac failures` and `report` show stays as long as the record.
+        stay = {key(job_id).encode() for key in (keys.job, keys.failures, keys.timeline)}
         wait_until(lambda: set(server.scan_iter(f"{keys.job(job_id)}*")) <= stay, "keys go")
         assert job_store.read(server, job_id)[1].error
 
@@ -198,7 +198,7 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
 def check_nothing_of(system: System, job_id: str) -> None:
     assert not (system.folder / "spool" / job_id).exists()
     with connect(system.url) as server:
-        assert list(server.scan_iter(f"{keys.job(job_id)}:*")) == []
+        assert list(server.scan_iter(f"{keys.job(job_id)}:*")) == [keys.timeline(job_id).encode()]
 
 
 # --- refs that lead out of the roots --------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_a_small_payload_rides_in_its_message(
         messages = queued_messages(server, job.id, 6)
 
         assert min(map(len, messages)) > 50 * 64 * 4
-        assert _keys(server, keys.job(job.id) + ":*") == []
+        assert set(_keys(server, keys.job(job.id) + ":*")) <= {keys.timeline(job.id)}
 
     assert np.shape(job.result()) == (ROWS, 10)
 
@@ -276,15 +276,15 @@ def test_a_message_says_in_words_which_rows_it_is_about(
     job.result()
 
 
-def test_a_job_leaves_its_record_alone_behind_and_that_not_for_ever(
+def test_a_job_leaves_its_record_and_timeline_alone_behind_and_these_not_for_ever(
     client: Client, server: redis.Redis, pixels: np.ndarray
 ) -> None:
     job = client.submit("digits", np.repeat(pixels, 8, axis=0), chunk_rows=400)
     job.result()
     assert job.wait(timeout_seconds=30)
 
-    assert _keys(server, keys.job(job.id) + "*") == [keys.job(job.id)]
-    assert 0 < cast("int", server.ttl(keys.job(job.id))) <= 86_400
+    assert _keys(server, keys.job(job.id) + "*") == [keys.job(job.id), keys.timeline(job.id)]
+    assert all(0 < cast("int", server.ttl(key(job.id))) <= 86_400 for key in (keys.job, keys.timeline))
     state, record = read(server, job.id)
     assert state is JobState.DONE
     assert record.ledger == job.ledger.as_dict() | {"written": record.ledger["written"]}

@@ -68,7 +68,7 @@ def test_every_way_gives_the_same_outputs_and_leaves_nothing(
     assert store_of(shared, job.id) == store
     assert not (shared.folder / "spool" / job.id).exists()
     with connect(shared.url) as server:
-        assert list(server.scan_iter(keys.job(job.id) + ":*")) == []
+        assert list(server.scan_iter(keys.job(job.id) + ":*")) == [keys.timeline(job.id).encode()]
 
 
 @pytest.mark.parametrize("store", ["redis", "files"])

@@ -119,8 +119,8 @@ def deaths_so_far(system: System) -> int:
 
 
 def check_keys(server: redis.Redis, job_id: str) -> None:
-    """Nothing of a job that is over is left in Redis but its record and its failures, which expire."""
-    known = {keys.job(job_id).encode(), keys.failures(job_id).encode()}
+    """Nothing of a job that is over is left in Redis but its record, failures and timeline, which expire."""
+    known = {key(job_id).encode() for key in (keys.job, keys.failures, keys.timeline)}
     wait_until(lambda: set(server.scan_iter(f"{keys.job(job_id)}*")) == known, "all else is gone")
     assert all(server.ttl(key) > 0 for key in known)
     wait_until(lambda: not queues(server), "no chunk waits")

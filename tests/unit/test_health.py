@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tasks import status
 from tasks.health import Limits, describe, judge, main
-from tasks.progress import Tally
+from tasks.progress import Counts, Sums, Tally
 from tasks.status import ChildStatus, WorkerStatus
 
 NOW = 10_000.0
@@ -100,22 +100,31 @@ def test_a_status_is_found_while_its_process_lives(
     assert "secret" not in "".join(path.read_text() for path in tmp_path.glob("*/status"))
 
 
+def test_the_sums_of_all_slots_are_those_of_children_that_are_gone_too() -> None:
+    tally = Tally()
+    assert tally.sums() == Sums()
+    for slot in (0, 1, 0):
+        tally.begin(slot)
+        tally.answered(slot, Counts(1, 10, 2, 1, 3, 10, 12))
+    assert (tally.sums().counts, tally.sums().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
+
+
 def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     tally, pid = Tally(), os.getpid()
     assert tally.of(1, pid).chunks == 0
     tally.begin(1)
-    tally.answered(1, 10)
-    tally.answered(1, 5)
+    tally.answered(1, Counts(chunks=1, rows=10))
+    tally.answered(1, Counts(chunks=1, rows=5))
     assert (tally.of(1, pid).chunks, tally.of(1, pid).rows) == (2, 15)
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # another child in its place
     tally.begin(1)
-    tally.answered(1, 3)
+    tally.answered(1, Counts(chunks=1, rows=3))
     done = tally.of(1, pid + 1)
     assert (done.chunks, done.rows, done.slot_chunks) == (1, 3, 3)
     assert tally.of(1, pid).chunks == 0
     assert tally.of(0, pid).slot_chunks == 0
     tally.begin(10**6)  # more than are counted
-    tally.answered(10**6, 1)
+    tally.answered(10**6, Counts(chunks=1, rows=1))
     assert tally.of(10**6, pid).chunks == 0
 
 

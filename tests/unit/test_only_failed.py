@@ -16,6 +16,8 @@ from producer.cli.beside import failures_path, ledger_path, read_beside
 from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.predicting import PredictionFailedError, Summary, predict_to_sink
 from producer.client import Client
+from producer.job import Progress
+from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.parts import Part
 from producer.sinks import JournalHead, open_sink
@@ -70,6 +72,9 @@ class Model:
             if self.end is not None and part.index == 1:
                 raise self.end
         self.ledger.check()
+
+    def progress(self) -> Progress:
+        return Progress(JobState.RUNNING, len(self.rows), self.ledger.predicted, self.ledger.failed, 0, 1, 0.0)
 
     def failures(self) -> list[FailureRecord]:
         return []

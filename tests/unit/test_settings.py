@@ -37,6 +37,9 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_CACHE_MIB": "0",
         "CELERIAC_PIN_CORES": "1",
         "OTEL_TRACES_EXPORTER": "otlp",
+        "CELERIAC_LOG_FORMAT": "json",
+        "CELERIAC_METRICS_PORT": "9464",
+        "CELERIAC_METRICS_HOST": "0.0.0.0",  # noqa: S104 - not listened at
     }
     expected = Settings(
         broker_url="redis://host:6380/1",
@@ -53,6 +56,9 @@ def test_every_variable_reaches_its_setting() -> None:
         cache_mib=0,
         pin_cores=True,
         trace_exporters=("otlp",),
+        log_format="json",
+        metrics_port=9464,
+        metrics_host="0.0.0.0",  # noqa: S104
     )
     settings = Settings.from_env(environ)
     assert settings == expected
@@ -76,6 +82,8 @@ def test_every_variable_reaches_its_setting() -> None:
         ("CELERIAC_CACHE_MIB", "20 GiB"),
         ("CELERIAC_PIN_CORES", "2"),
         ("CELERIAC_PIN_CORES", "yes"),
+        ("CELERIAC_LOG_FORMAT", "yaml"),
+        ("CELERIAC_METRICS_PORT", "http"),
         ("CELERIAC_BROKER_URL", "amqp://host"),
         ("CELERIAC_BROKER_URL", "redis://host:notaport"),
     ],

@@ -240,7 +240,7 @@ def test_a_child_settles_on_its_gpu_before_tensorflow_looks_for_one(monkeypatch:
 
     seen: list[object] = []
 
-    def listed(kind: str) -> list[str]:
+    def listed(kind: str = "all") -> list[str]:
         seen.append((kind, os.environ["CUDA_VISIBLE_DEVICES"]))
         return ["the only one"]
 
@@ -251,11 +251,11 @@ def test_a_child_settles_on_its_gpu_before_tensorflow_looks_for_one(monkeypatch:
     )
     monkeypatch.setattr(devices, "limit_threads", lambda threads: seen.append(threads))
     devices.settle(3, threads=2, pin_cores=False)
-    assert seen == [2, ("GPU", "5"), ("the only one", True)]
+    assert seen == [2, ("all", "5"), ("GPU", "5"), ("the only one", True)]
     seen.clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     devices.settle(3, threads=2, pin_cores=False)
-    assert seen == [2]
+    assert seen == [2, ("all", "")]
 
 
 def test_children_have_cores_of_their_own_as_far_as_there_are_some() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.stopwatch import STAGES, Stopwatch
+from tasks.stopwatch import CELLS, STAGES, Stopwatch, seconds_in
 
 
 def test_the_stages_have_all_seconds() -> None:
@@ -27,3 +27,23 @@ def test_a_listener_is_told_of_every_stage_that_ends() -> None:
     now = 3.0
     watch.enter("wait")
     assert told == [("wait", 1.0, 1.0), ("fetch", 1.0, 3.0)]
+
+
+def test_its_cells_have_all_seconds_up_to_now_of_one_stopwatch_after_the_other() -> None:
+    now, cells = 100.0, [0.0] * CELLS
+    watch = Stopwatch(lambda: now, cells)
+    assert sum(seconds_in(cells, now).values()) == 0
+    now += 2.0
+    watch.enter("infer")
+    now += 3.0
+    told = seconds_in(cells, now)
+    assert (told["wait"], told["infer"]) == (2.0, 3.0)
+    watch.take()
+    now += 4.0  # its process dies, and another one comes
+    watch = Stopwatch(lambda: now, cells)
+    now += 1.0
+    told = seconds_in(cells, now)
+    assert (told["wait"], told["infer"]) == (3.0, 7.0)
+    assert sum(told.values()) == now - 100.0
+    watch.enter("fetch")
+    assert seconds_in(cells, now) == told

@@ -13,6 +13,7 @@ import numpy as np
 from tasks.causes import telling_line
 from tasks.messages import TensorSpec
 from tasks.models.program import FlatCall, Program
+from tasks.quiet import hushed
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"
@@ -89,9 +90,17 @@ def _tensor_call(interpreter: Any, inputs: Details, outputs: Details) -> FlatCal
 
 
 def _said_clearly(call: FlatCall) -> FlatCall:
+    begun = False
+
     def clear(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        nonlocal begun
         try:
-            return call(arrays)
+            if begun:
+                return call(arrays)
+            with hushed():  # it tells of its delegate when it first allocates
+                results = call(arrays)
+            begun = True
+            return results
         except RuntimeError as error:
             lacking = _LACKING.search(str(error))
             if lacking is None:

@@ -1,0 +1,67 @@
+"""This module is `celeriac report`: a job's way as one page of HTML, which then needs neither Redis nor a network."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from producer.cli.options import broker_option, needed
+from producer.report import gather, make_page
+from producer.sinks.place import Place, load_library, one_line_errors
+from tasks.connection import broker_errors, connect
+from worker_config.errors import OutputError
+
+ENDINGS = (".html", ".htm")
+
+
+@click.command()
+@click.argument("job")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write: .html.")
+@broker_option
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+def report(job: str, output: Path, broker_url: str | None, force: bool) -> None:
+    """Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.
+
+    What each slot did when, rows per second, the share of each stage, the slowest chunks, what failed and what was sent
+    again, the ledger, and where the job ran: models, versions, settings. The page holds all of it, and asks nobody.
+    """
+    url = needed(broker_url)
+    path = Path(os.path.realpath(output))
+    _check_output(path, force)
+    script: str = load_library("plotly.offline", "report", path).get_plotlyjs()
+    with broker_errors(url), connect(url) as client:
+        told = gather(client, job)
+    _write(path, make_page(told, script))
+    running = "; it still runs, so this is how far it is" if told.state.value == "running" else ""
+    click.echo(f"report of job {told.record.id} written to {path}{running}")
+
+
+def _check_output(path: Path, force: bool) -> None:
+    with one_line_errors(path):
+        if path.suffix.lower() not in ENDINGS:
+            kind = path.suffix or "(none)"
+            raise OutputError(f"{path}: files of type {kind!r} cannot be written; use {' or '.join(ENDINGS)}")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path}: exists and is not a regular file; choose another name")
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists; use --force to replace it")
+
+
+def _write(path: Path, page: str) -> None:
+    """The whole page or nothing."""
+    temporary = Place(path, None, secrets.token_hex(6)).temporary()
+    with one_line_errors(path):
+        try:
+            temporary.write_text(page, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""This module tells Prometheus of this process's jobs: their ledgers, their windows, and where the seconds went.
+
+job --ledger, stages, measures, window--> open jobs --Job is gone--> totals
+collect() --totals and open jobs, added up--> families of metrics
+
+A counter never goes back: a job that has ended stays in it. Only a few numbers are kept of it, and of jobs that nobody
+holds any more nothing but their sums.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from producer.job import Job
+from producer.job_store import JobState
+from producer.ledger import Ledger
+from producer.measures import STORES, Measures
+from producer.window import Window
+from tasks.endpoint import Endpoint
+from tasks.stopwatch import STAGES
+from worker_config.errors import JobCancelledError
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+PREFIX = "celeriac_producer_"
+# By metric and the value of its label.
+Totals = defaultdict[tuple[str, str], float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """What a job is told by; nothing of its rows."""
+
+    ledger: Ledger
+    stages: Mapping[str, float]
+    measures: Measures
+    window: Window
+
+
+# Metric: what it counts, its label if it has one, and the label's values. The first ones are the ledger's.
+_COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "rows": ("Rows read from data sets.", "", ("",)),
+    "rows_predicted": ("Rows that have a prediction.", "", ("",)),
+    "rows_failed": ("Rows that have a failure record instead.", "", ("",)),
+    "rows_skipped": ("Rows left out on purpose, or never given to a model.", "", ("",)),
+    "rows_written": ("Predicted rows handed over.", "", ("",)),
+    "rows_resumed": ("Of all these, rows that earlier runs had done.", "", ("",)),
+    "chunks_sent": ("Chunks sent for the first time.", "", ("",)),
+    "chunks_answered": ("Chunks whose first answer came.", "", ("",)),
+    "chunks_sent_again": ("Times that a chunk was sent once more.", "", ("",)),
+    "duplicates": ("Answers dropped since their chunk was answered.", "", ("",)),
+    "duplicates_differing": ("Of these, answers with other outputs.", "", ("",)),
+    "jobs_ended": ("Jobs that have ended.", "state", tuple(s.value for s in JobState if s is not JobState.RUNNING)),
+    "slot_seconds": ("What slots spent their time on for the jobs.", "stage", STAGES),
+    "queue_seconds": ("Seconds of chunks under way, in which no child worked on them.", "", ("",)),
+    "queued_chunks": ("Chunks of which these seconds are.", "", ("",)),
+    "join_seconds": ("Seconds that jobs spent on joining answers.", "", ("",)),
+    "put_bytes": ("Payloads of rows, by what carried them.", "store", tuple(STORES.values())),
+    "taken_bytes": ("Payloads of outputs, by what carried them.", "store", tuple(STORES.values())),
+}
+_ROWS = ("predicted", "failed", "skipped", "written", "resumed")
+
+_lock = threading.Lock()
+_jobs: list[_Numbers] = []
+# Filled by Python's collector of garbage, at any moment and in any thread: so it waits for no lock.
+_gone: deque[_Numbers] = deque()
+_totals: Totals = defaultdict(float)
+
+
+@contextmanager
+def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float = 0.0) -> Iterator[None]:
+    """Serve the metrics of all jobs of this process at `http://HOST:PORT/metrics`, as long as the block lasts.
+
+    Args:
+        port: 1 to 65535.
+        host: the address to listen at; "0.0.0.0" for all.
+        linger_seconds: if somebody has asked before, wait for so long at the end that the last numbers are asked for.
+
+    Raises:
+        ConfigError: prometheus_client is not installed, or the port cannot be had.
+    """
+    endpoint = Endpoint(collect, host, port)
+    try:
+        yield
+    except (KeyboardInterrupt, JobCancelledError):
+        linger_seconds = 0.0
+        raise
+    finally:
+        try:
+            if linger_seconds:
+                endpoint.wait_for_scrape(linger_seconds)
+        finally:
+            endpoint.close()
+
+
+def follow(job: Job, measures: Measures, window: Window) -> None:
+    """Tell of a job from now on."""
+    numbers = _Numbers(job.ledger, job.live_stages, measures, window)
+    with _lock:
+        _sum_up()
+        _jobs.append(numbers)
+    weakref.finalize(job, _gone.append, numbers).atexit = False
+
+
+def collect() -> Iterator[Metric]:
+    """All metrics of this process, as they are now."""
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+    with _lock:
+        _sum_up()
+        jobs, totals = list(_jobs), _totals.copy()
+        for one in jobs:
+            _add(totals, one)
+    for name, (text, label, values) in _COUNTERS.items():
+        family = CounterMetricFamily(PREFIX + name, text, labels=[label] if label else [])
+        for value in values:
+            family.add_metric([value] if label else [], totals[name, value])
+        yield family
+    windows = [one.window for one in jobs if not one.measures.ended]
+    for name, text, number in (
+        ("jobs", "Jobs that run.", len(windows)),
+        ("slots", "Slots that can run them, counted for each job.", sum(one.slots for one in windows)),
+        ("window_chunks", "Chunks sent and not answered.", sum(map(len, windows))),
+        ("window_bytes", "Their payloads, with the outputs that they will have.", _bytes(windows)),
+    ):
+        yield GaugeMetricFamily(PREFIX + name, text, number)
+
+
+def _bytes(windows: list[Window]) -> int:
+    return sum(window.bytes_in_flight for window in windows)
+
+
+def _sum_up() -> None:
+    """Keep no more than the sums of jobs that nobody holds any more."""
+    while _gone:
+        numbers = _gone.popleft()
+        _jobs.remove(numbers)
+        _add(_totals, numbers)
+
+
+def _add(totals: Totals, numbers: _Numbers) -> None:
+    for name, count in numbers.ledger.as_dict().items():
+        totals[f"rows_{name}" if name in _ROWS else name, ""] += count
+    measures = numbers.measures
+    totals["queue_seconds", ""] += measures.queue_seconds
+    totals["queued_chunks", ""] += measures.queued_chunks
+    totals["join_seconds", ""] += measures.join_seconds
+    if measures.ended:
+        totals["jobs_ended", measures.ended] += 1
+    for name, amounts in (
+        ("slot_seconds", numbers.stages),
+        ("put_bytes", measures.put_bytes),
+        ("taken_bytes", measures.taken_bytes),
+    ):
+        for value, amount in dict(amounts).items():
+            totals[name, value] += amount

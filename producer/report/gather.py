@@ -1,0 +1,111 @@
+"""This module collects what Redis knows of a job for its report; it changes nothing there.
+
+attached job   record, failures, and the timeline that its producer kept
+detached job   record, failures, and what its answers tell: nobody watched them come
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import msgspec
+import redis
+
+from producer import job_store, timeline_store
+from producer.job_store import JobState
+from producer.timeline import MOST_SLOWEST, Entry, RowsByTime, Story
+from tasks import keys
+from tasks.messages import Answer, FailureRecord, JobRecord, Outputs, Plan, unpack
+from worker_config.errors import MessageError
+
+# Answers carry their outputs along, so not all are looked at.
+MOST_ANSWERS_READ = 2_000
+_NO_TIMELINE = "No timeline of this job was kept: its producer ended before the first second, or lost Redis."
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a report is made of.
+
+    Attributes:
+        story, entries: what happened; `story` is None where nobody noted it.
+        note: what is missing, and why; empty where nothing is.
+    """
+
+    state: JobState
+    record: JobRecord
+    failures: list[FailureRecord] = field(default_factory=list)
+    story: Story | None = None
+    entries: list[Entry] = field(default_factory=list)
+    note: str = ""
+
+
+def gather(client: redis.Redis, job_id: str) -> Told:
+    """All that is known of a job; the first characters of its id are enough.
+
+    Raises:
+        UnknownJobError: there is no such job, or it has expired.
+    """
+    state, record = job_store.read(client, job_id)
+    failures = job_store.read_failures(client, record)
+    if record.plan:
+        return _of_detached(client, Told(state, record, failures), record.plan)
+    found = timeline_store.read(client, record.id)
+    return Told(state, record, failures, *found) if found else Told(state, record, failures, note=_NO_TIMELINE)
+
+
+def _of_detached(client: redis.Redis, told: Told, plan: Plan) -> Told:
+    every = -(-plan.chunks // MOST_ANSWERS_READ)
+    entries = []
+    for index in range(0, plan.chunks, every):
+        data = cast("bytes | None", client.hget(keys.answers(told.record.id), str(index)))
+        if data and (entry := _entry(data)):
+            entries.append(entry)
+    if not entries:
+        why = "no answer of it is in Redis: none came yet, or the job failed or was cancelled"
+        return replace(told, note=f"This job was detached, and {why}.")
+    began_at, rows = told.record.submitted_at, RowsByTime()
+    stages: defaultdict[str, float] = defaultdict(float)
+    for entry in entries:
+        rows.add(entry.answered_at - began_at, (entry.stop - entry.start) * every)
+        for stage, seconds in entry.stages.items():
+            stages[stage] += (min(seconds, entry.begun_at - began_at) if stage == "wait" else seconds) * every
+    slots = {entry.slot for entry in entries}
+    workers = [slot.rpartition("/")[0] for slot in slots]
+    story = Story(
+        began_at,
+        every=every,
+        answers=told.record.ledger.get("chunks_answered", len(entries)),
+        bin_seconds=rows.seconds,
+        bins=rows.bins,
+        slowest=sorted(entries, key=lambda entry: -entry.seconds)[:MOST_SLOWEST],
+        settings={
+            "detached": "yes",
+            "store": "slices" if plan.slice_ref else "redis",
+            "chunk_rows": str(plan.chunk_rows),
+            "compression": plan.compression or "none",
+            "kept for": f"{plan.ttl_seconds / 3600:g} h",
+        },
+        workers=dict.fromkeys(sorted(workers)),
+        slots=Counter(workers),
+    )
+    note = "This job was detached: the times are those that its answers tell, by the clocks of the workers."
+    if every > 1:
+        note += f" Of {every} chunks one was looked at, also for sums."
+    record = msgspec.structs.replace(told.record, stages=dict(stages))
+    return Told(told.state, record, told.failures, story, sorted(entries, key=lambda e: e.answered_at), note)
+
+
+def _entry(data: bytes) -> Entry | None:
+    try:
+        answer: Answer = unpack(data, Answer)
+    except MessageError:  # of another version
+        return None
+    if not isinstance(answer, Outputs) or not answer.begun_at:
+        return None
+    entry = Entry(
+        answer.index, answer.start, answer.stop, answer.slot, 0.0, answer.begun_at, 0.0, 1, "joined", answer.stages
+    )
+    return msgspec.structs.replace(entry, answered_at=entry.begun_at + entry.seconds)

@@ -1,0 +1,205 @@
+"""This module says in words and tables what became of a job: the verdict, the ledger, slowest chunks, where it ran."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from producer.job_store import JobState
+from producer.report.gather import Told
+from producer.report.lanes import short_names
+from producer.timeline import Entry
+from producer.timeline_store import SERVER
+from tasks.messages import ModelInfo
+
+Rows = list[Sequence[str]]
+
+# The client, not the server.
+_PYTHON = {"redis": "redis-py"}
+# What follows from what, where it was noticed at once.
+_CAUSES_FIRST = ("slot gone", "came back", "rows failed", "duplicate", "sent again", "slot came")
+
+_COUNTS = {
+    "rows": "read from the data set",
+    "predicted": "have a prediction",
+    "failed": "have a failure record instead",
+    "skipped": "left out on purpose, or not run any more",
+    "written": "predicted rows that the caller had taken by then",
+    "resumed": "of all these, by an earlier run",
+    "chunks_sent": "chunks sent for the first time",
+    "chunks_answered": "chunks answered",
+    "chunks_sent_again": "times that a chunk was sent once more",
+    "duplicates": "second answers, dropped",
+    "duplicates_differing": "of these, not equal to the first to the bit",
+}
+
+
+def verdict(told: Told) -> str:
+    """One line: how many rows in which time, how it ended, and what slots did."""
+    ledger, seconds = told.record.ledger, seconds_of(told)
+    predicted, failed = ledger.get("predicted", 0), ledger.get("failed", 0)
+    done = predicted - ledger.get("resumed", 0)
+    all_rows = "?" if told.record.rows is None else f"{told.record.rows:,}"
+    rate = f" ({done / seconds:,.0f} rows per second)" if seconds > 0 and done > 0 else ""
+    rows = f"{predicted:,} of {all_rows} rows predicted in {seconds:,.2f} s{rate}"
+    if told.state is JobState.DONE and not failed and predicted == ledger.get("rows"):
+        rows = f"{predicted:,} rows in {seconds:,.2f} s{rate}, all predicted"
+    elif told.state is JobState.RUNNING:
+        rows = f"still running: {rows} so far"
+    failures = f", {failed:,} failed" if failed else ""
+    ended = {JobState.FAILED: "; the job failed", JobState.CANCELLED: "; the job was cancelled"}.get(told.state, "")
+    return f"{rows}{failures}{ended}{_busy(told)}"
+
+
+def seconds_of(told: Told) -> float:
+    """From the job's submission to its end, or to what was told last."""
+    return max(0.0, told.record.updated_at - told.record.submitted_at)
+
+
+def slots_of(told: Told) -> int:
+    """How many slots worked for it, as far as is known."""
+    return sum(told.story.slots.values()) if told.story else 0
+
+
+def busy_share(told: Told) -> float | None:
+    """The share of the slots' seconds in which they did not wait; None where nobody knows."""
+    total = sum(told.record.stages.values())
+    return 1 - told.record.stages.get("wait", 0.0) / total if total else None
+
+
+def ledger_rows(told: Told) -> Rows:
+    """Name, value and meaning of each count."""
+    ledger = told.record.ledger
+    return [(name.replace("_", " "), f"{ledger[name]:,}", text) for name, text in _COUNTS.items() if name in ledger]
+
+
+def balance(told: Told) -> str:
+    """Whether the ledger adds up, with its numbers."""
+    rows, *parts = (told.record.ledger.get(name, 0) for name in ("rows", "predicted", "failed", "skipped"))
+    words = " + ".join(
+        f"{count:,} {name}" for count, name in zip(parts, ("predicted", "failed", "skipped"), strict=True)
+    )
+    if rows == sum(parts):
+        return f"It adds up: {rows:,} rows = {words}."
+    if told.state is JobState.RUNNING:
+        return f"{rows:,} rows so far known, {words}; the others are on their way."
+    return f"It does not add up: {rows:,} rows, but {words}."
+
+
+def slowest_rows(told: Told) -> Rows:
+    """The slowest chunks: which, where, when, how long, and at what."""
+    if not told.story:
+        return []
+    names = short_names({entry.slot for entry in told.story.slowest})
+    return [_slow(entry, names, told.story.began_at) for entry in told.story.slowest]
+
+
+def event_rows(told: Told, most: int) -> Rows:
+    """What was out of the ordinary: when, what, where, why."""
+    if not told.story:
+        return []
+    names = short_names({event.slot for event in told.story.events if event.slot})
+    events = sorted(
+        told.story.events, key=lambda event: (round(event.at, 2), event.index or 0, _CAUSES_FIRST.index(event.kind))
+    )
+    return [
+        (
+            f"{event.at - told.story.began_at:.2f}",
+            event.kind,
+            "" if event.index is None else str(event.index),
+            names.get(event.slot, ""),
+            event.text,
+        )
+        for event in events[:most]
+    ]
+
+
+def job_rows(told: Told) -> Rows:
+    """The job itself, and its producer."""
+    record, story = told.record, told.story
+    rows: Rows = [
+        ("job", record.id),
+        ("state", told.state.value),
+        ("input", f"{record.input}, {'?' if record.rows is None else f'{record.rows:,}'} rows"),
+        ("began", _moment(record.submitted_at)),
+        ("last word" if told.state is JobState.RUNNING else "ended", _moment(record.updated_at)),
+        ("seconds", f"{seconds_of(told):,.3f}"),
+        ("producer", record.producer),
+    ]
+    versions = dict(story.versions) if story else {}
+    server = versions.pop(SERVER, "")
+    rows += [("its versions", _versions(versions))] if versions else []
+    rows += [(SERVER, server)] if server else []
+    return rows
+
+
+def setting_rows(told: Told) -> Rows:
+    """How the job was done."""
+    if not told.story:
+        return [("store", told.record.store)]
+    rows: Rows = list(told.story.settings.items())
+    if sizes := [entry.stop - entry.start for entry in told.entries]:
+        rows.append(("rows of a chunk", f"{min(sizes):,} to {max(sizes):,}"))
+    return rows
+
+
+def model_rows(told: Told) -> Rows:
+    """Each model: version, digest, and how it is run."""
+    if not told.story or not told.story.models:
+        digests = told.record.plan.models if told.record.plan else []
+        known: Rows = [(model.name, model.digest, "", "", "") for model in digests]
+        return known or [(*model.partition("@")[::2], "", "", "") for model in told.record.models]
+    return [_model(info) for info in told.story.models]
+
+
+def worker_rows(told: Told) -> Rows:
+    """Each worker: its slots, and what it told of itself."""
+    rows: Rows = []
+    for worker, facts in (told.story.workers if told.story else {}).items():
+        slots = str(told.story.slots.get(worker, 0)) if told.story else ""
+        if facts is None:
+            rows.append((worker, slots, "", "", "it has not told"))
+            continue
+        machine = f"{facts.cores} cores, {len(facts.gpus)} GPUs"
+        rows.append((worker, slots, machine, f"{facts.threads or 'chosen by TensorFlow'}", _versions(facts.versions)))
+    return rows
+
+
+def _busy(told: Told) -> str:
+    share, slots = busy_share(told), slots_of(told)
+    if share is None:
+        return ""
+    work = {stage: seconds for stage, seconds in told.record.stages.items() if stage != "wait" and seconds > 0}
+    most = f", most of it {max(work, key=lambda stage: work[stage])}" if work else ""
+    who = f"{slots} slot{'s' * (slots != 1)}" if slots else "slots"
+    return f"; {who} busy {100 * share:.0f} % of the time{most}"
+
+
+def _slow(entry: Entry, names: dict[str, str], began_at: float) -> Sequence[str]:
+    own = {stage: seconds for stage, seconds in entry.stages.items() if stage not in ("wait", "answer")}
+    most = max(own, key=lambda stage: own[stage]) if own else ""
+    queued = entry.answered_at - entry.sent_at - entry.seconds if entry.sent_at else None
+    return (
+        str(entry.index),
+        f"{entry.start:,}-{entry.stop:,}",
+        names[entry.slot],
+        f"{entry.answered_at - began_at:.2f}",
+        f"{entry.seconds:.3f}",
+        f"{most} {own[most]:.3f}" if most else "",
+        "?" if queued is None else f"{max(0.0, queued):.3f}",
+        str(entry.times_sent),
+    )
+
+
+def _model(info: ModelInfo) -> Sequence[str]:
+    around = [f"{label} {name}" for label, name in (("from", info.preprocess), ("by", info.function)) if name]
+    around += [f"to {info.postprocess}"] if info.postprocess else []
+    return info.name, info.digest, info.executor, str(info.batch_rows), "; ".join(filter(None, [*around, info.note]))
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{_PYTHON.get(name, name)} {version}" for name, version in versions.items())
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

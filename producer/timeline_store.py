@@ -1,0 +1,66 @@
+"""This module keeps a job's timeline in Redis, beside its record and for as long.
+
+The hash `celeriac:job:ID:timeline` has the fields `story` (`producer/timeline.py`), written anew each time, and
+`entries:N`, the entries from the N-th on. Losing it loses a picture: nothing here ends a job, or has it wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from producer.timeline import Entry, Story, Timeline
+from tasks import keys
+from tasks.slots import read_facts
+
+logger = logging.getLogger(__name__)
+
+# Besides `redis`, which is the client.
+SERVER = "redis server"
+_STORY = "story"
+_ENTRIES = "entries:"
+
+
+def write(client: redis.Redis, job_id: str, timeline: Timeline, ttl_seconds: int) -> None:
+    """Bring what is new to Redis, or everything where it may have lost some; never raises."""
+    key, told, entries = keys.timeline(job_id), timeline.told, timeline.entries
+    try:
+        _ask(client, timeline)
+        fields: dict[Any, Any] = {_STORY: msgspec.msgpack.encode(timeline.story())}
+        if len(entries) > told:
+            fields[f"{_ENTRIES}{told}"] = msgspec.msgpack.encode(entries[told:])
+        with client.pipeline() as pipe:
+            if not told:
+                pipe.unlink(key)
+            pipe.hset(key, mapping=fields)
+            pipe.expire(key, ttl_seconds)
+            pipe.execute()
+        timeline.told = len(entries)
+    except redis.RedisError as error:
+        timeline.doubt()
+        logger.info("job %s: its timeline is not kept now: %s", job_id, error)
+
+
+def read(client: redis.Redis, job_id: str) -> tuple[Story, list[Entry]] | None:
+    """What is known of a job, its entries by the time of their answers; None where there is nothing to be read."""
+    fields = cast("dict[bytes, bytes]", client.hgetall(keys.timeline(job_id)))
+    try:
+        story = msgspec.msgpack.decode(fields[_STORY.encode()], type=Story)
+        blocks = [data for name, data in fields.items() if name.startswith(_ENTRIES.encode())]
+        entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=list[Entry])]
+    except (KeyError, msgspec.DecodeError):  # of another version
+        return None
+    return story, sorted(entries, key=lambda entry: entry.answered_at)
+
+
+def _ask(client: redis.Redis, timeline: Timeline) -> None:
+    """Learn what Redis and the workers tell of themselves, where that is not known yet."""
+    if SERVER not in timeline.versions:
+        told = cast("dict[str, str]", client.info("server"))
+        name = "valkey" if "valkey_version" in told else "redis"
+        timeline.versions[SERVER] = f"{told.get(f'{name}_version', '?')}{' (Valkey)' if name == 'valkey' else ''}"
+    if unknown := [worker for worker in timeline.up if timeline.workers.get(worker, ...) is None]:
+        timeline.workers.update({worker: facts for worker, facts in read_facts(client, unknown).items() if facts})

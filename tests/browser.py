@@ -1,0 +1,194 @@
+"""A real browser, Chromium in Qt, without a screen: what a page shows, says on its console, and asks others for.
+
+look_at(page) --a process of its own--> Seen: text, console, requests, values of JavaScript, a picture
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIMEOUT_SECONDS = 90.0
+MOST_PIXELS = 8_000
+LIBRARIES = "from PyQt6 import QtCore, QtGui, QtWebEngineCore, QtWebEngineWidgets, QtWidgets"
+SETTLED = "document.readyState === 'complete' && document.fonts.status === 'loaded'"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A page as the browser has it.
+
+    Attributes:
+        text: what can be read on it.
+        console: every line on the console, as [level, text]; errors of scripts and of the page's policy too.
+        requests: the URLs on other hosts that it asked for, in vain.
+        values: of the expressions that were asked, by name.
+        width, height: of the picture, in pixels; `colours` is how many it has.
+    """
+
+    text: str
+    console: list[list[str]]
+    requests: list[str]
+    values: dict[str, Any]
+    width: int
+    height: int
+    colours: int
+
+
+def check_there_is_one() -> None:
+    """Skip the test where the browser cannot be loaded, and say what is missing."""
+    tried = subprocess.run(
+        [sys.executable, "-c", LIBRARIES], env=_environ(), capture_output=True, text=True, timeout=60, check=False
+    )
+    if tried.returncode:
+        pytest.skip(f"no browser: {tried.stderr.strip().splitlines()[-1]}")
+
+
+def look_at(
+    page: Path | str,
+    picture: Path,
+    *,
+    ask: Mapping[str, str] | None = None,
+    ready: str = "true",
+    height: int = 900,
+    user: tuple[str, str] | None = None,
+) -> Seen:
+    """Open a file or a URL 1280 pixels wide, wait until it is drawn, and take a picture of all of it.
+
+    Args:
+        ask: expressions of JavaScript, by name.
+        ready: an expression that is true when the page is drawn.
+        user: name and password, where the server asks for them.
+    """
+    url = page if isinstance(page, str) else page.resolve().as_uri()
+    told = {"url": url, "picture": str(picture), "ask": dict(ask or {}), "ready": ready, "height": height, "user": user}
+    ended = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), json.dumps(told)],
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS + 30,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return Seen(**json.loads(ended.stdout.splitlines()[-1]))
+
+
+def _environ() -> dict[str, str]:
+    """No screen; no sandbox, which root may not have; no graphics card; nothing kept."""
+    flags = "--disable-gpu --no-first-run --disable-background-networking --disable-dev-shm-usage"
+    return os.environ | {
+        "QT_QPA_PLATFORM": "offscreen",
+        "QTWEBENGINE_DISABLE_SANDBOX": "1",
+        "QTWEBENGINE_CHROMIUM_FLAGS": flags,
+    }
+
+
+def _main(told: dict[str, Any]) -> int:
+    from PyQt6.QtCore import QTimer, QUrl
+    from PyQt6.QtGui import QImage
+    from PyQt6.QtWebEngineCore import (
+        QWebEnginePage,
+        QWebEngineProfile,
+        QWebEngineSettings,
+        QWebEngineUrlRequestInterceptor,
+    )
+    from PyQt6.QtWebEngineWidgets import QWebEngineView
+    from PyQt6.QtWidgets import QApplication
+
+    application = QApplication([sys.argv[0]])
+    console: list[list[str]] = []
+    requests: list[str] = []
+
+    own = QUrl(told["url"]).scheme(), QUrl(told["url"]).authority()
+
+    class Requests(QWebEngineUrlRequestInterceptor):
+        def interceptRequest(self, info: Any) -> None:  # noqa: N802 - Qt's name
+            url = info.requestUrl()
+            inside = url.scheme() in ("data", "blob", "qrc") or (url.scheme(), url.authority()) == own
+            if user := told["user"]:
+                password = base64.b64encode(":".join(user).encode())
+                info.setHttpHeader(b"Authorization", b"Basic " + password)
+            if not inside:
+                requests.append(url.toString())
+                info.block(True)
+
+    class Page(QWebEnginePage):
+        def javaScriptConsoleMessage(self, level: Any, text: str, line: int, source: str) -> None:  # noqa: N802
+            console.append([level.name.removesuffix("MessageLevel").lower(), text])
+
+    profile = QWebEngineProfile()  # off the record
+    interceptor = Requests()
+    profile.setUrlRequestInterceptor(interceptor)
+    view = QWebEngineView()
+    page = Page(profile, view)
+    view.setPage(page)
+    # Otherwise a page of a file may not even try.
+    page.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)
+    view.resize(1280, told["height"])
+    view.show()
+    seen: dict[str, Any] = {}
+
+    def wait_for(expression: str, then: Any) -> None:
+        def look(value: Any) -> None:
+            if value is True:
+                then()
+            else:
+                QTimer.singleShot(50, lambda: page.runJavaScript(expression, look))
+
+        page.runJavaScript(expression, look)
+
+    def loaded(well: bool) -> None:
+        if not well:
+            console.append(["error", f"{told['url']} did not load"])
+        wait_for(f"({SETTLED}) && Boolean({told['ready']})", ask)
+
+    def ask() -> None:
+        # Not by `eval`, which a page may forbid.
+        values = ", ".join(f"{json.dumps(name)}: ({code})" for name, code in told["ask"].items())
+        height = "document.documentElement.scrollHeight"
+        script = f"JSON.stringify({{text: document.body.innerText, height: {height}, values: {{{values}}}}})"
+        page.runJavaScript(script, answered)
+
+    def answered(text: str) -> None:
+        seen.update(json.loads(text))
+        height = min(MOST_PIXELS, max(told["height"], int(seen.pop("height"))))
+        view.resize(1280, height)
+        wait_for(f"innerHeight === {height}", lambda: take(QImage(), 60))
+
+    def take(last: QImage, tries: int) -> None:
+        """The picture lags behind the page: it is good when it is the same twice, and not of one colour."""
+        image = view.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
+        spots = range(0, image.width(), 7), range(0, image.height(), 7)
+        colours = {image.pixel(x, y) for x in spots[0] for y in spots[1]}
+        if (image != last or len(colours) < 2) and tries:
+            QTimer.singleShot(250, lambda: take(image, tries - 1))
+            return
+        image.save(told["picture"])
+        seen.update(console=console, requests=requests, width=image.width(), height=image.height())
+        seen["colours"] = len(colours)
+        print(json.dumps(seen))
+        application.exit(0)
+
+    page.loadFinished.connect(loaded)
+    QTimer.singleShot(int(TIMEOUT_SECONDS * 1000), lambda: application.exit(3))
+    page.load(QUrl(told["url"]))
+    code = application.exec()
+    if code:
+        print(f"the page was not drawn in {TIMEOUT_SECONDS} s: {console} {requests}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Qt's own end may abort, in the order in which Python collects its objects
+
+
+if __name__ == "__main__":
+    sys.exit(_main(json.loads(sys.argv[1])))

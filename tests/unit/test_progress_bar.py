@@ -1,0 +1,105 @@
+"""The pace of a job, how it is shown, and what becomes of a notebook's bar without a notebook."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tqdm import tqdm
+
+from producer.job import Progress
+from producer.job_store import JobState
+from producer.progress_bar import Pace, bar_kind, details_of, follow, line_of, paced
+
+RUNNING = Progress(JobState.RUNNING, 6000, predicted=1150, failed=30, in_flight=7, slots=2, seconds=2.5, skipped=20)
+
+
+def pace_of(samples: list[tuple[float, int]]) -> Pace:
+    pace = Pace()
+    for seconds, rows in samples:
+        pace.add(seconds, rows)
+    return pace
+
+
+def test_a_slow_start_does_not_count_for_ever() -> None:
+    # Ten seconds without a row, then 100 rows a second.
+    samples = [(second, max(0, second - 10) * 100) for second in range(31)]
+    assert pace_of(samples).rows_per_second == 100
+
+
+def test_what_an_earlier_run_has_done_is_no_pace() -> None:
+    assert pace_of([(0, 50_000)]).rows_per_second == 0
+    assert pace_of([(0, 50_000), (1, 50_010), (2, 50_020)]).rows_per_second == 10
+    assert pace_of([]).rows_per_second == 0
+
+
+def test_a_pace_follows_the_slots_and_keeps_little() -> None:
+    pace = Pace()
+    for step in range(100_000):
+        seconds = step / 2
+        pace.add(seconds, int(10 * seconds if seconds < 20_000 else 200_000 + 20 * (seconds - 20_000)))
+    assert pace.rows_per_second == pytest.approx(20, rel=0.01)
+    assert len(pace._samples) < 500
+
+
+def test_a_line_has_all_that_is_known() -> None:
+    told = line_of(replace(RUNNING, sent_again=1), 480.0)
+    expected = "1,200 of 6,000 rows, 480 rows/s, 00:10 left, slots 2/2, 7 in flight, 30 failed"
+    assert told == f"{expected}, 1 sent again"
+    assert line_of(replace(RUNNING, rows=None, failed=0), 0.0).startswith("1,170 of ? rows, 0 rows/s, slots 2/2")
+
+
+def test_no_more_slots_are_busy_than_there_are_chunks() -> None:
+    assert details_of(replace(RUNNING, in_flight=1, failed=0)) == "slots 1/2, 1 in flight"
+
+
+def test_a_bar_s_time_left_is_that_of_the_pace() -> None:
+    screen = io.StringIO()
+    bar = paced(tqdm)(total=6000, initial=1000, unit=" rows", file=screen)
+    bar.n, bar.rows_per_second = 1200, 480.0
+    bar.refresh()
+    assert "1200/6000" in screen.getvalue()
+    assert "<00:10, 480.00 rows/s" in screen.getvalue()
+    bar.close()
+
+
+@pytest.mark.parametrize("over_by", ["state", "event", "nobody"])
+def test_a_job_is_followed_to_its_end_and_its_end_is_shown(over_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.progress_bar.LOOK_SECONDS", 0.0)
+    shown: list[int] = []
+    is_over = threading.Event()
+
+    def states() -> Iterator[Progress | None]:
+        yield RUNNING
+        yield None if over_by == "nobody" else replace(RUNNING, predicted=5950, state=JobState(end))
+
+    end = JobState.DONE if over_by == "state" else JobState.RUNNING
+    looks = states()
+
+    def show(progress: Progress, _: float) -> None:
+        shown.append(progress.done)
+        if over_by == "event":
+            is_over.set()
+
+    follow(lambda: next(looks), show, is_over)
+    assert shown == ([1200] if over_by == "nobody" else [1200, 6000])
+
+
+def test_without_a_notebook_or_without_its_widgets_the_bar_is_text_and_nothing_is_said() -> None:
+    assert not any(base.__module__ == "tqdm.notebook" for base in bar_kind().__mro__)
+    code = """
+import sys, types
+sys.modules["IPython"] = ipython = types.ModuleType("IPython")
+ipython.get_ipython = object
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")  # a notebook, by which tqdm knows it
+sys.modules["ipywidgets"] = None
+from producer.progress_bar import bar_kind
+print(any(base.__module__ == "tqdm.notebook" for base in bar_kind().__mro__))
+"""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
