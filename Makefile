@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos bench check format wheel clean
+.PHONY: help install demo test chaos transcript bench check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(READY)  ## run every test, four files at a time: they wait as much as th
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
 	LONG=1 $(BIN)/python -m pytest tests/chaos $(addprefix tests/integration/test_,deaths.py detached.py queues.py reload.py)
+
+transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
+	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,10 +1,10 @@
-"""What does it cost to be watched: metrics, seconds by stage, Celery's events, all at the same time?
+"""What does it cost to be watched: metrics, seconds by stage, the timeline, Celery's events, all at once?
 
 The same job twice, from rows in memory to ordered outputs, through two systems that stand side by side. Of the one,
-worker and producer serve metrics, which are asked for every second; children time their stages and count; Celery's
-events are sent, and somebody listens. The other one has none of it: what has no switch is taken out (in the worker by
-`benchmarks/unwatched.py`). Who asks and listens is a thread of the producer's process, and so a part of the cost; a
-real Prometheus would stand elsewhere.
+worker and producer serve metrics, which are asked for every second; children time their stages and count; the producer
+keeps a timeline; Celery's events are sent, and somebody listens. The other one has none of it: what has no switch is
+taken out (in the worker by `benchmarks/unwatched.py`). Who asks and listens is a thread of the producer's process, and
+so a part of the cost; a real Prometheus would stand elsewhere.
 
 Chunks of ordinary size, of 0.1 to 0.25 s of model time; and the smallest that there are, of one row of 64 bytes.
 """
@@ -31,9 +31,10 @@ from benchmarks.harness import MIN_BLOCKS, Arm, WrongOutputError, check_equal, c
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows
-from producer import Client, local, serve_metrics
+from producer import Client, local, serve_metrics, timeline_store
 from producer.joining import Joining
 from producer.measures import Measures
+from producer.timeline import Timeline
 from tasks.connection import connect
 
 AIM = 0.98
@@ -109,7 +110,11 @@ def _nothing(*_: object) -> None:
 
 
 # What a producer measures; the rival's worker is `benchmarks/unwatched.py`.
-NOT_MEASURED: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+NOT_MEASURED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (Timeline, "sent", _nothing),
+    (Timeline, "answered", _nothing),
+    (Timeline, "look", _nothing),
+    (timeline_store, "write", _nothing),
     (Joining, "count_stages", _nothing),
     (Measures, "put", _nothing),
     (Measures, "taken", _nothing),

@@ -31,6 +31,7 @@ class Sent(Protocol):
 
     queue: str
     times_sent: int
+    came_back: int
 
 
 class Lateness:
@@ -75,7 +76,7 @@ class Lateness:
         return [
             index
             for index, since in self._with_child.items()
-            if now - since > max(limit * PATIENCE ** (opened[index].times_sent - 1), 2 * self._lasted.get(index, 0.0))
+            if now - since > max(limit * PATIENCE ** _unheard_of(opened[index]), 2 * self._lasted.get(index, 0.0))
         ]
 
     def perhaps_lost(self, indexes: Sequence[int], now: float, slots: int) -> None:
@@ -100,3 +101,8 @@ class Lateness:
     def _begins(self, index: int, since: float) -> None:
         self._with_child.setdefault(index, since)
         self._begun.setdefault(index, since)
+
+
+def _unheard_of(sent: Sent) -> int:
+    """Copies before the last one of which nobody has said what became of them."""
+    return max(0, sent.times_sent - sent.came_back - 1)

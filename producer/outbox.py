@@ -72,6 +72,20 @@ class OpenChunk:
         """How many rows it has."""
         return self.message.stop - self.message.start
 
+    def goes_again(self, *, late: bool) -> None:
+        """One more copy is on its way; if it is not only late, the others are gone."""
+        self.times_sent += 1
+        self.copies = self.copies + 1 if late else 1
+
+    def is_back(self) -> bool:
+        """A copy has come to nothing: whether it was the last one on its way.
+
+        A row that kills would otherwise have several children at a time, for each of its copies.
+        """
+        self.came_back += 1
+        self.copies -= 1
+        return self.copies < 1
+
 
 class Outbox:
     """The chunks of one job on their way out.
@@ -191,14 +205,8 @@ class Outbox:
             self._wire.forget([opened.message.ref, *opened.spent])
 
     def is_back(self, index: int) -> bool:
-        """A delivery of an open chunk has come to nothing: whether it was the last one on its way.
-
-        A row that kills would otherwise have several children at a time, for each of its copies.
-        """
-        opened = self.open[index]
-        opened.came_back += 1
-        opened.copies -= 1
-        return opened.copies < 1
+        """A copy of an open chunk has come to nothing: whether it was the last one on its way."""
+        return self.open[index].is_back()
 
     def send_again(
         self, indexes: Sequence[int], *, with_rows: bool, late: bool = False
@@ -209,7 +217,7 @@ class Outbox:
             indexes: of open chunks.
             with_rows: Redis, or the spool folder, may have lost them. By way of Redis, since not every worker may reach
                 the file that others read.
-            late: earlier copies may still be answered, unless one has shown how long that takes at most.
+            late: earlier copies may still be answered, or come back.
 
         Returns: those whose rows cannot be read any more.
 
@@ -228,8 +236,7 @@ class Outbox:
                 except InputError as error:
                     unreadable.append((index, error))
                     continue
-            opened.times_sent += 1
-            opened.copies = opened.copies + 1 if late and not opened.came_back else 1
+            opened.goes_again(late=late)
             self._queues.closed(opened.queue)
             opened.queue = self._queues.choose()
             again.append(opened)

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.acceptance.commands import Celeriac
 from tests.models import write_models, write_special_models
 from tests.systems import System, serving
 
@@ -86,3 +87,14 @@ def running_system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> It
     folder = tmp_path_factory.mktemp("s")
     with serving(folder, models / "models.toml") as system:
         yield system
+
+
+@pytest.fixture
+def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
+    """The command under test; what it has started ends with the test.
+
+    A module's own fixture of this name adds what its tests find in the folder.
+    """
+    celeriac = Celeriac(tmp_path_factory.mktemp("c"))  # short: a socket's path has at most 107 bytes
+    yield celeriac
+    celeriac.stop()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import threading
 import time
-from collections.abc import Callable
 
 import click
 from tqdm import tqdm
 
-from producer import job_store
+from producer import job_store, outage
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
@@ -21,11 +22,20 @@ from producer.job_store import JobState
 from producer.progress_bar import Pace
 from tasks.connection import broker_errors, connect
 from tasks.messages import JobRecord
-from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
+from worker_config.errors import (
+    BrokerError,
+    BrokerRefusedError,
+    CeleriacError,
+    JobCancelledError,
+    RowsFailedError,
+    UnknownJobError,
+)
 
 LOOK_SECONDS = 0.5
 # Where there is no bar.
 LINE_SECONDS = 5.0
+# Longer than a producer needs to notice that Redis is back.
+TOLD_AGAIN_SECONDS = 15.0
 
 
 @click.command()
@@ -37,18 +47,16 @@ def watch(job: str, broker_url: str | None, worker_timeout_seconds: float, as_js
     """Show how far JOB is until it ends; the first characters of its id are enough.
 
     A bar on a terminal, a line every few seconds elsewhere. The exit code tells how the job ended: 0 done, 4 failed,
-    130 cancelled. Ctrl-C ends the watching alone.
+    130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits.
     """
     url = needed(broker_url)
     with broker_errors(url), connect(url) as client:
         state, record = job_store.read(client, job)
     try:
         with _Shown(record) as shown:
-            if record.plan:
-                with Client(url, worker_timeout_seconds=worker_timeout_seconds) as watcher:
-                    watcher.attach(record.id).wait(each=shown.show)
-            else:
-                _follow(url, record.id, shown.show)
+            while not _followed(url, worker_timeout_seconds, shown):
+                outage.wait_for_redis(url, 0, threading.Event(), lambda: False)
+                shown.back_at = time.monotonic()
         state, record = shown.state, shown.record
     except KeyboardInterrupt:
         raise NotWaitedForError(f"interrupted: job {record.id} goes on without being watched") from None
@@ -57,13 +65,34 @@ def watch(job: str, broker_url: str | None, worker_timeout_seconds: float, as_js
     _tell_end(state, record, quiet=as_json)
 
 
-def _follow(url: str, job_id: str, each: Callable[[JobState, JobRecord], None]) -> None:
+def _followed(url: str, worker_timeout_seconds: float, shown: _Shown) -> bool:
+    """Show the job until it ends; False when Redis is away."""
+    try:
+        if shown.record.plan:
+            with Client(url, worker_timeout_seconds=worker_timeout_seconds) as watcher:
+                watcher.attach(shown.record.id).wait(each=shown.show)
+        else:
+            _follow(url, shown)
+    except BrokerRefusedError:
+        raise
+    except BrokerError as error:
+        shown.say(f"{error}; the watch waits for it")
+        return False
+    return True
+
+
+def _follow(url: str, shown: _Shown) -> None:
     with broker_errors(url), connect(url) as client:
         while True:
-            state, record = job_store.read_known(client, job_id)
-            each(state, record)
-            if state is not JobState.RUNNING:
-                return
+            try:
+                state, record = job_store.read_known(client, shown.record.id)
+                shown.show(state, record)
+                if state is not JobState.RUNNING:
+                    return
+            except UnknownJobError:
+                # A Redis that has lost everything: the job's producer tells it again.
+                if time.monotonic() - shown.back_at > TOLD_AGAIN_SECONDS:
+                    raise
             time.sleep(LOOK_SECONDS)
 
 
@@ -86,10 +115,10 @@ def _how_far(state: JobState, record: JobRecord) -> str:
 
 
 class _Shown:
-    """What is on the screen, and the state behind it."""
+    """What is on the screen, and the state behind it; `back_at` is when Redis came back."""
 
     def __init__(self, record: JobRecord) -> None:
-        self.state, self.record = JobState.RUNNING, record
+        self.state, self.record, self.back_at = JobState.RUNNING, record, -math.inf
         self._bar = progress_bar(record.rows, quiet=False)
         self._began, self._pace = time.monotonic(), Pace()
         self._on_terminal = sys.stderr.isatty()
@@ -114,10 +143,10 @@ class _Shown:
             return
         if not self._on_terminal and time.monotonic() - self._line_at >= LINE_SECONDS:
             self._line_at = time.monotonic()
-            self._say(f"{_how_far(state, record)}{self._time_left()}")
+            self.say(f"{_how_far(state, record)}{self._time_left()}")
         if (silence := tables.silence(state, record)) and not self._told_of_silence:
             self._told_of_silence = True
-            self._say(f"job {record.id}: {silence}")
+            self.say(f"job {record.id}: {silence}")
 
     def _time_left(self) -> str:
         rate = self._pace.rows_per_second
@@ -125,5 +154,6 @@ class _Shown:
             return ""
         return f", {rate:,.0f} rows/s, {tqdm.format_interval((self._bar.total - self._bar.n) / rate)} left"
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line above the bar."""
         self._bar.write(text, file=sys.stderr)

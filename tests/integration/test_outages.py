@@ -18,9 +18,11 @@ from producer import Client, Job
 from tasks import codec, keys
 from tasks.connection import connect
 from tasks.messages import InlineRef, ModelRef, Outputs, pack
+from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import write_manifest
 from tests.systems import System
 from tests.waiting import wait_until
+from worker_config.errors import ExitCode
 
 ROWS = np.random.default_rng(3).random((400, 4), np.float32)
 CHUNK_ROWS = 40
@@ -81,11 +83,13 @@ def open_gate(system: System) -> None:
 
 @pytest.mark.parametrize("keeps", ["nothing", "everything", "its name alone"])
 def test_a_job_waits_for_redis_and_goes_on(
-    system: System, client: Client, keeps: str, caplog: pytest.LogCaptureFixture
+    system: System, client: Client, celeriac: Celeriac, keeps: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = gated_rows(system, 200)
     job = client.submit("gated", rows, chunk_rows=4)
     wait_until(lambda: some_predicted(job), "some rows are predicted")
+    watching = celeriac.start("watch", job.id, "--broker", system.url)
+    wait_until(lambda: f"job {job.id} is running" in watching.stderr.read_text(), "somebody watches")
     if keeps == "everything":
         with connect(system.url) as server:
             server.save()
@@ -101,6 +105,14 @@ def test_a_job_waits_for_redis_and_goes_on(
     system.redis.start()
     check_whole(job, rows)
     assert "goes on" in caplog.text
+    watched = watching.end()
+    assert (watched.code, watched.stdout) == (ExitCode.OK, f"job {job.id} is done: 400 of 400 rows predicted\n")
+    assert [line for line in watched.lines if not line.startswith(f"job {job.id} is running")] == [waits(watched)]
+
+
+def waits(watched: Ended) -> str:
+    """The one line of a watch whose Redis was away."""
+    return next(line for line in watched.lines if line.endswith("; the watch waits for it"))
 
 
 def test_a_job_that_waits_for_redis_can_be_cancelled(

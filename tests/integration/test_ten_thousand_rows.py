@@ -70,13 +70,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture
-def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
-    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
-    yield celeriac
-    celeriac.stop()
-
-
-@pytest.fixture
 def rows() -> np.ndarray:
     """Random ones; what each does to the models stands in column 0."""
     made = np.random.default_rng(17).random((ROWS, 3), np.float32)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import pytest
 
 from producer.late import LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
+from producer.outbox import OpenChunk
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
 
 @dataclass
 class Sent:
     queue: str = "a"
     times_sent: int = 1
+    came_back: int = 0
 
 
 def opened(*indexes: int, queue: str = "a") -> dict[int, Sent]:
@@ -74,9 +77,31 @@ def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
     # Since the first copy was begun, at 10; its child had 600 seconds.
     late.came_back(0, 610.0)
     late.sent_again(0, 610.0)
-    waiting[0].times_sent = 3
+    waiting[0].times_sent, waiting[0].came_back = 3, 1
     assert late.overdue(waiting, 610.0 + 1_199.0) == []
     assert late.overdue(waiting, 610.0 + 1_201.0) == [0]
+
+
+def test_copies_that_came_back_do_not_make_the_next_one_wait_longer() -> None:
+    late = Lateness()
+    waiting = {0: Sent(times_sent=5, came_back=4)}
+    for index in range(1, 5):
+        late.answered(index, "a", 1.0, 10.0, waiting)
+    late.sent_again(0, 20.0)
+    assert late.overdue(waiting, 20.0 + 1.1 * late.limit_seconds) == [0]
+
+
+def test_a_chunk_goes_again_when_all_its_copies_are_back() -> None:
+    message = ChunkMessage(MESSAGE_VERSION, "ab" * 6, 0, 0, 4, 1, [ModelRef("m", "ab" * 32)], InlineRef(b""))
+    opened = OpenChunk(message, "a", b"")
+    opened.goes_again(late=True)  # the first one is slow, and not lost
+    assert [opened.is_back() for _ in range(2)] == [False, True]
+    opened.goes_again(late=False)
+    opened.goes_again(late=True)  # nor is this one, though others have come back before
+    assert [opened.is_back() for _ in range(2)] == [False, True]
+    opened.goes_again(late=True)
+    opened.goes_again(late=False)  # its worker is gone, and Redis has lost it
+    assert opened.is_back()
 
 
 def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
