@@ -33,25 +33,31 @@ class Sent(Protocol):
     times_sent: int
     came_back: int
 
+    @property
+    def rows(self) -> int:
+        """How many it has."""
+
 
 class Lateness:
     """The chunks of one job that are on their way; times are of one monotonic clock, in seconds."""
 
     def __init__(self) -> None:
         self._took: deque[float] = deque(maxlen=RECENT)
+        self._rows: deque[int] = deque(maxlen=RECENT)
         self._with_child: dict[int, float] = {}
         # Since when a child may have had the first copy; how long after that the last one came back.
         self._begun: dict[int, float] = {}
         self._lasted: dict[int, float] = {}
 
-    def answered(self, index: int, queue: str, seconds: float, now: float, opened: Mapping[int, Sent]) -> None:
+    def answered(self, index: int, one: Sent, seconds: float, now: float, opened: Mapping[int, Sent]) -> None:
         """An answer came now, to a chunk that took so long; `opened` are the others, in the order of their index."""
         self._took.append(seconds)
+        self._rows.append(one.rows)
         self._with_child.pop(index, None)
         for other, sent in opened.items():
             if other >= index:
                 break
-            if sent.queue == queue:
+            if sent.queue == one.queue:
                 self._begins(other, now - seconds)
 
     def came_back(self, index: int, now: float) -> None:
@@ -72,12 +78,13 @@ class Lateness:
         for times in (self._with_child, self._begun, self._lasted):
             for closed in times.keys() - opened.keys():
                 del times[closed]
-        limit = self.limit_seconds
-        return [
-            index
-            for index, since in self._with_child.items()
-            if now - since > max(limit * PATIENCE ** _unheard_of(opened[index]), 2 * self._lasted.get(index, 0.0))
-        ]
+        limits = {rows: self.limit_seconds(rows) for rows in {opened[index].rows for index in self._with_child}}
+
+        def patience(index: int) -> float:
+            copies = limits[opened[index].rows] * PATIENCE ** _unheard_of(opened[index])
+            return max(copies, 2 * self._lasted.get(index, 0.0))
+
+        return [index for index, since in self._with_child.items() if now - since > patience(index)]
 
     def perhaps_lost(self, indexes: Sequence[int], now: float, slots: int) -> None:
         """A worker is gone that may have had these: they are late if they are not answered when their turn is over."""
@@ -90,13 +97,16 @@ class Lateness:
         """Whether enough is known of how long chunks take."""
         return len(self._took) >= LEAST_KNOWN
 
-    @property
-    def limit_seconds(self) -> float:
-        """How long after its neighbours a chunk is late: one may wait in its worker for the one before it."""
+    def limit_seconds(self, rows: int) -> float:
+        """How long after its neighbours a chunk is late: one may wait in its worker for the one before it.
+
+        Chunks grow while their size is being learnt: one that is larger than most has so much longer.
+        """
         if not self.knows:
             return UNKNOWN_SECONDS
         took = sorted(self._took)
-        return statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))] + SLACK_SECONDS
+        share = max(1.0, rows / max(1.0, statistics.median(self._rows)))
+        return share * (statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))]) + SLACK_SECONDS
 
     def _begins(self, index: int, since: float) -> None:
         self._with_child.setdefault(index, since)

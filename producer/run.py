@@ -223,7 +223,7 @@ class Run:
         except RowsFailedError as failed:
             self._stop_before(answer.index, failed)
         if opened and isinstance(answer, Outputs) and answer.index not in self._outbox.open:
-            self._late.answered(answer.index, opened.queue, answer.seconds, time.monotonic(), self._outbox.open)
+            self._late.answered(answer.index, opened, answer.seconds, time.monotonic(), self._outbox.open)
 
     def _wait_for_answers(self) -> list[Answer]:
         if self._outbox.open:

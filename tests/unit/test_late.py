@@ -10,10 +10,13 @@ from producer.late import LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS,
 from producer.outbox import OpenChunk
 from tasks.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
+ROWS = 8
+
 
 @dataclass
 class Sent:
     queue: str = "a"
+    rows: int = ROWS
     times_sent: int = 1
     came_back: int = 0
 
@@ -25,7 +28,7 @@ def opened(*indexes: int, queue: str = "a") -> dict[int, Sent]:
 def test_nothing_is_late_before_a_later_chunk_is_answered() -> None:
     late = Lateness()
     for index in range(LEAST_KNOWN):
-        late.answered(index, "a", 0.5, 1.0 + index, opened(7, 8))
+        late.answered(index, Sent("a"), 0.5, 1.0 + index, opened(7, 8))
     assert late.overdue(opened(7, 8), 1_000.0) == []
 
 
@@ -33,8 +36,8 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
     late = Lateness()
     waiting = opened(3, 9)
     for index in range(4, 8):
-        late.answered(index, "a", 0.5, 10.0, waiting)
-    assert late.limit_seconds == pytest.approx(0.5 + 0.6 + SLACK_SECONDS)
+        late.answered(index, Sent("a"), 0.5, 10.0, waiting)
+    assert late.limit_seconds(ROWS) == pytest.approx(0.5 + 0.6 + SLACK_SECONDS)
     # The later one was begun half a second before its answer.
     assert late.overdue(waiting, 9.5 + 1.3) == []
     assert late.overdue(waiting, 9.5 + 1.5) == [3]
@@ -43,15 +46,28 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
 def test_slow_chunks_have_patience_with_slow_ones() -> None:
     late = Lateness()
     for index, seconds in enumerate([1.0] * 8 + [9.0] * 2):
-        late.answered(index, "a", seconds, 10.0, {})
-    assert late.limit_seconds > 10
+        late.answered(index, Sent("a"), seconds, 10.0, {})
+    assert late.limit_seconds(ROWS) > 10
+
+
+def test_chunks_that_grow_have_so_much_longer() -> None:
+    late = Lateness()
+    waiting = {9: Sent(rows=10 * ROWS), 10: Sent()}
+    for index in range(11, 17):
+        late.answered(index, Sent(), 0.1, 10.1, waiting)
+    assert late.limit_seconds(10 * ROWS) == pytest.approx(10 * 0.22 + SLACK_SECONDS)
+    assert late.overdue(waiting, 10.0 + 1.1) == [10]
+    assert late.overdue(waiting, 10.0 + 2.6) == [9, 10]
+    for index in range(17, 40):  # until most are as large
+        late.answered(index, Sent(rows=10 * ROWS), 1.0, 20.0, {})
+    assert late.limit_seconds(10 * ROWS) == pytest.approx(2.2 + SLACK_SECONDS)
 
 
 def test_chunks_of_another_queue_tell_nothing() -> None:
     late = Lateness()
     waiting = {1: Sent("b"), 2: Sent("a")}
     for index in range(3, 8):
-        late.answered(index, "a", 0.1, 10.0, waiting)
+        late.answered(index, Sent("a"), 0.1, 10.0, waiting)
     assert late.overdue(waiting, 100.0) == [2]
 
 
@@ -59,10 +75,10 @@ def test_each_copy_makes_the_next_one_wait_longer() -> None:
     late = Lateness()
     waiting = opened(0)
     for index in range(1, 5):
-        late.answered(index, "a", 1.0, 10.0, waiting)
+        late.answered(index, Sent("a"), 1.0, 10.0, waiting)
     late.sent_again(0, 20.0)
     waiting[0].times_sent = 2
-    limit = late.limit_seconds
+    limit = late.limit_seconds(ROWS)
     assert late.overdue(waiting, 20.0 + 0.9 * PATIENCE * limit) == []
     assert late.overdue(waiting, 20.0 + 1.1 * PATIENCE * limit) == [0]
 
@@ -71,7 +87,7 @@ def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
     late = Lateness()
     waiting = opened(0)
     for index in range(1, 5):
-        late.answered(index, "a", 0.1, 10.1, waiting)
+        late.answered(index, Sent("a"), 0.1, 10.1, waiting)
     assert late.overdue(waiting, 11.0) == [0]
     late.sent_again(0, 11.0)
     # Since the first copy was begun, at 10; its child had 600 seconds.
@@ -86,9 +102,9 @@ def test_copies_that_came_back_do_not_make_the_next_one_wait_longer() -> None:
     late = Lateness()
     waiting = {0: Sent(times_sent=5, came_back=4)}
     for index in range(1, 5):
-        late.answered(index, "a", 1.0, 10.0, waiting)
+        late.answered(index, Sent("a"), 1.0, 10.0, waiting)
     late.sent_again(0, 20.0)
-    assert late.overdue(waiting, 20.0 + 1.1 * late.limit_seconds) == [0]
+    assert late.overdue(waiting, 20.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
 
 
 def test_a_chunk_goes_again_when_all_its_copies_are_back() -> None:
@@ -107,12 +123,12 @@ def test_a_chunk_goes_again_when_all_its_copies_are_back() -> None:
 def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
     late = Lateness()
     for index in range(4):
-        late.answered(index, "a", 0.2, 1.0, {})
+        late.answered(index, Sent("a"), 0.2, 1.0, {})
     waiting = opened(4, 5)
     late.all_running(waiting, 2.0)
     late.all_running(waiting, 2.3)  # looked at again
     assert late.overdue(waiting, 2.5) == []
-    assert late.overdue(waiting, 2.0 + late.limit_seconds + 0.01) == [4, 5]
+    assert late.overdue(waiting, 2.0 + late.limit_seconds(ROWS) + 0.01) == [4, 5]
 
 
 def test_before_anything_is_known_a_chunk_has_long() -> None:
@@ -125,16 +141,16 @@ def test_before_anything_is_known_a_chunk_has_long() -> None:
 def test_an_answered_chunk_is_not_late() -> None:
     late = Lateness()
     for index in range(1, 5):
-        late.answered(index, "a", 0.2, 1.0, opened(0))
-    late.answered(0, "a", 3.0, 4.0, {})
+        late.answered(index, Sent("a"), 0.2, 1.0, opened(0))
+    late.answered(0, Sent("a"), 3.0, 4.0, {})
     assert late.overdue({}, 100.0) == []
 
 
 def test_chunks_that_a_worker_may_have_had_are_late_when_their_turn_is_over() -> None:
     late = Lateness()
     for index in range(4):
-        late.answered(index, "a", 1.0, 1.0, {})
+        late.answered(index, Sent("a"), 1.0, 1.0, {})
     waiting = opened(4, 5, 6, 7)
     late.perhaps_lost(list(waiting), 10.0, 2)
-    assert late.overdue(waiting, 10.0 + late.limit_seconds + 1.9) == []
-    assert late.overdue(waiting, 10.0 + late.limit_seconds + 2.1) == [4, 5, 6, 7]
+    assert late.overdue(waiting, 10.0 + late.limit_seconds(ROWS) + 1.9) == []
+    assert late.overdue(waiting, 10.0 + late.limit_seconds(ROWS) + 2.1) == [4, 5, 6, 7]
