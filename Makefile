@@ -27,7 +27,9 @@ test: $(READY)  ## run every test, four files at a time: they wait as much as th
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
-	LONG=1 $(BIN)/python -m pytest tests/chaos $(addprefix tests/integration/test_,deaths.py detached.py queues.py reload.py)
+	LONG=1 $(BIN)/python -m pytest tests/chaos \
+		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py \
+		$(addprefix tests/integration/test_,deaths.py detached.py queues.py reload.py snapshots.py)
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py

@@ -7,11 +7,15 @@ has finished, and with all that was fetched beforehand in its hands.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import signal
 import time
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+LOOK_FOR_CONNECTION_SECONDS = 1.0
 
 
 class Ending:
@@ -29,9 +33,21 @@ class Ending:
         """
         from celery.worker import state
 
-        if self._asked or getattr(self._controller.consumer, "connection", None) is None:
+        again, self._asked = self._asked, True
+        if again or getattr(self._controller.consumer, "connection", None) is None:
             state.should_stop = 0
-        self._asked = True
+            return
+        # In this very moment the connection may be lost, and with it the event loop that would look.
+        signal.signal(signal.SIGALRM, self._look_for_connection)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_FOR_CONNECTION_SECONDS, LOOK_FOR_CONNECTION_SECONDS)
+        # Python gives the signal back to the system at its end, which would kill the process.
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+
+    def _look_for_connection(self, *_: object) -> None:
+        from celery.worker import state
+
+        if getattr(self._controller.consumer, "connection", None) is None:
+            state.should_stop = 0
 
     def look(self) -> None:
         """Hand back, once; then wait for what runs, and stop it at the deadline."""

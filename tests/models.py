@@ -72,7 +72,7 @@ def write_special_models(folder: Path) -> None:
                 total = tf.tanh(tf.matmul(total, matrix))
             return {"doubled": rows * 2.0 + 0.0 * tf.reduce_sum(total)}
 
-    for name, steps in (("slow", 60), ("slow_to_load", 1_200)):
+    for name, steps in (("slow", 60), ("slow_to_load", 600)):
         module = Slow()
         module.steps = tf.Variable(steps)
         tf.saved_model.save(module, folder / name, signatures={"serving_default": module.__call__})

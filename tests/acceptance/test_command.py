@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from producer.cli.commands import cli
 from tests.acceptance.commands import Celeriac, Ended, read_all
+from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
@@ -254,6 +255,7 @@ def test_models_tell_all_trials_of_executors_and_why_one_is_not_used(celeriac: C
     assert "rows/s" not in function
 
 
+@in_long_form
 def test_pruning_keeps_what_the_manifest_and_workers_need(
     celeriac: Celeriac, system: System, models: Path, tmp_path: Path
 ) -> None:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +27,16 @@ TRANSCRIPT = REPOSITORY / "docs" / "transcript.md"
 ROWS = 3_000
 NODES = ("one", "two")
 FLOWER = ("flower", "--address=127.0.0.1", "--tasks-columns=name,args,state,received,runtime,worker")
+
+
+MODEL = """
+from tests.waiting import take
+
+
+def slow(rows):
+    take(0.008 * len(rows))
+    return rows * 2
+"""
 
 
 class Transcript:
@@ -104,17 +112,15 @@ def watched_lines(watching: Running) -> list[str]:
     return [line for line in watching.stderr.read_text().splitlines() if " is running" in line]
 
 
-def test_what_a_new_user_does_and_sees(
-    celeriac: Celeriac, special_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_a_new_user_does_and_sees(celeriac: Celeriac, tmp_path_factory: pytest.TempPathFactory) -> None:
     browser.check_there_is_one()
     here, seen = celeriac.folder, Transcript()
-    shutil.copytree(special_models / "slow", here / "slow")
-    write_manifest(here, {"slow": "slow"})
+    (here / "my_model.py").write_text(MODEL)
+    write_manifest(here, {"slow": "my_model:slow"})
     np.save(here / "rows.npy", np.arange(ROWS * 4, dtype=np.float32).reshape(ROWS, 4))
     ports = free_port(), free_port()
     url = f"redis://127.0.0.1:{ports[0]}/0"
-    environ = {"CELERIAC_BROKER_URL": url, "CELERIAC_MODELS": str(here / "models.toml")}
+    environ = {"CELERIAC_BROKER_URL": url, "CELERIAC_MODELS": str(here / "models.toml"), "PYTHONPATH": str(REPOSITORY)}
     redis = RedisServer(tmp_path_factory.mktemp("s"), ("--port", str(ports[0]), "--bind", "127.0.0.1")).start()
     system = System(redis, here)
     try:

@@ -407,6 +407,7 @@ def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(
         assert client.attach(job_id).ledger.chunks_sent_again > 0
 
 
+@in_long_form
 def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System, special_models: Path) -> None:
     rows = np.arange(96, dtype=np.float32).reshape(24, 4)
     workers = [system.start_ready_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h") for name in "ab"]

@@ -217,6 +217,7 @@ def test_a_job_goes_on_when_its_only_worker_is_replaced_by_one_of_another_set(
         np.testing.assert_array_equal(job.result(), ROWS[:8] * 2)
 
 
+@in_long_form
 def test_a_worker_of_another_set_that_comes_later_helps_in_a_job(system: System, manifest: Path) -> None:
     start(system, manifest, "first", "slow")
     with Client(system.url) as client, until_told(ROWS[0]) as (rows, enough):

@@ -14,6 +14,7 @@ import pytest
 
 from producer import Client
 from tasks.messages import SlotRecord
+from tests.forms import in_long_form
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn
 from tests.systems import System, Worker
@@ -99,6 +100,7 @@ def test_a_damaged_snapshot_is_made_again(system: System, manifest: Path, cache:
         np.testing.assert_allclose(client.predict("wide", rows), expected, rtol=1e-4, atol=1e-5)
 
 
+@in_long_form
 def test_a_snapshot_whose_maker_was_killed_is_never_used(system: System, manifest: Path, cache: Path) -> None:
     killed = system.start_worker(manifest, 1)
     wait_until(lambda: list(cache.glob(".making-*/model")), "a snapshot is half made")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,7 +99,8 @@ def test_chunks_shrink_at_the_end_and_give_every_row_once(rows: int, slots: int,
         left -= size
     assert sum(sizes) == rows
     largest = sizes.index(max(sizes))
-    assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
+    # Times are rounded, and so are rows to batches.
+    assert all(later <= earlier + batch_rows for earlier, later in pairwise(sizes[largest:]))
 
 
 def test_the_caller_s_own_choice_is_all_that_counts() -> None:

@@ -1,0 +1,42 @@
+"""A worker that is asked to end: what the signal's handler does where there is no connection, or soon none any more."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from celery.worker import state
+
+from tasks.ending import Ending
+from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+    state.should_stop = None
+
+
+def test_without_a_connection_it_ends_at_once() -> None:
+    Ending(SimpleNamespace(consumer=SimpleNamespace(connection=None))).begin()
+    assert state.should_stop == 0
+
+
+def test_a_connection_that_is_lost_after_the_signal_does_not_keep_it() -> None:
+    consumer = SimpleNamespace(connection=object())
+    Ending(SimpleNamespace(consumer=consumer)).begin()
+    assert state.should_stop is None
+    consumer.connection = None
+    wait_until(lambda: state.should_stop == 0, "it ends")
+
+
+def test_a_second_signal_is_for_the_impatient() -> None:
+    ending = Ending(SimpleNamespace(consumer=SimpleNamespace(connection=object())))
+    ending.begin()
+    ending.begin()
+    assert state.should_stop == 0
