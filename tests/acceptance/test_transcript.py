@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
 TRANSCRIPT = REPOSITORY / "docs" / "transcript.md"
-ROWS = 3_000
+ROWS = 8_000
 NODES = ("one", "two")
 FLOWER = ("flower", "--address=127.0.0.1", "--tasks-columns=name,args,state,received,runtime,worker")
 

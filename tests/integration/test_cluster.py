@@ -106,17 +106,18 @@ def test_status_lists_both_workers(two_workers: System) -> None:
 
 
 def test_inspect_active_shows_the_chunks_that_run(two_workers: System, client: Client) -> None:
-    job = client.submit("slow", ROWS, chunk_rows=1)
+    job = client.submit("slow", np.tile(ROWS, (20, 1)), chunk_rows=1)  # far longer than a look takes
     wait_until(lambda: job.ledger.chunks_answered, "the job runs")
 
     ended = two_workers.celery("inspect", "active", "--json")
+    job.cancel()
 
     assert ended.returncode == 0, ended.stderr
     active = json.loads(ended.stdout)
     assert len(active) == 2
     assert {task["name"] for tasks in active.values() for task in tasks} == {"celeriac.infer"}
     assert job.id in ended.stdout
-    np.testing.assert_array_equal(job.result(), ROWS * 2)
+    assert job.wait(timeout_seconds=60)
 
 
 def test_events_tell_of_chunks_in_words(two_workers: System, client: Client) -> None:
