@@ -122,7 +122,7 @@ class Sizer:
         wanted = self._wanted_rows()
         if rows_left is not None:
             share = rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots))
-            wanted = min(wanted, max(share, LEAST_SHARE * wanted if self._answered else 0))
+            wanted = min(wanted, max(share, LEAST_SHARE * self._largest))
         rows = max(1, round(wanted / self._batch_rows)) * self._batch_rows
         most = self._most_rows(share_bytes)
         if rows > most:

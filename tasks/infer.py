@@ -76,8 +76,8 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         if child.trace:
             child.trace.run(message, deliveries)
         answer = run_chunk(child, message, payload, deliveries)
+        child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
-        child.stopwatch.enter("answer")
         if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
             forget(child, answer.ref)
         child.tally.answered(child.slot, _done(message, answer, deliveries))

@@ -21,16 +21,19 @@ from producer import Client, Progress
 from producer.progress_bar import LOOK_SECONDS, follow
 from tasks.connection import connect
 from tests.manifests import write_manifest
-from tests.systems import BIN, System, serving
+from tests.systems import BIN, REPOSITORY, System, serving
 from tests.waiting import wait_until
 
 FUNCTIONS = """
-import logging, pathlib, time, warnings
+import logging, pathlib, signal, warnings
+
+from tests.waiting import take
+
 logger = logging.getLogger("mine")
 
 
 def even(rows):
-    time.sleep(0.004 * len(rows))
+    take(0.004 * len(rows))
     return rows * 2
 
 
@@ -38,7 +41,7 @@ def lingers(rows):
     begun = pathlib.Path("begun")
     if not begun.exists():
         begun.touch()
-        time.sleep(60)
+        signal.pause()  # until it is killed
     return rows
 
 
@@ -61,15 +64,9 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
     (folder / "operated.py").write_text(FUNCTIONS)
     entries = {name: {"path": f"operated:{name}", "batch_rows": 5} for name in ("even", "lingers", "tells")}
     manifest = write_manifest(folder, {**entries, "digits": models / "digits.keras"})
-    with serving(folder, manifest, 1, {"CELERIAC_LOG_FORMAT": "json"}) as system:
+    with serving(folder, manifest, 1, {"CELERIAC_LOG_FORMAT": "json", "PYTHONPATH": str(REPOSITORY)}) as system:
         wait_until(lambda: " ready." in system.workers[0].output(), "the worker takes chunks")
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
 
 
 def celeriac(system: System, *words: str, **environ: str) -> str:
