@@ -22,6 +22,8 @@ LEAST_KNOWN = 3
 SLACK_SECONDS = 0.3
 # Each copy has the next one wait so much longer.
 PATIENCE = 4.0
+# A chunk sent again may have a row that kills, and each copy would cost a child: it is late after this, at least.
+AGAIN_SECONDS = 5.0
 # Before anything is known of how long chunks take.
 UNKNOWN_SECONDS = 60.0
 
@@ -81,8 +83,9 @@ class Lateness:
         limits = {rows: self.limit_seconds(rows) for rows in {opened[index].rows for index in self._with_child}}
 
         def patience(index: int) -> float:
-            copies = limits[opened[index].rows] * PATIENCE ** _unheard_of(opened[index])
-            return max(copies, 2 * self._lasted.get(index, 0.0))
+            one = opened[index]
+            seconds = limits[one.rows] * PATIENCE ** _unheard_of(one)
+            return max(seconds, AGAIN_SECONDS, 2 * self._lasted.get(index, 0.0)) if one.times_sent > 1 else seconds
 
         return [index for index, since in self._with_child.items() if now - since > patience(index)]
 

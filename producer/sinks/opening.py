@@ -48,8 +48,8 @@ def open_sink(
         journal: what is being done, so that another run can continue it; None: an output that is not completed
             leaves nothing behind.
         resume: continue what a journal says; begin afresh where there is none. Without it an old journal is dropped.
-        sync_seconds: with a journal, how often rows are brought to the disk at most; a process that is killed loses
-            the rows since then.
+        sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
+            is cheap; a process that is killed loses those that wait.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.

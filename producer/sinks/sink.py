@@ -16,6 +16,11 @@ from producer.sinks.writer import Specs, Writer
 from tasks.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
+# Of the time, at most, that bringing rows to the disk may take, as long as it is done often enough.
+SYNC_SHARE = 0.02
+# Where the disk is fast, a journal would grow with every part.
+LEAST_SYNC_SECONDS = 0.1
+
 
 class Sink:
     """One output in the making; made by `open_sink`, ended by `commit`, `abort` or `discard`.
@@ -41,6 +46,7 @@ class Sink:
         self._journal = journal
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
+        self._sync_again_seconds = sync_seconds
         self._layout = Layout(writer.place.rows, self.done_rows, self.dropped)
         self._layout.specs = dict(journal.specs) if journal else {}
         self._layout.skipped = journal.left_out if journal else 0
@@ -113,7 +119,7 @@ class Sink:
                 self._layout.count(part)
                 self.failures += part.failed
                 self._unsynced = True
-                if time.monotonic() - self._synced_at >= self._sync_seconds:
+                if time.monotonic() - self._synced_at >= self._sync_again_seconds:
                     self._sync()
         except BaseException:  # whatever it was, a part of the rows may be missing
             self._failed = True
@@ -181,6 +187,7 @@ class Sink:
 
     def _sync(self) -> None:
         """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
+        started = time.monotonic()
         if self._journal is not None and self._unsynced:
             self._unsynced = False
             mark, failures = self._writer.sync(), self.failures[self._noted :]
@@ -189,6 +196,8 @@ class Sink:
             )
             self._noted = len(self.failures)
         self._synced_at = time.monotonic()
+        rest = max(LEAST_SYNC_SECONDS, (self._synced_at - started) / SYNC_SHARE)
+        self._sync_again_seconds = min(self._sync_seconds, rest)
 
     def _check_usable(self) -> None:
         if self._failed or self._ended:

@@ -17,7 +17,7 @@ from worker_config.errors import ExitCode
 
 KILLS = 10 if LONG else 1
 CHUNKS = 400 if LONG else 40
-# A window is then about two seconds' work, and what is brought to the disk once a second the smaller part of a loss.
+# A window is then about two seconds' work, and what waits for the disk the smaller part of a loss.
 CHUNK_SECONDS = 0.5
 SLOTS = WORKERS * CHILDREN
 WINDOW_ROWS = SLOTS * CHUNKS_PER_SLOT * SMALL

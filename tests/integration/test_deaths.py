@@ -8,6 +8,7 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -50,13 +51,32 @@ from worker_config.settings import Settings
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
 UNKNOWN_JOB = "0123456789ab"
 
+# Tells who runs rows with the number that stands in the file `hold`, and stays at them as long as it is there.
+HELD = """
+import os
+import pathlib
+import time
+
+HERE = pathlib.Path(__file__).parent
+
+
+def held(rows):
+    hold, told = HERE / "hold", HERE / f"held.{os.getpid()}"
+    while hold.exists() and float(hold.read_text()) in rows:
+        told.touch()
+        time.sleep(0.01)
+    return rows * 2
+"""
+
 
 @pytest.fixture(scope="module")
 def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """One worker with one child, which takes a good while for a chunk."""
     folder = tmp_path_factory.mktemp("s")
     # One batch a chunk, whatever its size: that is what takes its time.
-    manifest = write_manifest(folder, {"slow": {"path": special_models / "slow", "batch_rows": 5000}})
+    slow = {"path": special_models / "slow", "batch_rows": 5000}
+    (folder / "models_held.py").write_text(HELD)
+    manifest = write_manifest(folder, {"slow": slow, "held": {"path": "models_held:held", "batch_rows": 5000}})
     with serving(folder, manifest, 1) as system:
         wait_until(lambda: " ready." in system.workers[0].output(), "the worker takes chunks")
         yield system
@@ -82,12 +102,12 @@ def server(slow_system: System) -> Iterator[redis.Redis]:
 def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
     slow_system: System, worker: Worker, client: Client
 ) -> None:
-    job = client.submit("slow", ROWS, chunk_rows=1)
-    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
+    with _holding(slow_system, ROWS[5, 0]) as hold:
+        job = client.submit("held", ROWS, chunk_rows=1)
+        killed = _kill_the_child_that_is_held(slow_system, job)
+        hold.unlink()
 
-    killed = _kill_the_child_at_work(slow_system, job)
     assert killed
-
     np.testing.assert_array_equal(_result(job), ROWS * 2)
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.failed, job.ledger.written) == (12, 0, 12)
@@ -99,11 +119,11 @@ def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
 def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_worker_lives_on(
     slow_system: System, worker: Worker, client: Client
 ) -> None:
-    job = client.submit("slow", ROWS[:3], chunk_rows=3)
-
     killed = []
-    while pid := _kill_the_child_at_work(slow_system, job):
-        killed.append(pid)
+    with _holding(slow_system, ROWS[0, 0]):
+        job = client.submit("held", ROWS[:3], chunk_rows=3)
+        while pid := _kill_the_child_that_is_held(slow_system, job):
+            killed.append(pid)
 
     assert len(set(killed)) == 3, "the first delivery, and as many more as a chunk may have"
     with pytest.raises(RowsFailedError, match=r"row 0 failed at worker: WorkerLostError: .*SIGKILL"):
@@ -113,7 +133,7 @@ def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_work
     assert (record.start, record.stop, record.stage, record.type) == (0, 1, "worker", "WorkerLostError")
     job.ledger.check()
     assert worker.process.poll() is None
-    np.testing.assert_array_equal(client.predict("slow", ROWS[:2]), ROWS[:2] * 2)
+    np.testing.assert_array_equal(client.predict("held", ROWS[:2]), ROWS[:2] * 2)
 
 
 @in_long_form
@@ -335,14 +355,26 @@ def _at_work(pid: int) -> bool:
     return psutil.Process(pid).cpu_percent(interval=0.1) > 50
 
 
-def _kill_the_child_at_work(system: System, job: Job) -> int:
-    """Kill the one child while it runs a chunk; return what was its pid, or 0 if the job is over."""
+@contextmanager
+def _holding(system: System, number: float) -> Iterator[Path]:
+    """The model `held` stays at rows with a number, until the file that is given, or this, is gone."""
+    hold = system.folder / "hold"
+    hold.with_suffix(".new").write_text(str(number))
+    hold.with_suffix(".new").rename(hold)
+    try:
+        yield hold
+    finally:
+        hold.unlink(missing_ok=True)
 
-    def busy() -> int | None:
-        pids = [slot.pid for slot in system.slots() if is_alive(slot.pid)]
-        return pids[0] if pids and _at_work(pids[0]) else None
 
-    pid = wait_until(lambda: job.state is not JobState.RUNNING or busy(), "a child runs a chunk")
+def _kill_the_child_that_is_held(system: System, job: Job) -> int:
+    """Kill the one child in the middle of a chunk; return what was its pid, or 0 if the job is over."""
+
+    def held() -> int:
+        pids = [int(told.suffix[1:]) for told in system.folder.glob("held.*")]
+        return next((pid for pid in pids if is_alive(pid)), 0)
+
+    pid = wait_until(lambda: job.state is not JobState.RUNNING or held(), "a child runs a chunk")
     if job.state is not JobState.RUNNING:
         return 0
     os.kill(pid, signal.SIGKILL)

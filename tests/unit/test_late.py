@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from producer.late import LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
+from producer.late import AGAIN_SECONDS, LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
 from producer.outbox import OpenChunk
 from tasks.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
@@ -83,6 +83,18 @@ def test_each_copy_makes_the_next_one_wait_longer() -> None:
     assert late.overdue(waiting, 20.0 + 1.1 * PATIENCE * limit) == [0]
 
 
+def test_a_second_copy_waits_for_news_of_the_first_however_short_chunks_are() -> None:
+    late = Lateness()
+    waiting = opened(0)
+    for index in range(1, 5):
+        late.answered(index, Sent("a"), 0.001, 10.0, waiting)
+    assert late.overdue(waiting, 10.4) == [0]
+    late.sent_again(0, 10.4)
+    waiting[0].times_sent = 2
+    assert late.overdue(waiting, 10.4 + 0.9 * AGAIN_SECONDS) == []
+    assert late.overdue(waiting, 10.4 + 1.1 * AGAIN_SECONDS) == [0]
+
+
 def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
     late = Lateness()
     waiting = opened(0)
@@ -102,7 +114,7 @@ def test_copies_that_came_back_do_not_make_the_next_one_wait_longer() -> None:
     late = Lateness()
     waiting = {0: Sent(times_sent=5, came_back=4)}
     for index in range(1, 5):
-        late.answered(index, Sent("a"), 1.0, 10.0, waiting)
+        late.answered(index, Sent("a"), 10.0, 10.0, waiting)
     late.sent_again(0, 20.0)
     assert late.overdue(waiting, 20.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
 

@@ -43,9 +43,11 @@ def outputs_for(path: Path) -> Any:
     return OUTPUTS["scores"] if path.suffix == ".npy" else OUTPUTS
 
 
-def journalled(path: Path, on_error: OnError, rows: int | None = ROWS, *, resume: bool = False) -> Sink:
+def journalled(
+    path: Path, on_error: OnError, rows: int | None = ROWS, *, resume: bool = False, sync_seconds: float = 0
+) -> Sink:
     head = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"}, on_error)
-    return open_sink(path, rows, False, journal=head, resume=resume, sync_seconds=0)
+    return open_sink(path, rows, False, journal=head, resume=resume, sync_seconds=sync_seconds)
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[int] | None]:
@@ -140,8 +142,7 @@ def test_a_run_cut_anywhere_goes_on_and_knows_the_earlier_failures(
 def test_an_abort_keeps_the_failures_of_every_row_that_was_written(path: Path) -> None:
     parts = parts_with_failures(outputs_for(path), ROWS, FAILED, "skip")
     for start, stop in ((0, 2), (2, 3), (3, 5)):
-        with journalled(path, "skip", resume=True) as sink:
-            sink._sync_seconds = 3600
+        with journalled(path, "skip", resume=True, sync_seconds=3600) as sink:
             for part in parts[start:stop]:
                 sink.write(part)
     with journalled(path, "skip", resume=True) as sink:
