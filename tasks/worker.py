@@ -37,10 +37,10 @@ from tasks.logs import say
 from tasks.messages import SlotRecord
 from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.progress import Tally
-from tasks.quiet import hushed
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
+from tasks.tensorflow_import import import_tensorflow
 from tasks.worker_facts import WorkerFacts, facts_of
 from worker_config.celery_app import queue_of
 from worker_config.errors import (
@@ -189,8 +189,7 @@ def wants_reload() -> bool:
 
 def _import_tensorflow(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with hushed():
-        import tensorflow  # noqa: F401
+    import_tensorflow()
 
 
 def _before_fork(sender: Any, **_: object) -> None:
@@ -246,6 +245,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 _check_alive(controller, _main.reports)
         except CeleriacError as error:
             end(error)
+        # They have started. One that dies from now on is replaced; until the first chunk Celery would end the worker.
+        controller.pool.did_start_ok = lambda: True
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(_main.models.current.served.items()))
         say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for

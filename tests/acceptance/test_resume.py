@@ -138,13 +138,13 @@ def test_any_data_set_into_any_output_is_continued_to_what_a_single_run_gives(
 
 def test_a_run_that_fails_again_and_again_comes_further_each_time(celeriac: Celeriac, system: System) -> None:
     write_paths(celeriac, "paths.npy")
-    number_file(celeriac, 51).unlink()
     predict = predict_paths(system, "paths.npy", "out.npy", "--resume")  # with nothing to continue, it begins
     fails_in_the_middle(celeriac, predict)
     ended = fails_in_the_middle(celeriac, predict)
     assert ended.json["ledger"]["resumed"] == SAFE
 
     number_file(celeriac, MISSING).write_text("33")
+    number_file(celeriac, 51).unlink()
     assert celeriac.run(*predict).safe_rows == 50
     number_file(celeriac, 51).write_text("51")
     assert celeriac.succeeds(*predict).json["ledger"]["resumed"] == 50

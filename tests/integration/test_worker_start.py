@@ -82,6 +82,17 @@ def test_a_redis_that_lost_everything_is_told_of_a_child_that_had_just_come_up(r
     assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
 
 
+def test_a_child_that_dies_just_as_its_worker_comes_up_is_replaced(redis_alone: System, models: Path) -> None:
+    worker = redis_alone.start_worker(_digits_manifest(redis_alone, models), 1)
+    (slot,) = wait_until(redis_alone.slots, "the child holds its model")
+    os.kill(slot.pid, signal.SIGKILL)
+
+    _wait_for_ready(worker)
+    wait_until(lambda: [one for one in redis_alone.slots() if one.pid != slot.pid], "another child is in its place")
+    worker.stop()
+    _forget_workers(redis_alone)
+
+
 def test_a_worker_that_is_asked_to_end_leaves_nothing_in_redis(redis_alone: System, models: Path) -> None:
     worker = redis_alone.start_ready_worker(_digits_manifest(redis_alone, models), 1)
     _wait_for_ready(worker)
