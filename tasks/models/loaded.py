@@ -30,6 +30,7 @@ from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.served import Served, chained, info_of
 from tasks.steps import Array, Step, finished, import_step, prepared, stacked
+from tasks.tensorflow_import import import_tensorflow
 from tasks.trees import leaves_of
 from worker_config.errors import ModelError, ModelLoadError
 
@@ -150,7 +151,7 @@ def load_model(served: Served) -> LoadedModel:
     Raises:
         ModelLoadError: it cannot be loaded; the text names model, path and cause.
     """
-    import tensorflow  # noqa: F401 - so that its own time and memory are not taken for the model's
+    import_tensorflow()  # so that its own time and memory are not taken for the model's
 
     if served.members:
         return _load_chain(served)

@@ -26,13 +26,13 @@ from tasks.executors.trial import try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
-from tasks.quiet import hushed
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.making import make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
+from tasks.tensorflow_import import import_tensorflow
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -216,9 +216,7 @@ def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: 
 def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds: float | None = None) -> T:
     """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
     # Imported here, it need not be by each process that is forked.
-    with hushed():
-        import tensorflow  # noqa: F401
-
+    import_tensorflow()
     log = folder.with_name(f"{folder.name}.log")
     try:
         return run_forked(function, form, log, timeout_seconds)

@@ -30,6 +30,17 @@ def test_the_guard_tells_an_import_from_an_operation() -> None:
     assert shown == "False False True"
 
 
+def test_tensorflow_comes_without_what_nobody_needs_and_functions_can_import_it_all_the_same() -> None:
+    shown = in_fresh_interpreter(
+        "import sys\n"
+        "from tasks.tensorflow_import import import_tensorflow\n"
+        "import_tensorflow()\n"
+        "print('tensorflow' in sys.modules, 'keras' in sys.modules, 'sklearn' in sys.modules, end=' ')\n"
+        "import sklearn.datasets; print(len(sklearn.datasets.load_digits().data))"
+    )
+    assert shown == "True True False 1797"
+
+
 def test_a_child_s_word_reaches_the_main_process() -> None:
     reports = Reports()
     report(reports.write_fd, ready=0)
