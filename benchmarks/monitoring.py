@@ -11,7 +11,6 @@ Chunks of ordinary size, of 0.1 to 0.25 s of model time; and the smallest that t
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import threading
@@ -30,7 +29,7 @@ import numpy.typing as npt
 from benchmarks.harness import MIN_BLOCKS, Arm, WrongOutputError, check_equal, compare
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
-from benchmarks.stage import CHILDREN, ask, folder, random_rows
+from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local, serve_metrics, timeline_store
 from producer.joining import Joining
 from producer.measures import Measures
@@ -61,7 +60,7 @@ def question(quick: bool) -> bool:
     """Compare ordinary chunks and small ones; return whether the machine was quiet each time."""
     with folder() as place:
         models = write_models(place)
-        with _watched(models) as watched, _unwatched(models) as unwatched:
+        with _watched(models) as watched, rival_system(models, "benchmarks.unwatched") as unwatched:
             quiet = [_compare(watched, unwatched, place, name, quick) for name in JOBS]
             _check_watched(watched)
     return all(quiet)
@@ -135,21 +134,6 @@ def _watched(models: Path) -> Iterator[Watched]:
         for looks_on in LOOKING_ON:
             stack.enter_context(looks_on(watched))
         yield watched
-
-
-@contextmanager
-def _unwatched(models: Path) -> Iterator[Client]:
-    """An embedded system whose worker is the rival."""
-    embedded: Any = importlib.import_module("producer.embedded.local")
-    command = embedded.worker_command
-
-    def rival(*words: Any) -> list[str]:
-        return ["benchmarks.unwatched" if word == "tasks" else word for word in command(*words)]
-
-    with ExitStack() as stack:
-        with patch.object(embedded, "worker_command", rival):
-            client = stack.enter_context(local(models, CHILDREN))
-        yield client
 
 
 @contextmanager

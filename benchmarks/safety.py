@@ -12,13 +12,11 @@ Chunks of ordinary size, of 0.1 to 0.25 s of model time; and the smallest that t
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import cast
 from unittest.mock import patch
 
 import numpy as np
@@ -27,7 +25,7 @@ import numpy.typing as npt
 from benchmarks.harness import MIN_BLOCKS, Arm, Comparison, WrongOutputError, check_equal, compare
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
-from benchmarks.stage import CHILDREN, ask, folder, random_rows
+from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local
 from producer.run import Run
 from producer.sinks import JournalHead, open_sink
@@ -44,7 +42,7 @@ def question(quick: bool) -> bool:
     """Compare ordinary chunks and small ones; return whether the machine was quiet each time."""
     with folder() as place, folder(in_memory=False) as disk:
         models = write_models(place)
-        with local(models, CHILDREN) as safe, _unsafe(models) as unsafe:
+        with local(models, CHILDREN) as safe, rival_system(models, "benchmarks.unsafe") as unsafe:
             quiet = [_compare(safe, unsafe, place, disk, name, quick) for name in JOBS]
             _check_counted(safe, True)
             _check_counted(unsafe, False)
@@ -91,21 +89,6 @@ def _cost(comparison: Comparison, off: str, chunks: int) -> float:
     """Seconds of wall clock that each chunk takes longer, in the median block."""
     on = zip(comparison.seconds[comparison.ours], comparison.control_seconds, strict=True)
     return median(sum(both) / 2 - other for both, other in zip(on, comparison.seconds[off], strict=True)) / chunks
-
-
-@contextmanager
-def _unsafe(models: Path) -> Iterator[Client]:
-    """An embedded system whose worker is the rival."""
-    embedded: Any = importlib.import_module("producer.embedded.local")
-    command = embedded.worker_command
-
-    def rival(*words: Any) -> list[str]:
-        return ["benchmarks.unsafe" if word == "tasks" else word for word in command(*words)]
-
-    with ExitStack() as stack:
-        with patch.object(embedded, "worker_command", rival):
-            client = stack.enter_context(local(models, CHILDREN))
-        yield client
 
 
 def _check_counted(client: Client, counted: bool) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,21 @@ def folder(in_memory: bool = True) -> Iterator[Path]:
 def system(place: Path) -> Iterator[Client]:
     """The embedded system with all models of `benchmarks.models`, warm."""
     with local(models=write_models(place), workers=CHILDREN) as client:
+        yield client
+
+
+@contextmanager
+def rival_system(models: Path, worker_module: str) -> Iterator[Client]:
+    """An embedded system with a rival's worker: `celery -A MODULE worker` in place of our own."""
+    embedded: Any = importlib.import_module("producer.embedded.local")
+    command = embedded.worker_command
+
+    def rival(*words: Any) -> list[str]:
+        return [worker_module if word == "tasks" else word for word in command(*words)]
+
+    with ExitStack() as stack:
+        with patch.object(embedded, "worker_command", rival):
+            client = stack.enter_context(local(models, CHILDREN))
         yield client
 
 
