@@ -71,28 +71,18 @@ def test_chunks_of_another_queue_tell_nothing() -> None:
     assert late.overdue(waiting, 100.0) == [2]
 
 
-def test_each_copy_makes_the_next_one_wait_longer() -> None:
+@pytest.mark.parametrize("seconds", [1.0, 0.001])
+def test_each_copy_makes_the_next_one_wait_longer_and_for_seconds_however_short_chunks_are(seconds: float) -> None:
     late = Lateness()
     waiting = opened(0)
     for index in range(1, 5):
-        late.answered(index, Sent("a"), 1.0, 10.0, waiting)
+        late.answered(index, Sent("a"), seconds, 10.0, waiting)
+    assert late.overdue(waiting, 10.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
     late.sent_again(0, 20.0)
     waiting[0].times_sent = 2
-    limit = late.limit_seconds(ROWS)
-    assert late.overdue(waiting, 20.0 + 0.9 * PATIENCE * limit) == []
-    assert late.overdue(waiting, 20.0 + 1.1 * PATIENCE * limit) == [0]
-
-
-def test_a_second_copy_waits_for_news_of_the_first_however_short_chunks_are() -> None:
-    late = Lateness()
-    waiting = opened(0)
-    for index in range(1, 5):
-        late.answered(index, Sent("a"), 0.001, 10.0, waiting)
-    assert late.overdue(waiting, 10.4) == [0]
-    late.sent_again(0, 10.4)
-    waiting[0].times_sent = 2
-    assert late.overdue(waiting, 10.4 + 0.9 * AGAIN_SECONDS) == []
-    assert late.overdue(waiting, 10.4 + 1.1 * AGAIN_SECONDS) == [0]
+    patience = max(AGAIN_SECONDS, PATIENCE * late.limit_seconds(ROWS))
+    assert late.overdue(waiting, 20.0 + 0.9 * patience) == []
+    assert late.overdue(waiting, 20.0 + 1.1 * patience) == [0]
 
 
 def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
