@@ -8,13 +8,11 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import pytest
 import redis
 
@@ -42,6 +40,7 @@ from tasks.models.loaded import LoadedModel
 from tasks.shelf import Shelf
 from tasks.slots import announce
 from tests.forms import in_long_form
+from tests.held import held_child, holding, write_held_model
 from tests.manifests import write_manifest
 from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
@@ -51,23 +50,6 @@ from worker_config.settings import Settings
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
 UNKNOWN_JOB = "0123456789ab"
 
-# Tells who runs rows with the number that stands in the file `hold`, and stays at them as long as it is there.
-HELD = """
-import os
-import pathlib
-import time
-
-HERE = pathlib.Path(__file__).parent
-
-
-def held(rows):
-    hold, told = HERE / "hold", HERE / f"held.{os.getpid()}"
-    while hold.exists() and float(hold.read_text()) in rows:
-        told.touch()
-        time.sleep(0.01)
-    return rows * 2
-"""
-
 
 @pytest.fixture(scope="module")
 def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
@@ -75,8 +57,7 @@ def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) 
     folder = tmp_path_factory.mktemp("s")
     # One batch a chunk, whatever its size: that is what takes its time.
     slow = {"path": special_models / "slow", "batch_rows": 5000}
-    (folder / "models_held.py").write_text(HELD)
-    manifest = write_manifest(folder, {"slow": slow, "held": {"path": "models_held:held", "batch_rows": 5000}})
+    manifest = write_manifest(folder, {"slow": slow, "held": write_held_model(folder)})
     with serving(folder, manifest, 1) as system:
         wait_until(lambda: " ready." in system.workers[0].output(), "the worker takes chunks")
         yield system
@@ -102,7 +83,7 @@ def server(slow_system: System) -> Iterator[redis.Redis]:
 def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
     slow_system: System, worker: Worker, client: Client
 ) -> None:
-    with _holding(slow_system, ROWS[5, 0]) as hold:
+    with holding(slow_system.folder, ROWS[5, 0]) as hold:
         job = client.submit("held", ROWS, chunk_rows=1)
         killed = _kill_the_child_that_is_held(slow_system, job)
         hold.unlink()
@@ -120,7 +101,7 @@ def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_work
     slow_system: System, worker: Worker, client: Client
 ) -> None:
     killed = []
-    with _holding(slow_system, ROWS[0, 0]):
+    with holding(slow_system.folder, ROWS[0, 0]):
         job = client.submit("held", ROWS[:3], chunk_rows=3)
         while pid := _kill_the_child_that_is_held(slow_system, job):
             killed.append(pid)
@@ -137,18 +118,20 @@ def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_work
 
 
 @in_long_form
-def test_a_worker_killed_with_its_children_costs_no_row(system: System, special_models: Path) -> None:
-    workers = [system.start_ready_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h") for name in "ab"]
+def test_a_worker_killed_with_its_children_costs_no_row(system: System) -> None:
+    manifest = write_manifest(system.folder, {"held": write_held_model(system.folder)})
+    workers = [system.start_ready_worker(manifest, 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:
         wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
-    with Client(system.url) as client:
-        job = client.submit("slow", np.repeat(ROWS, 2, axis=0), chunk_rows=1)
-        victim = workers[0]
-        wait_until(lambda: _at_work(_child_of(system, victim)), "the worker runs a chunk")
+    with Client(system.url) as client, holding(system.folder, ROWS[5, 0]) as hold:
+        job = client.submit("held", np.repeat(ROWS, 2, axis=0), chunk_rows=1)
+        child = wait_until(lambda: held_child(system.folder), "a child runs a chunk")
+        (victim,) = (worker for worker in workers if child in descendants_of(worker.pid))
         children = descendants_of(victim.pid)
 
         victim.stop()
         wait_until(lambda: not any(map(is_alive, [victim.pid, *children])), "the worker and its child are dead")
+        hold.unlink()
         assert job.state is JobState.RUNNING
 
         np.testing.assert_array_equal(_result(job), np.repeat(ROWS, 2, axis=0) * 2)
@@ -345,36 +328,9 @@ def _message(models: list[ModelRef]) -> ChunkMessage:
     return ChunkMessage(MESSAGE_VERSION, UNKNOWN_JOB, 0, 0, 1, 1, models, payload)
 
 
-def _child_of(system: System, worker: Worker) -> int:
-    (pid,) = {slot.pid for slot in system.slots()} & set(descendants_of(worker.pid))
-    return pid
-
-
-def _at_work(pid: int) -> bool:
-    """Whether a child computes; it holds its models, so it runs a chunk."""
-    return psutil.Process(pid).cpu_percent(interval=0.1) > 50
-
-
-@contextmanager
-def _holding(system: System, number: float) -> Iterator[Path]:
-    """The model `held` stays at rows with a number, until the file that is given, or this, is gone."""
-    hold = system.folder / "hold"
-    hold.with_suffix(".new").write_text(str(number))
-    hold.with_suffix(".new").rename(hold)
-    try:
-        yield hold
-    finally:
-        hold.unlink(missing_ok=True)
-
-
 def _kill_the_child_that_is_held(system: System, job: Job) -> int:
     """Kill the one child in the middle of a chunk; return what was its pid, or 0 if the job is over."""
-
-    def held() -> int:
-        pids = [int(told.suffix[1:]) for told in system.folder.glob("held.*")]
-        return next((pid for pid in pids if is_alive(pid)), 0)
-
-    pid = wait_until(lambda: job.state is not JobState.RUNNING or held(), "a child runs a chunk")
+    pid = wait_until(lambda: job.state is not JobState.RUNNING or held_child(system.folder), "a child runs a chunk")
     if job.state is not JobState.RUNNING:
         return 0
     os.kill(pid, signal.SIGKILL)
