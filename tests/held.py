@@ -22,6 +22,7 @@ def held(rows):
     while hold.exists() and float(hold.read_text()) in rows:
         told.touch()
         time.sleep(0.01)
+    told.unlink(missing_ok=True)
     return rows * 2
 """
 
