@@ -4,8 +4,8 @@
 
 Workers take chunks in the order in which they were sent. When one that was sent later has been answered, the earlier
 ones are with a child, or lost. All limits follow the times that chunks took; the second copy of a chunk that is only
-slow does no harm, and the first answer counts. One that came back, since its child died, has the time that this took,
-twice.
+slow does no harm, and the first answer counts. A third one waits for seconds at least, since rows that kill cost a
+child for each. One that came back, since its child died, has the time that this took, twice.
 """
 
 from __future__ import annotations

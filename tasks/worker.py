@@ -245,7 +245,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 _check_alive(controller, _main.reports)
         except CeleriacError as error:
             end(error)
-        # They have started. One that dies from now on is replaced; until the first chunk Celery would end the worker.
+        # They have. Celery looks again as it begins to listen, and would end the worker for one that has died since.
         controller.pool.did_start_ok = lambda: True
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(_main.models.current.served.items()))
         say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")

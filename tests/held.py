@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.waiting import is_alive
 
-# Doubles rows; tells who runs those with the number that stands in the file `hold`, as long as that is there.
+# Doubles rows; tells who runs those with the number that stands in the file `hold`, and waits for the lock on that.
 _MODEL = """
+import fcntl
 import os
 import pathlib
-import time
 
 HERE = pathlib.Path(__file__).parent
 
 
 def held(rows):
-    hold, told = HERE / "hold", HERE / f"held.{os.getpid()}"
-    while hold.exists() and float(hold.read_text()) in rows:
-        told.touch()
-        time.sleep(0.01)
+    told = HERE / f"held.{os.getpid()}"
+    try:
+        with open(HERE / "hold") as hold:
+            if float(hold.read()) in rows:
+                told.touch()
+                fcntl.flock(hold, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        pass
     told.unlink(missing_ok=True)
     return rows * 2
 """
@@ -34,15 +39,23 @@ def write_held_model(folder: Path) -> dict[str, object]:
 
 
 @contextmanager
-def holding(folder: Path, number: float) -> Iterator[Path]:
-    """Rows with this number are held until the file that is given, or this, is gone."""
-    hold = folder / "hold"
-    hold.with_suffix(".new").write_text(str(number))
-    hold.with_suffix(".new").rename(hold)
-    try:
-        yield hold
-    finally:
-        hold.unlink(missing_ok=True)
+def holding(folder: Path, number: float) -> Iterator[Callable[[], None]]:
+    """Rows with this number are held until the function that is given is called, or this has ended."""
+    hold, new = folder / "hold", folder / "hold.new"
+    with new.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(str(number))
+        file.flush()
+        new.rename(hold)
+
+        def let_go() -> None:
+            hold.unlink(missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+        try:
+            yield let_go
+        finally:
+            let_go()
 
 
 def held_child(folder: Path) -> int:

@@ -83,10 +83,10 @@ def server(slow_system: System) -> Iterator[redis.Redis]:
 def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
     slow_system: System, worker: Worker, client: Client
 ) -> None:
-    with holding(slow_system.folder, ROWS[5, 0]) as hold:
+    with holding(slow_system.folder, ROWS[5, 0]) as let_go:
         job = client.submit("held", ROWS, chunk_rows=1)
         killed = _kill_the_child_that_is_held(slow_system, job)
-        hold.unlink()
+        let_go()
 
     assert killed
     np.testing.assert_array_equal(_result(job), ROWS * 2)
@@ -123,7 +123,7 @@ def test_a_worker_killed_with_its_children_costs_no_row(system: System) -> None:
     workers = [system.start_ready_worker(manifest, 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:
         wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
-    with Client(system.url) as client, holding(system.folder, ROWS[5, 0]) as hold:
+    with Client(system.url) as client, holding(system.folder, ROWS[5, 0]) as let_go:
         job = client.submit("held", np.repeat(ROWS, 2, axis=0), chunk_rows=1)
         child = wait_until(lambda: held_child(system.folder), "a child runs a chunk")
         (victim,) = (worker for worker in workers if child in descendants_of(worker.pid))
@@ -131,7 +131,7 @@ def test_a_worker_killed_with_its_children_costs_no_row(system: System) -> None:
 
         victim.stop()
         wait_until(lambda: not any(map(is_alive, [victim.pid, *children])), "the worker and its child are dead")
-        hold.unlink()
+        let_go()
         assert job.state is JobState.RUNNING
 
         np.testing.assert_array_equal(_result(job), np.repeat(ROWS, 2, axis=0) * 2)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -112,6 +113,29 @@ def test_a_run_cut_anywhere_continues_to_the_same_file(
 
     assert_holds(cut, outputs)
     assert content(cut) == content(whole)
+
+
+@pytest.mark.parametrize(("disk_seconds", "safe"), [(0.0, [0, 2, 2, 4, 5]), (1.0, [0, 2, 2, 2, 2])])
+def test_rows_are_brought_to_the_disk_earlier_where_that_is_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_seconds: float, safe: list[int]
+) -> None:
+    now = 0.0
+    fsync = os.fsync
+
+    def slow_fsync(file: int) -> None:
+        nonlocal now
+        now += disk_seconds
+        fsync(file)
+
+    monkeypatch.setattr("producer.sinks.sink.time", SimpleNamespace(monotonic=lambda: now))
+    told = []
+    with open_journalled(tmp_path / "out.npy", sync_seconds=1.0) as sink:
+        monkeypatch.setattr(os, "fsync", slow_fsync)
+        for part, pause in zip(parts_of(OUTPUTS["scores"], 1), (0.9, 0.15, 0.05, 0.1, 0.15), strict=False):
+            now += pause
+            sink.write(part)
+            told.append(sink.safe_rows or 0)
+    assert told == safe
 
 
 def test_an_abort_keeps_every_row_that_was_written(path: Path) -> None:
