@@ -16,7 +16,7 @@ from producer.wire import Wire
 from tasks import keys
 from tasks.connection import broker_errors
 from tasks.keep import keep
-from tasks.messages import JobRecord, Plan, SlotRecord
+from tasks.records import JobRecord, Plan, SlotRecord
 from worker_config.errors import NoWorkerError
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from producer.sources import BatchSource, Source
-from tasks.messages import ModelInfo
 from tasks.ragged import is_ragged
+from tasks.records import ModelInfo
 from tasks.signature import fit
 from worker_config.errors import UsageError
 

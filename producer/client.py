@@ -27,7 +27,8 @@ from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Ter
 from tasks import tracing
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
-from tasks.messages import ModelInfo, OnError, SlotRecord, StoreName
+from tasks.messages import OnError, StoreName
+from tasks.records import ModelInfo, SlotRecord
 from tasks.signature import blank_rows
 from tasks.slots import read_slots
 from tasks.trees import leaves_of, tree_of

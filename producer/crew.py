@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from producer import placement
-from tasks.messages import ModelRef, SlotRecord
+from tasks.messages import ModelRef
+from tasks.records import SlotRecord
 
 logger = logging.getLogger(__name__)
 

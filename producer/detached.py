@@ -25,7 +25,8 @@ from producer.plan import message
 from producer.wire import Wire
 from tasks import codec, keys
 from tasks.connection import broker_errors, connect
-from tasks.messages import Answer, FailureRecord, InlineRef, JobRecord, Outputs, Plan, unpack
+from tasks.messages import Answer, FailureRecord, InlineRef, Outputs, unpack
+from tasks.records import JobRecord, Plan
 from worker_config.errors import (
     JobCancelledError,
     MessageError,

@@ -28,7 +28,8 @@ import redis
 from producer.ledger import Ledger
 from tasks import keys
 from tasks.keep import keep
-from tasks.messages import FailureRecord, JobRecord, ModelRef, Plan, pack, unpack
+from tasks.messages import FailureRecord, ModelRef, pack, unpack
+from tasks.records import JobRecord, Plan
 from worker_config.errors import UnknownJobError
 
 

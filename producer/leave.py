@@ -26,7 +26,8 @@ from producer.wire import Wire
 from tasks import codec
 from tasks.codec.compression import Compression
 from tasks.connection import broker_errors
-from tasks.messages import ModelInfo, Plan, SliceRef, SlotRecord, StoreName
+from tasks.messages import SliceRef, StoreName
+from tasks.records import ModelInfo, Plan, SlotRecord
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings
 

@@ -22,7 +22,8 @@ from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_
 from producer.terms import Terms
 from producer.window import Window
 from producer.wire import Wire
-from tasks.messages import ModelInfo, SlotRecord, StoreName
+from tasks.messages import StoreName
+from tasks.records import ModelInfo, SlotRecord
 from tasks.worker_facts import versions_here
 from worker_config.settings import Settings
 

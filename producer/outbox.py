@@ -21,16 +21,7 @@ from producer.timeline import Timeline
 from producer.window import Window
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import (
-    MESSAGE_VERSION,
-    ChunkMessage,
-    FileRef,
-    InlineRef,
-    ModelRef,
-    OnError,
-    RowsRef,
-    SliceRef,
-)
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, OnError, RowsRef, SliceRef
 from worker_config.errors import InputError, PayloadError
 
 logger = logging.getLogger(__name__)

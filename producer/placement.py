@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from tasks.codec.arrays import DTYPES
-from tasks.messages import ModelInfo, ModelRef, SlotRecord
+from tasks.messages import ModelRef
+from tasks.records import ModelInfo, SlotRecord
 from tasks.signature import blank_rows
 from worker_config.errors import NoWorkerError, UnknownModelError
 

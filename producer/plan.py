@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from producer.placement import batch_seconds, output_row_bytes
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
 from tasks import keys
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef, ModelInfo, Plan
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef
+from tasks.records import ModelInfo, Plan
 from worker_config.errors import UsageError
 
 # Where nobody has measured a model, a chunk is so many batches.

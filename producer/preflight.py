@@ -31,8 +31,9 @@ from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks.codec.compression import Compression
-from tasks.messages import FailureRecord, ModelInfo, SlotRecord, StoreName, TensorSpec
+from tasks.messages import FailureRecord, StoreName
 from tasks.ragged import columns_of
+from tasks.records import ModelInfo, SlotRecord, TensorSpec
 from tasks.trees import leaves_of
 from worker_config.settings import Settings
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tasks.messages import SlotRecord
+from tasks.records import SlotRecord
 
 
 class Queues:

@@ -19,7 +19,7 @@ from producer.ledger import Ledger
 from producer.timeline import Timeline
 from producer.wire import Wire
 from tasks.connection import broker_errors
-from tasks.messages import JobRecord
+from tasks.records import JobRecord
 
 
 @dataclass

@@ -15,7 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from tasks.messages import Answer, Failure, ModelInfo, SlotRecord
+from tasks.messages import Answer, Failure
+from tasks.records import ModelInfo, SlotRecord
 from tasks.worker_facts import WorkerFacts
 
 MOST_ENTRIES = 20_000

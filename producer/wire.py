@@ -30,11 +30,11 @@ from tasks.messages import (
     PayloadRef,
     RedisRef,
     RowsRef,
-    SlotRecord,
     StoreName,
     to_plain,
     unpack,
 )
+from tasks.records import SlotRecord
 from tasks.scratch import Scratch
 from tasks.slots import read_workers, seconds_left
 from worker_config.broker_url import redacted

@@ -20,9 +20,9 @@ from tasks import slots
 from tasks.connection import connect
 from tasks.devices import settle
 from tasks.draining import mark_path
-from tasks.messages import SlotRecord
 from tasks.model_set import ModelSet
 from tasks.progress import Tally
+from tasks.records import SlotRecord
 from tasks.reports import report
 from tasks.scratch import Scratch
 from tasks.shelf import Shelf

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tasks import memory, slots, status
 from tasks.endpoint import Endpoint
-from tasks.messages import SlotRecord
 from tasks.progress import Counts, Tally
+from tasks.records import SlotRecord
 from worker_config.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from worker_config.errors import InputError
 
 Rows = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]] | tuple[np.ndarray[Any, Any], ...]

@@ -22,7 +22,8 @@ import redis
 
 from tasks import keys, queues
 from tasks.files import write_whole
-from tasks.messages import SlotRecord, pack, unpack
+from tasks.messages import pack, unpack
+from tasks.records import SlotRecord
 from tasks.worker_facts import WorkerFacts, pack_facts, unpack_facts
 from worker_config.errors import MessageError
 

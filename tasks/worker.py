@@ -34,9 +34,9 @@ from tasks.devices import gpus
 from tasks.digest import digest_or_error
 from tasks.ending import Ending
 from tasks.logs import say
-from tasks.messages import SlotRecord
 from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.progress import Tally
+from tasks.records import SlotRecord
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop

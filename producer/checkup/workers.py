@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from producer.checkup.findings import Finding, error, ok, warning
 from producer.placement import refs
-from tasks.messages import SlotRecord
+from tasks.records import SlotRecord
 from tasks.worker_facts import WorkerFacts
 from worker_config.errors import ExitCode
 

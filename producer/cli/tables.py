@@ -10,7 +10,8 @@ import msgspec
 
 from producer.failures import told
 from producer.job_store import JobState
-from tasks.messages import FailureRecord, JobRecord, ModelInfo
+from tasks.messages import FailureRecord
+from tasks.records import JobRecord, ModelInfo
 from tasks.snapshots.record import Trial
 
 # A producer writes its job's record every second.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from tasks.signature import fit, numpy_dtype
 from worker_config.errors import ConfigError, InputError
 from worker_config.manifest import ModelEntry

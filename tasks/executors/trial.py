@@ -22,8 +22,8 @@ from tasks.executors.batched import Arrays, in_batches
 from tasks.executors.gate import compare, tells_apart
 from tasks.executors.rows import gate_rows
 from tasks.memory import give_back
-from tasks.messages import TensorSpec
 from tasks.models.program import FlatCall
+from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry
 

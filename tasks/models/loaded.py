@@ -21,11 +21,11 @@ from tasks.causes import telling_line
 from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
 from tasks.memory import give_back, own_bytes
-from tasks.messages import ModelInfo, TensorSpec
 from tasks.models.formats import open_model
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.rows import ONLY, run_function
 from tasks.ragged import columns_of, is_ragged, run_ragged
+from tasks.records import ModelInfo, TensorSpec
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.served import Served, chained, info_of

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from tasks.signature import Arrays
 
 Call = Callable[[Arrays], Arrays]

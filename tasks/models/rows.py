@@ -6,8 +6,8 @@ rows --columns--> batches of as many rows --function--> an array, or a dict of a
 from __future__ import annotations
 
 from tasks.batches import run_batches
-from tasks.messages import ModelInfo
 from tasks.ragged import columns_of, tree_like
+from tasks.records import ModelInfo
 from tasks.signature import Arrays, Rows
 from tasks.steps import Step, finished
 from tasks.trees import leaves_of

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.messages import ModelInfo, TensorSpec
+from tasks.records import ModelInfo, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.

@@ -22,7 +22,8 @@ from producer import job_store
 from producer.job_store import JobState
 from tasks import keys
 from tasks.connection import connect
-from tasks.messages import JobRecord, ModelRef, Plan
+from tasks.messages import ModelRef
+from tasks.records import JobRecord, Plan
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process

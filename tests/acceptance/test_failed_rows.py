@@ -16,7 +16,8 @@ from producer import job_store
 from producer.job_store import JobState
 from tasks import keys
 from tasks.connection import connect
-from tasks.messages import FailureRecord, JobRecord, pack
+from tasks.messages import FailureRecord, pack
+from tasks.records import JobRecord
 from tests.acceptance.commands import Celeriac, Ended
 from tests.failed_rows import filled, rows_of
 from tests.manifests import write_manifest

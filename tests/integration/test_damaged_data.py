@@ -25,12 +25,12 @@ from tasks.messages import (
     Failure,
     FailureRecord,
     FileRef,
-    JobRecord,
     ModelRef,
     Outputs,
     RedisRef,
     SliceRef,
 )
+from tasks.records import JobRecord
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
 from tests.systems import System

@@ -22,21 +22,9 @@ from tasks import codec, infer, keys
 from tasks.batches import BatchSize
 from tasks.child import Child, Places
 from tasks.connection import connect
-from tasks.messages import (
-    MESSAGE_VERSION,
-    ChunkMessage,
-    Failure,
-    InlineRef,
-    JobRecord,
-    ModelInfo,
-    ModelRef,
-    Outputs,
-    TensorSpec,
-    pack,
-    to_plain,
-    unpack,
-)
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, Failure, InlineRef, ModelRef, Outputs, pack, to_plain, unpack
 from tasks.models.loaded import LoadedModel
+from tasks.records import JobRecord, ModelInfo, TensorSpec
 from tasks.shelf import Shelf
 from tasks.slots import announce
 from tests.forms import in_long_form

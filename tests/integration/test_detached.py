@@ -22,7 +22,8 @@ from tasks import codec, infer, keys
 from tasks.answers import push_answer
 from tasks.child import Child, Places
 from tasks.connection import connect
-from tasks.messages import Failure, FailureRecord, InlineRef, Outputs, Plan
+from tasks.messages import Failure, FailureRecord, InlineRef, Outputs
+from tasks.records import Plan
 from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders

@@ -16,7 +16,7 @@ import pytest
 
 from tasks import keys
 from tasks.connection import connect
-from tasks.messages import SlotRecord
+from tasks.records import SlotRecord
 from tests.systems import BIN, RedisServer, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import ExitCode

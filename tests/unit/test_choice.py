@@ -8,7 +8,7 @@ import pytest
 
 from tasks.executors.candidates import candidates
 from tasks.executors.choice import choose
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial, Trials
 from worker_config.manifest import ModelEntry
 

@@ -19,9 +19,9 @@ from tasks.executors import EXECUTORS, Executor, trial
 from tasks.executors.batched import in_batches
 from tasks.executors.candidates import candidates
 from tasks.executors.trial import TellingRows, telling_rows, try_executor
-from tasks.messages import TensorSpec
 from tasks.models.loaded import plain_call
 from tasks.models.program import Program
+from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
 from tests.snapshots import keras_program, write_snapshot

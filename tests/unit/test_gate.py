@@ -10,7 +10,7 @@ import pytest
 
 from tasks.executors.gate import compare, tells_apart
 from tasks.executors.rows import GENERATED, gate_rows
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
 

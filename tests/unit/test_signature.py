@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.messages import TensorSpec
+from tasks.records import TensorSpec
 from tasks.signature import fit, numpy_dtype
 from worker_config.errors import InputError
 

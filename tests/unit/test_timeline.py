@@ -19,7 +19,8 @@ from producer.provenance import job_settings
 from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
 from producer.split import Sizer
 from producer.timeline import Entry, RowsByTime, Timeline
-from tasks.messages import Failure, FailureRecord, InlineRef, Outputs, SlotRecord
+from tasks.messages import Failure, FailureRecord, InlineRef, Outputs
+from tasks.records import SlotRecord
 from worker_config.settings import Settings
 
 JOB = "0123456789ab"

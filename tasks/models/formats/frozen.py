@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.messages import TensorSpec
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart, part, split_name
 from tasks.models.formats.tensor_names import some
 from tasks.models.program import Program, output_spec_of, spec_of
+from tasks.records import TensorSpec
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 _OLD_CONTROL_FLOW = ("Enter", "RefEnter", "Switch", "RefSwitch")

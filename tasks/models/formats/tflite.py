@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tasks.causes import telling_line
-from tasks.messages import TensorSpec
 from tasks.models.program import FlatCall, Program
 from tasks.quiet import hushed
+from tasks.records import TensorSpec
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"

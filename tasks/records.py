@@ -1,0 +1,136 @@
+"""What stands in Redis of workers and jobs, for people and other processes: models, slots, plans of detached jobs.
+
+child --SlotRecord--> Redis --> producers, inspection        producer --JobRecord--> Redis --> status, report
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tasks.messages import Count, FailureRecord, JobId, ModelRef, Name, SliceRef
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all: immutable, and strict about its fields."""
+
+
+class TensorSpec(_Record, frozen=True):
+    """One input or output of a model; `shape` with the rows first, None where a size is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        shape = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} ({shape}) {self.dtype}"
+
+
+class ModelInfo(_Record, frozen=True):
+    """A loaded model, as its child describes it.
+
+    `memory_bytes` is what loading added to the child; `batch_seconds` what one call takes, 0 where no rows could be
+    made up to try. `preprocess` and `postprocess` name the functions around it, if there are any: rows then need not
+    fit `inputs`, nor outputs `outputs`, and `drops_rows` says whether the first may leave out rows. `executor` is how
+    it is run, "plain" where every child loads it for itself; `shared_bytes` are weights that all children of a machine
+    hold together; `error` is the executor's largest deviation from the model's own graph, in units of the outputs'
+    spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
+    nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
+    the output.
+    """
+
+    name: str
+    digest: str
+    batch_rows: int
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    load_seconds: float
+    memory_bytes: int
+    batch_seconds: float = 0.0
+    preprocess: str = ""
+    postprocess: str = ""
+    drops_rows: bool = False
+    executor: str = "plain"
+    shared_bytes: int = 0
+    error: float = 0.0
+    note: str = ""
+    function: str = ""
+
+
+class OlderSet(_Record, frozen=True):
+    """A model set that a worker has replaced, and still serves to jobs that are pinned to it; and its queue."""
+
+    queue: Name
+    models: list[ModelRef]
+
+
+class SlotRecord(_Record, frozen=True):
+    """A child that is ready: where it runs, since when (Unix seconds), and the models that it holds.
+
+    `worker` tells workers apart that carry the same host name. `queue` is where it takes chunks from, that of its model
+    set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
+    `data_roots` are the folders under which it opens files. `older` are model sets that it served before, and for which
+    it still runs chunks, from their own queues.
+    """
+
+    worker: str
+    slot: int
+    pid: int
+    ready_at: float
+    queue: Name
+    models: list[ModelInfo]
+    spool_mark: str = ""
+    data_roots: list[str] = []
+    older: list[OlderSet] = []
+
+
+class Plan(_Record, frozen=True):
+    """What a detached job's chunks are made from, by anyone who reaches Redis.
+
+    Attributes:
+        rows: of the data set.
+        chunk_rows: of every chunk; the last one has what is left.
+        models: as the job is pinned to them.
+        slice_ref: where the rows stand in a file; None where they wait in Redis.
+        compression: what payloads are packed with, both ways.
+        ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
+        workers: those that held the models when the job was left.
+        trace: headers that name the trace that the job belongs to.
+    """
+
+    rows: Count
+    chunk_rows: Annotated[int, msgspec.Meta(ge=1)]
+    models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
+    slice_ref: SliceRef | None
+    compression: Literal["lz4", "zstd"] | None
+    ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
+    workers: list[str]
+    trace: dict[str, str] = {}
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are; zero rows are one."""
+        return max(1, -(-self.rows // self.chunk_rows))
+
+
+class JobRecord(_Record, frozen=True):
+    """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan.
+
+    `failed_models` are those that failed alone, each with a record of rows where it did; `stages` are seconds of slots.
+    """
+
+    id: JobId
+    models: list[str]
+    input: str
+    store: str
+    rows: int | None
+    submitted_at: float
+    updated_at: float
+    producer: str
+    ledger: dict[str, int]
+    error: str = ""
+    plan: Plan | None = None
+    failed_models: dict[str, FailureRecord] = {}
+    stages: dict[str, float] = {}

@@ -1,0 +1,32 @@
+"""Which rows are not finite, or larger than a limit."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tasks.finite import magnitude, rows_beyond
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, np.complex64])
+def test_rows_that_are_not_finite_are_found(dtype: type) -> None:
+    rows = np.ones((5, 3), dtype)
+    assert rows_beyond([rows]) is None
+    rows[1, 2], rows[3, 0] = np.nan, -np.inf
+    mask = rows_beyond([np.zeros((5, 2), np.int64), rows, np.array(list("abcde"), object)])
+    assert mask is not None
+    assert mask.tolist() == [False, True, False, True, False]
+
+
+def test_a_limit_is_of_the_absolute_value() -> None:
+    rows = np.array([1.0, -9.0, 10.0, -11.0, 0.0], np.float32)
+    mask = rows_beyond([rows], 10)
+    assert mask is not None
+    assert mask.tolist() == [False, False, False, True, False]
+    assert magnitude(rows) == 11
+
+
+def test_nothing_and_what_is_no_float_is_within_any_limit() -> None:
+    assert rows_beyond([np.empty((0, 4), np.float32), np.array([2**60]), np.float32(np.nan).reshape(())], 1) is None
+    assert magnitude(np.array([], np.float32)) == magnitude(np.array([True])) == 0
