@@ -1,7 +1,8 @@
-"""This module compares an executor's outputs with the model's own, and says whether they are the same.
+"""An executor's outputs against the model's own: are they the same?
 
     reference --> tells_apart: would a wrong executor be noticed at all?
     reference, outputs --> compare --> Comparison: agrees, largest error, share of rows with the same largest output
+    the same of rows that hurt --> differs: of size, or in the places of NaN and infinity
 
 An output's unit is its spread: how far rows lie from their mean. A network that gives every row the same agrees with
 any other that does, so such a reference proves nothing. Columns (the last axis) may be of different kinds, boxes beside
@@ -18,6 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tasks.finite import is_float
+
 # float32 has 2**-23 = 1.2e-7 of a number. Another order of summing adds up to some 1e-5 over a deep network (measured:
 # 4e-6 for products over 4096 values, 1e-5 for 50 convolutions). A wrong result, such as a layer with other padding,
 # is off by 1e-2 of the spread and more.
@@ -25,6 +28,8 @@ RELATIVE = 1e-4  # of the largest magnitude in the column
 OF_SPREAD = 1e-2
 LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be over `OF_SPREAD`
 COLUMN_FLOOR = 0.1
+# Of rows that hurt, whose outputs need not tell rows apart: what is sought there is gross.
+OF_SIZE = 1e-3
 
 Array = np.ndarray[Any, Any]
 
@@ -53,13 +58,13 @@ def tells_apart(reference: Sequence[Array]) -> str:
         name = _name(number, reference)
         if not array.ndim or len(array) < 2:
             return f"{name} has no rows to compare"
-        if not _is_float(array):
+        if not is_float(array):
             moving += any(not np.array_equal(array[0], row) for row in array[1:])
             continue
         values = _numbers(array)
         if not values.size:
             return f"{name} has no values"
-        if not np.isfinite(values).all():
+        if not np.isfinite(_raw(array)).all():
             return f"{name} is not finite"
         magnitude = np.abs(values).max()
         spread = _spread(values)
@@ -92,7 +97,7 @@ def compare(
     refused = _other_form(reference, outputs)
     if refused:
         return Comparison(False, float("inf"), None, refused)
-    error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if _is_float(r)), default=0.0)
+    error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if is_float(r)), default=0.0)
     shares = [_share(r, o) for r, o in zip(reference, outputs, strict=True)]
     share = min((share for share in shares if share is not None), default=None)
     if exact:
@@ -102,6 +107,27 @@ def compare(
     return Comparison(not why, error, share, why)
 
 
+def differs(reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool = True) -> str:
+    """How outputs differ from those of the model for rows that need not tell anything apart; empty if they do not.
+
+    Args:
+        reference: one array per output, rows first; finite or not.
+        outputs: what the executor gave for the same rows.
+        exact: of a float32 executor: finite numbers too; else the places of NaN and infinity alone.
+    """
+    if why := _other_form(reference, outputs):
+        return why
+    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True) if exact else ()):
+        if not is_float(wanted):
+            if not np.array_equal(wanted, got):
+                return (
+                    f"{_name(number, reference)} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
+                )
+        elif wanted.size and (relative := _of_size(wanted, got)) > OF_SIZE:
+            return f"{_name(number, reference)} deviates by {relative:.2g} of its size, {OF_SIZE:g} is allowed"
+    return ""
+
+
 def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
     if len(reference) != len(outputs):
         return f"{len(outputs)} outputs instead of {len(reference)}"
@@ -109,24 +135,30 @@ def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
         name = _name(number, reference)
         if wanted.shape != got.shape or wanted.dtype != got.dtype:
             return f"{name} is {got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}"
-        if _is_float(wanted) and not np.isfinite(_numbers(got)).all():
-            return f"{name} has values that are not finite"
+        if is_float(wanted) and (places := _other_places(_raw(wanted), _raw(got))):
+            return f"{name} is not finite at other places than the model's, {places} of {wanted.size}"
     return ""
+
+
+def _other_places(wanted: Array, got: Array) -> int:
+    """At how many places one has a NaN or an infinity that the other has not."""
+    if np.isfinite(wanted).all() and np.isfinite(got).all():
+        return 0
+    same = np.where(np.isfinite(wanted), np.isfinite(got), (wanted == got) | (np.isnan(wanted) & np.isnan(got)))
+    return int(np.count_nonzero(~same))
 
 
 def _not_exact(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         name = _name(number, reference)
-        if not _is_float(wanted):
+        if not is_float(wanted):
             if not np.array_equal(wanted, got):
                 return f"{name} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
             continue
         error = _error(wanted, got)
         if error > OF_SPREAD:
             return f"{name} deviates by {error:.2g} of its spread, {OF_SPREAD:g} is allowed"
-        values = _numbers(wanted)
-        relative = (np.abs(_numbers(got) - values) / _floored(_over_rows(np.max, np.abs(values)))).max()
-        if relative > RELATIVE:
+        if (relative := _of_size(wanted, got)) > RELATIVE:
             return f"{name} deviates by {relative:.2g} of its size, {RELATIVE:g} is allowed"
     return ""
 
@@ -145,13 +177,19 @@ def _not_close(
         return f"deviates by {error:.2g} of the outputs' spread, {tolerance:g} is allowed"
     if not agreement:
         pairs = zip(reference, outputs, strict=True)
-        same = all(_is_float(r) or np.array_equal(r, o) for r, o in pairs)
+        same = all(is_float(r) or np.array_equal(r, o) for r, o in pairs)
         return "" if same else "differs in outputs that are no floats; an agreement would allow it for some rows"
     if share is None:
         return "no output has several columns whose largest one differs between rows: the agreement means nothing"
     if share < agreement:
         return f"has the same largest output for {share:.2%} of the rows, {agreement:.2%} are asked for"
     return ""
+
+
+def _of_size(wanted: Array, got: Array) -> float:
+    """The largest deviation in units of the column's largest magnitude."""
+    values = _numbers(wanted)
+    return float((np.abs(_numbers(got) - values) / _floored(_over_rows(np.max, np.abs(values)))).max())
 
 
 def _error(wanted: Array, got: Array) -> float:
@@ -164,7 +202,7 @@ def _error(wanted: Array, got: Array) -> float:
 
 def _share(wanted: Array, got: Array) -> float | None:
     """Of rows, or places in them, with the same largest column; None where those of the reference are all the same."""
-    if _is_float(wanted):
+    if is_float(wanted):
         if wanted.ndim < 2 or wanted.shape[-1] < 2 or wanted.dtype.kind == "c":
             return None
         wanted, got = wanted.argmax(axis=-1), got.argmax(axis=-1)
@@ -195,12 +233,13 @@ def _least_spread(array: Array) -> float:
     return max(LEAST_SPREAD, 4 * float(ml_dtypes.finfo(array.dtype).eps))  # type: ignore[no-untyped-call]
 
 
-def _is_float(array: Array) -> bool:
-    """bfloat16 and its like are of no kind that numpy knows."""
-    return array.dtype.kind in "fcV"
-
-
 def _numbers(array: Array) -> Array:
+    """In float64, with 0 in the place of what is not finite, which is looked at for itself."""
+    numbers = _raw(array)
+    return numbers if np.isfinite(numbers).all() else np.where(np.isfinite(numbers), numbers, 0.0)
+
+
+def _raw(array: Array) -> Array:
     if array.dtype.kind == "c":
         return np.stack([array.real, array.imag], axis=-1).astype(np.float64)
     return array.astype(np.float64)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.executors.gate import compare, tells_apart
+from tasks.executors.gate import compare, differs, tells_apart
 from tasks.executors.rows import GENERATED, gate_rows
 from tasks.records import TensorSpec
 from worker_config.errors import ConfigError
@@ -92,7 +92,29 @@ def test_what_is_not_finite_never_agrees(bad: float) -> None:
     outputs[5, 5] = bad
     for found in (compare([SCORES], [outputs]), compare([SCORES], [outputs], exact=False, tolerance=9, agreement=0.1)):
         assert not found.agrees
-        assert "not finite" in found.why
+        assert "not finite at other places" in found.why
+
+
+def test_rows_that_hurt_agree_in_the_places_of_nan_and_infinity() -> None:
+    wanted = np.array([[0.0, np.nan], [np.inf, 1.0], [-np.inf, 2.0]], np.float32)
+    assert differs([wanted], [wanted.copy()]) == ""
+    for place, value in (((0, 1), 0.0), ((1, 0), -np.inf), ((1, 1), np.nan), ((2, 0), 3e38)):
+        got = wanted.copy()
+        got[place] = value
+        for exact in (True, False):
+            assert (
+                differs([wanted], [got], exact=exact)
+                == "the output is not finite at other places than the model's, 1 of 6"
+            )
+
+
+def test_rows_that_hurt_agree_in_size() -> None:
+    wanted, got = np.full((4, 2), 195.6, np.float32), np.full((4, 2), 195.7, np.float32)
+    assert differs([wanted], [got]) == ""
+    assert "deviates by 0.0015 of its size" in differs([wanted], [got + np.float32(0.2)])
+    assert differs([wanted], [got + 1], exact=False) == ""
+    assert "1 of 4 values" in differs([np.arange(4)], [np.array([0, 1, 2, 4])])
+    assert differs([wanted[:0]], [got[:0]]) == ""
 
 
 def test_form_and_what_is_no_float_must_be_the_same() -> None:
