@@ -8,16 +8,15 @@ Which made-up rows a model understands is not known beforehand: an index above a
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks.executors.calibration import calibration_rows
 from tasks.records import TensorSpec
-from tasks.signature import fit, numpy_dtype
-from worker_config.errors import ConfigError, InputError
+from tasks.signature import numpy_dtype
 from worker_config.manifest import ModelEntry
 
 GENERATED = "generated"
@@ -43,7 +42,7 @@ def gate_rows(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) 
     row_bytes = sum(_row_bytes(spec) for spec in inputs)
     count = min(max(2 * batch_rows, LEAST_ROWS), MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // max(1, row_bytes)))
     if entry.calibration:
-        yield Path(entry.calibration).name, _calibration(Path(entry.calibration), inputs, count)
+        yield Path(entry.calibration).name, calibration_rows(Path(entry.calibration), inputs, count)
         return
     if not inputs or any(numpy_dtype(spec.dtype).kind not in "fiubcV" for spec in inputs):
         return
@@ -69,37 +68,3 @@ def _generated(spec: TensorSpec, count: int, number: int, random: np.random.Gene
         return np.asarray(random.integers(0, limit, shape)).astype(dtype)
     values = random.standard_normal(shape, np.float32) if number == 0 else random.random(shape, np.float32)
     return np.asarray(values).astype(dtype)
-
-
-def _calibration(path: Path, inputs: Sequence[TensorSpec], count: int) -> Arrays:
-    wanted = "; ".join(map(str, inputs))
-    wanted = f"it should hold rows of {wanted}: .npy for one input, .npz with an array by the name of each"
-    try:
-        rows = _read(path, count)
-        fitted = fit(rows, inputs, "of the calibration")
-    except OSError as error:
-        raise ConfigError(f"the calibration file {path} cannot be read ({error.strerror or error}); {wanted}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, InputError) as error:
-        raise ConfigError(f"the calibration file {path}: {error}; {wanted}") from None
-    lengths = {len(array) for array in fitted.values()}
-    if len(lengths) != 1 or min(lengths) < 2:
-        raise ConfigError(f"the calibration file {path} has {sorted(lengths)} rows; {wanted}, two rows or more")
-    return [np.ascontiguousarray(fitted[spec.name]) for spec in inputs]
-
-
-def _read(path: Path, count: int) -> Any:
-    """At most `count` rows of each array, spread evenly: a file may be sorted by class."""
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: _spread(arrays[name], count) for name in arrays.files}
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(loaded, np.ndarray):
-        raise ValueError("no .npy file")
-    return _spread(loaded, count)
-
-
-def _spread(array: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-    if not array.ndim:
-        raise ValueError("it holds a single value")
-    places = np.linspace(0, max(0, len(array) - 1), min(count, len(array))).astype(np.int64)
-    return np.array(array[places])
