@@ -15,6 +15,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+# A product of such a number with an ordinary one may be too small for float32 to hold with all its digits.
+TINY = 1e-30
+
 
 def is_float(array: Array) -> bool:
     """Whether the numbers may be NaN or infinite; bfloat16 and its like are of a kind that numpy does not know."""
@@ -31,6 +34,22 @@ def magnitude(array: Array) -> float:
         array = array.astype(np.float32)
     low, high = float(array.min()), float(array.max())
     return float("nan") if np.isnan(low) else max(-low, high)  # one NaN makes both NaN
+
+
+def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
+    """A mask of the rows that hold a number other than 0 that is closer to it than `TINY`; None where none do.
+
+    Args:
+        arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
+    """
+    mask: Array | None = None
+    for array in arrays:
+        if array.ndim and array.size and array.dtype.kind == "f":
+            sizes = np.abs(array.reshape(len(array), -1))
+            least = max(TINY, float(np.finfo(array.dtype).tiny))
+            found = np.asarray(((sizes > 0) & (sizes < least)).any(axis=1))
+            mask = found if mask is None else mask | found
+    return mask if mask is not None and mask.any() else None
 
 
 def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | None:

@@ -1,6 +1,9 @@
-"""This module takes the executor for a machine from its trials: the fastest that agrees and that memory allows.
+"""The executor for a machine, from its trials: one that agrees, takes least of the processor, and fits into memory.
 
 Trials, what the user wants, memory --> choose --> Trial of the executor, a note for people
+
+What counts is processor seconds, the least of many calls, and one executor gives way to another only where that is
+clearly faster, in a fixed order: so the choice does not depend on what else the machine does meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from tasks.executors import EXECUTORS
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
-FASTER_BY = 1.05  # below it, timings are noise and the model's own graph is the better known
+# Below it, timings are noise, and an executor that comes earlier in `_ORDER` is the better known.
+FASTER_BY = 1.1
+_ORDER = ("frozen", "tflite", "xla", "bfloat16", "int8")
 SHARE_OF_MEMORY = 0.5
 
 
@@ -39,16 +44,17 @@ def choose(
         if entry.prefer == "memory" and not executor.shares_weights:
             continue
         fit.append(trial)
-    fit = [trial for trial in fit if trial.batch_seconds * FASTER_BY <= graph.batch_seconds]
-    fit.sort(key=_handicapped)
+    fit.sort(key=lambda trial: _ORDER.index(trial.executor) if trial.executor in _ORDER else len(_ORDER))
     chosen = graph
     for trial in fit:
+        if not _is_faster(trial, chosen):
+            continue
         copies = children * trial.own_bytes
         if EXECUTORS[trial.executor].shares_weights or copies <= SHARE_OF_MEMORY * available_bytes:
             chosen = trial
-            break
+            continue
         notes.append(
-            f"{trial.executor} would be {graph.batch_seconds / trial.batch_seconds:.1f} times as fast as the model's"
+            f"{trial.executor} would be {_seconds(graph) / _seconds(trial):.1f} times as fast as the model's"
             f" own graph, but {_count(children)} of {_size(trial.own_bytes)} are more than half of the"
             f" {_size(available_bytes)} free, where the graph shares {_size(weight_bytes)}"
         )
@@ -68,17 +74,18 @@ def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: T
         return f"{precision} was not tried here: {used} is used"
     if not trial.agrees:
         return f"{precision} {_as_said(trial.why)}: {used} is used"
-    if _handicapped(trial) >= _handicapped(chosen):
-        slower = f"{trial.batch_seconds * 1e3:.3g} ms a batch, {chosen.executor} {chosen.batch_seconds * 1e3:.3g} ms"
-        return f"{precision} is not faster by 5 % here ({slower}): {used} is used"
-    if trial.batch_seconds * FASTER_BY > trials.trials[0].batch_seconds:
-        return f"{precision} is less than {FASTER_BY - 1:.0%} faster here: {used} is used"
+    if not _is_faster(trial, chosen):
+        slower = f"{_seconds(trial) * 1e3:.3g} ms a batch, {chosen.executor} {_seconds(chosen) * 1e3:.3g} ms"
+        return f"{precision} is not faster by {FASTER_BY - 1:.0%} here ({slower}): {used} is used"
     return ""  # for want of memory, which is said already
 
 
-def _handicapped(trial: Trial) -> float:
-    """A lower precision must be worth it."""
-    return trial.batch_seconds * (1.0 if EXECUTORS[trial.executor].precision == "float32" else FASTER_BY)
+def _is_faster(trial: Trial, other: Trial) -> bool:
+    return _seconds(trial) * FASTER_BY <= _seconds(other)
+
+
+def _seconds(trial: Trial) -> float:
+    return trial.processor_seconds or trial.batch_seconds
 
 
 def _as_said(why: str) -> str:

@@ -1,11 +1,12 @@
-"""This module tries executors on the rows of the gate, in a process of its own: do they agree, how fast, how large.
+"""Executors tried on the rows of the gate, in a process of its own: do they agree, how fast, how large.
 
-telling_rows   gate_rows --reference call--> the first rows that tell outputs apart, and the reference's outputs
-try_executor   build --> load --> all rows in batches --compare--> time --> memory --> Trial
+telling_rows   gate_rows --reference call--> rows that tell outputs apart, edge cases, the model's outputs
+try_executor   build --> load --> all rows in batches --compare--> edge cases --> time --> memory --> Trial
 """
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import time
@@ -19,8 +20,11 @@ import numpy as np
 from tasks.causes import telling_line
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
+from tasks.executors.edge_cases import Group, edge_cases
 from tasks.executors.gate import compare, tells_apart
 from tasks.executors.rows import gate_rows
+from tasks.executors.trusted import Trust, trust, with_reference
+from tasks.finite import magnitude
 from tasks.memory import give_back
 from tasks.models.program import FlatCall
 from tasks.records import TensorSpec
@@ -31,16 +35,24 @@ from worker_config.manifest import ModelEntry
 FIRST_CALL_SECONDS = 20.0
 LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 5, 0.4, 3.0
 MANY_CALLS, MANY_SECONDS = 100, 0.1
+# Of each group: one batch, or part of one, of every executor at a machine's first start.
+MOST_EDGE_CASES = 16
 
 
 @dataclass(frozen=True)
 class TellingRows:
-    """Rows that an executor can be judged on; `why` there are none, and then empty arrays."""
+    """Rows that an executor can be judged on, and edge cases; `why` there are none, and then empty arrays."""
 
     label: str = ""
     rows: Arrays = field(default_factory=list)
     reference: Arrays = field(default_factory=list)
     why: str = ""
+    groups: list[Group] = field(default_factory=list)
+
+    @property
+    def seen(self) -> float:
+        """The largest absolute value of a float in these rows."""
+        return max(map(magnitude, self.rows), default=0.0)
 
 
 def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> TellingRows:
@@ -64,7 +76,8 @@ def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry
             continue
         why = tells_apart(reference)
         if not why:
-            return TellingRows(label, rows, reference)
+            groups = with_reference(edge_cases(inputs, rows, MOST_EDGE_CASES), call, batch_rows)
+            return TellingRows(label, rows, reference, groups=groups)
         why = f"with {label} rows, {why}"
     return TellingRows(why=why)
 
@@ -75,8 +88,7 @@ def try_executor(
     snapshot: Snapshot,
     batch_rows: int,
     threads: int,
-    rows: Arrays,
-    reference: Arrays,
+    telling: TellingRows,
 ) -> Trial:
     """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
 
@@ -86,10 +98,10 @@ def try_executor(
         snapshot: tells the tolerance and agreement that a lower precision is held to.
         batch_rows: rows in one call.
         threads: of TFLite; TensorFlow's own are the process's.
-        rows: an array per input.
-        reference: an array per output: what the model gives for them.
+        telling: rows with what the model gives for them.
     """
-    executor, entry = EXECUTORS[name], snapshot.entry
+    executor, entry, rows = EXECUTORS[name], snapshot.entry, telling.rows
+    exact = executor.precision == "float32"
     try:
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
@@ -97,24 +109,39 @@ def try_executor(
         before = private_bytes()
         call = executor.load(folder, snapshot, batch_rows, threads)
         batch = [_rows(array, 0, batch_rows) for array in rows]
-        started = time.perf_counter()
+        started = time.process_time()  # another program on the machine must not change what is chosen
         call(batch)
-        first = time.perf_counter() - started
+        first = time.process_time() - started
         if name != "graph" and first > FIRST_CALL_SECONDS:
             return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
         outputs = in_batches(call, rows, batch_rows)
         found = compare(
-            reference,
+            telling.reference,
             outputs,
-            exact=executor.precision == "float32",
+            exact=exact,
             tolerance=entry.tolerance,
             agreement=entry.agreement,
         )
         del outputs
-        seconds = _batch_seconds(call, batch) if found.agrees or name == "graph" else 0.0
+        trusted = Trust(found.why)
+        if found.agrees and name != "graph":
+            trusted = trust(telling.groups, call, batch_rows, exact=exact, seen=telling.seen)
+        if trusted.why and name != "graph":
+            return Trial(name, False, error=found.error, agreement=found.agreement, why=trusted.why)
+        seconds, processor_seconds = _batch_seconds(call, batch)
         give_back()
-        own = max(0, private_bytes() - before)
-        return Trial(name, found.agrees, seconds, own, found.error, found.agreement, found.why)
+        return Trial(
+            name,
+            found.agrees,
+            seconds,
+            own_bytes=max(0, private_bytes() - before),
+            error=found.error,
+            agreement=found.agreement,
+            why=found.why,
+            processor_seconds=processor_seconds,
+            limit=trusted.limit,
+            tiny=trusted.tiny,
+        )
     except Exception as error:
         return Trial(name, False, why=_line(error))
 
@@ -139,20 +166,26 @@ def private_bytes() -> int:
     return 1024 * (int(sizes.get("Private_Dirty", 0)) + int(sizes.get("SwapPss", 0)))
 
 
-def _batch_seconds(call: FlatCall, batch: Arrays) -> float:
-    """The median of a call: 5 calls and 0.4 s at least, 3 s at most; of quick ones 100 calls and 0.1 s are enough."""
+def _batch_seconds(call: FlatCall, batch: Arrays) -> tuple[float, float]:
+    """Seconds of a call, the median, and of processors, the least.
+
+    5 calls and 0.4 s at least, 3 s at most; of quick ones 100 calls and 0.1 s are enough. The least is what another
+    program on the machine changes least.
+    """
     seconds: list[float] = []
+    least = math.inf
     began = time.perf_counter()
     while True:
-        started = time.perf_counter()
+        started, processors = time.perf_counter(), time.process_time()
         call(batch)
+        least = min(least, time.process_time() - processors)
         ended = time.perf_counter()
         seconds.append(ended - started)
         passed = ended - began
         few = passed >= LEAST_SECONDS and len(seconds) >= LEAST_CALLS
         many = passed >= MANY_SECONDS and len(seconds) >= MANY_CALLS
         if few or many or passed >= MOST_SECONDS:
-            return statistics.median(seconds)
+            return statistics.median(seconds), least
 
 
 def _rows(array: np.ndarray[Any, Any], start: int, count: int) -> np.ndarray[Any, Any]:

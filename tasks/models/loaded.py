@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
 from tasks.memory import give_back, own_bytes
 from tasks.models.formats import open_model
+from tasks.models.guarded import Limits, run_guarded
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.rows import ONLY, run_function
 from tasks.ragged import columns_of, is_ragged, run_ragged
@@ -49,7 +50,8 @@ class LoadedModel:
             a function, or where there is none.
         function: the function that is the model, if it is one; it takes rows as they are.
         chain: models that run one after the other, in place of this one.
-        own_graph: where another executor is used: loads the model's own graph, for chunks that the other does not run.
+        own_graph: where another executor is used: loads the model's own graph, for rows that the other does not run.
+        limits: the rows that the executor may be given.
     """
 
     info: ModelInfo
@@ -59,6 +61,7 @@ class LoadedModel:
     postprocess: Step | None = None
     function: Step | None = None
     own_graph: Callable[[], Call] | None = None
+    limits: Limits = field(default_factory=Limits)
     chain: tuple[LoadedModel, ...] = ()
 
     @property
@@ -132,17 +135,26 @@ class LoadedModel:
         if self.function:
             return run_function(self.function, rows, self.info)
         arrays = fit(rows, self.info.inputs, self.info.name)
+        if self.own_graph is None:
+            return self._run_batches(self.call, arrays)
         try:
-            return run_bearable(self.call, arrays, self.batch, self.info.name)
+            return run_guarded(partial(self._run_batches, self.call), self._run_own_graph, arrays, self.limits)
         except Exception as error:
-            if self.own_graph is None or is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             # What it says of bad rows is clearer; and what an executor does not run, it may.
-            outputs = run_bearable(self.own_graph(), arrays, self.batch, self.info.name)
+            outputs = self._run_own_graph(arrays)
             logger.warning(
                 "model %s: %s gave up (%s); its own graph did not", self.info.name, self.info.executor, error
             )
             return outputs
+
+    def _run_batches(self, call: Call, arrays: Arrays) -> Arrays:
+        return run_bearable(call, arrays, self.batch, self.info.name)
+
+    def _run_own_graph(self, arrays: Arrays) -> Arrays:
+        assert self.own_graph is not None  # noqa: S101 - callers have asked
+        return self._run_batches(self.own_graph(), arrays)
 
 
 def load_model(served: Served) -> LoadedModel:
@@ -195,7 +207,9 @@ def load_model(served: Served) -> LoadedModel:
     size = BatchSize(batch_rows, fixed, note)
     other = served.executor in EXECUTORS and served.executor != "graph"
     own_graph = cache(partial(_own_graph, served)) if other else None
-    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph)
+    trial = served.trial
+    limits = Limits(trial.limit, trial.tiny) if trial and other else Limits()
+    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph, limits)
 
 
 def _load_chain(served: Served) -> LoadedModel:

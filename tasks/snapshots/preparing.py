@@ -158,7 +158,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
         for name in names:
             before = _built(folder)
             trials.append(_try(name, folder, snapshot, batch_rows, shop.threads))
-            if not trials[-1].agrees or trials[-1].batch_seconds > trials[0].batch_seconds:
+            if not trials[-1].agrees or trials[-1].processor_seconds > trials[0].processor_seconds:
                 for path in _built(folder) - before:  # as large as the weights, and never to be used
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
@@ -202,8 +202,7 @@ def _record(folder: Path, entry: ModelEntry, shop: Workshop) -> Path:
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
     def attempt() -> Trial:
         limit_threads(threads)
-        telling = read_reference(folder)
-        return try_executor(name, folder, snapshot, batch_rows, threads, telling.rows, telling.reference)
+        return try_executor(name, folder, snapshot, batch_rows, threads, read_reference(folder))
 
     try:
         trial = _logged(attempt, Trial, folder, TRIAL_SECONDS)

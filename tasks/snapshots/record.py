@@ -44,6 +44,11 @@ class Trial(msgspec.Struct, frozen=True):
             has no measure, as for outputs of another shape.
         agreement: the share of rows whose largest output is the same; None where that means nothing.
         why: why it does not agree, or did not run; empty where it does.
+        processor_seconds: of one such call, all threads together, the least.
+        limit: the largest absolute value of a float in a row that it may be given; rows beyond, and those that are not
+            finite, go to the model's own graph. None where it agrees on all rows.
+        tiny: whether it may be given rows with numbers very close to 0.
+        unproven: operations of which nobody knows whether it gives what the model's own graph gives.
     """
 
     executor: str
@@ -53,6 +58,10 @@ class Trial(msgspec.Struct, frozen=True):
     error: float | None = 0.0  # JSON has no infinity
     agreement: float | None = None
     why: str = ""
+    processor_seconds: float = 0.0
+    limit: float | None = None
+    tiny: bool = True
+    unproven: list[str] = []
 
 
 class Trials(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""This module keeps what a model itself gives for some rows, for its executors to be held against.
+"""What a model itself gives for some rows, kept for its executors to be held against.
 
 calibration file, or rows made up --model, as loaded plainly--> outputs that tell rows apart --> reference.bin
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from tasks import codec
+from tasks.executors.edge_cases import Group
 from tasks.executors.trial import TellingRows, telling_rows
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import Snapshot
@@ -23,7 +26,8 @@ def make_reference(folder: Path, snapshot: Snapshot, call: FlatCall, batch_rows:
         ConfigError: the calibration file does not fit the model.
     """
     found = telling_rows(call, snapshot.inputs, snapshot.entry, batch_rows)
-    (folder / _FILE).write_bytes(codec.encode(cast("codec.Tree", vars(found))))
+    tree = {**vars(found), "groups": [msgspec.structs.asdict(group) for group in found.groups]}
+    (folder / _FILE).write_bytes(codec.encode(cast("codec.Tree", tree)))
 
 
 def read_reference(folder: Path) -> TellingRows:
@@ -33,4 +37,4 @@ def read_reference(folder: Path) -> TellingRows:
         PayloadError, OSError: it is damaged or missing.
     """
     tree = cast("dict[str, Any]", codec.decode((folder / _FILE).read_bytes()))
-    return TellingRows(**tree)
+    return TellingRows(**{**tree, "groups": [Group(**group) for group in tree["groups"]]})

@@ -41,8 +41,7 @@ class Case:
     telling: TellingRows
 
     def run(self, name: str, snapshot: Snapshot | None = None) -> Trial:
-        telling = self.telling
-        return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, telling.rows, telling.reference)
+        return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, self.telling)
 
 
 @pytest.fixture(autouse=True)

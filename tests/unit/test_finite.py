@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.finite import magnitude, rows_beyond
+from tasks.finite import magnitude, rows_beyond, rows_with_tiny
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, np.complex64])
@@ -30,3 +30,11 @@ def test_a_limit_is_of_the_absolute_value() -> None:
 def test_nothing_and_what_is_no_float_is_within_any_limit() -> None:
     assert rows_beyond([np.empty((0, 4), np.float32), np.array([2**60]), np.float32(np.nan).reshape(())], 1) is None
     assert magnitude(np.array([], np.float32)) == magnitude(np.array([True])) == 0
+
+
+def test_tiny_numbers_are_found() -> None:
+    rows = np.array([[0.0, 1e-40], [-1e-44, 1.0], [1e-29, np.nan]], np.float32)
+    mask = rows_with_tiny([rows, np.arange(3)])
+    assert mask is not None
+    assert mask.tolist() == [True, True, False]
+    assert rows_with_tiny([rows[2:], rows[:0]]) is None

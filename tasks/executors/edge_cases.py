@@ -1,0 +1,210 @@
+"""Rows on which executors part: zeros, ties, large numbers, NaN; in groups by size, so that each can be judged alone.
+
+    inputs, ordinary rows --> groups: of floats small, tiny, in the hundreds, large, largest, not finite; integers
+
+In every group one kind of input is extraordinary and the others have ordinary rows, which the model is known to take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import msgspec
+import numpy as np
+
+from tasks.executors.rows import Arrays
+from tasks.finite import is_float
+from tasks.records import TensorSpec
+
+# Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.
+ORDINARY = 1e3
+# Times in seconds, identifiers.
+LARGE = float(2**31)
+# Closer to 0 than `tasks.finite.TINY`; their products have not all digits, and some executors take them for 0.
+TINY = "tiny numbers"
+_SEED = 20240301
+
+Make = Callable[[tuple[int, ...], np.random.Generator], np.ndarray[Any, Any]]
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Rows of one size, and what the model makes of them.
+
+    Attributes:
+        label: of what size or kind.
+        largest: the largest absolute value of its floats; infinite where some are not finite.
+        rows: an array per input, rows first: those that the model takes.
+        reference: an array per output for these rows; empty where it takes none.
+        refused: an array per input: rows for which the model raises an error, and so must an executor.
+    """
+
+    label: str
+    largest: float
+    rows: Arrays = []
+    reference: Arrays = []
+    refused: Arrays = []
+
+
+def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[Group]:
+    """Groups of rows for the inputs, without a reference yet.
+
+    Args:
+        inputs: the model's, with ordinary rows for each.
+        ordinary: an array per input, `count` rows or more.
+        count: rows of a group; those kinds that find no place are left out.
+    """
+    groups = []
+    for label, (largest, kinds) in _FLOATS.items():
+        if any(is_float(array) and array.ndim for array in ordinary):
+            groups.append(Group(label, largest, _replaced(ordinary, count, kinds, is_float)))
+    for label, kinds in _INTEGERS.items():
+        if any(array.dtype.kind in "iu" and array.ndim for array in ordinary):
+            groups.append(Group(label, 0.0, _replaced(ordinary, count, kinds, lambda array: array.dtype.kind in "iu")))
+    return groups
+
+
+def _replaced(ordinary: Arrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> Arrays:
+    random = np.random.default_rng(_SEED)
+    return [
+        _filled(array[:count], kinds, random)
+        if array.ndim and which(array)
+        else (array[:count] if array.ndim else array)
+        for array in ordinary
+    ]
+
+
+def _filled(array: np.ndarray[Any, Any], kinds: Sequence[Make], random: np.random.Generator) -> np.ndarray[Any, Any]:
+    filled = np.empty_like(array)
+    for number in range(len(array)):
+        made = kinds[number % len(kinds)](array.shape[1:], random)
+        filled[number] = _cast(made, array.dtype)
+    return filled
+
+
+def _cast(made: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """In a dtype, whose largest number stands for what is larger."""
+    if dtype.kind in "iu":
+        low, high = max(np.iinfo(dtype).min, -(2**62)), min(np.iinfo(dtype).max, 2**62)
+        return np.asarray(np.clip(made, low, high).astype(dtype))
+    if dtype.kind == "c":
+        return np.asarray(made.astype(dtype))
+    most = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return np.asarray(np.where(np.isfinite(made), np.clip(made, -most, most), made).astype(dtype))
+
+
+def _constant(value: float) -> Make:
+    return lambda shape, random: np.full(shape, value)
+
+
+def _normal(scale: float) -> Make:
+    return lambda shape, random: scale * random.standard_normal(shape)
+
+
+def _whole(low: int, high: int) -> Make:
+    return lambda shape, random: random.integers(low, high, shape)
+
+
+def _one(value: float, elsewhere: float | None = 0.0) -> Make:
+    """One place with a value, the others with another, or with normal ones."""
+
+    def make(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
+        made = random.standard_normal(shape) if elsewhere is None else np.full(shape, elsewhere)
+        made.reshape(-1)[random.integers(max(1, made.size)) :][:1] = value
+        return made
+
+    return make
+
+
+def _ascending(last: float) -> Make:
+    return lambda shape, random: np.linspace(0, last, int(np.prod(shape))).reshape(shape)
+
+
+def _signs(value: float) -> Make:
+    return lambda shape, random: value * random.choice([-1.0, 1.0], shape)
+
+
+def _sparse(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
+    return random.standard_normal(shape) * (random.random(shape) < 0.2)
+
+
+def _mixed(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
+    return random.choice([-1.0, 1.0], shape) * 10.0 ** random.uniform(-6, 0.8, shape)
+
+
+_LEAST = float(np.finfo(np.float32).tiny)
+_MOST = float(np.finfo(np.float32).max)
+_FLOATS: dict[str, tuple[float, list[Make]]] = {
+    "small numbers": (
+        7.0,
+        [
+            _constant(0.0),
+            _normal(1.0),
+            _constant(1.0),
+            _one(1.0),
+            _constant(-1.0),
+            _sparse,
+            _constant(7.0),
+            _mixed,
+            _whole(-2, 3),
+            _ascending(1.0),
+            _constant(-0.0),
+            _constant(0.5),
+            _constant(1e-7),
+            _constant(-7.0),
+        ],
+    ),
+    TINY: (
+        0.0,
+        [_constant(_LEAST), _constant(1e-40), _one(1e-40), _signs(1e-42), _one(-1e-35, None), _constant(1e-33)],
+    ),
+    "numbers in the hundreds": (
+        ORDINARY,
+        [
+            _whole(0, 256),
+            _constant(255.0),
+            _constant(ORDINARY),
+            _constant(-ORDINARY),
+            _one(255.0),
+            _signs(ORDINARY),
+            _ascending(255.0),
+            _normal(100.0),
+            _whole(-100, 101),
+            _constant(89.0),
+        ],
+    ),
+    "large numbers": (
+        LARGE,
+        [_constant(1e9), _signs(1e9), _constant(-1e9), _one(1e9), _one(-1e9, None), _normal(1e6), _constant(1.7e9)],
+    ),
+    "the largest numbers": (
+        _MOST,
+        [_constant(3e38), _one(3e38), _signs(3e38), _normal(1e30), _constant(-3e38), _one(-3e38, None)],
+    ),
+    "NaN and infinity": (
+        float("inf"),
+        [
+            _one(float("nan"), None),
+            _one(float("inf"), None),
+            _one(float("-inf"), None),
+            _constant(float("nan")),
+            _normal(1.0),
+            _constant(float("inf")),
+            _constant(float("-inf")),
+            _signs(float("inf")),
+        ],
+    ),
+}
+_INTEGERS: dict[str, list[Make]] = {
+    "small integers": [
+        _constant(0),
+        _constant(1),
+        _whole(0, 2),
+        _ascending(9),
+        _whole(0, 10),
+        _constant(3),
+        _whole(0, 256),
+    ],
+    "integers out of range": [_constant(-1), _one(-1), _constant(2**62), _constant(-(2**62)), _one(10**6)],
+}

@@ -1,0 +1,69 @@
+"""An executor on the rows that it is trusted with; the others go to the model's own graph.
+
+    arrays --executor--> outputs --rows beyond the limit, or with outputs that are not finite--> own graph --> outputs
+
+What an executor was seen to agree on is in its trial (`tasks/executors/trusted.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from tasks.finite import Array, rows_beyond, rows_with_tiny
+from tasks.signature import Arrays
+
+Run = Callable[[Arrays], Arrays]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an executor may be given.
+
+    Attributes:
+        limit: the largest absolute value of a float; None where there is no limit, and no need to look.
+        tiny: whether numbers very close to 0 are for it.
+    """
+
+    limit: float | None = None
+    tiny: bool = True
+
+    def beyond(self, arrays: Arrays) -> Array | None:
+        """A mask of the rows that are not for it; None where all are."""
+        masks = [] if self.limit is None else [rows_beyond(arrays.values(), self.limit)]
+        if not self.tiny:
+            masks.append(rows_with_tiny(arrays.values()))
+        found = [mask for mask in masks if mask is not None]
+        return np.logical_or.reduce(found) if found else None
+
+
+def run_guarded(run: Run, own_graph: Run, arrays: Arrays, limits: Limits) -> Arrays:
+    """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
+
+    Args:
+        run: the executor.
+        own_graph: the model's own graph; called only where rows need it.
+        arrays: by the names of the inputs, rows first.
+        limits: what the executor may be given.
+
+    Raises:
+        Exception: what either raises.
+    """
+    beyond = limits.beyond(arrays)
+    if beyond is not None and beyond.all():
+        return own_graph(arrays)
+    outputs = run(arrays)
+    odd = rows_beyond(outputs.values()) if limits.limit is not None else None
+    masks = [mask for mask in (beyond, odd) if mask is not None]
+    if not masks:
+        return outputs
+    mask = np.logical_or.reduce(masks)
+    exact = own_graph({name: array[mask] for name, array in arrays.items()})
+    if any(exact[name].shape[1:] != array.shape[1:] for name, array in outputs.items()):
+        return own_graph(arrays)  # a size inside the outputs depends on the rows
+    for name, array in outputs.items():
+        if not array.flags.writeable:
+            outputs[name] = array = array.copy()
+        array[mask] = exact[name]
+    return outputs
