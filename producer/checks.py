@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from producer.sources import BatchSource, Source
-from tasks.ragged import is_ragged
+from tasks.ragged import columns_of, is_ragged, tree_like
 from tasks.records import ModelInfo
-from tasks.signature import fit
+from tasks.signature import fit, named
 from worker_config.errors import UsageError
 
 
@@ -24,15 +26,21 @@ def check_first_row(first_row: int, source: Source | BatchSource) -> None:
 
 
 def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
-    """Ask with few rows before anything is sent; what a function gets, or of uneven shape, is left to the workers.
+    """Ask with few rows before anything is sent; what a function gets is left to the workers.
+
+    Of rows of uneven shape, which fail one by one, only the names are asked, or the place of each in a tuple.
 
     Raises:
         InputError: a model does not take such rows.
     """
-    if not is_ragged(rows):
-        for info in infos:
-            if not (info.preprocess or info.function):
-                fit(rows, info.inputs, info.name)
+    for info in infos:
+        if info.preprocess or info.function:
+            continue
+        if not is_ragged(rows):
+            fit(rows, info.inputs, info.name, ordered=info.ordered)
+        elif all(map(len, columns_of(rows).values())):
+            first = {name: np.asarray(column[0])[np.newaxis] for name, column in columns_of(rows).items()}
+            named(tree_like(rows, first), info.inputs, info.name, ordered=info.ordered)
 
 
 def check_names(models: str | Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ class ModelInfo(_Record, frozen=True):
     hold together; `error` is the executor's largest deviation from the model's own graph, in units of the outputs'
     spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
     nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
-    the output.
+    the output. `ordered` says whether `inputs` stand in an order that people know, for a tuple of arrays to go by.
     """
 
     name: str
@@ -57,6 +57,7 @@ class ModelInfo(_Record, frozen=True):
     error: float = 0.0
     note: str = ""
     function: str = ""
+    ordered: bool = False
 
 
 class OlderSet(_Record, frozen=True):

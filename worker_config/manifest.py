@@ -6,7 +6,7 @@ memory_limit = "4 GiB"          # of each child; models that are not preloaded l
 path = "models/digits.keras"    # relative to the manifest's folder; without it the preprocess function is all
 batch_rows = 64                 # rows that the model sees in one call
 signature = "serving_default"   # SavedModel and TFLite
-inputs = ["x:0"]                # tensors of a .pb or .meta
+inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
@@ -48,7 +48,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: which version of a tree; 0 is the highest.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
         signature: which signature of a SavedModel to call.
-        inputs, outputs: tensors of a graph without signatures, by name, such as "x:0".
+        inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
+            all that there are, in the order that a tuple of arrays goes by.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
         chain: in place of a path, the names of entries that run one after the other, each on what the one before it

@@ -27,7 +27,7 @@ def calibration_rows(path: Path, inputs: Sequence[TensorSpec], count: int) -> li
     wanted = f"it should hold rows of {wanted}: .npy for one input, .npz with an array by the name of each"
     try:
         rows = _read(path, count)
-        fitted = fit(rows, inputs, "of the calibration")
+        fitted = fit(rows, inputs, "of the calibration", ordered=False)
     except OSError as error:
         raise ConfigError(f"the calibration file {path} cannot be read ({error.strerror or error}); {wanted}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, InputError) as error:

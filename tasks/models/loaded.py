@@ -134,7 +134,7 @@ class LoadedModel:
     def _outputs(self, rows: Rows) -> Arrays:
         if self.function:
             return run_function(self.function, rows, self.info)
-        arrays = fit(rows, self.info.inputs, self.info.name)
+        arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
         if self.own_graph is None:
             return self._run_batches(self.call, arrays)
         try:
@@ -197,6 +197,7 @@ def load_model(served: Served) -> LoadedModel:
         served,
         inputs,
         outputs,
+        ordered=program.ordered,
         batch_rows=batch_rows,
         load_seconds=time.monotonic() - started,
         memory_bytes=max(0, own_bytes() - memory_before),
@@ -228,7 +229,7 @@ def _open(served: Served) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
-        return Program(snapshot.inputs, snapshot.outputs, call=call)
+        return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)
     if snapshot:  # the file itself may have another version by now
         copy = folder / "source" / snapshot.source
         entry = msgspec.structs.replace(entry, path=str(copy), version=0)

@@ -8,7 +8,7 @@ Program.function   a Python function: rows as they are -> an array, or arrays by
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Program:
         variables: the `tf.Variable`s that `run` reads.
         tracked: what a SavedModel must track besides: lookup tables and their files.
         why_plain: why no snapshot can be made of it; empty where one can.
+        ordered: whether the order of the inputs is one that people know, and not ours.
     """
 
     inputs: list[TensorSpec]
@@ -42,6 +43,26 @@ class Program:
     variables: Sequence[Any] = ()
     tracked: Any = None
     why_plain: str = ""
+    ordered: bool = False
+
+
+def in_order(program: Program, names: Sequence[str]) -> Program:
+    """The same program with its inputs in the order of these names.
+
+    Raises:
+        ValueError: they are not the names of its inputs.
+    """
+    have = [spec.name for spec in program.inputs]
+    if sorted(names) != sorted(have):
+        known = ", ".join(map(repr, have))
+        raise ValueError(f"inputs in the manifest are {', '.join(map(repr, names))}; those of the model are {known}")
+    places = [names.index(name) for name in have]
+
+    def reordered(call: Any) -> Any:
+        return call and (lambda tensors: call([tensors[place] for place in places]))
+
+    inputs = [program.inputs[have.index(name)] for name in names]
+    return replace(program, inputs=inputs, run=reordered(program.run), call=reordered(program.call), ordered=True)
 
 
 def spec_of(name: str, tensor: Any) -> TensorSpec:

@@ -49,6 +49,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         weight_bytes=0,
         files={},
         why=program.why_plain,
+        ordered=program.ordered,
     )
     if program.run is None or program.why_plain:
         return _copied(plain, folder)

@@ -87,6 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         entry: how the manifest had it, its path that of the source.
         files: size and SHA-256 of every file, by its path in the folder.
         source: of a copy: the name of the model's own file or folder.
+        ordered: whether the inputs have an order that people know.
     """
 
     version: int
@@ -101,6 +102,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     files: dict[str, tuple[int, str]]
     why: str = ""
     source: str = ""
+    ordered: bool = False
 
 
 class Described(msgspec.Struct, frozen=True):

@@ -61,7 +61,14 @@ def describe(served: Served) -> ModelInfo | None:
         return None
     inputs, outputs = (snapshot.inputs, snapshot.outputs) if snapshot else ([], [])
     trial = served.trial or Trial(served.executor, agrees=True)
-    return info_of(served, inputs, outputs, memory_bytes=trial.own_bytes, batch_seconds=trial.batch_seconds)
+    return info_of(
+        served,
+        inputs,
+        outputs,
+        ordered=bool(snapshot and snapshot.ordered),
+        memory_bytes=trial.own_bytes,
+        batch_seconds=trial.batch_seconds,
+    )
 
 
 def info_of(
@@ -69,6 +76,7 @@ def info_of(
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     *,
+    ordered: bool,
     batch_rows: int | None = None,
     load_seconds: float = 0.0,
     memory_bytes: int = 0,
@@ -90,6 +98,7 @@ def info_of(
         postprocess=entry.postprocess,
         drops_rows=entry.drops_rows,
         function=entry.path if is_function(entry.path) else "",
+        ordered=ordered,
         executor=served.executor,
         shared_bytes=served.shared_bytes,
         error=(served.trial.error or 0.0) if served.trial else 0.0,
@@ -112,6 +121,7 @@ def chained(served: Served, members: Sequence[ModelInfo], load_seconds: float = 
         postprocess=last.postprocess,
         drops_rows=any(member.drops_rows for member in members),
         function=first.function,
+        ordered=first.ordered,
         shared_bytes=sum(member.shared_bytes for member in members),
         note=served.note,
     )

@@ -17,26 +17,26 @@ PAIR = [TensorSpec("left", "float32", (None, 4)), TensorSpec("right", "int32", (
 
 def test_one_array_is_the_only_input() -> None:
     rows = np.ones((2, 64), np.float32)
-    assert fit(rows, PIXELS, "m")["pixels"] is rows
-    assert fit({"anything": rows}, PIXELS, "m")["pixels"] is rows
+    assert fit(rows, PIXELS, "m", ordered=True)["pixels"] is rows
+    assert fit({"anything": rows}, PIXELS, "m", ordered=True)["pixels"] is rows
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "uint8", "bool"])
 def test_numbers_are_cast_as_keras_does(dtype: str) -> None:
-    assert fit(np.ones((2, 64), dtype), PIXELS, "m")["pixels"].dtype == np.float32
+    assert fit(np.ones((2, 64), dtype), PIXELS, "m", ordered=True)["pixels"].dtype == np.float32
 
 
 def test_a_tuple_goes_by_order_and_a_dict_by_name() -> None:
     left, right = np.ones((2, 4), np.float32), np.ones((2, 9), np.int32)
     for rows in ((left, right), {"right": right, "left": left}):
-        fitted = fit(rows, PAIR, "m")
+        fitted = fit(rows, PAIR, "m", ordered=True)
         assert fitted["left"] is left
         assert fitted["right"] is right
 
 
 def test_strings_fit_a_string_input() -> None:
     words = [TensorSpec("words", "string", (None,))]
-    assert fit(np.array(["a", "bc"]), words, "m")["words"].dtype == object
+    assert fit(np.array(["a", "bc"]), words, "m", ordered=True)["words"].dtype == object
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_strings_fit_a_string_input() -> None:
 )
 def test_what_does_not_fit_is_told_with_what_the_model_wants(rows: Any, inputs: list[TensorSpec], words: str) -> None:
     with pytest.raises(InputError, match=words) as refused:
-        fit(rows, inputs, "digits")
+        fit(rows, inputs, "digits", ordered=True)
     assert "model digits" in str(refused.value)
 
 

@@ -21,7 +21,7 @@ from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
-from tasks.models.program import Program
+from tasks.models.program import Program, in_order
 from tasks.models.versions import SUFFIXES, served_path
 from worker_config.manifest import ModelEntry, is_function
 
@@ -38,6 +38,8 @@ _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
 def open_model(entry: ModelEntry) -> Program:
     """Read a model; `entry.path` is its file or folder, a tree of versions, a function, or there is none.
 
+    Few formats keep an order of the inputs: lists of Keras, and TFLite without signatures. `entry.inputs` gives one.
+
     Raises:
         Exception: whatever its library raises for a file that is none of its kind; ValueError, ImportError and
             FileNotFoundError where we look ourselves.
@@ -47,8 +49,8 @@ def open_model(entry: ModelEntry) -> Program:
     if is_function(entry.path):
         return open_function(entry)
     path = served_path(entry)
-    if path.is_dir():
-        return open_saved_model(path, entry)
-    if path.suffix not in _FILES:
+    opener = open_saved_model if path.is_dir() else _FILES.get(path.suffix)
+    if opener is None:
         raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
-    return _FILES[path.suffix](path, entry)
+    program = opener(path, entry)
+    return in_order(program, entry.inputs) if entry.inputs else program

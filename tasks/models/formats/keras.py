@@ -49,7 +49,8 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
 
     traced = tf.function(lambda *tensors: run(tensors), input_signature=specs, autograph=False).get_concrete_function()
     outputs = [output_spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
-    return Program(inputs, outputs, run=run, variables=[variable.value for variable in model.variables], tracked=model)
+    variables = [variable.value for variable in model.variables]
+    return Program(inputs, outputs, run=run, variables=variables, tracked=model, ordered=_is_ordered(structure))
 
 
 def _load(path: Path, *, lambdas: bool) -> Any:
@@ -96,6 +97,11 @@ def _has_lambda(config: Any) -> bool:
     if isinstance(config, dict):
         return config.get("class_name") in ("Lambda", "__lambda__") or any(map(_has_lambda, config.values()))
     return isinstance(config, list) and any(map(_has_lambda, config))
+
+
+def _is_ordered(tree: Any) -> bool:
+    """Whether there is no dict in it: Keras sorts the keys of one, as anyone who calls the model need not know."""
+    return not isinstance(tree, dict) and all(map(_is_ordered, tree if isinstance(tree, list | tuple) else ()))
 
 
 def _names(tree: Any, otherwise: list[str]) -> list[str]:

@@ -50,7 +50,8 @@ def open_tflite(path: Path, entry: ModelEntry) -> Program:
         outputs = {details["name"]: details for details in interpreter.get_output_details()}
         call = _tensor_call(interpreter, inputs, outputs)
     specs = [_spec(*item) for item in inputs.items()], [_spec(*item) for item in outputs.items()]
-    return Program(*specs, call=_said_clearly(call), why_plain=WHY_PLAIN)
+    # A signature is a map; a file without one has a list.
+    return Program(*specs, call=_said_clearly(call), why_plain=WHY_PLAIN, ordered=not signature)
 
 
 def _signature(known: dict[str, Any], wanted: str) -> str:
