@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import cast
 
 from producer import job_store, placement
@@ -33,13 +34,21 @@ class Caretaker:
         plan: from its record.
         worker_timeout_seconds: how long no worker may hold the models.
         chunk_timeout_seconds: the longest that workers let a chunk run.
+        watch: raises when the system has ended.
 
     Attributes:
         slots: those that can run the job, at the last look.
     """
 
     def __init__(
-        self, wire: Wire, record: JobRecord, plan: Plan, *, worker_timeout_seconds: float, chunk_timeout_seconds: float
+        self,
+        wire: Wire,
+        record: JobRecord,
+        plan: Plan,
+        *,
+        worker_timeout_seconds: float,
+        chunk_timeout_seconds: float,
+        watch: Callable[[], None],
     ) -> None:
         self.slots: list[SlotRecord] = []
         self._wire = wire
@@ -47,6 +56,7 @@ class Caretaker:
         self._plan = plan
         self._worker_timeout_seconds = worker_timeout_seconds
         self._chunk_timeout_seconds = chunk_timeout_seconds
+        self._watch = watch
         self._workers = set(plan.workers)
         self._gone: set[str] = set()
         self._answered = -1
@@ -65,6 +75,7 @@ class Caretaker:
         now = time.monotonic()
         if now - self._looked_at >= LOOK_AROUND_SECONDS:
             self._looked_at = now
+            self._watch()
             with broker_errors(self._wire.url):
                 self._last = job_store.read_known(self._wire.client, self._id)
                 if self._last[0] is JobState.RUNNING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack, overload
 
@@ -44,6 +44,7 @@ class Client:
         broker_url: `redis://HOST:PORT/DB`, `rediss://...` or `unix:///PATH`; `CELERIAC_BROKER_URL` if left out.
         worker_timeout_seconds: how long to wait for a worker, where none is up.
         settings: all other settings; from the environment if left out.
+        watch: is asked while something is waited for; raises if it will not come, as the system has ended.
 
     Raises:
         ConfigError: no broker was given, or not a Redis URL.
@@ -56,6 +57,7 @@ class Client:
         *,
         worker_timeout_seconds: float = 30.0,
         settings: Settings | None = None,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         settings = settings or Settings.from_env()
         url = check_broker_url(broker_url, "broker_url") if broker_url else settings.broker_url
@@ -67,6 +69,7 @@ class Client:
         self.broker_url = url
         self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds = worker_timeout_seconds
+        self._watch = watch
         self._jobs: list[Job] = []
         self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
@@ -256,7 +259,7 @@ class Client:
             UsageError: it was not detached.
             BrokerError: Redis cannot be reached.
         """
-        return DetachedJob(self._settings, job_id, self._worker_timeout_seconds)
+        return DetachedJob(self._settings, job_id, self._worker_timeout_seconds, self._watch)
 
     def stream(
         self,
@@ -292,8 +295,10 @@ class Client:
     def _find(self, names: list[str]) -> tuple[list[ModelInfo], list[SlotRecord]]:
         """The models, and the slots that hold them; waits for a worker if none is up yet."""
         deadline = time.monotonic() + self._worker_timeout_seconds
+        self._watch()
         with broker_errors(self.broker_url), connect(self.broker_url) as client:
             while not (slots := read_slots(client)) and time.monotonic() < deadline:
+                self._watch()
                 time.sleep(0.1)
         infos = placement.pin(names, slots)
         return infos, placement.usable(slots, placement.refs(infos))
@@ -307,7 +312,10 @@ class Client:
         store: StoreName,
         terms: Terms | None = None,
     ) -> Job:
-        job = make_job(self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms or Terms())
+        terms = terms or Terms()
+        job = make_job(
+            self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms, self._watch
+        )
         with self._lock:
             self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
             job.start()

@@ -52,11 +52,14 @@ class DetachedJob:
         id: the whole id.
     """
 
-    def __init__(self, settings: Settings, job_id: str, worker_timeout_seconds: float) -> None:
+    def __init__(
+        self, settings: Settings, job_id: str, worker_timeout_seconds: float, watch: Callable[[], None]
+    ) -> None:
         self._url = str(settings.broker_url)
         # Nothing of a detached job is in the spool folder.
         self._settings = replace(settings, spool=None)
         self._worker_timeout_seconds = worker_timeout_seconds
+        self._watch = watch
         with broker_errors(self._url), connect(self._url) as client:
             _, record = job_store.read(client, job_id)
         if record.plan is None:
@@ -224,6 +227,7 @@ class DetachedJob:
             self._read()[1],
             self._plan,
             worker_timeout_seconds=self._worker_timeout_seconds,
+            watch=self._watch,
             chunk_timeout_seconds=self._settings.chunk_timeout_seconds,
         )
 

@@ -7,7 +7,7 @@ models, store --> sizer
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from producer import job_store, job_trace, metrics, placement
 from producer.feeds import Feed
@@ -62,8 +62,9 @@ def make_job(
     slots: Sequence[SlotRecord],
     store: StoreName,
     terms: Terms,
+    watch: Callable[[], None],
 ) -> Job:
-    """A job that is ready to start; `settings` have the broker's URL."""
+    """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended."""
     job_id = secrets.token_hex(6)
     models = placement.refs(infos)
     record = job_store.new_record(job_id, models, feed.label, store, feed.rows)
@@ -100,6 +101,7 @@ def make_job(
         ttl_seconds=settings.job_ttl_seconds,
         worker_timeout_seconds=worker_timeout_seconds,
         terms=terms,
+        watch=watch,
         likely_form=placement.blank_outputs(infos),
     )
     trace = job_trace.begin(job_id, models, store)

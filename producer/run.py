@@ -79,6 +79,7 @@ class Run:
         ttl_seconds: int,
         worker_timeout_seconds: float,
         terms: Terms,
+        watch: Callable[[], None] = lambda: None,
         likely_form: OutputTree | None = None,
     ) -> None:
         self.ledger = ledger
@@ -89,7 +90,7 @@ class Run:
         self.handover = Handover(self._wake.set, terms.max_waiting_bytes)
         self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
         self._models, self._id = list(models), record.id
-        self._worker_timeout_seconds = worker_timeout_seconds
+        self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._joining = Joining(
             wire, outbox, record.id, models, self.ledger, self.failures, terms, feed.rows, likely_form
         )
@@ -243,6 +244,7 @@ class Run:
         if now - self._last_look < LOOK_AROUND_SECONDS:
             return
         self._last_look = now
+        self._watch()
         state, lost = self._telling.update()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
@@ -294,9 +296,15 @@ class Run:
             self._stop_before(index, error)
 
     def _wait_for_redis(self, error: BrokerError) -> None:
-        """Until it answers, or somebody cancels the job."""
+        """Until it answers, or somebody cancels the job; or for nothing, as it has ended with the embedded system."""
+
+        def is_over() -> bool:
+            self._watch()
+            return self._cancelled
+
+        self._watch()
         logger.warning("job %s waits: %s", self._id, error)
-        outage.wait_for_redis(self._wire.url, self._tries, self._wake, lambda: self._cancelled)
+        outage.wait_for_redis(self._wire.url, self._tries, self._wake, is_over)
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))

@@ -15,11 +15,12 @@ from tasks import logs
 from tasks.messages import TASK_NAME, ChunkMessage, from_plain
 from tasks.worker import prepare_worker
 from worker_config.celery_app import make_app
+from worker_config.celery_command import heed_command
 from worker_config.errors import ConfigError, UsageError
 from worker_config.settings import Settings
 
 try:
-    settings = Settings.from_env()
+    settings = heed_command(Settings.from_env())
 except ConfigError as error:
     print(f"celeriac: {error}", file=sys.stderr)
     raise SystemExit(int(error.exit_code)) from None
@@ -49,8 +50,9 @@ class ChunkTask(Task):  # type: ignore[misc]
 
 
 # Two more deliveries after the child that ran a chunk was killed; then its rows have failed. Where rows are found that
-# kill, there are none (`tasks/request.py`).
-@app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1)  # type: ignore[untyped-decorator]
+# kill, there are none (`tasks/request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a task of
+# whichever app is the current one.
+@app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1, lazy=False)  # type: ignore[untyped-decorator]
 def infer(message: dict[str, Any]) -> str:
     """Run one chunk; see `tasks.infer`."""
     # Children alone need numpy, the models and what they bring.

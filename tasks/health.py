@@ -9,7 +9,6 @@ nothing large, so it answers within a fraction of a second also where the worker
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -65,9 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     told = parser.parse_args(words)
     limits = Limits(told.start_seconds, told.child_seconds, told.idle_seconds, told.ready_share)
     try:
-        # A worker may have its broker from Celery's own variable.
-        url = os.environ.get("CELERY_BROKER_URL") or Settings.from_env().broker_url
-        url = check_broker_url(told.broker, "--broker") if told.broker else url
+        url = check_broker_url(told.broker, "--broker") if told.broker else Settings.from_env().broker_url
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)

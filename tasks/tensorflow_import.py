@@ -1,22 +1,61 @@
-"""This module imports TensorFlow as a worker needs it: without a word, and without what only serves training."""
+"""This module imports TensorFlow as a worker needs it: without a word, without what only serves training, and with
+Keras as its makers ship it, whatever the user's environment and `keras.json` say.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks.quiet import hushed
+from worker_config.environment import settle_models
+from worker_config.errors import ConfigError
 
 # With it, Keras defines estimators that train: `keras.wrappers`. Without, those say that it is missing.
 _FOR_TRAINING = "sklearn"
 
+_settled = False
 
-def import_tensorflow() -> None:
-    """Import TensorFlow, and Keras with it; scikit-learn, where it is installed, is left to who imports it later."""
-    if "tensorflow" not in sys.modules:
+
+def import_tensorflow() -> list[str]:
+    """Import TensorFlow, and Keras with it; scikit-learn, where it is installed, is left to who imports it later.
+
+    Returns:
+        The environment variables that were set, and are not any more, as they would change predictions.
+
+    Raises:
+        ConfigError: Keras cannot be imported, or was imported before, with another backend.
+    """
+    global _settled
+    if _settled:  # functions of the user's may have told Keras otherwise since
+        return []
+    unheeded = settle_models(os.environ)
+    try:
         with hushed(), _missing(_FOR_TRAINING):
             import tensorflow  # noqa: F401
+    except ValueError as error:
+        if "configuration" not in str(error):
+            raise
+        raise ConfigError(f"Keras refuses its keras.json, in ~/.keras or KERAS_HOME: {error}; mend the file") from None
+    _settle_keras()
+    _settled = True
+    return unheeded
+
+
+def _settle_keras() -> None:
+    """Keras's own defaults in place of those of `keras.json`."""
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise ConfigError(
+            f"Keras was imported with the backend {keras.config.backend()!r} before TensorFlow could be chosen; "
+            "import it in functions that run later, or leave out KERAS_BACKEND"
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
 
 
 @contextmanager

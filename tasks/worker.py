@@ -43,11 +43,8 @@ from tasks.snapshots.preparing import prepare, workshop
 from tasks.tensorflow_import import import_tensorflow
 from tasks.worker_facts import WorkerFacts, facts_of
 from worker_config.celery_app import queue_of
-from worker_config.errors import (
-    CeleriacError,
-    ConfigError,
-    WorkerStartError,
-)
+from worker_config.environment import unheeded_celery
+from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
 from worker_config.settings import Settings
 
@@ -120,7 +117,7 @@ def end(error: CeleriacError) -> NoReturn:
 
 
 def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Main:
-    if not settings.broker_url and not os.environ.get("CELERY_BROKER_URL"):
+    if not settings.broker_url:
         raise ConfigError("no broker; set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
     pool = controller.pool_cls
     if not (pool == "prefork" or (isinstance(pool, type) and issubclass(pool, TaskPool))):
@@ -142,7 +139,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     # Celery resolves "auto" only after this.
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
-    _import_tensorflow(threads)
+    _import_tensorflow(threads, settings.broker_url)
     shop = workshop(settings, threads, concurrency, say)
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
@@ -187,9 +184,12 @@ def wants_reload() -> bool:
     return True
 
 
-def _import_tensorflow(threads: int) -> None:
+def _import_tensorflow(threads: int, broker_url: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    import_tensorflow()
+    # `-b` leaves its own word there.
+    unheeded = [name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url]
+    if unheeded := unheeded + import_tensorflow():
+        say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 
 
 def _before_fork(sender: Any, **_: object) -> None:

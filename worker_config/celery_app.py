@@ -1,6 +1,7 @@
 """This module makes the Celery app, the same for producers and workers, with the reason beside each setting.
 
-Celery ignores names it does not know without a word; a test compares ours with its own list.
+Celery ignores names it does not know without a word; a test compares ours with its own list. It takes some settings
+from its own environment variables before all others; ours come from `celery_settings` alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
+from celery.app.utils import Settings as CelerySettings
+from celery.loaders.app import AppLoader
 
 from worker_config.broker_url import celery_url
 from worker_config.settings import Settings
@@ -25,10 +28,41 @@ def queue_of(digests: Mapping[str, str]) -> str:
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app for these settings; nothing connects yet."""
-    app = Celery("celeriac", set_as_current=False)
+    """A Celery app for these settings; nothing connects yet.
+
+    The user's process may have an app of its own, which stays the current and the default one.
+    """
+    # Django's fix-up would take over task classes, `sys.path` and the default app.
+    app = Celery("celeriac", set_as_current=False, loader=OwnLoader, fixups=[])
+    # As an attribute it would become a setting.
+    object.__setattr__(app.conf, "__class__", OwnSettings)
     app.conf.update(celery_settings(settings))
     return app
+
+
+class OwnSettings(CelerySettings):  # type: ignore[misc]
+    """Celery's settings without `CELERY_BROKER_URL`, `_READ_URL`, `_WRITE_URL` and `CELERY_RESULT_BACKEND`."""
+
+    @property
+    def broker_url(self) -> str:
+        """The one broker, to read and to write."""
+        url: str = self["broker_url"]
+        return url
+
+    broker_read_url = broker_write_url = broker_url
+
+    @property
+    def result_backend(self) -> str | None:
+        """None."""
+        backend: str | None = self["result_backend"]
+        return backend
+
+
+class OwnLoader(AppLoader):  # type: ignore[misc]
+    """Celery's loader without `CELERY_CONFIG_MODULE`, and, as it is named, without `CELERY_LOADER`."""
+
+    def read_configuration(self, env: str = "") -> None:
+        """There is no module with settings."""
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:

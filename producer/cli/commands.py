@@ -37,6 +37,7 @@ from producer.placement import refs
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
 from tasks.snapshots.record import Trial
+from worker_config.environment import for_worker
 from worker_config.errors import CeleriacError, ExitCode
 from worker_config.shadow import check_no_shadow
 
@@ -104,7 +105,7 @@ def worker(
     Options of Celery's own follow after `--`, for example: celeriac worker -- -n second@%h -l info
     """
     check_no_shadow(Path.cwd())
-    environ = {**os.environ, **model_set_environ(told)}
+    environ = {**for_worker(os.environ), **model_set_environ(told)}
     if broker_url:
         environ["CELERIAC_BROKER_URL"] = broker_url
     if log_format:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from producer.embedded import local
 from producer.parts import Array
 from producer.sinks import open_sink
 from producer.sources import open_file
+from worker_config.environment import settle_models
 from worker_config.errors import CeleriacError, ConfigError, OutputError
 
 MODEL = "digits"
@@ -89,7 +91,9 @@ def _train(folder: Path, images: Array, digits: Array) -> None:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}; name another folder with -o") from None
     command = [sys.executable, "-m", "producer.cli.demo_model", str(folder)]
-    trained = subprocess.run(command, capture_output=True, text=True, check=False)
+    environ = dict(os.environ)
+    settle_models(environ)  # as where it will run
+    trained = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if trained.returncode:
         last = trained.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise CeleriacError(f"the demo's training ended with exit code {trained.returncode}: {last[0]}")

@@ -15,6 +15,8 @@ def main(folder: Path) -> None:
     """Train on the even rows."""
     import keras
 
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
     keras.utils.set_random_seed(7)
     images, digits = np.load(folder / "digits.npy"), np.load(folder / "digits_true.npy")
     model = keras.Sequential(

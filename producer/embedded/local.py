@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -19,20 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, cast
 
 from producer.client import Client
 from producer.embedded.redis_server import find_redis_server
+from producer.embedded.watch import Watch
 from tasks.connection import broker_errors, connect
 from tasks.slots import read_slots
-from worker_config.errors import (
-    CeleriacError,
-    ConfigError,
-    ExitCode,
-    ModelLoadError,
-    UsageError,
-    WorkerStartError,
-)
+from worker_config.environment import for_worker
+from worker_config.errors import UsageError, WorkerStartError
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
 
@@ -45,7 +38,6 @@ MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 FAREWELL_SECONDS = 5.0
 # Several windows of payloads and as many outputs.
 LEAST_MEMORY_BYTES = 2**30
-_WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
 
 
 @contextmanager
@@ -95,10 +87,12 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
         bufsize=0,  # so that `select` sees every line
         # Its own session: Ctrl-C must reach this process alone, which then tells what was done.
         start_new_session=True,
+        env=for_worker(os.environ),
     )
+    watch = Watch(supervisor, folder)
     try:
-        _wait_until_ready(supervisor, folder, url, workers, settings.load_timeout_seconds)
-        with Client(url, settings=replace(settings, broker_url=url, spool=spool)) as client:
+        _wait_until_ready(watch, url, workers, settings.load_timeout_seconds)
+        with Client(url, settings=replace(settings, broker_url=url, spool=spool), watch=watch.check) as client:
             yield client
     finally:
         for stream in (supervisor.stdin, supervisor.stdout):
@@ -145,16 +139,14 @@ def _redis_command(server: str, folder: Path) -> list[str]:
     return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def _wait_until_ready(
-    supervisor: subprocess.Popen[bytes], folder: Path, url: str, workers: int, timeout_seconds: float
-) -> None:
+def _wait_until_ready(watch: Watch, url: str, workers: int, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     redis_is_up = False
     with connect(url) as client:
         while True:
-            for event in _events(supervisor):
+            for event in watch.events(_POLL_SECONDS):
                 if "ended" in event:
-                    raise _start_error(event, folder)
+                    raise watch.start_error(event)
                 redis_is_up = redis_is_up or event.get("up") == "redis"
             if redis_is_up:
                 with broker_errors(url):
@@ -165,26 +157,3 @@ def _wait_until_ready(
                     f"the worker's children were not ready after {timeout_seconds:.0f} seconds; "
                     "give them longer with CELERIAC_LOAD_TIMEOUT_SECONDS"
                 )
-
-
-def _events(supervisor: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """What the supervisor has told since the last look."""
-    told = cast("IO[bytes]", supervisor.stdout)
-    while select.select([told], [], [], _POLL_SECONDS)[0]:
-        line = told.readline()
-        if not line:
-            yield {"ended": "supervisor", "code": supervisor.wait()}
-            return
-        yield json.loads(line)
-
-
-def _start_error(event: dict[str, Any], folder: Path) -> CeleriacError:
-    """The worker's own last word, where it left one."""
-    name, code = event["ended"], event["code"]
-    log = folder / f"{name}.log"
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    words = [line.removeprefix("celeriac: ") for line in lines if line.startswith("celeriac: ")]
-    if words:
-        return _WORKER_ERRORS.get(code, WorkerStartError)(words[-1])
-    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-    return WorkerStartError(f"the embedded {name} ended with exit code {code}: {last}")
