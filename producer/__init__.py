@@ -8,6 +8,7 @@
 Importing this package does not import TensorFlow.
 """
 
+from producer import own_packages  # noqa: F401 - before what imports the others
 from producer.client import Client
 from producer.detached import DetachedJob
 from producer.embedded import local

@@ -23,6 +23,7 @@ from producer.sinks import open_sink
 from producer.sources import open_file
 from worker_config.environment import settle_models
 from worker_config.errors import CeleriacError, ConfigError, OutputError
+from worker_config.shadow import check_no_shadow
 
 MODEL = "digits"
 
@@ -90,6 +91,7 @@ def _train(folder: Path, images: Array, digits: Array) -> None:
         (folder / "models.toml").write_text(f'[models.{MODEL}]\npath = "digits.keras"\n')
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}; name another folder with -o") from None
+    check_no_shadow(Path.cwd())  # where `-m` looks first
     command = [sys.executable, "-m", "producer.cli.demo_model", str(folder)]
     environ = dict(os.environ)
     settle_models(environ)  # as where it will run

@@ -19,6 +19,7 @@ from worker_config.celery_app import queue_of
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError, UnknownModelError
 from worker_config.manifest import ModelEntry, read_manifest, select
 from worker_config.settings import Settings
+from worker_config.shadow import check_no_shadow
 
 
 def check_names(names: list[str], manifest: Path) -> None:
@@ -104,6 +105,7 @@ def describe(manifest: Path) -> dict[str, Described]:
     """
     check_files(read_manifest(manifest), manifest)
     check_tensorflow()
+    check_no_shadow(Path.cwd())  # where `-m` looks first
     command = [sys.executable, "-m", "tasks.describe", str(manifest)]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     if described.returncode:
