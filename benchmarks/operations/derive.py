@@ -1,0 +1,88 @@
+"""Makes the table of what the sweep has seen.
+
+An operation's verdict is the worst of its own cases: those in which it stands alone, and those that say that they show
+it. Beside products it is blamed only for what is worse than the product by itself. A function or layer that is worse
+than its operations together has become something else on the way: by an operator that TFLite's converter makes of
+several (then that operator is blamed), or else by a pattern, which must stand in `patterns.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.operations.case import Case
+from benchmarks.operations.patterns import PATTERNS
+from benchmarks.operations.sweep import NAMES, Seen
+from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Swept, Table, judge, worst
+
+PRODUCTS = ("MatMul", "BiasAdd")
+_BY_TFLITE = ("tflite", "int8")
+
+
+def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tuple[Table, list[Pattern]]:
+    """The table, and the patterns that it needs and `patterns.py` lacks; they are in the table."""
+    swept = [(case, one) for case, one in zip(cases, seen, strict=True) if not one.failed and one.keys]
+    products = {name: worst(_levels(one, name)[0] for _, one in swept if one.name in PRODUCTS) for name in NAMES}
+    verdicts = {one.name: {name: _verdict(one, name, products[name]) for name in NAMES} for _, one in swept}
+    operations: dict[str, dict[str, str]] = {}
+    for case, one in swept:
+        for key in case.shows or (one.keys if len(one.keys) == 1 else ()):
+            if key not in one.keys:
+                raise ValueError(f"{case.name} does not show {key}, but {one.keys}")
+            entry = operations.setdefault(key, dict.fromkeys(NAMES, NOT_BUILT))
+            for name in NAMES:
+                entry[name] = _worse(entry[name], verdicts[one.name][name])
+    layers = {
+        one.name: Swept(one.keys, verdicts[one.name], one.tflite_operators, one.why)
+        for _, one in sorted(swept, key=lambda pair: (pair[0].is_layer, pair[0].name))
+    }
+    known = Table(tensorflow, dict(sorted(operations.items())), {}, list(PATTERNS), layers)
+    known = _blame_operators(known)
+    missing: list[Pattern] = []
+    for label, one in layers.items():
+        needed = {name: level for name, level in one.verdicts.items() if is_better(known, one, name)}
+        if needed:
+            missing.append(Pattern(label, one.operations, **{name: level for name, level in needed.items()}))
+            known = Table(tensorflow, known.operations, known.tflite_operators, [*PATTERNS, *missing], layers)
+    return known, missing
+
+
+def is_better(known: Table, swept: Swept, executor: str) -> bool:
+    """Whether the table promises more of this executor than the sweep has seen of a case."""
+    seen = swept.verdicts[executor]
+    if seen == NOT_BUILT:
+        return False
+    operators = swept.tflite_operators if executor in _BY_TFLITE else ()
+    found = judge(executor, swept.operations, operators, tensorflow=known.tensorflow, known=known)
+    return LEVELS.index(found.level) < LEVELS.index(seen)  # type: ignore[arg-type]
+
+
+def _blame_operators(known: Table) -> Table:
+    """TFLite's operators: "all" unless only cases that are worse than their operations have them."""
+    operators = {name: "all" for one in known.layers.values() for name in one.tflite_operators}
+    plain = Table(known.tensorflow, known.operations, operators, known.patterns, known.layers)
+    worse = [one for one in known.layers.values() if one.tflite_operators and is_better(plain, one, "tflite")]
+    innocent = {name for one in known.layers.values() if one not in worse for name in one.tflite_operators}
+    for one in worse:
+        for name in set(one.tflite_operators) - innocent:
+            operators[name] = worst([operators[name], one.verdicts["tflite"]])
+    return Table(known.tensorflow, known.operations, dict(sorted(operators.items())), known.patterns, known.layers)
+
+
+def _levels(one: Seen, executor: str) -> list[str]:
+    return one.verdicts.get(executor, [NOT_BUILT])
+
+
+def _verdict(one: Seen, executor: str, product: str) -> str:
+    """Alone, and beside products where that is worse than these."""
+    alone, *beside = _levels(one, executor)
+    if alone == NOT_BUILT:
+        return NOT_BUILT
+    blamed = [level for level in beside if level != NOT_BUILT and worst([level, product]) != product]
+    return worst([alone, *blamed])
+
+
+def _worse(known: str, found: str) -> str:
+    if NOT_BUILT in (known, found):
+        return found if known == NOT_BUILT else known
+    return worst([known, found])

@@ -1,0 +1,70 @@
+"""Whether an executor's outputs equal those of the model's own graph on one group of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# Of the row's largest finite magnitude. A number below `LEAST` counts as 0: the runtimes flush what is below the normal
+# numbers in different places.
+RELATIVE = 1e-5
+LEAST = 1e-37
+# Of a lower precision, and only where a rounded input changes an output by little.
+GROSS = 0.25
+GENTLE = frozenset(("normal", "[0, 1)", "zeros", "ones", "-1", "0.5", "7", "one-hot"))
+
+
+def difference(wanted: Array, got: Array, relative: float = RELATIVE) -> str:
+    """How they differ, one line; empty where they are equal.
+
+    Args:
+        wanted: what the model's own graph gives, rows first.
+        got: what the executor gives.
+        relative: the largest error of a float; 0 asks for the places of NaN and infinities alone.
+    """
+    if wanted.shape != got.shape or wanted.dtype != got.dtype:
+        return f"{got.dtype}{list(got.shape)} instead of {wanted.dtype}{list(wanted.shape)}"
+    if not wanted.size:
+        return ""
+    if wanted.dtype.kind == "c":
+        wanted, got = (np.stack([array.real, array.imag], -1) for array in (wanted, got))
+    if wanted.dtype.kind not in "fV":
+        unequal = wanted != got
+        return _first(wanted, got, unequal) if unequal.any() else ""
+    exact, found = wanted.astype(np.float64), got.astype(np.float64)
+    # Equal infinities, and NaN at the same places, are right.
+    same = (exact == found) | (np.isnan(exact) & np.isnan(found))
+    both = np.isfinite(exact) & np.isfinite(found)
+    if relative:
+        rows = np.where(np.isfinite(exact), np.abs(exact), 0).reshape(len(exact) if exact.ndim else 1, -1)
+        largest = rows.max(axis=1, initial=0).reshape(-1, *([1] * (exact.ndim - 1))) if exact.ndim else rows.max()
+        with np.errstate(invalid="ignore"):
+            same |= both & (np.abs(exact - found) <= np.maximum(_tolerance(wanted, relative) * largest, LEAST))
+    else:
+        same |= both
+    return "" if same.all() else _first(wanted, got, ~same)
+
+
+def _tolerance(array: Array, relative: float) -> float:
+    return max(relative, 2e-3 if array.dtype == np.float16 else 1.6e-2 if array.dtype.kind == "V" else 0.0)
+
+
+def _first(wanted: Array, got: Array, unequal: Array) -> str:
+    place = tuple(int(number[0]) for number in np.nonzero(unequal)) if wanted.ndim else ()
+    value, other = wanted[place], got[place]
+    return f"{_text(other)} instead of {_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_ | np.integer):
+        return str(value)
+    return f"{value:.6g}" if isinstance(value, np.floating) else str(value)
+
+
+def first_difference(wanted: Sequence[Array], got: Sequence[Array], relative: float) -> str:
+    """The same of several outputs."""
+    return next((found for pair in zip(wanted, got, strict=True) if (found := difference(*pair, relative))), "")

@@ -1,0 +1,141 @@
+"""What executors make of TensorFlow's operations, as a sweep has found it, and what follows for a model.
+
+    operations.json --(executor, the model's operations)--> judge --> Verdict: level, because, unknown
+
+`python -m benchmarks.operations` makes the table; docs/executors.md shows it. An entry holds for one version of
+TensorFlow: under another one every operation is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tasks.executors.reached import operation_key, operations_of
+
+__all__ = ["Level", "Pattern", "Swept", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
+
+TABLE = Path(__file__).with_name("operations.json")
+# On all rows; on finite rows of moderate size; not even on these, or an error is lost.
+Level = Literal["all", "finite", "no"]
+LEVELS: tuple[Level, ...] = ("all", "finite", "no")
+NOT_BUILT = "-"
+_BY_TFLITE = ("tflite", "int8")
+
+
+class Pattern(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Operations that together become something else than each alone, by executor, as its verdict."""
+
+    name: str
+    operations: list[str]
+    xla: str = "all"
+    frozen: str = "all"
+    tflite: str = "all"
+    bfloat16: str = "all"
+    int8: str = "all"
+
+
+class Swept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the sweep saw of one case: an operation, a function or a layer.
+
+    Attributes:
+        operations: the keys that it consists of.
+        verdicts: by executor; "-" where it was not built.
+        tflite_operators: of the converted models.
+        why: by executor, the first difference.
+    """
+
+    operations: list[str]
+    verdicts: dict[str, str]
+    tflite_operators: list[str] = []
+    why: dict[str, str] = {}
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The whole table; see the fields of `Pattern` and `Swept`."""
+
+    tensorflow: str
+    operations: dict[str, dict[str, str]]
+    tflite_operators: dict[str, str] = {}
+    patterns: list[Pattern] = []
+    layers: dict[str, Swept] = {}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an executor makes of a model.
+
+    Attributes:
+        level: the worst of what is known of its operations.
+        because: the operations, operators of TFLite and patterns of that level; none where it is "all".
+        unknown: operations that the table does not tell, sorted; of them nothing is promised.
+    """
+
+    level: Level
+    because: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@cache
+def table(path: Path = TABLE) -> Table:
+    """The table that comes with this package."""
+    return msgspec.json.decode(path.read_bytes(), type=Table)
+
+
+@cache
+def _installed() -> str:
+    try:
+        return version("tensorflow")
+    except PackageNotFoundError:
+        return ""
+
+
+def judge(
+    executor: str,
+    operations: Collection[str],
+    tflite_operators: Collection[str] = (),
+    *,
+    tensorflow: str | None = None,
+    known: Table | None = None,
+) -> Verdict:
+    """The worst of all entries for these operations together; the model's own graph is equal to itself.
+
+    Args:
+        executor: a name of `EXECUTORS`.
+        operations: what `operations_of` gives.
+        tflite_operators: builtin operators of the converted model, where the executor is one of TFLite.
+        tensorflow: the version that runs the model; of what is installed where None.
+        known: another table than the package's.
+    """
+    if executor == "graph":
+        return Verdict("all")
+    known = known or table()
+    if (_installed() if tensorflow is None else tensorflow) != known.tensorflow:
+        return Verdict("all", unknown=tuple(sorted(operations)))
+    found: dict[str, str] = {key: known.operations.get(key, {}).get(executor, NOT_BUILT) for key in operations}
+    if executor in _BY_TFLITE:
+        found |= {name: known.tflite_operators.get(name, NOT_BUILT) for name in tflite_operators}
+    present = frozenset(operations)
+    found |= {
+        f"pattern {pattern.name}": getattr(pattern, executor)
+        for pattern in known.patterns
+        if present.issuperset(pattern.operations)
+    }
+    unknown = tuple(sorted(name for name, level in found.items() if level == NOT_BUILT))
+    level = worst(found.values())
+    because = (
+        () if level == "all" else tuple(sorted(name for name, found_level in found.items() if found_level == level))
+    )
+    return Verdict(level, because, unknown)
+
+
+def worst(levels: Iterable[str]) -> Level:
+    """The worst of some levels; what was not built says nothing."""
+    given = set(levels)
+    return max((level for level in LEVELS if level in given), key=LEVELS.index, default="all")
