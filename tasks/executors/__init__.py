@@ -1,4 +1,4 @@
-"""This package knows the ways to run a snapshot's model; `trial` tries one, `choice` takes the fastest that agrees.
+"""The ways to run a snapshot's model; `trial` tries one, `choice` takes the fastest that agrees.
 
     candidates --names--> trial (rows, gate) --Trials--> choice --name--> EXECUTORS[name].load in each child
 
@@ -32,12 +32,15 @@ class Executor:
             is there already stays. None where the snapshot is enough.
         load: (folder, snapshot, batch_rows, threads) -> a call, fast for `batch_rows` rows, of any number of rows.
             It takes and gives arrays in the order of the snapshot's inputs and outputs; what it gives is the caller's.
+        operators: (folder, batch_rows): the operators that building has made of the graph's operations, where they are
+            others.
     """
 
     mapped: str
     precision: str
     build: Callable[[Path, Snapshot, int], None] | None
     load: Callable[[Path, Snapshot, int, int], FlatCall]
+    operators: Callable[[Path, int], list[str]] | None = None
 
     @property
     def shares_weights(self) -> bool:
@@ -49,7 +52,7 @@ EXECUTORS: dict[str, Executor] = {
     "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
     "xla": Executor(mapped=WEIGHTS, precision="float32", build=xla.build, load=xla.load),
     "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
-    "tflite": Executor(mapped="", precision="float32", build=tflite.build, load=tflite.load),
+    "tflite": Executor("", "float32", tflite.build, tflite.load, tflite.operators),
     "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
-    "int8": Executor(mapped="", precision="int8", build=tflite.build_int8, load=tflite.load_int8),
+    "int8": Executor("", "int8", tflite.build_int8, tflite.load_int8, tflite.operators_int8),
 }

@@ -1,10 +1,11 @@
-"""This module says which executors are worth a trial for a model, and why the others are not."""
+"""Which executors are worth a trial for a model, and why the others are not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+from tasks.executors.promises import promise
 from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
@@ -49,6 +50,9 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
         leave_out(
             _ALL_CONSTANTS, f"{snapshot.weight_bytes / 1e9:.1f} GB of weights do not fit into a graph as constants"
         )
+    for name in names[1:]:
+        if why := promise(name, snapshot).why:
+            leave_out([name], why)
     return [name for name in dict.fromkeys(names) if name not in reasons], reasons
 
 

@@ -1,4 +1,4 @@
-"""This module runs the model in TFLite, whose XNNPACK kernels are made for one fixed batch; in float32 or int8.
+"""The model in TFLite, whose XNNPACK kernels are made for one fixed batch; in float32 or int8.
 
     signature of fixed batch --freeze--> constants --convert--> tflite-ROWS.tflite --interpreter--> call
 
@@ -54,6 +54,16 @@ def load_int8(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -
     return _load(_file(folder, "int8", batch_rows), batch_rows, len(snapshot.inputs), threads)
 
 
+def operators(folder: Path, batch_rows: int) -> list[str]:
+    """The builtin operators of the float32 model, each with the activation that is fused into it: `ADD+RELU`."""
+    return _operators(_file(folder, "tflite", batch_rows))
+
+
+def operators_int8(folder: Path, batch_rows: int) -> list[str]:
+    """Those of the quantised model."""
+    return _operators(_file(folder, "int8", batch_rows))
+
+
 def _file(folder: Path, name: str, batch_rows: int) -> Path:
     return folder / BUILT / f"{name}-{batch_rows}.tflite"
 
@@ -68,6 +78,23 @@ def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimi
     converter.optimizations = optimizations
     path.parent.mkdir(exist_ok=True)
     write_whole(path, converter.convert())
+
+
+def _operators(path: Path) -> list[str]:
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    fused = {number: name for name, number in vars(schema.ActivationFunctionType).items() if not name.startswith("_")}
+    found = set()
+    for graph in model.subgraphs:
+        for operator in graph.operators or []:
+            code = model.operatorCodes[operator.opcodeIndex]
+            # The older field has room for 127 operators alone.
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            activation = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+            found.add(f"{name}+{fused[activation]}" if activation else name)
+    return sorted(found)
 
 
 def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:

@@ -22,8 +22,9 @@ from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
 from tasks.executors.edge_cases import Group, edge_cases
 from tasks.executors.gate import compare, tells_apart
+from tasks.executors.promises import promise
 from tasks.executors.rows import gate_rows
-from tasks.executors.trusted import Trust, trust, with_reference
+from tasks.executors.trusted import Trust, capped, trust, with_reference
 from tasks.finite import magnitude
 from tasks.memory import give_back
 from tasks.models.program import FlatCall
@@ -105,6 +106,9 @@ def try_executor(
     try:
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
+        promised = promise(name, snapshot, executor.operators(folder, batch_rows) if executor.operators else ())
+        if promised.why:
+            return Trial(name, False, why=promised.why)
         warm_up_runtime()
         before = private_bytes()
         call = executor.load(folder, snapshot, batch_rows, threads)
@@ -128,6 +132,8 @@ def try_executor(
             trusted = trust(telling.groups, call, batch_rows, exact=exact, seen=telling.seen)
         if trusted.why and name != "graph":
             return Trial(name, False, error=found.error, agreement=found.agreement, why=trusted.why)
+        if promised.of_finite:
+            trusted = capped(trusted, telling.seen)
         seconds, processor_seconds = _batch_seconds(call, batch)
         give_back()
         return Trial(
@@ -141,6 +147,7 @@ def try_executor(
             processor_seconds=processor_seconds,
             limit=trusted.limit,
             tiny=trusted.tiny,
+            unproven=promised.unproven,
         )
     except Exception as error:
         return Trial(name, False, why=_line(error))

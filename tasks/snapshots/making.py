@@ -19,6 +19,7 @@ import numpy as np
 from tasks.causes import telling_line
 from tasks.executors import graph
 from tasks.executors.batched import in_batches
+from tasks.executors.promises import examined
 from tasks.models.formats import open_model
 from tasks.models.program import Program, batch_rows_of, concrete, plain_call
 from tasks.models.versions import served_path
@@ -56,6 +57,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
     try:
         weights = _save(program, folder)
         mapped = msgspec.structs.replace(plain, kind="mapped", weights=weights, weight_bytes=_bytes(program))
+        mapped = examined(mapped, folder)
         batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
         make_reference(folder, mapped, plain_call(program), batch_rows)
         _check_equal(folder, mapped, batch_rows)

@@ -22,6 +22,7 @@ from tasks.devices import gpus, limit_threads
 from tasks.digest import entry_digest
 from tasks.executors.candidates import candidates
 from tasks.executors.choice import choose
+from tasks.executors.operations import TABLE
 from tasks.executors.trial import try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
@@ -225,7 +226,8 @@ def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds:
 
 def _machine(entry: ModelEntry, shop: Workshop) -> str:
     """Another processor, or another share of it, has another fastest executor."""
-    parts = [_processor(), str(shop.threads), str(shop.gpus), entry.prefer, repr(entry.precision)]
+    table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
+    parts = [_processor(), str(shop.threads), str(shop.gpus), entry.prefer, repr(entry.precision), table]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 

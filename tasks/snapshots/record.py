@@ -88,6 +88,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         files: size and SHA-256 of every file, by its path in the folder.
         source: of a copy: the name of the model's own file or folder.
         ordered: whether the inputs have an order that people know.
+        operations: keys of the graph's operations in the table of `tasks/executors/operations.py`.
+        hazards: those that may make of finite rows what is not finite.
     """
 
     version: int
@@ -103,6 +105,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     why: str = ""
     source: str = ""
     ordered: bool = False
+    operations: list[str] = []
+    hazards: list[str] = []
 
 
 class Described(msgspec.Struct, frozen=True):

@@ -178,11 +178,12 @@ def test_every_candidate_agrees_with_the_plain_model(cases: dict[str, Case], kin
     case = cases[kind]
     assert not case.telling.why
     names, reasons = candidates(case.snapshot, case.snapshot.entry, 0)
-    assert (names == ["graph"]) == (kind == "words") == bool(reasons)
+    assert (names == ["graph"]) == (kind == "words")
+    assert all(re.search("strings|does not give what the model gives", why) for why in reasons.values())
     for name in names:
         found = case.run(name)
         if (kind, name) in MAY_FAIL and not found.agrees:
-            assert re.match(r"ConverterError: .+|ValueError: XLA would not check .+", found.why)
+            assert re.match(r"ConverterError: .+|it does not give what the model gives for .+", found.why)
             continue
         assert (found.agrees, found.why) == (True, ""), name
         assert found.batch_seconds > 0
@@ -321,7 +322,7 @@ child = os.fork()
 before = private_bytes()
 call = EXECUTORS["graph"].load(folder, snapshot, 8, 1)
 call([numpy.ones((8, 4096), "float32")])
-print(os.getpid(), private_bytes() - before, flush=True)
+os.write(1, f"{os.getpid()} {private_bytes() - before}\\n".encode())  # in one piece, as the other one writes too
 sys.stdin.read()
 if child:
     os.waitpid(child, 0)
