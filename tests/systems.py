@@ -144,9 +144,14 @@ class System:
         return worker
 
     def start_ready_worker(
-        self, manifest: Path, children: int = 2, *options: str, environ: Mapping[str, str] | None = None
+        self,
+        manifest: Path,
+        children: int = 2,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        start_seconds: float = 90.0,
     ) -> Worker:
-        """Start a worker and wait until its children hold their models."""
+        """Start a worker and wait until its children hold their models, which takes seconds for each new model."""
         before = len(self.slots())
         worker = self.start_worker(manifest, children, *options, environ=environ)
 
@@ -154,7 +159,7 @@ class System:
             assert worker.process.poll() is None, worker.output()
             return len(self.slots()) >= before + children
 
-        wait_until(ready, "the worker's children are ready")
+        wait_until(ready, "the worker's children are ready", start_seconds)
         return worker
 
     @contextmanager
@@ -192,13 +197,17 @@ class System:
 
 @contextmanager
 def serving(
-    folder: Path, manifest: Path | None = None, children: int = 2, environ: Mapping[str, str] | None = None
+    folder: Path,
+    manifest: Path | None = None,
+    children: int = 2,
+    environ: Mapping[str, str] | None = None,
+    start_seconds: float = 90.0,
 ) -> Iterator[System]:
     """A Redis, and a worker with these models if there are any; all ends with the block."""
     system = System(RedisServer(folder).start(), folder)
     try:
         if manifest:
-            system.start_ready_worker(manifest, children, environ=environ)
+            system.start_ready_worker(manifest, children, environ=environ, start_seconds=start_seconds)
         yield system
     finally:
         system.stop()
