@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tasks.quiet import hushed
 from worker_config.environment import settle_models
@@ -35,10 +36,10 @@ def import_tensorflow() -> list[str]:
     try:
         with hushed(), _missing(_FOR_TRAINING):
             import tensorflow  # noqa: F401
-    except ValueError as error:
-        if "configuration" not in str(error):
-            raise
-        raise ConfigError(f"Keras refuses its keras.json, in ~/.keras or KERAS_HOME: {error}; mend the file") from None
+    except (ValueError, AssertionError) as error:  # by Keras, or by the older one inside TensorFlow
+        path = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "keras.json"
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"TensorFlow cannot be imported ({said}); is {path} in order? It can do without") from None
     _settle_keras()
     _settled = True
     return unheeded

@@ -1,0 +1,129 @@
+"""No environment hangs or diverts a run, embedded, with a broker, or in a worker; nor does a system that ends early.
+
+Every foreign variable is set at once, and Celery's name a Redis that is there, and must stay empty. Models are loaded
+and prepared anew, with a cache of their own. A run that hangs fails: no command of these tests may take for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tasks.connection import connect
+from tests import foreign
+from tests.acceptance.commands import Celeriac
+from tests.manifests import by_stem, write_manifest
+from tests.models import in_one_process
+from tests.systems import RedisServer, System, serving
+from tests.waiting import descendants_of
+from worker_config.errors import ExitCode
+
+MANY_ROWS = 64_000
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis of somebody else's Celery project."""
+    server = RedisServer(tmp_path_factory.mktemp("o")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def environ(tmp_path_factory: pytest.TempPathFactory, other: RedisServer) -> dict[str, str]:
+    """What is set in a shop where all is set."""
+    folder = tmp_path_factory.mktemp("e")
+    theirs = f"redis+socket://{other.folder}/redis.sock"
+    named = {name: theirs if value == foreign.NOWHERE else value for name, value in foreign.CELERY.items()}
+    cache = {"CELERIAC_CACHE": str(folder / "cache")}
+    return {**named, **foreign.MODELS, **foreign.write_keras_json(folder / "k"), **cache}
+
+
+def test_an_embedded_run_is_the_model_s_own(
+    celeriac: Celeriac, models: Path, environ: dict[str, str], other: RedisServer
+) -> None:
+    check_predictions(celeriac, models, "--models", models / "models.toml", **environ, **foreign.COMMAND)
+    check_nobody_was_there(other)
+
+
+def test_a_worker_of_celery_s_command_serves_its_own_broker_and_predicts_the_model_s_own(
+    celeriac: Celeriac,
+    models: Path,
+    environ: dict[str, str],
+    other: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    manifest = write_manifest(folder, by_stem(models / "digits.keras"))
+    with serving(folder) as system:
+        worker = system.start_ready_worker(manifest, 1, environ=environ)
+        assert {slot.worker.partition("@")[0] for slot in system.slots()} == {"celery"}
+        (told,) = [line for line in worker.output().splitlines() if ": not heeded; " in line]
+        assert {*foreign.MODELS, "CELERY_BROKER_URL", "CELERY_WORKER_PURGE"} <= set(told.partition(":")[0].split(", "))
+
+        check_predictions(celeriac, models, "--broker", system.url, **environ, **foreign.COMMAND)
+        check_option_wins(system, other)
+    check_nobody_was_there(other)
+
+
+def test_a_manifest_is_described_as_it_is(celeriac: Celeriac, models: Path, environ: dict[str, str]) -> None:
+    fresh = {"CELERIAC_CACHE": str(celeriac.root / "cache")}
+    ended = celeriac.succeeds(
+        "models", "--models", models / "models.toml", "--json", **{**environ, **foreign.COMMAND, **fresh}
+    )
+    assert {"digits", "digits_h5", "pair"} <= {one["name"] for one in ended.json["models"]}
+
+
+@pytest.mark.parametrize(("part", "code"), [("worker", ExitCode.NO_WORKER), ("redis", ExitCode.BROKER)])
+def test_an_embedded_run_whose_worker_or_redis_dies_ends_at_once(
+    celeriac: Celeriac, special_models: Path, part: str, code: ExitCode
+) -> None:
+    np.save(celeriac.folder / "rows.npy", np.random.default_rng(5).random((MANY_ROWS, 4), np.float32))
+    running = celeriac.start(
+        *("predict", "slow", "rows.npy", "-o", "out.npy", "--chunk-rows", 64),
+        *("--models", special_models / "slow.toml", "--workers", 1),
+    )
+    running.job_that_predicts(running.embedded_url())
+    words = {pid: psutil.Process(pid).cmdline() for pid in descendants_of(running.pid)}
+    # The worker's main process is the first that runs this.
+    victims = [pid for pid, told in words.items() if told[1:3] == ["-m", "celery"] or "redis-server" in told[0]]
+    victims = [pid for pid in victims if ("redis-server" in words[pid][0]) is (part == "redis")]
+    os.kill(victims[0], signal.SIGKILL)
+
+    ended = running.end()
+    assert ended.code == code, ended
+    assert "Traceback" not in ended.stderr
+    assert f"the embedded {part} was killed by signal SIGKILL" in ended.lines[-1], ended
+    celeriac.check_nothing_is_left(celeriac.kept_by(ended))
+
+
+def check_predictions(celeriac: Celeriac, models: Path, *where: object, **environ: str) -> None:
+    rows = np.random.default_rng(3).normal(size=(300, 64)).astype(np.float32)
+    np.save(celeriac.folder / "rows.npy", rows)
+    celeriac.succeeds("predict", "digits", "rows.npy", "-o", "out.npy", *where, **environ)
+    expected = in_one_process(models / "digits.keras", rows)
+    np.testing.assert_allclose(np.load(celeriac.folder / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def check_option_wins(system: System, other: RedisServer) -> None:
+    """Celery's own `-b` names the broker of one command, whatever the environment says."""
+    command = ("-b", system.url.replace("unix://", "redis+socket://"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system, "environ", lambda: {**os.environ, "CELERIAC_BROKER_URL": other.url})
+        assert "pong" in system.celery(*command, "inspect", "ping").stdout
+        refused = system.celery("--result-backend", system.url, "inspect", "ping")
+    assert refused.returncode == ExitCode.USAGE, refused
+    assert refused.stderr == "celeriac: --result-backend would replace settings that Celeriac relies on; leave it out\n"
+
+
+def check_nobody_was_there(other: RedisServer) -> None:
+    with connect(other.url) as client:
+        assert client.dbsize() == 0
+        stats = client.info("commandstats")
+    assert not {name for name in stats if name.startswith(("cmdstat_brpop", "cmdstat_lpush", "cmdstat_publish"))}
