@@ -28,7 +28,8 @@ def check_first_row(first_row: int, source: Source | BatchSource) -> None:
 def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
     """Ask with few rows before anything is sent; what a function gets is left to the workers.
 
-    Of rows of uneven shape, which fail one by one, only the names are asked, or the place of each in a tuple.
+    Of rows of uneven shape, which fail one by one, only the names are asked, or the place of each in a tuple. Values
+    are not looked at: a row with one that an input cannot hold fails as any other does.
 
     Raises:
         InputError: a model does not take such rows.
@@ -37,7 +38,7 @@ def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
         if info.preprocess or info.function:
             continue
         if not is_ragged(rows):
-            fit(rows, info.inputs, info.name, ordered=info.ordered)
+            fit(rows, info.inputs, info.name, ordered=info.ordered, values=False)
         elif all(map(len, columns_of(rows).values())):
             first = {name: np.asarray(column[0])[np.newaxis] for name, column in columns_of(rows).items()}
             named(tree_like(rows, first), info.inputs, info.name, ordered=info.ordered)

@@ -27,7 +27,7 @@ from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Ter
 from tasks import tracing
 from tasks.codec.compression import Compression, check_installed
 from tasks.connection import broker_errors, connect, ping
-from tasks.messages import OnError, StoreName
+from tasks.messages import OnError, OnNonfinite, StoreName
 from tasks.records import ModelInfo, SlotRecord
 from tasks.signature import blank_rows
 from tasks.slots import read_slots
@@ -138,8 +138,10 @@ class Client:
         fail_together: bool = False,
         on_error: OnError = "raise",
         max_failed: int | str | None = None,
+        on_nonfinite: OnNonfinite = "warn",
         failed_before: int = 0,
         dropped_before: int = 0,
+        nonfinite_before: tuple[int, int] = (0, 0),
         ordered: bool = True,
         max_waiting_bytes: int = MAX_BYTES,
         detach: bool = False,
@@ -163,11 +165,17 @@ class Client:
             fail_together: of several models, whether one that fails ends the job; else it is left out from then on, and
                 the others go on.
             on_error: what a row that fails does: it ends the job; with "skip" it is left out of the outputs, with
-                "fill" NaN, 0 or an empty string stands in its place. `Job.failures` tells which, and why. A row fails
-                if any of the models fails on it, or if it kills the child that runs it.
+                "fill" a filler stands in its place: NaN, -1 (signed integers), the largest value (unsigned ones),
+                False, or an empty text. `Job.failed_mask` tells where, `Job.failures` which and why. A row fails if any
+                of the models fails on it, if one's input cannot hold a value of it, or if it kills the child that runs
+                it.
             max_failed: how many rows may fail, or what share of all, as "5%", before that ends the job; else any number
                 but all.
+            on_nonfinite: what a row does of which a model takes or gives a NaN or an infinity: it counts in the ledger
+                (`nonfinite_inputs`, `nonfinite_outputs`), and with "warn" the end of the job logs how many there were;
+                with "fail" it has failed, at the stage where that was seen.
             failed_before, dropped_before: of the rows before `first_row`, those that failed or were dropped.
+            nonfinite_before: of these rows, those that were not finite in inputs and in outputs.
             ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
             max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
@@ -185,7 +193,7 @@ class Client:
             BrokerError: Redis cannot be reached.
         """
         names = check_names(models)
-        policy = make_policy(on_error, max_failed)
+        policy = make_policy(on_error, max_failed, on_nonfinite)
         if compression:
             check_installed(compression)
         if ttl_seconds is not None and not detach:
@@ -194,7 +202,7 @@ class Client:
             raise UsageError(f"max_waiting_bytes is {max_waiting_bytes}; it must be at least 1, or no part would come")
         if detach and not ordered:
             raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
-        wishes = Wishes(chunk_rows, store, compression, ttl_seconds) if detach else None
+        wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite) if detach else None
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
@@ -214,7 +222,15 @@ class Client:
             feed, row_bytes = _batch_feed(source, infos, None, first_row), None
         sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
         terms = Terms(
-            slice_ref, compression, fail_together, policy, failed_before, dropped_before, ordered, max_waiting_bytes
+            slice_ref,
+            compression,
+            fail_together,
+            policy,
+            failed_before,
+            dropped_before,
+            nonfinite_before,
+            ordered,
+            max_waiting_bytes,
         )
         return self._start(feed, sizer, infos, slots, chosen, terms)
 
@@ -268,6 +284,7 @@ class Client:
         *,
         chunk_rows: int | None = None,
         max_delay: float = 0.05,
+        on_nonfinite: OnNonfinite = "warn",
     ) -> Iterator[Any]:
         """Predictions for the rows of an iterable that may never end: one for each row, in order.
 
@@ -276,15 +293,17 @@ class Client:
             rows: single rows: arrays, or dicts or tuples of arrays for several inputs.
             chunk_rows: rows of a full chunk; the model's batch if left out.
             max_delay: seconds after which a chunk leaves that is not full.
+            on_nonfinite: as for `submit`; with "fail" such a row ends the stream.
 
         Closing the iterator cancels what is in flight.
         """
+        terms = Terms(policy=make_policy("raise", None, on_nonfinite))
         infos, slots = self._find(check_names(models))
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
         store, _ = choose_store(source, slots, self._settings, None)
         sizer = Sizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        job = self._start(_batch_feed(source, infos, max_delay), sizer, infos, slots, store)
+        job = self._start(_batch_feed(source, infos, max_delay), sizer, infos, slots, store, terms)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -310,9 +329,8 @@ class Client:
         infos: list[ModelInfo],
         slots: list[SlotRecord],
         store: StoreName,
-        terms: Terms | None = None,
+        terms: Terms,
     ) -> Job:
-        terms = terms or Terms()
         job = make_job(
             self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms, self._watch
         )

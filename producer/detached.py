@@ -275,4 +275,5 @@ class DetachedJob:
             raise MessageError(f"the answer to {asked} cannot be read: {error}") from None
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
-        return Part(index, answer.start, answer.stop, outputs).without(self._failed)
+        nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)
+        return Part(index, answer.start, answer.stop, outputs, nonfinite=nonfinite).without(self._failed)

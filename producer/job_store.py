@@ -6,6 +6,7 @@ A detached job has no producer to write its record; children count in further fi
 
     chunks, ttl                        written once: how many answers end the job, and the seconds it is kept
     predicted, failed                  rows
+    nonfinite_inputs, _outputs         of those predicted, rows that are not finite
     answered, duplicates, sent_again   chunks
     answered_at, failure               Unix seconds of the last answer; the record of the rows that failed, as JSON
     models                             written once: how many there are
@@ -44,6 +45,9 @@ class JobState(StrEnum):
 
 # What the fields of models that failed alone begin with.
 _FAILED = b"failed:"
+
+# Counts of rows that children keep.
+_ROWS = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
 
 # Nothing that has expired comes back to life.
 _CANCEL = """
@@ -217,11 +221,10 @@ def job_ids(client: redis.Redis) -> list[str]:
 
 
 def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[bytes, bytes]) -> JobRecord:
-    counts = {name: int(fields.get(name.encode(), 0)) for name in ("predicted", "failed", "answered")}
+    counts = {name: int(fields.get(name.encode(), 0)) for name in (*_ROWS, "answered")}
     ledger = Ledger(
         rows=plan.rows,
-        predicted=counts["predicted"],
-        failed=counts["failed"],
+        **{name: counts[name] for name in _ROWS},
         chunks_sent=plan.chunks,
         chunks_answered=counts["answered"],
         chunks_sent_again=int(fields.get(b"sent_again", 0)),

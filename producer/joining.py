@@ -206,7 +206,10 @@ class Joining:
             {} if outputs is None else outputs,
             tuple(failed),
             dropped=_checked(dropped, message),
+            nonfinite=(answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0),
         )
+        if max(part.nonfinite) > part.predicted_rows:
+            raise MessageError(f"the answer to {message} counts more rows that are not finite than it has")
         if outputs is not None:
             part = self._formed(part)
         self._failures.keep(failed)
@@ -217,6 +220,8 @@ class Joining:
         self._ledger.predicted += part.predicted_rows
         self._ledger.failed += count
         self._ledger.skipped += part.dropped_rows
+        self._ledger.nonfinite_inputs += part.nonfinite[0]
+        self._ledger.nonfinite_outputs += part.nonfinite[1]
         if outputs is None:
             self._formless.append(part)
         else:

@@ -26,7 +26,7 @@ from producer.wire import Wire
 from tasks import codec
 from tasks.codec.compression import Compression
 from tasks.connection import broker_errors
-from tasks.messages import SliceRef, StoreName
+from tasks.messages import OnNonfinite, SliceRef, StoreName
 from tasks.records import ModelInfo, Plan, SlotRecord
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings
@@ -50,6 +50,7 @@ class Wishes:
     store: StoreName | None = None
     compression: Compression | None = None
     ttl_seconds: int | None = None
+    on_nonfinite: OnNonfinite = "warn"
 
     def __post_init__(self) -> None:
         if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:
@@ -185,6 +186,7 @@ class _Put:
             compression=self.wishes.compression,
             ttl_seconds=self.ttl_seconds,
             workers=sorted({slot.worker for slot in self.slots}),
+            on_nonfinite=self.wishes.on_nonfinite,
         )
 
     def _choose(self, row_bytes: float) -> None:

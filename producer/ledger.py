@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from worker_config.errors import CeleriacError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -19,6 +22,9 @@ class Ledger:
         skipped: rows that a preprocess function left out on purpose, or never given to a model, as after a cancel.
         written: predicted rows handed over, to the output file or to the caller; filler for failed rows is not counted.
         resumed: rows that an earlier run had written, recorded, or left out; the other counts have them too.
+        nonfinite_inputs: predicted rows of which a model took a NaN or an infinity; those that a preprocess function
+            has replaced do not count.
+        nonfinite_outputs: predicted rows of which a model, or a function after it, gave one.
         chunks_sent: chunks sent for the first time.
         chunks_answered: chunks whose first answer came.
         chunks_sent_again: times that a chunk was sent once more.
@@ -32,6 +38,8 @@ class Ledger:
     skipped: int = 0
     written: int = 0
     resumed: int = 0
+    nonfinite_inputs: int = 0
+    nonfinite_outputs: int = 0
     chunks_sent: int = 0
     chunks_answered: int = 0
     chunks_sent_again: int = 0
@@ -55,6 +63,8 @@ class Ledger:
             raise _wrong(f"{self.rows} rows read, but {accounted} accounted for", self)
         if self.resumed > accounted:
             raise _wrong(f"{accounted} rows accounted for, but {self.resumed} by an earlier run alone", self)
+        if max(self.nonfinite_inputs, self.nonfinite_outputs) > self.predicted:
+            raise _wrong(f"more rows that are not finite than the {self.predicted} predicted", self)
         if handed_over and self.written != self.predicted:
             raise _wrong(f"{self.predicted} rows predicted, but {self.written} written", self)
 
@@ -65,11 +75,29 @@ class Ledger:
     def __str__(self) -> str:
         return (
             f"{self.rows} rows: {self.predicted} predicted, {self.failed} failed, {self.skipped} skipped, "
-            f"{self.written} written, {self.resumed} resumed; "
+            f"{self.written} written, {self.resumed} resumed, "
+            f"not finite in {self.nonfinite_inputs} inputs and {self.nonfinite_outputs} outputs; "
             f"{self.chunks_answered}/{self.chunks_sent} chunks answered, "
             f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped, "
             f"{self.duplicates_differing} of which differed"
         )
+
+
+def warn_nonfinite(job: str, ledger: Ledger) -> None:
+    """Log it of a job that has ended."""
+    if told := told_nonfinite(ledger.as_dict()):
+        logger.warning("job %s: %s; on_nonfinite='fail' has such rows fail, 'allow' says nothing", job, told)
+
+
+def told_nonfinite(ledger: Mapping[str, int]) -> str:
+    """Say in one line how many of the predicted rows are not finite; empty where all are."""
+    inputs, outputs = ledger.get("nonfinite_inputs", 0), ledger.get("nonfinite_outputs", 0)
+    if not inputs and not outputs:
+        return ""
+    return (
+        f"of {ledger['predicted']:,} predicted rows, {inputs:,} have a NaN or an infinity in what a model took, "
+        f"{outputs:,} in their outputs"
+    )
 
 
 def summed(ledgers: Iterable[Ledger]) -> Ledger:

@@ -82,7 +82,7 @@ def make_job(
         choose_reply(store, list(slots), settings),
         terms.slice_ref,
         terms.compression,
-        terms.policy.on_error,
+        terms.policy,
     )
     timeline = outbox.timeline
     timeline.settings, timeline.versions = job_settings(settings, sizer, store, terms), versions_here()
@@ -118,4 +118,14 @@ def _ledger(feed: Feed, terms: Terms) -> Ledger:
     failed, dropped = terms.failed_before, terms.dropped_before
     done = feed.first_row - failed - dropped
     rows = feed.rows or feed.first_row
-    return Ledger(rows, predicted=done, failed=failed, skipped=dropped, written=done, resumed=feed.first_row)
+    inputs, outputs = terms.nonfinite_before
+    return Ledger(
+        rows,
+        predicted=done,
+        failed=failed,
+        skipped=dropped,
+        written=done,
+        resumed=feed.first_row,
+        nonfinite_inputs=inputs,
+        nonfinite_outputs=outputs,
+    )

@@ -52,6 +52,8 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "rows_skipped": ("Rows left out on purpose, or never given to a model.", "", ("",)),
     "rows_written": ("Predicted rows handed over.", "", ("",)),
     "rows_resumed": ("Of all these, rows that earlier runs had done.", "", ("",)),
+    "rows_nonfinite_inputs": ("Predicted rows of which a model took a NaN or an infinity.", "", ("",)),
+    "rows_nonfinite_outputs": ("Predicted rows with a NaN or an infinity in their outputs.", "", ("",)),
     "chunks_sent": ("Chunks sent for the first time.", "", ("",)),
     "chunks_answered": ("Chunks whose first answer came.", "", ("",)),
     "chunks_sent_again": ("Times that a chunk was sent once more.", "", ("",)),
@@ -65,7 +67,7 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "put_bytes": ("Payloads of rows, by what carried them.", "store", tuple(STORES.values())),
     "taken_bytes": ("Payloads of outputs, by what carried them.", "store", tuple(STORES.values())),
 }
-_ROWS = ("predicted", "failed", "skipped", "written", "resumed")
+_ROWS = ("predicted", "failed", "skipped", "written", "resumed", "nonfinite_inputs", "nonfinite_outputs")
 
 _lock = threading.Lock()
 _jobs: list[_Numbers] = []

@@ -15,13 +15,14 @@ from typing import Literal, cast
 import msgspec
 
 from producer.feeds import Feed
+from producer.policy import Policy
 from producer.queues import Queues
 from producer.split import Chunk, Sizer
 from producer.timeline import Timeline
 from producer.window import Window
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, OnError, RowsRef, SliceRef
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
 from worker_config.errors import InputError, PayloadError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Outbox:
         reply: the way of large outputs back.
         slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
         compression: what payloads are packed with, both ways.
-        on_error: what a row that fails does.
+        policy: what a row does that fails, or is not finite.
 
     Attributes:
         open: the chunks that are not answered, in the order of their index.
@@ -107,7 +108,7 @@ class Outbox:
         reply: Literal["redis", "files"],
         slice_ref: SliceRef | None = None,
         compression: codec.Compression | None = None,
-        on_error: OnError = "raise",
+        policy: Policy = Policy(),  # noqa: B008 - frozen
     ) -> None:
         self.open: dict[int, OpenChunk] = {}
         self.chunks_sent = 0
@@ -123,7 +124,7 @@ class Outbox:
         self._reply = reply
         self._slice_ref = slice_ref
         self._compression = compression
-        self._on_error: OnError = on_error
+        self._policy = policy
 
     def send(self, held_back: int) -> int:
         """Send chunks while the window admits them, up to one batch; return how many.
@@ -271,5 +272,6 @@ class Outbox:
             ref=self._slice_ref or InlineRef(b""),
             reply=self._reply,
             compression=self._compression,
-            on_error=self._on_error,
+            on_error=self._policy.on_error,
+            on_nonfinite=self._policy.on_nonfinite,
         )

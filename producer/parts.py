@@ -25,7 +25,8 @@ class Part:
 
     Every array has one row for each of them, but for `skipped` rows that are left out: those that failed, where these
     are skipped, and the `dropped`, runs `[start, stop)` of rows that a preprocess function left out on purpose.
-    `failed` are the records of rows that have no prediction: left out, or with a filler in their place.
+    `failed` are the records of rows that have no prediction: left out, or with a filler in their place. `nonfinite` is
+    how many of the predicted rows have inputs, and how many outputs, that are not finite.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Part:
     failed: tuple[FailureRecord, ...] = ()
     skipped: int = 0
     dropped: tuple[tuple[int, int], ...] = ()
+    nonfinite: tuple[int, int] = (0, 0)
 
     @property
     def rows(self) -> int:

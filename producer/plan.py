@@ -72,6 +72,7 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
         ref=plan.slice_ref or HashRef(keys.payloads(job)),
         reply="answer",
         compression=plan.compression,
+        on_nonfinite=plan.on_nonfinite,
     )
 
 

@@ -6,27 +6,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
-from tasks.messages import OnError
+from tasks.messages import OnError, OnNonfinite
 from worker_config.errors import RowsFailedError, UsageError
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a row that fails does to its job, and how many may.
+    """What a row that fails does to its job, and how many may; and whether one that is not finite fails.
 
     Attributes:
-        on_error: "raise" ends the job; with "skip" the row is left out of the output, with "fill" NaN, 0 or an empty
-            string stands there.
+        on_error: "raise" ends the job; with "skip" the row is left out of the output, with "fill" a filler stands there
+            (`tasks/filler.py`), and the row is marked.
         most_rows: that may fail; infinite where there is no such limit.
         most_share: of all rows that may fail.
+        on_nonfinite: with "fail" a row with a NaN or an infinity, in what a model takes or gives, is one that fails;
+            with "warn" the end of the job tells how many there were.
     """
 
     on_error: OnError = "raise"
     most_rows: float = math.inf
     most_share: float = 1.0
+    on_nonfinite: OnNonfinite = "warn"
 
     @property
     def goes_on(self) -> bool:
@@ -48,29 +51,33 @@ class Policy:
             )
 
 
-def make_policy(on_error: str, max_failed: int | str | None) -> Policy:
+def make_policy(on_error: str, max_failed: int | str | None, on_nonfinite: str = "warn") -> Policy:
     """Check what the caller gave.
 
     Args:
         on_error: "raise", "skip" or "fill".
         max_failed: rows, as a number; or a share of all rows, as "5%"; None for as many as there are, but for one.
+        on_nonfinite: "warn", "fail" or "allow".
 
     Raises:
         UsageError: it is none of these.
     """
     if on_error not in get_args(OnError):
         raise UsageError(f"on_error is {on_error!r}; it is one of {', '.join(get_args(OnError))}")
+    if on_nonfinite not in get_args(OnNonfinite):
+        raise UsageError(f"on_nonfinite is {on_nonfinite!r}; it is one of {', '.join(get_args(OnNonfinite))}")
+    policy = Policy(on_error=on_error, on_nonfinite=on_nonfinite)  # type: ignore[arg-type] # checked above
     if max_failed is None:
-        return Policy(on_error=on_error)  # type: ignore[arg-type] # checked above
+        return policy
     if on_error == "raise":
         raise UsageError('max_failed is for on_error "skip" or "fill"; else the first row that fails ends the job')
     try:
         if isinstance(max_failed, str) and max_failed.endswith("%"):
             share = float(max_failed[:-1]) / 100
             if 0 <= share <= 1:
-                return Policy(on_error=on_error, most_share=share)  # type: ignore[arg-type]
+                return replace(policy, most_share=share)
         elif int(max_failed) >= 0:
-            return Policy(on_error=on_error, most_rows=int(max_failed))  # type: ignore[arg-type]
+            return replace(policy, most_rows=int(max_failed))
     except ValueError:
         pass
     raise UsageError(f"max_failed is {max_failed!r}; it is a number of rows, or a share such as '5%'")

@@ -27,6 +27,7 @@ def job_settings(settings: Settings, sizer: Sizer, store: StoreName, terms: Term
         "compression": terms.compression or "none",
         "window": f"{CHUNKS_PER_SLOT} chunks per slot, {MAX_BYTES // 2**20} MiB",
         "on_error": terms.policy.on_error,
+        "on_nonfinite": terms.policy.on_nonfinite,
         "ordered": "yes" if terms.ordered else "no, as chunks are answered",
         "spool folder": str(settings.spool or "none"),
         "data roots": ", ".join(map(str, settings.data_roots)) or "none",

@@ -26,7 +26,7 @@ from producer.handover import Handover
 from producer.job_store import JobState
 from producer.joining import Joining
 from producer.late import Lateness
-from producer.ledger import Ledger
+from producer.ledger import Ledger, warn_nonfinite
 from producer.outbox import Outbox
 from producer.parts import OutputTree
 from producer.queues import Queues
@@ -100,7 +100,7 @@ class Run:
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id, self._cancelled = "", False
-        self._tries = 0
+        self._tries, self._warns = 0, terms.policy.on_nonfinite == "warn"
         self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
 
     @property
@@ -329,6 +329,8 @@ class Run:
         self._wire.measures.ended = self.state.value
         self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
         self._feed.close()
+        if self._warns:
+            warn_nonfinite(self._id, self.ledger)
         self.on_end(self.state, self.ledger.as_dict(), str(error or ""))
         try:
             self._telling.finish(self.state, str(error or ""))

@@ -8,7 +8,7 @@ from typing import TypedDict
 from producer.handover import MAX_BYTES
 from producer.policy import Policy
 from tasks.codec.compression import Compression
-from tasks.messages import OnError, SliceRef, StoreName
+from tasks.messages import OnError, OnNonfinite, SliceRef, StoreName
 
 
 class AnyJobOptions(TypedDict, total=False):
@@ -17,6 +17,7 @@ class AnyJobOptions(TypedDict, total=False):
     chunk_rows: int | None
     store: StoreName | None
     compression: Compression | None
+    on_nonfinite: OnNonfinite
 
 
 class PredictOptions(AnyJobOptions, total=False):
@@ -34,6 +35,7 @@ class AttachedOptions(PredictOptions, total=False):
     fail_together: bool
     failed_before: int
     dropped_before: int
+    nonfinite_before: tuple[int, int]
     ordered: bool
     max_waiting_bytes: int
 
@@ -58,5 +60,6 @@ class Terms:
     policy: Policy = field(default_factory=Policy)
     failed_before: int = 0
     dropped_before: int = 0
+    nonfinite_before: tuple[int, int] = (0, 0)
     ordered: bool = True
     max_waiting_bytes: int = MAX_BYTES

@@ -27,9 +27,9 @@ _PUSH = (
     KEEP
     + """
 local job, results, answers, payloads, jobs, deliveries = unpack(KEYS)
-local answer, results_ttl, id, index, rows, failure, noted = unpack(ARGV)
+local answer, results_ttl, id, index, rows, failure, inputs, outputs, noted = unpack(ARGV)
 noted = tonumber(noted)
-if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, 8, 7 + noted)) end
+if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, 10, 9 + noted)) end
 local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
 if state ~= 'running' then return 0 end
 if not chunks then
@@ -44,7 +44,7 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
 redis.call('HINCRBY', job, 'answered', 1)
-for at = 8 + noted, #ARGV, 2 do
+for at = 10 + noted, #ARGV, 2 do
     local new = redis.call('HSETNX', job, 'failed:' .. ARGV[at], ARGV[at + 1]) == 1
     if new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[at + 1] end
 end
@@ -54,6 +54,8 @@ if failure ~= '' then
     redis.call('UNLINK', answers, payloads)
 else
     redis.call('HINCRBY', job, 'predicted', rows)
+    if inputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_inputs', inputs) end
+    if outputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_outputs', outputs) end
     redis.call('HSET', answers, index, answer)
     redis.call('HDEL', payloads, index)
     if redis.call('HLEN', answers) == tonumber(chunks) then redis.call('HSET', job, 'state', 'done') end
@@ -79,7 +81,8 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else fields_of(answer.index)
     values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
-    values += [len(noted), *noted]
+    nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
+    values += [*nonfinite, len(noted), *noted]
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, msgspec.json.encode(record)]

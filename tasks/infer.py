@@ -177,6 +177,8 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             failed=ran.failed,
             failed_rows=ran.failed_rows,
             dropped=ran.dropped,
+            nonfinite_inputs=ran.nonfinite[0],
+            nonfinite_outputs=ran.nonfinite[1],
             models=message.models,
             checksum=sum_of_parts,
         )
@@ -198,6 +200,8 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:
         chunks=1,
         rows=message.stop - message.start,
         rows_failed=sum(record.stop - record.start for record in failed),
+        rows_nonfinite_inputs=answer.nonfinite_inputs if isinstance(answer, Outputs) else 0,
+        rows_nonfinite_outputs=answer.nonfinite_outputs if isinstance(answer, Outputs) else 0,
         chunks_again=int(deliveries > 1),
         batches=batches,
         batch_rows=batch_rows,

@@ -80,6 +80,9 @@ RowsRef = PayloadRef | SliceRef | HashRef
 StoreName = Literal["redis", "files", "slices"]
 # What a row that fails does: it ends the job, is left out of the outputs, or has a filler in its place.
 OnError = Literal["raise", "skip", "fill"]
+# What a row with a NaN or an infinity does, in what a model takes or in what it gives: it is counted and told, has
+# failed, or is counted alone.
+OnNonfinite = Literal["warn", "fail", "allow"]
 
 
 class ChunkMessage(_Value, frozen=True):
@@ -88,6 +91,7 @@ class ChunkMessage(_Value, frozen=True):
     `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
     over 64 KiB, or "answer" where they ride in the answer whatever their size, and `compression` what they are packed
     with. Where `on_error` is not "raise", the rows that fail are found, each for itself, and the others are predicted.
+    With `on_nonfinite` "fail" a row that is not finite is one of them.
     """
 
     version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -101,6 +105,7 @@ class ChunkMessage(_Value, frozen=True):
     reply: Literal["redis", "files", "answer"] = "redis"
     compression: Literal["lz4", "zstd"] | None = None
     on_error: OnError = "raise"
+    on_nonfinite: OnNonfinite = "warn"
 
     def __str__(self) -> str:
         total = "?" if self.chunks is None else self.chunks
@@ -144,10 +149,11 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     """What a child made of a chunk: a payload of one array, or a dict of them by output or model name.
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
-    each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler (NaN, 0, empty)
-    stands in their place, and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function left
-    out on purpose. Where no row has outputs the payload is empty. `models` are those that ran, in their versions;
-    `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds), `stages` are
+    each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler stands in their
+    place (`tasks/filler.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function
+    left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and `nonfinite_outputs`
+    count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that ran, in their
+    versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds), `stages` are
     its seconds by stage since its last answer (`tasks/stopwatch.py`).
     """
 
@@ -161,6 +167,8 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     failed: list[FailureRecord] = []
     failed_rows: list[FailureRecord] = []
     dropped: list[tuple[Count, Count]] = []
+    nonfinite_inputs: Count = 0
+    nonfinite_outputs: Count = 0
     models: list[ModelRef] = []
     checksum: int = 0
     begun_at: float = 0.0

@@ -32,6 +32,8 @@ _TOLD = {
     "chunks": "Chunks answered.",
     "rows": "Rows of the chunks answered.",
     "rows_failed": "Rows without an output, as answers told.",
+    "rows_nonfinite_inputs": "Rows with an output of which a model took a NaN or an infinity.",
+    "rows_nonfinite_outputs": "Rows with an output that holds a NaN or an infinity.",
     "chunks_again": "Chunks answered that had been delivered before.",
     "batches": "Calls of models that gave outputs.",
     "batch_rows": "Rows in these calls.",

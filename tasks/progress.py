@@ -40,6 +40,8 @@ class Counts:
         chunks: answered.
         rows: of these.
         rows_failed: of these, without an output.
+        rows_nonfinite_inputs: of the rows with an output, those with a NaN or an infinity in what a model took.
+        rows_nonfinite_outputs: the same in what a model or its function gave.
         chunks_again: of the chunks, those that had been delivered before.
         batches: calls of a model, or of a function that is one, that gave outputs.
         batch_rows: rows in them.
@@ -49,6 +51,8 @@ class Counts:
     chunks: int = 0
     rows: int = 0
     rows_failed: int = 0
+    rows_nonfinite_inputs: int = 0
+    rows_nonfinite_outputs: int = 0
     chunks_again: int = 0
     batches: int = 0
     batch_rows: int = 0

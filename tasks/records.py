@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tasks.messages import Count, FailureRecord, JobId, ModelRef, Name, SliceRef
+from tasks.messages import Count, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +99,7 @@ class Plan(_Record, frozen=True):
         ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
         workers: those that held the models when the job was left.
         trace: headers that name the trace that the job belongs to.
+        on_nonfinite: what a row with a NaN or an infinity does.
     """
 
     rows: Count
@@ -109,6 +110,7 @@ class Plan(_Record, frozen=True):
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
     workers: list[str]
     trace: dict[str, str] = {}
+    on_nonfinite: OnNonfinite = "warn"
 
     @property
     def chunks(self) -> int:

@@ -2,11 +2,13 @@
 
 on_error "raise"   a model that fails is left out, with a record of the whole chunk
 otherwise          what fails is halved until the rows that fail stand alone; no model has outputs for these
+
+Rows that are not finite are counted, or, with on_nonfinite "fail", have failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +22,15 @@ from tasks.child import Child
 from tasks.halving import halved
 from tasks.messages import ChunkMessage, FailureRecord
 from tasks.models.loaded import LoadedModel
+from tasks.models.made import Made, add_to, merged, together
+from tasks.models.nonfinite import NotFinite
 from tasks.pieces import Array, Joined, check_rows, rows_between
 from tasks.shelf import FreshChildError
 from tasks.signature import blank_rows
 from tasks.stopwatch import Stopwatch
 from tasks.suspects import Step
-from tasks.trees import leaves_of, tree_of
-from worker_config.errors import ModelError, PayloadError, RowCountError
+from tasks.trees import leaves_of
+from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 
 # Called with a step before it runs.
 Before = Callable[[Step], None]
@@ -41,20 +45,14 @@ class Ran:
         failed: records of models that gave none.
         failed_rows: records of rows that have none.
         dropped: runs of rows `[start, stop)` that a preprocess function left out on purpose.
+        nonfinite: of the rows that have outputs, how many have inputs, and how many outputs, that are not finite.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
     failed: list[FailureRecord] = field(default_factory=list)
     failed_rows: list[FailureRecord] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What a model made of some rows; with a mask of those not left out on purpose, None where that is all."""
-
-    outputs: Any
-    kept: Array | None = None
+    nonfinite: tuple[int, int] = (0, 0)
 
 
 # What the preprocess functions made of some rows, by name: models that share one have it run once.
@@ -91,27 +89,32 @@ def run_together(
     ran = Ran()
     count = message.stop - message.start
     joined = {name: Joined(count) for name in models}
+    nonfinite = {name: NotFinite(count) for name in models}
     dropped = np.zeros(count, bool)
     for step in steps:
         before(step)
         prepared: _Prepared = {}
         for name in list(joined):
             made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared, watch)
-            if isinstance(made, _Made) and len(steps) > 1:
+            if isinstance(made, Made) and len(steps) > 1:
                 made = _refused(message, name, made.outputs, step.start, step.stop) or made
-            if isinstance(made, _Made):
+            if isinstance(made, Made) and made.lost is not None:
+                made = _lost_records(message, made, step.start, name)[0]
+            if isinstance(made, Made):
                 try:
-                    _add(joined[name], dropped, message.start, step.start, step.stop, made)
+                    add_to(joined[name], dropped, message.start, step.start, step.stop, made)
+                    nonfinite[name].add(made.nonfinite, step.start - message.start)
                     continue
                 except ModelError as error:
                     made = record_of(message, "infer", error, name)
-            elif made.stage == "preprocess" and made.type != RowCountError.__name__:
+            elif _is_of_a_row(made):
                 made = _narrowed(message, name, models[name], rows, made, watch)
             if made.stop - made.start > 1:
                 made = msgspec.structs.replace(made, start=message.start, stop=message.stop)
             ran.failed.append(made)
             del joined[name]
     ran.dropped = _runs(dropped, message.start)
+    ran.nonfinite = merged(count, [nonfinite[name] for name in joined]).counts(dropped)
     if not dropped.all() or not count:
         ran.outputs = {name: whole.finish() for name, whole in joined.items()}
     return ran
@@ -133,21 +136,21 @@ def run_apart(
     """
     count = message.stop - message.start
     check_rows(rows, count)
-    joined = Joined(count)
+    joined, nonfinite = Joined(count), NotFinite(count)
     dropped = np.zeros(count, bool)
     failed = list(bad)
 
-    def run(start: int, stop: int) -> _Made | FailureRecord:
-        all_made: dict[str, _Made] = {}
+    def run(start: int, stop: int) -> Made | FailureRecord:
+        all_made: dict[str, Made] = {}
         prepared: _Prepared = {}
         for name, model in models.items():
             made = _run_model(message, name, model, rows, start, stop, prepared, watch)
-            if isinstance(made, _Made):
+            if isinstance(made, Made):
                 made = _refused(message, name, made.outputs, start, stop) or made
             if isinstance(made, FailureRecord):
                 return made
             all_made[name] = made
-        return _together(all_made)
+        return together(all_made, stop - start)
 
     for step in steps:
         before(step)
@@ -156,12 +159,17 @@ def run_apart(
                 failed.append(made)
                 continue
             try:
-                _add(joined, dropped, message.start, start, stop, made)
+                add_to(joined, dropped, message.start, start, stop, made)
+                nonfinite.add(made.nonfinite, start - message.start)
+                failed += _lost_records(message, made, start)
             except ModelError as error:
                 record = record_of(message, "infer", error)
                 failed += [msgspec.structs.replace(record, start=row, stop=row + 1) for row in range(start, stop)]
     failed.sort(key=lambda record: record.start)
-    ran = Ran(failed_rows=failed, dropped=_runs(dropped, message.start))
+    left_out = np.zeros(count, bool)
+    for record in failed:
+        left_out[record.start - message.start : record.stop - message.start] = True
+    ran = Ran(failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped))
     if joined.rows or not (count or failed):
         ran.outputs = joined.finish()
     return ran
@@ -188,13 +196,13 @@ def _run_model(
     stop: int,
     prepared: _Prepared,
     watch: Stopwatch,
-) -> _Made | FailureRecord:
+) -> Made | FailureRecord:
     """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
     watch.enter("preprocess")
     try:
         if (start, stop) != (message.start, message.stop):
             rows = rows_between(rows, start - message.start, stop - message.start)
-        count, kept = stop - start, None
+        count, kept, nonfinite = stop - start, None, NotFinite(stop - start)
         for link in model.links:
             watch.enter("preprocess")
             if not count and link.info.inputs:
@@ -206,12 +214,18 @@ def _run_model(
             if stay is not None:
                 kept, count = _among(kept, stay), int(stay.sum())
                 if not count:
-                    return _Made(None, kept)
+                    return Made(None, kept, nonfinite)
             watch.enter("infer")
+            if not link.is_step:
+                nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
             outputs = link.predict(rows)
+            stage = "preprocess" if link.is_step else "infer"
+            nonfinite.look("outputs", leaves_of(outputs), kept, stage=stage, model=link.info.name)
             watch.enter("postprocess")
             rows = link.finish(outputs, count)
-        return _Made(rows, kept)
+            if rows is not outputs:
+                nonfinite.look("outputs", leaves_of(rows), kept, stage="postprocess", model=link.info.name)
+        return Made(rows, kept, nonfinite, nonfinite.any_of(kept) if message.on_nonfinite == "fail" else None)
     except redis.RedisError:
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
@@ -228,12 +242,19 @@ def _among(kept: Array | None, stay: Array) -> Array:
     return among
 
 
+def _is_of_a_row(failed: FailureRecord) -> bool:
+    """Whether the failure is one of single rows, and its text does not say of which."""
+    if failed.stage == "preprocess":
+        return failed.type != RowCountError.__name__
+    return failed.type == OutOfRangeError.__name__
+
+
 def _narrowed(
     message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord, watch: Stopwatch
 ) -> FailureRecord:
     """The record of the first row that fails by itself, so that a function's error tells which; else the one given."""
 
-    def run(start: int, stop: int) -> _Made | FailureRecord:
+    def run(start: int, stop: int) -> Made | FailureRecord:
         return _run_model(message, name, model, rows, start, stop, {}, watch)
 
     middle = (failed.start + failed.stop) // 2
@@ -244,30 +265,15 @@ def _narrowed(
     return failed
 
 
-def _together(made: Mapping[str, _Made]) -> _Made:
-    """The outputs of all models by name, for rows that none has left out."""
-    masks = [one.kept for one in made.values() if one.kept is not None]
-    if not masks:
-        return _Made({name: one.outputs for name, one in made.items()})
-    kept = np.logical_and.reduce(masks)
-    if not kept.any():
-        return _Made(None, kept)
-    outputs = {}
-    for name, one in made.items():
-        stays = kept if one.kept is None else kept[one.kept]
-        outputs[name] = tree_of({key: array[stays] for key, array in leaves_of(one.outputs)})
-    return _Made(outputs, kept)
-
-
-def _add(joined: Joined, dropped: Array, first: int, start: int, stop: int, made: _Made) -> None:
-    """Put what was made of rows `[start, stop)` to the outputs of a chunk that begins at `first`."""
-    start, stop = start - first, stop - first
-    if made.kept is None:
-        joined.add(start, stop, made.outputs)
-        return
-    if made.kept.any():
-        joined.add(start, stop, made.outputs, made.kept)
-    dropped[start:stop] |= ~made.kept
+def _lost_records(message: ChunkMessage, made: Made, start: int, model: str = "") -> list[FailureRecord]:
+    """A record for each row that fails since it is not finite; the rows are those from `start` on."""
+    records = []
+    for row in np.flatnonzero(made.lost) if made.lost is not None else ():
+        found = made.nonfinite.first_of(int(row))
+        error = NonFiniteError(f"{found.what} holds a NaN or an infinity (on_nonfinite is 'fail')")
+        record = record_of(message, found.stage, error, model)
+        records.append(msgspec.structs.replace(record, start=start + int(row), stop=start + int(row) + 1))
+    return records
 
 
 def _runs(mask: Array, first: int) -> list[tuple[int, int]]:
@@ -285,5 +291,5 @@ def _refused(message: ChunkMessage, name: str, outputs: Any, start: int, stop: i
     return None
 
 
-def _has_failed(made: _Made | FailureRecord) -> bool:
+def _has_failed(made: Made | FailureRecord) -> bool:
     return isinstance(made, FailureRecord)

@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tasks.models.casting import can_cast, cast
 from tasks.records import TensorSpec
 from worker_config.errors import InputError
 
@@ -18,7 +19,7 @@ Rows = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]] | tuple[np.ndar
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool) -> Arrays:
+def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool, values: bool = True) -> Arrays:
     """Name the rows' arrays by the model's inputs, cast to their dtypes.
 
     Args:
@@ -26,13 +27,15 @@ def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool) 
         inputs: the model's inputs.
         model: its name, for the error.
         ordered: whether the model's format keeps an order of its inputs.
+        values: whether to cast, and so to look at each value; else only form and dtype are looked at.
 
     Raises:
         InputError: names, dtype or shape do not fit, or which array is which input is not known; the text says which,
             and what the model wants.
+        OutOfRangeError: a value is beyond what an input's dtype holds.
     """
     arrays = named(rows, inputs, model, ordered=ordered)
-    return {spec.name: _fit_one(arrays[spec.name], spec, model) for spec in inputs}
+    return {spec.name: _fit_one(arrays[spec.name], spec, model, values=values) for spec in inputs}
 
 
 def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool) -> Mapping[str, np.ndarray[Any, Any]]:
@@ -77,7 +80,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec], model: str) -> list[str]:
     """The input of each array, where its form leaves no choice: the likeliest one may be the wrong one."""
     fitting = [
-        [s.name for s in inputs if _has_shape(a, s) and _can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays
+        [s.name for s in inputs if _has_shape(a, s) and can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays
     ]
     for number, (array, names) in enumerate(zip(arrays, fitting, strict=True)):
         if not names:
@@ -105,32 +108,16 @@ def _has_shape(array: np.ndarray[Any, Any], spec: TensorSpec) -> bool:
     return len(wanted) == len(got) and all(w is None or w == g for w, g in zip(wanted, got, strict=True))
 
 
-def _fit_one(array: np.ndarray[Any, Any], spec: TensorSpec, model: str) -> np.ndarray[Any, Any]:
+def _fit_one(array: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, values: bool) -> np.ndarray[Any, Any]:
     if not _has_shape(array, spec):
         got = _shape(array.shape[1:])
         raise InputError(f"model {model}: input {spec}; the data set's rows have the shape {got}")
     dtype = numpy_dtype(spec.dtype)
     if array.dtype == dtype:
         return array
-    if not _can_cast(array.dtype, dtype):
+    if not can_cast(array.dtype, dtype):
         raise InputError(f"model {model}: input {spec}; the data set is {array.dtype}, which does not convert")
-    if dtype.kind in "iu" and array.size:
-        limits = np.iinfo(dtype)
-        for value in (array.min(), array.max()):
-            if not limits.min <= value <= limits.max:
-                raise InputError(f"model {model}: input {spec}; the data set holds {value}, which does not fit")
-    return array.astype(dtype)
-
-
-def _can_cast(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
-    if want == np.dtype(object):
-        return have.kind in "OSU"
-    if have.kind in "OSUMm":
-        return False
-    if have.kind in "iu" and want.kind in "iu":
-        return True  # as long as the values fit, which the caller looks at
-    # float64 to float32 and integers to floats, as Keras does; never floats to integers.
-    return np.can_cast(have, want, casting="same_kind")
+    return cast(array, dtype, f"model {model}: input {spec}; the data set") if values else array
 
 
 def _listed(names: Any) -> str:

@@ -6,6 +6,8 @@ CeleriacError
     OutputError             the output cannot be written
     UnknownLengthError      nobody knows how many batches there are
   InputError              the data set cannot be read, or does not fit the model
+    OutOfRangeError         a value that the dtype of a model's input cannot hold
+  NonFiniteError          a row with a NaN or an infinity, where the caller wants none
   PayloadError            bytes that are no payload, or a value that cannot become one
   MessageError            a task message or a result that is not of our form
   ModelError              a model cannot be used
@@ -68,6 +70,16 @@ class InputError(CeleriacError):
     """The data set cannot be read, or does not fit the model."""
 
     exit_code = ExitCode.INPUT
+
+
+class OutOfRangeError(InputError):
+    """A row has a value that the dtype of a model's input cannot hold."""
+
+
+class NonFiniteError(CeleriacError):
+    """A row has a NaN or an infinity, in what a model takes or gives, where the caller wants none."""
+
+    exit_code = ExitCode.ROWS_FAILED
 
 
 class PayloadError(CeleriacError):

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from producer import failures
+from producer import failures, ledger
 from producer.cli import jobs, prune, tables
 from producer.cli.demo import run_demo
 from producer.cli.doctor import doctor
@@ -192,8 +192,9 @@ def main() -> NoReturn:
     logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING)
     # Zarr's reads go on when one of them has failed; that they are given up at our end is nobody's business.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # What failed is told at the end, in the command's own line.
-    logging.getLogger(failures.__name__).setLevel(logging.ERROR)
+    # What failed, or was not finite, is told at the end, in the command's own line.
+    for told_at_the_end in (failures, ledger):
+        logging.getLogger(told_at_the_end.__name__).setLevel(logging.ERROR)
     # A shell starts what runs in the background with SIGINT ignored, and means it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

@@ -48,7 +48,8 @@ def fetch(
     """
     with Client(needed(broker_url), worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
-        with open_sink(output, left.record.rows, force) as sink:
+        plan = left.record.plan
+        with open_sink(output, left.rows_out, force) as sink:
             try:
                 summary = _fetch_to_sink(left, sink, quiet)
             except PredictionFailedError as failed:
@@ -62,6 +63,8 @@ def fetch(
         )
     if as_json:
         click.echo(summary.as_json())
+    if plan is None or plan.on_nonfinite != "allow":
+        summary.tell_nonfinite()
     summary.check_no_model_failed()
 
 

@@ -69,6 +69,7 @@ def leave_job(
             store=wishes.store,
             compression=wishes.compression,
             detach=True,
+            on_nonfinite=wishes.on_nonfinite,
             ttl_seconds=wishes.ttl_seconds,
         )
         job = client.attach(job_id)

@@ -31,7 +31,7 @@ from producer.sinks.written import Written, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.codec.compression import Compression
-from tasks.messages import FailureRecord, StoreName
+from tasks.messages import FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, OutputError
 
 
@@ -99,6 +99,7 @@ def predict_failed(
     chunk_rows: int | None = None,
     store: StoreName | None = None,
     compression: Compression | None = None,
+    on_nonfinite: OnNonfinite = "warn",
     quiet: bool = False,
 ) -> Summary:
     """Predict the failed rows, and write the output anew with those that went through.
@@ -119,6 +120,7 @@ def predict_failed(
             compression=compression,
             fail_together=True,
             on_error="skip",
+            on_nonfinite=on_nonfinite,
         )
 
         def answers() -> Iterator[Part]:
@@ -167,6 +169,8 @@ def _ledger(finished: Finished, again: Ledger) -> Ledger:
         failed=before["failed"] - again.predicted,
         written=predicted,
         resumed=before["predicted"],
+        nonfinite_inputs=before.get("nonfinite_inputs", 0) + again.nonfinite_inputs,
+        nonfinite_outputs=before.get("nonfinite_outputs", 0) + again.nonfinite_outputs,
     )
     ledger.check()
     return ledger

@@ -44,7 +44,16 @@ def _serve_metrics(context: click.Context, _: click.Parameter, port: int | None)
 on_error_option = click.option(
     "--on-error",
     type=click.Choice(["raise", "skip", "fill"]),
-    help="A row that fails ends the job, is left out of OUTPUT, or has NaN, 0 or empty in its place.  [default: raise]",
+    help="A row that fails ends the job, is left out of OUTPUT, or is marked there as `failed`, with a filler in its "
+    "place: NaN, -1 (signed integers), the largest value (unsigned ones), False, empty.  [default: raise]",
+)
+on_nonfinite_option = click.option(
+    "--on-nonfinite",
+    type=click.Choice(["warn", "fail", "allow"]),
+    default="warn",
+    show_default=True,
+    help="A row with a NaN or an infinity, in what a model takes or gives, is counted and told at the end, has failed, "
+    "or is counted alone.",
 )
 max_failed_option = click.option(
     "--max-failed",

@@ -19,6 +19,7 @@ from producer.cli.options import (
     metrics_port_option,
     models_option,
     on_error_option,
+    on_nonfinite_option,
     timeout_option,
 )
 from producer.cli.predicting import (
@@ -39,7 +40,7 @@ from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, o
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
-from tasks.messages import OnError, StoreName
+from tasks.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 
 
@@ -61,6 +62,7 @@ from worker_config.errors import UsageError
 @click.option("--compression", type=click.Choice(["lz4", "zstd"]), help="Pack payloads; for slow networks.")
 @on_error_option
 @max_failed_option
+@on_nonfinite_option
 @timeout_option
 @click.option("--detach", is_flag=True, help="Leave the job with the broker and print its id; `fetch` has the output.")
 @click.option(
@@ -98,6 +100,7 @@ def predict(
     compression: Compression | None,
     on_error: OnError | None,
     max_failed: MaxFailed,
+    on_nonfinite: OnNonfinite,
     worker_timeout_seconds: float,
     detach: bool,
     ttl_seconds: int | None,
@@ -137,10 +140,11 @@ def predict(
             | {"--on-error": on_error not in (None, "raise"), "--max-failed": max_failed is not None}
             | {"--only-failed": only_failed}
         )
-        wishes = Wishes(chunk_rows, store, compression, ttl_seconds)
+        wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite)
         if is_dry:
             url, source = needed_for_detach(broker_url), open_source(input_path, **options)
-            wanted = Wanted(chunk_rows, store, compression, wishes=wishes)
+            policy = Policy(on_nonfinite=on_nonfinite)
+            wanted = Wanted(chunk_rows, store, compression, policy=policy, wishes=wishes)
             with Client(url, worker_timeout_seconds=worker_timeout_seconds) as broker:
                 return dry_run(broker, _names(model), source, None, wanted, quiet=quiet, as_json=as_json)
         return leave_job(_names(model), input_path, options, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
@@ -170,13 +174,12 @@ def predict(
                 client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
             digests = client.digests(names) if client else model_digests(names, manifest)
             if is_dry:
-                wanted = Wanted(
-                    chunk_rows, store, compression, not can_drop(output), _policy(on_error, max_failed, source.rows)
-                )
+                policy = _policy(on_error, max_failed, source.rows, on_nonfinite)
+                wanted = Wanted(chunk_rows, store, compression, not can_drop(output), policy)
                 system = client or local(manifest, workers or 2)
                 return dry_run(system, names, source, output, wanted, quiet=quiet, as_json=as_json)
-            policy = on_error or (finished.told.on_error if finished else "raise")
-            head = JournalHead(source={**seen, **options}, models=digests, on_error=policy)
+            of_before = finished.told.on_error if finished else "raise"
+            head = JournalHead(source={**seen, **options}, models=digests, on_error=on_error or of_before)
             if finished:
                 finished.check_same(source, head)
                 summary = predict_failed(
@@ -188,6 +191,7 @@ def predict(
                     chunk_rows=chunk_rows,
                     store=store,
                     compression=compression,
+                    on_nonfinite=on_nonfinite,
                     quiet=quiet,
                 )
             else:
@@ -207,6 +211,7 @@ def predict(
                         compression=compression,
                         head=head,
                         max_failed=max_failed,
+                        on_nonfinite=on_nonfinite,
                         quiet=quiet,
                     )
     except PredictionFailedError as failed:
@@ -217,14 +222,16 @@ def predict(
         click.echo(_told(summary))
     if as_json:
         click.echo(summary.as_json())
+    if on_nonfinite != "allow":
+        summary.tell_nonfinite()
     summary.check_no_model_failed()
 
 
-def _policy(on_error: OnError | None, max_failed: MaxFailed, rows: int | None) -> Policy:
+def _policy(on_error: OnError | None, max_failed: MaxFailed, rows: int | None, on_nonfinite: OnNonfinite) -> Policy:
     """Of the first rows alone: as many of them may fail as of all."""
     if isinstance(max_failed, str) and rows is None:
         max_failed = None
-    return Policy(on_error or "raise", most_rows=most_failed(max_failed, rows or 0))
+    return Policy(on_error or "raise", most_failed(max_failed, rows or 0), on_nonfinite=on_nonfinite)
 
 
 def _dropped(sink: Sink) -> str:

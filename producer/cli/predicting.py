@@ -11,19 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import click
 import msgspec
 from tqdm import tqdm
 
 from producer.cli.beside import OutputLedger, write_beside
 from producer.client import Client
-from producer.failures import told
+from producer.failures import told as told_models
 from producer.job import Job
-from producer.ledger import Ledger
+from producer.ledger import Ledger, told_nonfinite
 from producer.progress_bar import paced, shown
 from producer.sinks import JournalHead, Sink
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
-from tasks.messages import FailureRecord, StoreName
+from tasks.messages import FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # A number of rows, or a share of them such as "5%"; None for any number.
@@ -80,10 +81,17 @@ class Summary:
         )
         write_beside(Path(self.output), told, failures)
 
+    def tell_nonfinite(self) -> None:
+        """One line on stderr, if rows that were predicted are not finite."""
+        if told := told_nonfinite(self.ledger):
+            click.echo(f"celeriac: {told}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True)
+
     def check_no_model_failed(self) -> None:
         """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
         if self.failed_models:
-            raise RowsFailedError(f"{told(self.failed_models)} of {self.output}, which is complete with the others")
+            raise RowsFailedError(
+                f"{told_models(self.failed_models)} of {self.output}, which is complete with the others"
+            )
 
 
 class PredictionFailedError(CeleriacError):
@@ -128,6 +136,7 @@ def predict_to_sink(
     compression: Compression | None = None,
     head: JournalHead | None = None,
     max_failed: MaxFailed = None,
+    on_nonfinite: OnNonfinite = "warn",
     quiet: bool = False,
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
@@ -139,6 +148,7 @@ def predict_to_sink(
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
             treated so, and it is told beside the output. Left out: rows that fail end the job, nothing is told.
         max_failed: how many rows may fail, those of an earlier run included.
+        on_nonfinite: what rows that are not finite do, those of an earlier run excluded.
 
     Raises:
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
@@ -156,8 +166,10 @@ def predict_to_sink(
         fail_together=not sink.can_drop,
         on_error=on_error,
         max_failed=max_failed,
+        on_nonfinite=on_nonfinite,
         failed_before=sink.failed_rows,
         dropped_before=_dropped(sink, on_error),
+        nonfinite_before=sink.nonfinite,
     )
     try:
         if head:
@@ -210,7 +222,16 @@ def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summa
     sink.commit()
     dropped = _dropped(sink, head.on_error)
     predicted = rows - failed - dropped
-    ledger = Ledger(rows, predicted=predicted, failed=failed, skipped=dropped, written=predicted, resumed=predicted)
+    ledger = Ledger(
+        rows,
+        predicted=predicted,
+        failed=failed,
+        skipped=dropped,
+        written=predicted,
+        resumed=predicted,
+        nonfinite_inputs=sink.nonfinite[0],
+        nonfinite_outputs=sink.nonfinite[1],
+    )
     seconds = round(time.monotonic() - started, 6)
     summary = Summary(
         None,

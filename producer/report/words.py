@@ -26,6 +26,8 @@ _COUNTS = {
     "skipped": "left out on purpose, or not run any more",
     "written": "predicted rows that the caller had taken by then",
     "resumed": "of all these, by an earlier run",
+    "nonfinite_inputs": "predicted rows of which a model took a NaN or an infinity",
+    "nonfinite_outputs": "predicted rows of which a model or its function gave one",
     "chunks_sent": "chunks sent for the first time",
     "chunks_answered": "chunks answered",
     "chunks_sent_again": "times that a chunk was sent once more",

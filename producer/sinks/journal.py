@@ -9,7 +9,8 @@ each later one that a run of rows is on the disk: it is written after they are.
     90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}, "left_out": 1}
 
 `failed` has the records of rows that failed since the record before, `left_out` counts those so far that the output
-lacks. `dropped` says that a model has failed alone, and with which record: a run that continues is without it.
+lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outputs, are not finite. `dropped` says that
+a model has failed alone, and with which record: a run that continues is without it.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
 process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
@@ -71,6 +72,7 @@ class Journal:
         dropped: the models that are left out.
         failures: the records of rows that failed.
         left_out: how many of the safe rows the output lacks, since they failed.
+        nonfinite: of the safe rows, how many are not finite in inputs and in outputs.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
     """
 
@@ -90,6 +92,8 @@ class Journal:
             from_plain(failure, FailureRecord) for record in records for failure in record.get("failed", ())
         ]
         self.left_out: int = records[-1].get("left_out", 0) if records else 0
+        inputs, outputs = records[-1].get("nonfinite", (0, 0)) if records else (0, 0)
+        self.nonfinite: tuple[int, int] = (inputs, outputs)
 
     def commit(
         self,
@@ -99,10 +103,12 @@ class Journal:
         dropped: Mapping[str, FailureRecord] = MappingProxyType({}),
         failures: Sequence[FailureRecord] = (),
         left_out: int = 0,
+        nonfinite: tuple[int, int] = (0, 0),
     ) -> None:
         """Note that the rows up to `stop` are on the disk, and which models are left out.
 
-        `failures` are those since the last call, `left_out` are all rows so far that the output lacks.
+        `failures` are those since the last call, `left_out` are all rows so far that the output lacks, `nonfinite`
+        those that are not finite in inputs and in outputs.
         """
         record: _Record = {"start": self.done_rows, "stop": stop, "mark": mark}
         if not self.specs:
@@ -114,10 +120,12 @@ class Journal:
             record["failed"] = [to_plain(failure) for failure in failures]
         if left_out:
             record["left_out"] = left_out
+        if any(nonfinite):
+            record["nonfinite"] = nonfinite
         self._append(record)
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
         self.failures += failures
-        self.left_out = left_out
+        self.left_out, self.nonfinite = left_out, nonfinite
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""

@@ -34,6 +34,7 @@ class Sink:
         committed: whether the output has its final name.
         dropped: models that failed alone, in this run or a former one, and are not in the output.
         failures: the records of rows without a prediction, in this run or a former one.
+        nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
@@ -52,6 +53,7 @@ class Sink:
         self._layout.skipped = journal.left_out if journal else 0
         self.failures: list[FailureRecord] = list(journal.failures) if journal else []
         self._noted = len(self.failures)
+        self.nonfinite = journal.nonfinite if journal else (0, 0)
         self._is_in_order = True
         self._begun = bool(self._layout.specs)
         self._unsynced = False
@@ -118,6 +120,7 @@ class Sink:
                 self._is_in_order &= part.start == self._layout.placed
                 self._layout.count(part)
                 self.failures += part.failed
+                self.nonfinite = (self.nonfinite[0] + part.nonfinite[0], self.nonfinite[1] + part.nonfinite[1])
                 self._unsynced = True
                 if time.monotonic() - self._synced_at >= self._sync_again_seconds:
                     self._sync()
@@ -192,7 +195,13 @@ class Sink:
             self._unsynced = False
             mark, failures = self._writer.sync(), self.failures[self._noted :]
             self._journal.commit(
-                self._layout.placed, mark, self._layout.specs, self.dropped, failures, self._layout.skipped
+                self._layout.placed,
+                mark,
+                self._layout.specs,
+                self.dropped,
+                failures,
+                self._layout.skipped,
+                self.nonfinite,
             )
             self._noted = len(self.failures)
         self._synced_at = time.monotonic()

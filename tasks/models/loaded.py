@@ -81,7 +81,7 @@ class LoadedModel:
             return blank_rows(self.info.inputs) if self.info.inputs else np.empty(0), None
         what = self._preprocess
         made, kept = prepared(self.preprocess, rows, count, what, drops=self.info.drops_rows)
-        if not self._is_step and any(len(key) > 1 for key, _ in leaves_of(made)):
+        if not self.is_step and any(len(key) > 1 for key, _ in leaves_of(made)):
             raise ModelError(f"{what} returned a tree; a model takes one array, or a dict or tuple of arrays")
         return made, kept
 
@@ -100,10 +100,11 @@ class LoadedModel:
     def _preprocess(self) -> str:
         """The function, for people."""
         name, function = self.info.name, self.info.preprocess
-        return f"step {name}: {function}" if self._is_step else f"model {name}: preprocess {function}"
+        return f"step {name}: {function}" if self.is_step else f"model {name}: preprocess {function}"
 
     @property
-    def _is_step(self) -> bool:
+    def is_step(self) -> bool:
+        """Whether there is no model, and what the preprocess function makes of the rows is the output."""
         return not (self.info.inputs or self.function)
 
     def predict(self, rows: Any) -> Any:
@@ -116,7 +117,7 @@ class LoadedModel:
             ModelError: rows out differ from rows in, or a function failed.
         """
         name = self.info.name
-        if self._is_step:
+        if self.is_step:
             return stacked(rows, self._preprocess)
         if self.function and not any(map(len, columns_of(rows).values())):
             return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows

@@ -53,6 +53,8 @@ def test_all_counts_are_given_by_name() -> None:
         "skipped": 0,
         "written": 0,
         "resumed": 0,
+        "nonfinite_inputs": 0,
+        "nonfinite_outputs": 0,
         "chunks_sent": 0,
         "chunks_answered": 0,
         "chunks_sent_again": 0,

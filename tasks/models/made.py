@@ -1,0 +1,74 @@
+"""What models made of some rows: outputs, a mask of the rows that they are of, and which of these are not finite.
+
+Made of each model --together--> Made of all, by model name --add_to--> Joined of the chunk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.models.nonfinite import NotFinite
+from tasks.pieces import Array, Joined
+from tasks.trees import leaves_of, tree_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a model made of some rows; with a mask of those not left out on purpose, None where that is all.
+
+    `lost` masks those of the rows kept that fail although they have outputs.
+    """
+
+    outputs: Any
+    kept: Array | None
+    nonfinite: NotFinite
+    lost: Array | None = None
+
+
+def together(made: Mapping[str, Made], rows: int) -> Made:
+    """The outputs of all models by name, for rows that none has left out."""
+    nonfinite = merged(rows, [one.nonfinite for one in made.values()])
+    masks = [one.kept for one in made.values() if one.kept is not None]
+    losses = [one.lost for one in made.values() if one.lost is not None]
+    lost = np.logical_or.reduce(losses) if losses else None
+    if not masks:
+        return Made({name: one.outputs for name, one in made.items()}, None, nonfinite, lost)
+    kept = np.logical_and.reduce(masks)
+    if not kept.any():
+        return Made(None, kept, nonfinite)
+    if lost is not None:
+        lost &= kept
+    outputs = {}
+    for name, one in made.items():
+        stays = kept if one.kept is None else kept[one.kept]
+        outputs[name] = _only(one.outputs, stays)
+    return Made(outputs, kept, nonfinite, lost)
+
+
+def merged(rows: int, found: Iterable[NotFinite]) -> NotFinite:
+    """What was found of any model."""
+    whole = NotFinite(rows)
+    for one in found:
+        whole.add(one)
+    return whole
+
+
+def _only(outputs: Any, mask: Array) -> Any:
+    return tree_of({key: array[mask] for key, array in leaves_of(outputs)})
+
+
+def add_to(joined: Joined, dropped: Array, first: int, start: int, stop: int, made: Made) -> None:
+    """Put what was made of rows `[start, stop)` to the outputs of a chunk that begins at `first`."""
+    start, stop = start - first, stop - first
+    outputs, kept = made.outputs, made.kept
+    if made.lost is not None:
+        stays = ~made.lost
+        outputs, kept = _only(outputs, stays if kept is None else stays[kept]), stays if kept is None else kept & stays
+    if kept is None or kept.any():
+        joined.add(start, stop, outputs, kept)
+    if made.kept is not None:
+        dropped[start:stop] |= ~made.kept

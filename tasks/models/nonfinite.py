@@ -1,0 +1,103 @@
+"""Which rows of a chunk are not finite: in what models take, and in what they or their functions give.
+
+    arrays of a link --look--> masks of its rows, at their place in a piece --add--> in a chunk --counts--> its answer
+
+What a preprocess function takes is not looked at: a NaN there may well mean "not known". Masks are made only where
+there is something to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tasks.finite import rows_beyond
+from tasks.trees import Key
+
+Array = np.ndarray[Any, Any]
+Side = Literal["inputs", "outputs"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found: at which stage, what holds it, and a mask of the rows."""
+
+    stage: str
+    what: str
+    mask: Array
+
+
+@dataclass
+class NotFinite:
+    """Of `rows` rows, those that hold a NaN or an infinity."""
+
+    rows: int
+    inputs: Array | None = None
+    outputs: Array | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def look(
+        self, side: Side, columns: Iterable[tuple[Key, Any]], kept: Array | None, *, stage: str, model: str
+    ) -> None:
+        """Look at arrays, or lists of a row's arrays each.
+
+        Args:
+            side: whether a model takes or gives them.
+            columns: with their names; as many rows in each as `kept` has, or all.
+            kept: a mask of the rows that they are; None where that is all.
+            stage: for a failure record.
+            model: its name, for the text of one.
+        """
+        for name, column in columns:
+            mask = _ragged(column) if isinstance(column, list) else rows_beyond([column])
+            if mask is None:
+                continue
+            at = mask
+            if kept is not None:
+                at = np.zeros(self.rows, bool)
+                at[np.flatnonzero(kept)[mask]] = True
+            named = f"{side[:-1]} {'/'.join(map(str, name))!r}" if name else f"its {side[:-1]}"
+            self.findings.append(Finding(stage, f"model {model}: {named}", at))
+            self._mark(side, 0, at)
+
+    def add(self, other: NotFinite, start: int = 0) -> None:
+        """Take in what was found among rows from `start` on."""
+        for side, mask in (("inputs", other.inputs), ("outputs", other.outputs)):
+            if mask is not None:
+                self._mark(side, start, mask)  # type: ignore[arg-type]
+        if not start and other.rows == self.rows:
+            self.findings += other.findings
+
+    def any_of(self, kept: Array | None) -> Array | None:
+        """A mask of the rows that are not finite, among those of another mask; None where there are none."""
+        found = [mask for mask in (self.inputs, self.outputs) if mask is not None]
+        if not found:
+            return None
+        mask = np.logical_or.reduce(found)
+        if kept is not None:
+            mask &= kept
+        return mask if mask.any() else None
+
+    def first_of(self, row: int) -> Finding:
+        """What was found first in a row that `any_of` has."""
+        return next(one for one in self.findings if one.mask[row])
+
+    def counts(self, left_out: Array) -> tuple[int, int]:
+        """How many rows have such inputs and such outputs, without those that a mask has."""
+        inputs, outputs = (0 if mask is None else int((mask & ~left_out).sum()) for mask in (self.inputs, self.outputs))
+        return inputs, outputs
+
+    def _mark(self, side: Side, start: int, mask: Array) -> None:
+        whole = getattr(self, side)
+        if whole is None:
+            whole = np.zeros(self.rows, bool)
+            setattr(self, side, whole)
+        whole[start : start + len(mask)] |= mask
+
+
+def _ragged(column: list[Any]) -> Array | None:
+    mask = np.array([rows_beyond([np.asarray(row)[np.newaxis]]) is not None for row in column], bool)
+    return mask if mask.any() else None
