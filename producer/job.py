@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from producer.aggregator import Gathered
 from producer.job_store import JobState
 from producer.ledger import Ledger
-from producer.parts import OutputTree, Part
+from producer.parts import Array, Marks, OutputTree, Part
 from producer.progress_bar import show_until_end
 from producer.run import Run
 from tasks.messages import FailureRecord
@@ -82,6 +82,7 @@ class Job:
         self._seconds: float | None = None
         self._result: OutputTree | None = None
         self._begun = False
+        self._marks = Marks()
         self._parts = self._take_parts()
         self._thread = threading.Thread(target=run.run, name=f"celeriac-{job_id}", daemon=True)
 
@@ -180,6 +181,14 @@ class Job:
         return self._run.failures.in_order()
 
     @property
+    def failed_mask(self) -> Array:
+        """Which rows have a filler in the place of a prediction: booleans, one for each row of `result()`.
+
+        Of a job whose parts are taken one by one, for the rows of those so far, in the data set's order.
+        """
+        return self._marks.mask()
+
+    @property
     def more_failures(self) -> int:
         """How many records there were beyond those that `failures` has."""
         return self._run.failures.more
@@ -218,6 +227,7 @@ class Job:
         try:
             while (part := self._run.handover.take()) is not None:
                 self.ledger.written += part.predicted_rows
+                self._marks.add(part)
                 yield part.without(self._run.failures.models)
             self.ledger.check()
         finally:

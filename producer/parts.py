@@ -49,6 +49,14 @@ class Part:
         return sum(record.stop - record.start for record in self.failed)
 
     @property
+    def failed_mask(self) -> Array:
+        """Which rows of each array have a filler in the place of a prediction: booleans."""
+        mask = np.zeros(self.stop - self.start, np.bool_)
+        for record in self.failed:
+            mask[record.start - self.start : record.stop - self.start] = True
+        return mask[self.numbers() - self.start] if self.skipped else mask
+
+    @property
     def dropped_rows(self) -> int:
         """Rows of the chunk that were left out on purpose."""
         return sum(stop - start for start, stop in self.dropped)
@@ -76,6 +84,33 @@ class Part:
     def without(self, models: Collection[str]) -> Part:
         """The same part without the outputs of these models."""
         return replace(self, outputs=without(self.outputs, models)) if models else self
+
+
+class Marks:
+    """Which rows of many parts have a filler, however many parts there are: memory only for those with failed rows."""
+
+    def __init__(self) -> None:
+        # Runs of parts: first row, last row, rows of their arrays, and which are filled, None for none.
+        self._runs: list[tuple[int, int, int, Array | None]] = []
+
+    def add(self, part: Part) -> None:
+        """Take in a part, each chunk's once."""
+        mask = part.failed_mask if part.failed else None
+        run = (part.start, part.stop, part.rows, mask if mask is not None and mask.any() else None)
+        if self._runs and run[3] is None and self._runs[-1][1] == part.start and self._runs[-1][3] is None:
+            start, _, rows, _ = self._runs.pop()
+            run = (start, part.stop, rows + part.rows, None)
+        self._runs.append(run)
+
+    def mask(self) -> Array:
+        """Booleans, for all rows so far, in the data set's order."""
+        whole = np.zeros(sum(rows for _, _, rows, _ in self._runs), np.bool_)
+        end = 0
+        for _, _, rows, mask in sorted(self._runs, key=lambda run: run[:2]):
+            if mask is not None:
+                whole[end : end + rows] = mask
+            end += rows
+        return whole
 
 
 class RowSpec(NamedTuple):

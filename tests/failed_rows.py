@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from producer.parts import Part
+from producer.sinks.marks import mask_path
 from tasks.messages import FailureRecord, OnError
 from tests.parts import split
 
@@ -28,7 +30,9 @@ def filled(tree: Any, failed: Collection[int]) -> Any:
     if isinstance(tree, dict):
         return {name: filled(below, failed) for name, below in tree.items()}
     whole = tree.copy()
-    whole[sorted(failed)] = {"f": np.nan, "O": "", "U": "", "S": b""}.get(whole.dtype.kind, 0)
+    largest = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else 0
+    values: dict[str, Any] = {"f": np.nan, "O": "", "U": "", "S": b"", "i": -1, "u": largest, "b": False}
+    whole[sorted(failed)] = values[whole.dtype.kind]
     return whole
 
 
@@ -55,6 +59,18 @@ def parts_with_failures(
             tree, skipped = pick(outputs, good_rows(first, stop, failed)), len(lost)
         parts.append(Part(chunk.index, first, stop, tree, tuple(map(record, lost)), skipped))
     return parts
+
+
+def take_marks(path: Path, arrays: dict[str, Any], name: str = "failed") -> list[int] | None:
+    """Rows that an output marks as failed, taken out of its arrays; None where it marks none."""
+    if path.suffix == ".npy":
+        mask = np.load(mask_path(path)) if mask_path(path).exists() else None
+    else:
+        mask = arrays.pop(name, None)
+    if mask is None:
+        return None
+    assert (mask.dtype, mask.ndim) == (np.bool_, 1) or not len(mask)
+    return [int(row) for row in np.flatnonzero(mask)]
 
 
 def rows_of(records: Sequence[FailureRecord]) -> list[int]:

@@ -3,6 +3,8 @@
     OUTPUT.ledger.json      one object: the job, what was predicted by what, the ledger
     OUTPUT.failures.jsonl   a failure record per line; only where rows have no prediction
 
+The marks of an `.npy` output, OUTPUT.failed.npy, are the sink's; those of an earlier output go with its failures.
+
 They are written, whole, when the output has its name: the second one first, so that the first one never counts
 records that are not there. What an earlier output had beside it is replaced, or goes.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from producer.sinks.marks import Fill, mask_path
 from producer.sinks.place import one_line_errors
 from tasks.files import write_whole
 from tasks.messages import FailureRecord, OnError
@@ -35,6 +38,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
         seconds: from submit to the output under its name, of the last run.
         failed_models: those that failed alone, and are not in the output.
         failures: how many records the failures file has.
+        fill: where rows that failed are filled: how they are marked, and with what they are.
     """
 
     job: str | None
@@ -45,6 +49,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
     seconds: float
     failed_models: dict[str, FailureRecord]
     failures: int
+    fill: Fill | None = None
 
 
 def ledger_path(path: Path) -> Path:
@@ -68,6 +73,8 @@ def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRec
             write_whole(failures_path(path), msgspec.json.Encoder().encode_lines(failures))
         else:
             failures_path(path).unlink(missing_ok=True)
+        if not ledger.fill and path.suffix.lower() == ".npy":
+            mask_path(path).unlink(missing_ok=True)
     with one_line_errors(ledger_path(path)):
         write_whole(ledger_path(path), msgspec.json.format(msgspec.json.encode(ledger), indent=2) + b"\n")
 

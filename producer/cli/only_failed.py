@@ -111,7 +111,8 @@ def predict_failed(
     path, failed = finished.path, finished.failed()
     names = [name for name in models if name not in finished.told.failed_models]
     error: CeleriacError | None = None
-    with open_sink(path, finished.rows, force=True) as sink:
+    fills, fill = head.on_error == "fill", finished.told.fill
+    with open_sink(path, finished.rows, force=True, marks=fills) as sink:
         job = client.submit(
             names,
             pick(source, failed),
@@ -131,7 +132,7 @@ def predict_failed(
 
         try:
             check_same_models(job, head.models)
-            with Written(path) as old:
+            with Written(path, fill.mark if fill else "") as old:
                 for part in mended(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
                     sink.write(part)
             sink.commit()
@@ -149,6 +150,7 @@ def predict_failed(
             str(error) if error else None,
             failed_models=finished.told.failed_models,
             failures=len(records),
+            fill=sink.fill if sink.committed else fill,
         )
         if error:
             with suppress(CeleriacError):  # the first one is told

@@ -22,6 +22,7 @@ from producer.job import Job
 from producer.ledger import Ledger, told_nonfinite
 from producer.progress_bar import paced, shown
 from producer.sinks import JournalHead, Sink
+from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
 from tasks.messages import FailureRecord, OnNonfinite, StoreName
@@ -39,7 +40,8 @@ class Summary:
     """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
 
     `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
-    `failures` are records of rows that have no prediction; `stages` are seconds of slots by what they did.
+    `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
+    `stages` are seconds of slots by what they did.
     """
 
     job: str | None
@@ -49,6 +51,7 @@ class Summary:
     error: str | None = None
     failed_models: dict[str, FailureRecord] = field(default_factory=dict)
     failures: int = 0
+    fill: Fill | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -78,6 +81,7 @@ class Summary:
             seconds=self.seconds,
             failed_models=self.failed_models,
             failures=len(failures),
+            fill=self.fill,
         )
         write_beside(Path(self.output), told, failures)
 
@@ -240,6 +244,7 @@ def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summa
         str(sink.path),
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
+        fill=sink.fill,
     )
     summary.write_beside(head, sink.failures)
     return summary
@@ -294,6 +299,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
         str(error) if error else None,
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
+        fill=sink.fill,
         stages=job.stages,
     )
 

@@ -3,7 +3,7 @@
 `.<name>.journal` has one record per line, `crc32 json`, and only ever grows. The first record says what is being done;
 each later one that a run of rows is on the disk: it is written after they are.
 
-    1c291ca3 {"format": 2, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}, ...}
+    1c291ca3 {"format": 3, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}, ...}
     5e0f0b71 {"start": 0, "stop": 64, "mark": 0, "outputs": [[["digits", "scores"], "<f4", [10]]]}
     a2d3b8c4 {"start": 64, "stop": 128, "mark": 0, "failed": [{"start": 70, "stop": 71, ...}], "left_out": 1}
     90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}, "left_out": 1}
@@ -37,7 +37,7 @@ from tasks.messages import FailureRecord, OnError, from_plain, to_plain
 from tasks.trees import Key
 from worker_config.errors import OutputError
 
-FORMAT = 2
+FORMAT = 3
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 _Record: TypeAlias = dict[str, Any]

@@ -1,5 +1,7 @@
 """This module writes one array as an `.npy` file: rows at their place, and the header again at the end.
 
+The marks of rows that failed are a file of their own beside it, which gets its name first.
+
 Rows are written with `seek` and `write`, not through a memory map: a full disk is then an error, where a map kills
 the process (SIGBUS), and the output's pages do not count as memory of the producer.
 """
@@ -7,12 +9,14 @@ the process (SIGBUS), and the output's pages do not count as memory of the produ
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from producer.parts import Array, RowSpec, output_name
+from producer.sinks.marks import SPEC, mask_path
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
 from tasks.trees import Key
@@ -56,36 +60,73 @@ class NpyWriter(FileWriter):
 
     any_order = True
 
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._marks: Column | None = None
+        self._marks_path = place.temporary(f"{self.label}-0")
+
+    @property
+    def mark_name(self) -> str:
+        """The file beside it."""
+        return mask_path(self.place.path).name if self.mark else ""
+
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Refuse what NumPy files cannot hold, and what the disk cannot."""
         check_dtypes(self.place.path, specs)
-        if len(specs) > 1:
+        outputs = {key: spec for key, spec in specs.items() if key != self.mark}
+        if len(outputs) > 1:
             raise OutputError(
-                f"{self.place.path}: one .npy file holds one array, but there are {len(specs)} outputs: "
-                f"{', '.join(map(self.name, specs))}; use .npz"
+                f"{self.place.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
+                f"{', '.join(map(self.name, outputs))}; use .npz"
             )
-        (spec,) = specs.values()
+        (spec,) = outputs.values()
         if self.place.rows is not None:
             check_free(self.place.path, bytes_of(spec, self.place.rows))
         self._column = Column(self.stream, spec, self.place.rows)
         self._column.begin()
+        if self.mark:
+            self._marks_stream = self.open(self._marks_path, "wb+")
+            self._marks = Column(self._marks_stream, SPEC, self.place.rows)
+            self._marks.begin()
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
         self.stream = self.open(self.rows_path, "rb+")
-        (spec,) = specs.values()
+        (spec,) = (spec for key, spec in specs.items() if key != self.mark)
         self._column = Column(self.stream, spec, self.place.rows)
         self._column.reopen(self.place, rows)
+        if self.mark:
+            self._marks_stream = self.open(self._marks_path, "rb+")
+            self._marks = Column(self._marks_stream, SPEC, self.place.rows)
+            self._marks.reopen(self.place, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
-        (array,) = arrays.values()
-        self._column.write(start, array)
+        for key, array in arrays.items():
+            if key != self.mark:
+                self._column.write(start, array)
+            elif self._marks:
+                self._marks.write(start, array)
+
+    def sync(self) -> int:
+        """Give the bytes that the rows take."""
+        if self._marks:
+            os.fsync(self._marks_stream.fileno())
+        return super().sync()
 
     def finish(self, rows: int) -> None:
-        """Complete the header."""
+        """Complete the headers."""
         self._column.finish(rows)
+        if self._marks:
+            self._marks.finish(rows)
+            os.fsync(self._marks_stream.fileno())
         super().finish(rows)
+
+    def publish(self) -> None:
+        """First the marks: no output is without those that it should have."""
+        if self._marks:
+            self._marks_path.replace(mask_path(self.place.path))
+        super().publish()
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:

@@ -38,6 +38,7 @@ def open_sink(
     journal: JournalHead | None = None,
     resume: bool = False,
     sync_seconds: float = 1.0,
+    marks: bool = False,
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -50,6 +51,7 @@ def open_sink(
         resume: continue what a journal says; begin afresh where there is none. Without it an old journal is dropped.
         sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
             is cheap; a process that is killed loses those that wait.
+        marks: rows that failed are marked, as they are where a journal says that they are filled.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
@@ -61,10 +63,13 @@ def open_sink(
     with one_line_errors(writer.place.path):
         if journal is None:
             writer.create()
-            return Sink(writer, None, sync_seconds)
+            return Sink(writer, None, sync_seconds, marks=marks)
+        marks = marks or journal.on_error == "fill"
         notes = open_journal(writer.place.path, rows, journal, resume)
+        if marks and notes.specs:
+            writer.mark_rows(notes.specs)
         _create_or_reopen(writer, notes)
-    return Sink(writer, notes, sync_seconds)
+    return Sink(writer, notes, sync_seconds, marks=marks)
 
 
 def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
@@ -123,7 +128,7 @@ def _reopen(writer: Writer, notes: Journal) -> None:
     for model in notes.dropped:
         writer.drop(model)
     try:
-        writer.reopen(notes.specs, notes.done_rows - notes.left_out, notes.mark)
+        writer.reopen(writer.with_mark(notes.specs), notes.done_rows - notes.left_out, notes.mark)
     except FileNotFoundError as error:
         raise OutputError(
             f"{writer.place.path}: cannot be continued: {error.filename or writer.temporary} is gone; "

@@ -11,8 +11,10 @@ from typing import Self
 from producer.aggregator import Layout
 from producer.parts import Part
 from producer.sinks.journal import Journal
+from producer.sinks.marks import Fill
 from producer.sinks.place import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
+from tasks.filler import told_filler
 from tasks.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
@@ -37,13 +39,14 @@ class Sink:
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
     """
 
-    def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float) -> None:
+    def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, marks: bool = False) -> None:
         self.path = writer.place.path
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
+        self._marks = marks
         self._journal = journal
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
@@ -74,6 +77,14 @@ class Sink:
     def failed_rows(self) -> int:
         """Rows so far that have no prediction."""
         return sum(record.stop - record.start for record in self.failures)
+
+    @property
+    def fill(self) -> Fill | None:
+        """How rows that failed are marked, and what stands in their place; None where they are not, or not yet."""
+        if not self._writer.mark:
+            return None
+        values = {self._writer.name(key): told_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
+        return Fill(self._writer.mark_name, values)
 
     @property
     def can_drop(self) -> bool:
@@ -112,9 +123,14 @@ class Sink:
         arrays, numbers = self._layout.accept(part), part.numbers()
         try:
             with one_line_errors(self.path):
+                if not self._begun and self._marks:
+                    self._writer.mark_rows(self._layout.specs)
+                if self._writer.mark:
+                    arrays[self._writer.mark] = part.failed_mask
                 if not self._begun:
-                    self._check_names(self._layout.specs)
-                    self._writer.begin(self._layout.specs, arrays)
+                    specs = self._writer.with_mark(self._layout.specs)
+                    self._check_names(specs)
+                    self._writer.begin(specs, arrays)
                     self._begun = True
                 self._writer.write(part.start - self.left_out, arrays, numbers)
                 self._is_in_order &= part.start == self._layout.placed

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.parts import Array, RowSpec
+from producer.sinks.marks import SPEC, free_name
 from producer.sinks.place import Place
 from tasks.trees import Key
 from worker_config.errors import OutputError
@@ -34,6 +35,7 @@ class Writer(ABC):
         nameless: the name in the file of an output without one.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
+        mark: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
     """
 
     any_order: ClassVar[bool] = False
@@ -45,10 +47,24 @@ class Writer(ABC):
         self.place = place
         self.temporary = place.temporary()
         self.dropped: set[str] = set()
+        self.mark: Key | None = None
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
         return "/".join(key) or self.nameless
+
+    def mark_rows(self, specs: Specs) -> None:
+        """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""
+        self.mark = (free_name(name for key in specs for name in (self.name(key), *key[:1])),)
+
+    def with_mark(self, specs: Specs) -> Specs:
+        """The outputs, and the mark if there is one."""
+        return {**specs, self.mark: SPEC} if self.mark else specs
+
+    @property
+    def mark_name(self) -> str:
+        """Where people find the mark; empty where there is none."""
+        return self.name(self.mark) if self.mark else ""
 
     def check_replaceable(self) -> None:
         """Make sure that what has the final name already is an output of this kind.

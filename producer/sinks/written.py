@@ -39,7 +39,7 @@ def check_readable(path: Path) -> None:
 
 
 class Written:
-    """A finished output, read in order, once.
+    """A finished output, read in order, once; without the rows' numbers, and the `mark` of those that failed.
 
     As a context manager it closes its files.
 
@@ -48,7 +48,8 @@ class Written:
         row_bytes: about what one of them takes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mark: str = "") -> None:
+        self._left_out = {ROW, mark} if path.suffix.lower() == ".parquet" else {mark}
         self._source = _open(path)
         self.rows = self._source.rows or 0
         self.row_bytes = self._source.row_bytes if isinstance(self._source, Source) else 0.0
@@ -70,7 +71,11 @@ class Written:
         start, self._next = self._next, self._next + rows
         if self._batches is None:
             taken = cast("Source", self._source).take(start, self._next)
-            return {key: array.astype(self._dtype(key, array), copy=False) for key, array in _by_key(taken).items()}
+            return {
+                key: array.astype(self._dtype(key, array), copy=False)
+                for key, array in _by_key(taken).items()
+                if self._left_out.isdisjoint(key)
+            }
         while self._waiting.rows < rows and (batch := next(self._batches, None)) is not None:
             self._waiting.add(batch)
         return self._shaped(cast("_Columns", self._waiting.take(rows)[0])) if rows else self._no_rows
@@ -80,7 +85,7 @@ class Written:
         return {
             (name,): column.reshape(len(column), *self._shapes.get(name, column.shape[1:]))
             for name, column in columns.items()
-            if name != ROW
+            if name not in self._left_out
         }
 
     def __enter__(self) -> Self:

@@ -1,6 +1,7 @@
 """This module writes a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
-The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself. Only the
+The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
+rows that failed are marked, the array "output" beside the marks. Only the
 first axis is cut, into Zarr chunks of about 4 MiB. Rows are written in place: each file of the store is replaced as a
 whole, so a writer that is killed leaves the old or the new one, and never half of either.
 """
@@ -39,6 +40,7 @@ class ZarrWriter(Writer):
         super().__init__(place)
         self._zarr = load_library("zarr", "zarr", place.path)
         self._arrays: dict[Key, Any] = {}
+        self._nameless = ""
         self._unsynced: set[tuple[Key, int]] = set()
 
     def check_replaceable(self) -> None:
@@ -55,13 +57,14 @@ class ZarrWriter(Writer):
         """Make the arrays."""
         for key in specs:
             self._check_name(key, specs)
+        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
             if self.place.rows is not None:
                 chunk_rows = min(chunk_rows, max(1, self.place.rows))
             self._arrays[key] = self._zarr.create_array(
                 str(self.temporary),
-                name="/".join(key) or None,
+                name=self._path(key) or None,
                 shape=(self.place.rows or 0, *spec.shape),
                 chunks=(chunk_rows, *(max(1, length) for length in spec.shape)),
                 dtype=self._dtype(key, spec, first),
@@ -73,11 +76,12 @@ class ZarrWriter(Writer):
         """Continue the arrays of a former run."""
         for left_over in self.temporary.rglob("*.partial"):  # of a file that was being replaced
             left_over.unlink()
+        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             if self.is_dropped(key):
                 continue
             try:
-                array = self._zarr.open_array(str(self.temporary), path="/".join(key), mode="r+")
+                array = self._zarr.open_array(str(self.temporary), path=self._path(key), mode="r+")
             except (KeyError, ValueError, TypeError) as error:
                 raise self._damaged(f"{output_name(key)} is no array ({error})") from error
             if array.shape[1:] != spec.shape or array.shape[0] < rows:
@@ -106,7 +110,7 @@ class ZarrWriter(Writer):
         """Bring the files that changed, and their folders, to the disk."""
         for key, number in self._unsynced:
             array = self._arrays[key]
-            root = self.temporary.joinpath(*key)
+            root = self.temporary / self._path(key)
             file = root / array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
             with suppress(FileNotFoundError):  # rows of zeros alone have no file
                 sync_file(file)
@@ -148,6 +152,10 @@ class ZarrWriter(Writer):
     def remove(self) -> None:
         """Remove the folder."""
         remove_folder(self.temporary)
+
+    def _path(self, key: Key) -> str:
+        """Of an array in the store; empty for the store itself, in which there can be no other."""
+        return "/".join(key) or self._nameless
 
     def _sync_metadata(self) -> None:
         for path in self.temporary.rglob("zarr.json"):

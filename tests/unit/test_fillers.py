@@ -8,7 +8,7 @@ import pytest
 
 from producer.fillers import blank_like, count_rows, drop_rows
 from producer.parts import Part
-from tasks.filler import filler_rows
+from tasks.filler import filler_rows, told_filler
 from tasks.messages import FailureRecord
 
 
@@ -18,9 +18,21 @@ def failed(start: int, stop: int) -> FailureRecord:
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [(np.int8, 0), (np.uint64, 0), (np.bool_, False), ("U3", ""), ("S2", b""), (object, b"")],
+    [
+        (np.int8, -1),
+        (np.int64, -1),
+        (np.uint8, 255),
+        (np.uint64, 2**64 - 1),
+        (ml_dtypes.int4, -1),
+        (ml_dtypes.uint4, 15),
+        (np.bool_, False),
+        ("U3", ""),
+        ("S2", b""),
+        (object, b""),
+    ],
 )
 def test_values_that_have_no_nan(dtype: object, value: object) -> None:
+    assert told_filler(np.dtype(dtype)) == (value or (value if value is False else ""))  # type: ignore[call-overload]
     rows = filler_rows(np.dtype(dtype), (2, 3))  # type: ignore[call-overload]
     assert rows.shape == (2, 3)
     assert rows.dtype == np.dtype(dtype)  # type: ignore[call-overload]
@@ -31,6 +43,7 @@ def test_values_that_have_no_nan(dtype: object, value: object) -> None:
 def test_values_that_have(dtype: type) -> None:
     rows = filler_rows(np.dtype(dtype), (4,))
     assert rows.dtype == dtype
+    assert told_filler(rows.dtype) == "NaN"
     assert np.isnan(rows.astype(np.complex128)).all()
 
 
@@ -59,4 +72,4 @@ def test_outputs_of_rows_that_all_failed_have_the_form_of_others() -> None:
     blank = blank_like(form, 3)
     assert blank["a"].shape == (3, 2)  # type: ignore[index]
     assert np.isnan(blank["a"]).all()  # type: ignore[index]
-    assert blank["b"].tolist() == [0, 0, 0]  # type: ignore[index]
+    assert blank["b"].tolist() == [-1, -1, -1]  # type: ignore[index]

@@ -77,6 +77,7 @@ def test_people_get_one_line() -> None:
     )
 
     assert str(ledger) == (
-        "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written, 4 resumed; "
+        "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written, 4 resumed, "
+        "not finite in 0 inputs and 0 outputs; "
         "3/3 chunks answered, 2 sent again, 1 duplicates dropped, 0 of which differed"
     )

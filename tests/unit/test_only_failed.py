@@ -22,10 +22,12 @@ from producer.ledger import Ledger
 from producer.parts import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import mending as mending_module
+from producer.sinks.marks import Fill, mask_path
 from producer.sinks.written import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
+from tasks.filler import told_filler
 from tasks.messages import FailureRecord, OnError
-from tests.failed_rows import kept, parts_with_failures, pick, record, rows_of
+from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
 from tests.unit.test_sinks_contract import READERS, leaves
 from worker_config.errors import CeleriacError, InputError, JobCancelledError, ModelError, OutputError, RowsFailedError
@@ -103,7 +105,7 @@ def one(rows: Any) -> Any:
 
 
 def predict(path: Path, run: Callable[[Any], Any], on_error: OnError, failed: set[int] = FAILED) -> Summary:
-    sink = open_sink(path, ROWS, False)
+    sink = open_sink(path, ROWS, False, marks=on_error == "fill")
     head = JournalHead(*HEAD, on_error)
     client = cast("Client", Model(run, failed))
     return predict_to_sink(client, ["m"], from_arrays(np.arange(ROWS)), sink, head=head, quiet=True)
@@ -123,6 +125,8 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
         found = read_parquet(path, failed if on_error == "skip" else set())
     else:
         found = READERS[path.suffix](path)
+    fills = on_error == "fill"
+    assert take_marks(path, found) == (sorted(failed) if fills else None)
     expected = leaves(whole)
     if list(expected) == [""]:
         expected = {{".npz": "arr_0"}.get(path.suffix, "output"): expected[""]}
@@ -131,8 +135,14 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
         np.testing.assert_array_equal(found[name].astype(array.dtype), array)
         assert found[name].shape == array.shape
     files = {path.name, ledger_path(path).name, *([failures_path(path).name] if failed else [])}
+    files |= {mask_path(path).name} if fills and path.suffix == ".npy" else set()
     assert {file.name for file in path.parent.iterdir()} == files
     told, records = read_beside(path)
+    mark = mask_path(path).name if path.suffix == ".npy" else "failed"
+    values = {name: told_filler(array.dtype) for name, array in expected.items()}
+    assert told.fill == (
+        Fill(mark, {"output" if path.suffix == ".npy" else n: v for n, v in values.items()}) if fills else None
+    )
     assert rows_of(records) == sorted(failed)
     good = ROWS - len(failed)
     assert (told.ledger["rows"], told.ledger["failed"], told.ledger["predicted"]) == (ROWS, len(failed), good)
@@ -219,6 +229,29 @@ def test_adjacent_rows_of_one_record_are_mended_one_by_one(tmp_path: Path, monke
     monkeypatch.setattr(mending_module.mended, "__defaults__", (16,))
     again(path, Model(one, {5, 6, 8}))
     check(path, one, {5, 6, 8}, "fill")
+
+
+def test_an_output_made_anew_has_no_marks_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    predict(path, one, "fill")
+    path.unlink()
+    predict(path, one, "skip")
+    check(path, one, FAILED, "skip")
+
+
+def test_an_output_named_as_the_mark_is_mended(tmp_path: Path) -> None:
+    def flags(rows: Any) -> Any:
+        return {"failed": rows % 2 == 0, "label": rows.astype(np.uint8)}
+
+    for suffix in (".npz", ".zarr", ".parquet"):
+        path = tmp_path / suffix[1:] / f"out{suffix}"
+        path.parent.mkdir()
+        summary = predict(path, flags, "fill")
+        assert summary.fill == Fill("failed_rows", {"failed": False, "label": 255})
+        again(path, Model(flags, {9, 39}))
+        found = read_parquet(path, set()) if suffix == ".parquet" else READERS[suffix](path)
+        assert take_marks(path, found, "failed_rows") == [9, 39]
+        np.testing.assert_array_equal(found["label"], filled(flags(np.arange(ROWS))["label"], [9, 39]))
 
 
 def content(folder: Path) -> dict[str, bytes]:

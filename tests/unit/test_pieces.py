@@ -62,9 +62,10 @@ def test_a_single_piece_is_the_outputs_as_they_are() -> None:
         (np.array([1.5, 2.5], np.float16), np.nan),
         (np.array([1.5, 2.5]).astype(ml_dtypes.bfloat16), np.nan),
         (np.array([1 + 2j, 3j], np.complex64), np.nan),
-        (np.array([1, 2], np.int8), 0),
-        (np.array([1, 2], np.uint64), 0),
-        (np.array([1, 2]).astype(ml_dtypes.int4), 0),
+        (np.array([1, 2], np.int8), -1),
+        (np.array([1, 2], np.uint64), 2**64 - 1),
+        (np.array([1, 2]).astype(ml_dtypes.int4), -1),
+        (np.array([1, 2]).astype(ml_dtypes.uint4), 15),
         (np.array([True, True]), False),
         (np.array(["a", "bc"]), ""),
         (np.array([b"a", b"bc"]), b""),
@@ -99,7 +100,7 @@ def test_outputs_are_joined_leaf_by_leaf() -> None:
     good = [0, 1, 3, 4, 5]
     np.testing.assert_array_equal(whole["a"][good], rows[good])
     np.testing.assert_array_equal(whole["b"]["sum"][good], rows.sum(axis=1)[good])
-    np.testing.assert_array_equal(whole["b"]["count"], [0, 1, 0, 3, 4, 5])
+    np.testing.assert_array_equal(whole["b"]["count"], [0, 1, -1, 3, 4, 5])
     assert np.isnan(whole["a"][2]).all()
     assert np.isnan(whole["b"]["sum"][2])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from producer.fillers import drop_rows
+from producer.parts import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
+from producer.sinks.marks import Fill, mask_path
 from tasks.messages import OnError
-from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of
+from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
 from tests.unit.test_sinks_contract import READERS, ROWS, leaves, names
 from worker_config.errors import CeleriacError, MessageError, OutputError
@@ -70,8 +74,9 @@ def _number(value: Any) -> Any:
     return np.nan if value is None else value
 
 
-def check(path: Path, failed: set[int], on_error: OnError) -> None:
+def check(path: Path, failed: set[int], on_error: OnError, *, marked: bool = True) -> None:
     arrays, numbers = read(path)
+    assert take_marks(path, arrays) == (sorted(failed) if marked and on_error == "fill" else None)
     expected = leaves(kept(outputs_for(path), ROWS, failed, on_error))
     if path.suffix == ".npy":
         expected = {"output": expected[""]}
@@ -79,7 +84,8 @@ def check(path: Path, failed: set[int], on_error: OnError) -> None:
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name].astype(array.dtype), array)
     assert numbers in (None, good_rows(0, ROWS, failed if on_error == "skip" else ()))
-    assert names(path.parent) == [path.name]
+    marks = [mask_path(path).name] if path.suffix == ".npy" and marked and on_error == "fill" else []
+    assert names(path.parent) == [path.name, *marks]
 
 
 @pytest.mark.parametrize("rows", [ROWS, None], ids=["rows known", "rows unknown"])
@@ -96,7 +102,7 @@ def test_rows_that_failed_are_left_out_or_filled(
         sink.commit()
     assert rows_of(sink.failures) == sorted(FAILED)
     assert (sink.failed_rows, sink.left_out) == (len(FAILED), len(FAILED) if on_error == "skip" else 0)
-    check(path, FAILED, on_error)
+    check(path, FAILED, on_error, marked=journal)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
@@ -175,13 +181,84 @@ def test_parts_in_any_order_lack_no_rows(tmp_path: Path, name: str) -> None:
             sink.write(parts[3])
 
 
-def test_a_filler_comes_in_any_order(tmp_path: Path) -> None:
-    parts = parts_with_failures(OUTPUTS["scores"], ROWS, FAILED, "fill")
-    with open_sink(tmp_path / "out.npy", ROWS, False) as sink:
-        for part in parts[::-1]:
+@pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.zarr"])
+def test_a_filler_and_its_mark_come_in_any_order(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with open_sink(path, ROWS, False, marks=True) as sink:
+        for part in parts_with_failures(outputs_for(path), ROWS, FAILED, "fill")[::-1]:
             sink.write(part)
         sink.commit()
-    check(tmp_path / "out.npy", FAILED, "fill")
+    check(path, FAILED, "fill")
+
+
+def write_filled(path: Path, outputs: Any, failed: set[int] = FAILED) -> Sink:
+    with journalled(path, "fill") as sink:
+        for part in parts_with_failures(outputs, ROWS, failed, "fill"):
+            sink.write(part)
+        sink.commit()
+    return sink
+
+
+def test_a_filled_output_without_a_name_is_marked_too(path: Path) -> None:
+    fill = write_filled(path, OUTPUTS["label"]).fill
+    arrays, _ = read(path)
+    assert take_marks(path, arrays) == sorted(FAILED)
+    ((name, labels),) = arrays.items()
+    assert name == ("arr_0" if path.suffix == ".npz" else "output")
+    assert sorted(np.flatnonzero(labels == -1)) == sorted(FAILED)
+    assert fill == Fill("out.npy.failed.npy" if path.suffix == ".npy" else "failed", {name: -1})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "name"),
+    [
+        ({"failed": OUTPUTS["label"]}, "failed_rows"),
+        ({"failed": {"scores": OUTPUTS["scores"]}, "failed_rows": {"scores": OUTPUTS["scores"]}}, "failed_rows2"),
+    ],
+    ids=["an output", "models"],
+)
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix != ".npy"])
+def test_a_mark_has_another_name_where_outputs_or_models_have_it(path: Path, outputs: Any, name: str) -> None:
+    fill = write_filled(path, outputs).fill
+    assert fill is not None
+    assert fill.mark == name
+    arrays, _ = read(path)
+    assert take_marks(path, arrays, name) == sorted(FAILED)
+    assert arrays.keys() == leaves(outputs).keys() == fill.values.keys()
+
+
+def test_no_row_failed_and_no_row_at_all_are_told_too(path: Path) -> None:
+    write_filled(path, outputs_for(path), set())
+    check(path, set(), "fill")
+    empty = path.with_name(f"empty{path.suffix}")
+    head = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"}, "fill")
+    with open_sink(empty, 0, False, journal=head) as sink:
+        sink.write(Part(0, 0, 0, OUTPUTS["scores"][:0]))
+        sink.commit()
+    if path.suffix != ".jsonl":
+        arrays = READERS[path.suffix](empty)
+        assert take_marks(empty, arrays) == []
+
+
+def test_rows_dropped_on_purpose_have_no_mark(path: Path) -> None:
+    part = drop_rows(Part(0, 0, 5, np.arange(5), (record(1), record(4)), dropped=((2, 4),)), with_failed=False)
+    with journalled(path, "fill", 5) as sink:
+        sink.write(part)
+        sink.commit()
+    assert take_marks(path, read(path)[0]) == [1, 2]
+
+
+def test_a_run_that_continues_has_the_counts_of_rows_that_are_not_finite(path: Path) -> None:
+    parts = parts_with_failures(outputs_for(path), ROWS, FAILED, "fill")
+    for stop in (2, 4):
+        with journalled(path, "fill", resume=True, sync_seconds=3600) as sink:
+            for part in parts[stop - 2 : stop]:
+                sink.write(replace(part, nonfinite=(1, 2)))
+    with journalled(path, "fill", resume=True) as sink:
+        assert sink.nonfinite == (4, 8)
+        sink.write(parts[4])
+        sink.commit()
+    check(path, FAILED, "fill")
 
 
 def test_rows_that_are_missing_without_a_record_are_an_error(path: Path) -> None:
