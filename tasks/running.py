@@ -219,11 +219,13 @@ def _run_model(
             if not link.is_step:
                 nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
             outputs = link.predict(rows)
-            stage = "preprocess" if link.is_step else "infer"
-            nonfinite.look("outputs", leaves_of(outputs), kept, stage=stage, model=link.info.name)
+            is_last = link is model.links[-1]
+            if is_last or not link.is_step:  # what a step makes for another link is no output
+                stage = "preprocess" if link.is_step else "infer"
+                nonfinite.look("outputs", leaves_of(outputs), kept, stage=stage, model=link.info.name)
             watch.enter("postprocess")
             rows = link.finish(outputs, count)
-            if rows is not outputs:
+            if is_last and rows is not outputs:
                 nonfinite.look("outputs", leaves_of(rows), kept, stage="postprocess", model=link.info.name)
         return Made(rows, kept, nonfinite, nonfinite.any_of(kept) if message.on_nonfinite == "fail" else None)
     except redis.RedisError:

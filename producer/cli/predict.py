@@ -36,7 +36,7 @@ from producer.embedded import local
 from producer.leave import LEAST_TTL_SECONDS, Wishes
 from producer.policy import Policy
 from producer.preflight import Wanted
-from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, open_sink
+from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
 from tasks.codec.compression import Compression
@@ -222,6 +222,9 @@ def predict(
         click.echo(_told(summary))
     if as_json:
         click.echo(summary.as_json())
+    if summary.fill and summary.fill.mark not in (marks.NAME, marks.mask_path(output).name):
+        name = f"an output or a model is named {marks.NAME!r}"
+        click.echo(f"celeriac: {name}: rows that failed are marked as {summary.fill.mark!r}", err=True)
     if on_nonfinite != "allow":
         summary.tell_nonfinite()
     summary.check_no_model_failed()

@@ -19,7 +19,7 @@ from tasks.connection import connect
 from tasks.messages import FailureRecord, pack
 from tasks.records import JobRecord
 from tests.acceptance.commands import Celeriac, Ended
-from tests.failed_rows import filled, rows_of
+from tests.failed_rows import filled, rows_of, take_marks
 from tests.manifests import write_manifest
 from tests.systems import System, serving
 from tests.unit.test_sinks_contract import READERS
@@ -82,6 +82,7 @@ def check_output(celeriac: Celeriac, output: str, failed: list[int], policy: str
         found = {name: np.array(table[name].to_pylist()) for name in table.column_names if name != "row"}
     else:
         found = READERS[path.suffix](path)
+    assert take_marks(path, found) == (failed if policy == "fill" else None)
     (array,) = found.values()
     np.testing.assert_array_equal(array.astype(np.float32), expected)
 
@@ -102,6 +103,8 @@ def check_beside(celeriac: Celeriac, ended: Ended, output: str, failed: list[int
         assert f", {len(failed)} failed (see {failures}), written to {celeriac.folder / output}" in ended.stdout
     assert failures.exists() == bool(failed)
     names = {"rows.npy", "rows.parquet", output} | ({failures.name} if failed else set())
+    names |= {f"{output}.failed.npy"} if policy == "fill" and output.endswith(".npy") else set()
+    assert (told["fill"] is None) == (policy != "fill")
     assert celeriac.visible_names() == names
 
 
@@ -127,6 +130,8 @@ def test_rows_that_fail_cost_themselves_and_are_mended_at_their_place(
         assert "cannot be read back as they were" in celeriac.refuses(ExitCode.USAGE, *again)
         lines = [json.loads(line) for line in (celeriac.folder / output).read_text().splitlines()]
         assert [line["row"] for line in lines] == [r for r in range(ROWS) if policy == "fill" or r not in MISSING]
+        marked = MISSING if policy == "fill" else []
+        assert [line["row"] for line in lines if line.get("failed")] == marked
         return
     check_output(celeriac, output, MISSING, policy)
 

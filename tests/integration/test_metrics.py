@@ -76,7 +76,7 @@ def test_the_numbers_of_both_sides_are_those_of_the_ledger(system: System, produ
         assert (count["rows"], count["failed"], count["written"]) == (2_100, 2, 2_098)
 
         told = grown(producer_before, scrape(producer), PRODUCER)
-        for name in ("predicted", "failed", "skipped", "written", "resumed"):
+        for name in ("predicted", "failed", "skipped", "written", "resumed", "nonfinite_inputs", "nonfinite_outputs"):
             assert told[f"{PRODUCER}rows_{name}_total",] == count[name], name
         for name in ("rows", "chunks_sent", "chunks_answered", "chunks_sent_again", "duplicates"):
             assert told[f"{PRODUCER}{name}_total",] == count[name], name

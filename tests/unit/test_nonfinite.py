@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -114,6 +115,23 @@ def test_a_nan_that_a_postprocess_function_hides_counts() -> None:
     made = model(postprocess=lambda y: np.where(y == 4, INF, y))
     assert run(rows, hidden).nonfinite == (0, 1)
     assert run(rows, made).nonfinite == (0, 1)
+
+
+def chain(*links: LoadedModel) -> LoadedModel:
+    return LoadedModel(links[-1].info, lambda arrays: arrays, BatchSize(4), chain=links)
+
+
+def test_of_a_chain_what_models_take_and_give_counts_and_what_steps_hand_on_does_not() -> None:
+    rows = np.array([0, 1, 2, 3], np.float32)
+    parse = step(lambda rows: np.where(rows == 1, NAN, rows))  # not known
+    assert run(rows, chain(parse, model(preprocess=np.nan_to_num))).nonfinite == (0, 0)
+    assert run(rows, chain(parse, model())).nonfinite == (1, 1)
+    assert run(rows, chain(model(lambda x: np.where(x == 2, INF, x), name="a"), model(np.tanh))).nonfinite == (1, 1)
+    assert run(rows, chain(model(), step(lambda rows: np.where(rows > 2, NAN, rows)))).nonfinite == (0, 2)
+    left_out = step(lambda rows: [None if row == 0 else row for row in np.where(rows == 3, NAN, rows)])
+    left_out = replace(left_out, info=msgspec.structs.replace(left_out.info, drops_rows=True))
+    ran = run(rows, chain(left_out, model()), on_error="skip", on_nonfinite="fail")
+    assert (ran.dropped, rows_of(ran.failed_rows)) == ([(FIRST, FIRST + 1)], [3])
 
 
 def test_rows_of_uneven_shape() -> None:

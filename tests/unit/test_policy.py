@@ -55,3 +55,10 @@ def test_words_that_are_no_policy() -> None:
 def test_a_budget_needs_a_policy_that_goes_on() -> None:
     with pytest.raises(UsageError, match="max_failed is for on_error"):
         make_policy("raise", 3)
+
+
+def test_what_rows_that_are_not_finite_do_is_one_of_three() -> None:
+    assert make_policy("raise", None).on_nonfinite == "warn"
+    assert make_policy("skip", "5%", "fail") == Policy("skip", most_share=0.05, on_nonfinite="fail")
+    with pytest.raises(UsageError, match="on_nonfinite is 'weep'; it is one of warn, fail, allow"):
+        make_policy("raise", None, "weep")

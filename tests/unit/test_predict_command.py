@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from producer.cli.beside import failures_path, read_beside
 from producer.cli.predict import predict
+from producer.sinks.marks import mask_path
 from tests.failed_rows import rows_of
 from tests.unit.test_only_failed import FAILED, ROWS, Model, one
 from worker_config.errors import OutputError
@@ -73,3 +74,21 @@ def test_changed_rows_are_refused(tmp_path: Path, run: Run) -> None:
     result = run(set(), "--resume", "--only-failed")
     assert isinstance(result.exception, OutputError)
     assert "cannot be continued: its input has changed (modified: " in str(result.exception)
+
+
+def test_marks_of_another_name_are_told(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run({3, 5}, "--on-error", "fill", "--force")
+    assert "marked as" not in result.stderr
+    assert np.flatnonzero(np.load(mask_path(tmp_path / "out.npy"))).tolist() == [3, 5]
+    monkeypatch.setattr("tests.unit.test_predict_command.one", lambda rows: {"failed": rows})
+    result = run({3, 5}, "--on-error", "fill", "-o", "out.npz")
+    assert "celeriac: an output or a model is named 'failed': rows that failed are marked as 'failed_rows'" in (
+        result.stderr.splitlines()
+    )
+    assert json.loads(result.stdout.splitlines()[-1])["fill"] == {"mark": "failed_rows", "values": {"failed": -1}}
+
+
+def test_how_rows_that_are_not_finite_are_treated_is_one_of_three(run: Run) -> None:
+    result = run(set(), "--on-nonfinite", "weep")
+    assert result.exit_code == 2
+    assert "'warn', 'fail', 'allow'" in result.stderr
