@@ -361,11 +361,13 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
 ) -> None:
     with shared.standing_still():
         job = client.attach(client.submit("digits", ROWS[:4], chunk_rows=2, detach=True))
-        first = Outputs(job.id, 0, 0, 2, "first", 0.1, InlineRef(b""))
+        first = Outputs(job.id, 0, 0, 2, "first", 0.1, InlineRef(b""), nonfinite_inputs=1, nonfinite_outputs=2)
         record = FailureRecord(0, 2, "fetch", "PayloadError", "the payload is not in Redis any more")
         assert push_answer(server, first, 60)
-        assert not push_answer(server, Outputs(job.id, 0, 0, 2, "second", 0.1, InlineRef(b"")), 60)
+        second = Outputs(job.id, 0, 0, 2, "second", 0.1, InlineRef(b""), nonfinite_inputs=2)
+        assert not push_answer(server, second, 60)
         assert not push_answer(server, Failure(job.id, 0, "third", record), 60)
+        assert (job.ledger.nonfinite_inputs, job.ledger.nonfinite_outputs) == (1, 2)
         assert (job.state, job.ledger.predicted, job.ledger.duplicates) == (JobState.RUNNING, 2, 2)
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]

@@ -67,13 +67,16 @@ def test_the_numbers_of_both_sides_are_those_of_the_ledger(system: System, produ
     worker_before, producer_before = scrape(PORT), scrape(producer)
     words = np.random.default_rng(2).integers(0, 10, (100, 3), np.int32)
     words[[17, 60]] = 99
+    rows = digits(2_000)
+    rows[[3, 700, 701], 0] = [np.nan, np.inf, np.nan]
     with Client(system.url) as client:
-        whole = client.submit("digits", digits(2_000), chunk_rows=500)
+        whole = client.submit("digits", rows, chunk_rows=500)
         whole.result()
         without = client.submit("words", words, chunk_rows=10, on_error="skip")
         without.result()
         count = {name: whole.ledger.as_dict()[name] + without.ledger.as_dict()[name] for name in whole.ledger.as_dict()}
         assert (count["rows"], count["failed"], count["written"]) == (2_100, 2, 2_098)
+        assert (count["nonfinite_inputs"], count["nonfinite_outputs"] >= 2) == (3, True)
 
         told = grown(producer_before, scrape(producer), PRODUCER)
         for name in ("predicted", "failed", "skipped", "written", "resumed", "nonfinite_inputs", "nonfinite_outputs"):
@@ -95,6 +98,8 @@ def test_the_numbers_of_both_sides_are_those_of_the_ledger(system: System, produ
         assert done[f"{WORKER}chunks_total",] == count["chunks_answered"]
         assert done[f"{WORKER}rows_total",] == count["rows"]
         assert done[f"{WORKER}rows_failed_total",] == count["failed"]
+        for name in ("nonfinite_inputs", "nonfinite_outputs"):
+            assert done[f"{WORKER}rows_{name}_total",] == count[name], name
 
     del whole, without, client
     gc.collect()

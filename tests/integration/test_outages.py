@@ -177,11 +177,12 @@ def test_duplicates_are_dropped_and_those_that_differ_are_counted(system: System
     same = zlib.crc32(codec.encode(outputs))
     with connect(system.url) as server:
         for checksum in (same, same + 1, same):
-            server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum))
+            server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum, nonfinite_inputs=1))
         wait_until(lambda: job.ledger.duplicates == 3, "they are dropped")
     open_gate(system)
     check_whole(job, rows)
     assert job.ledger.duplicates_differing == 1
+    assert job.ledger.nonfinite_inputs == 0
 
 
 def test_an_answer_of_another_version_is_not_joined(system: System, client: Client) -> None:
