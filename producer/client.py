@@ -221,17 +221,8 @@ class Client:
         else:
             feed, row_bytes = _batch_feed(source, infos, None, first_row), None
         sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
-        terms = Terms(
-            slice_ref,
-            compression,
-            fail_together,
-            policy,
-            failed_before,
-            dropped_before,
-            nonfinite_before,
-            ordered,
-            max_waiting_bytes,
-        )
+        before = failed_before, dropped_before, nonfinite_before
+        terms = Terms(slice_ref, compression, fail_together, policy, *before, ordered, max_waiting_bytes)
         return self._start(feed, sizer, infos, slots, chosen, terms)
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:

@@ -79,9 +79,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec], model: str) -> list[str]:
     """The input of each array, where its form leaves no choice: the likeliest one may be the wrong one."""
-    fitting = [
-        [s.name for s in inputs if _has_shape(a, s) and can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays
-    ]
+    fitting = [[s.name for s in inputs if _has_shape(a, s) and can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays]
     for number, (array, names) in enumerate(zip(arrays, fitting, strict=True)):
         if not names:
             wanted = "; ".join(map(str, inputs))
