@@ -9,6 +9,7 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 from __future__ import annotations
 
 from tasks.executors import EXECUTORS
+from tasks.executors.agreement import told, too_few
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
@@ -59,7 +60,28 @@ def choose(
             f" {_size(available_bytes)} free, where the graph shares {_size(weight_bytes)}"
         )
     notes += [note for precision in entry.precision if (note := _precision_note(precision, trials, entry, chosen))]
-    return chosen, _sentence("; ".join(notes))
+    return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen)))
+
+
+def _looked_at(trials: Trials, entry: ModelEntry, chosen: Trial) -> list[str]:
+    """What a lower precision is used upon, and what its rows cannot show."""
+    tried = [trial for trial in trials.trials if trial.executor in entry.precision and trial.rows]
+    notes = []
+    if chosen in tried:
+        if entry.agreement and chosen.agreement is not None:
+            kept = told(chosen.agreement, chosen.classes, chosen.rows)
+        else:
+            kept = f"a deviation of {chosen.error:.2g} of the outputs' spread on {chosen.rows:,} rows"
+        notes.append(f"{chosen.executor} has {kept}")
+    if (
+        tried
+        and entry.agreement
+        and (few := too_few(max((trial.classes for trial in tried), key=len), entry.agreement))
+    ):
+        notes.append(few)
+    if tried and tried[0].rows < trials.rows_in_file:
+        notes.append(f"{tried[0].rows:,} of the {trials.rows_in_file:,} rows of {trials.rows} were looked at")
+    return notes
 
 
 def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: Trial) -> str:

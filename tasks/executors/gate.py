@@ -1,7 +1,7 @@
 """An executor's outputs against the model's own: are they the same?
 
     reference --> tells_apart: would a wrong executor be noticed at all?
-    reference, outputs --> compare --> Comparison: agrees, largest error, share of rows with the same largest output
+    reference, outputs --> compare --> Comparison: agrees, largest error, share of rows of the same class (agreement.py)
     the same of rows that hurt --> differs: of size, or in the places of NaN and infinity
 
 An output's unit is its spread: how far rows lie from their mean. A network that gives every row the same agrees with
@@ -13,13 +13,15 @@ class that never wins, has no error worth measuring in its own unit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from tasks.executors.agreement import Agreement, agreements, told
 from tasks.finite import is_float
+from tasks.snapshots.record import OfClass
 
 # float32 has 2**-23 = 1.2e-7 of a number. Another order of summing adds up to some 1e-5 over a deep network (measured:
 # 4e-6 for products over 4096 values, 1e-5 for 50 convolutions). A wrong result, such as a layer with other padding,
@@ -43,12 +45,14 @@ class Comparison:
         error: the largest deviation, in units of the spread; infinite where it has no measure.
         agreement: the least share, over the outputs, of rows with the same largest value; None where it means nothing.
         why: why not, one line; empty where they agree.
+        classes: where not exact: the same share by class.
     """
 
     agrees: bool
     error: float = 0.0
     agreement: float | None = None
     why: str = ""
+    classes: list[OfClass] = field(default_factory=list)
 
 
 def tells_apart(reference: Sequence[Array]) -> str:
@@ -98,13 +102,9 @@ def compare(
     if refused:
         return Comparison(False, float("inf"), None, refused)
     error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if is_float(r)), default=0.0)
-    shares = [_share(r, o) for r, o in zip(reference, outputs, strict=True)]
-    share = min((share for share in shares if share is not None), default=None)
-    if exact:
-        why = _not_exact(reference, outputs)
-    else:
-        why = _not_close(reference, outputs, error, share, tolerance, agreement)
-    return Comparison(not why, error, share, why)
+    kept = agreements(reference, outputs, by_class=not exact)
+    why = _not_exact(reference, outputs) if exact else _not_close(reference, outputs, error, kept, tolerance, agreement)
+    return Comparison(not why, error, kept.share, why, kept.classes)
 
 
 def differs(reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool = True) -> str:
@@ -167,22 +167,23 @@ def _not_close(
     reference: Sequence[Array],
     outputs: Sequence[Array],
     error: float,
-    share: float | None,
+    kept: Agreement,
     tolerance: float,
     agreement: float,
 ) -> str:
     if not tolerance and not agreement:
         return "neither a tolerance nor an agreement is given"
+    rows = len(reference[0])
     if tolerance and not error <= tolerance:
-        return f"deviates by {error:.2g} of the outputs' spread, {tolerance:g} is allowed"
+        return f"deviates by {error:.2g} of the outputs' spread on {rows:,} rows, {tolerance:g} is allowed"
     if not agreement:
         pairs = zip(reference, outputs, strict=True)
         same = all(is_float(r) or np.array_equal(r, o) for r, o in pairs)
         return "" if same else "differs in outputs that are no floats; an agreement would allow it for some rows"
-    if share is None:
+    if kept.share is None:
         return "no output has several columns whose largest one differs between rows: the agreement means nothing"
-    if share < agreement:
-        return f"has the same largest output for {share:.2%} of the rows, {agreement:.2%} are asked for"
+    if kept.share < agreement:
+        return f"has {told(kept.share, kept.classes, rows)}, {100 * agreement:g} % are asked for"
     return ""
 
 
@@ -198,17 +199,6 @@ def _error(wanted: Array, got: Array) -> float:
     deviations = (values - values.mean(axis=0)) ** 2
     spread = _floored(np.sqrt(_over_rows(np.mean, deviations)), _spread(values))
     return float((np.abs(_numbers(got) - values) / spread).max())
-
-
-def _share(wanted: Array, got: Array) -> float | None:
-    """Of rows, or places in them, with the same largest column; None where those of the reference are all the same."""
-    if is_float(wanted):
-        if wanted.ndim < 2 or wanted.shape[-1] < 2 or wanted.dtype.kind == "c":
-            return None
-        wanted, got = wanted.argmax(axis=-1), got.argmax(axis=-1)
-    if all(np.array_equal(wanted[0], row) for row in wanted[1:]):
-        return None
-    return float(np.mean(wanted == got))
 
 
 def _over_rows(reduce: Any, values: Array) -> Array:

@@ -1,6 +1,6 @@
-"""This module makes the rows that executors are compared on: from the calibration file, or made up.
+"""The rows that executors are compared on where there is no calibration file: made up.
 
-    calibration file, or a generator of a fixed seed --> candidates (label, arrays)
+    a generator of a fixed seed --> candidates
 
 Which made-up rows a model understands is not known beforehand: an index above a vocabulary is an error, pixels of 0 to
 1 may leave a network for 0 to 255 asleep. So there are several; the caller takes the first that tells outputs apart.
@@ -9,15 +9,12 @@ Which made-up rows a model understands is not known beforehand: an index above a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.executors.calibration import calibration_rows
 from tasks.records import TensorSpec
 from tasks.signature import numpy_dtype
-from worker_config.manifest import ModelEntry
 
 GENERATED = "generated"
 LEAST_ROWS, MOST_ROWS, MOST_BYTES = 8, 512, 64 * 2**20
@@ -29,27 +26,21 @@ _INTEGER_LIMITS = (256, 10, 2)
 Arrays = list[np.ndarray[Any, Any]]
 
 
-def gate_rows(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> Iterator[tuple[str, Arrays]]:
+def gate_rows(inputs: Sequence[TensorSpec], batch_rows: int) -> Iterator[Arrays]:
     """Candidates of rows, each an array per input in their order; two batches, but 8 to 512 rows, about 64 MiB.
 
     Yields:
-        ("generated", arrays), or (the calibration file's name, arrays): then only this one. Its rows are what the
-        model's own inputs take, so after any `preprocess`. None at all where no rows can be made up: strings.
-
-    Raises:
-        ConfigError: the calibration file cannot be read, or holds what the model does not take.
+        Arrays that the model's own inputs take, so after any `preprocess`. None at all where no rows can be made up:
+        strings.
     """
     row_bytes = sum(_row_bytes(spec) for spec in inputs)
     count = min(max(2 * batch_rows, LEAST_ROWS), MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // max(1, row_bytes)))
-    if entry.calibration:
-        yield Path(entry.calibration).name, calibration_rows(Path(entry.calibration), inputs, count)
-        return
     if not inputs or any(numpy_dtype(spec.dtype).kind not in "fiubcV" for spec in inputs):
         return
     rounds = len(_INTEGER_LIMITS) if any(numpy_dtype(spec.dtype).kind in "iu" for spec in inputs) else 2
     for number in range(rounds):
         random = np.random.default_rng(_SEED + number)
-        yield GENERATED, [_generated(spec, count, number, random) for spec in inputs]
+        yield [_generated(spec, count, number, random) for spec in inputs]
 
 
 def _row_bytes(spec: TensorSpec) -> int:

@@ -1,6 +1,6 @@
 """Executors tried on the rows of the gate, in a process of its own: do they agree, how fast, how large.
 
-telling_rows   gate_rows --reference call--> rows that tell outputs apart, edge cases, the model's outputs
+telling_rows   calibration file, or made up --model--> rows that tell outputs apart, edge cases, the model's outputs
 try_executor   build --> load --> all rows in batches --compare--> edge cases --> time --> memory --> Trial
 """
 
@@ -10,20 +10,22 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from tasks.causes import telling_line
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
+from tasks.executors.calibration import bearable, calibration_rows
 from tasks.executors.edge_cases import Group, edge_cases
 from tasks.executors.gate import compare, tells_apart
 from tasks.executors.promises import promise
-from tasks.executors.rows import gate_rows
+from tasks.executors.rows import GENERATED, gate_rows
 from tasks.executors.trusted import Trust, capped, trust, with_reference
 from tasks.finite import magnitude
 from tasks.memory import give_back
@@ -42,13 +44,17 @@ MOST_EDGE_CASES = 16
 
 @dataclass(frozen=True)
 class TellingRows:
-    """Rows that an executor can be judged on, and edge cases; `why` there are none, and then empty arrays."""
+    """Rows that an executor can be judged on, and edge cases; `why` there are none, and then empty arrays.
+
+    `of` is how many rows the calibration file has, from which these are taken.
+    """
 
     label: str = ""
     rows: Arrays = field(default_factory=list)
     reference: Arrays = field(default_factory=list)
     why: str = ""
     groups: list[Group] = field(default_factory=list)
+    of: int = 0
 
     @property
     def seen(self) -> float:
@@ -69,8 +75,15 @@ def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry
         ConfigError: the calibration file is not as it should be.
     """
     why = "no rows can be made up for the model's inputs; give some with calibration"
-    for label, rows in gate_rows(inputs, entry, batch_rows):
+    label, of = GENERATED, 0
+    candidates: Iterable[Arrays] = gate_rows(inputs, batch_rows)
+    if entry.calibration:
+        label = Path(entry.calibration).name
+        rows, of = calibration_rows(Path(entry.calibration), inputs)
+        candidates = [rows]
+    for candidate in candidates:
         try:
+            rows = bearable(call, candidate, batch_rows) if of else candidate
             reference = in_batches(call, rows, batch_rows)
         except Exception as error:
             why = f"the model fails on {label} rows: {_line(error)}"
@@ -78,7 +91,7 @@ def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry
         why = tells_apart(reference)
         if not why:
             groups = with_reference(edge_cases(inputs, rows, MOST_EDGE_CASES), call, batch_rows)
-            return TellingRows(label, rows, reference, groups=groups)
+            return TellingRows(label, rows, reference, groups=groups, of=of)
         why = f"with {label} rows, {why}"
     return TellingRows(why=why)
 
@@ -127,23 +140,28 @@ def try_executor(
             agreement=entry.agreement,
         )
         del outputs
+        tried = Trial(
+            name,
+            found.agrees,
+            error=found.error,
+            agreement=found.agreement,
+            why=found.why,
+            rows=len(telling.reference[0]),
+            classes=found.classes,
+        )
         trusted = Trust(found.why)
         if found.agrees and name != "graph":
             trusted = trust(telling.groups, call, batch_rows, exact=exact, seen=telling.seen)
         if trusted.why and name != "graph":
-            return Trial(name, False, error=found.error, agreement=found.agreement, why=trusted.why)
+            return replace(tried, agrees=False, why=trusted.why)
         if promised.of_finite:
             trusted = capped(trusted, telling.seen)
         seconds, processor_seconds = _batch_seconds(call, batch)
         give_back()
-        return Trial(
-            name,
-            found.agrees,
-            seconds,
+        return replace(
+            tried,
+            batch_seconds=seconds,
             own_bytes=max(0, private_bytes() - before),
-            error=found.error,
-            agreement=found.agreement,
-            why=found.why,
             processor_seconds=processor_seconds,
             limit=trusted.limit,
             tiny=trusted.tiny,

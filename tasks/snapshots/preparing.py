@@ -164,7 +164,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, telling.label, built)
+    found = Trials(trials, telling.label, built, telling.of)
     write_whole(_record(folder, entry, shop), msgspec.json.encode(found))
     return found
 

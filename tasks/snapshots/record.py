@@ -32,6 +32,22 @@ class Weight(msgspec.Struct, frozen=True):
     offset: int
 
 
+class OfClass(msgspec.Struct, frozen=True):
+    """How far an executor agrees with the model on rows of one class.
+
+    Attributes:
+        output: its number.
+        name: of the class: the column that is the largest, or the value of an output that is no float.
+        rows: that the model itself puts into it, or places in rows.
+        agreement: the share of them that stay in it; None where there are none.
+    """
+
+    output: int
+    name: str
+    rows: int
+    agreement: float | None = None
+
+
 class Trial(msgspec.Struct, frozen=True):
     """What one executor did with the rows of the gate.
 
@@ -48,6 +64,8 @@ class Trial(msgspec.Struct, frozen=True):
         limit: the largest absolute value of a float in a row that it may be given; rows beyond, and those that are not
             finite, go to the model's own graph. None where it agrees on all rows.
         tiny: whether it may be given rows with numbers very close to 0.
+        rows: how many it was tried on.
+        classes: of a lower precision: the same share by class of the model's own outputs.
         unproven: operations of which nobody knows whether it gives what the model's own graph gives.
     """
 
@@ -62,6 +80,8 @@ class Trial(msgspec.Struct, frozen=True):
     limit: float | None = None
     tiny: bool = True
     unproven: list[str] = []
+    rows: int = 0
+    classes: list[OfClass] = []
 
 
 class Trials(msgspec.Struct, frozen=True):
@@ -71,11 +91,13 @@ class Trials(msgspec.Struct, frozen=True):
         trials: the reference, "graph", is the first.
         rows: what the gate looked at: "generated", or the name of the calibration file; empty where it could not.
         files: size and SHA-256 of what executors have written into the folder.
+        rows_in_file: of the calibration file, of which the gate may have looked at fewer.
     """
 
     trials: list[Trial]
     rows: str
     files: dict[str, tuple[int, str]] = {}
+    rows_in_file: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True):

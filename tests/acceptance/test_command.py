@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from producer.cli.commands import cli
+from tasks.snapshots.record import Trial
 from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.forms import in_long_form
 from tests.models import in_one_process
@@ -233,8 +234,7 @@ def test_models_tell_all_trials_of_executors_and_why_one_is_not_used(celeriac: C
     )
     np.save(celeriac.folder / "rows.npy", np.random.default_rng(1).random((20, 64), np.float32))
     told = {info["name"]: info for info in celeriac.succeeds("models", "--json").json["models"]}
-    fields = {"executor", "agrees", "batch_seconds", "own_bytes", "error", "agreement", "why"}
-    assert all(set(trial) == fields for info in told.values() for trial in info["trials"])
+    assert all(set(trial) == set(Trial.__struct_fields__) for info in told.values() for trial in info["trials"])
     trials = {name: {trial["executor"]: trial for trial in info["trials"]} for name, info in told.items()}
     assert next(iter(trials["shared"])) == "graph"
     assert "memory is preferred" in trials["shared"]["tflite"]["why"]
@@ -243,6 +243,8 @@ def test_models_tell_all_trials_of_executors_and_why_one_is_not_used(celeriac: C
     assert trials["shared"][told["shared"]["executor"]]["agrees"]
     assert not trials["lower"]["int8"]["agrees"]
     assert trials["lower"]["int8"]["error"] > 0
+    assert trials["lower"]["int8"]["rows"] == 20
+    assert sum(one["rows"] for one in trials["lower"]["int8"]["classes"]) == 20
     assert (trials["function"], told["function"]["executor"]) == ({}, "plain")
 
     lines = celeriac.succeeds("models").stdout.splitlines()

@@ -87,6 +87,8 @@ def test_a_lower_precision_that_agrees_is_used_and_the_accuracy_stays(digits: Di
     info = digits.infos()["lower"]
     assert EXECUTORS[info.executor].precision in ("bfloat16", "int8"), info.note
     assert info.error > 1e-4, "it is another precision"
+    assert re.search(rf"{info.executor} has the same largest output for (100\.00|99\.\d\d) % of 400 rows", info.note)
+    assert "10 of 10 classes have too few rows to be judged at an agreement of 99 %, which takes 100" in info.note
     expected = in_one_process(digits.manifest.with_name("digits.keras"), digits.rows)
     assert accuracy(expected, digits.truth) > 0.93
     with Client(digits.system.url) as client:
@@ -98,7 +100,7 @@ def test_a_lower_precision_that_agrees_is_used_and_the_accuracy_stays(digits: Di
 def test_one_that_deviates_too_much_is_refused_with_its_figures(digits: Digits) -> None:
     info = digits.infos()["strict"]
     assert EXECUTORS[info.executor].precision == "float32"
-    refused = r"int8 deviates by [\d.e-]+ of the outputs' spread, 1e-09 is allowed: float32 is used"
+    refused = r"int8 deviates by [\d.e-]+ of the outputs' spread on 400 rows, 1e-09 is allowed: float32 is used"
     assert re.fullmatch(refused, info.note)
     with Client(digits.system.url) as client:
         scores = client.predict("strict", digits.rows, chunk_rows=100)
@@ -111,7 +113,8 @@ def test_a_second_start_takes_what_the_first_one_has_found(digits: Digits) -> No
     assert len(before) == 2
     for path in before:
         trials = msgspec.json.decode(path.read_bytes(), type=Trials)
-        assert trials.rows == "calibration.npy"
+        assert (trials.rows, trials.rows_in_file) == ("calibration.npy", 400)
+        assert all(sum(one.rows for one in trial.classes) == 400 for trial in trials.trials if trial.classes)
         agreeing = {trial.executor for trial in trials.trials if trial.agrees}
         assert agreeing & set(executors.values())
     digits.system.workers[0].stop()
