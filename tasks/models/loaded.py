@@ -29,6 +29,7 @@ from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.records import ModelInfo, TensorSpec
 from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.batch_size import remember
+from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served, chained, info_of
 from tasks.steps import Array, Step, finished, import_step, prepared, stacked
 from tasks.tensorflow_import import import_tensorflow
@@ -180,7 +181,7 @@ def load_model(served: Served) -> LoadedModel:
         if entry.has_file:
             _check_rows(inputs)
             call = by_name(plain_call(program), inputs, outputs)
-            batch_seconds = _warm_up(call, inputs, batch_rows, name)
+            batch_seconds = _warm_up(call, served, inputs, batch_rows)
         give_back()
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
@@ -257,13 +258,29 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, inputs: list[TensorSpec], batch_rows: int, name: str) -> float:
-    """Run the model on blank rows; the second time tells what a batch takes."""
+def _warm_up(call: Call, served: Served, inputs: list[TensorSpec], batch_rows: int) -> float:
+    """Run the model twice on blank rows, or rows that it is known to take; the second time tells what a batch takes.
+
+    A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
+
+    Raises:
+        Exception: it fails on rows that it took before.
+    """
     if any(size is None for spec in inputs for size in spec.shape[1:]):
         return 0.0  # no blank row of a free shape is sure to be valid
-    seconds = 0.0
-    for _ in range(2):
-        started = time.monotonic()
-        run_batches(call, blank_rows(inputs), batch_rows, name)
-        seconds = time.monotonic() - started
-    return seconds
+    try:
+        return _second_run(call, blank_rows(inputs), batch_rows, served.name)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info("model %s does not take blank rows: %s", served.name, telling_line(error))
+    known = read_reference(Path(served.folder)).rows if served.snapshot and served.snapshot.kind == "mapped" else []
+    rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known, strict=False)}
+    return _second_run(call, rows, batch_rows, served.name) if rows else 0.0
+
+
+def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
+    run_batches(call, rows, batch_rows, name)
+    started = time.monotonic()
+    run_batches(call, rows, batch_rows, name)
+    return time.monotonic() - started
