@@ -333,6 +333,10 @@ class Run:
             warn_nonfinite(self._id, self.ledger)
         self.on_end(self.state, self.ledger.as_dict(), str(error or ""))
         try:
+            self._watch()  # a system that has ended takes all of the job with it
+        except CeleriacError:
+            return self._wire.close()
+        try:
             self._telling.finish(self.state, str(error or ""))
             self._outbox.close()
             self._wire.forget_job()

@@ -18,13 +18,12 @@ import pytest
 from tasks.connection import connect
 from tests import foreign
 from tests.acceptance.commands import Celeriac
+from tests.held import held_child, holding, write_held_model
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, serving
-from tests.waiting import descendants_of
+from tests.waiting import descendants_of, wait_until
 from worker_config.errors import ExitCode
-
-MANY_ROWS = 64_000
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +44,27 @@ def environ(tmp_path_factory: pytest.TempPathFactory, other: RedisServer) -> dic
     return {**named, **foreign.MODELS, **foreign.write_keras_json(folder / "k"), **cache}
 
 
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("m"), by_stem(models / "digits.keras"))
+
+
 def test_an_embedded_run_is_the_model_s_own(
-    celeriac: Celeriac, models: Path, environ: dict[str, str], other: RedisServer
+    celeriac: Celeriac, models: Path, manifest: Path, environ: dict[str, str], other: RedisServer
 ) -> None:
-    check_predictions(celeriac, models, "--models", models / "models.toml", **environ, **foreign.COMMAND)
+    check_predictions(celeriac, models, "--models", manifest, **environ, **foreign.COMMAND)
     check_nobody_was_there(other)
 
 
 def test_a_worker_of_celery_s_command_serves_its_own_broker_and_predicts_the_model_s_own(
     celeriac: Celeriac,
     models: Path,
+    manifest: Path,
     environ: dict[str, str],
     other: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = tmp_path_factory.mktemp("s")
-    manifest = write_manifest(folder, by_stem(models / "digits.keras"))
-    with serving(folder) as system:
+    with serving(tmp_path_factory.mktemp("s")) as system:
         worker = system.start_ready_worker(manifest, 1, environ=environ)
         assert {slot.worker.partition("@")[0] for slot in system.slots()} == {"celery"}
         (told,) = [line for line in worker.output().splitlines() if ": not heeded; " in line]
@@ -72,35 +75,36 @@ def test_a_worker_of_celery_s_command_serves_its_own_broker_and_predicts_the_mod
     check_nobody_was_there(other)
 
 
-def test_a_manifest_is_described_as_it_is(celeriac: Celeriac, models: Path, environ: dict[str, str]) -> None:
-    fresh = {"CELERIAC_CACHE": str(celeriac.root / "cache")}
-    ended = celeriac.succeeds(
-        "models", "--models", models / "models.toml", "--json", **{**environ, **foreign.COMMAND, **fresh}
-    )
-    assert {"digits", "digits_h5", "pair"} <= {one["name"] for one in ended.json["models"]}
+def test_a_model_is_described_as_it_is(celeriac: Celeriac, manifest: Path, environ: dict[str, str]) -> None:
+    ended = celeriac.succeeds("models", "--models", manifest, "--json", **environ, **foreign.COMMAND)
+    (digits,) = ended.json["models"]
+    assert (digits["name"], digits["inputs"][0]["dtype"]) == ("digits", "float32")
 
 
 @pytest.mark.parametrize(("part", "code"), [("worker", ExitCode.NO_WORKER), ("redis", ExitCode.BROKER)])
-def test_an_embedded_run_whose_worker_or_redis_dies_ends_at_once(
-    celeriac: Celeriac, special_models: Path, part: str, code: ExitCode
-) -> None:
-    np.save(celeriac.folder / "rows.npy", np.random.default_rng(5).random((MANY_ROWS, 4), np.float32))
-    running = celeriac.start(
-        *("predict", "slow", "rows.npy", "-o", "out.npy", "--chunk-rows", 64),
-        *("--models", special_models / "slow.toml", "--workers", 1),
-    )
-    running.job_that_predicts(running.embedded_url())
-    words = {pid: psutil.Process(pid).cmdline() for pid in descendants_of(running.pid)}
-    # The worker's main process is the first that runs this.
-    victims = [pid for pid, told in words.items() if told[1:3] == ["-m", "celery"] or "redis-server" in told[0]]
-    victims = [pid for pid in victims if ("redis-server" in words[pid][0]) is (part == "redis")]
-    os.kill(victims[0], signal.SIGKILL)
-
-    ended = running.end()
+def test_an_embedded_run_whose_worker_or_redis_dies_ends_at_once(celeriac: Celeriac, part: str, code: ExitCode) -> None:
+    manifest = write_manifest(celeriac.folder, {"held": write_held_model(celeriac.folder)})
+    np.save(celeriac.folder / "rows.npy", np.arange(100, dtype=np.float32).reshape(-1, 1))
+    with holding(celeriac.folder, 50.0):
+        running = celeriac.start(
+            *("predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", 10),
+            *("--models", manifest, "--workers", 1),
+        )
+        wait_until(lambda: held_child(celeriac.folder) or running.check_running(), "a chunk is in the middle")
+        os.kill(main_process_of(running.pid, part), signal.SIGKILL)
+        ended = running.end()
     assert ended.code == code, ended
     assert "Traceback" not in ended.stderr
     assert f"the embedded {part} was killed by signal SIGKILL" in ended.lines[-1], ended
     celeriac.check_nothing_is_left(celeriac.kept_by(ended))
+
+
+def main_process_of(command: int, part: str) -> int:
+    """The first of its words: a worker's children have the same."""
+    words = {pid: psutil.Process(pid).cmdline() for pid in descendants_of(command)}
+    if part == "redis":
+        return next(pid for pid, told in words.items() if "redis-server" in told[0])
+    return next(pid for pid, told in words.items() if told[1:3] == ["-m", "celery"])
 
 
 def check_predictions(celeriac: Celeriac, models: Path, *where: object, **environ: str) -> None:
