@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from producer.cli.manifest import describe
 from tasks.digest import model_digest
 from tasks.reports import SILENT_DEATHS_ALLOWED, Reports, report
-from worker_config.errors import ConfigError, ModelLoadError, WorkerStartError
+from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
 from worker_config.shadow import check_no_shadow
 
 
@@ -85,3 +87,41 @@ def test_a_stray_module_in_the_folder_is_named(tmp_path: Path, stray: str) -> No
 
 def test_the_checkout_itself_is_no_stray() -> None:
     check_no_shadow(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("stray", ["tasks.py", "tasks/__init__.py", "worker_config.py"])
+@pytest.mark.parametrize("is_there_already", [False, True])
+def test_a_program_beside_a_stray_module_is_told_of_it(tmp_path: Path, stray: str, is_there_already: bool) -> None:
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).touch()
+    name = stray.removesuffix(".py").partition("/")[0]
+    (tmp_path / "score.py").write_text(f"import {name}\n" * is_there_already + "from producer import Client\n")
+    done = subprocess.run([sys.executable, "score.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    error = "ImportError" if name == "worker_config" else "worker_config.errors.ConfigError"
+    told = f"{error}: {tmp_path / stray} hides Celeriac's package `{name}` from this program; rename it, "
+    assert done.stderr.splitlines()[-1].startswith(told)
+
+
+def test_a_command_that_finds_a_stray_module_on_the_path_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").touch()
+    done = subprocess.run(
+        [Path(sys.executable).with_name("celeriac"), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith(f"celeriac: {tmp_path}/tasks.py hides Celeriac's package `tasks` from this program;")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_what_runs_as_a_module_of_its_own_is_not_taken_from_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks.py").touch()
+    (tmp_path / "models.toml").write_text("[models.decode]\npreprocess = 'steps:decode'\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"tasks.py hides"):
+        describe(tmp_path / "models.toml")
