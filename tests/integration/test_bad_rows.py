@@ -185,7 +185,7 @@ def test_a_row_fails_for_all_models_if_it_does_for_any(chunks: Chunks) -> None:
     assert answer.failed == []
     assert [(record.start, record.model) for record in answer.failed_rows] == [(3, "picky"), (11, "fussy")]
     check_filled(outputs["picky"], rows, [3, 11])
-    assert outputs["fussy"].tolist() == [0 if row in (3, 11) else row for row in range(ROWS)]
+    assert outputs["fussy"].tolist() == [-1 if row in (3, 11) else row for row in range(ROWS)]
     assert outputs["fussy"].dtype == np.int64
     assert outputs["named"]["text"].tolist() == ["" if row in (3, 11) else f"row {row}" for row in range(ROWS)]
     assert np.isnan(outputs["named"]["sum"][[3, 11]]).all()
