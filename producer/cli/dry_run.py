@@ -108,6 +108,8 @@ def values(found: Preflight, output: Path | None, written: Rehearsed | None) -> 
             "rows": probe.stop - probe.start,
             "failed": probe.failed_rows,
             "skipped": probe.dropped_rows,
+            "nonfinite_inputs": probe.nonfinite[0],
+            "nonfinite_outputs": probe.nonfinite[1],
             "seconds": found.probe_seconds,
             "outputs": msgspec.to_builtins(found.outputs),
             "output_row_bytes": found.output_row_bytes,
@@ -150,7 +152,8 @@ def _batch(found: Preflight) -> str:
     failed = f", {probe.failed_rows} failed" if probe.failed_rows else ""
     dropped = f", {probe.dropped_rows} left out by preprocess" if probe.dropped_rows else ""
     rows = _count(probe.stop - probe.start, "row")
-    return f"{rows} in {found.probe_seconds:.3f} s{failed}{dropped}: {_specs(found.outputs)}"
+    odd = f", {max(probe.nonfinite)} with a NaN or an infinity" if any(probe.nonfinite) else ""
+    return f"{rows} in {found.probe_seconds:.3f} s{failed}{dropped}{odd}: {_specs(found.outputs)}"
 
 
 def _chunks(found: Preflight) -> str:

@@ -126,6 +126,13 @@ def test_what_is_not_known_is_said() -> None:
     assert values(replace(left, detached_bytes=None), None, None)["detached"]["fits"] is None
 
 
+def test_rows_of_the_batch_that_are_not_finite_are_told() -> None:
+    odd = replace(FOUND, probe=replace(FOUND.probe, nonfinite=(1, 2)))
+    assert "batch    4 rows in 0.500 s, 2 with a NaN or an infinity: (?, 3) float64" in lines(odd, None, None)
+    told = values(odd, None, None)["batch"]
+    assert (told["nonfinite_inputs"], told["nonfinite_outputs"]) == (1, 2)
+
+
 @pytest.mark.parametrize("name", ["o.npy", "o.npz", "o.parquet", "o.zarr", "o.jsonl"])
 def test_an_output_is_rehearsed_and_nothing_is_left(tmp_path: Path, name: str) -> None:
     found = rehearse(tmp_path / name, FOUND.probe, 1_000, {})
