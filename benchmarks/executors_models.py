@@ -1,4 +1,4 @@
-"""This module is a program of its own that makes the models of `benchmarks.executors`, with random weights.
+"""A program of its own that makes the models of `benchmarks.executors`, `choice` and `guard`, with random weights.
 
 python -m benchmarks.executors_models FOLDER
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(folder: Path) -> None:
-    """Write `mobilenet.keras` and `mlp.keras`."""
+    """Write `mobilenet.keras`, `mlp.keras`, `transformer.keras` and `lstm.keras`."""
     import keras
     import numpy as np
     from keras import layers
@@ -30,6 +31,15 @@ def main(folder: Path) -> None:
     mobilenet.save(folder / "mobilenet.keras")
     inside = [layers.Dense(4096, activation="relu") for _ in range(2)]
     keras.Sequential([keras.Input((1024,)), *inside, layers.Dense(10)]).save(folder / "mlp.keras")
+    words = keras.Input((64, 128), name="words")
+    hidden: Any = words
+    for _ in range(2):
+        hidden = layers.LayerNormalization()(hidden + layers.MultiHeadAttention(4, 32)(hidden, hidden))
+        hidden = layers.LayerNormalization()(hidden + layers.Dense(128)(layers.Dense(512, activation="gelu")(hidden)))
+    scores = layers.Dense(10)(layers.GlobalAveragePooling1D()(hidden))
+    keras.Model(words, scores).save(folder / "transformer.keras")
+    steps = keras.Input((32, 64), name="steps")
+    keras.Model(steps, layers.Dense(10)(layers.Bidirectional(layers.LSTM(128))(steps))).save(folder / "lstm.keras")
 
 
 if __name__ == "__main__":
