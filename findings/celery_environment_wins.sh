@@ -22,7 +22,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check celery==5.7.0 kombu==5.7.0
+venv/bin/python -m pip install --quiet --no-compile celery==5.7.0 kombu==5.7.0
 
 unset CELERY_BROKER_READ_URL CELERY_BROKER_WRITE_URL CELERY_CONFIG_MODULE
 export CELERY_BROKER_URL=memory://environment CELERY_RESULT_BACKEND=cache+memory://
