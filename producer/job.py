@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from producer.aggregator import Gathered
 from producer.job_store import JobState
@@ -60,6 +61,7 @@ class Job:
 
     Attributes:
         digests: the SHA-256 of each model's files, by name; the same from the first chunk to the last.
+        dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Job:
         digests: Mapping[str, str],
         *,
         skips: bool = False,
+        dependent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.id = job_id
         self.digests = dict(digests)
+        self.dependent = dict(dependent)
         self._run = run
         self._rows = rows
         self._first_row = first_row

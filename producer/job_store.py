@@ -18,9 +18,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -60,7 +61,14 @@ return state
 
 
 def new_record(
-    job_id: str, models: Sequence[ModelRef], label: str, store: str, rows: int | None, plan: Plan | None = None
+    job_id: str,
+    models: Sequence[ModelRef],
+    label: str,
+    store: str,
+    rows: int | None,
+    plan: Plan | None = None,
+    *,
+    dependent: Mapping[str, str] = MappingProxyType({}),
 ) -> JobRecord:
     """The record of a job that this process submits now."""
     now = time.time()
@@ -75,6 +83,7 @@ def new_record(
         producer=f"{socket.gethostname()}:{os.getpid()}",
         ledger={},
         plan=plan,
+        dependent=dict(dependent),
     )
 
 

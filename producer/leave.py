@@ -114,7 +114,8 @@ def leave(
         budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
         left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
         plan = msgspec.structs.replace(left.put(check, blank), trace=trace.headers)
-        record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan)
+        dependent = placement.dependent(infos)
+        record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(wire.url):
             job_store.create(wire.client, record, ttl_seconds)
         # To those that are still up.

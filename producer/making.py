@@ -47,7 +47,7 @@ def make_sizer(
         batch_seconds=placement.batch_seconds(infos),
         rows_travel=store != "slices",
         first_rows=FIRST_STEP_ROWS if placement.have_no_model(infos) else 1,
-        fixed_rows=chunk_rows,
+        fixed_rows=placement.fixed_chunk_rows(infos, chunk_rows),
         chunk_seconds=chunk_seconds,
         max_bytes=MAX_REDIS_CHUNK_BYTES if store == "redis" else MAX_CHUNK_BYTES,
     )
@@ -67,7 +67,8 @@ def make_job(
     """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended."""
     job_id = secrets.token_hex(6)
     models = placement.refs(infos)
-    record = job_store.new_record(job_id, models, feed.label, store, feed.rows)
+    dependent = placement.dependent(infos)
+    record = job_store.new_record(job_id, models, feed.label, store, feed.rows, dependent=dependent)
     wire = Wire(str(settings.broker_url), settings, job_id, store)
     window = Window(len(slots))
     queues = Queues(slots)
@@ -108,7 +109,7 @@ def make_job(
     wire.headers, run.on_end = trace.headers, trace.end
     digests = {model.name: model.digest for model in models}
     skips = terms.policy.on_error == "skip" or any(info.drops_rows for info in infos)
-    job = Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips)
+    job = Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips, dependent=dependent)
     metrics.follow(job, wire.measures, window)
     return job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -14,7 +15,9 @@ from tasks.codec.arrays import DTYPES
 from tasks.messages import ModelRef
 from tasks.records import ModelInfo, SlotRecord
 from tasks.signature import blank_rows
-from worker_config.errors import NoWorkerError, UnknownModelError
+from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
+
+logger = logging.getLogger(__name__)
 
 # In an error's text.
 WORKERS_TOLD = 5
@@ -90,6 +93,56 @@ def batch_seconds(infos: Sequence[ModelInfo]) -> float:
 def have_no_model(infos: Sequence[ModelInfo]) -> bool:
     """Whether all of them are Python functions around nothing: rows that run in no batches, at an unknown speed."""
     return not any(info.outputs or info.function for info in infos)
+
+
+def dependent(infos: Iterable[ModelInfo]) -> dict[str, str]:
+    """The models whose rows are not independent, each with what they depend on, and whether that is meant."""
+    told = {}
+    for info in infos:
+        meant = "" if info.independent_rows else "independent_rows = false: "
+        words = info.dependent or (meant and "nothing was found that a row's prediction depends on besides the row")
+        if words:
+            told[info.name] = f"{meant}{words}"
+    return told
+
+
+def warn(infos: Iterable[ModelInfo]) -> None:
+    """Say in the log what a job must know of models whose rows are not independent; little where that is meant."""
+    for info in infos:
+        if info.dependent and info.independent_rows:
+            logger.warning(
+                "model %s: %s, so chunk sizes, retries and failed rows change it; if that is meant, say "
+                "independent_rows = false in the manifest",
+                info.name,
+                info.dependent,
+            )
+        elif any(one.on == "chance" and not one.seeded for one in info.dependence or ()):
+            logger.warning("model %s: its chance cannot be seeded, so no two runs are equal", info.name)
+
+
+def fixed_chunk_rows(infos: Sequence[ModelInfo], chunk_rows: int | None) -> int | None:
+    """Rows of every chunk where the manifest says that rows are not independent: those given, or of the largest batch.
+
+    Elsewhere what was given.
+    """
+    if chunk_rows is not None or all(info.independent_rows for info in infos):
+        return chunk_rows
+    return max(info.batch_rows for info in infos)
+
+
+def check_begins_chunk(infos: Sequence[ModelInfo], first_row: int, chunk_rows: int | None) -> None:
+    """Refuse to continue a job inside a chunk, where rows are not independent.
+
+    Raises:
+        UsageError: `first_row` begins none.
+    """
+    fixed = fixed_chunk_rows(infos, chunk_rows)
+    meant = [info.name for info in infos if not info.independent_rows]
+    if meant and fixed and first_row % fixed:
+        raise UsageError(
+            f"model {meant[0]}: its rows are not independent, and its chunks of {fixed} rows are to be the same every "
+            f"time; none begins with row {first_row}: begin with row 0, or with a multiple of {fixed}"
+        )
 
 
 def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:

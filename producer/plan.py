@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from producer.placement import batch_seconds, output_row_bytes
+from producer.placement import batch_seconds, fixed_chunk_rows, output_row_bytes
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
 from tasks import keys
 from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef
@@ -50,7 +50,7 @@ def choose_chunk_rows(
         output_row_bytes=output_row_bytes(infos),
         batch_seconds=min(batch_seconds(infos) or CHUNK_SECONDS / BATCHES, CHUNK_SECONDS / least_batches),
         rows_travel=not sliced,
-        fixed_rows=fixed_rows,
+        fixed_rows=fixed_chunk_rows(infos, fixed_rows),
         max_bytes=MAX_CHUNK_BYTES if sliced else MAX_REDIS_CHUNK_BYTES,
     )
     # The sizer would share the rest out in two chunks for each slot; these are all that there will be.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -78,6 +78,7 @@ class Preflight:
         spool_free: bytes that the spool folder has free; None where neither rows nor outputs go there.
         detached_bytes: what a detached job needs in Redis, about; None where it is not to be detached, or nobody knows.
         detached_limit: what it may need; 0 where it is not to be detached.
+        dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
     """
 
     label: str
@@ -102,6 +103,7 @@ class Preflight:
     spool_free: int | None = None
     detached_bytes: float | None = None
     detached_limit: float = 0.0
+    dependent: dict[str, str] = field(default_factory=dict)
 
 
 def try_out(
@@ -182,6 +184,7 @@ def try_out(
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],
         detached_limit=budget.limit if wanted.wishes else 0.0,
+        dependent=placement.dependent(infos),
     )
 
 

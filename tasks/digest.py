@@ -74,7 +74,7 @@ def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
     """What else changes predictions, as far as the manifest says it."""
-    keys = ["signature", "inputs", "outputs"]
+    keys = ["signature", "inputs", "outputs", "independent_rows"]
     if entry.precision:
         keys += ["precision", "tolerance", "agreement"]
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}

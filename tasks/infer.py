@@ -40,7 +40,7 @@ from tasks.messages import (
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import with_values
 from tasks.progress import Counts
-from tasks.running import Before, Ran, load, record_of, run_apart, run_together
+from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
 from tasks.stopwatch import Stopwatch
@@ -153,6 +153,9 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             if failure := _given_up(child, message, story):
                 return failure
             left_out = {record.start for record in story.bad}
+            if not have_independent_rows(models):
+                # Each would have another prediction without the others.
+                batch_rows, suspects = max(1, message.stop - message.start), None
             todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
             before = partial(notes.write, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, story.bad, watch)

@@ -28,6 +28,33 @@ class TensorSpec(_Record, frozen=True):
         return f"{self.name} ({shape}) {self.dtype}"
 
 
+class Dependence(_Record, frozen=True):
+    """What a row's prediction depends on, besides the row.
+
+    Attributes:
+        on: the other rows of its batch, its place in the batch, earlier calls, or chance.
+        amount: the largest deviation seen, in units of the outputs' spread over the rows, or where outputs are no
+            floats the share of rows; None where it has no measure.
+        seeded: of chance: whether it follows from variables of the model, which can be set.
+    """
+
+    on: Literal["neighbours", "place", "history", "chance"]
+    amount: float | None
+    seeded: bool = False
+
+    def __str__(self) -> str:
+        amount = "without measure" if self.amount is None else f"by up to {self.amount:.2g} of the outputs' spread"
+        return f"{_WORDS[self.on]} ({amount})"
+
+
+_WORDS = {
+    "neighbours": "the other rows of its batch",
+    "place": "its place in the batch",
+    "history": "earlier calls",
+    "chance": "chance",
+}
+
+
 class ModelInfo(_Record, frozen=True):
     """A loaded model, as its child describes it.
 
@@ -39,6 +66,8 @@ class ModelInfo(_Record, frozen=True):
     spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
     nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
     the output. `ordered` says whether `inputs` stand in an order that people know, for a tuple of arrays to go by.
+    `dependence` is what a row's prediction depends on besides the row, None where nobody knows, as of functions;
+    `independent_rows` is False where the manifest says that this is meant.
     """
 
     name: str
@@ -58,6 +87,13 @@ class ModelInfo(_Record, frozen=True):
     note: str = ""
     function: str = ""
     ordered: bool = False
+    dependence: list[Dependence] | None = None
+    independent_rows: bool = True
+
+    @property
+    def dependent(self) -> str:
+        """In words, what a row's prediction depends on besides the row; empty where that is nothing, or not known."""
+        return f"a row's prediction depends on {' and on '.join(map(str, self.dependence))}" if self.dependence else ""
 
 
 class OlderSet(_Record, frozen=True):
@@ -122,6 +158,7 @@ class JobRecord(_Record, frozen=True):
     """A job as `celeriac jobs` and `status` show it; times are Unix seconds; only a detached one has a plan.
 
     `failed_models` are those that failed alone, each with a record of rows where it did; `stages` are seconds of slots.
+    `dependent` are models whose rows are not independent, each with what they depend on.
     """
 
     id: JobId
@@ -137,3 +174,4 @@ class JobRecord(_Record, frozen=True):
     plan: Plan | None = None
     failed_models: dict[str, FailureRecord] = {}
     stages: dict[str, float] = {}
+    dependent: dict[str, str] = {}

@@ -8,7 +8,7 @@ Rows that are not finite are counted, or, with on_nonfinite "fail", have failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,7 @@ def run_together(
     joined = {name: Joined(count) for name in models}
     nonfinite = {name: NotFinite(count) for name in models}
     dropped = np.zeros(count, bool)
+    _begin(message, models)
     for step in steps:
         before(step)
         prepared: _Prepared = {}
@@ -139,8 +140,11 @@ def run_apart(
     joined, nonfinite = Joined(count), NotFinite(count)
     dropped = np.zeros(count, bool)
     failed = list(bad)
+    first_row = steps[0].start if steps else message.start
 
     def run(start: int, stop: int) -> Made | FailureRecord:
+        if start == first_row:  # also once more, where it is halved
+            _begin(message, models)
         all_made: dict[str, Made] = {}
         prepared: _Prepared = {}
         for name, model in models.items():
@@ -154,9 +158,14 @@ def run_apart(
 
     for step in steps:
         before(step)
-        for start, stop, made in halved(run, step.start, step.stop, failed=_has_failed):
+        pieces = (
+            halved(run, step.start, step.stop, failed=_has_failed)
+            if have_independent_rows(models)
+            else [(step.start, step.stop, run(step.start, step.stop))]
+        )
+        for start, stop, made in pieces:
             if isinstance(made, FailureRecord):
-                failed.append(made)
+                failed += _of_each_row(made)
                 continue
             try:
                 add_to(joined, dropped, message.start, start, stop, made)
@@ -164,7 +173,7 @@ def run_apart(
                 failed += _lost_records(message, made, start)
             except ModelError as error:
                 record = record_of(message, "infer", error)
-                failed += [msgspec.structs.replace(record, start=row, stop=row + 1) for row in range(start, stop)]
+                failed += _of_each_row(msgspec.structs.replace(record, start=start, stop=stop))
     failed.sort(key=lambda record: record.start)
     left_out = np.zeros(count, bool)
     for record in failed:
@@ -173,6 +182,26 @@ def run_apart(
     if joined.rows or not (count or failed):
         ran.outputs = joined.finish()
     return ran
+
+
+def have_independent_rows(models: Mapping[str, LoadedModel]) -> bool:
+    """Whether rows of a chunk may be run without the others; not where the manifest says that they depend on them."""
+    return all(model.info.independent_rows for model in models.values())
+
+
+def _begin(message: ChunkMessage, models: Mapping[str, LoadedModel]) -> None:
+    for model in models.values():
+        model.begin_chunk(message.start)
+
+
+def _of_each_row(record: FailureRecord) -> list[FailureRecord]:
+    """A record for each of the rows, which fail together; the same one where there is one row, or none."""
+    if record.stop - record.start < 2:
+        return [record]
+    text = f"with all rows {record.start}-{record.stop} of its chunk: {record.text}"[:500]
+    return [
+        msgspec.structs.replace(record, start=row, stop=row + 1, text=text) for row in range(record.start, record.stop)
+    ]
 
 
 def record_of(message: ChunkMessage, stage: str, error: Exception, model: str = "") -> FailureRecord:

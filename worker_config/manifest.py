@@ -17,6 +17,7 @@ prefer = "speed"                # or "memory"
 precision = ["bfloat16"]        # where it is faster and passes the gate
 calibration = "rows.npy"        # rows of the gate
 agreement = 0.99                # or tolerance = 0.05
+independent_rows = false        # a prediction depends on more than its row, and that is meant
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         calibration: rows for the gate, `.npy` or `.npz`; absolute after `read_manifest`.
         tolerance: of a lower precision: the largest deviation, in units of the outputs' spread over the rows.
         agreement: of a lower precision: the least share of rows whose largest output stays the same.
+        independent_rows: False says that it is meant that a prediction depends on more than its row: no warning, and
+            chunks that are the same every time.
     """
 
     path: str = ""
@@ -82,6 +85,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str = ""
     tolerance: float = 0.0
     agreement: float = 0.0
+    independent_rows: bool = True
 
     @property
     def has_file(self) -> bool:

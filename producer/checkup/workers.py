@@ -51,7 +51,7 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     if empty := [worker.name for worker in workers if not worker.slots]:
         found = f"{_list(empty)} has no child that holds its models, or is of another version of Celeriac"
         up = warning("workers", found, "look at its output")
-    return [up, *_models(workers), _sets(workers)]
+    return [up, *_models(workers), *_dependent(workers), _sets(workers)]
 
 
 def _models(workers: Sequence[WorkerState]) -> list[Finding]:
@@ -62,6 +62,17 @@ def _models(workers: Sequence[WorkerState]) -> list[Finding]:
                 count = held.setdefault(ref.name, {}).setdefault(ref.digest, {})
                 count[worker.name] = count.get(worker.name, 0) + 1
     return [_model(name, versions) for name, versions in sorted(held.items())]
+
+
+def _dependent(workers: Sequence[WorkerState]) -> list[Finding]:
+    """Models whose rows are not independent, unless that is meant."""
+    infos = {(info.name, info.digest): info for worker in workers for slot in worker.slots for info in slot.models}
+    advice = "if that is meant, say independent_rows = false in the manifest"
+    return [
+        warning("model", f"{info.name}@{info.digest[:8]}: {info.dependent}", advice)
+        for info in infos.values()
+        if info.dependent and info.independent_rows
+    ]
 
 
 def _model(name: str, versions: Mapping[str, Mapping[str, int]]) -> Finding:

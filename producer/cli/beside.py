@@ -39,6 +39,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
         failed_models: those that failed alone, and are not in the output.
         failures: how many records the failures file has.
         fill: where rows that failed are filled: how they are marked, and with what they are.
+        dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
     """
 
     job: str | None
@@ -50,6 +51,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
     failed_models: dict[str, FailureRecord]
     failures: int
     fill: Fill | None = None
+    dependent: dict[str, str] = {}
 
 
 def ledger_path(path: Path) -> Path:

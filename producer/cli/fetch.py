@@ -120,4 +120,6 @@ def _summary(record: JobRecord, written: int, output: str | None, error: Celeria
     seconds = round(record.updated_at - record.submitted_at, 6)
     ledger = record.ledger | {"written": written}
     text = str(error) if error else None
-    return Summary(record.id, ledger, seconds, output, text, failed_models=record.failed_models)
+    return Summary(
+        record.id, ledger, seconds, output, text, failed_models=record.failed_models, dependent=record.dependent
+    )

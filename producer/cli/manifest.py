@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from producer.client import Client
 from tasks import keys
 from tasks.connection import broker_errors, connect
 from tasks.digest import digest_or_error
@@ -43,6 +44,18 @@ def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
     """
     entries = read_manifest(manifest)
     return {name: digest_or_error(name, entries[name]) for name in names}
+
+
+def not_independent(names: list[str], client: Client | None, manifest: Path) -> list[str]:
+    """Those of the models of which the manifest, or a worker's, says that their rows are not independent."""
+    if client:
+        return [info.name for info in client.describe(names) if not info.independent_rows]
+    entries = read_manifest(manifest)
+    return [
+        name
+        for name in names
+        if not all(entry.independent_rows for entry in (entries[name], *entries[name].members.values()))
+    ]
 
 
 def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:

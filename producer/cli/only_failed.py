@@ -151,6 +151,7 @@ def predict_failed(
             failed_models=finished.told.failed_models,
             failures=len(records),
             fill=sink.fill if sink.committed else fill,
+            dependent=job.dependent,
         )
         if error:
             with suppress(CeleriacError):  # the first one is told

@@ -10,7 +10,7 @@ import click
 from producer.cli.beside import failures_path
 from producer.cli.dry_run import check_dry, dry_run
 from producer.cli.leaving import check_alone, leave_job, needed_for_detach
-from producer.cli.manifest import check_names, model_digests
+from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.options import (
     broker_option,
@@ -125,7 +125,8 @@ def predict(
     them again. OUTPUT.ledger.json says what became of all rows.
 
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
-    with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ.
+    with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ,
+    but not chunks of models with independent_rows = false.
 
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
@@ -179,7 +180,18 @@ def predict(
                 system = client or local(manifest, workers or 2)
                 return dry_run(system, names, source, output, wanted, quiet=quiet, as_json=as_json)
             of_before = finished.told.on_error if finished else "raise"
-            head = JournalHead(source={**seen, **options}, models=digests, on_error=on_error or of_before)
+            is_meant = not_independent(names, client, manifest)
+            if is_meant and finished:
+                raise UsageError(
+                    f"--only-failed is for independent rows, which those of model {is_meant[0]} are not, as the "
+                    "manifest says: their chunks would be others; predict all rows again with --force"
+                )
+            head = JournalHead(
+                source={**seen, **options},
+                models=digests,
+                on_error=on_error or of_before,
+                chunk_rows=(chunk_rows or "default") if is_meant else None,
+            )
             if finished:
                 finished.check_same(source, head)
                 summary = predict_failed(

@@ -41,7 +41,8 @@ class Summary:
 
     `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
     `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
-    `stages` are seconds of slots by what they did.
+    `stages` are seconds of slots by what they did; `dependent` are models whose rows are not independent, each with
+    what a prediction depends on besides its row.
     """
 
     job: str | None
@@ -53,6 +54,7 @@ class Summary:
     failures: int = 0
     fill: Fill | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    dependent: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -82,6 +84,7 @@ class Summary:
             failed_models=self.failed_models,
             failures=len(failures),
             fill=self.fill,
+            dependent=self.dependent,
         )
         write_beside(Path(self.output), told, failures)
 
@@ -301,6 +304,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
         failures=len(sink.failures),
         fill=sink.fill,
         stages=job.stages,
+        dependent=job.dependent,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from producer.failures import told
 from producer.job_store import JobState
+from producer.placement import dependent
 from tasks.messages import FailureRecord
 from tasks.records import JobRecord, ModelInfo
 from tasks.snapshots.record import Trial
@@ -34,7 +35,7 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
             tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
             first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
             rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
-        notes[len(rows) - 1] = info.note
+        notes[len(rows) - 1] = "\n  ".join(filter(None, [info.note, dependent([info]).get(info.name)]))
     lines = _columns(rows).splitlines()
     return "\n".join(f"{line}\n  {notes[n]}" if notes.get(n) else line for n, line in enumerate(lines))
 
@@ -93,6 +94,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "stages": _shares(record.stages),
         "error": record.error,
         "failed": told(record.failed_models) if record.failed_models else "",
+        "dependent": "; ".join(f"{name}: {text}" for name, text in record.dependent.items()),
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
         "next": _next(state, record, slots),

@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -51,15 +51,22 @@ class JournalHead:
         source: what tells the data set from others: path, size, fingerprint, options that change the output.
         models: the digest of each model.
         on_error: what becomes of rows that fail.
+        chunk_rows: as they were asked for, "default" where they were not; None where they do not matter.
     """
 
     source: Mapping[str, JsonValue]
     models: Mapping[str, str] = field(default_factory=dict)
     on_error: OnError = "raise"
+    chunk_rows: int | Literal["default"] | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """The same as plain values."""
-        return {"source": dict(self.source), "models": dict(self.models), "on_error": self.on_error}
+        values: dict[str, JsonValue] = {
+            "source": dict(self.source),
+            "models": dict(self.models),
+            "on_error": self.on_error,
+        }
+        return values if self.chunk_rows is None else {**values, "chunk_rows": self.chunk_rows}
 
 
 class Journal:
@@ -264,6 +271,10 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return f"its models are not the same ({models[0]} before, {models[1]} now)"
     if name == "on_error":
         return f"rows that fail were to be treated otherwise (--on-error {_shown(before)} before, {now} now)"
+    if name == "chunk_rows":
+        return (
+            f"rows of its models are not independent, and chunks are others (--chunk-rows {before} before, {now} now)"
+        )
     if name == "source":
         name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         before, now = before.get(name), now.get(name)

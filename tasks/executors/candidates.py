@@ -36,8 +36,9 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
     reasons: dict[str, str] = {}
 
     def leave_out(which: Sequence[Name], why: str) -> None:
-        reasons.update((name, why) for name in which if name in names and name not in reasons)
+        reasons.update((name, why) for name in which if why and name in names and name not in reasons)
 
+    leave_out(names[1:], why_own_graph(snapshot, entry))
     if entry.prefer == "memory":
         leave_out(_OWN_WEIGHTS, "each child would have its own copy of the weights, and memory is preferred")
     if gpus:
@@ -54,6 +55,15 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
         if why := promise(name, snapshot).why:
             leave_out([name], why)
     return [name for name in dict.fromkeys(names) if name not in reasons], reasons
+
+
+def why_own_graph(snapshot: Snapshot, entry: ModelEntry) -> str:
+    """Why no other executor may run the model: it keeps state, or its rows are not independent; empty where one may."""
+    if snapshot.state:
+        return "the model writes to its variables, which its own graph alone keeps"
+    if snapshot.dependence:
+        return "its rows are not independent"
+    return "" if entry.independent_rows else "its rows are not independent, as the manifest says"
 
 
 def _is_free(spec: TensorSpec) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.program import FlatCall, flat_call
+from tasks.models.state import variable_state
 from tasks.snapshots.record import WEIGHTS, Snapshot
 from tasks.snapshots.weights import map_weights
 
@@ -15,6 +16,10 @@ def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Fla
     function, saved = signature(folder, snapshot)
     call = flat_call(function, len(snapshot.outputs))
     call.keep = saved  # type: ignore[attr-defined] # its variables live as long as it does
+    state = variable_state(function.variables, snapshot.state, snapshot.seeds)
+    if state:
+        state.restore()  # what is written to must not alias the weight file's map
+    call.state = state  # type: ignore[attr-defined]
     return call
 
 

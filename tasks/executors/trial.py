@@ -30,6 +30,7 @@ from tasks.executors.trusted import Trust, capped, trust, with_reference
 from tasks.finite import magnitude
 from tasks.memory import give_back
 from tasks.models.program import FlatCall
+from tasks.models.state import state_of
 from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry
@@ -82,6 +83,8 @@ def telling_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry
         rows, of = calibration_rows(Path(entry.calibration), inputs)
         candidates = [rows]
     for candidate in candidates:
+        if state := state_of(call):
+            state.restore()
         try:
             rows = bearable(call, candidate, batch_rows) if of else candidate
             reference = in_batches(call, rows, batch_rows)

@@ -25,6 +25,7 @@ from tasks.models.formats import open_model
 from tasks.models.guarded import Limits, run_guarded
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.rows import ONLY, run_function
+from tasks.models.state import State, state_of
 from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.records import ModelInfo, TensorSpec
 from tasks.signature import Arrays, Rows, blank_rows, fit
@@ -53,6 +54,7 @@ class LoadedModel:
         chain: models that run one after the other, in place of this one.
         own_graph: where another executor is used: loads the model's own graph, for rows that the other does not run.
         limits: the rows that the executor may be given.
+        state: what it keeps between calls; None where that is nothing.
     """
 
     info: ModelInfo
@@ -63,12 +65,19 @@ class LoadedModel:
     function: Step | None = None
     own_graph: Callable[[], Call] | None = None
     limits: Limits = field(default_factory=Limits)
+    state: State | None = None
     chain: tuple[LoadedModel, ...] = ()
 
     @property
     def links(self) -> tuple[LoadedModel, ...]:
         """What is run, one after the other: this model, or the members of a chain."""
         return self.chain or (self,)
+
+    def begin_chunk(self, first_row: int) -> None:
+        """Put what it keeps between calls into the saved state; seeds are the chunk's own where chance is meant."""
+        for link in self.links:
+            if link.state is not None:
+                link.state.restore(None if link.info.independent_rows else first_row)
 
     def prepare(self, rows: Any, count: int) -> tuple[Any, Array | None]:
         """The rows as the model takes them, of `count`; and a mask of those not left out, None where that is all.
@@ -177,10 +186,12 @@ def load_model(served: Served) -> LoadedModel:
         if not served.snapshot:
             batch_rows = batch_rows_of(inputs, entry.batch_rows)
         call: Call = _no_call
+        state: State | None = None
         batch_seconds = 0.0
         if entry.has_file:
             _check_rows(inputs)
-            call = by_name(plain_call(program), inputs, outputs)
+            flat = plain_call(program)
+            call, state = by_name(flat, inputs, outputs), state_of(flat)
             batch_seconds = _warm_up(call, served, inputs, batch_rows)
         give_back()
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
@@ -205,14 +216,15 @@ def load_model(served: Served) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
-    fixed = any(spec.shape and spec.shape[0] is not None for spec in inputs)
+    # Rows that depend on their batch would not bear another one.
+    fixed = not entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
     note = partial(remember, Path(served.folder), served.executor) if served.folder else None
     size = BatchSize(batch_rows, fixed, note)
     other = served.executor in EXECUTORS and served.executor != "graph"
     own_graph = cache(partial(_own_graph, served)) if other else None
     trial = served.trial
     limits = Limits(trial.limit, trial.tiny) if trial and other else Limits()
-    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph, limits)
+    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph, limits, state)
 
 
 def _load_chain(served: Served) -> LoadedModel:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tasks.models.state import variable_state, written
 from tasks.records import TensorSpec
 from tasks.signature import Arrays
 
 Call = Callable[[Arrays], Arrays]
+# What it keeps between calls is in its attribute `state`; see `state_of`.
 FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], list[np.ndarray[Any, Any]]]
 
 
@@ -129,8 +131,11 @@ def plain_call(program: Program) -> FlatCall:
     """Run a program as it is, with nothing shared."""
     if program.call is not None:
         return program.call
-    call = flat_call(concrete(program), len(program.outputs))
+    function = concrete(program)
+    call = flat_call(function, len(program.outputs))
     call.keep = program  # type: ignore[attr-defined] # its variables live as long as it does
+    call.state = variable_state(function.variables, *written(function))  # type: ignore[attr-defined]
+    call.function = function  # type: ignore[attr-defined]
     return call
 
 

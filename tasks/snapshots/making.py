@@ -22,8 +22,10 @@ from tasks.executors.batched import in_batches
 from tasks.executors.promises import examined
 from tasks.models.formats import open_model
 from tasks.models.program import Program, batch_rows_of, concrete, plain_call
+from tasks.models.state import is_half, written
 from tasks.models.versions import served_path
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
+from tasks.snapshots.independence import examine
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight
 from tasks.snapshots.reference import make_reference, read_reference
 from tasks.snapshots.weights import write_arrays
@@ -52,15 +54,20 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         why=program.why_plain,
         ordered=program.ordered,
     )
+    batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
     if program.run is None or program.why_plain:
         return _copied(plain, folder)
     try:
-        weights = _save(program, folder)
-        mapped = msgspec.structs.replace(plain, kind="mapped", weights=weights, weight_bytes=_bytes(program))
+        weights, state, seeds = _save(program, folder)
+        mapped = msgspec.structs.replace(
+            plain, kind="mapped", weights=weights, weight_bytes=_bytes(program), state=state, seeds=seeds
+        )
         mapped = examined(mapped, folder)
-        batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
+        plain = _with_dependence(plain, program, batch_rows)
+        mapped = msgspec.structs.replace(mapped, dependence=plain.dependence)
         make_reference(folder, mapped, plain_call(program), batch_rows)
-        _check_equal(folder, mapped, batch_rows)
+        if not _is_chance(mapped):
+            _check_equal(folder, mapped, batch_rows)
     except ConfigError:
         raise
     except Exception as error:
@@ -71,7 +78,36 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
     return _recorded(mapped, folder)
 
 
-def _save(program: Program, folder: Path) -> list[Weight]:
+def _with_dependence(snapshot: Snapshot, program: Program, batch_rows: int) -> Snapshot:
+    call = plain_call(program)
+    half = program.run is not None and is_half(call.function)  # type: ignore[attr-defined]
+    found = examine(call, program.inputs, snapshot.entry, batch_rows, half=half)
+    return msgspec.structs.replace(snapshot, dependence=found)
+
+
+def _is_chance(snapshot: Snapshot) -> bool:
+    """Whether no two runs of it are equal, even from the same state."""
+    return any(one.on == "chance" and not one.seeded for one in snapshot.dependence or ())
+
+
+def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """Look at what the rows of a copied model depend on, and note it in the snapshot's record.
+
+    To be run in a process of its own: what a file makes of rows that were made up may be its process's end.
+
+    Raises:
+        Exception: the model cannot be loaded.
+    """
+    copy = str(folder / "source" / snapshot.source)
+    program = open_model(msgspec.structs.replace(snapshot.entry, path=copy, version=0))
+    batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
+    found = _with_dependence(snapshot, program, batch_rows)
+    (folder / RECORD).write_bytes(msgspec.json.encode(found))
+    return found
+
+
+def _save(program: Program, folder: Path) -> tuple[list[Weight], list[int], list[int]]:
+    """Write the model; return its weights, and which of them it writes to, and which are seeds."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -86,10 +122,10 @@ def _save(program: Program, folder: Path) -> list[Weight]:
         module.tracked = program.tracked
         tf.saved_model.save(module, target, signatures=function)
     saved = tf.saved_model.load(target)
-    variables = saved.signatures["serving_default"].variables
-    weights = write_arrays(folder / WEIGHTS, ((one.name, one.numpy()) for one in variables))
+    signature = saved.signatures["serving_default"]
+    weights = write_arrays(folder / WEIGHTS, ((one.name, one.numpy()) for one in signature.variables))
     shutil.rmtree(folder / "model" / "variables")
-    return weights
+    return weights, *written(signature)
 
 
 def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:

@@ -20,16 +20,16 @@ import msgspec
 
 from tasks.devices import gpus, limit_threads
 from tasks.digest import entry_digest
-from tasks.executors.candidates import candidates
+from tasks.executors.candidates import candidates, why_own_graph
 from tasks.executors.choice import choose
 from tasks.executors.operations import TABLE
-from tasks.executors.trial import try_executor
+from tasks.executors.trial import TellingRows, try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import ForkedError, run_forked
-from tasks.snapshots.making import make_snapshot
+from tasks.snapshots.making import examine_copy, make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
@@ -136,12 +136,25 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Workshop) -
                 return make_snapshot(entry, digest, folder)
 
             snapshot = _logged(make, Snapshot, folder)
+            if snapshot.kind == "copied" and snapshot.dependence is None:
+                snapshot = _examined(snapshot, folder, shop)
     except ForkedError as error:
         # A class of ours says nothing to people, and its text does.
         cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {cause}") from None
     cache.prune(shop.cache, shop.limit_bytes, keep=[key])
     return snapshot
+
+
+def _examined(snapshot: Snapshot, folder: Path, shop: Workshop) -> Snapshot:
+    def examine() -> Snapshot:
+        limit_threads(shop.threads)
+        return examine_copy(snapshot, folder)
+
+    try:
+        return _logged(examine, Snapshot, folder, TRIAL_SECONDS)
+    except ForkedError:
+        return snapshot  # nobody knows then
 
 
 def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop) -> Trials:
@@ -152,6 +165,8 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
     telling = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
     clear_built(folder)
+    if own_graph := why_own_graph(snapshot, entry):
+        telling = TellingRows(why=own_graph)
     if telling.why:
         trials = [Trial("graph", agrees=True, why=telling.why)]
     else:

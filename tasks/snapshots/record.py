@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.records import ModelInfo, TensorSpec
+from tasks.records import Dependence, ModelInfo, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.
@@ -112,6 +112,9 @@ class Snapshot(msgspec.Struct, frozen=True):
         ordered: whether the inputs have an order that people know.
         operations: keys of the graph's operations in the table of `tasks/executors/operations.py`.
         hazards: those that may make of finite rows what is not finite.
+        state: the weights that the graph writes to, by their place in `weights`.
+        seeds: those of them that are a random generator's.
+        dependence: what a row's prediction depends on besides the row; None where no rows could be made up to tell.
     """
 
     version: int
@@ -129,6 +132,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     ordered: bool = False
     operations: list[str] = []
     hazards: list[str] = []
+    state: list[int] = []
+    seeds: list[int] = []
+    dependence: list[Dependence] | None = None
 
 
 class Described(msgspec.Struct, frozen=True):

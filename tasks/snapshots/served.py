@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.executors import EXECUTORS
-from tasks.records import ModelInfo, TensorSpec
+from tasks.records import Dependence, ModelInfo, TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry, is_function
 
@@ -103,6 +103,8 @@ def info_of(
         shared_bytes=served.shared_bytes,
         error=(served.trial.error or 0.0) if served.trial else 0.0,
         note=served.note,
+        dependence=served.snapshot.dependence if served.snapshot else None,
+        independent_rows=entry.independent_rows,
     )
 
 
@@ -124,4 +126,13 @@ def chained(served: Served, members: Sequence[ModelInfo], load_seconds: float = 
         ordered=first.ordered,
         shared_bytes=sum(member.shared_bytes for member in members),
         note=served.note,
+        dependence=_dependence(members),
+        independent_rows=all(member.independent_rows for member in members),
     )
+
+
+def _dependence(members: Sequence[ModelInfo]) -> list[Dependence] | None:
+    """What a row's prediction by a chain depends on: what it does in any member."""
+    known = [member.dependence for member in members if member.dependence is not None]
+    found = {one.on: one for dependence in known for one in dependence}
+    return list(found.values()) if found or len(known) == len(members) else None

@@ -49,6 +49,7 @@ class Model:
         self.cancelled = False
         self.failed_models: dict[str, FailureRecord] = {}
         self.stages: dict[str, float] = {}
+        self.dependent: dict[str, str] = {}
 
     def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
         if isinstance(source, BatchSource):

@@ -29,6 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("producer.cli.predict.check_names", lambda *_: None)
     monkeypatch.setattr("producer.cli.predict.model_digests", lambda *_: {"m": "9f3c"})
+    monkeypatch.setattr("producer.cli.predict.not_independent", lambda *_: [])
 
     def runs(bad: set[int], *words: str) -> Result:
         @contextmanager

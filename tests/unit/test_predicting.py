@@ -33,6 +33,7 @@ class EndingJob:
     digests: dict[str, str] = field(default_factory=lambda: {"digits": "9f3c"})
     id: str = "3f2a90bc41d7"
     stages: dict[str, float] = field(default_factory=dict)
+    dependent: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=lambda: Ledger(rows=ROWS))
     cancelled: bool = False
     wishes: dict[str, object] = field(default_factory=dict)

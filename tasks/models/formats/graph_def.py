@@ -18,6 +18,12 @@ LARGE_BYTES = 64 * 2**10
 # Nodes that nobody consumes, and that are no outputs either.
 _NO_OUTPUTS = {"Const", "Placeholder", "NoOp", "Assert", "SaveV2", "ShardedFilename", "MergeV2Checkpoints"}
 
+# What writes to variables: to references to their values, and to handles.
+REFERENCE_WRITES = {"Assign", "AssignAdd", "AssignSub", "CountUpTo", "StridedSliceAssign"} | {
+    f"Scatter{nd}{how}" for nd in ("", "Nd") for how in ("Add", "Div", "Max", "Min", "Mul", "Sub", "Update")
+}
+WRITES = REFERENCE_WRITES | {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
+
 
 def split_name(tensor: str) -> tuple[str, int]:
     """Node and number of a tensor: "node:1", "node" or "^node" (which has the number -1)."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.causes import telling_line
+from tasks.models.formats.graph_def import REFERENCE_WRITES
 from tasks.models.formats.sessions import freeze_saved_model
-from tasks.models.program import Program, output_spec_of, spec_of
+from tasks.models.program import Program, output_spec_of, plain_call, spec_of
+from tasks.models.state import opened_again
 from worker_config.manifest import ModelEntry
 
 
@@ -40,7 +42,19 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
         return freeze_saved_model(path, tags, entry.signature)
     except Exception as error:
         why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
-        return dataclasses.replace(_plain(path, entry, tags), why_plain=why)
+        return dataclasses.replace(_with_references(path, entry, tags), why_plain=why)
+
+
+def _with_references(path: Path, entry: ModelEntry, tags: Sequence[str]) -> Program:
+    """A program of TensorFlow 1, whose variables may be references: these are in the graph, and out of reach."""
+    program = _plain(path, entry, tags)
+    call = plain_call(program)
+    graph_def = call.function.graph.as_graph_def()  # type: ignore[attr-defined]
+    bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
+    if not any(node.op in REFERENCE_WRITES for nodes in bodies for node in nodes):
+        return program
+    call = opened_again(lambda: plain_call(_plain(path, entry, tags)), call)
+    return Program(program.inputs, program.outputs, call=call)
 
 
 def _plain(path: Path, entry: ModelEntry, tags: Sequence[str] | None) -> Program:

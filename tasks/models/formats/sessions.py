@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.formats.frozen import frozen_program
-from tasks.models.formats.graph_def import split_name
+from tasks.models.formats.graph_def import WRITES, needs, split_name
 from tasks.models.formats.tensor_names import tensor_names
 from tasks.models.program import Program
 from worker_config.manifest import ModelEntry
@@ -23,7 +23,8 @@ def open_checkpoint(path: Path, entry: ModelEntry) -> Program:
     """The graph of a `.meta` file with its checkpoint's values, from `entry.inputs` to `entry.outputs`.
 
     Raises:
-        ValueError: no checkpoint beside it, no graph in it, or no such tensors; the text names those that it has.
+        ValueError: no checkpoint beside it, no graph in it, one that writes to its variables, or no such tensors; the
+            text names those that it has.
     """
     import tensorflow as tf
 
@@ -79,5 +80,10 @@ def _session() -> Iterator[Any]:
 def _frozen(session: Any, tensors: Sequence[str]) -> Any:
     import tensorflow as tf
 
+    graph_def = session.graph.as_graph_def()
+    needed, _ = needs(graph_def, tensors)
+    # As a constant a variable would keep its value, and the write would be gone without a word.
+    if writing := next((node for node in graph_def.node if node.name in needed and node.op in WRITES), None):
+        raise ValueError(f"the graph writes to a variable, in {writing.name!r} ({writing.op})")
     nodes = list(dict.fromkeys(split_name(tensor)[0] for tensor in tensors))
-    return tf.compat.v1.graph_util.convert_variables_to_constants(session, session.graph.as_graph_def(), nodes)
+    return tf.compat.v1.graph_util.convert_variables_to_constants(session, graph_def, nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from tasks.causes import telling_line
 from tasks.models.program import FlatCall, Program
+from tasks.models.state import opened_again
 from tasks.quiet import hushed
 from tasks.records import TensorSpec
 from worker_config.manifest import ModelEntry
@@ -30,28 +32,64 @@ def open_tflite(path: Path, entry: ModelEntry) -> Program:
     Raises:
         ValueError: it is no TFLite file, has no such signature, or operations that the interpreter lacks.
     """
+    interpreter = _interpreter(path)
+    signature = _signature(interpreter.get_signature_list(), entry.signature)
+    call, inputs, outputs = _opened(interpreter, signature)
+    specs = [_spec(*item) for item in inputs.items()], [_spec(*item) for item in outputs.items()]
+    call = _said_clearly(call)
+    if _keeps_variables(path):  # which the interpreter's own reset does not know of
+        call = opened_again(lambda: _said_clearly(_opened(_interpreter(path), signature)[0]), call)
+    else:
+        call.state = _TensorState(interpreter)  # type: ignore[attr-defined]
+    # A signature is a map; a file without one has a list.
+    return Program(*specs, call=call, why_plain=WHY_PLAIN, ordered=not signature)
+
+
+def _interpreter(path: Path) -> Any:
     import tensorflow as tf
 
     threads = tf.config.threading.get_intra_op_parallelism_threads() or 1
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
-            interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+            return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"not a TFLite file that this interpreter reads: {telling_line(error)}") from None
-    signature = _signature(interpreter.get_signature_list(), entry.signature)
+
+
+def _opened(interpreter: Any, signature: str) -> tuple[FlatCall, Details, Details]:
+    """A call, and what is known of the tensors that it takes and gives, by their names."""
     if signature:
         runner = interpreter.get_signature_runner(signature)
         inputs = dict(sorted(runner.get_input_details().items()))
         outputs = dict(sorted(runner.get_output_details().items()))
-        call = _runner_call(runner, list(inputs), list(outputs))
-    else:
-        inputs = {details["name"]: details for details in interpreter.get_input_details()}
-        outputs = {details["name"]: details for details in interpreter.get_output_details()}
-        call = _tensor_call(interpreter, inputs, outputs)
-    specs = [_spec(*item) for item in inputs.items()], [_spec(*item) for item in outputs.items()]
-    # A signature is a map; a file without one has a list.
-    return Program(*specs, call=_said_clearly(call), why_plain=WHY_PLAIN, ordered=not signature)
+        return _runner_call(runner, list(inputs), list(outputs)), inputs, outputs
+    inputs = {details["name"]: details for details in interpreter.get_input_details()}
+    outputs = {details["name"]: details for details in interpreter.get_output_details()}
+    return _tensor_call(interpreter, inputs, outputs), inputs, outputs
+
+
+def _keeps_variables(path: Path) -> bool:
+    """Whether the file assigns to variables."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = schema.Model.GetRootAs(data)
+        codes = [model.OperatorCodes(number).BuiltinCode() for number in range(model.OperatorCodesLength())]
+        del model  # it looks into the map
+    return schema.BuiltinOperator.ASSIGN_VARIABLE in codes
+
+
+class _TensorState:
+    """Tensors that the interpreter keeps between calls, as those of a recurrent layer; most files have none."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+
+    def restore(self, first_row: int | None = None, *, seeds_alone: bool = False) -> None:
+        """Set them to zero, as the file has them."""
+        if not seeds_alone:
+            self._interpreter.reset_all_variables()
 
 
 def _signature(known: dict[str, Any], wanted: str) -> str:
