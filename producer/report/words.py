@@ -196,7 +196,8 @@ def _slow(entry: Entry, names: dict[str, str], began_at: float) -> Sequence[str]
 def _model(info: ModelInfo) -> Sequence[str]:
     around = [f"{label} {name}" for label, name in (("from", info.preprocess), ("by", info.function)) if name]
     around += [f"to {info.postprocess}"] if info.postprocess else []
-    return info.name, info.digest, info.executor, str(info.batch_rows), "; ".join(filter(None, [*around, info.note]))
+    notes = "; ".join(filter(None, [*around, info.note, info.dependent]))
+    return info.name, info.digest, info.executor, str(info.batch_rows), notes
 
 
 def _versions(versions: Mapping[str, str]) -> str:
