@@ -154,8 +154,7 @@ class Client:
             data: an array with the rows on the first axis; a dict of arrays by input name, or a tuple in the order of
                 the inputs; an iterator over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or
                 what a function of `producer.sources` gives.
-            chunk_rows: rows of one chunk; measured on the first ones if left out, or one batch where the manifest says
-                that rows are not independent.
+            chunk_rows: rows of one chunk; measured if left out, or one batch where `independent_rows` is false.
             chunk_seconds: what a chunk shall take in a worker, where its rows are not given: longer ones cost less in
                 all, shorter ones are there sooner.
             store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
@@ -289,19 +288,12 @@ class Client:
             max_delay: seconds after which a chunk leaves that is not full.
             on_nonfinite: as for `submit`; with "fail" such a row ends the stream.
 
-        Closing the iterator cancels what is in flight.
-
-        Raises:
-            UsageError: the manifest says of a model that its rows are not independent.
+        Closing the iterator cancels what is in flight. Of a model with `independent_rows = false` it is a UsageError.
         """
         terms = Terms(policy=make_policy("raise", None, on_nonfinite))
         infos, slots = self._find(check_names(models))
         placement.warn(infos)
-        if meant := [info.name for info in infos if not info.independent_rows]:
-            raise UsageError(
-                f"model {meant[0]}: its rows are not independent, and a stream's chunks are cut by time; submit the "
-                "rows as a data set"
-            )
+        placement.check_can_stream(infos)
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
         store, _ = choose_store(source, slots, self._settings, None)

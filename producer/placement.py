@@ -145,6 +145,19 @@ def check_begins_chunk(infos: Sequence[ModelInfo], first_row: int, chunk_rows: i
         )
 
 
+def check_can_stream(infos: Iterable[ModelInfo]) -> None:
+    """Refuse a stream, whose chunks are cut by time, where rows are not independent.
+
+    Raises:
+        UsageError: the manifest says so of a model.
+    """
+    if meant := [info.name for info in infos if not info.independent_rows]:
+        raise UsageError(
+            f"model {meant[0]}: its rows are not independent, and a stream's chunks are cut by time; submit the rows as "
+            "a data set"
+        )
+
+
 def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:
     """What a chunk's message says of its models."""
     return [ModelRef(info.name, info.digest) for info in infos]

@@ -21,7 +21,7 @@ from tasks.executors import graph
 from tasks.executors.batched import in_batches
 from tasks.executors.promises import examined
 from tasks.models.formats import open_model
-from tasks.models.program import Program, batch_rows_of, concrete, plain_call
+from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
 from tasks.models.versions import served_path
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
@@ -63,9 +63,10 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
             plain, kind="mapped", weights=weights, weight_bytes=_bytes(program), state=state, seeds=seeds
         )
         mapped = examined(mapped, folder)
-        plain = _with_dependence(plain, program, batch_rows)
+        call = plain_call(program)
+        plain = _with_dependence(plain, call, batch_rows)
         mapped = msgspec.structs.replace(mapped, dependence=plain.dependence)
-        make_reference(folder, mapped, plain_call(program), batch_rows)
+        make_reference(folder, mapped, call, batch_rows)
         if not _is_chance(mapped):
             _check_equal(folder, mapped, batch_rows)
     except ConfigError:
@@ -78,10 +79,9 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
     return _recorded(mapped, folder)
 
 
-def _with_dependence(snapshot: Snapshot, program: Program, batch_rows: int) -> Snapshot:
-    call = plain_call(program)
-    half = program.run is not None and is_half(call.function)  # type: ignore[attr-defined]
-    found = examine(call, program.inputs, snapshot.entry, batch_rows, half=half)
+def _with_dependence(snapshot: Snapshot, call: FlatCall, batch_rows: int) -> Snapshot:
+    function = getattr(call, "function", None)  # of TensorFlow's
+    found = examine(call, snapshot.inputs, snapshot.entry, batch_rows, half=function is not None and is_half(function))
     return msgspec.structs.replace(snapshot, dependence=found)
 
 
@@ -101,7 +101,7 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     copy = str(folder / "source" / snapshot.source)
     program = open_model(msgspec.structs.replace(snapshot.entry, path=copy, version=0))
     batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
-    found = _with_dependence(snapshot, program, batch_rows)
+    found = _with_dependence(snapshot, plain_call(program), batch_rows)
     (folder / RECORD).write_bytes(msgspec.json.encode(found))
     return found
 
