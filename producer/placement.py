@@ -153,8 +153,8 @@ def check_can_stream(infos: Iterable[ModelInfo]) -> None:
     """
     if meant := [info.name for info in infos if not info.independent_rows]:
         raise UsageError(
-            f"model {meant[0]}: its rows are not independent, and a stream's chunks are cut by time; submit the rows as "
-            "a data set"
+            f"model {meant[0]}: its rows are not independent, and a stream's chunks are cut by time; submit the rows "
+            "as a data set"
         )
 
 
