@@ -33,7 +33,7 @@ def test_a_job_begins_with_a_chunk_or_is_refused() -> None:
     placement.check_begins_chunk([PLAIN], 7, None)
     placement.check_begins_chunk([PLAIN, MEANT], 128, None)
     placement.check_begins_chunk([MEANT], 7, 7)
-    with pytest.raises(UsageError, match="model meant: .* chunks of 64 rows .* none begins with row 7"):
+    with pytest.raises(UsageError, match=r"model meant: .* chunks of 64 rows .* none begins with row 7"):
         placement.check_begins_chunk([PLAIN, MEANT], 7, None)
 
 
