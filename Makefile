@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos transcript bench check format wheel clean
+.PHONY: help install demo test chaos transcript bench operations check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,13 +29,16 @@ test: $(READY)  ## run every test, four files at a time: they wait as much as th
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py \
-		$(addprefix tests/integration/test_,deaths.py detached.py queues.py reload.py snapshots.py)
+		$(addprefix tests/integration/test_,deaths.py detached.py queues.py random_networks.py reload.py snapshots.py)
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)
+
+operations: $(READY)  ## sweep what executors make of operations; writes docs/executors.md and the table; ARGS="--jobs 2"
+	$(BIN)/python -m benchmarks.operations $(ARGS)
 
 check: $(READY)  ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Cases of operations that move, choose, count and reduce numbers."""
 
+# ruff: noqa: SIM905
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -109,7 +110,8 @@ WITH_INDICES: dict[str, Callable[[Any], Any]] = {
 }
 _INDEX_SHOWN = {
     "TensorScatterUpdate": "TensorScatterUpdate/float", "While by rows": "While", "If by rows": "If",
-    "Case by rows": "Case", "Assert": "Assert", "ScatterNd": "ScatterNd/float", "TensorScatterAdd": "TensorScatterAdd/float",
+    "Case by rows": "Case", "Assert": "Assert", "ScatterNd": "ScatterNd/float",
+    "TensorScatterAdd": "TensorScatterAdd/float",
     "TensorScatterMax": "TensorScatterMax/float", "TensorScatterMin": "TensorScatterMin/float",
     "TensorScatterSub": "TensorScatterSub/float", "gather_nd of a table": "GatherNd/float",
     "SegmentSum": "SegmentSum/float", "SegmentMax": "SegmentMax/float", "SegmentMean": "SegmentMean/float",

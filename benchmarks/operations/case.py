@@ -1,4 +1,4 @@
-"""What is swept: an operation, a function or a layer, as a program in which it stands alone, behind a product, before one.
+"""What is swept: an operation, a function or a layer, in a program where it stands alone, behind and before a product.
 
 All three are in one program, each with inputs of its own, so that TensorFlow cannot share what it computes: runtimes
 fuse an operation with what is around it, and a fused one may treat a NaN in another way.
@@ -60,58 +60,71 @@ def plain(function: Callable[..., Any]) -> Callable[[], tuple[Callable[..., Any]
     return lambda: (function, ())
 
 
-def program_of(case: Case, places: int, *, companion: bool = False) -> tuple[Program, list[int]]:
-    """The program, and for each output its place.
+Owner = tuple[int, int]  # the number of a case, and of one of `PLACES`
+COMPANION: Owner = (-1, 0)
+
+
+def program_of(cases: Sequence[Case], places: int, *, companion: bool = False) -> tuple[Program, list[Owner]]:
+    """The program of cases side by side, and for each output whose it is.
 
     Args:
-        case: what it computes.
-        places: how many of `PLACES` it has.
-        companion: add an input and a product of it, of place -1: without one there is no graph in bfloat16.
+        cases: what it computes; of the same inputs each.
+        places: how many of `PLACES` each has.
+        companion: add an input and a product of it, of no case: without one there is no graph in bfloat16.
     """
     import tensorflow as tf
 
-    function, variables = case.make()
-    variables = list(variables)
-    first = case.inputs[0].shape[-1] or 1
-    behind = _product(first, variables) if places > 1 else None
-    specs = [tf.TensorSpec(one.shape, one.dtype) for one in case.inputs]
-    before: dict[int, Any] = {}
-    if places > 1:
-        # Its width is known only now.
-        traced = tf.function(lambda *tensors: _floats(function(*tensors)), autograph=False).get_concrete_function(
-            *specs
-        )
-        before = {
-            output.shape[-1]: _product(output.shape[-1], variables) for output in traced.outputs if output.shape.rank
-        }
-    owners: list[int] = []
+    variables: list[Any] = []
+    runs = [_placed(case, places, variables) for case in cases]
     beside = _product(COLUMNS, variables) if companion else None
+    count = len(cases[0].inputs) * places
+    owners: list[Owner] = []
 
     def run(tensors: Sequence[Any]) -> list[Any]:
-        count = len(case.inputs)
-        results = list(tf.nest.flatten(function(*tensors[:count])))
-        owners[:] = [0] * len(results)
-        if behind is not None:
-            second = tensors[count : 2 * count]
-            given = tf.nest.flatten(function(behind(second[0]), *second[1:]))
-            results += given
-            owners.extend([1] * len(given))
-            third = [before[tensor.shape[-1]](tensor) for tensor in _floats(function(*tensors[2 * count :]))]
-            results += third
-            owners.extend([2] * len(third))
+        results: list[Any] = []
+        owners.clear()
+        for number, one in enumerate(runs):
+            for place, given in enumerate(one(tensors[number * count : (number + 1) * count])):
+                results += given
+                owners.extend([(number, place)] * len(given))
         if beside is not None:
             results.append(beside(tensors[-1]))
-            owners.append(-1)
+            owners.append(COMPANION)
         return [tf.identity(result) for result in results]
 
-    inputs = [
-        TensorSpec(f"x{number}", one.dtype, one.shape)
-        for number, one in enumerate(case.inputs * places + [spec(COLUMNS)] * companion)
-    ]
+    forms = [form for case in cases for form in case.inputs * places] + [spec(COLUMNS)] * companion
+    inputs = [TensorSpec(f"x{number}", one.dtype, one.shape) for number, one in enumerate(forms)]
     tensor_specs = [tf.TensorSpec(one.shape, one.dtype) for one in inputs]
     traced = tf.function(lambda *tensors: run(tensors), autograph=False).get_concrete_function(*tensor_specs)
     outputs = [output_spec_of(f"y{number}", tensor) for number, tensor in enumerate(traced.outputs)]
     return Program(inputs, outputs, run=run, variables=variables), owners
+
+
+def _placed(case: Case, places: int, variables: list[Any]) -> Callable[[Sequence[Any]], list[list[Any]]]:
+    """What computes a case in its places: the outputs of each."""
+    import tensorflow as tf
+
+    function, own = case.make()
+    variables += own
+    if places == 1:
+        return lambda tensors: [list(tf.nest.flatten(function(*tensors)))]
+    behind = _product(case.inputs[0].shape[-1] or 1, variables)
+    specs = [tf.TensorSpec(one.shape, one.dtype) for one in case.inputs]
+    # How wide its outputs are is known only now.
+    traced = tf.function(lambda *tensors: _floats(function(*tensors)), autograph=False).get_concrete_function(*specs)
+    widths = {output.shape[-1] for output in traced.outputs if output.shape.rank}
+    before = {width: _product(width, variables) for width in widths}
+    count = len(case.inputs)
+
+    def run(tensors: Sequence[Any]) -> list[list[Any]]:
+        first, second, third = (tensors[place * count : (place + 1) * count] for place in range(3))
+        return [
+            list(tf.nest.flatten(function(*first))),
+            list(tf.nest.flatten(function(behind(second[0]), *second[1:]))),
+            [before[tensor.shape[-1]](tensor) for tensor in _floats(function(*third))],
+        ]
+
+    return run
 
 
 def _floats(results: Any) -> list[Any]:

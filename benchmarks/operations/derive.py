@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from benchmarks.operations.case import Case
 from benchmarks.operations.patterns import PATTERNS
-from benchmarks.operations.sweep import NAMES, Seen
+from benchmarks.operations.seen import NAMES, Seen
 from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Swept, Table, judge, worst
+from tasks.executors.reached import INFINITE
 
 PRODUCTS = ("MatMul", "BiasAdd")
 _BY_TFLITE = ("tflite", "int8")
@@ -22,28 +25,40 @@ _BY_TFLITE = ("tflite", "int8")
 def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tuple[Table, list[Pattern]]:
     """The table, and the patterns that it needs and `patterns.py` lacks; they are in the table."""
     swept = [(case, one) for case, one in zip(cases, seen, strict=True) if not one.failed and one.keys]
-    products = {name: worst(_levels(one, name)[0] for _, one in swept if one.name in PRODUCTS) for name in NAMES}
+    products = {name: worst(one.levels(name)[0] for _, one in swept if one.name in PRODUCTS) for name in NAMES}
     verdicts = {one.name: {name: _verdict(one, name, products[name]) for name in NAMES} for _, one in swept}
-    operations: dict[str, dict[str, str]] = {}
+    operations: dict[str, dict[str, str]] = {INFINITE: dict.fromkeys(NAMES, "all")}
+    makers, by_infinity = {INFINITE}, {name: set[str]() for name in NAMES}
     for case, one in swept:
         for key in case.shows or (one.keys if len(one.keys) == 1 else ()):
             if key not in one.keys:
                 raise ValueError(f"{case.name} does not show {key}, but {one.keys}")
             entry = operations.setdefault(key, dict.fromkeys(NAMES, NOT_BUILT))
+            makers |= {key} if one.makes else set()
             for name in NAMES:
+                if any(found.executor == name and found.kind != "extreme" for found in one.found):
+                    by_infinity[name].add(key)
                 entry[name] = _worse(entry[name], verdicts[one.name][name])
     layers = {
-        one.name: Swept(one.keys, verdicts[one.name], one.tflite_operators, one.why)
+        one.name: Swept(
+            one.keys, verdicts[one.name], one.tflite_operators, {n: why for n in NAMES if (why := one.first(n))}
+        )
         for _, one in sorted(swept, key=lambda pair: (pair[0].is_layer, pair[0].name))
     }
-    known = Table(tensorflow, dict(sorted(operations.items())), {}, list(PATTERNS), layers)
-    known = _blame_operators(known)
+    by_size = {
+        name: sorted(
+            key for key, entry in operations.items() if entry[name] == "finite" and key not in by_infinity[name]
+        )
+        for name in NAMES
+    }
+    ordered = dict(sorted(operations.items()))
+    known = _blame_operators(Table(tensorflow, ordered, sorted(makers), by_size, {}, list(PATTERNS), layers))
     missing: list[Pattern] = []
     for label, one in layers.items():
         needed = {name: level for name, level in one.verdicts.items() if is_better(known, one, name)}
         if needed:
-            missing.append(Pattern(label, one.operations, **{name: level for name, level in needed.items()}))
-            known = Table(tensorflow, known.operations, known.tflite_operators, [*PATTERNS, *missing], layers)
+            missing.append(Pattern(label, one.operations, **needed))
+            known = replace(known, patterns=[*PATTERNS, *missing])
     return known, missing
 
 
@@ -60,22 +75,18 @@ def is_better(known: Table, swept: Swept, executor: str) -> bool:
 def _blame_operators(known: Table) -> Table:
     """TFLite's operators: "all" unless only cases that are worse than their operations have them."""
     operators = {name: "all" for one in known.layers.values() for name in one.tflite_operators}
-    plain = Table(known.tensorflow, known.operations, operators, known.patterns, known.layers)
+    plain = replace(known, tflite_operators=operators)
     worse = [one for one in known.layers.values() if one.tflite_operators and is_better(plain, one, "tflite")]
     innocent = {name for one in known.layers.values() if one not in worse for name in one.tflite_operators}
     for one in worse:
         for name in set(one.tflite_operators) - innocent:
             operators[name] = worst([operators[name], one.verdicts["tflite"]])
-    return Table(known.tensorflow, known.operations, dict(sorted(operators.items())), known.patterns, known.layers)
-
-
-def _levels(one: Seen, executor: str) -> list[str]:
-    return one.verdicts.get(executor, [NOT_BUILT])
+    return replace(known, tflite_operators=dict(sorted(operators.items())))
 
 
 def _verdict(one: Seen, executor: str, product: str) -> str:
     """Alone, and beside products where that is worse than these."""
-    alone, *beside = _levels(one, executor)
+    alone, *beside = one.levels(executor)
     if alone == NOT_BUILT:
         return NOT_BUILT
     blamed = [level for level in beside if level != NOT_BUILT and worst([level, product]) != product]

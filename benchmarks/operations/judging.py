@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.operations.case import Owner
+from benchmarks.operations.seen import Found
+from tasks.executors import EXECUTORS
+from tasks.executors.hurting_rows import Group
+
+# Whose sums a lower precision rounds.
+PRODUCTS = re.compile(r"MatMul|Conv|Einsum")
 Array = np.ndarray[Any, Any]
 
 # Of the row's largest finite magnitude. A number below `LEAST` counts as 0: the runtimes flush what is below the normal
 # numbers in different places.
 RELATIVE = 1e-5
+ROUNDED = 1e-4  # where sums of many numbers are rounded on the way
 LEAST = 1e-37
-# Of a lower precision, and only where a rounded input changes an output by little.
+# Of products in a lower precision, and only of rows whose sums do not cancel.
 GROSS = 0.25
 GENTLE = frozenset(("normal", "[0, 1)", "zeros", "ones", "-1", "0.5", "7", "one-hot"))
 
@@ -68,3 +77,38 @@ def _text(value: Any) -> str:
 def first_difference(wanted: Sequence[Array], got: Sequence[Array], relative: float) -> str:
     """The same of several outputs."""
     return next((found for pair in zip(wanted, got, strict=True) if (found := difference(*pair, relative))), "")
+
+
+def differences(
+    name: str,
+    keys: Sequence[str],
+    number: int,
+    owners: Sequence[Owner],
+    groups: Sequence[Group],
+    reference: Sequence[Any],
+    outputs: Sequence[Any],
+    relative: float,
+) -> list[Found]:
+    """For each place and group."""
+    is_rounded = EXECUTORS[name].precision != "float32"
+    has_products = any(PRODUCTS.search(key) for key in keys)
+    found = []
+    for group, wanted, got in zip(groups, reference, outputs, strict=True):
+        lost = isinstance(wanted, str)
+        for place in range(max(place for _, place in owners) + 1):
+            if lost or isinstance(got, str):
+                what = "" if lost and isinstance(got, str) else "no error" if lost else f"error: {got}"
+            else:
+                pairs = [(wanted[n], got[n]) for n, owner in enumerate(owners) if owner == (number, place)]
+                rounds = is_rounded and (place > 0 or has_products)
+                asked = relative if not rounds else GROSS if group.label in GENTLE and place == 0 else 0.0
+                what = _differs(pairs, asked, rounds)
+            if what:
+                found.append(Found(name, place, group.label, group.kind, what, lost))
+    return found
+
+
+def _differs(pairs: Sequence[Any], relative: float, rounds: bool) -> str:
+    # Integers and booleans of rounded numbers may be others.
+    pairs = [pair for pair in pairs if not rounds or pair[0].dtype.kind in "fcV"]
+    return first_difference([pair[0] for pair in pairs], [pair[1] for pair in pairs], relative)

@@ -1,7 +1,8 @@
-"""Cases of products, convolutions, pools, pictures, matrices, waves, and of what `tf.nn`, `tf.math` and `keras.ops` make."""
+"""Cases of products, convolutions, pools, pictures, matrices, waves, and of functions that `tf.nn` and `tf.math` have."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +42,9 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "conv1d": (lambda x: tf.nn.conv1d(x, _kernel(3, 5, 4), 1, "SAME"), [spec(12, 5)]),
     "Conv3D": (lambda x: tf.nn.conv3d(x, _kernel(2, 2, 2, 3, 4), [1] * 5, "SAME"), [spec(5, 5, 5, 3)]),
     "DepthwiseConv2dNative": (lambda x: tf.nn.depthwise_conv2d(x, _kernel(3, 3, 5, 1), [1] * 4, "SAME"), PICTURE),
-    "DepthwiseConv2dNative, 2 each": (lambda x: tf.nn.depthwise_conv2d(x, _kernel(3, 3, 5, 2), [1] * 4, "VALID"), PICTURE),
+    "DepthwiseConv2dNative, 2 each": (
+        lambda x: tf.nn.depthwise_conv2d(x, _kernel(3, 3, 5, 2), [1] * 4, "VALID"), PICTURE,
+    ),
     "Conv2DBackpropInput": (
         lambda x: tf.nn.conv2d_transpose(x, _kernel(3, 3, 4, 5), [tf.shape(x)[0], 16, 16, 4], 2, "SAME"),
         PICTURE,
@@ -66,7 +69,9 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         ).y,
         PICTURE,
     ),
-    "CropAndResize": (lambda x: tf.image.crop_and_resize(x, [[0.1, 0.2, 0.7, 0.9]] * 9, list(range(9)), [4, 4]), PICTURE),
+    "CropAndResize": (
+        lambda x: tf.image.crop_and_resize(x, [[0.1, 0.2, 0.7, 0.9]] * 9, list(range(9)), [4, 4]), PICTURE,
+    ),
     "Dilation2D": (lambda x: tf.nn.dilation2d(x, _kernel(3, 3, 5), [1] * 4, "SAME", "NHWC", [1] * 4), PICTURE),
     "RGBToHSV": (lambda x: tf.image.rgb_to_hsv(x), [spec(6, 6, 3)]),
     "HSVToRGB": (lambda x: tf.image.hsv_to_rgb(x), [spec(6, 6, 3)]),
@@ -110,9 +115,11 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "trace": (lambda x: tf.linalg.trace(x), [spec(4, 4)]),
 }  # fmt: skip
 _SHOWN = {
-    "FFT": "FFT", "IFFT": "IFFT", "IRFFT": "IRFFT", "FFT2D": "FFT2D", "Qr": "Qr/float", "Conv2DBackpropInput": "Conv2DBackpropInput/float",
+    "FFT": "FFT", "IFFT": "IFFT", "IRFFT": "IRFFT", "FFT2D": "FFT2D", "Qr": "Qr/float",
+    "Conv2DBackpropInput": "Conv2DBackpropInput/float",
     "Conv3DBackpropInputV2": "Conv3DBackpropInputV2/float", "Einsum": "Einsum/float", "Svd": "Svd/float",
-    "AdjustContrastv2": "AdjustContrastv2/float", "AdjustHue": "AdjustHue/float", "AdjustSaturation": "AdjustSaturation/float",
+    "AdjustContrastv2": "AdjustContrastv2/float", "AdjustHue": "AdjustHue/float",
+    "AdjustSaturation": "AdjustSaturation/float",
 }  # fmt: skip
 # Nothing here is rounded in an order of its own.
 CHOICES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
@@ -127,7 +134,9 @@ CHOICES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "BatchToSpaceND": (
         lambda x: tf.batch_to_space(tf.space_to_batch(x, [2, 2], [[0, 0], [0, 0]]), [2, 2], [[0, 0], [0, 0]]), PICTURE,
     ),
-    "ExtractImagePatches": (lambda x: tf.image.extract_patches(x, [1, 3, 3, 1], [1, 2, 2, 1], [1] * 4, "SAME"), PICTURE),
+    "ExtractImagePatches": (
+        lambda x: tf.image.extract_patches(x, [1, 3, 3, 1], [1, 2, 2, 1], [1] * 4, "SAME"), PICTURE,
+    ),
     "BiasAdd": (lambda x: tf.nn.bias_add(x, [0.5, -1.0, 3.0, 0.0, 2.0]), PICTURE),
     "flip": (lambda x: [tf.image.flip_left_right(x), tf.image.flip_up_down(x), tf.image.rot90(x)], PICTURE),
     "central_crop": (lambda x: tf.image.central_crop(x, 0.5), PICTURE),
@@ -198,11 +207,25 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+# Differences of sums: of numbers with all their bits, nothing but rounding may be left.
+CANCELLING = re.compile("norm|moments|variance|std|entropy|lbeta")
+# What has a pole, away from it.
+POSITIVE: dict[str, Callable[..., Any]] = {
+    "Rsqrt": lambda x: tf.math.rsqrt(tf.square(x) + 1e-3),
+    "Sqrt": lambda x: tf.sqrt(tf.square(x) + 1e-3),
+    "Log": lambda x: tf.math.log(tf.abs(x) + 1e-3),
+    "Reciprocal": lambda x: tf.math.reciprocal(tf.abs(x) + 1e-3),
+    "RealDiv": lambda x: x / (tf.abs(x) + 1e-3),
+}
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
+    for name, function in POSITIVE.items():
+        yield Case(f"{name} of positive numbers", plain(function), shows=(f"{name}/float,positive",))
     for exact, group, shown in ((False, PRODUCTS, _SHOWN), (True, CHOICES, _CHOICES_SHOWN)):
         for name, (function, inputs) in group.items():
             keys = (shown[name],) if name in shown else ()
             yield Case(name, plain(function), list(inputs), is_exact=exact, shows=keys)
     for name, function in FUNCTIONS.items():
-        yield Case(name, plain(function))
+        yield Case(name, plain(function), is_exact=not CANCELLING.search(name))

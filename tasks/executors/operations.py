@@ -58,10 +58,24 @@ class Swept(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """The whole table; see the fields of `Pattern` and `Swept`."""
+    """The whole table.
+
+    Attributes:
+        tensorflow: the version that it holds for.
+        operations: by key and executor, the verdict; "-" where it was not built.
+        makers: keys that make NaN or infinities of finite rows: division by 0. What stands behind them gets such
+            numbers, whatever the rows are.
+        by_size: by executor, keys that are "finite" for the largest and smallest numbers alone, not for NaN or
+            infinities.
+        tflite_operators: builtin operators of TFLite that do something else than what they were converted from.
+        patterns: what becomes something else together.
+        layers: all that was swept, by name: operations, functions, layers.
+    """
 
     tensorflow: str
     operations: dict[str, dict[str, str]]
+    makers: list[str] = []
+    by_size: dict[str, list[str]] = {}
     tflite_operators: dict[str, str] = {}
     patterns: list[Pattern] = []
     layers: dict[str, Swept] = {}
@@ -106,6 +120,8 @@ def judge(
 ) -> Verdict:
     """The worst of all entries for these operations together; the model's own graph is equal to itself.
 
+    What is equal on finite rows alone is not where another operation makes NaN or infinities of finite rows.
+
     Args:
         executor: a name of `EXECUTORS`.
         operations: what `operations_of` gives.
@@ -129,6 +145,10 @@ def judge(
     }
     unknown = tuple(sorted(name for name, level in found.items() if level == NOT_BUILT))
     level = worst(found.values())
+    makers = present.intersection(known.makers)
+    hurt = {name for name, one in found.items() if one == "finite"}.difference(known.by_size.get(executor, ()))
+    if level == "finite" and makers and hurt:
+        return Verdict("no", tuple(sorted(makers | hurt)), unknown)
     because = (
         () if level == "all" else tuple(sorted(name for name, found_level in found.items() if found_level == level))
     )

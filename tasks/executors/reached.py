@@ -12,25 +12,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), where variables are read.
-PLUMBING = frozenset(
-    "Placeholder PlaceholderWithDefault Const Identity IdentityN NoOp StopGradient PreventGradient Snapshot"
-    " VarHandleOp ReadVariableOp HashTableV2 PartitionedCall StatefulPartitionedCall".split()
-)
+import numpy as np
+
+from tasks.executors.ranges import POSITIVE, constant, sign_of
+
+# What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), reads of variables.
+PLUMBING = frozenset((
+    "Placeholder", "PlaceholderWithDefault", "Const", "Identity", "IdentityN", "NoOp", "StopGradient",
+    "PreventGradient", "Snapshot", "VarHandleOp", "ReadVariableOp", "HashTableV2", "PartitionedCall",
+    "StatefulPartitionedCall",
+))  # fmt: skip
 _CALLS = {"PartitionedCall": ("f",), "StatefulPartitionedCall": ("f",)}
 _BRANCHES = {"If": ("then_branch", "else_branch"), "Case": ("branches",)}
 _SHAPES = frozenset(("Shape", "ShapeN", "Size", "Rank"))
+_RESOURCE = 20  # the type of a captured variable
 _CHANCE = ("Random", "Stateful", "Rng", "TruncatedNormal", "ParameterizedTruncatedNormal", "Multinomial")
 # Their outputs have sizes that follow from values, so that shapes behind them do, too.
-_SIZED_BY_VALUES = frozenset(
-    "Where Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2 ListDiff DynamicPartition NonMaxSuppression"
-    " NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5 Bincount RaggedRange"
-    " RaggedTensorToTensor SparseFillEmptyRows".split()
-)
+_SIZED_BY_VALUES = frozenset((
+    "Where", "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "ListDiff", "DynamicPartition",
+    "NonMaxSuppression", "NonMaxSuppressionV2", "NonMaxSuppressionV3", "NonMaxSuppressionV4",
+    "NonMaxSuppressionV5", "Bincount", "RaggedRange", "RaggedTensorToTensor", "SparseFillEmptyRows",
+))  # fmt: skip
 _SHAPE_OPERANDS = {
-    "Fill": (0,), "Reshape": (1,), "Tile": (1,), "BroadcastTo": (1,), "Range": (0, 1, 2), "LinSpace": (2,), "Slice": (1, 2),
-    "StridedSlice": (1, 2, 3), "Pad": (1,), "PadV2": (1,), "MirrorPad": (1,), "OneHot": (1,), "TopKV2": (1,), "Empty": (0,),
-    "ScatterNd": (2,), "UnsortedSegmentSum": (2,), "DenseBincount": (1,), "ResizeBilinear": (1,),
+    "Fill": (0,), "Reshape": (1,), "Tile": (1,), "BroadcastTo": (1,), "Range": (0, 1, 2), "LinSpace": (2,),
+    "Slice": (1, 2), "StridedSlice": (1, 2, 3), "Pad": (1,), "PadV2": (1,), "MirrorPad": (1,),
+    "OneHot": (1,), "TopKV2": (1,),
+    "Empty": (0,), "ScatterNd": (2,), "UnsortedSegmentSum": (2,), "DenseBincount": (1,), "ResizeBilinear": (1,),
     "ResizeNearestNeighbor": (1,), "SplitV": (1,), "TensorListReserve": (0, 1), "Repeat": (1,),
 }  # fmt: skip
 # Where one operand makes the difference: an index may be out of range, a divisor 0, unless it is the same for all rows.
@@ -42,6 +49,7 @@ _TELLING_OPERAND = {
     "UnsortedSegmentMax": 1, "UnsortedSegmentMin": 1, "UnsortedSegmentProd": 1, "Slice": 1, "ReverseSequence": 1,
 }  # fmt: skip
 _TYPE_ATTRIBUTES = ("T", "Tparams", "dtype", "element_dtype", "Tdata", "Tin", "out_type")
+_CHECKS = ("Assert", "CheckNumerics")
 # TensorFlow's numbers of types (types.proto), by how runtimes treat them.
 _CLASSES = {
     1: "float", 2: "double", 3: "int", 4: "small", 5: "small", 6: "small", 7: "string", 8: "complex", 9: "int",
@@ -49,15 +57,24 @@ _CLASSES = {
     23: "unsigned",
 }  # fmt: skip
 
+# The operand at which an operation has a pole, and by whose sign it has none.
+_POLE_OPERAND = {"Rsqrt": 0, "Sqrt": 0, "Log": 0, "Reciprocal": 0, "Inv": 0, "RealDiv": 1, "Div": 1, "Xdivy": 1}
+# Constants that are not finite, or as good as: masks of softmax.
+INFINITE = "Const/infinite"
+_LARGE = 1e37
+
 Flags = tuple[bool, ...]
 
 
-def operations_of(source: Any, signature: str = "serving_default") -> frozenset[str]:
+def operations_of(
+    source: Any, signature: str = "serving_default", outputs: Sequence[str] | None = None
+) -> frozenset[str]:
     """The keys of all operations between the rows and what a signature gives.
 
     Args:
-        source: a `saved_model.pb`, its folder, or a `GraphDef`, of which every node counts as an output.
+        source: a `saved_model.pb`, its folder, or a `GraphDef`.
         signature: of the SavedModel.
+        outputs: names of a `GraphDef`'s tensors; None takes every node.
 
     Raises:
         OSError: the file cannot be read.
@@ -66,7 +83,7 @@ def operations_of(source: Any, signature: str = "serving_default") -> frozenset[
     if isinstance(source, str | Path):
         graph, outputs = _served(Path(source), signature)
     else:
-        graph, outputs = source, [node.name for node in source.node]
+        graph, outputs = source, outputs or [node.name for node in source.node]
     functions = {function.signature.name: function for function in graph.library.function}
     for shapes_move in (False, True):
         walk = _Walk(functions, shapes_move)
@@ -76,12 +93,13 @@ def operations_of(source: Any, signature: str = "serving_default") -> frozenset[
     return frozenset(walk.keys)
 
 
-def operation_key(node: Any, fixed: Sequence[bool] = ()) -> str:
-    """The key of a `NodeDef`: its operation, the class of its type, and whether the operand that matters is fixed.
+def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = False) -> str:
+    """The key of a `NodeDef`: its operation, the class of its type, and what is known of the operand that matters.
 
     Args:
         node: the `NodeDef`.
         fixed: for each input, whether it is the same for all rows.
+        has_no_pole: whether what it takes the root, the logarithm or the inverse of is positive for all rows.
     """
     name = (
         node.op.removeprefix("Stateless") if node.op in ("StatelessIf", "StatelessWhile", "StatelessCase") else node.op
@@ -95,7 +113,9 @@ def operation_key(node: Any, fixed: Sequence[bool] = ()) -> str:
             name += f"/{_class(attributes[attribute].type)}"
             break
     operand = _TELLING_OPERAND.get(node.op)
-    return f"{name},constant" if operand is not None and operand < len(fixed) and fixed[operand] else name
+    if operand is not None and operand < len(fixed) and fixed[operand]:
+        return f"{name},constant"
+    return f"{name},positive" if has_no_pole else name
 
 
 def _class(number: int) -> str:
@@ -130,10 +150,12 @@ class _Walk:
         flags: dict[str, Flags | bool] = dict(arguments)
         for node in _inputs_first(nodes, wanted):
             inputs = tuple(_flag(flags, name) for name in node.input if not name.startswith("^"))
-            flags[node.name] = self._node(node, inputs, may_not_run)
+            operand = _POLE_OPERAND.get(node.op)
+            has_no_pole = operand is not None and sign_of(nodes, node.input[operand]) == POSITIVE
+            flags[node.name] = self._node(node, inputs, may_not_run, has_no_pole)
         return tuple(_flag(flags, name) for name in wanted)
 
-    def _node(self, node: Any, inputs: Flags, may_not_run: bool) -> Flags | bool:
+    def _node(self, node: Any, inputs: Flags, may_not_run: bool, has_no_pole: bool) -> Flags | bool:
         op = node.op.removeprefix("Stateless")
         if op in _CALLS:
             return self._function(node.attr["f"].func.name, inputs, may_not_run)
@@ -143,13 +165,16 @@ class _Walk:
             return self._loop(node, inputs, may_not_run)
         if op in _SHAPES and not self._shapes_move:
             return False
-        # In a branch that only some rows take, a constant is no promise: `Assert(False)` fails for these alone.
-        depends = any(inputs) or may_not_run or op.startswith("Placeholder") or node.op.startswith(_CHANCE)
+        if op == "Const" and (values := constant(node)) is not None and not np.abs(values).max() < _LARGE:
+            self.keys.add(INFINITE)
+        is_input = op.startswith("Placeholder") and node.attr["dtype"].type != _RESOURCE
+        depends = any(inputs) or is_input or node.op.startswith(_CHANCE)
         for attribute in node.attr.values():
             for name in {attribute.func.name, *(function.name for function in attribute.list.func)} - {""}:
                 self._function(name, None, may_not_run=True)
-        if depends and op not in PLUMBING:
-            self.keys.add(operation_key(node, [not flag for flag in inputs]))
+        # In a branch that only some rows take, `Assert(False)` fails for these alone.
+        if (depends or (may_not_run and op in _CHECKS)) and op not in PLUMBING:
+            self.keys.add(operation_key(node, [not flag for flag in inputs], has_no_pole))
             operands = _SHAPE_OPERANDS.get(op, ())
             self.found_moving_shapes |= op in _SIZED_BY_VALUES or any(inputs[n] for n in operands if n < len(inputs))
         return depends

@@ -1,0 +1,93 @@
+"""Which tensors of a graph are positive whatever the rows are: square roots and divisions of these have no poles.
+
+variance + 0.001 --> Rsqrt: never of 0, where runtimes differ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+ANY, NOT_NEGATIVE, POSITIVE = 0, 1, 2
+LEAST = 1e-30  # what is smaller may be lost on the way
+_DEEPEST = 24
+_PASSED_ON = frozenset(
+    [
+        "Identity",
+        "StopGradient",
+        "Reshape",
+        "ExpandDims",
+        "Squeeze",
+        "Transpose",
+        "BroadcastTo",
+        "StridedSlice",
+        "Slice",
+        "Tile",
+        "GatherV2",
+        "Sqrt",
+        "Max",
+        "Min",
+        "Mean",
+        "Pack",
+    ]
+)
+_NEVER_NEGATIVE = frozenset(
+    ["Square", "SquaredDifference", "Abs", "ComplexAbs", "Relu", "Relu6", "Exp", "Sigmoid", "Softmax", "Softplus"]
+)
+_FLOATS = {1: np.float32, 2: np.float64, 19: np.float16}
+
+
+def sign_of(nodes: Mapping[str, Any], tensor: str, depth: int = 0) -> int:
+    """`POSITIVE`, `NOT_NEGATIVE`, or `ANY` where it is not known; of finite rows.
+
+    Args:
+        nodes: of the graph or the function, by name.
+        tensor: its name, as an input of a node.
+        depth: nodes between it and what was asked.
+    """
+    node = nodes.get(tensor.partition(":")[0])
+    if node is None or depth > _DEEPEST:
+        return ANY
+    op = node.op
+    if op == "Const":
+        values = constant(node)
+        return (
+            ANY if values is None else POSITIVE if values.min() >= LEAST else NOT_NEGATIVE if values.min() >= 0 else ANY
+        )
+    if op in _NEVER_NEGATIVE:
+        return NOT_NEGATIVE
+    inputs = [name for name in node.input if not name.startswith("^")]
+    if op == "Mul" and inputs[0] == inputs[1]:
+        return NOT_NEGATIVE
+    if op in _PASSED_ON or op == "Sum" or (op == "Cast" and node.attr["SrcT"].type in _FLOATS):
+        found = sign_of(nodes, inputs[0], depth + 1)
+        # A mean of many, or half of a small one, may be smaller than `LEAST`.
+        return found if op in _PASSED_ON else min(found, NOT_NEGATIVE)
+    if op in ("Add", "AddV2", "Maximum", "Minimum", "Mul", "RealDiv"):
+        left, right = (sign_of(nodes, name, depth + 1) for name in inputs[:2])
+        if op == "Maximum":
+            return max(left, right)
+        least = min(left, right)
+        if op in ("Add", "AddV2"):
+            return ANY if least == ANY else max(left, right)
+        if op == "Minimum":
+            return least
+        return min(least, NOT_NEGATIVE) if op == "Mul" or right == POSITIVE else ANY
+    return ANY
+
+
+def constant(node: Any) -> Any:
+    """The numbers of a float constant; None of any other, or of none."""
+    tensor = node.attr["value"].tensor
+    dtype = _FLOATS.get(tensor.dtype)
+    if dtype is None:
+        return None
+    if tensor.tensor_content:
+        values = np.frombuffer(tensor.tensor_content, dtype)
+    elif tensor.half_val:
+        values = np.array(tensor.half_val, np.uint16).view(np.float16)
+    else:
+        values = np.array(tensor.float_val or tensor.double_val, dtype)
+    return values if values.size else None
