@@ -13,6 +13,8 @@ QUESTIONS = (
     "weights",
     "starting",
     "executors",
+    "choice",
+    "guard",
     "safety",
     "monitoring",
     "feeding",

@@ -139,7 +139,7 @@ def judge(
         found |= {name: known.tflite_operators.get(name, NOT_BUILT) for name in tflite_operators}
     present = frozenset(operations)
     found |= {
-        f"pattern {pattern.name}": getattr(pattern, executor)
+        f"pattern {pattern.name}": getattr(pattern, executor, "all")
         for pattern in known.patterns
         if present.issuperset(pattern.operations)
     }
