@@ -75,7 +75,9 @@ def program_of(cases: Sequence[Case], places: int, *, companion: bool = False) -
     import tensorflow as tf
 
     variables: list[Any] = []
-    runs = [_placed(case, places, variables) for case in cases]
+    made = [case.make() for case in cases]
+    tracked = [tables for function, _ in made if (tables := getattr(function, "tracked", None))]
+    runs = [_placed(case, places, *one, variables) for case, one in zip(cases, made, strict=True)]
     beside = _product(COLUMNS, variables) if companion else None
     count = len(cases[0].inputs) * places
     owners: list[Owner] = []
@@ -97,14 +99,15 @@ def program_of(cases: Sequence[Case], places: int, *, companion: bool = False) -
     tensor_specs = [tf.TensorSpec(one.shape, one.dtype) for one in inputs]
     traced = tf.function(lambda *tensors: run(tensors), autograph=False).get_concrete_function(*tensor_specs)
     outputs = [output_spec_of(f"y{number}", tensor) for number, tensor in enumerate(traced.outputs)]
-    return Program(inputs, outputs, run=run, variables=variables), owners
+    return Program(inputs, outputs, run=run, variables=variables, tracked=tracked), owners
 
 
-def _placed(case: Case, places: int, variables: list[Any]) -> Callable[[Sequence[Any]], list[list[Any]]]:
+def _placed(
+    case: Case, places: int, function: Callable[..., Any], own: Sequence[Any], variables: list[Any]
+) -> Callable[[Sequence[Any]], list[list[Any]]]:
     """What computes a case in its places: the outputs of each."""
     import tensorflow as tf
 
-    function, own = case.make()
     variables += own
     if places == 1:
         return lambda tensors: [list(tf.nest.flatten(function(*tensors)))]

@@ -32,11 +32,11 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
     for case, one in swept:
         for key in case.shows or (one.keys if len(one.keys) == 1 else ()):
             if key not in one.keys:
-                raise ValueError(f"{case.name} does not show {key}, but {one.keys}")
+                raise ValueError(f"{case.name} does not show {key}: it consists of {', '.join(one.keys)}")
             entry = operations.setdefault(key, dict.fromkeys(NAMES, NOT_BUILT))
             makers |= {key} if one.makes else set()
             for name in NAMES:
-                if any(found.executor == name and found.kind != "extreme" for found in one.found):
+                if _is_hurt(one, name):
                     by_infinity[name].add(key)
                 entry[name] = _worse(entry[name], verdicts[one.name][name])
     layers = {
@@ -51,14 +51,24 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
         )
         for name in NAMES
     }
+    for pattern in PATTERNS:
+        inside = [one for _, one in swept if set(one.keys) >= set(pattern.operations)]
+        for name in NAMES:
+            if getattr(pattern, name) == "finite" and not any(_is_hurt(one, name) for one in inside):
+                by_size[name].append(f"pattern {pattern.name}")
     ordered = dict(sorted(operations.items()))
     known = _blame_operators(Table(tensorflow, ordered, sorted(makers), by_size, {}, list(PATTERNS), layers))
     missing: list[Pattern] = []
+    found = {one.name: one for one in seen}
     for label, one in layers.items():
         needed = {name: level for name, level in one.verdicts.items() if is_better(known, one, name)}
         if needed:
             missing.append(Pattern(label, one.operations, **needed))
-            known = replace(known, patterns=[*PATTERNS, *missing])
+            sizes = {name: list(keys) for name, keys in known.by_size.items()}
+            for name, level in needed.items():
+                if level == "finite" and not _is_hurt(found[label], name):
+                    sizes[name].append(f"pattern {label}")
+            known = replace(known, patterns=[*PATTERNS, *missing], by_size=sizes)
     return known, missing
 
 
@@ -82,6 +92,11 @@ def _blame_operators(known: Table) -> Table:
         for name in set(one.tflite_operators) - innocent:
             operators[name] = worst([operators[name], one.verdicts["tflite"]])
     return replace(known, tflite_operators=dict(sorted(operators.items())))
+
+
+def _is_hurt(one: Seen, executor: str) -> bool:
+    """Whether it differs on others than the largest and smallest numbers."""
+    return any(found.executor == executor and found.kind != "extreme" for found in one.found)
 
 
 def _verdict(one: Seen, executor: str, product: str) -> str:

@@ -91,7 +91,8 @@ def cases() -> Iterator[Case]:
     )
     yield Case("Complex", plain(lambda x, y: tf.complex(x, y)), [spec(COLUMNS)] * 2, has_places=False)
     for name in ("ComplexAbs", "Real", "Imag", "Angle", "Conj"):
-        yield Case(f"Complex, {name}", plain(_of_complex(name)), [spec(COLUMNS)] * 2, has_places=False)
+        shown = (f"{name}/complex",)
+        yield Case(f"Complex, {name}", plain(_of_complex(name)), [spec(COLUMNS)] * 2, has_places=False, shows=shown)
 
 
 def _raw(name: str) -> Callable[..., Any]:

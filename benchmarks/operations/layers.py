@@ -19,6 +19,7 @@ LEFT_OUT = {
     "FlaxLayer JaxLayer TorchModuleWrapper TFSMLayer": "bring another framework, or another model",
     "StringLookup TextVectorization": "take strings, which stay with the model's own graph",
     "LSTMCell GRUCell SimpleRNNCell StackedRNNCells": "swept inside of RNN",
+    "Equalization": "cannot be traced with float pictures of a free number",
     "MaxNumBoundingBoxes": "takes boxes of training data",
     "AugMix CutMix MixUp RandAugment": "augment training data",
 }
@@ -141,7 +142,7 @@ _layer("Hashing, salted", [spec(5, dtype="int64")], num_bins=8, salt=3)
 _layer("HashedCrossing", [spec(1, dtype="int64"), spec(1, dtype="int64")], num_bins=8)
 _layer("MelSpectrogram", [spec(256)], fft_length=64, sequence_stride=32, num_mel_bins=8, sampling_rate=8000)
 _layer("STFTSpectrogram", [spec(64, 1)], frame_length=16, frame_step=8, fft_length=16)
-for _name in ("AutoContrast", "Equalization", "Solarization", "ContrastLimitedAdaptiveHistogramEqualization"):
+for _name in ("AutoContrast", "Solarization", "ContrastLimitedAdaptiveHistogramEqualization"):
     _layer(_name, [COLOURS])
 for _name in sorted(n for n in dir(layers) if n.startswith("Random")):
     _factor = {"RandomTranslation": (0.1, 0.1), "RandomCrop": (5, 5), "RandomFlip": (), "RandomZoom": (0.1,)}
@@ -150,10 +151,10 @@ for _name in sorted(n for n in dir(layers) if n.startswith("Random")):
 ACTIVATIONS = (
     "celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu log_sigmoid log_softmax mish"
     " relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus sparse_sigmoid sparsemax"
-    " squareplus tanh tanh_shrink threshold"
+    " squareplus tanh tanh_shrink"
 ).split()
 OPS = (
-    "absolute arccos arccosh arcsin arcsinh arctan arctanh argmax argmin argsort average cbrt ceil corrcoef cos cosh"
+    "absolute arccos arccosh arcsin arcsinh arctan arctanh argmax argmin argsort average cbrt ceil cos cosh"
     " count_nonzero cumprod cumsum deg2rad diff exp2 expm1 fabs flip floor isfinite isinf isnan isneginf isposinf log10"
     " log1p log2 logsumexp max mean median min nan_to_num nanmax nanmean nanmin nanstd nansum nanvar negative ptp"
     " rad2deg reciprocal round rsqrt sign signbit sin sinc sinh sort square std sum tan trunc var logical_not ones_like"
@@ -179,7 +180,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"activation {name}", _function(getattr(keras.activations, name)), inputs)
     for name in OPS:
         axis = {"axis": -1} if name in OPS_OF_ROWS else {}
-        is_exact = not CANCELLING.search(name)
+        is_exact = not CANCELLING.search(name) and name != "cumprod"
         yield Case(f"ops.{name}", _function(getattr(keras.ops, name, None), **axis), is_exact=is_exact)
     for name in OPS_OF_TWO:
         yield Case(f"ops.{name}", _function(getattr(keras.ops, name, None)), [VECTOR] * 2)
@@ -232,7 +233,12 @@ def _weighted(
             if variable.dtype == "float32":
                 values = random.choice([-1.0, -0.5, 0.5, 1.0, 2.0], variable.shape)
                 variable.assign(np.abs(values) if "variance" in variable.path else values)
-        return lambda *tensors: model(list(tensors), training=False), [weight.value for weight in model.weights]
+
+        def run(*tensors: Any) -> Any:
+            return model(list(tensors), training=False)
+
+        run.tracked = model  # its lookup tables
+        return run, [weight.value for weight in model.weights]
 
     return made
 

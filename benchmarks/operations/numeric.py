@@ -1,4 +1,4 @@
-"""Cases of products, convolutions, pools, pictures, matrices, waves, and of functions that `tf.nn` and `tf.math` have."""
+"""Cases of products, convolutions, pools, pictures, matrices, waves, and functions of `tf.nn` and `tf.math`."""
 
 from __future__ import annotations
 

@@ -5,6 +5,13 @@ from __future__ import annotations
 from tasks.executors.operations import Pattern
 
 PATTERNS: list[Pattern] = [
+    # Fused with their bias, products overflow in another order.
+    Pattern("a product with bias", ["BiasAdd/float", "MatMul/float"], frozen="finite"),
+    Pattern("a convolution with bias", ["BiasAdd/float", "Conv2D/float"], tflite="finite"),
+    Pattern("products of matrices with bias", ["BatchMatMulV2/float", "BiasAdd/float"], tflite="finite"),
+    # TFLite's GELU loses the digits of what is small: -4.534e-5 instead of -4.543e-5 of -4.
+    Pattern("gelu", ["Erfc/float", "Mul/float", "Neg/float"], xla="finite", tflite="no", int8="no"),
+    Pattern("a spectrum", ["ComplexAbs/complex", "RFFT"], xla="finite"),
     # TensorFlow makes LogSoftmax of them, which is finite where a softmax is 0.
     Pattern("log of a softmax", ["Log/float", "Softmax/float"], xla="no", bfloat16="no"),
 ]

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.operations import judging
 from benchmarks.operations.case import COLUMNS, ROWS
@@ -23,7 +24,8 @@ _MARKS = {"all": "all", "finite": "finite", "no": "**no**", NOT_BUILT: "-"}
 
 def write(known: Table, seen: Sequence[Seen], processor: str) -> None:
     """Both files."""
-    TABLE.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1) + b"\n")
+    layers = {name: replace(one, why={}) for name, one in known.layers.items()}
+    TABLE.write_bytes(msgspec.json.format(msgspec.json.encode(replace(known, layers=layers)), indent=1) + b"\n")
     PAGE.write_text(page(known, seen, processor))
 
 
@@ -72,8 +74,8 @@ groups of numbers with all their bits are left out.
 Equal means: NaN, infinity and -infinity at the same places, integers and booleans the same, other numbers within
 {judging.RELATIVE:g} of their row's largest ({judging.ROUNDED:g} where sums are rounded on the way; float16: 2e-3,
 bfloat16: 1.6e-2), below {judging.LEAST:g} as 0, and an error where the graph has one. What bfloat16 and int8 round is
-held to the places of NaN and infinities alone; products themselves also to {judging.GROSS:g} of the row's largest number
-on the gentlest groups ({", ".join(sorted(judging.GENTLE))}): how far a model may be off is its user's to say, by
+held to the places of NaN and infinities alone; products themselves also to {judging.GROSS:g} of the row's largest
+number on the gentlest groups ({", ".join(sorted(judging.GENTLE))}): how far a model may be off is its user's to say, by
 `tolerance` and `agreement`.
 
 {_counts(known)}

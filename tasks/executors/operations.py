@@ -48,7 +48,7 @@ class Swept(msgspec.Struct, frozen=True, omit_defaults=True):
         operations: the keys that it consists of.
         verdicts: by executor; "-" where it was not built.
         tflite_operators: of the converted models.
-        why: by executor, the first difference.
+        why: by executor, the first difference; docs/executors.md alone has it.
     """
 
     operations: list[str]
@@ -136,7 +136,7 @@ def judge(
         return Verdict("all", unknown=tuple(sorted(operations)))
     found: dict[str, str] = {key: known.operations.get(key, {}).get(executor, NOT_BUILT) for key in operations}
     if executor in _BY_TFLITE:
-        found |= {name: known.tflite_operators.get(name, NOT_BUILT) for name in tflite_operators}
+        found |= {f"TFLite's {name}": known.tflite_operators.get(name, NOT_BUILT) for name in tflite_operators}
     present = frozenset(operations)
     found |= {
         f"pattern {pattern.name}": getattr(pattern, executor, "all")

@@ -99,7 +99,7 @@ def _convolution(random: Any, x: Any) -> Any:
     import keras
 
     layers = keras.layers
-    if min(x.shape[1:-1]) < 3:
+    if len(x.shape) < 3 or min(x.shape[1:-1]) < 3:
         return layers.Dense(4)(x)
     kind = random.integers(4)
     of = "2D" if len(x.shape) == 4 else "1D"
@@ -162,9 +162,10 @@ def _masked(x: Any) -> Any:
 # What need not be continuous, on the rows as they come.
 _FIRST = [
     *(_op(name) for name in ("floor", "ceil", "round", "sign", "abs", "square", "sin", "cos", "tanh", "negative")),
-    *(_op(name) for name in ("softmax", "softplus", "log_sigmoid", "relu6", "cumsum", "sort", "exp", "log1p", "rsqrt")),
+    *(_op(name) for name in ("softmax", "softplus", "log_sigmoid", "relu6", "sort", "exp", "log1p", "rsqrt")),
     _op("clip", -3.0, 200.0), _op("maximum", 0.5), _op("minimum", 7.0), _op("floor_divide", 3.0), _op("mod", 7.0),
-    _op("nan_to_num"), _layer("UnitNormalization"), _layer("LayerNormalization"), _layer("Rescaling", scale=1 / 256),
+    _op("nan_to_num"), _op("cumsum", axis=-1),
+    _layer("UnitNormalization"), _layer("LayerNormalization"), _layer("Rescaling", scale=1 / 256),
     _layer("LeakyReLU"), _layer("ReLU", max_value=6.0), _layer("Masking"), _of_argmax, _masked,
 ]  # fmt: skip
 _FIRST_OF_INTEGERS = [_op("maximum", 0), _op("minimum", 9), _op("clip", 0, 9), _op("floor_divide", 3), _op("mod", 10)]
@@ -268,7 +269,7 @@ def main(first: int, count: int, folder: Path) -> None:
         def write(seed: int = seed, path: Path = path) -> list[str]:
             model = network(seed)
             model.save(path)
-            return [layer.name for layer in model.layers]
+            return [type(operation).__name__ for operation in model.operations]
 
         layers = run_forked(write, list[str], log)
         entry = ModelEntry(path=str(path), batch_rows=BATCH_ROWS)

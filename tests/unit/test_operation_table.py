@@ -116,9 +116,9 @@ def test_the_worst_counts_and_is_named() -> None:
     assert verdict("xla", "A B") == ("finite", ("B",), ())
     assert verdict("tflite", "A B") == ("no", ("B",), ())
     assert verdict("tflite", "A", ("ADD",)) == ("all", (), ())
-    assert verdict("tflite", "A", ("L2",)) == ("no", ("L2",), ())
+    assert verdict("tflite", "A", ("L2",)) == ("no", ("TFLite's L2",), ())
     assert verdict("xla", "A", ("L2",)) == ("all", (), ())  # no executor of TFLite
-    assert verdict("tflite", "A C", ("NEW",)) == ("all", (), ("C", "NEW"))
+    assert verdict("tflite", "A C", ("NEW",)) == ("all", (), ("C", "TFLite's NEW"))
     assert verdict("xla", "A C") == ("no", ("pattern both",), ())
     # A logarithm gives what B gets, infinities; C minds the largest numbers alone.
     assert verdict("xla", "B Log") == ("no", ("B", "Log"), ())
