@@ -1,6 +1,5 @@
 """Cases of operations that move, choose, count and reduce numbers."""
 
-# ruff: noqa: SIM905
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,5 @@
 """Cases of operations on each number: functions of one, of two, comparisons, casts, bits."""
 
-# ruff: noqa: SIM905
 from __future__ import annotations
 
 import inspect

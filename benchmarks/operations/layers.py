@@ -1,6 +1,5 @@
 """Cases of Keras: every layer that can stand in a model that predicts, every activation, functions of `keras.ops`."""
 
-# ruff: noqa: SIM905
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
