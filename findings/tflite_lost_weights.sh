@@ -9,7 +9,7 @@
 # model's variables as its own (`module.variables` is empty), though the SavedModel, loaded by TensorFlow, is right.
 # Without the second argument, which is warned of, or by `model.export`, the weights are there.
 #
-# Seen (the second and third line differ from run to run, often close to 0):
+# Seen (the second and third line differ from run to run):
 #   Keras                    [-1.686 -2.453]
 #   function and module      [nan nan]
 #   module, by a SavedModel  [nan nan]
