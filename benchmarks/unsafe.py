@@ -16,14 +16,14 @@ from tasks.messages import ChunkMessage, RedisRef
 __all__ = ["app"]
 
 
-def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
+def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[str]]:
     """Whether the job runs, and the payload; no delivery is counted."""
     with child.client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         state, *payload = cast("list[bytes | None]", pipe.execute())
-    return (1, payload[0] if payload else None) if state == b"running" else (0, None)
+    return (1, payload[0] if payload else None, []) if state == b"running" else (0, None, [])
 
 
 # No count of deliveries, nothing to remove with an answer, no checksum.

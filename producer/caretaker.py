@@ -1,14 +1,13 @@
 """This module looks after a detached job while somebody waits for it: it owns the truth then, as a producer does.
 
-every second: state and counts --> keep the job alive --> are its workers up? --> send again what went with one
+every second: state and counts --> keep the job alive --> are its workers up? --> send again what went with one, or
+              what is void since its executor has differed
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from typing import cast
 
 from producer import job_store, placement
 from producer.job_store import JobState
@@ -18,9 +17,8 @@ from tasks import keys
 from tasks.connection import broker_errors
 from tasks.keep import keep
 from tasks.records import JobRecord, Plan, SlotRecord
+from tasks.resending import take_resend, unanswered
 from worker_config.errors import NoWorkerError
-
-logger = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 1.0
 
@@ -94,7 +92,7 @@ class Caretaker:
             self._worker_at = now
             # Also in case a worker came and went while nobody looked.
             still = now - self._moved_at > self._chunk_timeout_seconds
-            if (self._gone or still) and not self._queued():
+            if take_resend(self._wire.client, self._id) or ((self._gone or still) and not self._queued()):
                 self._send_again()
                 self._gone, self._moved_at = set(), now
         elif now - self._worker_at > self._worker_timeout_seconds:
@@ -112,8 +110,5 @@ class Caretaker:
 
     def _send_again(self) -> None:
         """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
-        answered = cast("list[bytes]", self._wire.client.hkeys(keys.answers(self._id)))
-        indexes = sorted(set(range(self._plan.chunks)) - set(map(int, answered)))
-        logger.warning("job %s: sends %s of its chunks again", self._id, len(indexes))
-        self._wire.client.hincrby(keys.job(self._id), "sent_again", len(indexes))
+        indexes = unanswered(self._wire.client, self._id, self._plan)
         send(self._wire, self._id, self._plan, indexes, self.slots)

@@ -2,6 +2,9 @@
 
     answers by chunk, in Redis --read a few at a time, never taken away--> parts in order
 
+Where an executor is found to differ while they are read, those read before may be void: they are read anew, or, where
+the caller has them, `parts` ends.
+
 A model that failed alone is left out of what is read, from the part on at which that is known.
 So it can be asked again, by several, until the job expires.
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
@@ -21,13 +24,14 @@ from producer.job import Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.parts import OutputTree, Part
-from producer.plan import message
 from producer.wire import Wire
 from tasks import codec, keys
 from tasks.connection import broker_errors, connect
-from tasks.messages import Answer, FailureRecord, InlineRef, Outputs, unpack
+from tasks.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.records import JobRecord, Plan
+from tasks.resending import message
 from worker_config.errors import (
+    ExecutorDifferedError,
     JobCancelledError,
     MessageError,
     PayloadError,
@@ -93,6 +97,11 @@ class DetachedJob:
         return dict(self._failed)
 
     @property
+    def differed(self) -> dict[str, Differed]:
+        """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
+        return dict(self._read()[1].differed)
+
+    @property
     def expires_at(self) -> float:
         """When Redis forgets the job, in Unix seconds, if nothing happens to it until then."""
         with broker_errors(self._url), connect(self._url) as client:
@@ -132,6 +141,7 @@ class DetachedJob:
 
         Raises:
             RowsFailedError: rows have no prediction, so the job has none.
+            ExecutorDifferedError: parts that were read are not the model's own outputs; begin anew.
             JobCancelledError: the job was cancelled.
             UnknownJobError: the job has expired.
             NoWorkerError: no worker has held the models for long; the job stays in the system.
@@ -140,9 +150,12 @@ class DetachedJob:
         with self._wire() as wire:
             caretaker = self._caretaker(wire)
             index, pause = 0, LEAST_PAUSE_SECONDS
+            void = caretaker.look()[1].void
             while index < self._plan.chunks:
                 state, record = caretaker.look()
                 self._check_usable(state, record)
+                if record.void != void:
+                    void = self._begin_again(record, index)
                 answers = self._ready(wire, index)
                 if not answers and state is JobState.DONE:
                     raise UnknownJobError(
@@ -155,6 +168,10 @@ class DetachedJob:
                 if not answers:
                     time.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            # All answers were there at once only if none has become void since the first was read.
+            record = self._read()[1]
+            if record.void != void:
+                self._begin_again(record, index)
 
     def result(self) -> OutputTree:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
@@ -164,11 +181,12 @@ class DetachedJob:
         Raises:
             RowsFailedError, JobCancelledError, UnknownJobError, NoWorkerError, BrokerError: as `parts`.
         """
-        gathered = Gathered(self._plan.rows, without=self._failed)
-        with closing(self.parts()) as parts:
-            for part in parts:
-                gathered.add(part)
-        return gathered.result()
+        while True:
+            gathered = Gathered(self._plan.rows, without=self._failed)
+            with suppress(ExecutorDifferedError), closing(self.parts()) as parts:
+                for part in parts:
+                    gathered.add(part)
+                return gathered.result()
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, and why: those that ended the job, and one record of each failed model."""
@@ -241,6 +259,16 @@ class DetachedJob:
         if state is JobState.CANCELLED:
             predicted = f"{record.ledger['predicted']} of {self._plan.rows} rows were predicted"
             raise JobCancelledError(f"job {self.id} was cancelled; {predicted}")
+
+    def _begin_again(self, record: JobRecord, read: int) -> int:
+        """Nothing was read yet of what is void, or the caller has it."""
+        if not read:
+            return record.void
+        seen = "; ".join(f"model {name}: {one}" for name, one in record.differed.items())
+        raise ExecutorDifferedError(
+            f"job {self.id}: {seen}: outputs that were read before are not the model's own; read the job from its "
+            "first row again"
+        )
 
     def _ready(self, wire: Wire, index: int) -> list[bytes]:
         """The answers of chunk `index` and those that follow it without a gap, as many as may be in memory."""

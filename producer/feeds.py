@@ -16,8 +16,6 @@ from worker_config.errors import CeleriacError, InputError
 
 # What is read ahead of the chunks, besides the rows of two chunks.
 MAX_AHEAD_BYTES = 32 * 2**20
-# While this is the next chunk, none has been given: a data set without rows is still one chunk.
-_VERY_FIRST = Chunk(0, 0, 0)
 
 
 class Feed(Protocol):
@@ -57,6 +55,9 @@ class Feed(Protocol):
     def end_by(self, error: CeleriacError) -> None:
         """Give no more chunks; `exhausted` raises the error."""
 
+    def again(self, first_index: int, first_row: int) -> Feed | None:
+        """The same data set from `first_row` on, its chunks counted from `first_index`; None where it is read up."""
+
     def exhausted(self) -> bool:
         """Whether there will never be another chunk; asked when all chunks so far are answered.
 
@@ -74,13 +75,15 @@ class SourceFeed:
     poll_seconds = 0.5
     repeatable = True
 
-    def __init__(self, source: Source, *, with_rows: bool = True, first_row: int = 0) -> None:
+    def __init__(self, source: Source, *, with_rows: bool = True, first_row: int = 0, first_index: int = 0) -> None:
         self.label = source.label
         self.rows: int | None = source.rows
         self.first_row = first_row
         self._source = source
         self._with_rows = with_rows
-        self._next = Chunk(0, first_row, first_row)
+        self._next = Chunk(first_index, first_row, first_row)
+        # While this is the next chunk, none has been given: a data set without rows is still one chunk.
+        self._very_first = Chunk(first_index, 0, 0)
         self._error: CeleriacError | None = None
 
     @property
@@ -112,6 +115,10 @@ class SourceFeed:
             rows = f"rows {chunk.start}-{chunk.stop}"
             raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
 
+    def again(self, first_index: int, first_row: int) -> SourceFeed:
+        """The same from a row on."""
+        return SourceFeed(self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index)
+
     def end_by(self, error: CeleriacError) -> None:
         """Give no more chunks."""
         self._error = error
@@ -120,7 +127,7 @@ class SourceFeed:
         """Whether all rows have been given."""
         if self._error is not None:
             raise self._error
-        return self._next != _VERY_FIRST and self._next.start >= self._source.rows
+        return self._next != self._very_first and self._next.start >= self._source.rows
 
     def close(self) -> None:
         """Nothing to do."""
@@ -135,6 +142,8 @@ class BatchFeed:
         blank: rows of a data set that turns out to have none.
         max_delay: seconds after which a chunk leaves that is not full; None to wait until it is.
         first_row: rows before it are read, and dropped.
+        first_index: of the first chunk.
+        least_rows: that must come, since they came before.
     """
 
     repeatable = False
@@ -146,16 +155,20 @@ class BatchFeed:
         blank: Arrays,
         max_delay: float | None = None,
         first_row: int = 0,
+        first_index: int = 0,
+        least_rows: int = 0,
     ) -> None:
         self.label = source.label
         self.rows = source.rows
+        self._least_rows = least_rows
         self.first_row = first_row
         self.poll_seconds = 0.05 if max_delay is None else 0.01
         self._source = source
         self._check = check
         self._blank = blank
         self._max_delay = max_delay
-        self._next = Chunk(0, first_row, first_row)
+        self._first_index = first_index
+        self._next, self._very_first = Chunk(first_index, first_row, first_row), Chunk(first_index, 0, 0)
         self._waiting = Rebatcher()
         self._wanted_rows = 1
         self._since = 0.0  # when the oldest waiting row came
@@ -177,7 +190,7 @@ class BatchFeed:
         with self._changed:
             self._wanted_rows = rows
             self._changed.notify_all()
-            empty = self._ended and self._error is None and not self._waiting.rows and self._next == _VERY_FIRST
+            empty = self._ended and self._error is None and not self._waiting.rows and self._next == self._very_first
             if not (self._is_due(rows) or empty):
                 return None
             taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
@@ -185,7 +198,7 @@ class BatchFeed:
         start = self._next.start
         chunk = Chunk(self._next.index, start, start + count)
         try:
-            if chunk.index == 0:
+            if chunk.index == self._first_index:
                 self._check(taken)
         except InputError as error:
             self.end_by(error)
@@ -196,6 +209,16 @@ class BatchFeed:
     def take(self, chunk: Chunk) -> None:
         """Rows that were read are not there twice."""
 
+    def again(self, first_index: int, first_row: int) -> BatchFeed | None:
+        """The same from a row on, if the data set can be read once more."""
+        try:
+            self._source.batches().close()  # not begun
+        except CeleriacError:
+            return None
+        return BatchFeed(
+            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.given
+        )
+
     def end_by(self, error: CeleriacError) -> None:
         """Read no further, and forget the rows that wait."""
         with self._changed:
@@ -205,10 +228,14 @@ class BatchFeed:
     def exhausted(self) -> bool:
         """Whether the data set has ended and all its rows have been given."""
         with self._changed:
-            if self._waiting.rows or not self._ended or (self._next == _VERY_FIRST and self._error is None):
+            if self._waiting.rows or not self._ended or (self._next == self._very_first and self._error is None):
                 return False
             if self._error is not None:
                 raise self._error
+        if self.given < self._least_rows:
+            raise InputError(
+                f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.given}"
+            )
         if self.rows is not None and self.given != self.rows:
             raise InputError(f"{self.label}: has {self.given} rows, not the {self.rows} that it announced")
         return True

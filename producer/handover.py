@@ -17,15 +17,23 @@ from producer.sources.columns import row_bytes
 MAX_BYTES = 256 * 2**20
 
 
+class BegunAgain(Exception):  # noqa: N818 - no error
+    """All parts that were handed over are void, and come once more by another queue."""
+
+
 class Handover:
-    """A bounded queue of parts between two threads; `on_taken` is called whenever there is more room."""
+    """A bounded queue of parts between two threads; `on_taken` is called whenever there is more room.
+
+    Attributes:
+        may_be_void: whether who takes parts can throw them away.
+    """
 
     def __init__(self, on_taken: Callable[[], None], max_bytes: int = MAX_BYTES) -> None:
         self._on_taken = on_taken
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Part, int]] = deque()
         self._bytes = 0
-        self._closed = False
+        self._closed = self._is_taken = self.may_be_void = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
@@ -40,6 +48,13 @@ class Handover:
             self._parts.append((part, size))
             self._bytes += size
             self._changed.notify_all()
+
+    def void(self) -> bool:
+        """Drop what waits; whether nobody holds parts that were taken before, but who can throw them away."""
+        with self._changed:
+            self._parts.clear()
+            self._bytes = 0
+            return self.may_be_void or not self._is_taken
 
     def close(self, error: BaseException | None = None) -> None:
         """Say that no more parts come, and why, if it was not the end."""
@@ -61,5 +76,6 @@ class Handover:
                 return None
             part, size = self._parts.popleft()
             self._bytes -= size
+            self._is_taken = True
         self._on_taken()
         return part

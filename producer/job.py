@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from producer.aggregator import Gathered
+from producer.attempts import Attempts
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.parts import Array, Marks, OutputTree, Part
 from producer.progress_bar import show_until_end
 from producer.run import Run
-from tasks.messages import FailureRecord
+from tasks.messages import Differed, FailureRecord
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,8 @@ class Job:
     def __init__(
         self,
         job_id: str,
-        run: Run,
+        attempts: Attempts,
         rows: int | None,
-        first_row: int,
         digests: Mapping[str, str],
         *,
         skips: bool = False,
@@ -78,9 +78,8 @@ class Job:
         self.id = job_id
         self.digests = dict(digests)
         self.dependent = dict(dependent)
-        self._run = run
+        self._attempts = attempts
         self._rows = rows
-        self._first_row = first_row
         self._skips = skips
         self._started = time.monotonic()
         self._seconds: float | None = None
@@ -88,11 +87,19 @@ class Job:
         self._begun = False
         self._marks = Marks()
         self._parts = self._take_parts()
-        self._thread = threading.Thread(target=run.run, name=f"celeriac-{job_id}", daemon=True)
+        self._thread = threading.Thread(target=attempts.work, name=f"celeriac-{job_id}", daemon=True)
 
     def start(self) -> None:
         """Begin; `Client.submit` does it."""
         self._thread.start()
+
+    @property
+    def _run(self) -> Run:
+        return self._attempts.run
+
+    @property
+    def _first_row(self) -> int:
+        return self._attempts.first_row
 
     @property
     def ledger(self) -> Ledger:
@@ -136,6 +143,7 @@ class Job:
 
         Raises:
             RowsFailedError: rows have no prediction, of no model.
+            ExecutorDifferedError: parts that were taken are not the model's own outputs.
             JobCancelledError: the job was cancelled.
             NoWorkerError, BrokerError: workers or Redis have gone.
         """
@@ -150,13 +158,36 @@ class Job:
 
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
+            ExecutorDifferedError: an executor differed, and the data set can be read only once.
         """
         if self._result is None:
-            gathered = self._run.gathered = Gathered(self._rows, self._first_row, self._run.failures.models)
+            if not self._begun:
+                self._attempts.allow_again(self._gather)
+            self._gather()
             for part in self._parts:
-                gathered.add(part)
-            self._result = gathered.result()
+                self._gathered.add(part)
+            self._result = self._gathered.result()
+            self._attempts.allow_again(None)
         return self._result
+
+    def _gather(self) -> None:
+        """Place parts in whole arrays, from the first one on."""
+        run = self._run
+        self._gathered = run.gathered = Gathered(self._rows, self._first_row, run.failures.models)
+
+    def allow_again(self, on_again: Callable[[], None], first_row: int | None = None) -> None:
+        """Let the job begin again though parts of it were taken, should an executor differ; before the first is taken.
+
+        Args:
+            on_again: throws away what was taken; called by whoever takes the next part.
+            first_row: where the parts then begin; where the job began, if left out.
+        """
+        self._attempts.allow_again(on_again, first_row)
+
+    @property
+    def differed(self) -> dict[str, Differed]:
+        """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
+        return dict(self._run.differed)
 
     def progress(self) -> Progress:
         """How far the job is."""
@@ -217,7 +248,7 @@ class Job:
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
-        self._run.cancel(wake=threading.current_thread() is not self._thread)
+        self._attempts.cancel(wake=threading.current_thread() is not self._thread)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the job has ended, which needs somebody to take its parts; False when the time was up."""
@@ -229,7 +260,7 @@ class Job:
     def _take_parts(self) -> Iterator[Part]:
         self._begun = True
         try:
-            while (part := self._run.handover.take()) is not None:
+            while (part := self._attempts.take()) is not None:
                 self.ledger.written += part.predicted_rows
                 self._marks.add(part)
                 yield part.without(self._run.failures.models)

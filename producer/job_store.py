@@ -11,6 +11,9 @@ A detached job has no producer to write its record; children count in further fi
     answered_at, failure               Unix seconds of the last answer; the record of the rows that failed, as JSON
     models                             written once: how many there are
     failed:MODEL, failed_models        the first record of a model that failed alone, as JSON; how many these are
+    void, resend                       chunks whose answers were void; whether they are still to be sent again
+
+Of any job, `own_graph:MODEL` says, as JSON, how an executor differed from the model's own graph, which then runs it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from types import MappingProxyType
@@ -30,7 +33,7 @@ import redis
 from producer.ledger import Ledger
 from tasks import keys
 from tasks.keep import keep
-from tasks.messages import FailureRecord, ModelRef, pack, unpack
+from tasks.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.records import JobRecord, Plan
 from worker_config.errors import UnknownJobError
 
@@ -52,10 +55,10 @@ _ROWS = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
 
 # Nothing that has expired comes back to life.
 _CANCEL = """
-local job, answers, payloads, deliveries = unpack(KEYS)
+local job = KEYS[1]
 local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
 if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
-redis.call('UNLINK', answers, payloads, deliveries)
+redis.call('UNLINK', unpack(KEYS, 2))
 return state
 """
 
@@ -110,7 +113,7 @@ def remove(client: redis.Redis, job_id: str) -> None:
     """Forget a job as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
         pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.deliveries(job_id))
-        pipe.unlink(keys.failures(job_id), keys.timeline(job_id))
+        pipe.unlink(keys.unproven(job_id), keys.failures(job_id), keys.timeline(job_id))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
@@ -128,6 +131,12 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
         pipe.hget(keys.job(record.id), "state")
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
+
+
+def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differed]) -> None:
+    """Let workers run these models by their own graphs in the job, should Redis have lost that."""
+    for one in differed:
+        client.hsetnx(keys.job(job_id), f"{keys.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
 
 
 def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
@@ -158,6 +167,7 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """
     _, record = read(client, job_id)
     held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id), keys.deliveries(record.id)]
+    held.append(keys.unproven(record.id))
     state = cast("bytes | None", client.eval(_CANCEL, len(held), *held))
     if state is None:
         raise UnknownJobError(f"job {record.id} has expired")
@@ -190,6 +200,8 @@ def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
         raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again")
     state = JobState(fields[b"state"].decode())
     record = msgspec.json.decode(fields[b"record"], type=JobRecord)
+    if differed := _differed(fields):
+        record = msgspec.structs.replace(record, differed=differed)
     return state, _with_counts(state, record, record.plan, fields) if record.plan else record
 
 
@@ -248,4 +260,12 @@ def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[by
         for name, value in fields.items()
         if name.startswith(_FAILED)
     }
-    return msgspec.structs.replace(record, ledger=ledger.as_dict(), error=error, updated_at=at, failed_models=failed)
+    void = int(fields.get(b"void", 0))
+    return msgspec.structs.replace(
+        record, ledger=ledger.as_dict(), error=error, updated_at=at, failed_models=failed, void=void
+    )
+
+
+def _differed(fields: dict[bytes, bytes]) -> dict[str, Differed]:
+    seen = [value for name, value in fields.items() if name.startswith(keys.OWN_GRAPH.encode())]
+    return {one.model: one for one in (msgspec.json.decode(value, type=Differed) for value in seen)}

@@ -26,9 +26,9 @@ from producer.parts import OutputTree, Part, flatten, unflatten, without
 from producer.terms import Terms
 from producer.wire import Wire
 from tasks import codec
-from tasks.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, ModelRef, Outputs
+from tasks.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
 from tasks.scratch import Scratch
-from worker_config.errors import MessageError, PayloadError, RowsFailedError
+from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Joining:
 
     Args:
         likely_form: outputs of no rows, as the models announce them; for a job none of whose rows shows it.
+        differed: models of which an executor was found to differ from their own graphs; those found are added.
+        first_index: that of the job's first chunk; parts count from 0.
         terms: whether parts come in the order of their chunks, or as these are answered; and what failures do.
 
     Attributes:
@@ -67,6 +69,8 @@ class Joining:
         terms: Terms,
         rows: int | None,
         likely_form: OutputTree | None = None,
+        differed: dict[str, Differed] | None = None,
+        first_index: int = 0,
     ) -> None:
         self.gathered: Gathered | None = None
         self.stages: dict[str, float] = {}
@@ -86,6 +90,10 @@ class Joining:
         self._formless: list[Part] = []
         self._form: OutputTree | None = None
         self._likely_form = likely_form
+        self._differed = {} if differed is None else differed
+        self._first_index = first_index
+        # Models of which outputs were joined that are void should their executor be found to differ.
+        self._unproven: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -109,6 +117,7 @@ class Joining:
 
         Raises:
             RowsFailedError: rows failed, and that ends the job.
+            ExecutorDifferedError: outputs that were joined are void; the job must begin again.
             MessageError: the answer does not fit its chunk, or cannot be read.
             BrokerError: Redis cannot be reached.
         """
@@ -118,10 +127,15 @@ class Joining:
     def _take(self, answer: Answer) -> bool:
         if answer.job != self._job:
             raise MessageError(f"an answer of job {answer.job} on the list of job {self._job}")
+        self._note_differed(answer)
         opened = self._outbox.open.get(answer.index)
         if opened is None:
             self._drop(answer)
             return True
+        if not self._differed.keys().isdisjoint(answer.by_executor):  # of a worker that Redis has not told
+            if isinstance(answer, Outputs):
+                self._wire.release([answer.ref])
+            return self._again(opened, f"the answer to {opened.message} is of an executor that differs")
         if isinstance(answer, Failure):
             return self._take_failure(answer, opened)
         message = opened.message
@@ -163,6 +177,20 @@ class Joining:
             raise RowsFailedError(f"no row was predicted; {self._failures.in_order()[0]}")
         self._policy.check(self._ledger.failed, self._ledger.rows)
 
+    def _note_differed(self, answer: Answer) -> None:
+        new = {one.model: one for one in answer.differed if one.model not in self._differed}
+        for name, one in new.items():
+            logger.warning("job %s: model %s: %s", self._job, name, one)
+        self._wire.measures.executors_differed += len(new)
+        self._differed.update(new)
+        if void := self._unproven & new.keys():
+            first = new[min(void)]
+            raise ExecutorDifferedError(
+                f"job {self._job}: {first.executor} {first.what} of model {first.model} ({first.text}): rows that were "
+                "predicted before are not the model's own, and some were handed over; submit the job again: the "
+                "workers use the own graph now"
+            )
+
     def _drop(self, answer: Answer) -> None:
         self._ledger.duplicates += 1
         if isinstance(answer, Outputs):
@@ -200,7 +228,7 @@ class Joining:
         message = opened.message
         count = count_rows(failed)
         part = Part(
-            message.index,
+            message.index - self._first_index,
             message.start,
             message.stop,
             {} if outputs is None else outputs,
@@ -213,6 +241,7 @@ class Joining:
         if outputs is not None:
             part = self._formed(part)
         self._failures.keep(failed)
+        self._unproven.update(answer.by_executor)
         self._outbox.answered(answer.index, seconds, size)
         if opened.times_sent == 1:
             self._wire.measures.answered(answer, opened.sent_at)

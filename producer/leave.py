@@ -16,7 +16,7 @@ from typing import cast
 import msgspec
 
 from producer import job_store, job_trace, placement
-from producer.plan import Budget, choose_chunk_rows, message
+from producer.plan import Budget, choose_chunk_rows
 from producer.queues import Queues
 from producer.rebatcher import Rebatcher
 from producer.route import choose_store
@@ -28,6 +28,7 @@ from tasks.codec.compression import Compression
 from tasks.connection import broker_errors
 from tasks.messages import OnNonfinite, SliceRef, StoreName
 from tasks.records import ModelInfo, Plan, SlotRecord
+from tasks.resending import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings
 

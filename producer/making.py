@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from producer import job_store, job_trace, metrics, placement
+from producer.attempts import Attempts
 from producer.feeds import Feed
 from producer.job import Job
 from producer.ledger import Ledger
@@ -22,7 +24,7 @@ from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_
 from producer.terms import Terms
 from producer.window import Window
 from producer.wire import Wire
-from tasks.messages import StoreName
+from tasks.messages import Differed, StoreName
 from tasks.records import ModelInfo, SlotRecord
 from tasks.worker_facts import versions_here
 from worker_config.settings import Settings
@@ -69,49 +71,66 @@ def make_job(
     models = placement.refs(infos)
     dependent = placement.dependent(infos)
     record = job_store.new_record(job_id, models, feed.label, store, feed.rows, dependent=dependent)
-    wire = Wire(str(settings.broker_url), settings, job_id, store)
-    window = Window(len(slots))
-    queues = Queues(slots)
-    outbox = Outbox(
-        wire,
-        feed,
-        window,
-        sizer,
-        queues,
-        job_id,
-        models,
-        choose_reply(store, list(slots), settings),
-        terms.slice_ref,
-        terms.compression,
-        terms.policy,
-    )
-    timeline = outbox.timeline
-    timeline.settings, timeline.versions = job_settings(settings, sizer, store, terms), versions_here()
-    timeline.models = list(infos)
-    timeline.look(slots)
-    run = Run(
-        wire,
-        feed,
-        outbox,
-        window,
-        queues,
-        models,
-        record,
-        slots,
-        _ledger(feed, terms),
-        ttl_seconds=settings.job_ttl_seconds,
-        worker_timeout_seconds=worker_timeout_seconds,
-        terms=terms,
-        watch=watch,
-        likely_form=placement.blank_outputs(infos),
-    )
     trace = job_trace.begin(job_id, models, store)
-    wire.headers, run.on_end = trace.headers, trace.end
+
+    def make_run(feed: Feed, terms: Terms, differed: dict[str, Differed], first_index: int) -> Run:
+        wire = Wire(str(settings.broker_url), settings, job_id, store)
+        wire.headers = trace.headers
+        window = Window(len(slots))
+        queues = Queues(slots)
+        outbox = Outbox(
+            wire,
+            feed,
+            window,
+            sizer,
+            queues,
+            job_id,
+            models,
+            choose_reply(store, list(slots), settings),
+            terms.slice_ref,
+            terms.compression,
+            terms.policy,
+        )
+        timeline = outbox.timeline
+        timeline.settings, timeline.versions = job_settings(settings, sizer, store, terms), versions_here()
+        timeline.models = list(infos)
+        timeline.look(slots)
+        run = Run(
+            wire,
+            feed,
+            outbox,
+            window,
+            queues,
+            models,
+            record,
+            slots,
+            _ledger(feed, terms),
+            ttl_seconds=settings.job_ttl_seconds,
+            worker_timeout_seconds=worker_timeout_seconds,
+            terms=terms,
+            watch=watch,
+            likely_form=placement.blank_outputs(infos),
+            differed=differed,
+            first_index=first_index,
+        )
+        run.on_end = trace.end
+        metrics.follow(run, wire.measures, window)
+        return run
+
+    def again(before: Run, first_row: int) -> Run | None:
+        # Its chunks go on counting: what comes late of the run before is no answer to them.
+        rows = before.feed.again(before.next_index, first_row)
+        since = (
+            terms
+            if first_row == feed.first_row
+            else replace(terms, failed_before=0, dropped_before=0, nonfinite_before=(0, 0))
+        )
+        return None if rows is None else make_run(rows, since, before.differed, before.next_index)
+
     digests = {model.name: model.digest for model in models}
     skips = terms.policy.on_error == "skip" or any(info.drops_rows for info in infos)
-    job = Job(job_id, run, feed.rows, feed.first_row, digests, skips=skips, dependent=dependent)
-    metrics.follow(job, wire.measures, window)
-    return job
+    attempts = Attempts(make_run(feed, terms, {}, 0), again, feed.first_row)
+    return Job(job_id, attempts, feed.rows, digests, skips=skips, dependent=dependent)
 
 
 def _ledger(feed: Feed, terms: Terms) -> Ledger:

@@ -23,6 +23,7 @@ class Measures:
         taken_bytes: of outputs, by store.
         queue_seconds: of chunks that were sent once, between sending and joining, in which no child worked on them.
         queued_chunks: those.
+        executors_differed: from their models' own graphs, as was found in the job.
         join_seconds: that the job's thread spent on answers.
         ended: the job's state, once it has ended.
     """
@@ -32,6 +33,7 @@ class Measures:
     queue_seconds: float = 0.0
     queued_chunks: int = 0
     join_seconds: float = 0.0
+    executors_differed: int = 0
     ended: str = ""
 
     def put(self, ref: PayloadRef, size: int) -> None:

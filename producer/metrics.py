@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from producer.job import Job
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.measures import STORES, Measures
+from producer.run import Run
 from producer.window import Window
 from tasks.endpoint import Endpoint
 from tasks.stopwatch import STAGES
@@ -59,6 +59,7 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "chunks_sent_again": ("Times that a chunk was sent once more.", "", ("",)),
     "duplicates": ("Answers dropped since their chunk was answered.", "", ("",)),
     "duplicates_differing": ("Of these, answers with other outputs.", "", ("",)),
+    "executors_differed": ("Executors that gave other outputs than their models.", "", ("",)),
     "jobs_ended": ("Jobs that have ended.", "state", tuple(s.value for s in JobState if s is not JobState.RUNNING)),
     "slot_seconds": ("What slots spent their time on for the jobs.", "stage", STAGES),
     "queue_seconds": ("Seconds of chunks under way, in which no child worked on them.", "", ("",)),
@@ -102,13 +103,13 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
             endpoint.close()
 
 
-def follow(job: Job, measures: Measures, window: Window) -> None:
-    """Tell of a job from now on."""
-    numbers = _Numbers(job.ledger, job.live_stages, measures, window)
+def follow(run: Run, measures: Measures, window: Window) -> None:
+    """Tell of a run of a job from now on."""
+    numbers = _Numbers(run.ledger, run.stages, measures, window)
     with _lock:
         _sum_up()
         _jobs.append(numbers)
-    weakref.finalize(job, _gone.append, numbers).atexit = False
+    weakref.finalize(run, _gone.append, numbers).atexit = False
 
 
 def collect() -> Iterator[Metric]:
@@ -154,6 +155,7 @@ def _add(totals: Totals, numbers: _Numbers) -> None:
     totals["queue_seconds", ""] += measures.queue_seconds
     totals["queued_chunks", ""] += measures.queued_chunks
     totals["join_seconds", ""] += measures.join_seconds
+    totals["executors_differed", ""] += measures.executors_differed
     if measures.ended:
         totals["jobs_ended", measures.ended] += 1
     for name, amounts in (

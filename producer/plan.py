@@ -1,6 +1,6 @@
-"""This module plans a detached job: the size of its chunks, any chunk's message made again, and what all of it costs.
+"""This module plans a detached job: the size of its chunks, and what all of it costs.
 
-    models, row bytes --> chunk rows          plan, index --> message          rows, payloads, chunks --> bytes in Redis
+    models, row bytes --> chunk rows          rows, payloads, chunks --> bytes in Redis
 
 Chunks are all of one size, since nobody is there to learn from the first ones.
 """
@@ -12,9 +12,7 @@ from collections.abc import Sequence
 
 from producer.placement import batch_seconds, fixed_chunk_rows, output_row_bytes
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
-from tasks import keys
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef
-from tasks.records import ModelInfo, Plan
+from tasks.records import ModelInfo
 from worker_config.errors import UsageError
 
 # Where nobody has measured a model, a chunk is so many batches.
@@ -56,24 +54,6 @@ def choose_chunk_rows(
     # The sizer would share the rest out in two chunks for each slot; these are all that there will be.
     share_bytes = MAX_REDIS_CHUNK_BYTES * (1 if sliced else 2)  # outputs alone, or rows and outputs
     return sizer.next_rows(rows, 2 * slots, share_bytes)
-
-
-def message(job: str, plan: Plan, index: int) -> ChunkMessage:
-    """The message of chunk `index`, the same whoever makes it."""
-    start = index * plan.chunk_rows
-    return ChunkMessage(
-        version=MESSAGE_VERSION,
-        job=job,
-        index=index,
-        start=start,
-        stop=min(start + plan.chunk_rows, plan.rows),
-        chunks=plan.chunks,
-        models=plan.models,
-        ref=plan.slice_ref or HashRef(keys.payloads(job)),
-        reply="answer",
-        compression=plan.compression,
-        on_nonfinite=plan.on_nonfinite,
-    )
 
 
 class Budget:

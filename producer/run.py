@@ -22,7 +22,7 @@ from producer.aggregator import Gathered
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
-from producer.handover import Handover
+from producer.handover import BegunAgain, Handover
 from producer.job_store import JobState
 from producer.joining import Joining
 from producer.late import Lateness
@@ -34,13 +34,14 @@ from producer.telling import Telling
 from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
-from tasks.messages import Answer, ModelRef, Outputs
+from tasks.messages import Answer, Differed, ModelRef, Outputs
 from tasks.records import JobRecord, SlotRecord
 from worker_config.errors import (
     BrokerError,
     BrokerFullError,
     BrokerRefusedError,
     CeleriacError,
+    ExecutorDifferedError,
     JobCancelledError,
     NoWorkerError,
     RowsFailedError,
@@ -59,7 +60,10 @@ class Run:
 
     Attributes:
         ledger, failures, stages, state: how far it is, and what slots did; read by the caller's thread.
+        feed: where chunks come from.
         handover: parts on their way to the caller.
+        differed: models of which an executor differed from their own graphs.
+        begin_again: asked, where outputs that were joined are void, whether another run takes this one's place.
 
     With `terms.fail_together` the job ends when any of its models fails, else when none is left.
     """
@@ -81,27 +85,49 @@ class Run:
         terms: Terms,
         watch: Callable[[], None] = lambda: None,
         likely_form: OutputTree | None = None,
+        differed: dict[str, Differed] | None = None,
+        first_index: int = 0,
     ) -> None:
         self.ledger = ledger
         self.failures = Failures(record.id, [model.name for model in models], together=terms.fail_together)
         self.state = JobState.RUNNING
         self.on_end: Callable[[str, Mapping[str, int], str], None] = lambda *_: None  # told state, ledger, error
         self._wake = threading.Event()
+        self.begin_again: Callable[[], bool] = lambda: False
+        self.differed = {} if differed is None else differed
         self.handover = Handover(self._wake.set, terms.max_waiting_bytes)
-        self._wire, self._feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
+        self._wire, self.feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
         self._models, self._id = list(models), record.id
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._joining = Joining(
-            wire, outbox, record.id, models, self.ledger, self.failures, terms, feed.rows, likely_form
+            wire,
+            outbox,
+            record.id,
+            models,
+            self.ledger,
+            self.failures,
+            terms,
+            feed.rows,
+            likely_form,
+            self.differed,
+            first_index,
         )
         self.stages = self._joining.stages
-        self._telling = Telling(wire, record, ttl_seconds, self.ledger, self.failures, self.stages, outbox.timeline)
+        self._telling = Telling(
+            wire, record, ttl_seconds, self.ledger, self.failures, self.stages, outbox.timeline, self.differed
+        )
+        self._first_index = first_index
         self._crew, self._late = Crew(record.id, models, slots), Lateness()
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id, self._cancelled = "", False
         self._tries, self._warns = 0, terms.policy.on_nonfinite == "warn"
         self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
+
+    @property
+    def next_index(self) -> int:
+        """Beyond those of all chunks that were sent."""
+        return self._first_index + self._outbox.chunks_sent
 
     @property
     def in_flight(self) -> int:
@@ -131,12 +157,16 @@ class Run:
     def run(self) -> None:
         """Run to the end; the error, if any, goes to the caller through the handover."""
         error: BaseException | None = None
+        again = False
         try:
             self._loop()
             self.ledger.check(handed_over=False)  # only dropped rows are skipped now: one that is missing is found
             self.state = JobState.DONE
         except JobCancelledError as cancelled:
             self.state, error = JobState.CANCELLED, cancelled
+        except ExecutorDifferedError as differed:
+            again = self.begin_again()
+            self.state, error = (JobState.RUNNING, BegunAgain()) if again else (JobState.FAILED, differed)
         except CeleriacError as failed:
             self.state, error = JobState.FAILED, failed
         except Exception as bug:
@@ -145,7 +175,7 @@ class Run:
             error.__cause__ = bug
         finally:
             try:
-                self._settle(error)
+                self._settle(error, goes_on=again)
             finally:
                 self.handover.close(error)
 
@@ -167,12 +197,15 @@ class Run:
                 self._wait_for_redis(error)
 
     def _begin(self) -> None:
-        self._telling.begin()
+        if not self._first_index:
+            self._telling.begin()
+        elif self._telling.update()[0] is JobState.CANCELLED:
+            raise JobCancelledError(self._how_far("was cancelled"))
         self._window.leave_room(self._wire.redis_room())
         self._run_id = self._wire.run_id()
 
     def _send(self) -> None:
-        max_parts = math.inf if self._feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
+        max_parts = math.inf if self.feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
         try:
             while (
                 self._damage is None and self.handover.has_room(max_parts) and self._outbox.send(self._joining.waiting)
@@ -180,8 +213,8 @@ class Run:
                 pass
         finally:
             self.ledger.chunks_sent = self._outbox.chunks_sent
-            if self._feed.rows is None:
-                self.ledger.rows = self._feed.given
+            if self.feed.rows is None:
+                self.ledger.rows = self.feed.given
 
     def _stop_before(self, index: int, error: CeleriacError) -> None:
         """Send no more; end by the error of the first damaged chunk, when those before it are handed over."""
@@ -191,7 +224,7 @@ class Run:
 
     def _is_over(self) -> bool:
         if self._damage is None:
-            if self._outbox.open or not self._feed.exhausted():
+            if self._outbox.open or not self.feed.exhausted():
                 return False
             self._joining.end()
             self._hand_over()
@@ -220,6 +253,7 @@ class Run:
         try:
             if not self._joining.take(answer):
                 self._late.came_back(answer.index, time.monotonic())
+                self._telling.tell_differed()
                 if self._outbox.is_back(answer.index):
                     self._send_again([answer.index], with_rows=True)
         except RowsFailedError as failed:
@@ -231,9 +265,9 @@ class Run:
         if self._outbox.open:
             if not self._window.is_short:
                 time.sleep(COLLECT_SECONDS)
-            return self._wire.take_answers(self._feed.poll_seconds)
+            return self._wire.take_answers(self.feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
-        self._wake.wait(self._feed.poll_seconds)
+        self._wake.wait(self.feed.poll_seconds)
         self._wake.clear()
         return []
 
@@ -321,23 +355,25 @@ class Run:
         self._telling.doubt()
 
     def _how_far(self, what: str) -> str:
-        rows = "?" if self._feed.rows is None else self._feed.rows
+        rows = "?" if self.feed.rows is None else self.feed.rows
         return f"job {self._id} {what}; {self.ledger.predicted} of {rows} rows were predicted"
 
-    def _settle(self, error: BaseException | None) -> None:
-        """Leave nothing behind but the job's record."""
-        self._wire.measures.ended = self.state.value
+    def _settle(self, error: BaseException | None, *, goes_on: bool) -> None:
+        """Leave nothing behind but the job's record; `goes_on` if another run takes this one's place."""
+        self._wire.measures.ended = "again" if goes_on else self.state.value
         self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
-        self._feed.close()
-        if self._warns:
+        self.feed.close()
+        if self._warns and not goes_on:
             warn_nonfinite(self._id, self.ledger)
-        self.on_end(self.state, self.ledger.as_dict(), str(error or ""))
+        if not goes_on:
+            self.on_end(self.state, self.ledger.as_dict(), str(error or ""))
         try:
             self._watch()  # a system that has ended takes all of the job with it
         except CeleriacError:
             return self._wire.close()
         try:
-            self._telling.finish(self.state, str(error or ""))
+            if not goes_on:
+                self._telling.finish(self.state, str(error or ""))
             self._outbox.close()
             self._wire.forget_job()
         except (redis.RedisError, CeleriacError) as unreachable:

@@ -19,6 +19,7 @@ from producer.ledger import Ledger
 from producer.timeline import Timeline
 from producer.wire import Wire
 from tasks.connection import broker_errors
+from tasks.messages import Differed
 from tasks.records import JobRecord
 
 
@@ -30,6 +31,7 @@ class Telling:
         first: the record as it was when the job was made.
         ttl_seconds: how long Redis keeps what it was told.
         ledger, failures, stages, timeline: how far the job is.
+        differed: models of which an executor differed.
     """
 
     wire: Wire
@@ -39,6 +41,7 @@ class Telling:
     failures: Failures
     stages: dict[str, float]
     timeline: Timeline
+    differed: dict[str, Differed]
     _told: int = 0
 
     def begin(self) -> None:
@@ -55,8 +58,15 @@ class Telling:
         with broker_errors(self.wire.url):
             told = job_store.update(self.wire.client, self._record(), self.ttl_seconds)
             self._tell_failures()
+        self.tell_differed()
         self._tell_timeline()
         return told
+
+    def tell_differed(self) -> None:
+        """Workers must know, also those of a Redis that has lost it; raises BrokerError."""
+        if self.differed:
+            with broker_errors(self.wire.url):
+                job_store.tell_differed(self.wire.client, self.first.id, self.differed.values())
 
     def finish(self, state: JobState, error: str) -> None:
         """It has ended, with an error if there is a text; raises redis.RedisError."""
@@ -73,7 +83,7 @@ class Telling:
     def _record(self) -> JobRecord:
         failed = dict(self.failures.models)
         told = {"ledger": self.ledger.as_dict(), "failed_models": failed, "stages": self.stages}
-        return msgspec.structs.replace(self.first, updated_at=time.time(), **told)
+        return msgspec.structs.replace(self.first, updated_at=time.time(), differed=dict(self.differed), **told)
 
     def _tell_failures(self) -> None:
         if len(self.failures.records) > self._told:

@@ -56,6 +56,7 @@ class Child:
     scratch: Scratch = field(default_factory=Scratch)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
+    folder: Path | None = None  # of the worker's run, where slots leave word
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -105,7 +106,18 @@ def start(
             from tasks import chunk_trace
 
             trace = chunk_trace.begin(trace_exporters, watch, f"{worker}/{slot}")
-        _this = Child(worker, slot, shelf, client, job_ttl_seconds, places, tally, stopwatch=watch, trace=trace)
+        _this = Child(
+            worker,
+            slot,
+            shelf,
+            client,
+            job_ttl_seconds,
+            places,
+            tally,
+            stopwatch=watch,
+            trace=trace,
+            folder=models.folder,
+        )
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,

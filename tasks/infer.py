@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,13 +19,14 @@ import redis
 from celery.exceptions import Reject
 
 from tasks import codec, keys, notes, spool
-from tasks.answers import ASK_AGAIN, push_answer
+from tasks.answers import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.messages import (
     MAX_INLINE_BYTES,
     Answer,
     ChunkMessage,
+    Differed,
     Failure,
     FailureRecord,
     FileRef,
@@ -37,9 +38,11 @@ from tasks.messages import (
     SliceRef,
     from_plain,
 )
+from tasks.models import checked, telling
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import with_values
 from tasks.progress import Counts
+from tasks.resending import send_void
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.slices import read_slice
@@ -70,16 +73,12 @@ def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
 
 def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     try:
-        deliveries, payload = ask(child, message)
+        deliveries, payload, own_graph = ask(child, message)
         if not deliveries:
             return f"dropped {message}: the job is over"
         if child.trace:
             child.trace.run(message, deliveries)
-        answer = run_chunk(child, message, payload, deliveries)
-        child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
-        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
-        if not push_answer(child.client, answer, child.job_ttl_seconds) and isinstance(answer, Outputs):
-            forget(child, answer.ref)
+        answer = _answer(child, message, payload, deliveries, own_graph, begun_at)
         child.tally.answered(child.slot, _done(message, answer, deliveries))
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
@@ -100,12 +99,42 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     return f"{message}: {'; '.join(told)}"
 
 
-def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
-    """How often the chunk was delivered, 0 if nobody wants it any more; and what Redis holds of its payload."""
+def _answer(
+    child: Child,
+    message: ChunkMessage,
+    payload: bytes | None,
+    deliveries: int,
+    own_graph: list[str],
+    begun_at: float,
+) -> Answer:
+    """Run the chunk and give its answer to the job; once more where an executor of its models has become unfit."""
+    while True:
+        answer = run_chunk(child, message, payload, deliveries, own_graph)
+        child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
+        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
+        try:
+            is_taken = push_answer(child.client, answer, child.job_ttl_seconds)
+        except VoidAnswerError:
+            own_graph = [*own_graph, *answer.by_executor]
+            continue
+        if not is_taken and isinstance(answer, Outputs):
+            forget(child, answer.ref)
+        if answer.differed:
+            telling.tell(child.client, child.folder, answer)
+            send_void(child.client, answer.job)
+        return answer
+
+
+def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[str]]:
+    """How often the chunk was delivered, 0 if nobody wants it any more; and what Redis holds of its payload.
+
+    And the models that are to be run by their own graphs, since another executor was found to differ.
+    """
     key = keys.deliveries(message.job)
     # All at once: a cancel in between would leave the count behind.
     with child.client.pipeline() as pipe:
-        pipe.hget(keys.job(message.job), "state")
+        names = [model.name for model in message.models]
+        pipe.hmget(keys.job(message.job), ["state", *(f"{keys.OWN_GRAPH}{name}" for name in names)])
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
         # Before work begins: who dies with the chunk cannot count it.
@@ -115,20 +144,45 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None]:
             pipe.get(message.ref.key)
         elif isinstance(message.ref, HashRef):
             pipe.hget(message.ref.key, str(message.index))
-        state, answered, deliveries, _, *payload = pipe.execute()
+        (state, *differed), answered, deliveries, _, *payload = pipe.execute()
     if state != b"running" or answered:
         child.client.hdel(key, *notes.fields_of(message.index))
-        return 0, None
-    return deliveries, payload[0] if payload else None
+        return 0, None, []
+    own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
+    return deliveries, payload[0] if payload else None, own_graph
 
 
-def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, deliveries: int = 1) -> Answer:
+def run_chunk(
+    child: Child,
+    message: ChunkMessage,
+    payload: bytes | None,
+    deliveries: int = 1,
+    own_graph: Collection[str] = (),
+) -> Answer:
     """The chunk's outputs, or a record of why there are none; never raises an Exception but Redis's own.
+
+    The models that `own_graph` names are run by their own graphs.
 
     Raises:
         FreshChildError: there is no room for a model.
         RedisError: Redis is out of reach.
     """
+    made: list[str] = []
+    differed: list[Differed] = []
+    answer = _run_chunk(child, message, payload, deliveries, own_graph, made, differed)
+    return msgspec.structs.replace(answer, by_executor=made, differed=differed) if made or differed else answer
+
+
+def _run_chunk(
+    child: Child,
+    message: ChunkMessage,
+    payload: bytes | None,
+    deliveries: int,
+    own_graph: Collection[str],
+    made: list[str],
+    differed: list[Differed],
+) -> Answer:
+    """As `run_chunk`; which executors under check made the outputs, and what came to light of them, is added."""
     started = time.monotonic()
     watch = child.stopwatch
     watch.enter("fetch")
@@ -138,11 +192,13 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
+        checked.begin(models, message, own_graph)
         if not models:
             ran = Ran(failed=unloaded)
         elif story is None:
-            whole = [Step(message.start, message.stop, message.stop)]
-            ran = _run(message, models, rows, whole, lambda _: None, [], watch)
+            todo = [Step(message.start, message.stop, message.stop)]
+            before: Before = _unnoted
+            ran = _run(message, models, rows, todo, before, [], watch)
         else:
             batch_rows = max(model.info.batch_rows for model in models.values())
             suspects, condemned = story.judge(batch_rows)
@@ -159,6 +215,11 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
             todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
             before = partial(notes.write, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, story.bad, watch)
+        if found := checked.differed(models, message):
+            differed += found
+            watch.enter("infer")
+            ran = _run(message, models, rows, todo, before, story.bad if story else [], watch)
+        made += checked.by_executor(models)
         if models:
             ran.failed[:0] = unloaded
         watch.enter("encode")
@@ -190,6 +251,10 @@ def run_chunk(child: Child, message: ChunkMessage, payload: bytes | None, delive
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
         return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
+
+
+def _unnoted(step: Step) -> None:
+    """Nobody needs to know how far the first delivery of a chunk is."""
 
 
 def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:

@@ -28,5 +28,5 @@ def keep(client: redis.Redis, job_id: str, ttl_seconds: int) -> None:
 
     `client` may be a pipeline.
     """
-    held = [keys.job(job_id), keys.payloads(job_id), keys.answers(job_id)]
+    held = [keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.unproven(job_id)]
     client.eval(_SCRIPT, 1 + len(held), keys.JOBS, *held, job_id, ttl_seconds)

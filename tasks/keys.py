@@ -1,12 +1,14 @@
 """This module names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
 
-    celeriac:job:ID              hash    the job's record: `state`, `record` as JSON, counts of a detached job
+    celeriac:job:ID              hash    the job's record: `state`, `record` as JSON, counts of a detached job,
+                                         `own_graph:MODEL` where an executor differed
     celeriac:job:ID:payload:N    string  chunk N's payload
     celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
     celeriac:job:ID:results      list    answers of the children, as they come
     celeriac:job:ID:payloads     hash    a detached job's payloads by chunk, until they are answered
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
     celeriac:job:ID:deliveries   hash    by chunk that is not answered: how often it was begun, and what became of that
+    celeriac:job:ID:unproven     hash    by chunk: counts of a detached job's answers by executors that may yet differ
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
@@ -23,6 +25,8 @@ from __future__ import annotations
 from worker_config.celery_app import KEY_PREFIX
 
 WORKER_TTL_SECONDS = 20
+# A field of a job's record: how an executor of this model differed.
+OWN_GRAPH = "own_graph:"
 # How long messages wait for a worker of their model set to come back.
 QUEUE_TTL_SECONDS = 7 * 86_400
 
@@ -59,6 +63,11 @@ def payloads(job_id: str) -> str:
 def answers(job_id: str) -> str:
     """The answers of a detached job."""
     return f"{KEY_PREFIX}job:{job_id}:answers"
+
+
+def unproven(job_id: str) -> str:
+    """The rows of a detached job's chunks whose answers are void if an executor is found to differ."""
+    return f"{KEY_PREFIX}job:{job_id}:unproven"
 
 
 def deliveries(job_id: str) -> str:

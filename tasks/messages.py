@@ -145,6 +145,34 @@ class FailureRecord(_Value, frozen=True):
         return f"{self.rows} failed {where}: {self.type}: {self.text}"
 
 
+class Differed(_Value, frozen=True):
+    """An executor gave other outputs than the model's own graph, as was found while a job ran.
+
+    Attributes:
+        model: by its name in the job.
+        executor: its name.
+        row: of the data set, the first that was found.
+        text: what differs.
+    """
+
+    model: Name
+    executor: str
+    row: Count
+    text: str
+
+    @property
+    def what(self) -> str:
+        """What happened and where, for people."""
+        return f"differed from the model's own graph on row {self.row}"
+
+    def note(self, job: str) -> str:
+        """The same for who does not know the job."""
+        return f"{self.executor} {self.what} of job {job}: {self.text}; the own graph is used"
+
+    def __str__(self) -> str:
+        return f"{self.executor} {self.what}: {self.text}; the own graph is used"
+
+
 class Outputs(_Value, frozen=True, tag="outputs"):
     """What a child made of a chunk: a payload of one array, or a dict of them by output or model name.
 
@@ -154,7 +182,9 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and `nonfinite_outputs`
     count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that ran, in their
     versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds), `stages` are
-    its seconds by stage since its last answer (`tasks/stopwatch.py`).
+    its seconds by stage since its last answer (`tasks/stopwatch.py`). `by_executor` names the models of which an
+    executor made the outputs that is still held against their own graphs; `differed` are those of which it was found
+    with this chunk that it differs: their outputs here are the own graphs', and earlier ones are void.
     """
 
     job: JobId
@@ -173,6 +203,8 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     checksum: int = 0
     begun_at: float = 0.0
     stages: dict[str, float] = {}
+    by_executor: list[Name] = []
+    differed: list[Differed] = []
 
     @property
     def is_blank(self) -> bool:
@@ -184,7 +216,7 @@ class Failure(_Value, frozen=True, tag="failure"):
     """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record.
 
     `failed_rows` has a record for each of its rows, where every one was tried for itself and none has a prediction.
-    `begun_at` and `stages` as for `Outputs`.
+    `begun_at`, `stages`, `by_executor` and `differed` as for `Outputs`.
     """
 
     job: JobId
@@ -195,6 +227,8 @@ class Failure(_Value, frozen=True, tag="failure"):
     failed_rows: list[FailureRecord] = []
     begun_at: float = 0.0
     stages: dict[str, float] = {}
+    by_executor: list[Name] = []
+    differed: list[Differed] = []
 
 
 Answer = Outputs | Failure

@@ -22,13 +22,16 @@ def is_ragged(rows: object) -> bool:
     return any(isinstance(column, list) for column in columns_of(rows).values())
 
 
-def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
+def run_ragged(
+    run: Callable[[Rows], Arrays], rows: Any, model: str, before: Callable[[list[int]], None] | None = None
+) -> Arrays:
     """The outputs of `run` for all rows, each at its place.
 
     Args:
         run: outputs for rows of one shape.
         rows: a column, or a dict or tuple of columns, of which at least one is a list.
         model: its name, for the error.
+        before: told which rows come next.
 
     Raises:
         InputError: the columns have different numbers of rows.
@@ -44,6 +47,8 @@ def run_ragged(run: Callable[[Rows], Arrays], rows: Any, model: str) -> Arrays:
             name: np.stack([column[i] for i in indexes]) if isinstance(column, list) else column[indexes]
             for name, column in columns.items()
         }
+        if before is not None:
+            before(indexes)
         outputs = run(tree_like(rows, group))
         check_names(outputs, placed or outputs, model)
         for name, output in outputs.items():

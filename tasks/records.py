@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tasks.messages import Count, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from tasks.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +159,8 @@ class JobRecord(_Record, frozen=True):
 
     `failed_models` are those that failed alone, each with a record of rows where it did; `stages` are seconds of slots.
     `dependent` are models whose rows are not independent, each with what they depend on.
+    `differed` are the models of which an executor gave other outputs than their own graphs, which have run them since;
+    of a detached job so many chunks were computed again for it, as `void` says.
     """
 
     id: JobId
@@ -175,3 +177,5 @@ class JobRecord(_Record, frozen=True):
     failed_models: dict[str, FailureRecord] = {}
     stages: dict[str, float] = {}
     dependent: dict[str, str] = {}
+    differed: dict[str, Differed] = {}
+    void: int = 0

@@ -13,6 +13,7 @@ CeleriacError
   ModelError              a model cannot be used
     UnknownModelError       no model of that name
     ModelLoadError          a model of the manifest cannot be loaded
+    ExecutorDifferedError   outputs that were handed over are not the model's own
   InfrastructureError     something between producer and model is missing
     BrokerError             Redis cannot be reached or refuses us
     WorkerStartError        a worker did not come up
@@ -36,7 +37,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # bad option, setting, manifest or output
     INPUT = 3  # the data set cannot be read or does not fit the model
     ROWS_FAILED = 4  # rows have no prediction
-    MODEL = 5  # unknown model, or one that cannot be loaded
+    MODEL = 5  # unknown model, one that cannot be loaded, or one of which wrong outputs were handed over
     NO_WORKER = 6  # no worker holds the model, or none came up
     BROKER = 7  # Redis cannot be reached
     CANCELLED = 130  # by Ctrl-C, SIGTERM or `celeriac cancel`
@@ -108,6 +109,13 @@ class UnknownModelError(ModelError):
 
 class ModelLoadError(ModelError):
     """A model of the manifest cannot be loaded."""
+
+
+class ExecutorDifferedError(ModelError):
+    """An executor was found to give other outputs than its model, and some were handed over already.
+
+    Submitted again the job ends right: by then the workers use the model's own graph.
+    """
 
 
 class InfrastructureError(CeleriacError):

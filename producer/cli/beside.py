@@ -20,7 +20,7 @@ import msgspec
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.place import one_line_errors
 from tasks.files import write_whole
-from tasks.messages import FailureRecord, OnError
+from tasks.messages import Differed, FailureRecord, OnError
 from worker_config.errors import OutputError
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
@@ -40,6 +40,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
         failures: how many records the failures file has.
         fill: where rows that failed are filled: how they are marked, and with what they are.
         dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
+        differed: models of which an executor gave other outputs than their own graphs, which have predicted all rows.
     """
 
     job: str | None
@@ -52,6 +53,7 @@ class OutputLedger(msgspec.Struct, frozen=True):
     failures: int
     fill: Fill | None = None
     dependent: dict[str, str] = {}
+    differed: dict[str, Differed] = {}
 
 
 def ledger_path(path: Path) -> Path:

@@ -14,7 +14,7 @@ from producer.detached import DetachedJob
 from producer.ledger import Ledger
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from tasks.records import JobRecord
-from worker_config.errors import CeleriacError, ExitCode, RowsFailedError
+from worker_config.errors import CeleriacError, ExecutorDifferedError, ExitCode, RowsFailedError
 
 
 class NotWaitedForError(CeleriacError):
@@ -49,13 +49,12 @@ def fetch(
     with Client(needed(broker_url), worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        with open_sink(output, left.rows_out, force) as sink:
-            try:
-                summary = _fetch_to_sink(left, sink, quiet)
-            except PredictionFailedError as failed:
-                if as_json:
-                    click.echo(failed.summary.as_json())
-                raise failed.error from None
+        try:
+            summary = _fetch(left, output, force, quiet)
+        except PredictionFailedError as failed:
+            if as_json:
+                click.echo(failed.summary.as_json())
+            raise failed.error from None
     if not quiet:
         click.echo(
             f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
@@ -66,6 +65,18 @@ def fetch(
     if plan is None or plan.on_nonfinite != "allow":
         summary.tell_nonfinite()
     summary.check_no_model_failed()
+
+
+def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
+    """As `_fetch_to_sink`; from the first row again, where those that were read have become void."""
+    while True:
+        with open_sink(output, job.rows_out, force) as sink:
+            try:
+                return _fetch_to_sink(job, sink, quiet)
+            except PredictionFailedError as failed:
+                if not isinstance(failed.error, ExecutorDifferedError):
+                    raise
+                click.echo(f"celeriac: {failed.error}; that is done now", err=True)
 
 
 def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
@@ -121,5 +132,12 @@ def _summary(record: JobRecord, written: int, output: str | None, error: Celeria
     ledger = record.ledger | {"written": written}
     text = str(error) if error else None
     return Summary(
-        record.id, ledger, seconds, output, text, failed_models=record.failed_models, dependent=record.dependent
+        record.id,
+        ledger,
+        seconds,
+        output,
+        text,
+        failed_models=record.failed_models,
+        dependent=record.dependent,
+        differed=record.differed,
     )

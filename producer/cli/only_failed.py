@@ -32,7 +32,7 @@ from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.codec.compression import Compression
 from tasks.messages import FailureRecord, OnNonfinite, StoreName
-from worker_config.errors import CeleriacError, OutputError
+from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ def predict_failed(
             with Written(path, fill.mark if fill else "") as old:
                 for part in mended(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
                     sink.write(part)
+            if differed := list(job.differed.items()):
+                name, one = differed[0]
+                raise ExecutorDifferedError(
+                    f"job {job.id}: model {name}: {one}: rows that were predicted before may not be the model's own; "
+                    "predict all rows again with --force"
+                )
             sink.commit()
         except (KeyboardInterrupt, CeleriacError) as cause:
             job.cancel()

@@ -21,11 +21,11 @@ from producer.failures import told as told_models
 from producer.job import Job
 from producer.ledger import Ledger, told_nonfinite
 from producer.progress_bar import paced, shown
-from producer.sinks import JournalHead, Sink
+from producer.sinks import JournalHead, Sink, begin_again
 from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source
 from tasks.codec.compression import Compression
-from tasks.messages import FailureRecord, OnNonfinite, StoreName
+from tasks.messages import Differed, FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # A number of rows, or a share of them such as "5%"; None for any number.
@@ -42,7 +42,8 @@ class Summary:
     `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
     `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
     `stages` are seconds of slots by what they did; `dependent` are models whose rows are not independent, each with
-    what a prediction depends on besides its row.
+    what a prediction depends on besides its row; `differed` are models of which an executor gave other outputs than
+    their own graphs, which have predicted all rows.
     """
 
     job: str | None
@@ -55,6 +56,7 @@ class Summary:
     fill: Fill | None = None
     stages: dict[str, float] = field(default_factory=dict)
     dependent: dict[str, str] = field(default_factory=dict)
+    differed: dict[str, Differed] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -85,6 +87,7 @@ class Summary:
             failures=len(failures),
             fill=self.fill,
             dependent=self.dependent,
+            differed=self.differed,
         )
         write_beside(Path(self.output), told, failures)
 
@@ -148,6 +151,9 @@ def predict_to_sink(
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
 
+    Where an executor is found to differ from its model's own graph, all rows that are written, those of an earlier run
+    too, are thrown away, and predicted from the first one on by the own graph.
+
     A model that fails alone is dropped from the sink, where its format can do that, and so it is from the start if an
     earlier run has dropped it; else the job fails.
 
@@ -178,7 +184,18 @@ def predict_to_sink(
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,
     )
+    dropped_before = dict(sink.dropped)
+
+    def anew() -> None:
+        nonlocal sink
+        seen = "; ".join(f"model {name}: {one}" for name, one in job.differed.items())
+        click.echo(f"celeriac: job {job.id} begins again from the first row: {seen}", err=True)
+        sink = begin_again(sink, source.rows, head)
+        for name, record in dropped_before.items():
+            sink.drop(name, record)
+
     try:
+        job.allow_again(anew, first_row=0)
         if head:
             check_same_models(job, head.models)
         with shown(job, source.rows, quiet, sink.done_rows):
@@ -305,6 +322,7 @@ def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) 
         fill=sink.fill,
         stages=job.stages,
         dependent=job.dependent,
+        differed=job.differed,
     )
 
 

@@ -95,6 +95,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "error": record.error,
         "failed": told(record.failed_models) if record.failed_models else "",
         "dependent": "; ".join(f"{name}: {text}" for name, text in record.dependent.items()),
+        "differed": differed_of(record),
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
         "next": _next(state, record, slots),
@@ -138,6 +139,11 @@ def failed_of(record: JobRecord) -> str:
     """How many rows failed, and what tells more; empty where none did."""
     failed = record.ledger.get("failed", 0)
     return f", {failed} failed (see `celeriac failures {record.id}`)" if failed else ""
+
+
+def differed_of(record: JobRecord) -> str:
+    """Which executors gave other outputs than their models; empty where none did."""
+    return "; ".join(f"model {name}: {one}" for name, one in record.differed.items())
 
 
 def predicted_of(record: JobRecord) -> str:

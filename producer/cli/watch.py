@@ -100,7 +100,8 @@ def _tell_end(state: JobState, record: JobRecord, quiet: bool) -> None:
     if state is JobState.DONE:
         if not quiet:
             failed = f"; {told(record.failed_models)}" if record.failed_models else ""
-            click.echo(f"{_how_far(state, record)}{tables.failed_of(record)}{failed}{_next(record)}")
+            differed = f"; {told_so}" if (told_so := tables.differed_of(record)) else ""
+            click.echo(f"{_how_far(state, record)}{tables.failed_of(record)}{failed}{differed}{_next(record)}")
         return
     kind: type[CeleriacError] = JobCancelledError if state is JobState.CANCELLED else RowsFailedError
     raise kind(_how_far(state, record) + (f": {record.error}" if record.error else ""))
@@ -123,7 +124,7 @@ class _Shown:
         self._began, self._pace = time.monotonic(), Pace()
         self._on_terminal = sys.stderr.isatty()
         self._line_at = -LINE_SECONDS
-        self._told_of_silence = False
+        self._told_of_silence = self._told_of_difference = False
 
     def __enter__(self) -> _Shown:
         return self
@@ -144,6 +145,9 @@ class _Shown:
         if not self._on_terminal and time.monotonic() - self._line_at >= LINE_SECONDS:
             self._line_at = time.monotonic()
             self.say(f"{_how_far(state, record)}{self._time_left()}")
+        if (differed := tables.differed_of(record)) and not self._told_of_difference:
+            self._told_of_difference = True
+            self.say(f"job {record.id}: {differed}")
         if (silence := tables.silence(state, record)) and not self._told_of_silence:
             self._told_of_silence = True
             self.say(f"job {record.id}: {silence}")

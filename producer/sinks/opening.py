@@ -72,6 +72,16 @@ def open_sink(
     return Sink(writer, notes, sync_seconds, marks=marks)
 
 
+def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Sink:
+    """Throw away all rows of an output, those of former runs too, and begin it anew.
+
+    Raises:
+        OutputError: as `open_sink`.
+    """
+    sink.discard()
+    return open_sink(sink.path, rows, True, journal=journal)
+
+
 def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
     """Say before anything is done what would keep an output from being written there; nothing is made.
 

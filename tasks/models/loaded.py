@@ -20,7 +20,9 @@ from tasks.batches import BatchSize, filled, is_out_of_memory, run_batches, run_
 from tasks.causes import telling_line
 from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
+from tasks.executors.online_check import OnlineCheck
 from tasks.memory import give_back, own_bytes
+from tasks.models.checked import make_check
 from tasks.models.formats import open_model
 from tasks.models.guarded import Limits, run_guarded
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
@@ -29,6 +31,7 @@ from tasks.models.state import State, state_of
 from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.records import ModelInfo, TensorSpec
 from tasks.signature import Arrays, Rows, blank_rows, fit
+from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served, chained, info_of
@@ -57,6 +60,8 @@ class LoadedModel:
         own_graph: where another executor is used: loads the model's own graph, for rows that the other does not run.
         limits: the rows that the executor may be given.
         state: what it keeps between calls; None where that is nothing.
+        check: where that executor is not proven to do as the own graph does.
+        remember_difference: tells other children, and workers to come, that it does not.
     """
 
     info: ModelInfo
@@ -69,6 +74,8 @@ class LoadedModel:
     limits: Limits = field(default_factory=Limits)
     state: State | None = None
     chain: tuple[LoadedModel, ...] = ()
+    check: OnlineCheck | None = None
+    remember_difference: Callable[[str], None] | None = None
 
     @property
     def links(self) -> tuple[LoadedModel, ...]:
@@ -133,7 +140,8 @@ class LoadedModel:
             return stacked(rows, self._preprocess)
         if self.function and not any(map(len, columns_of(rows).values())):
             return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
-        outputs = run_ragged(self._run, rows, name) if is_ragged(rows) else self._run(rows)
+        group = self.check.group if self.check is not None else None
+        outputs = run_ragged(self._run, rows, name, group) if is_ragged(rows) else self._run(rows)
         if self.function:
             return outputs.get(ONLY, outputs)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
@@ -150,8 +158,11 @@ class LoadedModel:
         arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
         if self.own_graph is None:
             return self._run_batches(self.call, arrays)
+        if self.check is not None and self.check.by_own_graph:
+            return self._run_own_graph(arrays)
+        began = 0.0 if self.check is None else self.check.clock()
         try:
-            return run_guarded(partial(self._run_batches, self.call), self._run_own_graph, arrays, self.limits)
+            outputs = run_guarded(partial(self._run_batches, self.call), self._run_own_graph, arrays, self.limits)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -161,6 +172,15 @@ class LoadedModel:
                 "model %s: %s gave up (%s); its own graph did not", self.info.name, self.info.executor, error
             )
             return outputs
+        if self.check is not None:
+            self.check.hold(arrays, outputs, self._by_own_graph, self.check.clock() - began)
+        return outputs
+
+    def _by_own_graph(self, arrays: Arrays) -> Arrays:
+        """A few rows, without padding where there need be none."""
+        assert self.own_graph is not None  # noqa: S101 - there is a check of another executor alone
+        rows = self.batch.rows if self.batch.fixed else min(self.batch.rows, len(next(iter(arrays.values()))))
+        return run_batches(self.own_graph(), arrays, rows, self.info.name)
 
     def _run_batches(self, call: Call, arrays: Arrays) -> Arrays:
         return run_bearable(call, arrays, self.batch, self.info.name)
@@ -226,7 +246,21 @@ def load_model(served: Served) -> LoadedModel:
     own_graph = cache(partial(_own_graph, served)) if other else None
     trial = served.trial
     limits = Limits(trial.limit, trial.tiny) if trial and other else Limits()
-    return LoadedModel(info, call, size, preprocess, postprocess, program.function, own_graph, limits, state)
+    # A row that depends on others, or on calls, cannot be held against what it would be without them.
+    check = None if state is not None or info.dependence else make_check(served, inputs, outputs, batch_rows)
+    return LoadedModel(
+        info,
+        call,
+        size,
+        preprocess,
+        postprocess,
+        program.function,
+        own_graph,
+        limits,
+        state,
+        check=check,
+        remember_difference=partial(differing.remember, Path(served.folder), served.executor) if check else None,
+    )
 
 
 def _load_chain(served: Served) -> LoadedModel:

@@ -27,7 +27,7 @@ from tasks.executors.trial import TellingRows, try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
-from tasks.snapshots import batch_size, cache
+from tasks.snapshots import batch_size, cache, differing
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.making import examine_copy, make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
@@ -114,6 +114,8 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
         children=shop.children,
         available_bytes=available_bytes(),
     )
+    if seen := differing.remembered(folder, trial.executor):
+        trial, note = trials.trials[0], seen
     rows = batch_size.remembered(folder, trial.executor, rows)
     return msgspec.structs.replace(served, executor=trial.executor, trial=trial, batch_rows=rows, note=note)
 

@@ -27,6 +27,8 @@ class Served(msgspec.Struct, frozen=True):
         note: why it is run so, for people.
         threads: inside one operation.
         members: of a chain, one after the other.
+        unproven: operations of the graph for which nothing is known of this executor; its outputs are held against the
+            own graph while jobs run.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Served(msgspec.Struct, frozen=True):
     note: str = ""
     threads: int = 1
     members: list[Served] = []
+    unproven: list[str] = []
 
     @property
     def shared_bytes(self) -> int:

@@ -16,7 +16,6 @@ import redis
 
 from producer import Client, JobState, job_store
 from producer.leave import send
-from producer.plan import message
 from producer.wire import Wire
 from tasks import codec, infer, keys
 from tasks.answers import push_answer
@@ -24,6 +23,7 @@ from tasks.child import Child, Places
 from tasks.connection import connect
 from tasks.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.records import Plan
+from tasks.resending import message
 from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
@@ -372,8 +372,8 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]
         plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, 60, Places())
-        assert infer.ask(child, message(job.id, plan, 0)) == (False, None), "it is not run again"
-        wanted, payload = infer.ask(child, message(job.id, plan, 1))
+        assert infer.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
+        wanted, payload, _ = infer.ask(child, message(job.id, plan, 1))
         assert wanted
         np.testing.assert_array_equal(codec.decode(payload or b""), ROWS[2:4])
         assert server.ttl(keys.answers(job.id)) > 60

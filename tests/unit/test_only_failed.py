@@ -26,7 +26,7 @@ from producer.sinks.marks import Fill, mask_path
 from producer.sinks.written import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.filler import told_filler
-from tasks.messages import FailureRecord, OnError
+from tasks.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
 from tests.unit.test_sinks_contract import READERS, leaves
@@ -50,6 +50,7 @@ class Model:
         self.failed_models: dict[str, FailureRecord] = {}
         self.stages: dict[str, float] = {}
         self.dependent: dict[str, str] = {}
+        self.differed: dict[str, Differed] = {}
 
     def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
         if isinstance(source, BatchSource):
@@ -60,6 +61,9 @@ class Model:
         self.seen += self.rows.tolist()
         self.ledger = Ledger(rows=len(self.rows))
         return self
+
+    def allow_again(self, on_again: Callable[[], None], first_row: int) -> None:
+        """No executor differs."""
 
     def parts(self) -> Iterator[Part]:
         failed = {position for position, row in enumerate(self.rows.tolist()) if row in self.bad}

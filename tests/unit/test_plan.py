@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.placement import output_row_bytes
-from producer.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows, message
+from producer.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from tasks.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
 from tasks.records import ModelInfo, Plan, TensorSpec
+from tasks.resending import message
 from worker_config.errors import UsageError
 
 JOB = "0123456789ab"

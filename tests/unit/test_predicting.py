@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from producer.ledger import Ledger
 from producer.parts import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
+from tasks.messages import Differed
 from tests.failed_rows import record
 from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, RowsFailedError
 
@@ -37,6 +38,12 @@ class EndingJob:
     ledger: Ledger = field(default_factory=lambda: Ledger(rows=ROWS))
     cancelled: bool = False
     wishes: dict[str, object] = field(default_factory=dict)
+    differed: dict[str, Differed] = field(default_factory=dict)
+    on_again: Callable[[], None] | None = None
+
+    def allow_again(self, on_again: Callable[[], None], first_row: int) -> None:
+        assert first_row == 0, "rows of an earlier run, too"
+        self.on_again = on_again
 
     def submit(self, *_: object, first_row: int, **wishes: object) -> EndingJob:
         self.wishes = {name: wishes[name] for name in ("on_error", "max_failed", "failed_before")}
@@ -247,3 +254,42 @@ def test_what_cannot_be_told_beside_an_output_is_an_error_and_the_output_is_comp
     with pytest.raises(PredictionFailedError, match=r"ledger.json: cannot be written: .*; .*out.npy is complete"):
         predict(EndingJob(None), open_sink(path, ROWS, False))
     np.testing.assert_array_equal(np.load(path), np.arange(ROWS))
+
+
+# --- an executor that differed -------------------------------------------------------------------------------------
+
+
+class AgainJob(EndingJob):
+    """A job whose first two parts are void."""
+
+    def parts(self) -> Iterator[Part]:
+        first = self.ledger.predicted
+        for start in (first, first + 2):
+            self.ledger.predicted += 2
+            yield Part(0, start, start + 2, -np.ones(2, np.int64))
+        self.differed = {"digits": Differed("digits", "tflite", 7, "output y is 1 instead of 2")}
+        assert self.on_again
+        self.on_again()
+        self.ledger = Ledger(rows=ROWS)
+        yield from super().parts()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_became_void_is_thrown_away_and_predicted_from_the_first_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], resumed: bool
+) -> None:
+    path = tmp_path / "out.npy"
+    if resumed:
+        fails(EndingJob(KeyboardInterrupt(), chunks=2), journalled(path))
+
+    summary = predict(AgainJob(None), journalled(path, resume=resumed))
+
+    np.testing.assert_array_equal(np.load(path), np.arange(ROWS))
+    assert summary.ledger["resumed"] == 0
+    assert read_beside(path)[0].differed == summary.differed
+    assert summary.differed["digits"].row == 7
+    assert capsys.readouterr().err == (
+        "celeriac: job 3f2a90bc41d7 begins again from the first row: model digits: tflite differed from the model's "
+        "own graph on row 7: output y is 1 instead of 2; the own graph is used\n"
+    )
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.npy", "out.npy.ledger.json"]

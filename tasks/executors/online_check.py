@@ -1,0 +1,359 @@
+"""Which rows of running jobs are held against the model's own graph, where an executor is not proven to do as it does.
+
+    executor's outputs --pick--> rows that are new of their kind --budget--> own graph --differs--> Found, or nothing
+
+Rows on which an executor is wrong are mostly odd, or their outputs are. So held against the own graph are: the first
+batch of a job; outputs that are not finite; the first row of zeros, and the first constant one; rows beyond what the
+job's rows have reached so far, in any column of inputs and outputs, those farthest beyond first; and a batch in a
+thousand, by a hash of job and chunk. With rows that are alike the second-last are few: of N, 2 ln N for each column.
+
+All but the first batch of a job costs at most `SHARE` of the executor's own processor time: rows for which there is
+none wait, so many as make a batch. Only rows that are clearly odd do not wait, `FREE_CALLS` times in a job: a small
+model may be done with all rows before a hundredth of its time is one call of the own graph.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tasks.executors.deviations import Allowed, deviation
+from tasks.finite import is_float
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Arrays: TypeAlias = dict[str, Array]
+Call: TypeAlias = Callable[[Arrays], Arrays]
+
+# Of the executor's processor time: for the look at all rows, and for running some of them once more.
+LOOK_SHARE = 0.004
+SHARE = 0.01
+# Rows that are wide, or have axes of their own, count by their smallest and largest value.
+MOST_COLUMNS = 512
+# Of these, a block in the middle is looked at.
+MOST_VALUES = 4096
+FREE_CALLS = 8
+# In widths of the range; rows that are alike are beyond it by less.
+CLEARLY_ODD = 0.5
+# At least so many rows are worth a call of the own graph.
+LEAST_ROWS = 8
+RANDOM_SHARE = 1e-3
+MOST_JOBS = 16
+# How much sooner than rows that are so many ranges beyond the range.
+_NOT_FINITE, _BLANK = 1e6, 1e3
+# After so many that were right they are nothing special.
+_ENOUGH = 64
+
+
+@dataclass(frozen=True)
+class Found:
+    """A difference: the row, counted as `OnlineCheck.place` says, and what differs, for people."""
+
+    row: int
+    text: str
+
+
+@dataclass
+class Waiting:
+    """Rows that are to be held against the own graph, the most telling first."""
+
+    scores: Array
+    numbers: Array
+    inputs: Arrays
+    outputs: Arrays
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def split(self, count: int) -> tuple[Waiting, Waiting]:
+        """The first `count`, and the others."""
+        return self._at(slice(count)), self._at(slice(count, None))
+
+    def with_more(self, more: Waiting, most: int) -> Waiting:
+        """Both, but no more than `most` of them; rows of another form take the place of these, if they tell more."""
+        if any(self.inputs[name].shape[1:] != array.shape[1:] for name, array in more.inputs.items()):
+            return max(more, self, key=lambda waiting: waiting.scores[:1].sum())
+        both = Waiting(
+            np.concatenate([self.scores, more.scores]),
+            np.concatenate([self.numbers, more.numbers]),
+            {name: np.concatenate([array, more.inputs[name]]) for name, array in self.inputs.items()},
+            {name: np.concatenate([array, more.outputs[name]]) for name, array in self.outputs.items()},
+        )
+        return both._at(np.argsort(-both.scores, kind="stable")[:most])
+
+    def _at(self, rows: Any) -> Waiting:
+        inputs = {name: array[rows] for name, array in self.inputs.items()}
+        outputs = {name: array[rows] for name, array in self.outputs.items()}
+        return Waiting(self.scores[rows], self.numbers[rows], inputs, outputs)
+
+
+@dataclass
+class _Range:
+    """What the values of one array have reached, by column."""
+
+    low: Array
+    high: Array
+
+    def beyond(self, table: Array, low: Array, high: Array) -> Array | None:
+        """By row, how far it is beyond the range, in its widths; None where none is. The range then has them, too."""
+        columns = np.flatnonzero((low < self.low) | (high > self.high))
+        if not columns.size:
+            return None
+        was_low, was_high = self.low[columns], self.high[columns]
+        part = table[:, columns].astype(np.float64)
+        width = np.maximum(was_high - was_low, 1e-6 * np.maximum(np.abs(was_low), np.abs(was_high)))
+        width = np.where(width > 0, width, np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore"):
+            scores = np.asarray((np.maximum(was_low - part, part - was_high) / width).max(axis=1))
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        return scores
+
+
+@dataclass
+class _Job:
+    """What this child has seen of a job."""
+
+    begun: bool = False
+    inputs: dict[str, _Range] = field(default_factory=dict)
+    outputs: dict[str, _Range] = field(default_factory=dict)
+    met: set[tuple[str, str]] = field(default_factory=set)
+    not_finite: int = 0
+    free_calls: int = FREE_CALLS
+    waiting: Waiting | None = None
+
+
+class OnlineCheck:
+    """The check of one model in one child.
+
+    Args:
+        executor: its name, for people.
+        allowed: by how much outputs may deviate.
+        batch_rows: rows that are run at once, and that wait, at most.
+        by_column: inputs and outputs, as ("inputs" or "outputs", name), whose rows are of few columns, always as many.
+        marked: whether a difference is known of an earlier job, or of another child.
+        clock: processor seconds.
+
+    Attributes:
+        by_own_graph: whether the own graph runs the chunk, and there is nothing to check.
+        found: the difference that came to light in this chunk.
+    """
+
+    def __init__(
+        self,
+        executor: str,
+        allowed: Allowed,
+        batch_rows: int,
+        by_column: Collection[tuple[str, str]] = (),
+        marked: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.executor = executor
+        self.by_own_graph = False
+        self.found: Found | None = None
+        self.clock = clock
+        self.rows_held = 0
+        self._allowed, self._batch_rows, self._by_column, self._marked = allowed, batch_rows, by_column, marked
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._job = _Job()
+        self._is_marked = False
+        self._placed: Callable[[int], Array] = lambda rows: np.arange(rows)
+        self._numbers: Callable[[int], Array] = self._placed
+        self._random = random.Random(0)  # noqa: S311 - a sample
+        self._look_seconds = self._run_seconds = 0.0  # that may still be spent
+        self._row_seconds = 0.0
+
+    def begin(self, job: str, chunk: int, *, by_own_graph: bool) -> None:
+        """A chunk of a job begins; of one that is not known yet, see what is known of the model by now."""
+        if job not in self._jobs:
+            self._jobs[job] = _Job()
+            self._is_marked = self._is_marked or self._marked()
+            if len(self._jobs) > MOST_JOBS:
+                self._jobs.popitem(last=False)
+        self._jobs.move_to_end(job)
+        self._job, self.found = self._jobs[job], None
+        self.by_own_graph = by_own_graph or self._is_marked
+        self._random = random.Random(zlib.crc32(f"{job}/{chunk}".encode()))  # noqa: S311 - a sample
+        self.place(0)
+
+    def place(self, start: int, kept: Array | None = None) -> None:
+        """The rows that come next are those from `start` on, or of them those that a mask keeps."""
+        places = None if kept is None else np.flatnonzero(kept)
+        self._numbers = self._placed = lambda rows: start + (np.arange(rows) if places is None else places[:rows])
+
+    def group(self, indexes: list[int]) -> None:
+        """Of the rows that `place` told of, these come next."""
+        numbers = self._placed(max(indexes) + 1)[indexes]
+        self._numbers = lambda rows: numbers[:rows]
+
+    def hold(self, inputs: Arrays, outputs: Arrays, own_graph: Call, seconds: float) -> None:
+        """Hold what is new of its kind against the own graph, and tell in `found`.
+
+        Args:
+            inputs: arrays, rows first.
+            outputs: what the executor made of them.
+            own_graph: any number of rows through the model's own graph.
+            seconds: of the processor, that the executor took.
+        """
+        rows = len(next(iter(inputs.values())))
+        if not rows or self.found:
+            return
+        job = self._job
+        numbers = self._numbers(rows)
+        if not job.begun:
+            self._begin_job(inputs, outputs, numbers, own_graph)
+            if self.found:
+                return
+        began = self.clock()
+        self._look_seconds += LOOK_SHARE * seconds
+        self._run_seconds += (SHARE - LOOK_SHARE) * seconds
+        scores = self._scores(inputs if self._look_seconds > 0 else {}, outputs, rows)
+        picked = np.flatnonzero(scores)
+        if picked.size:
+            picked = picked[np.argsort(-scores[picked], kind="stable")[: self._batch_rows]]
+            more = Waiting(
+                scores[picked],
+                numbers[picked],
+                {name: array[picked] for name, array in inputs.items()},
+                {name: array[picked] for name, array in outputs.items()},
+            )
+            job.waiting = more if job.waiting is None else job.waiting.with_more(more, self._batch_rows)
+        looked = self.clock()
+        self._look_seconds -= looked - began
+        while job.waiting is not None and len(job.waiting) and not self.found:
+            if self._run_seconds <= 0:
+                if job.waiting.scores[0] < CLEARLY_ODD or not job.free_calls:
+                    break
+                job.free_calls -= 1
+            affordable = round(self._run_seconds / self._row_seconds) if self._row_seconds else 0
+            now, job.waiting = job.waiting.split(max(LEAST_ROWS, affordable))
+            self._compare(now, own_graph)
+            ended = self.clock()
+            self._run_seconds -= ended - looked
+            self._row_seconds = min(self._row_seconds, (ended - looked) / len(now))  # the first one had it to load
+            looked = ended
+
+    def _begin_job(self, inputs: Arrays, outputs: Arrays, numbers: Array, own_graph: Call) -> None:
+        first = Waiting(np.zeros(len(numbers)), numbers, inputs, outputs).split(self._batch_rows)[0]
+        for kind, arrays in ("inputs", first.inputs), ("outputs", first.outputs):
+            for name, array in arrays.items():
+                table = self._table(kind, name, array)
+                if table is not None:
+                    ranges = self._job.inputs if kind == "inputs" else self._job.outputs
+                    finite = np.where(np.isfinite(table), table, 0)
+                    ranges[name] = _Range(*(one.astype(np.float64) for one in extremes(finite)))
+        began = self.clock()
+        self._compare(first, own_graph)
+        self._row_seconds = (self.clock() - began) / len(first)
+        self._job.begun = True
+
+    def _compare(self, rows: Waiting, own_graph: Call) -> None:
+        self.rows_held += len(rows)
+        try:
+            reference = own_graph(rows.inputs)
+        except Exception as error:
+            if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
+                return
+            # Which of them it refuses comes to light when the chunk is run again.
+            self.found = Found(int(rows.numbers[0]), f"the own graph refuses it, or one after it: {error}"[:300])
+            return
+        reached = {name: np.maximum(np.abs(one.low), np.abs(one.high)) for name, one in self._job.outputs.items()}
+        wrong = deviation(reference, rows.outputs, self._allowed, reached)
+        if wrong:
+            self.found = Found(int(rows.numbers[wrong[0]]), wrong[1])
+            return
+        self._job.not_finite += int(np.count_nonzero(rows.scores >= _NOT_FINITE / 2))
+
+    def _scores(self, inputs: Arrays, outputs: Arrays, rows: int) -> Array:
+        scores = np.zeros(rows)
+        for kind, arrays, ranges in (
+            ("inputs", inputs, self._job.inputs),
+            ("outputs", outputs, self._job.outputs),
+        ):
+            for name, array in arrays.items():
+                table = self._table(kind, name, array)
+                if table is None or name not in ranges:
+                    continue
+                low, high = extremes(table)
+                if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                    table, is_finite = _made_finite(table, ranges[name])
+                    low, high = extremes(table)
+                    scores[~is_finite] = _NOT_FINITE if self._job.not_finite < _ENOUGH else RANDOM_SHARE
+                beyond = ranges[name].beyond(table, low, high)
+                if beyond is not None:
+                    np.maximum(scores, beyond, out=scores)
+                if kind == "inputs":
+                    self._mark_blank(name, array, scores)
+        # A whole batch, so that what depends on its company shows.
+        batches = -(-rows // self._batch_rows)
+        if self._random.random() < RANDOM_SHARE * batches:
+            start = self._random.randrange(batches) * self._batch_rows
+            np.maximum(scores[start:][: self._batch_rows], RANDOM_SHARE, out=scores[start:][: self._batch_rows])
+        return scores
+
+    def _mark_blank(self, name: str, array: Array, scores: Array) -> None:
+        """Score the first row of zeros, and the first that has one value everywhere."""
+        met = self._job.met
+        flat = array.reshape(len(array), -1)
+        if len(met & {(name, "zero"), (name, "constant")}) == 2 or flat.shape[1] < 2:
+            return
+        some = np.flatnonzero(flat[:, 0] == flat[:, -1])
+        for place in range(1, flat.shape[1], max(1, flat.shape[1] // 16)):  # most rows need no further look
+            some = some[flat[some, 0] == flat[some, place]]
+        some = some[: self._batch_rows]
+        some = some[(flat[some] == flat[some, :1]).all(axis=1)]
+        for what, found in ("zero", some[flat[some, 0] == 0]), ("constant", some[flat[some, 0] != 0]):
+            if found.size and (name, what) not in met:
+                met.add((name, what))
+                scores[found[0]] = max(scores[found[0]], _BLANK)
+
+    def _table(self, kind: str, name: str, array: Array) -> Array | None:
+        """One line for each row: its columns, or its smallest and largest value; None where it has no numbers."""
+        if array.dtype.kind not in "fiu" and not (array.dtype.kind != "c" and is_float(array)):
+            return None
+        flat = array.reshape(len(array), -1)
+        if not flat.shape[1]:
+            return None
+        if array.dtype.kind == "V" or array.dtype == np.float16:
+            flat = flat.astype(np.float32)
+        if (kind, name) in self._by_column:
+            return flat
+        skipped = max(0, flat.shape[1] - MOST_VALUES) // 2
+        block = flat[:, skipped : skipped + MOST_VALUES]
+        return np.stack([block.min(axis=1), block.max(axis=1)], axis=1)
+
+
+def by_column(kind: str, specs: Mapping[str, tuple[int | None, ...]]) -> set[tuple[str, str]]:
+    """Of arrays of these shapes, rows first, those that are looked at by column."""
+    found = set()
+    for name, shape in specs.items():
+        row = shape[1:]
+        if len(row) <= 1 and all(size is not None and size <= MOST_COLUMNS for size in row):
+            found.add((kind, name))
+    return found
+
+
+def extremes(table: Array) -> tuple[Array, Array]:
+    """Smallest and largest value of each column; several narrow rows are taken for a wide one, which is ten times as
+    fast.
+    """
+    rows, columns = table.shape
+    together = max(1, min(MOST_VALUES // columns, rows))
+    whole = rows - rows % together
+    if together == 1 or not table.flags.c_contiguous:
+        return table.min(axis=0), table.max(axis=0)
+    wide = table[:whole].reshape(-1, together * columns)
+    low, high = wide.min(axis=0).reshape(together, columns), wide.max(axis=0).reshape(together, columns)
+    rest = table[whole:]
+    return np.concatenate([low, rest]).min(axis=0), np.concatenate([high, rest]).max(axis=0)
+
+
+def _made_finite(table: Array, known: _Range) -> tuple[Array, Array]:
+    """The table with what is not finite inside the range, and a mask of the rows in which all was."""
+    finite = np.isfinite(table)
+    return np.where(finite, table, known.low.astype(table.dtype)), np.asarray(finite.all(axis=1))

@@ -1,0 +1,79 @@
+"""The online checks of all models of a chunk (`tasks/executors/online_check.py`): begun, asked, and told of.
+
+chunk --begin--> each model's check --runs--> by_executor: which outputs an executor made that is under check
+                                           --> differed: what came to light; from then on the own graph runs
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.executors import EXECUTORS
+from tasks.executors.deviations import Allowed
+from tasks.executors.online_check import OnlineCheck, by_column
+from tasks.messages import ChunkMessage, Differed
+from tasks.records import TensorSpec
+from tasks.snapshots import differing
+from tasks.snapshots.served import Served
+
+if TYPE_CHECKING:
+    from tasks.models.loaded import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+def make_check(
+    served: Served, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
+) -> OnlineCheck | None:
+    """The check of a model; None where its executor is proven, or is the own graph."""
+    if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":
+        return None
+    allowed = Allowed(EXECUTORS[served.executor].precision == "float32", served.entry.tolerance)
+    columns = by_column("inputs", {spec.name: spec.shape for spec in inputs})
+    columns |= by_column("outputs", {spec.name: spec.shape for spec in outputs})
+    folder = Path(served.folder)
+    marked = partial(_is_marked, folder, served.executor)
+    return OnlineCheck(served.executor, allowed, batch_rows, columns, marked)
+
+
+def _is_marked(folder: Path, executor: str) -> bool:
+    return bool(differing.remembered(folder, executor))
+
+
+def begin(models: Mapping[str, LoadedModel], message: ChunkMessage, own_graph: Collection[str]) -> None:
+    """A chunk begins, in which these models are run by their own graphs."""
+    for name, model in models.items():
+        for link in model.links:
+            if link.check is not None:
+                link.check.begin(message.job, message.index, by_own_graph=name in own_graph)
+
+
+def by_executor(models: Mapping[str, LoadedModel]) -> list[str]:
+    """The models of which an executor that is under check runs something."""
+    checks = {name: [link.check for link in model.links] for name, model in models.items()}
+    return [name for name, some in checks.items() if any(check and not check.by_own_graph for check in some)]
+
+
+def differed(models: Mapping[str, LoadedModel], message: ChunkMessage) -> list[Differed]:
+    """What came to light in the chunk; those models are marked, and run by their own graphs from now on."""
+    seen = []
+    for name, model in models.items():
+        for link in model.links:
+            if link.check is None or link.check.found is None:
+                continue
+            found = Differed(name, link.check.executor, link.check.found.row, link.check.found.text)
+            member = "" if link.info.name == name else f", in its member {link.info.name}"
+            logger.warning("job %s: model %s%s: %s", message.job, name, member, found)
+            if link.remember_difference is not None:
+                link.remember_difference(found.note(message.job))
+            link.check.by_own_graph = True
+            seen.append(found)
+    for one in seen:  # of a chain, all members: a job knows the whole alone
+        for link in models[one.model].links:
+            if link.check is not None:
+                link.check.by_own_graph, link.check.found = True, None
+    return list({one.model: one for one in reversed(seen)}.values())

@@ -1,0 +1,73 @@
+"""Chunks of a detached job, made again from its plan, by anyone who reaches Redis.
+
+    plan, index --> message
+    child whose answer made earlier ones void --> all chunks without an answer --> its worker's own queue
+
+Should that child come to nothing in between, `resend` is still in the job's record for whoever looks after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import msgspec
+import redis
+from celery import current_task
+
+from tasks import keys
+from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef, to_plain
+from tasks.records import JobRecord, Plan
+
+logger = logging.getLogger(__name__)
+
+
+def message(job: str, plan: Plan, index: int) -> ChunkMessage:
+    """The message of chunk `index`, the same whoever makes it."""
+    start = index * plan.chunk_rows
+    return ChunkMessage(
+        version=MESSAGE_VERSION,
+        job=job,
+        index=index,
+        start=start,
+        stop=min(start + plan.chunk_rows, plan.rows),
+        chunks=plan.chunks,
+        models=plan.models,
+        ref=plan.slice_ref or HashRef(keys.payloads(job)),
+        reply="answer",
+        compression=plan.compression,
+        on_nonfinite=plan.on_nonfinite,
+    )
+
+
+def take_resend(client: redis.Redis, job_id: str) -> bool:
+    """Whether chunks of a detached job are to be sent again, their answers being void; True for one who asks."""
+    return bool(client.hdel(keys.job(job_id), "resend"))
+
+
+def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
+    """The chunks of a detached job that have no answer; counted as sent again."""
+    answered = cast("list[bytes]", client.hkeys(keys.answers(job_id)))
+    indexes = sorted(set(range(plan.chunks)) - set(map(int, answered)))
+    logger.warning("job %s: sends %s of its chunks again", job_id, len(indexes))
+    client.hincrby(keys.job(job_id), "sent_again", len(indexes))
+    return indexes
+
+
+def send_void(client: redis.Redis, job_id: str) -> None:
+    """Send the chunks of a job whose answers are void, if it is detached, to the queue that this task came from.
+
+    One that is under way comes twice then, which does no harm: what is answered is not run.
+    """
+    if not take_resend(client, job_id):
+        return
+    state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), ["state", "record"]))
+    plan = msgspec.json.decode(record, type=JobRecord).plan if record and state == b"running" else None
+    if plan is None:
+        return
+    queue = current_task.request.delivery_info["routing_key"]
+    for index in unanswered(client, job_id, plan):
+        chunk = message(job_id, plan, index)
+        current_task.apply_async(
+            [to_plain(chunk)], argsrepr=str(chunk), kwargsrepr="{}", headers=plan.trace, queue=queue, ignore_result=True
+        )
