@@ -17,6 +17,7 @@ QUESTIONS = (
     "guard",
     "safety",
     "monitoring",
+    "online_check",
     "feeding",
 )
 

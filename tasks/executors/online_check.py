@@ -7,7 +7,10 @@ batch of a job; outputs that are not finite; the first row of zeros, and the fir
 job's rows have reached so far, in any column of inputs and outputs, those farthest beyond first; and a batch in a
 thousand, by a hash of job and chunk. With rows that are alike the second-last are few: of N, 2 ln N for each column.
 
-All but the first batch of a job costs at most `SHARE` of the executor's own processor time: rows for which there is
+To look at rows costs as much as a small model does. Blocks of them are looked at in turn, and the inputs of those for
+which there is no time are passed over; while time is short, so are values that are hardly beyond the range.
+
+All but the first batch of a job costs at most `SHARE` of the executor's own time: rows for which there is
 none wait, so many as make a batch. Only rows that are clearly odd do not wait, `FREE_CALLS` times in a job: a small
 model may be done with all rows before a hundredth of its time is one call of the own graph.
 """
@@ -29,13 +32,22 @@ from tasks.finite import is_float
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Arrays: TypeAlias = dict[str, Array]
+# Rows, and how much each is worth to be held; a row may come twice.
+Scored: TypeAlias = tuple[Array, Array]
 Call: TypeAlias = Callable[[Arrays], Arrays]
 
-# Of the executor's processor time: for the look at all rows, and for running some of them once more.
-LOOK_SHARE = 0.004
+# Of the executor's time, together; and for the look at rows alone, which runs none of them once more.
 SHARE = 0.01
+LOOK_SHARE = 0.006
+# For the look, when a job begins: a small one is looked at as a whole.
+LOOK_CREDIT_SECONDS = 0.003
+# What stays in a processor's cache between two looks at it.
+BLOCK_BYTES = 2**20
+# In widths of the range: beyond it by less is chance, if time is short.
+MARGIN = 0.25
 # Rows that are wide, or have axes of their own, count by their smallest and largest value.
 MOST_COLUMNS = 512
+FEW_COLUMNS = 4
 # Of these, a block in the middle is looked at.
 MOST_VALUES = 4096
 FREE_CALLS = 8
@@ -100,19 +112,31 @@ class _Range:
     low: Array
     high: Array
 
-    def beyond(self, table: Array, low: Array, high: Array) -> Array | None:
-        """By row, how far it is beyond the range, in its widths; None where none is. The range then has them, too."""
-        columns = np.flatnonzero((low < self.low) | (high > self.high))
+    def beyond(self, table: Array, low: Array, high: Array, margin: float) -> Scored | None:
+        """The rows beyond the range, and how far in its widths; None where none is. The range then has them, too.
+
+        What is beyond by less than the margin does not count, and leaves the range as it is.
+        """
+        out = margin * (self.high - self.low)
+        below, above = self.low - out, self.high + out
+        columns = np.flatnonzero((low < below) | (high > above))
         if not columns.size:
             return None
-        was_low, was_high = self.low[columns], self.high[columns]
-        part = table[:, columns].astype(np.float64)
+        if columns.size <= FEW_COLUMNS:  # of a table of many
+            apart = [_outside(table[:, column], below[column], above[column]) for column in columns]
+            rows, places = np.concatenate(apart), np.repeat(columns, [len(one) for one in apart])
+        else:
+            kind = table.dtype if table.dtype.kind == "f" else np.float64
+            rows, places = np.divmod(_outside(table, below.astype(kind), above.astype(kind)), table.shape[1])
+        was_low, was_high = self.low[places], self.high[places]
+        values = table[rows, places].astype(np.float64)
         width = np.maximum(was_high - was_low, 1e-6 * np.maximum(np.abs(was_low), np.abs(was_high)))
         width = np.where(width > 0, width, np.finfo(np.float64).tiny)
         with np.errstate(over="ignore"):
-            scores = np.asarray((np.maximum(was_low - part, part - was_high) / width).max(axis=1))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        return scores
+            scores = np.asarray(np.maximum(was_low - values, values - was_high) / width)
+        self.low[columns] = np.minimum(self.low[columns], low[columns])
+        self.high[columns] = np.maximum(self.high[columns], high[columns])
+        return rows, scores
 
 
 @dataclass
@@ -137,7 +161,8 @@ class OnlineCheck:
         batch_rows: rows that are run at once, and that wait, at most.
         by_column: inputs and outputs, as ("inputs" or "outputs", name), whose rows are of few columns, always as many.
         marked: whether a difference is known of an earlier job, or of another child.
-        clock: processor seconds.
+        clock: seconds. Those of the wall, in which the executor and the own graph are alike; to ask for those of the
+            processor can cost more than a look.
 
     Attributes:
         by_own_graph: whether the own graph runs the chunk, and there is nothing to check.
@@ -151,7 +176,7 @@ class OnlineCheck:
         batch_rows: int,
         by_column: Collection[tuple[str, str]] = (),
         marked: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.executor = executor
         self.by_own_graph = False
@@ -198,7 +223,7 @@ class OnlineCheck:
             inputs: arrays, rows first.
             outputs: what the executor made of them.
             own_graph: any number of rows through the model's own graph.
-            seconds: of the processor, that the executor took.
+            seconds: that the executor took, by the same clock.
         """
         rows = len(next(iter(inputs.values())))
         if not rows or self.found:
@@ -209,22 +234,17 @@ class OnlineCheck:
             self._begin_job(inputs, outputs, numbers, own_graph)
             if self.found:
                 return
-        began = self.clock()
-        self._look_seconds += LOOK_SHARE * seconds
         self._run_seconds += (SHARE - LOOK_SHARE) * seconds
-        scores = self._scores(inputs if self._look_seconds > 0 else {}, outputs, rows)
-        picked = np.flatnonzero(scores)
+        picked, scores = self._look(inputs, outputs, rows, seconds)
+        looked = self.clock()
         if picked.size:
-            picked = picked[np.argsort(-scores[picked], kind="stable")[: self._batch_rows]]
             more = Waiting(
-                scores[picked],
+                scores,
                 numbers[picked],
                 {name: array[picked] for name, array in inputs.items()},
                 {name: array[picked] for name, array in outputs.items()},
             )
             job.waiting = more if job.waiting is None else job.waiting.with_more(more, self._batch_rows)
-        looked = self.clock()
-        self._look_seconds -= looked - began
         while job.waiting is not None and len(job.waiting) and not self.found:
             if self._run_seconds <= 0:
                 if job.waiting.scores[0] < CLEARLY_ODD or not job.free_calls:
@@ -251,6 +271,7 @@ class OnlineCheck:
         self._compare(first, own_graph)
         self._row_seconds = (self.clock() - began) / len(first)
         self._job.begun = True
+        self._look_seconds = max(self._look_seconds, LOOK_CREDIT_SECONDS)
 
     def _compare(self, rows: Waiting, own_graph: Call) -> None:
         self.rows_held += len(rows)
@@ -269,48 +290,74 @@ class OnlineCheck:
             return
         self._job.not_finite += int(np.count_nonzero(rows.scores >= _NOT_FINITE / 2))
 
-    def _scores(self, inputs: Arrays, outputs: Arrays, rows: int) -> Array:
-        scores = np.zeros(rows)
-        for kind, arrays, ranges in (
-            ("inputs", inputs, self._job.inputs),
-            ("outputs", outputs, self._job.outputs),
-        ):
-            for name, array in arrays.items():
-                table = self._table(kind, name, array)
-                if table is None or name not in ranges:
-                    continue
-                low, high = extremes(table)
-                if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                    table, is_finite = _made_finite(table, ranges[name])
-                    low, high = extremes(table)
-                    scores[~is_finite] = _NOT_FINITE if self._job.not_finite < _ENOUGH else RANDOM_SHARE
-                beyond = ranges[name].beyond(table, low, high)
-                if beyond is not None:
-                    np.maximum(scores, beyond, out=scores)
-                if kind == "inputs":
-                    self._mark_blank(name, array, scores)
+    def _look(self, inputs: Arrays, outputs: Arrays, rows: int, seconds: float) -> Scored:
+        """The rows to be held against the own graph, each once, no more than a batch of them, the best first."""
+        began = self.clock()
+        self._look_seconds += LOOK_SHARE * seconds
+        picked: list[Scored] = []
+        for part in _blocks(outputs, rows):
+            found = [self._score("outputs", name, array[part]) for name, array in outputs.items()]
+            picked += [(part.start + places, scores) for some in found for places, scores in some]
+        blocks = _blocks(inputs, rows)
+        turn = self._random.randrange(len(blocks))
+        for part in blocks[turn:] + blocks[:turn]:
+            ended = self.clock()
+            self._look_seconds -= ended - began
+            began = ended
+            if self._look_seconds <= 0:
+                break
+            found = [self._score("inputs", name, array[part]) for name, array in inputs.items()]
+            picked += [(part.start + places, scores) for some in found for places, scores in some]
+        # More than that was another process's turn.
+        self._look_seconds = max(self._look_seconds - (self.clock() - began), -LOOK_CREDIT_SECONDS)
         # A whole batch, so that what depends on its company shows.
         batches = -(-rows // self._batch_rows)
         if self._random.random() < RANDOM_SHARE * batches:
             start = self._random.randrange(batches) * self._batch_rows
-            np.maximum(scores[start:][: self._batch_rows], RANDOM_SHARE, out=scores[start:][: self._batch_rows])
-        return scores
+            whole = np.arange(start, min(start + self._batch_rows, rows))
+            picked.append((whole, np.full(len(whole), RANDOM_SHARE)))
+        if not picked:
+            return np.empty(0, np.int64), np.empty(0)
+        places, scores = (np.concatenate(parts) for parts in zip(*picked, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        first = np.sort(np.unique(places[order], return_index=True)[1])[: self._batch_rows]
+        return places[order][first], scores[order][first]
 
-    def _mark_blank(self, name: str, array: Array, scores: Array) -> None:
-        """Score the first row of zeros, and the first that has one value everywhere."""
+    def _score(self, kind: str, name: str, array: Array) -> list[Scored]:
+        """How much rows are worth to be held."""
+        known = (self._job.inputs if kind == "inputs" else self._job.outputs).get(name)
+        table = self._table(kind, name, array)
+        if table is None or known is None:
+            return []
+        found = self._score_blank(name, array) if kind == "inputs" else []
+        low, high = extremes(table)
+        if not np.isfinite(low + high).all():
+            table, is_finite = _made_finite(table, known)
+            low, high = extremes(table)
+            rows = np.flatnonzero(~is_finite)
+            found.append((rows, np.full(len(rows), _NOT_FINITE if self._job.not_finite < _ENOUGH else RANDOM_SHARE)))
+        beyond = known.beyond(table, low, high, 0.0 if self._look_seconds > LOOK_CREDIT_SECONDS / 3 else MARGIN)
+        return found if beyond is None else [*found, beyond]
+
+    def _score_blank(self, name: str, array: Array) -> list[Scored]:
+        """The first row of zeros, and the first that has one value everywhere."""
         met = self._job.met
         flat = array.reshape(len(array), -1)
-        if len(met & {(name, "zero"), (name, "constant")}) == 2 or flat.shape[1] < 2:
-            return
+        if flat.shape[1] < 2 or met.issuperset({(name, "zero"), (name, "constant")}):
+            return []
         some = np.flatnonzero(flat[:, 0] == flat[:, -1])
         for place in range(1, flat.shape[1], max(1, flat.shape[1] // 16)):  # most rows need no further look
+            if not some.size:
+                return []
             some = some[flat[some, 0] == flat[some, place]]
         some = some[: self._batch_rows]
         some = some[(flat[some] == flat[some, :1]).all(axis=1)]
-        for what, found in ("zero", some[flat[some, 0] == 0]), ("constant", some[flat[some, 0] != 0]):
-            if found.size and (name, what) not in met:
+        found: list[Scored] = []
+        for what, rows in ("zero", some[flat[some, 0] == 0]), ("constant", some[flat[some, 0] != 0]):
+            if rows.size and (name, what) not in met:
                 met.add((name, what))
-                scores[found[0]] = max(scores[found[0]], _BLANK)
+                found.append((rows[:1], np.array([_BLANK])))
+        return found
 
     def _table(self, kind: str, name: str, array: Array) -> Array | None:
         """One line for each row: its columns, or its smallest and largest value; None where it has no numbers."""
@@ -328,6 +375,13 @@ class OnlineCheck:
         return np.stack([block.min(axis=1), block.max(axis=1)], axis=1)
 
 
+def _blocks(arrays: Arrays, rows: int) -> list[slice]:
+    """Runs of rows that are together as large as a block."""
+    size = sum(array.nbytes for array in arrays.values())
+    step = max(1, round(rows * BLOCK_BYTES / max(1, size)))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
 def by_column(kind: str, specs: Mapping[str, tuple[int | None, ...]]) -> set[tuple[str, str]]:
     """Of arrays of these shapes, rows first, those that are looked at by column."""
     found = set()
@@ -343,14 +397,25 @@ def extremes(table: Array) -> tuple[Array, Array]:
     fast.
     """
     rows, columns = table.shape
-    together = max(1, min(MOST_VALUES // columns, rows))
-    whole = rows - rows % together
+    together = 1 << (max(1, min(MOST_VALUES // columns, rows)).bit_length() - 1)
     if together == 1 or not table.flags.c_contiguous:
         return table.min(axis=0), table.max(axis=0)
-    wide = table[:whole].reshape(-1, together * columns)
-    low, high = wide.min(axis=0).reshape(together, columns), wide.max(axis=0).reshape(together, columns)
-    rest = table[whole:]
-    return np.concatenate([low, rest]).min(axis=0), np.concatenate([high, rest]).max(axis=0)
+    whole = rows - rows % together
+    wide, rest = table[:whole].reshape(-1, together * columns), table[whole:]
+    return _folded(np.minimum, wide.min(axis=0), rest), _folded(np.maximum, wide.max(axis=0), rest)
+
+
+def _folded(least: np.ufunc, wide: Array, rest: Array) -> Array:
+    """One row of the columns of `rest`, from a wide one and from `rest`."""
+    while len(wide) > rest.shape[1]:
+        half = len(wide) // 2
+        wide = least(wide[:half], wide[half:])
+    return np.asarray(least(wide, least.reduce(rest, axis=0))) if len(rest) else wide
+
+
+def _outside(values: Array, below: Array, above: Array) -> Array:
+    """Where values are, as places in all of them."""
+    return np.flatnonzero((values < below) | (values > above))
 
 
 def _made_finite(table: Array, known: _Range) -> tuple[Array, Array]:
