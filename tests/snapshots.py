@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.executors.promises import examined
+from tasks.executors.operations import operations_of
 from tasks.models.program import Program, concrete
 from tasks.snapshots.record import Snapshot
 from tasks.snapshots.weights import write_arrays
@@ -25,7 +25,7 @@ def write_snapshot(folder: Path, program: Program, entry: ModelEntry) -> Snapsho
     variables = saved.signatures["serving_default"].variables
     weights = write_arrays(folder / "weights.bin", ((one.name, one.numpy()) for one in variables))
     shutil.rmtree(folder / "model" / "variables")
-    snapshot = Snapshot(
+    return Snapshot(
         version=1,
         kind="mapped",
         digest="0" * 64,
@@ -36,8 +36,8 @@ def write_snapshot(folder: Path, program: Program, entry: ModelEntry) -> Snapsho
         weights=weights,
         weight_bytes=(folder / "weights.bin").stat().st_size,
         files={},
+        operations=sorted(operations_of(folder / "model")),
     )
-    return examined(snapshot, folder)
 
 
 def keras_program(path: Path, model: Any) -> Program:

@@ -19,7 +19,7 @@ import numpy as np
 from tasks.causes import telling_line
 from tasks.executors import graph
 from tasks.executors.batched import in_batches
-from tasks.executors.promises import examined
+from tasks.executors.operations import operations_of
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
@@ -62,7 +62,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         mapped = msgspec.structs.replace(
             plain, kind="mapped", weights=weights, weight_bytes=_bytes(program), state=state, seeds=seeds
         )
-        mapped = examined(mapped, folder)
+        mapped = msgspec.structs.replace(mapped, operations=sorted(operations_of(folder / "model")))
         call = plain_call(program)
         plain = _with_dependence(plain, call, batch_rows)
         mapped = msgspec.structs.replace(mapped, dependence=plain.dependence)

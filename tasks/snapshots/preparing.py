@@ -116,8 +116,18 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
     )
     if seen := differing.remembered(folder, trial.executor):
         trial, note = trials.trials[0], seen
-    rows = batch_size.remembered(folder, trial.executor, rows)
-    return msgspec.structs.replace(served, executor=trial.executor, trial=trial, batch_rows=rows, note=note)
+    if trial.unproven:
+        of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
+        held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"
+        note = f"{note}; {held}" if note else held
+    return msgspec.structs.replace(
+        served,
+        executor=trial.executor,
+        trial=trial,
+        batch_rows=batch_size.remembered(folder, trial.executor, rows),
+        note=note,
+        unproven=trial.unproven,
+    )
 
 
 def _existing(folder: Path, name: str, shop: Workshop) -> Snapshot | None:

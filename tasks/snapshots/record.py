@@ -111,7 +111,6 @@ class Snapshot(msgspec.Struct, frozen=True):
         source: of a copy: the name of the model's own file or folder.
         ordered: whether the inputs have an order that people know.
         operations: keys of the graph's operations in the table of `tasks/executors/operations.py`.
-        hazards: those that may make of finite rows what is not finite.
         state: the weights that the graph writes to, by their place in `weights`.
         seeds: those of them that are a random generator's.
         dependence: what a row's prediction depends on besides the row; None where no rows could be made up to tell.
@@ -131,7 +130,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     source: str = ""
     ordered: bool = False
     operations: list[str] = []
-    hazards: list[str] = []
     state: list[int] = []
     seeds: list[int] = []
     dependence: list[Dependence] | None = None
