@@ -91,6 +91,7 @@ WITH_INDICES: dict[str, Callable[[Any], Any]] = {
     "SegmentMean": lambda i: tf.math.segment_mean(_table(9, 5), i[:, 0]),
     "DenseBincount": lambda i: raw.DenseBincount(input=i, size=10, weights=tf.zeros([0]), binary_output=False),
     "DenseBincount, binary": lambda i: raw.DenseBincount(input=i, size=10, weights=tf.zeros([0]), binary_output=True),
+    "DenseBincount of counts": lambda i: raw.DenseBincount(input=i, size=10, weights=tf.zeros([0], tf.int32)),
     "Bincount": lambda i: raw.Bincount(arr=i, size=10, weights=tf.zeros([0])),
     "math.bincount": lambda i: tf.math.bincount(i, minlength=10, maxlength=10, axis=-1),
     "InTopKV2": lambda i: tf.math.in_top_k(i[:, 0], _table(9, 5), 2),
@@ -104,7 +105,6 @@ WITH_INDICES: dict[str, Callable[[Any], Any]] = {
     "Case by rows": lambda i: tf.switch_case(i[0, 0], [lambda: i, lambda: i + 1]),
     "Range by rows": lambda i: tf.range(tf.clip_by_value(i[0, 0], 0, 9)),
     "Assert": lambda i: _asserted(tf.debugging.assert_less(i, 200), i),
-    "hash by stateless random": lambda i: tf.random.stateless_uniform([3], [1, 2]) * tf.cast(i[:, :3], tf.float32),
 }
 _INDEX_SHOWN = {
     "TensorScatterUpdate": "TensorScatterUpdate/float", "While by rows": "While", "If by rows": "If",

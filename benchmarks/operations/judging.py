@@ -13,8 +13,8 @@ from benchmarks.operations.seen import Found
 from tasks.executors import EXECUTORS
 from tasks.executors.hurting_rows import Group
 
-# Whose sums a lower precision rounds.
-PRODUCTS = re.compile(r"MatMul|Conv|Einsum")
+# Whose weights a lower precision rounds.
+PRODUCTS = re.compile(r"MatMul|Conv|Einsum|Gather")
 Array = np.ndarray[Any, Any]
 
 # Of the row's largest finite magnitude. A number below `LEAST` counts as 0: the runtimes flush what is below the normal

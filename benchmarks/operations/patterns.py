@@ -12,6 +12,12 @@ PATTERNS: list[Pattern] = [
     # TFLite's GELU loses the digits of what is small: -4.534e-5 instead of -4.543e-5 of -4.
     Pattern("gelu", ["Erfc/float", "Mul/float", "Neg/float"], xla="finite", tflite="no", int8="no"),
     Pattern("a spectrum", ["ComplexAbs/complex", "RFFT"], xla="finite"),
+    # XLA simplifies them to what TensorFlow does not: x, log1p, |x|.
+    Pattern("log of exp", ["Exp/float", "Log/float"], xla="no"),
+    Pattern("log of 1 + exp", ["AddV2/float", "Exp/float", "Log/float,positive"], xla="no"),
+    Pattern("root of a square", ["Sqrt/float", "Square/float"], xla="finite"),
+    # TFLite makes one operator of them.
+    Pattern("floor of a quotient", ["Floor/float", "RealDiv/float,constant"], tflite="finite"),
     # TensorFlow makes LogSoftmax of them, which is finite where a softmax is 0.
     Pattern("log of a softmax", ["Log/float", "Softmax/float"], xla="no", bfloat16="no"),
 ]
