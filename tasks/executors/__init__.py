@@ -50,7 +50,7 @@ class Executor:
 
 EXECUTORS: dict[str, Executor] = {
     "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
-    "xla": Executor(mapped=WEIGHTS, precision="float32", build=xla.build, load=xla.load),
+    "xla": Executor(mapped=WEIGHTS, precision="float32", build=None, load=xla.load),
     "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
     "tflite": Executor("", "float32", tflite.build, tflite.load, tflite.operators),
     "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),

@@ -1,4 +1,4 @@
-"""This module runs the model's graph compiled by XLA for one batch, on the mapped weights.
+"""The model's graph compiled by XLA for one batch, on the mapped weights.
 
 Other numbers of rows, rare as they are, go the way of "graph": to compile for each of them could take minutes.
 """
@@ -14,20 +14,6 @@ import numpy as np
 from tasks.executors import graph
 from tasks.models.program import FlatCall, flat_call
 from tasks.snapshots.record import Snapshot
-
-# XLA leaves these checks out: an index out of bounds gives some other row, where TensorFlow gives an error.
-_CHECKED = (b"GatherV2", b"GatherNd", b"ResourceGather", b"CheckNumerics", b"Assert")
-
-
-def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
-    """Nothing is written; this makes sure that bad rows stay errors.
-
-    Raises:
-        ValueError: the graph has operations whose checks XLA leaves out.
-    """
-    graph_def = (folder / "model" / "saved_model.pb").read_bytes()
-    if found := [name.decode() for name in _CHECKED if name in graph_def]:
-        raise ValueError(f"XLA would not check what {' and '.join(found)} check: bad rows would not be errors")
 
 
 def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
