@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.operations.case import Owner
+from benchmarks.operations.case import LEAST, Owner
 from benchmarks.operations.seen import Found
 from tasks.executors import EXECUTORS
 from tasks.executors.hurting_rows import Group
@@ -17,11 +17,9 @@ from tasks.executors.hurting_rows import Group
 PRODUCTS = re.compile(r"MatMul|Conv|Einsum|Gather")
 Array = np.ndarray[Any, Any]
 
-# Of the row's largest finite magnitude. A number below `LEAST` counts as 0: the runtimes flush what is below the normal
-# numbers in different places.
+# Of the row's largest finite magnitude.
 RELATIVE = 1e-5
 ROUNDED = 1e-4  # where sums of many numbers are rounded on the way
-LEAST = 1e-37
 # Of products in a lower precision, and only of rows whose sums do not cancel.
 GROSS = 0.25
 GENTLE = frozenset(("normal", "[0, 1)", "zeros", "ones", "-1", "0.5", "7", "one-hot"))
@@ -89,6 +87,7 @@ def differences(
     reference: Sequence[Any],
     outputs: Sequence[Any],
     relative: float,
+    least: float,
 ) -> list[Found]:
     """For each place and group."""
     is_rounded = EXECUTORS[name].precision != "float32"
@@ -104,8 +103,8 @@ def differences(
                 rounds = is_rounded and (place > 0 or has_products)
                 asked = relative if not rounds else GROSS if group.label in GENTLE and place == 0 else 0.0
                 # Behind a rounded sum, the bias of a product may cancel it.
-                least = 1e-6 if place == 2 and relative == ROUNDED else LEAST
-                what = _differs(pairs, asked, least, rounds)
+                small = 1e-6 if place == 2 and relative == ROUNDED else least
+                what = _differs(pairs, asked, small, rounds)
             if what:
                 found.append(Found(name, place, group.label, group.kind, what, lost))
     return found

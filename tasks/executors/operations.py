@@ -134,10 +134,10 @@ def judge(
     known = known or table()
     if (_installed() if tensorflow is None else tensorflow) != known.tensorflow:
         return Verdict("all", unknown=tuple(sorted(operations)))
-    found: dict[str, str] = {key: known.operations.get(key, {}).get(executor, NOT_BUILT) for key in operations}
-    if executor in _BY_TFLITE:
-        found |= {f"TFLite's {name}": known.tflite_operators.get(name, NOT_BUILT) for name in tflite_operators}
     present = frozenset(operations)
+    found = {key: _of_operation(key, executor, present, known) for key in operations}
+    if executor in _BY_TFLITE:
+        found |= {f"TFLite's {name}": _of_operator(name, known) for name in tflite_operators}
     found |= {
         f"pattern {pattern.name}": getattr(pattern, executor, "all")
         for pattern in known.patterns
@@ -153,6 +153,24 @@ def judge(
         () if level == "all" else tuple(sorted(name for name, found_level in found.items() if found_level == level))
     )
     return Verdict(level, because, unknown)
+
+
+def _of_operation(key: str, executor: str, present: frozenset[str], known: Table) -> str:
+    """What is known of an operation, alone or, where it was not built alone, in the company that it has here."""
+    alone = known.operations.get(key, {}).get(executor, NOT_BUILT)
+    if alone != NOT_BUILT:
+        return alone
+    inside = [one for one in known.layers.values() if key in one.operations and present.issuperset(one.operations)]
+    levels = [level for one in inside if (level := one.verdicts.get(executor, NOT_BUILT)) != NOT_BUILT]
+    return worst(levels) if levels else NOT_BUILT
+
+
+def _of_operator(name: str, known: Table) -> str:
+    """What is known of an operator of TFLite; of one with an activation behind it also what is known of both apart."""
+    if name in known.tflite_operators:
+        return known.tflite_operators[name]
+    parts = [known.tflite_operators.get(part, NOT_BUILT) for part in name.split("+")]
+    return NOT_BUILT if len(parts) == 1 or NOT_BUILT in parts else worst(parts)
 
 
 def worst(levels: Iterable[str]) -> Level:
