@@ -53,9 +53,9 @@ if new > 0 and chunks then
     for place = 1, #void, 2 do
         redis.call('HDEL', answers, void[place])
         local counts = cmsgpack.unpack(void[place + 1])
-        redis.call('HINCRBY', job, 'predicted', -counts[1])
-        redis.call('HINCRBY', job, 'nonfinite_inputs', -counts[2])
-        redis.call('HINCRBY', job, 'nonfinite_outputs', -counts[3])
+        for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs'}) do
+            if counts[field] > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
+        end
         redis.call('HINCRBY', job, 'answered', -1)
     end
     redis.call('UNLINK', unproven)
