@@ -36,9 +36,10 @@ Arrays: TypeAlias = dict[str, Array]
 Scored: TypeAlias = tuple[Array, Array]
 Call: TypeAlias = Callable[[Arrays], Arrays]
 
-# Of the executor's time, together; and for the look at rows alone, which runs none of them once more.
-SHARE = 0.01
-LOOK_SHARE = 0.006
+# Of the executor's time, together: a hundredth, with what is not counted; and for the look at rows alone, which runs none
+# of them once more.
+SHARE = 0.008
+LOOK_SHARE = 0.005
 # For the look, when a job begins: a small one is looked at as a whole.
 LOOK_CREDIT_SECONDS = 0.003
 # What stays in a processor's cache between two looks at it.
