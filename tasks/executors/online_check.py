@@ -36,8 +36,8 @@ Arrays: TypeAlias = dict[str, Array]
 Scored: TypeAlias = tuple[Array, Array]
 Call: TypeAlias = Callable[[Arrays], Arrays]
 
-# Of the executor's time, together: a hundredth, with what is not counted; and for the look at rows alone, which runs none
-# of them once more.
+# Of the executor's time, together: a hundredth, with what is not counted; and for the look at rows alone, which runs
+# none of them once more.
 SHARE = 0.008
 LOOK_SHARE = 0.005
 # For the look, when a job begins: a small one is looked at as a whole.
