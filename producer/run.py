@@ -30,6 +30,7 @@ from producer.ledger import Ledger, warn_nonfinite
 from producer.outbox import Outbox
 from producer.parts import OutputTree
 from producer.queues import Queues
+from producer.resend import Resend
 from producer.telling import Telling
 from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
@@ -50,7 +51,6 @@ from worker_config.errors import (
 logger = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 1.0
-LOOK_FOR_LATE_SECONDS = 0.1
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
 COLLECT_SECONDS = 0.004
 
@@ -94,23 +94,13 @@ class Run:
         self.on_end: Callable[[str, Mapping[str, int], str], None] = lambda *_: None  # told state, ledger, error
         self._wake = threading.Event()
         self.begin_again: Callable[[], bool] = lambda: False
-        self.differed = {} if differed is None else differed
+        self.differed = differed = {} if differed is None else differed
         self.handover = Handover(self._wake.set, terms.max_waiting_bytes)
         self._wire, self.feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
         self._models, self._id = list(models), record.id
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._joining = Joining(
-            wire,
-            outbox,
-            record.id,
-            models,
-            self.ledger,
-            self.failures,
-            terms,
-            feed.rows,
-            likely_form,
-            self.differed,
-            first_index,
+            wire, outbox, record.id, models, ledger, self.failures, terms, feed.rows, likely_form, differed, first_index
         )
         self.stages = self._joining.stages
         self._telling = Telling(
@@ -118,11 +108,12 @@ class Run:
         )
         self._first_index = first_index
         self._crew, self._late = Crew(record.id, models, slots), Lateness()
+        self._resend = Resend(wire, outbox, self._crew, self._late, self.ledger, self._stop_before)
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id, self._cancelled = "", False
         self._tries, self._warns = 0, terms.policy.on_nonfinite == "warn"
-        self._last_look = self._last_worker = self._looked_for_late = time.monotonic()
+        self._last_look = self._last_worker = time.monotonic()
 
     @property
     def next_index(self) -> int:
@@ -189,7 +180,7 @@ class Run:
                     return
                 self._take_answers()
                 self._look_around()
-                self._look_for_late()
+                self._resend.late(self.slots)
                 self._tries = 0
             except BrokerRefusedError:
                 raise
@@ -255,7 +246,7 @@ class Run:
                 self._late.came_back(answer.index, time.monotonic())
                 self._telling.tell_differed()
                 if self._outbox.is_back(answer.index):
-                    self._send_again([answer.index], with_rows=True)
+                    self._resend.again([answer.index], with_rows=True)
         except RowsFailedError as failed:
             self._stop_before(answer.index, failed)
         if opened and isinstance(answer, Outputs) and answer.index not in self._outbox.open:
@@ -291,10 +282,10 @@ class Run:
         self._queues.update(self.slots)
         if lost or run_id != self._run_id:
             self._doubt()
-        self._look_for_stranded(now)
+        self._resend.stranded(now, self.slots)
         if self.slots:
             # What Redis may have lost, or never got.
-            self._send_again([index for index, one in self._outbox.open.items() if not one.published], with_rows=True)
+            self._resend.again([index for index, one in self._outbox.open.items() if not one.published], with_rows=True)
         if self.slots or not self._outbox.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
@@ -302,32 +293,6 @@ class Run:
             raise NoWorkerError(
                 self._how_far(f"ends: no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds")
             )
-
-    def _look_for_stranded(self, now: float) -> None:
-        stranded = self._crew.pop_stranded()
-        chunks = [i for i, one in self._outbox.open.items() if one.queue in stranded and one.times_sent == 1]
-        served = {slot.queue for slot in self.slots} if self._late.knows else set()
-        # A worker that was asked to end has handed them back: others have them soon.
-        self._late.perhaps_lost([i for i in chunks if self._outbox.open[i].queue in served], now, len(self.slots))
-        self._send_again([i for i in chunks if self._outbox.open[i].queue not in served])
-
-    def _look_for_late(self) -> None:
-        now, opened = time.monotonic(), self._outbox.open
-        if now - self._looked_for_late < LOOK_FOR_LATE_SECONDS or not self.slots:
-            return
-        self._looked_for_late = now
-        if opened and not self._wire.queued({one.queue for one in opened.values()}):
-            self._late.all_running(opened, now)
-        self._send_again(self._late.overdue(opened, now), late=True)
-
-    def _send_again(self, indexes: Sequence[int], *, with_rows: bool = False, late: bool = False) -> None:
-        indexes = [index for index in indexes if index in self._outbox.open]
-        for index in indexes:
-            self._late.sent_again(index, time.monotonic())
-        unreadable = self._outbox.send_again(indexes, with_rows=with_rows, late=late) if indexes else []
-        self.ledger.chunks_sent_again = self._outbox.chunks_sent_again
-        for index, error in unreadable:
-            self._stop_before(index, error)
 
     def _wait_for_redis(self, error: BrokerError) -> None:
         """Until it answers, or somebody cancels the job; or for nothing, as it has ended with the embedded system."""

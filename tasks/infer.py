@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-import zlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
@@ -23,19 +22,14 @@ from tasks.answers import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.messages import (
-    MAX_INLINE_BYTES,
     Answer,
     ChunkMessage,
     Differed,
     Failure,
     FailureRecord,
-    FileRef,
     HashRef,
-    InlineRef,
     Outputs,
-    PayloadRef,
     RedisRef,
-    SliceRef,
     from_plain,
 )
 from tasks.models import checked, telling
@@ -45,9 +39,9 @@ from tasks.progress import Counts
 from tasks.resending import send_void
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
-from tasks.slices import read_slice
 from tasks.stopwatch import Stopwatch
 from tasks.suspects import Death, Step, is_hopeless, steps
+from tasks.transport.chunk_payload import checksum, fetch, forget, store
 from worker_config.errors import PayloadError
 
 
@@ -280,57 +274,6 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:
 def _stage(watch: Stopwatch) -> str:
     """The stage as records name it, which people need not tell apart so finely."""
     return {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
-
-
-def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
-    """The chunk's rows, wherever they are.
-
-    Raises:
-        PayloadError: they are not there, or no payload.
-    """
-    ref = message.ref
-    if isinstance(ref, SliceRef):
-        return read_slice(ref, message.start, message.stop, child.places.data_roots, child.scratch)
-    if isinstance(ref, InlineRef):
-        payload = ref.payload
-    elif isinstance(ref, FileRef):
-        # In memory that the next chunk is read into: nothing of a chunk outlives it.
-        data = spool.read(child.places.spool, ref, child.scratch)
-        child.stopwatch.enter("decode")
-        return codec.decode(data, borrow=True)
-    if payload is None:
-        # It may have been answered by another delivery; the join then drops this failure.
-        raise PayloadError("the payload is not in Redis any more")
-    child.stopwatch.enter("decode")
-    return codec.decode(payload)
-
-
-def store(child: Child, message: ChunkMessage, parts: spool.Parts) -> PayloadRef:
-    """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
-    if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
-        return InlineRef(b"".join(parts))
-    if message.reply == "files" and child.places.spool is not None:
-        with suppress(OSError):
-            return spool.write(child.places.spool, message.job, f"output-{message.index}", parts)
-    key = keys.output(message.job, message.index)
-    child.client.set(key, b"".join(parts), ex=child.job_ttl_seconds)
-    return RedisRef(key)
-
-
-def forget(child: Child, ref: PayloadRef) -> None:
-    """Delete outputs that nobody will fetch."""
-    if isinstance(ref, RedisRef):
-        child.client.unlink(ref.key)
-    elif isinstance(ref, FileRef) and child.places.spool is not None:
-        spool.forget(child.places.spool, [ref])
-
-
-def checksum(parts: spool.Parts) -> int:
-    """The CRC-32 of a payload, given in parts; 4 MiB take a millisecond."""
-    value = 0
-    for part in parts:
-        value = zlib.crc32(part, value)
-    return value
 
 
 def _run(

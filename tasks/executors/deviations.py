@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.gate import COLUMN_FLOOR, RELATIVE
 from tasks.finite import is_float
+from tasks.preparation.gate import COLUMN_FLOOR, RELATIVE
 from worker_config.errors import ModelError
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -7,12 +7,9 @@ batch of a job; outputs that are not finite; the first row of zeros, and the fir
 job's rows have reached so far, in any column of inputs and outputs, those farthest beyond first; and a batch in a
 thousand, by a hash of job and chunk. With rows that are alike the second-last are few: of N, 2 ln N for each column.
 
-To look at rows costs as much as a small model does. Blocks of them are looked at in turn, and the inputs of those for
-which there is no time are passed over; while time is short, so are values that are hardly beyond the range.
-
-All but the first batch of a job costs at most `SHARE` of the executor's own time: rows for which there is
-none wait, so many as make a batch. Only rows that are clearly odd do not wait, `FREE_CALLS` times in a job: a small
-model may be done with all rows before a hundredth of its time is one call of the own graph.
+All but the first batch of a job costs at most `SHARE` of the executor's own time. To look at rows costs as much as a
+small model does: inputs for which there is no time are passed over, and rows that are picked wait, so many as make a
+batch; only clearly odd ones do not, `FREE_CALLS` times in a job.
 """
 
 from __future__ import annotations
@@ -28,12 +25,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tasks.executors.deviations import Allowed, deviation
+from tasks.executors.reach import MOST_VALUES, Array, Range, Scored, extremes, made_finite
 from tasks.finite import is_float
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Arrays: TypeAlias = dict[str, Array]
-# Rows, and how much each is worth to be held; a row may come twice.
-Scored: TypeAlias = tuple[Array, Array]
 Call: TypeAlias = Callable[[Arrays], Arrays]
 
 # Of the executor's time, together: a hundredth, with what is not counted; and for the look at rows alone, which runs
@@ -48,12 +43,8 @@ BLOCK_BYTES = 2**20
 MARGIN = 0.25
 # Rows that are wide, or have axes of their own, count by their smallest and largest value.
 MOST_COLUMNS = 512
-FEW_COLUMNS = 4
-# Of these, a block in the middle is looked at.
-MOST_VALUES = 4096
 FREE_CALLS = 8
-# In widths of the range; rows that are alike are beyond it by less.
-CLEARLY_ODD = 0.5
+CLEARLY_ODD = 0.5  # in widths of the range; rows that are alike are beyond it by less
 # At least so many rows are worth a call of the own graph.
 LEAST_ROWS = 8
 RANDOM_SHARE = 1e-3
@@ -107,46 +98,12 @@ class Waiting:
 
 
 @dataclass
-class _Range:
-    """What the values of one array have reached, by column."""
-
-    low: Array
-    high: Array
-
-    def beyond(self, table: Array, low: Array, high: Array, margin: float) -> Scored | None:
-        """The rows beyond the range, and how far in its widths; None where none is. The range then has them, too.
-
-        What is beyond by less than the margin does not count, and leaves the range as it is.
-        """
-        out = margin * (self.high - self.low)
-        below, above = self.low - out, self.high + out
-        columns = np.flatnonzero((low < below) | (high > above))
-        if not columns.size:
-            return None
-        if columns.size <= FEW_COLUMNS:  # of a table of many
-            apart = [_outside(table[:, column], below[column], above[column]) for column in columns]
-            rows, places = np.concatenate(apart), np.repeat(columns, [len(one) for one in apart])
-        else:
-            kind = table.dtype if table.dtype.kind == "f" else np.float64
-            rows, places = np.divmod(_outside(table, below.astype(kind), above.astype(kind)), table.shape[1])
-        was_low, was_high = self.low[places], self.high[places]
-        values = table[rows, places].astype(np.float64)
-        width = np.maximum(was_high - was_low, 1e-6 * np.maximum(np.abs(was_low), np.abs(was_high)))
-        width = np.where(width > 0, width, np.finfo(np.float64).tiny)
-        with np.errstate(over="ignore"):
-            scores = np.asarray(np.maximum(was_low - values, values - was_high) / width)
-        self.low[columns] = np.minimum(self.low[columns], low[columns])
-        self.high[columns] = np.maximum(self.high[columns], high[columns])
-        return rows, scores
-
-
-@dataclass
 class _Job:
     """What this child has seen of a job."""
 
     begun: bool = False
-    inputs: dict[str, _Range] = field(default_factory=dict)
-    outputs: dict[str, _Range] = field(default_factory=dict)
+    inputs: dict[str, Range] = field(default_factory=dict)
+    outputs: dict[str, Range] = field(default_factory=dict)
     met: set[tuple[str, str]] = field(default_factory=set)
     not_finite: int = 0
     free_calls: int = FREE_CALLS
@@ -267,7 +224,7 @@ class OnlineCheck:
                 if table is not None:
                     ranges = self._job.inputs if kind == "inputs" else self._job.outputs
                     finite = np.where(np.isfinite(table), table, 0)
-                    ranges[name] = _Range(*(one.astype(np.float64) for one in extremes(finite)))
+                    ranges[name] = Range(*(one.astype(np.float64) for one in extremes(finite)))
         began = self.clock()
         self._compare(first, own_graph)
         self._row_seconds = (self.clock() - began) / len(first)
@@ -333,7 +290,7 @@ class OnlineCheck:
         found = self._score_blank(name, array) if kind == "inputs" else []
         low, high = extremes(table)
         if not np.isfinite(low + high).all():
-            table, is_finite = _made_finite(table, known)
+            table, is_finite = made_finite(table, known)
             low, high = extremes(table)
             rows = np.flatnonzero(~is_finite)
             found.append((rows, np.full(len(rows), _NOT_FINITE if self._job.not_finite < _ENOUGH else RANDOM_SHARE)))
@@ -391,35 +348,3 @@ def by_column(kind: str, specs: Mapping[str, tuple[int | None, ...]]) -> set[tup
         if len(row) <= 1 and all(size is not None and size <= MOST_COLUMNS for size in row):
             found.add((kind, name))
     return found
-
-
-def extremes(table: Array) -> tuple[Array, Array]:
-    """Smallest and largest value of each column; several narrow rows are taken for a wide one, which is ten times as
-    fast.
-    """
-    rows, columns = table.shape
-    together = 1 << (max(1, min(MOST_VALUES // columns, rows)).bit_length() - 1)
-    if together == 1 or not table.flags.c_contiguous:
-        return table.min(axis=0), table.max(axis=0)
-    whole = rows - rows % together
-    wide, rest = table[:whole].reshape(-1, together * columns), table[whole:]
-    return _folded(np.minimum, wide.min(axis=0), rest), _folded(np.maximum, wide.max(axis=0), rest)
-
-
-def _folded(least: np.ufunc, wide: Array, rest: Array) -> Array:
-    """One row of the columns of `rest`, from a wide one and from `rest`."""
-    while len(wide) > rest.shape[1]:
-        half = len(wide) // 2
-        wide = least(wide[:half], wide[half:])
-    return np.asarray(least(wide, least.reduce(rest, axis=0))) if len(rest) else wide
-
-
-def _outside(values: Array, below: Array, above: Array) -> Array:
-    """Where values are, as places in all of them."""
-    return np.flatnonzero((values < below) | (values > above))
-
-
-def _made_finite(table: Array, known: _Range) -> tuple[Array, Array]:
-    """The table with what is not finite inside the range, and a mask of the rows in which all was."""
-    finite = np.isfinite(table)
-    return np.where(finite, table, known.low.astype(table.dtype)), np.asarray(finite.all(axis=1))

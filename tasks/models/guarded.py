@@ -2,7 +2,7 @@
 
     arrays --executor--> outputs --rows beyond the limit, or with outputs that are not finite--> own graph --> outputs
 
-What an executor was seen to agree on is in its trial (`tasks/executors/trusted.py`).
+What an executor was seen to agree on is in its trial (`tasks/preparation/trusted.py`).
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.calibration import calibration_rows
-from tasks.executors.gate import tells_apart
-from tasks.executors.rows import FREE_SIZE, gate_rows
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
+from tasks.preparation.calibration import calibration_rows
+from tasks.preparation.gate import tells_apart
+from tasks.preparation.rows import FREE_SIZE, gate_rows
 from tasks.records import Dependence, TensorSpec
 from tasks.signature import numpy_dtype
 from worker_config.errors import ConfigError

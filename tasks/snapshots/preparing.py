@@ -20,13 +20,13 @@ import msgspec
 
 from tasks.devices import gpus, limit_threads
 from tasks.digest import entry_digest
-from tasks.executors.candidates import candidates, why_own_graph
-from tasks.executors.choice import choose
 from tasks.executors.operations import TABLE
-from tasks.executors.trial import TellingRows, try_executor
 from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
+from tasks.preparation.candidates import candidates, why_own_graph
+from tasks.preparation.choice import choose
+from tasks.preparation.trial import TellingRows, try_executor
 from tasks.snapshots import batch_size, cache, differing
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.making import examine_copy, make_snapshot

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.executors import calibration
-from tasks.executors.calibration import bearable, calibration_rows
-from tasks.executors.trial import telling_rows
+from tasks.preparation import calibration
+from tasks.preparation.calibration import bearable, calibration_rows
+from tasks.preparation.trial import telling_rows
 from tasks.records import TensorSpec
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry

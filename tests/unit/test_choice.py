@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks.executors.candidates import candidates
-from tasks.executors.choice import choose
+from tasks.preparation.candidates import candidates
+from tasks.preparation.choice import choose
 from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial, Trials
 from worker_config.manifest import ModelEntry

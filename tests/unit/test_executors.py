@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.executors import EXECUTORS, Executor, trial
+from tasks.executors import EXECUTORS, Executor
 from tasks.executors.batched import in_batches
-from tasks.executors.candidates import candidates
-from tasks.executors.trial import TellingRows, telling_rows, try_executor
 from tasks.models.loaded import plain_call
 from tasks.models.program import Program
+from tasks.preparation import trial
+from tasks.preparation.candidates import candidates
+from tasks.preparation.trial import TellingRows, telling_rows, try_executor
 from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
@@ -313,7 +314,7 @@ def test_processes_share_the_weights(tmp_path: Path) -> None:
 _HOLD = """
 import gc, os, sys, pathlib, msgspec, numpy, tensorflow
 from tasks.executors import EXECUTORS
-from tasks.executors.trial import private_bytes
+from tasks.preparation.trial import private_bytes
 from tasks.snapshots.record import Snapshot
 folder = pathlib.Path(sys.argv[1])
 snapshot = msgspec.msgpack.decode((folder / "snapshot").read_bytes(), type=Snapshot)

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.executors.gate import compare, differs, tells_apart
-from tasks.executors.rows import gate_rows
+from tasks.preparation.gate import compare, differs, tells_apart
+from tasks.preparation.rows import gate_rows
 from tasks.records import TensorSpec
 
 RANDOM = np.random.default_rng(5)

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from tasks.executors.batched import in_batches
-from tasks.executors.edge_cases import LARGE, ORDINARY, TINY, Group
-from tasks.executors.gate import differs
-from tasks.executors.rows import Arrays
 from tasks.models.program import FlatCall
+from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, Group
+from tasks.preparation.gate import differs
+from tasks.preparation.rows import Arrays
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
 FINITE = float(np.finfo(np.float64).max)

@@ -14,8 +14,8 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from tasks.executors.rows import Arrays
 from tasks.finite import is_float
+from tasks.preparation.rows import Arrays
 from tasks.records import TensorSpec
 
 # Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.

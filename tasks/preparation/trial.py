@@ -21,16 +21,16 @@ from msgspec.structs import replace
 from tasks.causes import telling_line
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
-from tasks.executors.calibration import bearable, calibration_rows
-from tasks.executors.edge_cases import Group, edge_cases
-from tasks.executors.gate import compare, tells_apart
-from tasks.executors.promises import promise
-from tasks.executors.rows import GENERATED, gate_rows
-from tasks.executors.trusted import Trust, capped, trust, with_reference
 from tasks.finite import magnitude
 from tasks.memory import give_back
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
+from tasks.preparation.calibration import bearable, calibration_rows
+from tasks.preparation.edge_cases import Group, edge_cases
+from tasks.preparation.gate import compare, tells_apart
+from tasks.preparation.promises import promise
+from tasks.preparation.rows import GENERATED, gate_rows
+from tasks.preparation.trusted import Trust, capped, trust, with_reference
 from tasks.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry

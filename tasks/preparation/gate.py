@@ -19,8 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.agreement import Agreement, agreements, told
 from tasks.finite import is_float
+from tasks.preparation.agreement import Agreement, agreements, told
 from tasks.snapshots.record import OfClass
 
 # float32 has 2**-23 = 1.2e-7 of a number. Another order of summing adds up to some 1e-5 over a deep network (measured:

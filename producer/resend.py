@@ -1,0 +1,69 @@
+"""Chunks that are sent once more: whose worker is gone, whose answer is overdue, or that Redis may have lost.
+
+open chunks --stranded, late, again--> outbox, at the head of a queue --> counted in the ledger
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from producer.crew import Crew
+from producer.late import Lateness
+from producer.ledger import Ledger
+from producer.outbox import Outbox
+from producer.wire import Wire
+from tasks.records import SlotRecord
+from worker_config.errors import CeleriacError
+
+LOOK_FOR_LATE_SECONDS = 0.1
+
+
+class Resend:
+    """What a job sends again.
+
+    Args:
+        unreadable: called with a chunk whose rows cannot be read once more, and why.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        outbox: Outbox,
+        crew: Crew,
+        lateness: Lateness,
+        ledger: Ledger,
+        unreadable: Callable[[int, CeleriacError], None],
+    ) -> None:
+        self._wire, self._outbox, self._crew, self._late, self._ledger = wire, outbox, crew, lateness, ledger
+        self._unreadable = unreadable
+        self._looked_for_late = time.monotonic()
+
+    def stranded(self, now: float, slots: Sequence[SlotRecord]) -> None:
+        """Send what waits in queues of workers that are gone."""
+        stranded = self._crew.pop_stranded()
+        chunks = [i for i, one in self._outbox.open.items() if one.queue in stranded and one.times_sent == 1]
+        served = {slot.queue for slot in slots} if self._late.knows else set()
+        # A worker that was asked to end has handed them back: others have them soon.
+        self._late.perhaps_lost([i for i in chunks if self._outbox.open[i].queue in served], now, len(slots))
+        self.again([i for i in chunks if self._outbox.open[i].queue not in served])
+
+    def late(self, slots: Sequence[SlotRecord]) -> None:
+        """Send what is overdue, if anybody is there to run it."""
+        now, opened = time.monotonic(), self._outbox.open
+        if now - self._looked_for_late < LOOK_FOR_LATE_SECONDS or not slots:
+            return
+        self._looked_for_late = now
+        if opened and not self._wire.queued({one.queue for one in opened.values()}):
+            self._late.all_running(opened, now)
+        self.again(self._late.overdue(opened, now), late=True)
+
+    def again(self, indexes: Sequence[int], *, with_rows: bool = False, late: bool = False) -> None:
+        """Send these chunks, as far as they are open; with their rows where Redis may have lost them."""
+        indexes = [index for index in indexes if index in self._outbox.open]
+        for index in indexes:
+            self._late.sent_again(index, time.monotonic())
+        unreadable = self._outbox.send_again(indexes, with_rows=with_rows, late=late) if indexes else []
+        self._ledger.chunks_sent_again = self._outbox.chunks_sent_again
+        for index, error in unreadable:
+            self._unreadable(index, error)

@@ -1,0 +1,1 @@
+"""How rows and outputs travel between the sides: Redis, files, slices."""
