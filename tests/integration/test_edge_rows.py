@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import pytest
 
 from producer import Client
 from tests.edge_models import functions, ordinary, write_edge_model
+from tests.forms import LONG
 from tests.manifests import write_manifest
 from tests.systems import System, serving
 
 BATCH = 16
 SHORT = ["softplus", "waves", "unit", "masked_softmax", "argmax", "max_pool", "assert_less", "embedding"]
-NAMES = list(functions()) if os.environ.get("LONG") else SHORT
+NAMES = list(functions()) if LONG else SHORT
 
 Cases = dict[str, tuple[np.ndarray, Any]]
 
