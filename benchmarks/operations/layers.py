@@ -144,7 +144,13 @@ _layer("STFTSpectrogram", [spec(64, 1)], frame_length=16, frame_step=8, fft_leng
 for _name in ("AutoContrast", "Solarization", "ContrastLimitedAdaptiveHistogramEqualization"):
     _layer(_name, [COLOURS])
 for _name in sorted(n for n in dir(layers) if n.startswith("Random")):
-    _factor = {"RandomTranslation": (0.1, 0.1), "RandomCrop": (5, 5), "RandomFlip": (), "RandomZoom": (0.1,)}
+    _factor = {
+        "RandomTranslation": (0.1, 0.1),
+        "RandomCrop": (5, 5),
+        "RandomFlip": (),
+        "RandomZoom": (0.1,),
+        "RandomPosterization": (4,),
+    }
     LAYERS[_name] = (lambda _name=_name, _f=_factor: getattr(layers, _name)(*_f.get(_name, _default(_name))), [COLOURS])
 
 ACTIVATIONS = (
@@ -237,7 +243,7 @@ def _weighted(
             return model(list(tensors), training=False)
 
         run.tracked = model  # its lookup tables
-        return run, [weight.value for weight in model.weights]
+        return run, [variable.value for variable in model.variables]  # seeds, too
 
     return made
 

@@ -199,6 +199,8 @@ class Sweeping:
                     seen[0].found.append(Found(name, 0, "any", "finite", self.skip[name]))
                     continue
                 outputs = _run(name, folder, snapshot, rows, seen)
+                if len(cases) > 1 and any(isinstance(one, str) for one in outputs):
+                    raise ValueError("one of these cases fails for all")
                 for number, one in enumerate(seen if outputs else ()):
                     one.places[name] = places
                     if name == "tflite":
