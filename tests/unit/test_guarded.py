@@ -30,9 +30,9 @@ def rows(*first: float) -> Arrays:
     [
         (Limits(), (1.0, np.nan, 1e30, 1e-40), 0),
         (Limits(1e3), (1.0, -1000.0, 7.0), 0),
-        (Limits(1e3), (1.0, 1001.0, np.nan, -np.inf, 5.0), 3),
-        (Limits(1e3, tiny=False), (1.0, 1e-40, 0.0, 2e3), 2),
-        (Limits(None, tiny=False), (1e30, 1e-40), 1),
+        (Limits(1e3), (1.0, 1001.0, np.nan, -np.inf, *range(9)), 3),
+        (Limits(1e3, tiny=False), (1.0, 1e-40, 0.0, 2e3, *range(9)), 2),
+        (Limits(None, tiny=False), (1e30, 1e-40, 0.0, 1e9), 1),
     ],
 )
 def test_rows_beyond_the_limits_go_to_the_own_graph_alone(
@@ -49,8 +49,8 @@ def test_rows_beyond_the_limits_go_to_the_own_graph_alone(
 
 def test_the_executor_does_not_run_for_nothing() -> None:
     run, own = Recorded(0.25), Recorded(0.5)
-    run_guarded(run, own, rows(np.nan, np.inf), Limits(1e3))
-    assert (run.rows, own.rows) == ([], [2])
+    run_guarded(run, own, rows(np.nan, np.inf, 1.0, 2.0), Limits(1e3))
+    assert (run.rows, own.rows) == ([], [4])
 
 
 def test_outputs_that_are_not_finite_are_looked_at_again() -> None:
