@@ -6,6 +6,7 @@ A `producer.py` hides this one too, and nothing of ours runs then; the `celeriac
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -44,3 +45,7 @@ def _file_of(name: str) -> Path | None:
 
 
 check_own_packages()
+if Path(sys.argv[0]).name == "celeriac":  # before kombu is imported, which reads them
+    from worker_config.environment import settle_command
+
+    settle_command(os.environ)

@@ -66,6 +66,11 @@ def refused() -> Array:
     return rows
 
 
+def close_to_0() -> Array:
+    """Negative numbers of a hundred-millionth to a thousandth."""
+    return (-(10.0 ** _random(7).uniform(-8, -3, (ROWS, 1))) * _random(8).uniform(0.1, 1, (ROWS, COLUMNS))).astype("f4")
+
+
 def missing_categories() -> Array:
     """Categories of 0 to 9, one of -1 and one of 10."""
     rows = _random(4).integers(0, 10, (ROWS, 1)).astype(np.int32)
@@ -109,7 +114,10 @@ def functions() -> dict[str, tuple[Callable[[Any, Any], Any], Callable[[], Array
         "check_numerics": (checking, with_nan),
         "embedding": (lambda x, w: tf.gather(tf.concat([w, w], 0)[:10], x[:, 0]), missing_categories),
         "floor_division": (lambda x, w: 100 // x, divisors),
+        "elu": (lambda x, w: tf.nn.softmax(1e7 * tf.nn.elu(x)), close_to_0),
         # The same kinds in other words.
+        "log1p": (lambda x, w: 1e8 * tf.math.log1p(x) @ w, close_to_0),
+        "selu": (lambda x, w: tf.math.l2_normalize(tf.nn.selu(x), -1), close_to_0),
         "relu": (lambda x, w: tf.nn.relu(x) @ w, with_nan),
         "relu_of_product": (lambda x, w: tf.nn.relu(x @ w + 1.0), with_nan),
         "maximum": (lambda x, w: tf.maximum(x @ w, 0.5) - tf.minimum(x, 1.0), with_nan),

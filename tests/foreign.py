@@ -35,6 +35,7 @@ CELERY = {
     "CELERY_WORKER_TIME_LIMIT": "0.001",
     # What a worker leaves to what its tasks start, and what only debugging needs.
     "FORKED_BY_MULTIPROCESSING": "1",
+    "KOMBU_LOG_CHANNEL": "1",
     "CELERY_LOG_FILE": "/nowhere/shop.log",
     "CELERY_LOG_LEVEL": "50",
     "CELERY_LOG_REDIRECT": "1",

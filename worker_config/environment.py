@@ -135,6 +135,12 @@ def for_worker(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not _is_one(name, _CELERY_COMMAND)}
 
 
+def settle_command(environ: MutableMapping[str, str]) -> None:
+    """Take out of a command's own `environ` what debugs Celery and kombu: a logged channel cannot publish in batches."""
+    for name in [name for name in environ if _is_one(name, _CELERY_COMMAND)]:
+        environ.pop(name)
+
+
 def unheeded_celery(environ: Mapping[str, str]) -> list[str]:
     """The settings of Celery and options of its worker that our app does not take from `environ`, sorted."""
     return sorted(name for name in environ if name in _CELERY_SETTINGS or _is_one(name, (_CELERY_OPTIONS,)))

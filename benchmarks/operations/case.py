@@ -56,11 +56,6 @@ class Case:
         first = self.inputs[0]
         return 3 if self.has_places and first.dtype == "float32" and len(first.shape) > 1 else 1
 
-    @property
-    def least(self) -> float:
-        """What is smaller counts as 0: TFLite computes GELU by 1 + erf, rounded to a ten-millionth of the argument."""
-        return 1e-6 if "gelu" in self.name.lower() else LEAST
-
 
 def plain(function: Callable[..., Any]) -> Callable[[], tuple[Callable[..., Any], Sequence[Any]]]:
     """A `make` of a function without variables."""

@@ -12,6 +12,7 @@ from benchmarks.operations.case import LEAST, Owner
 from benchmarks.operations.seen import Found
 from tasks.executors import EXECUTORS
 from tasks.executors.hurting_rows import Group
+from tasks.finite import magnitude
 
 # Whose weights a lower precision rounds.
 PRODUCTS = re.compile(r"MatMul|Conv|Einsum|Gather")
@@ -20,6 +21,7 @@ Array = np.ndarray[Any, Any]
 # Of the row's largest finite magnitude.
 RELATIVE = 1e-5
 ROUNDED = 1e-4  # where sums of many numbers are rounded on the way
+ROUNDING, MODERATE = 2.0**-22, 1e3  # of the numbers that go in, as long as they are no larger
 # Of products in a lower precision, and only of rows whose sums do not cancel.
 GROSS = 0.25
 GENTLE = frozenset(("normal", "[0, 1)", "zeros", "ones", "-1", "0.5", "7", "one-hot"))
@@ -87,7 +89,6 @@ def differences(
     reference: Sequence[Any],
     outputs: Sequence[Any],
     relative: float,
-    least: float,
 ) -> list[Found]:
     """For each place and group."""
     is_rounded = EXECUTORS[name].precision != "float32"
@@ -95,6 +96,10 @@ def differences(
     found = []
     for group, wanted, got in zip(groups, reference, outputs, strict=True):
         lost = isinstance(wanted, str)
+        # What comes of several operations may be a small difference of larger numbers, each rounded: x - tanh(x), or
+        # GELU by 1 + erf.
+        size = max(map(magnitude, group.rows))
+        rounding = ROUNDING * size if len(keys) > 1 and size <= MODERATE else 0.0
         for place in range(max(place for _, place in owners) + 1):
             if lost or isinstance(got, str):
                 what = "" if lost and isinstance(got, str) else "no error" if lost else f"error: {got}"
@@ -103,8 +108,8 @@ def differences(
                 rounds = is_rounded and (place > 0 or has_products)
                 asked = relative if not rounds else GROSS if group.label in GENTLE and place == 0 else 0.0
                 # Behind a rounded sum, the bias of a product may cancel it.
-                small = 1e-6 if place == 2 and relative == ROUNDED else least
-                what = _differs(pairs, asked, small, rounds)
+                least = max(LEAST, rounding, 1e-6 if place == 2 and relative == ROUNDED else 0.0)
+                what = _differs(pairs, asked, least, rounds)
             if what:
                 found.append(Found(name, place, group.label, group.kind, what, lost))
     return found

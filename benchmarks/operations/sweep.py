@@ -207,10 +207,7 @@ class Sweeping:
                         mine = [place for place, owner in enumerate(owners) if owner[0] == number]
                         one.tflite_operators = operators(next(folder.rglob("tflite-*.tflite")), mine)
                     relative = RELATIVE if cases[number].is_exact else ROUNDED
-                    least = cases[number].least
-                    one.found += differences(
-                        name, one.keys, number, owners, groups, reference, outputs, relative, least
-                    )
+                    one.found += differences(name, one.keys, number, owners, groups, reference, outputs, relative)
         for number, one in enumerate(seen):
             one.makes = [
                 group.label

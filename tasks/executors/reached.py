@@ -93,6 +93,11 @@ def operations_of(
     return frozenset(walk.keys)
 
 
+def is_chance(key: str) -> bool:
+    """Whether an operation draws random numbers that no argument determines."""
+    return key.startswith(_CHANCE)
+
+
 def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = False) -> str:
     """The key of a `NodeDef`: its operation, the class of its type, and what is known of the operand that matters.
 

@@ -1,6 +1,6 @@
 """Rows on which executors part: zeros, ties, large numbers, NaN; in groups by size, so that each can be judged alone.
 
-    inputs, ordinary rows --> groups: of floats small, tiny, in the hundreds, large, largest, not finite; integers
+    inputs, ordinary rows --> groups: floats small, close to 0, tiny, hundreds, large, largest, not finite; integers
 
 In every group one kind of input is extraordinary and the others have ordinary rows, which the model is known to take.
 """
@@ -24,6 +24,8 @@ ORDINARY = 1e3
 LARGE = float(2**31)
 # Closer to 0 than `tasks.finite.TINY`; their products have not all digits, and some executors take them for 0.
 TINY = "tiny numbers"
+# Where log(1 + x) and exp(x) - 1 lose their digits, if that is how they are computed.
+CLOSE_TO_0 = "numbers close to 0"
 _SEED = 20240301
 
 Make = Callable[[tuple[int, ...], np.random.Generator], np.ndarray[Any, Any]]
@@ -37,6 +39,7 @@ class Group(msgspec.Struct, frozen=True):
         largest: the largest absolute value of its floats; infinite where some are not finite.
         rows: an array per input, rows first: those that the model takes.
         reference: an array per output for these rows; empty where it takes none.
+        sizes: the largest absolute value of a float in each row, where each is to be judged in its own size.
         refused: an array per input: rows for which the model raises an error, and so must an executor.
     """
 
@@ -45,6 +48,7 @@ class Group(msgspec.Struct, frozen=True):
     rows: Arrays = []
     reference: Arrays = []
     refused: Arrays = []
+    sizes: Arrays = []
 
 
 def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[Group]:
@@ -58,11 +62,19 @@ def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> li
     groups = []
     for label, (largest, kinds) in _FLOATS.items():
         if any(is_float(array) and array.ndim for array in ordinary):
-            groups.append(Group(label, largest, _replaced(ordinary, count, kinds, is_float)))
+            rows = _replaced(ordinary, count, kinds, is_float)
+            groups.append(Group(label, largest, rows, sizes=[_sizes(rows)] if label == CLOSE_TO_0 else []))
     for label, kinds in _INTEGERS.items():
         if any(array.dtype.kind in "iu" and array.ndim for array in ordinary):
             groups.append(Group(label, 0.0, _replaced(ordinary, count, kinds, lambda array: array.dtype.kind in "iu")))
     return groups
+
+
+def _sizes(rows: Arrays) -> np.ndarray[Any, Any]:
+    """The largest absolute value of a float in each row."""
+    floats = [array for array in rows if array.ndim and is_float(array)]
+    numbers = [np.abs(array if array.dtype.kind == "c" else array.astype(np.float64)) for array in floats]
+    return np.asarray(np.max([array.reshape(len(array), -1).max(axis=1, initial=0.0) for array in numbers], axis=0))
 
 
 def _replaced(ordinary: Arrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> Arrays:
@@ -123,6 +135,10 @@ def _ascending(last: float) -> Make:
 
 def _signs(value: float) -> Make:
     return lambda shape, random: value * random.choice([-1.0, 1.0], shape)
+
+
+def _near(size: float, sign: int) -> Make:
+    return lambda shape, random: sign * size * random.uniform(0.1, 1.0, shape)
 
 
 def _sparse(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -32,6 +32,7 @@ LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be ove
 COLUMN_FLOOR = 0.1
 # Of rows that hurt, whose outputs need not tell rows apart: what is sought there is gross.
 OF_SIZE = 1e-3
+ROUNDED_AWAY = 1e-3
 
 Array = np.ndarray[Any, Any]
 
@@ -107,13 +108,17 @@ def compare(
     return Comparison(not why, error, kept.share, why, kept.classes)
 
 
-def differs(reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool = True) -> str:
+def differs(
+    reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool = True, sizes: Array | None = None
+) -> str:
     """How outputs differ from those of the model for rows that need not tell anything apart; empty if they do not.
 
     Args:
         reference: one array per output, rows first; finite or not.
         outputs: what the executor gave for the same rows.
         exact: of a float32 executor: finite numbers too; else the places of NaN and infinity alone.
+        sizes: of the rows that went in, where each is judged by itself: by its largest output, or, as that may be what
+            rounding leaves of larger numbers, `ROUNDED_AWAY` of its size.
     """
     if why := _other_form(reference, outputs):
         return why
@@ -123,7 +128,7 @@ def differs(reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool
                 return (
                     f"{_name(number, reference)} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
                 )
-        elif wanted.size and (relative := _of_size(wanted, got)) > OF_SIZE:
+        elif wanted.size and (relative := _of_size(wanted, got, sizes)) > OF_SIZE:
             return f"{_name(number, reference)} deviates by {relative:.2g} of its size, {OF_SIZE:g} is allowed"
     return ""
 
@@ -187,9 +192,13 @@ def _not_close(
     return ""
 
 
-def _of_size(wanted: Array, got: Array) -> float:
-    """The largest deviation in units of the column's largest magnitude."""
+def _of_size(wanted: Array, got: Array, sizes: Array | None = None) -> float:
+    """The largest deviation in units of the column's largest magnitude; of the row's, where sizes of rows are given."""
     values = _numbers(wanted)
+    if sizes is not None:
+        largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+        apart = np.abs(_numbers(got) - values).reshape(len(values), -1).max(axis=1)
+        return float((apart / np.maximum(np.maximum(largest, ROUNDED_AWAY * sizes), np.finfo(np.float64).tiny)).max())
     return float((np.abs(_numbers(got) - values) / _floored(_over_rows(np.max, np.abs(values)))).max())
 
 

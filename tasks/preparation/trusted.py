@@ -53,7 +53,10 @@ def _referred(group: Group, call: FlatCall, batch_rows: int) -> Group:
     if not taken:
         return msgspec.structs.replace(group, rows=[], refused=refused)
     rows = _rows(group.rows, taken)
-    return msgspec.structs.replace(group, rows=rows, reference=in_batches(call, rows, batch_rows), refused=refused)
+    reference = in_batches(call, rows, batch_rows)
+    return msgspec.structs.replace(
+        group, rows=rows, reference=reference, refused=refused, sizes=_rows(group.sizes, taken)
+    )
 
 
 def trust(groups: Sequence[Group], call: FlatCall, batch_rows: int, *, exact: bool, seen: float) -> Trust:
@@ -97,7 +100,8 @@ def _differs(group: Group, call: FlatCall, batch_rows: int, exact: bool) -> str:
             outputs = in_batches(call, group.rows, batch_rows)
         except Exception as error:
             return f"it gives up ({type(error).__name__}), and the model does not"
-        if why := differs(group.reference, outputs, exact=exact):
+        sizes = group.sizes[0] if group.sizes else None
+        if why := differs(group.reference, outputs, exact=exact, sizes=sizes):
             return why
     for row in _each(group.refused):
         if _is_taken(call, row, batch_rows):

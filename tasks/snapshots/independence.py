@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from tasks.executors.reached import is_chance
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
 from tasks.preparation.calibration import calibration_rows
@@ -38,6 +39,10 @@ LEAST_SPREAD = 1e-2  # of the magnitude
 LEAST_OF_HALF = 16 * float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps)  # type: ignore[no-untyped-call]
 # Of the first run of a batch; a model that takes longer is not looked at.
 MOST_SECONDS = 30.0
+# Of a model that writes to its variables, one after the other.
+CALLS = 6
+# What stands in some rows beside ordinary ones: a graph may look at the whole batch for such numbers.
+ODD = (float("nan"), 255.0, -1e4)
 # Of rows whose outputs are no floats: rounding may part some that are tied.
 LEAST_SHARE, LEAST_ROWS = 0.01, 2
 _WORDS = ["the", "a", "good", "bad", "film", "was", "not", "dog", "and", "1", "10", "37", "2.5", "-4", "yes", "no"]
@@ -62,11 +67,14 @@ def examine(
         ConfigError: the calibration file is not as it should be.
     """
     told: dict[bool, list[Dependence]] = {}
+    beside_odd = 0.0
     for rows in _candidates(inputs, entry, batch_rows):
         examined = _Examined(call, rows, half=half)
         try:
             found = examined.dependence()
             is_telling = not tells_apart(examined.whole)
+            if is_telling and not found and not beside_odd:
+                beside_odd = _beside_odd(call, rows, half=half)
         except ConfigError:
             raise
         except Exception:  # noqa: S112 - which rows a model understands is not known beforehand
@@ -81,7 +89,42 @@ def examine(
             told[is_telling] = [one for one in told[is_telling] if moves or one.on != "place"]
         if is_telling and (len(told[True]) < len(found) or not any(one.on == "place" for one in told[True])):
             break
+    if beside_odd:
+        told[True] = [*told.get(True, []), _dependence("neighbours", beside_odd)]
     return told.get(True, told.get(False))
+
+
+def with_chance(found: list[Dependence] | None, operations: Collection[str]) -> list[Dependence] | None:
+    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them.
+
+    Args:
+        found: what `examine` gave.
+        operations: keys of the graph's operations between rows and outputs.
+    """
+    known = {one.on for one in found or ()}
+    if known & {"chance", "history", "place"} or not any(map(is_chance, operations)):
+        return found
+    return [*(found or ()), _dependence("chance", math.inf)]
+
+
+def _beside_odd(call: FlatCall, rows: Arrays, *, half: bool) -> float:
+    """How much rows depend on their neighbours where some of these, or they themselves, are out of the ordinary."""
+    amounts = []
+    for value in ODD:
+        odd = [array.copy() for array in rows]
+        for array in odd:
+            if array.dtype.kind == "f" and array.ndim > 1:
+                array[1::4].reshape(len(array[1::4]), -1)[:, :1] = value
+        if all(np.array_equal(one, other, equal_nan=True) for one, other in zip(odd, rows, strict=True)):
+            break
+        examined = _Examined(call, odd, half=half)
+        try:
+            amounts.append(examined.neighbours())
+        except Exception:  # noqa: S112 - the model may refuse them
+            continue
+        finally:
+            examined.restore()
+    return max(amounts, default=0.0)
 
 
 class _Examined:
@@ -113,8 +156,9 @@ class _Examined:
             raise TimeoutError("a worker's start would wait for ten times as long")
         if any(not array.ndim or len(array) != self._count for array in self.whole):
             raise ValueError("rows out differ from rows in")
-        self.restore(seeds_alone=True)
-        again = self._call(self._rows)
+        for _ in range(1 if self._state is None else CALLS):  # it may act only after some
+            self.restore(seeds_alone=True)
+            again = self._call(self._rows)
         fresh = self._run(self._rows)
         if chance := self._amount(fresh, LEAST_AT_SAME_PLACE):
             return [_dependence("chance", chance)]
@@ -128,6 +172,15 @@ class _Examined:
         if not by_seed:  # there is other noise at another place
             amounts["place"] = self._place(are_alone=amounts["neighbours"] > 0)
         return [_dependence(on, amount, seeded=on == "chance") for on, amount in amounts.items() if amount]
+
+    def neighbours(self) -> float:
+        """The same of other rows of the batch alone.
+
+        Raises:
+            Exception: the model does not run on them.
+        """
+        self.whole = self._run(self._rows)
+        return self._neighbours()
 
     def _run(self, rows: Arrays, first_row: int | None = None) -> Arrays:
         self.restore(first_row)

@@ -25,7 +25,7 @@ from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, pla
 from tasks.models.state import is_half, written
 from tasks.models.versions import served_path
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
-from tasks.snapshots.independence import examine
+from tasks.snapshots.independence import examine, with_chance
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight
 from tasks.snapshots.reference import make_reference, read_reference
 from tasks.snapshots.weights import write_arrays
@@ -65,7 +65,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         mapped = msgspec.structs.replace(mapped, operations=sorted(operations_of(folder / "model")))
         call = plain_call(program)
         plain = _with_dependence(plain, call, batch_rows)
-        mapped = msgspec.structs.replace(mapped, dependence=plain.dependence)
+        mapped = msgspec.structs.replace(mapped, dependence=with_chance(plain.dependence, mapped.operations))
         make_reference(folder, mapped, call, batch_rows)
         if not _is_chance(mapped):
             _check_equal(folder, mapped, batch_rows)

@@ -23,7 +23,7 @@ from celery.bin.worker import worker as celery_worker
 from tests import foreign
 from worker_config.celery_app import make_app
 from worker_config.celery_command import heed_command
-from worker_config.environment import for_worker, settle_models, unheeded_celery
+from worker_config.environment import for_worker, settle_command, settle_models, unheeded_celery
 from worker_config.errors import ConfigError
 from worker_config.settings import Settings
 
@@ -276,3 +276,9 @@ def test_a_producer_leaves_the_user_s_process_as_it_is() -> None:
     ended = fresh(code, **foreign.CELERY, **foreign.MODELS)
     assert ended.stdout == "True True None None\n", ended.stderr
     assert ended.stderr == ""
+
+
+def test_a_command_debugs_neither_celery_nor_kombu() -> None:
+    environ = {"KOMBU_LOG_CHANNEL": "1", "KOMBU_LOG_DEBUG": "1", "CELERY_BROKER_URL": "amqp://", "HOME": "/"}
+    settle_command(environ)
+    assert environ == {"CELERY_BROKER_URL": "amqp://", "HOME": "/"}

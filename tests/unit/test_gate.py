@@ -112,6 +112,17 @@ def test_rows_that_hurt_agree_in_size() -> None:
     assert differs([wanted[:0]], [got[:0]]) == ""
 
 
+def test_rows_close_to_0_are_judged_in_their_own_size() -> None:
+    wanted = np.array([[7.0, 1.0], [1e-7, 2e-7], [0.0, 1e-16]], np.float32)
+    got = wanted.copy()
+    got[1, 0] = 1.1e-7
+    assert differs([wanted], [got]) == ""
+    assert "of its size" in differs([wanted], [got], sizes=np.array([7.0, 1e-7, 1e-7]))
+    got = wanted.copy()
+    got[2, 1] = 2e-16  # what rounding leaves of 1e-7
+    assert differs([wanted], [got], sizes=np.array([7.0, 1e-7, 1e-7])) == ""
+
+
 def test_form_and_what_is_no_float_must_be_the_same() -> None:
     labels = SCORES.argmax(axis=1)
     others = labels.copy()

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 
 from tasks.executors.batched import in_batches
+from tasks.executors.operations import operations_of
 from tasks.models.formats import open_model
 from tasks.models.program import Program, plain_call
 from tasks.models.state import is_half, state_of
-from tasks.snapshots.independence import examine
+from tasks.snapshots.independence import examine, with_chance
 from tests import dependent
 from tests.dependent import COLUMNS, ROWS, program, weights
 from tests.models import keras_may_warn
@@ -33,6 +34,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> PATHS:
         "counter": counter,
         "references": dependent.write_old_counter(folder / "references", use_resource=False),
         "handles": dependent.write_old_counter(folder / "handles", use_resource=True),
+        "table": dependent.write_counting_table(folder / "table"),
         "lite_lstm": dependent.write_lite_lstm(folder / "lstm.tflite"),
         "lite": dependent.write_lite_counter(folder / "counter.tflite", counter),
         "gru": dependent.write_stateful_gru(folder / "gru.keras"),
@@ -55,6 +57,7 @@ def found_in(model: Program) -> dict[str, bool] | None:
     [
         ("counter", {"history": False}),
         ("lite", {"history": False}),
+        ("table", {"history": False}),
         ("references", {"history": False}),
         ("handles", {"history": False}),
         ("lite_lstm", {}),
@@ -76,6 +79,11 @@ def _smallest_place_first(rows: Any) -> Any:
     return tf.argsort(tf.argsort(rows[:, 0]))
 
 
+def _imputed(rows: Any) -> Any:
+    missing = tf.math.is_nan(rows)
+    return tf.where(missing, tf.reduce_mean(tf.where(missing, 0.0, rows), axis=0, keepdims=True), rows) @ KERNEL
+
+
 DEPENDENT: dict[str, tuple[Callable[[Any], Any], set[str]]] = {
     "largest of the batch": (lambda x: x / tf.reduce_max(tf.abs(x)), {"neighbours"}),
     "attention over the batch": (lambda x: tf.nn.softmax(x @ tf.transpose(x)) @ x, {"neighbours"}),
@@ -83,6 +91,15 @@ DEPENDENT: dict[str, tuple[Callable[[Any], Any], set[str]]] = {
     "rank in the batch": (_smallest_place_first, {"neighbours", "place"}),
     "noise by place": (lambda x: x + tf.random.stateless_normal(tf.shape(x), (1, 2)), {"place"}),
     "place": (lambda x: x @ KERNEL + 0.1 * tf.cast(tf.range(tf.shape(x)[0]), tf.float32)[:, None], {"place"}),
+    "missing numbers by the batch's mean": (_imputed, {"neighbours"}),
+    "a scale by the batch's largest": (
+        lambda x: tf.where(tf.reduce_max(x) > 10.0, x / 255.0, x) @ KERNEL,
+        {"neighbours"},
+    ),
+    "one missing number spoils all": (
+        lambda x: tf.where(tf.reduce_any(tf.math.is_nan(x)), 0.0, x @ KERNEL),
+        {"neighbours"},
+    ),
     "chance": (lambda x: x @ KERNEL + tf.random.normal((3,)), {"chance"}),
     "a generator": (lambda x: x @ KERNEL + GENERATOR.normal((3,)), {"chance"}),
 }
@@ -103,6 +120,23 @@ def test_a_slow_average_is_named_as_history() -> None:
         return rows - mean.assign(0.999 * mean + 1e-7 * tf.reduce_mean(rows, axis=0))
 
     assert found_in(program(function, variables=[mean])) == {"history": False}
+
+
+def test_what_begins_after_some_calls_is_named_as_history() -> None:
+    calls = tf.Variable(0)
+
+    def function(rows: Any) -> Any:
+        return tf.where(calls.assign_add(1) > 3, rows @ KERNEL, 2 * rows @ KERNEL)
+
+    assert found_in(program(function, variables=[calls])) == {"history": False}
+
+
+def test_chance_that_hardly_shows_is_told_by_the_graph() -> None:
+    rare = program(lambda x: tf.argmax(x @ KERNEL + 1e-6 * tf.random.normal((3,)), axis=-1))
+    graph = plain_call(rare).function.graph.as_graph_def()  # type: ignore[attr-defined]
+    operations = operations_of(graph)
+    assert {one.on for one in with_chance([], operations) or ()} == {"chance"}
+    assert with_chance([], ["MatMul/float", "StatelessRandomNormalV2"]) == []
 
 
 def _strings(rows: Any) -> Any:
@@ -200,7 +234,7 @@ def test_of_a_model_that_runs_on_no_rows_nothing_is_known() -> None:
     assert found_in(program(function)) is None
 
 
-@pytest.mark.parametrize("name", ["counter", "lite", "references", "handles", "gru", "dropout"])
+@pytest.mark.parametrize("name", ["counter", "lite", "table", "references", "handles", "gru", "dropout"])
 def test_state_is_restored(paths: PATHS, name: str) -> None:
     model = open_model(ModelEntry(str(paths[name]), batch_rows=ROWS))
     call = plain_call(model)

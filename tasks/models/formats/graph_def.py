@@ -18,6 +18,8 @@ LARGE_BYTES = 64 * 2**10
 # Nodes that nobody consumes, and that are no outputs either.
 _NO_OUTPUTS = {"Const", "Placeholder", "NoOp", "Assert", "SaveV2", "ShardedFilename", "MergeV2Checkpoints"}
 
+# What a graph does to a lookup table that is not filled once and for all.
+TABLE_WRITES = frozenset(("LookupTableInsertV2", "LookupTableRemoveV2", "LookupTableImportV2"))
 # What writes to variables: to references to their values, and to handles.
 REFERENCE_WRITES = {"Assign", "AssignAdd", "AssignSub", "CountUpTo", "StridedSliceAssign"} | {
     f"Scatter{nd}{how}" for nd in ("", "Nd") for how in ("Add", "Div", "Max", "Min", "Mul", "Sub", "Update")

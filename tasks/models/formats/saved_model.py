@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.causes import telling_line
-from tasks.models.formats.graph_def import REFERENCE_WRITES
+from tasks.models.formats.graph_def import REFERENCE_WRITES, TABLE_WRITES
 from tasks.models.formats.sessions import freeze_saved_model
 from tasks.models.program import Program, output_spec_of, plain_call, spec_of
 from tasks.models.state import opened_again
@@ -36,25 +36,28 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
         raise ValueError("not a SavedModel: its saved_model.pb holds no graph")
     _check_signature(entry.signature, graphs[0].signature_def)
     if graphs[0].HasField("object_graph_def"):
-        return _plain(path, entry, None)
+        return _reopened(path, entry, None, TABLE_WRITES, "it writes to a lookup table, so each chunk opens it anew")
     tags = list(graphs[0].meta_info_def.tags)
     try:
         return freeze_saved_model(path, tags, entry.signature)
     except Exception as error:
         why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
-        return dataclasses.replace(_with_references(path, entry, tags), why_plain=why)
+        # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
+        return dataclasses.replace(_reopened(path, entry, tags, REFERENCE_WRITES, ""), why_plain=why)
 
 
-def _with_references(path: Path, entry: ModelEntry, tags: Sequence[str]) -> Program:
-    """A program of TensorFlow 1, whose variables may be references: these are in the graph, and out of reach."""
+def _reopened(
+    path: Path, entry: ModelEntry, tags: Sequence[str] | None, writes: Collection[str], why_plain: str
+) -> Program:
+    """The program; opened again for each chunk if its graph has one of the operations that write."""
     program = _plain(path, entry, tags)
     call = plain_call(program)
     graph_def = call.function.graph.as_graph_def()  # type: ignore[attr-defined]
     bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
-    if not any(node.op in REFERENCE_WRITES for nodes in bodies for node in nodes):
+    if not any(node.op in writes for nodes in bodies for node in nodes):
         return program
     call = opened_again(lambda: plain_call(_plain(path, entry, tags)), call)
-    return Program(program.inputs, program.outputs, call=call)
+    return Program(program.inputs, program.outputs, call=call, why_plain=why_plain)
 
 
 def _plain(path: Path, entry: ModelEntry, tags: Sequence[str] | None) -> Program:
