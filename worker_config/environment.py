@@ -136,7 +136,7 @@ def for_worker(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def settle_command(environ: MutableMapping[str, str]) -> None:
-    """Take out of a command's own `environ` what debugs Celery and kombu: a logged channel cannot publish in batches."""
+    """Take out of a command's own `environ` what debugs Celery and kombu: logged channels publish no batches."""
     for name in [name for name in environ if _is_one(name, _CELERY_COMMAND)]:
         environ.pop(name)
 
