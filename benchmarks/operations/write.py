@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -25,8 +27,22 @@ _MARKS = {"all": "all", "finite": "finite", "no": "**no**", NOT_BUILT: "-"}
 def write(known: Table, seen: Sequence[Seen], processor: str) -> None:
     """Both files."""
     layers = {name: replace(one, why={}) for name, one in known.layers.items()}
-    TABLE.write_bytes(msgspec.json.format(msgspec.json.encode(replace(known, layers=layers)), indent=1) + b"\n")
+    TABLE.write_text(_a_line_each(msgspec.to_builtins(replace(known, layers=layers))))
     PAGE.write_text(page(known, seen, processor))
+
+
+def _a_line_each(table: dict[str, Any]) -> str:
+    """JSON with a line for each operation and case, so that a change of one is a change of a line."""
+    parts = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            lines = [f"  {json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()]
+        else:
+            lines = [f"  {json.dumps(one)}" for one in value] if isinstance(value, list) else []
+        ends = "{}" if isinstance(value, dict) else "[]"
+        text = f"{ends[0]}\n" + ",\n".join(lines) + f"\n {ends[1]}" if lines else json.dumps(value)
+        parts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def page(known: Table, seen: Sequence[Seen], processor: str) -> str:
