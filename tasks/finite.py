@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 
 # A product of such a number with an ordinary one may be too small for float32 to hold with all its digits.
 TINY = 1e-30
+# Up to here float32 holds all integers.
+EXACT = 2**24
 
 
 def is_float(array: Array) -> bool:
@@ -34,6 +36,23 @@ def magnitude(array: Array) -> float:
         array = array.astype(np.float32)
     low, high = float(array.min()), float(array.max())
     return float("nan") if np.isnan(low) else max(-low, high)  # one NaN makes both NaN
+
+
+def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
+    """A mask of the rows that hold an integer beyond `EXACT`; None where none do.
+
+    Args:
+        arrays: integers, rows on the first axis, equally many; arrays of anything else are passed over.
+    """
+    mask: Array | None = None
+    for array in arrays:
+        if array.ndim and array.size and array.dtype.kind in "iu" and array.itemsize > 2:
+            if array.max() <= EXACT and array.min() >= -EXACT:
+                continue
+            beyond = (array > EXACT) | (array < -EXACT) if array.dtype.kind == "i" else array > EXACT
+            found = np.asarray(beyond.reshape(len(array), -1).any(axis=1))
+            mask = found if mask is None else mask | found
+    return mask
 
 
 def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:

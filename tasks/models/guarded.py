@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from tasks.finite import Array, rows_beyond, rows_with_tiny
+from tasks.finite import Array, rows_beyond, rows_with_large_integers, rows_with_tiny
 from tasks.signature import Arrays
 
 # Of the rows: to run all of them by the executor, and these once more, would take longer than the own graph alone.
@@ -27,6 +27,8 @@ class Limits(msgspec.Struct, frozen=True):
     Attributes:
         limit: the largest absolute value of a float; None where there is no limit, and no need to look.
         tiny: whether numbers very close to 0 are for it.
+
+    Integers that float32 does not hold exactly are for none: what their sums come to depends on their order.
     """
 
     limit: float | None = None
@@ -34,7 +36,9 @@ class Limits(msgspec.Struct, frozen=True):
 
     def beyond(self, arrays: Arrays) -> Array | None:
         """A mask of the rows that are not for it; None where all are."""
-        masks = [] if self.limit is None else [rows_beyond(arrays.values(), self.limit)]
+        masks = [rows_with_large_integers(arrays.values())]
+        if self.limit is not None:
+            masks.append(rows_beyond(arrays.values(), self.limit))
         if not self.tiny:
             masks.append(rows_with_tiny(arrays.values()))
         found = [mask for mask in masks if mask is not None]

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.finite import magnitude, rows_beyond, rows_with_tiny
+from tasks.finite import EXACT, magnitude, rows_beyond, rows_with_large_integers, rows_with_tiny
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, np.complex64])
@@ -38,3 +38,18 @@ def test_tiny_numbers_are_found() -> None:
     assert mask is not None
     assert mask.tolist() == [True, True, False]
     assert rows_with_tiny([rows[2:], rows[:0]]) is None
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64])
+def test_integers_that_float32_does_not_hold_are_found(dtype: type) -> None:
+    rows = np.array([[0, EXACT], [EXACT + 1, 1], [5, 7]], dtype)
+    mask = rows_with_large_integers([rows, np.full((3, 1), np.nan), np.full((3, 2), 255, np.uint8)])
+    assert mask is not None
+    assert mask.tolist() == [False, True, False]
+    assert rows_with_large_integers([rows[::2], rows[:0]]) is None
+
+
+def test_large_negative_integers_are_found() -> None:
+    mask = rows_with_large_integers([np.array([-EXACT, -EXACT - 1, np.iinfo(np.int64).min])])
+    assert mask is not None
+    assert mask.tolist() == [False, True, True]
