@@ -52,6 +52,8 @@ class NotFinite:
             model: its name, for the text of one.
         """
         for name, column in columns:
+            if not isinstance(column, list | np.ndarray):
+                continue  # an empty dict or tuple: of no rows nobody knows the columns
             mask = _ragged(column) if isinstance(column, list) else rows_beyond([column])
             if mask is None:
                 continue
