@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.guard import prepared
 from benchmarks.harness import bootstrap, is_quiet, ratios
 from benchmarks.models import run_apart
 from benchmarks.online_check_models import WIDTHS
@@ -37,19 +38,9 @@ def question(quick: bool) -> bool:
         os.environ["CELERIAC_CACHE"] = str(place / "cache")
         run_apart("benchmarks.online_check_models", str(place))
         # All processes are forked before TensorFlow has done anything in this one.
-        served = {name: _served(place / f"{name}.keras") for name in WIDTHS}
+        served = {name: prepared(place / f"{name}.keras", BATCH_ROWS) for name in WIDTHS}
         quiet = [_measure(name, one, odd, quick) for name, one in served.items() for odd in (False, True)]
     return all(quiet)
-
-
-def _served(path: Path) -> Any:
-    from tasks.digest import entry_digest
-    from tasks.snapshots.preparing import prepare, workshop
-    from worker_config.manifest import ModelEntry
-    from worker_config.settings import Settings
-
-    entry = ModelEntry(path=str(path), batch_rows=BATCH_ROWS)
-    return prepare(path.stem, entry, entry_digest(entry), workshop(Settings.from_env(), 1, 1, print))
 
 
 def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
