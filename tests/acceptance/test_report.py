@@ -129,7 +129,7 @@ def test_the_page_of_a_job_in_a_browser(celeriac: Celeriac, system: System, hurt
     assert seen.values["computed"] == len(ran)
     assert seen.values["lanes"] == len({entry.slot for entry in ran}) + 1, "the slots, and the job itself"
     assert seen.values["marks"] == len(story.events)
-    assert {"waiting", "computing", "came back", "sent again"} <= set(seen.values["kinds"])
+    assert {"waiting", "computing", "sent again"} | {event.kind for event in story.events} <= set(seen.values["kinds"])
     assert seen.values["stages"] == len(hurt_job.stages)
     assert seen.values["lines"] == 3
     for text in (
@@ -159,7 +159,9 @@ def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None
         assert entry.begun_at + entry.seconds <= entry.answered_at + 0.01
         assert entry.seconds >= entry.stages["infer"] > 0
     assert sum(story.bins) == hurt_job.ledger.rows
-    assert [entry.fate for entry in entries if not entry.begun_at] == ["again"]
+    # The worker's word for the child that died: on a busy machine the second copy may be answered before it.
+    assert len(spoken_for := [entry.fate for entry in entries if not entry.begun_at]) == 1
+    assert spoken_for[0] in ("again", "duplicate")
 
 
 def test_a_job_that_runs_has_a_page_too(
