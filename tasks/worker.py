@@ -67,7 +67,7 @@ class Main:
     client: redis.Redis
     reports: Reports
     tally: Tally
-    status: status.WorkerStatus
+    started: status.WorkerStatus
     settings: Settings
     spool_mark: str
     models: ModelSet
@@ -155,7 +155,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=Reports(),
         tally=tally,
-        status=told,
+        started=told,
         settings=settings,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
@@ -257,7 +257,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             _main.models,
             _main.reports,
             _main.tally,
-            _main.status,
+            _main.started,
             lambda: self._refresh(controller),
         )
         # At once too: whatever Redis loses from now on, it is told again.

@@ -83,8 +83,8 @@ def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
     charts: dict[str, Figure] = {}
     story, record = told.story, told.record
     ledger = words.ledger_rows(told)
-    tables = "".join(_table(("", "count", ""), part, numbers=(1,)) for part in (ledger[:8], ledger[8:]))
-    sections = [_section("Ledger", f'<p>{escape(words.balance(told))}</p><div class="two">{tables}</div>')]
+    halves = "".join(_table(("", "count", ""), part, numbers=(1,)) for part in (ledger[:8], ledger[8:]))
+    sections = [_section("Ledger", f'<p>{escape(words.balance(told))}</p><div class="two">{halves}</div>')]
     if story and told.entries:
         spans = spans_of(told.entries, story.began_at)
         pieces = pieces_of(spans, story.every)
