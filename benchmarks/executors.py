@@ -23,7 +23,7 @@ from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
 from producer import Client, local
 from tasks.connection import connect
-from tasks.records import ModelInfo
+from tasks.protocol.records import ModelInfo
 from tasks.slots import read_slots
 
 # name: (shape of a row, dtype, batch_rows, rows, rows when quick, aim against Keras)

@@ -24,7 +24,7 @@ from benchmarks.models import write_models
 from benchmarks.report import Finding, at_most, control, report
 from benchmarks.stage import ask, folder
 from producer import window
-from tasks.messages import StoreName
+from tasks.protocol.messages import StoreName
 
 MIB = 2**20
 STORES: tuple[StoreName, ...] = ("slices", "redis")

@@ -26,7 +26,7 @@ from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows, system
 from producer import Client
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES
 from tasks.connection import connect
-from tasks.messages import StoreName
+from tasks.protocol.messages import StoreName
 
 Rows = npt.NDArray[np.float32]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from tasks import answers, infer, keys
+from tasks import answers, infer
 from tasks.celery import app
 from tasks.child import Child
-from tasks.messages import ChunkMessage, RedisRef
+from tasks.protocol import keys
+from tasks.protocol.messages import ChunkMessage, RedisRef
 
 __all__ = ["app"]
 

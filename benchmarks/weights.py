@@ -25,7 +25,7 @@ from benchmarks.report import Finding, at_most, report
 from benchmarks.stage import ask, folder
 from producer import Client, local
 from tasks.connection import connect
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from tasks.slots import read_slots
 
 MB = 10**6

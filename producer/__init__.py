@@ -19,7 +19,7 @@ from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outpu
 from producer.metrics import serve_metrics
 from producer.parts import Part
 from producer.preflight import Preflight, Wanted
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 from worker_config import errors
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 
 from producer.gaps import close_gaps
 from producer.parts import Array, OutputTree, Part, RowSpec, flatten, output_name, title_of, unflatten
-from tasks.trees import Key
+from tasks.protocol.trees import Key
 from worker_config.errors import CeleriacError, MessageError
 
 

@@ -13,10 +13,10 @@ from producer import job_store, placement
 from producer.job_store import JobState
 from producer.leave import send
 from producer.wire import Wire
-from tasks import keys
 from tasks.connection import broker_errors
 from tasks.keep import keep
-from tasks.records import JobRecord, Plan, SlotRecord
+from tasks.protocol import keys
+from tasks.protocol.records import JobRecord, Plan, SlotRecord
 from tasks.resending import take_resend, unanswered
 from worker_config.errors import NoWorkerError
 

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from producer import placement
-from tasks.messages import ModelRef
-from tasks.records import SlotRecord
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import SlotRecord
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 
 logger = logging.getLogger(__name__)
 

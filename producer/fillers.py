@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from producer.parts import OutputTree, Part, flatten, unflatten
-from tasks.filler import filler_rows
-from tasks.messages import FailureRecord
+from tasks.protocol.fill_values import filler_rows
+from tasks.protocol.messages import FailureRecord
 
 
 def blank_like(form: OutputTree, rows: int) -> OutputTree:

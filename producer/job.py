@@ -16,7 +16,7 @@ from producer.ledger import Ledger
 from producer.parts import Array, Marks, OutputTree, Part
 from producer.progress_bar import show_until_end
 from producer.run import Run
-from tasks.messages import Differed, FailureRecord
+from tasks.protocol.messages import Differed, FailureRecord
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ import msgspec
 import redis
 
 from producer.ledger import Ledger
-from tasks import keys
 from tasks.keep import keep
-from tasks.messages import Differed, FailureRecord, ModelRef, pack, unpack
-from tasks.records import JobRecord, Plan
+from tasks.protocol import keys
+from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
+from tasks.protocol.records import JobRecord, Plan
 from worker_config.errors import UnknownJobError
 
 

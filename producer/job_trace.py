@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tasks.messages import ModelRef
+from tasks.protocol.messages import ModelRef
 from tasks.tracing import tracer
 
 if TYPE_CHECKING:

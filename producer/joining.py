@@ -25,8 +25,8 @@ from producer.outbox import OpenChunk, Outbox
 from producer.parts import OutputTree, Part, flatten, unflatten, without
 from producer.terms import Terms
 from producer.wire import Wire
-from tasks import codec
-from tasks.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
+from tasks.protocol import codec
+from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
 from tasks.scratch import Scratch
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 

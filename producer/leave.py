@@ -23,11 +23,11 @@ from producer.route import choose_store
 from producer.sources import BatchSource, Source
 from producer.sources.protocol import Arrays, Rows
 from producer.wire import Wire
-from tasks import codec
-from tasks.codec.compression import Compression
 from tasks.connection import broker_errors
-from tasks.messages import OnNonfinite, SliceRef, StoreName
-from tasks.records import ModelInfo, Plan, SlotRecord
+from tasks.protocol import codec
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import OnNonfinite, SliceRef, StoreName
+from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.resending import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings

@@ -24,9 +24,9 @@ from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_
 from producer.terms import Terms
 from producer.window import Window
 from producer.wire import Wire
-from tasks.messages import Differed, StoreName
-from tasks.records import ModelInfo, SlotRecord
-from tasks.worker_facts import versions_here
+from tasks.protocol.host_facts import versions_here
+from tasks.protocol.messages import Differed, StoreName
+from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.settings import Settings
 
 

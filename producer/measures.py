@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tasks.messages import Answer, FileRef, InlineRef, PayloadRef, RedisRef
+from tasks.protocol.messages import Answer, FileRef, InlineRef, PayloadRef, RedisRef
 
 # What carries a payload: its message or answer, a file of the spool folder, a key of Redis.
 STORES = {InlineRef: "message", FileRef: "files", RedisRef: "redis"}

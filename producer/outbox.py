@@ -21,8 +21,8 @@ from producer.split import Chunk, Sizer
 from producer.timeline import Timeline
 from producer.window import Window
 from producer.wire import Wire
-from tasks import codec
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
+from tasks.protocol import codec
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
 from worker_config.errors import InputError, PayloadError
 
 logger = logging.getLogger(__name__)

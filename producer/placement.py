@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.codec.arrays import DTYPES
-from tasks.messages import ModelRef
-from tasks.records import ModelInfo, SlotRecord
-from tasks.signature import blank_rows
+from tasks.protocol.codec.arrays import DTYPES
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.signature import blank_rows
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from producer.placement import batch_seconds, fixed_chunk_rows, output_row_bytes
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
-from tasks.records import ModelInfo
+from tasks.protocol.records import ModelInfo
 from worker_config.errors import UsageError
 
 # Where nobody has measured a model, a chunk is so many batches.

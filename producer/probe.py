@@ -22,9 +22,9 @@ from producer.sources import BatchSource, Source
 from producer.sources.protocol import Arrays, Batches, BatchReader, Rows
 from producer.split import Sizer
 from tasks.connection import broker_errors, connect
-from tasks.messages import FailureRecord
-from tasks.records import ModelInfo
-from tasks.signature import blank_rows
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.records import ModelInfo
+from tasks.protocol.signature import blank_rows
 from worker_config.errors import BrokerError
 from worker_config.settings import Settings
 

@@ -14,7 +14,7 @@ from producer.window import CHUNKS_PER_SLOT, MAX_BYTES
 if TYPE_CHECKING:
     from producer.split import Sizer
     from producer.terms import Terms
-    from tasks.messages import StoreName
+    from tasks.protocol.messages import StoreName
     from worker_config.settings import Settings
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 
 
 class Queues:

@@ -13,7 +13,7 @@ from producer.late import Lateness
 from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.wire import Wire
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from worker_config.errors import CeleriacError
 
 LOOK_FOR_LATE_SECONDS = 0.1

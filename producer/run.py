@@ -35,8 +35,8 @@ from producer.telling import Telling
 from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
-from tasks.messages import Answer, Differed, ModelRef, Outputs
-from tasks.records import JobRecord, SlotRecord
+from tasks.protocol.messages import Answer, Differed, ModelRef, Outputs
+from tasks.protocol.records import JobRecord, SlotRecord
 from worker_config.errors import (
     BrokerError,
     BrokerFullError,

@@ -19,8 +19,8 @@ from producer.ledger import Ledger
 from producer.timeline import Timeline
 from producer.wire import Wire
 from tasks.connection import broker_errors
-from tasks.messages import Differed
-from tasks.records import JobRecord
+from tasks.protocol.messages import Differed
+from tasks.protocol.records import JobRecord
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import TypedDict
 
 from producer.handover import MAX_BYTES
 from producer.policy import Policy
-from tasks.codec.compression import Compression
-from tasks.messages import OnError, OnNonfinite, SliceRef, StoreName
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 
 
 class AnyJobOptions(TypedDict, total=False):

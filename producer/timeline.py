@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
-from tasks.messages import Answer, Failure
-from tasks.records import ModelInfo, SlotRecord
-from tasks.worker_facts import WorkerFacts
+from tasks.protocol.host_facts import WorkerFacts
+from tasks.protocol.messages import Answer, Failure
+from tasks.protocol.records import ModelInfo, SlotRecord
 
 MOST_ENTRIES = 20_000
 MOST_EVENTS = 1_000

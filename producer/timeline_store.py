@@ -13,7 +13,7 @@ import msgspec
 import redis
 
 from producer.timeline import Entry, Story, Timeline
-from tasks import keys
+from tasks.protocol import keys
 from tasks.slots import read_facts
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ A chunk counts from being sent to being handed over in order; its bytes until it
 
 from __future__ import annotations
 
-from tasks.messages import MAX_INLINE_BYTES
+from tasks.protocol.messages import MAX_INLINE_BYTES
 
 # Each slot runs one chunk, has one waiting in its worker, and finds another in the queue.
 CHUNKS_PER_SLOT = 4

@@ -17,9 +17,10 @@ from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.measures import Measures
-from tasks import keys, spool
+from tasks import spool
 from tasks.connection import BLOCK_SECONDS, broker_errors, connect
-from tasks.messages import (
+from tasks.protocol import keys
+from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
     TASK_NAME,
     Answer,
@@ -34,7 +35,7 @@ from tasks.messages import (
     to_plain,
     unpack,
 )
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from tasks.scratch import Scratch
 from tasks.slots import read_workers, seconds_left
 from worker_config.broker_url import redacted

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.signature import Arrays
+from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 
 logger = logging.getLogger(__name__)

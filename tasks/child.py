@@ -22,7 +22,7 @@ from tasks.devices import settle
 from tasks.draining import mark_path
 from tasks.model_set import ModelSet
 from tasks.progress import Tally
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from tasks.reports import report
 from tasks.scratch import Scratch
 from tasks.shelf import Shelf

@@ -15,7 +15,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from tasks import tracing
-from tasks.messages import Answer, ChunkMessage, Failure, FailureRecord
+from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord
 from tasks.stopwatch import Stopwatch
 
 # Rows that fail, or that kill, are looked for in many small pieces.

@@ -12,7 +12,7 @@ from billiard.exceptions import WorkerLostError
 
 from tasks import notes
 from tasks.answers import push_answer
-from tasks.messages import ChunkMessage, Failure, FailureRecord, from_plain
+from tasks.protocol.messages import ChunkMessage, Failure, FailureRecord, from_plain
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)

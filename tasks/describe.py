@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.digest import digest_or_error
-from tasks.records import ModelInfo
+from tasks.protocol.records import ModelInfo
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.preparing import Workshop, known_trials, prepare, workshop
 from tasks.snapshots.record import Described

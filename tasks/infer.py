@@ -17,11 +17,16 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks import codec, keys, notes, spool
+from tasks import notes, spool
 from tasks.answers import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.batches import filled
 from tasks.child import Child, current_child
-from tasks.messages import (
+from tasks.models import checked, telling
+from tasks.models.loaded import LoadedModel
+from tasks.pieces import with_values
+from tasks.progress import Counts
+from tasks.protocol import codec, keys
+from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
     Differed,
@@ -32,10 +37,6 @@ from tasks.messages import (
     RedisRef,
     from_plain,
 )
-from tasks.models import checked, telling
-from tasks.models.loaded import LoadedModel
-from tasks.pieces import with_values
-from tasks.progress import Counts
 from tasks.resending import send_void
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError

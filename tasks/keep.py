@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import redis
 
-from tasks import keys
+from tasks.protocol import keys
 
 # For the scripts of others: `keep(jobs, id, ttl, held)`, with the job's own hash as the first key held.
 KEEP = """

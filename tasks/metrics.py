@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks import memory, slots, status
 from tasks.endpoint import Endpoint
 from tasks.progress import Counts, Tally
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
-from tasks import keys
-from tasks.messages import ModelRef
-from tasks.records import OlderSet, SlotRecord
+from tasks.protocol import keys
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.shelf import leave_word, word_path
 from tasks.snapshots.served import Served, describe
 from worker_config.celery_app import queue_of

@@ -20,8 +20,8 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks import keys
-from tasks.messages import ChunkMessage, FailureRecord, unpack
+from tasks.protocol import keys
+from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
 from tasks.suspects import Death, Note, Step, Suspects, judge
 from worker_config.errors import MessageError
 

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from tasks.batches import widened
-from tasks.filler import filler
-from tasks.messages import FailureRecord
+from tasks.protocol.fill_values import filler
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.trees import Key, leaves_of, tree_of
 from tasks.ragged import columns_of, tree_like
-from tasks.trees import Key, leaves_of, tree_of
 from worker_config.errors import InputError, ModelError
 
 Array = np.ndarray[Any, Any]

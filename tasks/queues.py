@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import redis
 
-from tasks import keys
+from tasks.protocol import keys
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import UsageError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.batches import check_names, widened
-from tasks.signature import Arrays, Rows
+from tasks.protocol.signature import Arrays, Rows
 from worker_config.errors import InputError, ModelError
 
 Columns = dict[Any, Any]

@@ -19,7 +19,7 @@ from celery.worker.request import Request
 
 from tasks import deaths, notes, worker
 from tasks.logs import about
-from tasks.messages import ChunkMessage, OnError, from_plain
+from tasks.protocol.messages import ChunkMessage, OnError, from_plain
 from tasks.suspects import Death
 from worker_config.errors import CeleriacError
 

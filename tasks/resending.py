@@ -15,9 +15,9 @@ import msgspec
 import redis
 from celery import current_task
 
-from tasks import keys
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, HashRef, to_plain
-from tasks.records import JobRecord, Plan
+from tasks.protocol import keys
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, to_plain
+from tasks.protocol.records import JobRecord, Plan
 
 logger = logging.getLogger(__name__)
 

@@ -16,20 +16,20 @@ import msgspec
 import numpy as np
 import redis
 
-from tasks import codec
 from tasks.causes import telling_line
 from tasks.child import Child
 from tasks.halving import halved
-from tasks.messages import ChunkMessage, FailureRecord
 from tasks.models.loaded import LoadedModel
 from tasks.models.made import Made, add_to, merged, together
 from tasks.models.nonfinite import NotFinite
 from tasks.pieces import Array, Joined, check_rows, rows_between
+from tasks.protocol import codec
+from tasks.protocol.messages import ChunkMessage, FailureRecord
+from tasks.protocol.signature import blank_rows
+from tasks.protocol.trees import leaves_of
 from tasks.shelf import FreshChildError
-from tasks.signature import blank_rows
 from tasks.stopwatch import Stopwatch
 from tasks.suspects import Step
-from tasks.trees import leaves_of
 from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 
 # Called with a step before it runs.

@@ -20,9 +20,9 @@ import msgspec
 
 from tasks.files import write_whole
 from tasks.memory import give_back, own_bytes
-from tasks.messages import ModelRef
 from tasks.models.loaded import LoadedModel, load_model
-from tasks.records import ModelInfo
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import ModelInfo
 from tasks.snapshots.served import Served, describe
 from worker_config.errors import ModelError
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.codec import DEFAULT_LIMIT_BYTES
-from tasks.codec.arrays import DTYPES
-from tasks.messages import SliceRef
+from tasks.protocol.codec import DEFAULT_LIMIT_BYTES
+from tasks.protocol.codec.arrays import DTYPES
+from tasks.protocol.messages import SliceRef
 from tasks.scratch import Scratch
 from worker_config.errors import PayloadError
 

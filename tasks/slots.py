@@ -5,9 +5,9 @@ worker's main process, every few seconds --refresh--> (keeps the record alive, d
 child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
-`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/worker_facts.py`). One
-that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its notes
-count as those of a worker that lives.
+`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/host_facts.py`).
+One that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its
+notes count as those of a worker that lives.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any, cast
 
 import redis
 
-from tasks import keys, queues
+from tasks import queues
 from tasks.files import write_whole
-from tasks.messages import pack, unpack
-from tasks.records import SlotRecord
-from tasks.worker_facts import WorkerFacts, pack_facts, unpack_facts
+from tasks.protocol import keys
+from tasks.protocol.host_facts import WorkerFacts, pack_facts, unpack_facts
+from tasks.protocol.messages import pack, unpack
+from tasks.protocol.records import SlotRecord
 from worker_config.errors import MessageError
 
 _MAIN = b"main"

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.messages import FileRef
+from tasks.protocol.messages import FileRef
 from tasks.scratch import Scratch
 from worker_config.errors import PayloadError
 

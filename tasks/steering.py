@@ -17,10 +17,10 @@ from celery.worker import state
 
 from tasks import memory, slots, status
 from tasks.draining import Drain
-from tasks.messages import ChunkMessage, from_plain
 from tasks.model_set import ModelSet
 from tasks.pool_size import PoolSize
 from tasks.progress import Tally
+from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.reports import Reports
 from tasks.status import ChildStatus, WorkerStatus
 from worker_config.errors import MessageError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tasks.causes import telling_line
-from tasks.trees import Key, leaves_of, tree_of
+from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import ModelError, RowCountError
 
 Step = Callable[[Any], Any]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tasks.messages import Count, FailureRecord
+from tasks.protocol.messages import Count, FailureRecord
 
 # Fewer rows are run one by one without a step between: the batch that each of them costs is cheaper than a child.
 FEW_ROWS = 16

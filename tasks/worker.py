@@ -36,12 +36,12 @@ from tasks.ending import Ending
 from tasks.logs import say
 from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.progress import Tally
-from tasks.records import SlotRecord
+from tasks.protocol.host_facts import WorkerFacts, facts_of
+from tasks.protocol.records import SlotRecord
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
 from tasks.tensorflow_import import import_tensorflow
-from tasks.worker_facts import WorkerFacts, facts_of
 from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError

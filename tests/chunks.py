@@ -15,9 +15,18 @@ import redis
 
 from producer import job_store
 from producer.wire import Wire
-from tasks import codec, keys
-from tasks.messages import MESSAGE_VERSION, Answer, ChunkMessage, Failure, InlineRef, ModelRef, OnError, Outputs
-from tasks.records import JobRecord
+from tasks.protocol import codec, keys
+from tasks.protocol.messages import (
+    MESSAGE_VERSION,
+    Answer,
+    ChunkMessage,
+    Failure,
+    InlineRef,
+    ModelRef,
+    OnError,
+    Outputs,
+)
+from tasks.protocol.records import JobRecord
 from tests.systems import System, Worker
 from tests.waiting import wait_until
 from worker_config.settings import Settings

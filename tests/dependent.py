@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.models.program import Program, spec_of
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tests.models import keras_may_warn
 
 ROWS, COLUMNS = 16, 6

@@ -10,7 +10,7 @@ import numpy as np
 
 from producer.parts import Part
 from producer.sinks.marks import mask_path
-from tasks.messages import FailureRecord, OnError
+from tasks.protocol.messages import FailureRecord, OnError
 from tests.parts import split
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasks.models.program import Program, output_spec_of
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 # With 9 rows, 33 columns are 18 times 16 numbers and 9 more: both the vector path and the rest of a kernel run.
 # A square matrix of them is just large enough (1,024 numbers) for TFLite to quantise it.

@@ -11,7 +11,7 @@ from keras import layers
 
 from benchmarks.operations.case import COLUMNS, Case, spec
 from benchmarks.operations.numeric import CANCELLING
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 LEFT_OUT = {
     "Layer InputLayer InputSpec Wrapper Identity Lambda Pipeline": "no computation of their own",

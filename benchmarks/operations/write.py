@@ -18,7 +18,7 @@ from benchmarks.operations.layers import LEFT_OUT
 from benchmarks.operations.seen import NAMES, Seen
 from tasks.executors.hurting_rows import hurting_rows
 from tasks.executors.operations import LEVELS, NOT_BUILT, TABLE, Table
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
 _MARKS = {"all": "all", "finite": "finite", "no": "**no**", NOT_BUILT: "-"}

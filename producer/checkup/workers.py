@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from producer.checkup.findings import Finding, error, ok, warning
 from producer.placement import refs
-from tasks.records import SlotRecord
-from tasks.worker_facts import WorkerFacts
+from tasks.protocol.host_facts import WorkerFacts
+from tasks.protocol.records import SlotRecord
 from worker_config.errors import ExitCode
 
 # Of clocks: what a network, a busy machine and a second that is cut off make of equal ones is less.

@@ -20,7 +20,7 @@ import msgspec
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.place import one_line_errors
 from tasks.files import write_whole
-from tasks.messages import Differed, FailureRecord, OnError
+from tasks.protocol.messages import Differed, FailureRecord, OnError
 from worker_config.errors import OutputError
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"

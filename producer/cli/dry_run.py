@@ -21,7 +21,7 @@ from producer.failures import told
 from producer.preflight import Preflight, Wanted
 from producer.sinks.rehearsal import Rehearsed, rehearse
 from producer.sources import BatchSource, Source
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError
 
 

@@ -13,7 +13,7 @@ from producer.client import Client
 from producer.detached import DetachedJob
 from producer.ledger import Ledger
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
-from tasks.records import JobRecord
+from tasks.protocol.records import JobRecord
 from worker_config.errors import CeleriacError, ExecutorDifferedError, ExitCode, RowsFailedError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from producer.client import Client
-from tasks import keys
 from tasks.connection import broker_errors, connect
 from tasks.digest import digest_or_error
 from tasks.models.versions import served_path
+from tasks.protocol import keys
 from tasks.slots import read_slots
 from tasks.snapshots.record import Described
 from worker_config.celery_app import queue_of

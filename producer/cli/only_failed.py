@@ -30,8 +30,8 @@ from producer.sinks.mending import mended
 from producer.sinks.written import Written, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
-from tasks.codec.compression import Compression
-from tasks.messages import FailureRecord, OnNonfinite, StoreName
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
 
 

@@ -39,8 +39,8 @@ from producer.preflight import Wanted
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
-from tasks.codec.compression import Compression
-from tasks.messages import OnError, OnNonfinite, StoreName
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 
 

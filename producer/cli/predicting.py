@@ -24,8 +24,8 @@ from producer.progress_bar import paced, shown
 from producer.sinks import JournalHead, Sink, begin_again
 from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source
-from tasks.codec.compression import Compression
-from tasks.messages import Differed, FailureRecord, OnNonfinite, StoreName
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import Differed, FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # A number of rows, or a share of them such as "5%"; None for any number.

@@ -11,8 +11,8 @@ import msgspec
 from producer.failures import told
 from producer.job_store import JobState
 from producer.placement import dependent
-from tasks.messages import FailureRecord
-from tasks.records import JobRecord, ModelInfo
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.records import JobRecord, ModelInfo
 from tasks.snapshots.record import Trial
 
 # A producer writes its job's record every second.

@@ -21,7 +21,7 @@ from producer.failures import told
 from producer.job_store import JobState
 from producer.progress_bar import Pace
 from tasks.connection import broker_errors, connect
-from tasks.records import JobRecord
+from tasks.protocol.records import JobRecord
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,

@@ -15,7 +15,7 @@ import numpy as np
 
 from producer.loading.order import Order
 from producer.parts import Array, OutputTree, Part, flatten, unflatten
-from tasks.trees import Key
+from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
 
 

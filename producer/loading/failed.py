@@ -10,7 +10,7 @@ import numpy as np
 
 from producer.loading.reading import Numbers
 from producer.sources.columns import runs_of
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 
 MOST_KEPT = 1_000
 

@@ -28,7 +28,7 @@ from producer.parts import OutputTree, flatten
 from producer.policy import make_policy
 from producer.rebatcher import count_rows, picked
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
-from tasks.messages import FailureRecord, OnError
+from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
 
 # Rows of which the first outputs are learnt: one is enough, unless it fails or is dropped.

@@ -24,7 +24,7 @@ from producer.loading.wanted import Wanted
 from producer.parts import Array, Part, flatten
 from producer.sources import BatchSource, Source
 from producer.sources.columns import runs_of
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)

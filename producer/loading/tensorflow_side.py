@@ -20,7 +20,7 @@ from producer.loading.batches import Batch, Cutter
 from producer.loading.loader import Loader
 from producer.parts import OutputTree, Part, flatten
 from producer.sources.failures import import_optional
-from tasks.trees import leaves_of
+from tasks.protocol.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.messages import OnError
+from tasks.protocol.messages import OnError
 from worker_config.errors import UsageError
 
 

@@ -16,9 +16,9 @@ import redis
 from producer import job_store, timeline_store
 from producer.job_store import JobState
 from producer.timeline import MOST_SLOWEST, Entry, RowsByTime, Story
-from tasks import keys
-from tasks.messages import Answer, FailureRecord, Outputs, unpack
-from tasks.records import JobRecord, Plan
+from tasks.protocol import keys
+from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
+from tasks.protocol.records import JobRecord, Plan
 from worker_config.errors import MessageError
 
 # Answers carry their outputs along, so not all are looked at.

@@ -10,7 +10,7 @@ from producer.report.gather import Told
 from producer.report.lanes import short_names
 from producer.timeline import Entry
 from producer.timeline_store import SERVER
-from tasks.records import ModelInfo
+from tasks.protocol.records import ModelInfo
 
 Rows = list[Sequence[str]]
 

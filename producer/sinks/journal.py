@@ -33,8 +33,8 @@ import numpy as np
 
 from producer.parts import RowSpec
 from producer.sinks.place import sync_folder
-from tasks.messages import FailureRecord, OnError, from_plain, to_plain
-from tasks.trees import Key
+from tasks.protocol.messages import FailureRecord, OnError, from_plain, to_plain
+from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
 FORMAT = 3

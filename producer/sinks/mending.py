@@ -16,8 +16,8 @@ from producer.parts import Array, Part, flatten, output_name, unflatten
 from producer.sinks.written import Written
 from producer.sources.columns import runs_of
 from producer.sources.protocol import MAX_BATCH_BYTES
-from tasks.messages import FailureRecord
-from tasks.trees import Key
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError
 
 

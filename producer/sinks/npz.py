@@ -15,7 +15,7 @@ from producer.parts import Array
 from producer.sinks.npy import Column, check_dtypes
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs
-from tasks.trees import Key
+from tasks.protocol.trees import Key
 
 
 class NpzWriter(FileWriter):

@@ -14,8 +14,8 @@ from producer.sinks.journal import Journal
 from producer.sinks.marks import Fill
 from producer.sinks.place import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
-from tasks.filler import told_filler
-from tasks.messages import FailureRecord
+from tasks.protocol.fill_values import told_filler
+from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
 # Of the time, at most, that bringing rows to the disk may take, as long as it is done often enough.

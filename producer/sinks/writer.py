@@ -19,7 +19,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 from producer.parts import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
 from producer.sinks.place import Place
-from tasks.trees import Key
+from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
 Specs: TypeAlias = dict[Key, RowSpec]

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.records import TensorSpec
-from tasks.signature import numpy_dtype
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import numpy_dtype
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["finite", "extreme", "nonfinite"]

@@ -28,16 +28,16 @@ from tasks.models.guarded import Limits, run_guarded
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
+from tasks.protocol.records import ModelInfo, TensorSpec
+from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
+from tasks.protocol.trees import leaves_of
 from tasks.ragged import columns_of, is_ragged, run_ragged
-from tasks.records import ModelInfo, TensorSpec
-from tasks.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served, chained, info_of
 from tasks.steps import Array, Step, finished, import_step, prepared, stacked
 from tasks.tensorflow_import import import_tensorflow
-from tasks.trees import leaves_of
 from worker_config.errors import ModelError, ModelLoadError
 
 logger = logging.getLogger(__name__)

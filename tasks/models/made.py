@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.models.nonfinite import NotFinite
 from tasks.pieces import Array, Joined
-from tasks.trees import leaves_of, tree_of
+from tasks.protocol.trees import leaves_of, tree_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.finite import rows_beyond
-from tasks.trees import Key
+from tasks.protocol.trees import Key
 
 Array = np.ndarray[Any, Any]
 Side = Literal["inputs", "outputs"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from tasks.models.state import variable_state, written
-from tasks.records import TensorSpec
-from tasks.signature import Arrays
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import Arrays
 
 Call = Callable[[Arrays], Arrays]
 # What it keeps between calls is in its attribute `state`; see `state_of`.

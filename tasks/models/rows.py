@@ -6,11 +6,11 @@ rows --columns--> batches of as many rows --function--> an array, or a dict of a
 from __future__ import annotations
 
 from tasks.batches import run_batches
+from tasks.protocol.records import ModelInfo
+from tasks.protocol.signature import Arrays, Rows
+from tasks.protocol.trees import leaves_of
 from tasks.ragged import columns_of, tree_like
-from tasks.records import ModelInfo
-from tasks.signature import Arrays, Rows
 from tasks.steps import Step, finished
-from tasks.trees import leaves_of
 from worker_config.errors import InputError, ModelError
 
 # The name of an output that is no dict's.

@@ -11,7 +11,7 @@ import msgspec
 import redis
 
 from tasks.draining import mark_path
-from tasks.messages import Answer
+from tasks.protocol.messages import Answer
 from tasks.slots import announce, leave_word, words_left
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from tasks.executors.batched import Arrays, in_batches
 from tasks.models.program import FlatCall
-from tasks.records import TensorSpec
-from tasks.signature import fit, numpy_dtype
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import fit, numpy_dtype
 from worker_config.errors import ConfigError, InputError
 
 MOST_ROWS, LEAST_ROWS = 4096, 8

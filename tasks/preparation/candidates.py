@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tasks.preparation.promises import promise
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.finite import is_float
 from tasks.preparation.rows import Arrays
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 # Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.
 ORDINARY = 1e3

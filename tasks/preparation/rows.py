@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.records import TensorSpec
-from tasks.signature import numpy_dtype
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import numpy_dtype
 
 GENERATED = "generated"
 LEAST_ROWS, MOST_ROWS, MOST_BYTES = 8, 512, 64 * 2**20

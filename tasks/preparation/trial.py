@@ -31,7 +31,7 @@ from tasks.preparation.gate import compare, tells_apart
 from tasks.preparation.promises import promise
 from tasks.preparation.rows import GENERATED, gate_rows
 from tasks.preparation.trusted import Trust, capped, trust, with_reference
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry
 

@@ -24,8 +24,8 @@ from tasks.models.state import state_of
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.gate import tells_apart
 from tasks.preparation.rows import FREE_SIZE, gate_rows
-from tasks.records import Dependence, TensorSpec
-from tasks.signature import numpy_dtype
+from tasks.protocol.records import Dependence, TensorSpec
+from tasks.protocol.signature import numpy_dtype
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.records import Dependence, ModelInfo, TensorSpec
+from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.

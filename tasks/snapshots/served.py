@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.executors import EXECUTORS
-from tasks.records import Dependence, ModelInfo, TensorSpec
+from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry, is_function
 

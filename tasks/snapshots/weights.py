@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.signature import numpy_dtype
+from tasks.protocol.signature import numpy_dtype
 from tasks.snapshots.record import Weight
 
 ALIGNMENT = 64

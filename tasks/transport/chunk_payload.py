@@ -9,9 +9,10 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-from tasks import codec, keys, spool
+from tasks import spool
 from tasks.child import Child
-from tasks.messages import (
+from tasks.protocol import codec, keys
+from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
     ChunkMessage,
     FileRef,

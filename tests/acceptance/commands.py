@@ -20,7 +20,7 @@ import psutil
 from producer import job_store
 from producer.job_store import JobState
 from tasks.connection import connect
-from tasks.records import JobRecord, SlotRecord
+from tasks.protocol.records import JobRecord, SlotRecord
 from tasks.slots import read_slots
 from tests.systems import BIN
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ from typing import cast
 
 import redis
 
-from tasks import keys
+from tasks.protocol import keys
 from tests.chaos.scene import Scene
 from tests.systems import queues
 from tests.waiting import wait_until

@@ -15,7 +15,7 @@ import redis
 from producer import Client, JobState, job_store
 from producer.ledger import Ledger
 from producer.sources import from_batches
-from tasks.records import JobRecord
+from tasks.protocol.records import JobRecord
 from tests.acceptance.commands import Celeriac
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Calls

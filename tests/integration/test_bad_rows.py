@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import keys, notes
-from tasks.messages import Failure, Outputs
+from tasks import notes
+from tasks.protocol import keys
+from tasks.protocol.messages import Failure, Outputs
 from tasks.suspects import Step
 from tests.chunks import Chunks, chunks_of, deaths, outputs_of, without_rows
 from tests.manifests import write_manifest

@@ -10,8 +10,8 @@ import redis
 
 from producer import Client, JobState, job_store
 from producer.joining import Joining
-from tasks import keys
-from tasks.messages import Answer
+from tasks.protocol import keys
+from tasks.protocol.messages import Answer
 from tests.chunks import deaths
 from tests.manifests import write_manifest
 from tests.systems import System, queues, serving

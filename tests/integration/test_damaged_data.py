@@ -16,10 +16,10 @@ import redis
 from producer import Client, Job, JobState, job_store
 from producer.parts import Part
 from producer.wire import Wire
-from tasks import keys
 from tasks.answers import push_answer
 from tasks.connection import connect
-from tasks.messages import (
+from tasks.protocol import keys
+from tasks.protocol.messages import (
     MESSAGE_VERSION,
     ChunkMessage,
     Failure,
@@ -30,7 +30,7 @@ from tasks.messages import (
     RedisRef,
     SliceRef,
 )
-from tasks.records import JobRecord
+from tasks.protocol.records import JobRecord
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
 from tests.systems import System

@@ -18,13 +18,24 @@ import redis
 
 from producer import Client, Job, JobState, job_store
 from producer.wire import Wire
-from tasks import codec, infer, keys
+from tasks import infer
 from tasks.batches import BatchSize
 from tasks.child import Child, Places
 from tasks.connection import connect
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, Failure, InlineRef, ModelRef, Outputs, pack, to_plain, unpack
 from tasks.models.loaded import LoadedModel
-from tasks.records import JobRecord, ModelInfo, TensorSpec
+from tasks.protocol import codec, keys
+from tasks.protocol.messages import (
+    MESSAGE_VERSION,
+    ChunkMessage,
+    Failure,
+    InlineRef,
+    ModelRef,
+    Outputs,
+    pack,
+    to_plain,
+    unpack,
+)
+from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
 from tasks.shelf import Shelf
 from tasks.slots import announce
 from tests.forms import in_long_form

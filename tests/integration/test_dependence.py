@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from producer import Client
-from tasks import keys
+from tasks.protocol import keys
 from tasks.suspects import Note
 from tests import dependent
 from tests.acceptance.commands import Celeriac

@@ -82,7 +82,7 @@ def test_trials_whose_deviation_has_no_measure_are_not_made_again(tmp_path: Path
 _TRIALS = """
 import sys, pathlib, numpy
 from tasks.executors import EXECUTORS, Executor
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots import preparing
 from tasks.snapshots.record import Snapshot
 from tasks.snapshots.reference import make_reference

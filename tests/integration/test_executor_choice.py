@@ -13,7 +13,7 @@ import pytest
 
 from producer import Client
 from tasks.executors import EXECUTORS
-from tasks.records import ModelInfo
+from tasks.protocol.records import ModelInfo
 from tasks.snapshots.record import Trials
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from producer import Client, JobState
-from tasks.messages import OnError
+from tasks.protocol.messages import OnError
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError

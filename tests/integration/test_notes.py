@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tasks import keys, notes
+from tasks import notes
 from tasks.connection import connect
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
+from tasks.protocol import keys
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
 from tasks.suspects import Death, Step, Suspects
 from tests.systems import System
 

@@ -15,11 +15,11 @@ import redis
 from producer import Client, JobState, job_store
 from producer.cli.beside import ledger_path, read_beside
 from producer.parts import Part
-from tasks import codec
 from tasks.answers import VoidAnswerError, push_answer
 from tasks.connection import connect
-from tasks.messages import Differed, InlineRef, ModelRef, Outputs
-from tasks.records import Plan
+from tasks.protocol import codec
+from tasks.protocol.messages import Differed, InlineRef, ModelRef, Outputs
+from tasks.protocol.records import Plan
 from tasks.resending import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from producer import Client, Job
-from tasks import codec, keys
 from tasks.connection import connect
-from tasks.messages import InlineRef, ModelRef, Outputs, pack
+from tasks.protocol import codec, keys
+from tasks.protocol.messages import InlineRef, ModelRef, Outputs, pack
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import write_manifest
 from tests.systems import System

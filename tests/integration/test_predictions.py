@@ -18,9 +18,9 @@ from producer.job_store import read
 from producer.sources import from_rows
 from producer.sources.protocol import BatchReader
 from producer.window import CHUNKS_PER_SLOT
-from tasks import keys
 from tasks.connection import connect
 from tasks.digest import model_digest
+from tasks.protocol import keys
 from tasks.stopwatch import STAGES
 from tests.models import in_one_process
 from tests.systems import System, queued_messages, serving

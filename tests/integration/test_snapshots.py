@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from producer import Client
-from tasks.records import SlotRecord
+from tasks.protocol.records import SlotRecord
 from tests.forms import in_long_form
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn

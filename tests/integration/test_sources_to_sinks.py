@@ -15,7 +15,7 @@ from producer.cli.predicting import PredictionFailedError, predict_to_sink
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from producer.wire import Wire
-from tasks.messages import FileRef, PayloadRef, RedisRef
+from tasks.protocol.messages import FileRef, PayloadRef, RedisRef
 from tests.data_sets import KINDS, PIXELS, ROWS, expected_of, rows_of, write_parquet
 from tests.systems import System
 from tests.unit.test_sinks_contract import NAMELESS, READERS

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from producer import Client, job_store
-from tasks import keys
 from tasks.connection import connect
+from tasks.protocol import keys
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError

@@ -12,8 +12,8 @@ import redis
 
 from producer import Client, Job, JobState
 from producer.ledger import Ledger
-from tasks import keys
-from tasks.messages import FailureRecord, OnError
+from tasks.protocol import keys
+from tasks.protocol.messages import FailureRecord, OnError
 from tests.acceptance.commands import Celeriac
 from tests.chunks import deaths, without_rows
 from tests.manifests import write_manifest

@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tasks import keys
-from tasks.messages import Outputs
+from tasks.protocol import keys
+from tasks.protocol.messages import Outputs
 from tests.chunks import Chunks, chunks_of, outputs_of
 from tests.manifests import write_manifest
 from tests.systems import System, Worker

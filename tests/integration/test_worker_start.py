@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import keys
 from tasks.connection import connect
-from tasks.records import SlotRecord
+from tasks.protocol import keys
+from tasks.protocol.records import SlotRecord
 from tests.systems import BIN, RedisServer, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import ExitCode
@@ -258,7 +258,7 @@ def test_celery_commands_do_not_import_tensorflow(running_system: System) -> Non
     assert ended.returncode == 0, ended.stderr
     assert "pong" in ended.stdout
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
-    assert "tasks.messages" in imported
+    assert "tasks.protocol.messages" in imported
     assert not {name for name in imported if name.partition(".")[0] in ("tensorflow", "keras")}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.batches import run_batches
-from tasks.signature import Arrays
+from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 
 

@@ -11,7 +11,7 @@ import pytest
 from tasks.preparation import calibration
 from tasks.preparation.calibration import bearable, calibration_rows
 from tasks.preparation.trial import telling_rows
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
 

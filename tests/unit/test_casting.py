@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.models.casting import can_cast, cast
-from tasks.signature import numpy_dtype
+from tasks.protocol.casting import can_cast, cast
+from tasks.protocol.signature import numpy_dtype
 from worker_config.errors import OutOfRangeError
 
 FLOAT32_LARGEST = float(np.finfo(np.float32).max)

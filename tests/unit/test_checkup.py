@@ -16,8 +16,8 @@ from producer.checkup.folders import FolderFacts
 from producer.checkup.gather import look_at, read_settings, server_version, stray_module
 from producer.checkup.machine import ManifestFacts
 from producer.checkup.workers import WorkerState
-from tasks.records import ModelInfo, SlotRecord
-from tasks.worker_facts import WorkerFacts
+from tasks.protocol.host_facts import WorkerFacts
+from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.celery_app import queue_of
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.preparation.candidates import candidates
 from tasks.preparation.choice import choose
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial, Trials
 from worker_config.manifest import ModelEntry
 

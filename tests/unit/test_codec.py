@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.codec import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree, decode, encode
-from tasks.codec.arrays import ALIGNMENT, DTYPES, MAX_DIMS
+from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree, decode, encode
+from tasks.protocol.codec.arrays import ALIGNMENT, DTYPES, MAX_DIMS
 from worker_config.errors import PayloadError
 
 MIB = 2**20

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.codec import decode, encode
+from tasks.protocol.codec import decode, encode
 from worker_config.errors import ConfigError, PayloadError
 
 NAMES = ["lz4", "zstd"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from producer.crew import Crew
-from tasks.messages import ModelRef
-from tasks.records import ModelInfo, SlotRecord
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import ModelInfo, SlotRecord
 
 MODEL = ModelInfo("digits", "d" * 64, 64, [], [], 0.0, 0)
 REF = ModelRef("digits", "d" * 64)

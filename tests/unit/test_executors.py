@@ -22,7 +22,7 @@ from tasks.models.program import Program
 from tasks.preparation import trial
 from tasks.preparation.candidates import candidates
 from tasks.preparation.trial import TellingRows, telling_rows, try_executor
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
 from tests.snapshots import keras_program, write_snapshot

@@ -13,7 +13,7 @@ from producer import gaps
 from producer.aggregator import Gathered, Join
 from producer.gaps import close_gaps
 from producer.parts import Part
-from tasks.messages import OnError
+from tasks.protocol.messages import OnError
 from tests.failed_rows import kept, parts_with_failures, pick, record
 from worker_config.errors import MessageError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.failures import MOST_KEPT, Failures, told
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 
 
 def record(model: str, start: int = 17) -> FailureRecord:

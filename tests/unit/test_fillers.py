@@ -8,8 +8,8 @@ import pytest
 
 from producer.fillers import blank_like, count_rows, drop_rows
 from producer.parts import Part
-from tasks.filler import filler_rows, told_filler
-from tasks.messages import FailureRecord
+from tasks.protocol.fill_values import filler_rows, told_filler
+from tasks.protocol.messages import FailureRecord
 
 
 def failed(start: int, stop: int) -> FailureRecord:

@@ -24,7 +24,7 @@ from producer.sources import from_arrays, from_rows
 from producer.sources.protocol import BatchReader
 from producer.split import Chunk
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
-from tasks.records import ModelInfo, SlotRecord
+from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until
 from worker_config.celery_app import queue_of
 from worker_config.errors import InputError, NoWorkerError, UnknownModelError

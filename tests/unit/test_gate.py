@@ -8,7 +8,7 @@ import pytest
 
 from tasks.preparation.gate import compare, differs, tells_apart
 from tasks.preparation.rows import gate_rows
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 RANDOM = np.random.default_rng(5)
 SCORES = RANDOM.standard_normal((64, 10)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.models.guarded import Limits, run_guarded
-from tasks.signature import Arrays
+from tasks.protocol.signature import Arrays
 
 
 class Recorded:

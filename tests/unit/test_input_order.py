@@ -12,8 +12,8 @@ import pytest
 from producer.checks import check_fits
 from tasks.digest import entry_digest
 from tasks.models.loaded import LoadedModel, load_model
-from tasks.records import ModelInfo, TensorSpec
-from tasks.signature import fit
+from tasks.protocol.records import ModelInfo, TensorSpec
+from tasks.protocol.signature import fit
 from tasks.snapshots.served import Served
 from tests import towers
 from worker_config.errors import InputError, ModelLoadError

@@ -8,7 +8,7 @@ import pytest
 
 from producer.late import AGAIN_SECONDS, LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
 from producer.outbox import OpenChunk
-from tasks.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
 ROWS = 8
 

@@ -24,7 +24,7 @@ from producer.parts import Part
 from producer.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
 from producer.sources.columns import runs_of
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 from tests.parts import split
 from worker_config.errors import InputError, MessageError, RowsFailedError, UsageError
 
@@ -295,7 +295,7 @@ def test_a_tuple_is_not_a_dict_with_numbers() -> None:
 
 
 def columns_by_key(tree: Any) -> Any:
-    from tasks.trees import leaves_of
+    from tasks.protocol.trees import leaves_of
 
     return leaves_of(tree)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.messages import (
+from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
     Failure,

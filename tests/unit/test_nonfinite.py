@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tasks.batches import BatchSize
-from tasks.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
 from tasks.models.loaded import LoadedModel
 from tasks.models.nonfinite import NotFinite
-from tasks.records import ModelInfo, TensorSpec
+from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
+from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.running import Ran, run_apart, run_together
 from tasks.stopwatch import Stopwatch
 from tasks.suspects import Step

@@ -25,8 +25,8 @@ from producer.sinks import mending as mending_module
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.written import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from tasks.filler import told_filler
-from tasks.messages import Differed, FailureRecord, OnError
+from tasks.protocol.fill_values import told_filler
+from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
 from tests.unit.test_sinks_contract import READERS, leaves

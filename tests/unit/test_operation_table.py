@@ -12,7 +12,7 @@ import pytest
 from tasks.executors import EXECUTORS
 from tasks.executors.hurting_rows import hurting_rows
 from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 NAMES = [name for name in EXECUTORS if name != "graph"]
 NO = "no"

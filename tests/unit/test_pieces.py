@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks import codec
 from tasks.pieces import Joined, check_rows, rows_between
+from tasks.protocol import codec
 from worker_config.errors import InputError, ModelError
 
 RAGGED = [np.arange(n) for n in range(6)]

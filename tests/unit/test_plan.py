@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from producer.placement import output_row_bytes
 from producer.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
-from tasks.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
-from tasks.records import ModelInfo, Plan, TensorSpec
+from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
+from tasks.protocol.records import ModelInfo, Plan, TensorSpec
 from tasks.resending import message
 from worker_config.errors import UsageError
 

@@ -17,7 +17,7 @@ from producer.ledger import Ledger
 from producer.parts import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
-from tasks.messages import Differed
+from tasks.protocol.messages import Differed
 from tests.failed_rows import record
 from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, RowsFailedError
 

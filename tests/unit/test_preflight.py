@@ -18,8 +18,8 @@ from producer.sinks.rehearsal import Rehearsed, rehearse
 from producer.sources import from_arrays, from_batches
 from producer.split import Sizer
 from producer.window import MAX_BYTES, Window
-from tasks.messages import FailureRecord
-from tasks.records import ModelInfo, SlotRecord, TensorSpec
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from worker_config.errors import InputError, OutputError
 from worker_config.settings import Settings
 

@@ -17,9 +17,9 @@ from producer.job_store import JobState, new_record
 from producer.report import Told, make_page
 from producer.report.figures import throughput
 from producer.timeline import Entry, Event, Story
-from tasks.messages import FailureRecord, ModelRef
-from tasks.records import JobRecord, ModelInfo
-from tasks.worker_facts import WorkerFacts
+from tasks.protocol.host_facts import WorkerFacts
+from tasks.protocol.messages import FailureRecord, ModelRef
+from tasks.protocol.records import JobRecord, ModelInfo
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
 LIBRARY = "window.Plotly = {newPlot() { return 1 < 2; }};"

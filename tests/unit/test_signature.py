@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.records import TensorSpec
-from tasks.signature import fit, numpy_dtype
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import fit, numpy_dtype
 from worker_config.errors import InputError
 
 PIXELS = [TensorSpec("pixels", "float32", (None, 64))]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
-from tasks.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord
 from tests.unit.test_sinks_contract import MODELS, READERS, ROWS, leaves, parts_of
 from worker_config.errors import MessageError, OutputError
 

@@ -20,7 +20,7 @@ from producer.parts import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
 from producer.sinks.marks import Fill, mask_path
-from tasks.messages import OnError
+from tasks.protocol.messages import OnError
 from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
 from tests.unit.test_sinks_contract import READERS, ROWS, leaves, names

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks import codec, spool
-from tasks.messages import FileRef, SliceRef
+from tasks import spool
+from tasks.protocol import codec
+from tasks.protocol.messages import FileRef, SliceRef
 from tasks.scratch import Scratch
 from tasks.slices import is_under, read_slice
 from worker_config.errors import PayloadError

@@ -18,9 +18,9 @@ import pytest
 from tasks import devices
 from tasks.batches import BatchSize, run_bearable
 from tasks.memory import available_bytes
-from tasks.messages import ModelRef
 from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
-from tasks.records import OlderSet
+from tasks.protocol.messages import ModelRef
+from tasks.protocol.records import OlderSet
 from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked import Forked, ForkedError, run_forked

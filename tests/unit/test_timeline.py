@@ -19,8 +19,8 @@ from producer.provenance import job_settings
 from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
 from producer.split import Sizer
 from producer.timeline import Entry, RowsByTime, Timeline
-from tasks.messages import Failure, FailureRecord, InlineRef, Outputs
-from tasks.records import SlotRecord
+from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
+from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings
 
 JOB = "0123456789ab"

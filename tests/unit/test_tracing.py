@@ -11,7 +11,7 @@ import pytest
 from producer import job_trace
 from tasks import tracing
 from tasks.chunk_trace import MOST_STAGES, ChunkTrace
-from tasks.messages import ChunkMessage, InlineRef, ModelRef
+from tasks.protocol.messages import ChunkMessage, InlineRef, ModelRef
 from tasks.stopwatch import Stopwatch
 from tests.collector import collecting
 from worker_config.errors import ConfigError
@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from producer import job_trace
 from tasks import tracing
-from tasks.messages import ModelRef
+from tasks.protocol.messages import ModelRef
 
 spans, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))

@@ -13,7 +13,7 @@ from typing import Any
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart, part, split_name
 from tasks.models.formats.tensor_names import some
 from tasks.models.program import Program, output_spec_of, spec_of
-from tasks.records import TensorSpec
+from tasks.protocol.records import TensorSpec
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 _OLD_CONTROL_FLOW = ("Enter", "RefEnter", "Switch", "RefSwitch")

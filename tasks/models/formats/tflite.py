@@ -14,8 +14,8 @@ import numpy as np
 from tasks.causes import telling_line
 from tasks.models.program import FlatCall, Program
 from tasks.models.state import opened_again
+from tasks.protocol.records import TensorSpec
 from tasks.quiet import hushed
-from tasks.records import TensorSpec
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from tasks.codec.arrays import Array
+from tasks.protocol.codec.arrays import Array
 from worker_config.errors import PayloadError
 
 FORMAT_VERSION: Final = 1

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tasks.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

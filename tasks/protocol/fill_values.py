@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.models.casting import is_integer, limits_of
+from tasks.protocol.casting import is_integer, limits_of
 
 
 def filler(dtype: np.dtype[Any], like: object = None) -> Any:

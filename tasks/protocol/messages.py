@@ -1,4 +1,4 @@
-"""What travels: a chunk to the workers, an answer back; slots and jobs have records (`tasks/records.py`).
+"""What travels: a chunk to the workers, an answer back; slots and jobs have records (`tasks/protocol/records.py`).
 
     producer --ChunkMessage--> Celery --> child --Answer--> results list --> producer
 
@@ -178,13 +178,13 @@ class Outputs(_Value, frozen=True, tag="outputs"):
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
     each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler stands in their
-    place (`tasks/filler.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a preprocess function
-    left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and `nonfinite_outputs`
-    count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that ran, in their
-    versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds), `stages` are
-    its seconds by stage since its last answer (`tasks/stopwatch.py`). `by_executor` names the models of which an
-    executor made the outputs that is still held against their own graphs; `differed` are those of which it was found
-    with this chunk that it differs: their outputs here are the own graphs', and earlier ones are void.
+    place (`tasks/protocol/fill_values.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a
+    preprocess function left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and
+    `nonfinite_outputs` count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that
+    ran, in their versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds),
+    `stages` are its seconds by stage since its last answer (`tasks/stopwatch.py`). `by_executor` names the models of
+    which an executor made the outputs that is still held against their own graphs; `differed` are those of which it was
+    found with this chunk that it differs: their outputs here are the own graphs', and earlier ones are void.
     """
 
     job: JobId

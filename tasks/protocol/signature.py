@@ -11,8 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.models.casting import can_cast, cast
-from tasks.records import TensorSpec
+from tasks.protocol.casting import can_cast, cast
+from tasks.protocol.records import TensorSpec
 from worker_config.errors import InputError
 
 Rows = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]] | tuple[np.ndarray[Any, Any], ...]

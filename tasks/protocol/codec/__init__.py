@@ -7,15 +7,15 @@ bool, str, bytes, None, list or dict is msgpack's own. Three extension types eac
     code 2, texts:      [shape, items]                      str and bytes of an object array, in C order
     code 3, a tuple:    [element, ...]
 
-`tasks.codec.compression` wraps a payload in a compressed form.
+`tasks.protocol.codec.compression` wraps a payload in a compressed form.
 """
 
 from __future__ import annotations
 
-from tasks.codec.compression import Compression, is_wrapped, unwrap, wrap
-from tasks.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
-from tasks.codec.reader import PayloadReader
-from tasks.codec.writer import PayloadWriter
+from tasks.protocol.codec.compression import Compression, is_wrapped, unwrap, wrap
+from tasks.protocol.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
+from tasks.protocol.codec.reader import PayloadReader
+from tasks.protocol.codec.writer import PayloadWriter
 
 __all__ = [
     "DEFAULT_LIMIT_BYTES",
@@ -34,9 +34,9 @@ def encode(tree: Tree, limit_bytes: int = DEFAULT_LIMIT_BYTES, compression: Comp
 
     Args:
         tree: dict with keys str or int, list, tuple, numpy array, int from -2**63 to 2**64 - 1, float, bool, str,
-            bytes or None, in each other. An array has a dtype of `tasks.codec.arrays.DTYPES`, in any byte order and
-            memory layout, or holds str and bytes: dtype object, `U`, `S` or StringDType, and comes back as object.
-            A numpy number comes back as an array without axes; a subclass (namedtuple, OrderedDict, np.str_,
+            bytes or None, in each other. An array has a dtype of `tasks.protocol.codec.arrays.DTYPES`, in any byte
+            order and memory layout, or holds str and bytes: dtype object, `U`, `S` or StringDType, and comes back as
+            object. A numpy number comes back as an array without axes; a subclass (namedtuple, OrderedDict, np.str_,
             np.memmap) as its plain type; a masked array is refused.
         limit_bytes: the memory that the decoded tree may take, estimated from above; the payload is shorter.
         compression: "lz4" or "zstd", by a library of the extra `compression`.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from tasks.codec import format as wire
-from tasks.codec import heads
-from tasks.codec.arrays import DTYPES, MAX_DIMS, Array, array_of_raw, array_of_texts, is_possible
-from tasks.codec.heads import Buffer, HeadReader
+from tasks.protocol.codec import format as wire
+from tasks.protocol.codec import heads
+from tasks.protocol.codec.arrays import DTYPES, MAX_DIMS, Array, array_of_raw, array_of_texts, is_possible
+from tasks.protocol.codec.heads import Buffer, HeadReader
 from worker_config.errors import PayloadError
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 
 import msgpack
 
-from tasks.codec import heads
-from tasks.codec.format import FORMAT_VERSION
-from tasks.codec.heads import Buffer, HeadReader
+from tasks.protocol.codec import heads
+from tasks.protocol.codec.format import FORMAT_VERSION
+from tasks.protocol.codec.heads import Buffer, HeadReader
 from worker_config.errors import ConfigError, PayloadError
 
 Compression = Literal["lz4", "zstd"]

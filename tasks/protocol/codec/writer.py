@@ -8,8 +8,8 @@ from typing import Any, Final, NoReturn
 import msgpack
 import numpy as np
 
-from tasks.codec import format as wire
-from tasks.codec.arrays import ALIGNMENT, MAX_DIMS, Array, dtype_name, holds_texts, is_possible, raw_bytes
+from tasks.protocol.codec import format as wire
+from tasks.protocol.codec.arrays import ALIGNMENT, MAX_DIMS, Array, dtype_name, holds_texts, is_possible, raw_bytes
 from worker_config.errors import PayloadError
 
 _EXT_HEAD: Final = struct.Struct(">BIb")
