@@ -10,7 +10,7 @@ from functools import cache
 import redis
 from celery import Celery
 
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from worker_config.celery_app import make_app
 from worker_config.settings import Settings
 

@@ -22,9 +22,9 @@ from benchmarks.harness import Arm, WrongOutputError, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
 from producer import Client, local
-from tasks.connection import connect
 from tasks.protocol.records import ModelInfo
-from tasks.slots import read_slots
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
 
 # name: (shape of a row, dtype, batch_rows, rows, rows when quick, aim against Keras)
 MODELS: dict[str, tuple[tuple[int, ...], str, int, int, int, float]] = {

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from benchmarks.harness import check_equal
 from producer import Client, local
-from tasks.connection import connect
+from tasks.transport.connection import connect
 
 Rows = npt.NDArray[np.float32]
 _BLOCK_ROWS = 1024

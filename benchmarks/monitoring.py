@@ -34,7 +34,7 @@ from producer import Client, local, serve_metrics, timeline_store
 from producer.joining import Joining
 from producer.measures import Measures
 from producer.timeline import Timeline
-from tasks.connection import connect
+from tasks.transport.connection import connect
 
 AIM = 0.98
 # What is sought is smaller than what the same arm differs from itself: more blocks narrow it.

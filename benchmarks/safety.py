@@ -29,7 +29,7 @@ from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local
 from producer.run import Run
 from producer.sinks import JournalHead, open_sink
-from tasks.connection import connect
+from tasks.transport.connection import connect
 
 AIM = 0.98
 # What is sought is smaller than what the same arm differs from itself: more blocks narrow it.

@@ -27,7 +27,7 @@ from benchmarks.report import Finding, at_least, report, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, system
 from producer import Client
 from producer.outbox import BATCH_CHUNKS
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from worker_config.settings import Settings
 
 AIM = 0.9

@@ -23,8 +23,8 @@ from benchmarks.report import Finding, at_most, control, report
 from benchmarks.stage import ask
 from producer.embedded import worker_command
 from producer.embedded.redis_server import find_redis_server
-from tasks.connection import connect
-from tasks.slots import read_slots
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
 
 CHILDREN = 2
 IMPORT_SHARE, EXTRA_SECONDS = 1.3, 2.0

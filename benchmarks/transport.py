@@ -25,8 +25,8 @@ from benchmarks.report import at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows, system
 from producer import Client
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES
-from tasks.connection import connect
 from tasks.protocol.messages import StoreName
+from tasks.transport.connection import connect
 
 Rows = npt.NDArray[np.float32]
 

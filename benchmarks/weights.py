@@ -24,9 +24,9 @@ from benchmarks.models import run_apart
 from benchmarks.report import Finding, at_most, report
 from benchmarks.stage import ask, folder
 from producer import Client, local
-from tasks.connection import connect
 from tasks.protocol.records import SlotRecord
-from tasks.slots import read_slots
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
 
 MB = 10**6
 CHILDREN = 4

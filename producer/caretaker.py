@@ -13,11 +13,11 @@ from producer import job_store, placement
 from producer.job_store import JobState
 from producer.leave import send
 from producer.wire import Wire
-from tasks.connection import broker_errors
-from tasks.keep import keep
 from tasks.protocol import keys
 from tasks.protocol.records import JobRecord, Plan, SlotRecord
-from tasks.resending import take_resend, unanswered
+from tasks.transport.connection import broker_errors
+from tasks.transport.job_expiry import keep
+from tasks.transport.resend_detached import take_resend, unanswered
 from worker_config.errors import NoWorkerError
 
 LOOK_AROUND_SECONDS = 1.0

@@ -25,11 +25,11 @@ from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.parts import OutputTree, Part
 from producer.wire import Wire
-from tasks.connection import broker_errors, connect
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
-from tasks.resending import message
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.resend_detached import message
 from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,

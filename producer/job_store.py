@@ -2,7 +2,8 @@
 
 The hash `celeriac:job:ID` has two fields: `state`, which workers look at before each chunk, and `record`, as JSON.
 
-A detached job has no producer to write its record; children count in further fields (`tasks/answers.py`):
+A detached job has no producer to write its record; children count in further fields
+(`tasks/transport/publish_answer.py`):
 
     chunks, ttl                        written once: how many answers end the job, and the seconds it is kept
     predicted, failed                  rows
@@ -31,10 +32,10 @@ import msgspec
 import redis
 
 from producer.ledger import Ledger
-from tasks.keep import keep
 from tasks.protocol import keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
+from tasks.transport.job_expiry import keep
 from worker_config.errors import UnknownJobError
 
 

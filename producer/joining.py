@@ -27,7 +27,7 @@ from producer.terms import Terms
 from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
-from tasks.scratch import Scratch
+from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 
 logger = logging.getLogger(__name__)

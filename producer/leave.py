@@ -23,12 +23,12 @@ from producer.route import choose_store
 from producer.sources import BatchSource, Source
 from producer.sources.protocol import Arrays, Rows
 from producer.wire import Wire
-from tasks.connection import broker_errors
 from tasks.protocol import codec
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
-from tasks.resending import message
+from tasks.transport.connection import broker_errors
+from tasks.transport.resend_detached import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
 from worker_config.settings import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from tasks.connection import ping
+from tasks.transport.connection import ping
 from worker_config.errors import BrokerError, BrokerRefusedError
 
 LEAST_PAUSE_SECONDS = 0.1

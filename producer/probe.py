@@ -21,10 +21,10 @@ from producer.rebatcher import Rebatcher
 from producer.sources import BatchSource, Source
 from producer.sources.protocol import Arrays, Batches, BatchReader, Rows
 from producer.split import Sizer
-from tasks.connection import broker_errors, connect
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import blank_rows
+from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import BrokerError
 from worker_config.settings import Settings
 

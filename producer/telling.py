@@ -18,9 +18,9 @@ from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.timeline import Timeline
 from producer.wire import Wire
-from tasks.connection import broker_errors
 from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
+from tasks.transport.connection import broker_errors
 
 
 @dataclass

@@ -14,7 +14,7 @@ import redis
 
 from producer.timeline import Entry, Story, Timeline
 from tasks.protocol import keys
-from tasks.slots import read_facts
+from tasks.transport.worker_registry import read_facts
 
 logger = logging.getLogger(__name__)
 

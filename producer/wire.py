@@ -17,8 +17,6 @@ from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.measures import Measures
-from tasks import spool
-from tasks.connection import BLOCK_SECONDS, broker_errors, connect
 from tasks.protocol import keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
@@ -36,8 +34,10 @@ from tasks.protocol.messages import (
     unpack,
 )
 from tasks.protocol.records import SlotRecord
-from tasks.scratch import Scratch
-from tasks.slots import read_workers, seconds_left
+from tasks.transport import spool
+from tasks.transport.connection import BLOCK_SECONDS, broker_errors, connect
+from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
 from worker_config.errors import BrokerError, MessageError, PayloadError

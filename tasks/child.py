@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import redis
 from billiard import current_process, pool
 
-from tasks import slots
-from tasks.connection import connect
 from tasks.devices import settle
 from tasks.draining import mark_path
 from tasks.model_set import ModelSet
 from tasks.progress import Tally
 from tasks.protocol.records import SlotRecord
 from tasks.reports import report
-from tasks.scratch import Scratch
 from tasks.shelf import Shelf
 from tasks.stopwatch import Stopwatch
+from tasks.transport import worker_registry
+from tasks.transport.connection import connect
+from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ def start(
             data_roots=roots,
             older=models.older_sets(),
         )
-        slots.leave_word(models.folder, record)
+        worker_registry.leave_word(models.folder, record)
         if not mark_path(models.folder).exists():
-            slots.announce(client, [record])
+            worker_registry.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.

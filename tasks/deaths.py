@@ -11,8 +11,8 @@ import redis
 from billiard.exceptions import WorkerLostError
 
 from tasks import notes
-from tasks.answers import push_answer
 from tasks.protocol.messages import ChunkMessage, Failure, FailureRecord, from_plain
+from tasks.transport.publish_answer import push_answer
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)

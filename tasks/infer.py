@@ -17,8 +17,7 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks import notes, spool
-from tasks.answers import ASK_AGAIN, VoidAnswerError, push_answer
+from tasks import notes
 from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.models import checked, telling
@@ -37,12 +36,14 @@ from tasks.protocol.messages import (
     RedisRef,
     from_plain,
 )
-from tasks.resending import send_void
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.stopwatch import Stopwatch
 from tasks.suspects import Death, Step, is_hopeless, steps
+from tasks.transport import spool
 from tasks.transport.chunk_payload import checksum, fetch, forget, store
+from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
+from tasks.transport.resend_detached import send_void
 from worker_config.errors import PayloadError
 
 

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import memory, slots, status
+from tasks import memory, status
 from tasks.endpoint import Endpoint
 from tasks.progress import Counts, Tally
 from tasks.protocol.records import SlotRecord
+from tasks.transport import worker_registry
 from worker_config.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class _Watched:
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the worker, as they are now."""
-        records = slots.words_left(self._folder)
+        records = worker_registry.words_left(self._folder)
         yield from self._counters()
         yield from _state(status.read(self._folder))
         yield from _models(records)

@@ -7,7 +7,7 @@
     INDEX:deaths  how many there were of which anything could be learned                    main process
     INDEX:bad   records of the rows that are never run again                                child
 
-An answer ends them all (`tasks/answers.py`), so the hash is as small as what is open.
+An answer ends them all (`tasks/transport/publish_answer.py`), so the hash is as small as what is open.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.files import write_whole
 from tasks.memory import give_back, own_bytes
 from tasks.models.loaded import LoadedModel, load_model
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.served import Served, describe
+from tasks.transport.atomic_files import write_whole
 from worker_config.errors import ModelError
 
 # A version that was replaced may still be wanted by a job that runs.

@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.files import write_whole
+from tasks.transport.atomic_files import write_whole
 
 WRITE_SECONDS = 2.0
 # A folder of a main process that is gone is left for so long to whoever wants to look into it.

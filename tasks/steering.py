@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from celery.worker import state
 
-from tasks import memory, slots, status
+from tasks import memory, status
 from tasks.draining import Drain
 from tasks.model_set import ModelSet
 from tasks.pool_size import PoolSize
@@ -23,6 +23,7 @@ from tasks.progress import Tally
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.reports import Reports
 from tasks.status import ChildStatus, WorkerStatus
+from tasks.transport import worker_registry
 from worker_config.errors import MessageError
 
 LOOK_SECONDS = 0.2
@@ -125,7 +126,9 @@ class Steering:
     def models(self) -> dict[str, Any]:
         """The answer to `inspect models`."""
         now = time.monotonic()
-        records = {record.pid: self._models.told_by(record) for record in slots.words_left(self._models.folder)}
+        records = {
+            record.pid: self._models.told_by(record) for record in worker_registry.words_left(self._models.folder)
+        }
         told = []
         for one in self.children():
             record = records.get(one.pid) if one.ready else None

@@ -27,8 +27,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, metrics, queues, reload, slots, spool, status, steadfast, steering, tracing
-from tasks.connection import connect, wait_until_up
+from tasks import guard, metrics, reload, status, steadfast, steering, tracing
 from tasks.deaths import answer_for_child
 from tasks.devices import gpus
 from tasks.digest import digest_or_error
@@ -42,6 +41,8 @@ from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
 from tasks.tensorflow_import import import_tensorflow
+from tasks.transport import queues, spool, worker_registry
+from tasks.transport.connection import connect, wait_until_up
 from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
@@ -280,7 +281,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             if _main.settings.spool:
                 spool.remove_mark(_main.settings.spool, _main.spool_mark)
             try:
-                slots.withdraw(_main.client, _main.worker)
+                worker_registry.withdraw(_main.client, _main.worker)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker ends: %s", error)
 
@@ -292,12 +293,12 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._forget(controller.consumer)
                 self._steering.waiting(queues.waiting(_main.client, _main.models.queues))
                 if self._steering.drain.is_on:
-                    return slots.stand_aside(_main.client, _main.worker, _main.models.queues)
+                    return worker_registry.stand_aside(_main.client, _main.worker, _main.models.queues)
                 pids = [process.pid for process in self._steering.size.staying]
                 # A child's own word, too: Redis may have lost what it was told since the last time.
-                known = [*slots.words_left(_main.models.folder), *self._up]
+                known = [*worker_registry.words_left(_main.models.folder), *self._up]
                 told_by, facts = _main.models.told_by, _main.facts
-                self._up = slots.refresh(_main.client, _main.worker, pids, known, told_by, facts)
+                self._up = worker_registry.refresh(_main.client, _main.worker, pids, known, told_by, facts)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker lives: %s", error)
 

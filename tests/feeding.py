@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.connection import connect
 from tasks.protocol import keys
+from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY, System, serving, shared_folders
 from tests.waiting import wait_until

@@ -17,9 +17,9 @@ import psutil
 import redis
 
 from producer.embedded.redis_server import find_redis_server
-from tasks.connection import connect
 from tasks.protocol.records import SlotRecord
-from tasks.slots import read_slots
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
 from tests.waiting import descendants_of, wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 

@@ -18,9 +18,9 @@ from producer.checkup import broker
 from producer.checkup.broker import BrokerFacts
 from producer.checkup.folders import FolderFacts
 from producer.checkup.workers import WorkerState, short_names
-from tasks import spool
-from tasks.connection import broker_errors, connect
-from tasks.slots import clock_ahead_of, read_facts, read_workers
+from tasks.transport import spool
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import clock_ahead_of, read_facts, read_workers
 from worker_config.broker_url import redacted
 from worker_config.errors import CeleriacError, ConfigError
 from worker_config.settings import Settings

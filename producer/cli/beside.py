@@ -19,8 +19,8 @@ import msgspec
 
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.place import one_line_errors
-from tasks.files import write_whole
 from tasks.protocol.messages import Differed, FailureRecord, OnError
+from tasks.transport.atomic_files import write_whole
 from worker_config.errors import OutputError
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"

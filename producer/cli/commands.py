@@ -34,9 +34,9 @@ from producer.cli.report import report
 from producer.cli.watch import watch
 from producer.embedded import worker_command
 from producer.placement import refs
-from tasks.connection import broker_errors, connect
-from tasks.slots import read_slots
 from tasks.snapshots.record import Trial
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
 from worker_config.environment import for_worker
 from worker_config.errors import CeleriacError, ExitCode
 from worker_config.shadow import check_no_shadow

@@ -10,8 +10,8 @@ from producer import job_store
 from producer.cli import tables
 from producer.cli.options import broker_option, json_option, needed
 from producer.placement import refs
-from tasks.connection import broker_errors, connect
-from tasks.slots import read_slots
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
 
 
 @click.command()

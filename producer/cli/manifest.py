@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 
 from producer.client import Client
-from tasks.connection import broker_errors, connect
 from tasks.digest import digest_or_error
 from tasks.models.versions import served_path
 from tasks.protocol import keys
-from tasks.slots import read_slots
 from tasks.snapshots.record import Described
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
 from worker_config.celery_app import queue_of
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError, UnknownModelError
 from worker_config.manifest import ModelEntry, read_manifest, select

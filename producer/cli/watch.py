@@ -20,8 +20,8 @@ from producer.client import Client
 from producer.failures import told
 from producer.job_store import JobState
 from producer.progress_bar import Pace
-from tasks.connection import broker_errors, connect
 from tasks.protocol.records import JobRecord
+from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,

@@ -22,8 +22,8 @@ from pathlib import Path
 from producer.client import Client
 from producer.embedded.redis_server import find_redis_server
 from producer.embedded.watch import Watch
-from tasks.connection import broker_errors, connect
-from tasks.slots import read_slots
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
 from worker_config.environment import for_worker
 from worker_config.errors import UsageError, WorkerStartError
 from worker_config.settings import Settings

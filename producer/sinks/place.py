@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.parts import RowSpec
-from tasks.files import sync_file
+from tasks.transport.atomic_files import sync_file
 from worker_config.errors import ConfigError, OutputError
 
 

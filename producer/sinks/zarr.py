@@ -17,8 +17,8 @@ import numpy as np
 from producer.parts import Array, RowSpec, output_name
 from producer.sinks.place import Place, bytes_of, load_library, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
-from tasks.files import sync_file
 from tasks.protocol.trees import Key
+from tasks.transport.atomic_files import sync_file
 from worker_config.errors import OutputError
 
 ZARR_CHUNK_BYTES = 4 * 2**20

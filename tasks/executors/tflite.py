@@ -18,10 +18,10 @@ import numpy as np
 
 from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze
-from tasks.files import write_whole
 from tasks.models.program import FlatCall
 from tasks.quiet import hushed
 from tasks.snapshots.record import BUILT, Snapshot
+from tasks.transport.atomic_files import write_whole
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:

@@ -12,7 +12,7 @@ import redis
 
 from tasks.draining import mark_path
 from tasks.protocol.messages import Answer
-from tasks.slots import announce, leave_word, words_left
+from tasks.transport.worker_registry import announce, leave_word, words_left
 
 
 def tell(client: redis.Redis, folder: Path | None, answer: Answer) -> None:

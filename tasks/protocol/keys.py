@@ -17,7 +17,8 @@
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's
-`WORKER_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted (`tasks/queues.py`).
+`WORKER_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
+(`tasks/transport/queues.py`).
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 
 from tasks.digest import calibration_digest
-from tasks.files import sync_file
 from tasks.snapshots.record import Snapshot
+from tasks.transport.atomic_files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 

@@ -21,7 +21,6 @@ import msgspec
 from tasks.devices import gpus, limit_threads
 from tasks.digest import entry_digest
 from tasks.executors.operations import TABLE
-from tasks.files import write_whole
 from tasks.memory import available_bytes
 from tasks.models.program import batch_rows_of
 from tasks.preparation.candidates import candidates, why_own_graph
@@ -34,6 +33,7 @@ from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
 from tasks.tensorflow_import import import_tensorflow
+from tasks.transport.atomic_files import write_whole
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings

@@ -9,7 +9,6 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-from tasks import spool
 from tasks.child import Child
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -21,7 +20,8 @@ from tasks.protocol.messages import (
     RedisRef,
     SliceRef,
 )
-from tasks.slices import read_slice
+from tasks.transport import spool
+from tasks.transport.file_slices import read_slice
 from worker_config.errors import PayloadError
 
 

@@ -19,9 +19,9 @@ import psutil
 
 from producer import job_store
 from producer.job_store import JobState
-from tasks.connection import connect
 from tasks.protocol.records import JobRecord, SlotRecord
-from tasks.slots import read_slots
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
 from tests.systems import BIN
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode

@@ -20,10 +20,10 @@ import pytest
 
 from producer import job_store
 from producer.job_store import JobState
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan
+from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process

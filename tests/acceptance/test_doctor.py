@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tasks.connection import connect
-from tasks.slots import read_facts, read_workers
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_facts, read_workers
 from tests.acceptance.commands import Celeriac, Ended
 from tests.acceptance.test_bad_input import PasswordRedis
 from tests.manifests import write_manifest

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.connection import connect
 from tasks.protocol import keys
+from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac
 from tests.manifests import by_stem, write_manifest
 from tests.systems import System, serving, shared_folders

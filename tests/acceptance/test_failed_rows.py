@@ -14,10 +14,10 @@ import pytest
 
 from producer import job_store
 from producer.job_store import JobState
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import FailureRecord, pack
 from tasks.protocol.records import JobRecord
+from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.failed_rows import filled, rows_of, take_marks
 from tests.manifests import write_manifest

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from tests import foreign
 from tests.acceptance.commands import Celeriac
 from tests.held import held_child, holding, write_held_model

@@ -14,9 +14,9 @@ import pytest
 from producer import Client, Job, job_store, timeline_store
 from producer.cli.report import report
 from producer.job_store import JobState
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
+from tasks.transport.connection import connect
 from tests import browser
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest

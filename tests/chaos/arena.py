@@ -10,7 +10,7 @@ import numpy as np
 import redis
 
 from producer import Client
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from tests.chaos.calls import Calls
 from tests.chaos.network import WORKER_HOSTS, Network
 from tests.chaos.pacing import NUMBERS, PACE, WIDER

@@ -15,10 +15,10 @@ from typing import TypeVar, cast
 import psutil
 import redis
 
-from tasks.answers import push_answer
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, unpack
+from tasks.transport.connection import connect
+from tasks.transport.publish_answer import push_answer
 from tests.chaos.calls import Idleness
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Injury, Kind

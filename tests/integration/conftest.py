@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from producer import Client
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from tests.systems import System
 from worker_config.settings import Settings
 

@@ -16,8 +16,6 @@ import redis
 from producer import Client, Job, JobState, job_store
 from producer.parts import Part
 from producer.wire import Wire
-from tasks.answers import push_answer
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import (
     MESSAGE_VERSION,
@@ -31,6 +29,8 @@ from tasks.protocol.messages import (
     SliceRef,
 )
 from tasks.protocol.records import JobRecord
+from tasks.transport.connection import connect
+from tasks.transport.publish_answer import push_answer
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
 from tests.systems import System

@@ -21,7 +21,6 @@ from producer.wire import Wire
 from tasks import infer
 from tasks.batches import BatchSize
 from tasks.child import Child, Places
-from tasks.connection import connect
 from tasks.models.loaded import LoadedModel
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -37,7 +36,8 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
 from tasks.shelf import Shelf
-from tasks.slots import announce
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import announce
 from tests.forms import in_long_form
 from tests.held import held_child, holding, write_held_model
 from tests.manifests import write_manifest

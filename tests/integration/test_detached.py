@@ -18,13 +18,13 @@ from producer import Client, JobState, job_store
 from producer.leave import send
 from producer.wire import Wire
 from tasks import infer
-from tasks.answers import push_answer
 from tasks.child import Child, Places
-from tasks.connection import connect
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
-from tasks.resending import message
+from tasks.transport.connection import connect
+from tasks.transport.publish_answer import push_answer
+from tasks.transport.resend_detached import message
 from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from producer import Client
 from producer.sources import from_batches
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from tests import towers
 from tests.manifests import write_manifest
 from tests.systems import System, queues, serving

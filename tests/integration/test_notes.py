@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from tasks import notes
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
 from tasks.suspects import Death, Step, Suspects
+from tasks.transport.connection import connect
 from tests.systems import System
 
 MESSAGE = ChunkMessage(MESSAGE_VERSION, "00000000beef", 7, 0, 64, None, [ModelRef("a", "0" * 64)], InlineRef(b""))

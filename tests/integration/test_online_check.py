@@ -15,12 +15,12 @@ import redis
 from producer import Client, JobState, job_store
 from producer.cli.beside import ledger_path, read_beside
 from producer.parts import Part
-from tasks.answers import VoidAnswerError, push_answer
-from tasks.connection import connect
 from tasks.protocol import codec
 from tasks.protocol.messages import Differed, InlineRef, ModelRef, Outputs
 from tasks.protocol.records import Plan
-from tasks.resending import message
+from tasks.transport.connection import connect
+from tasks.transport.publish_answer import VoidAnswerError, push_answer
+from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
 from tests.systems import BIN, REPOSITORY, System, serving

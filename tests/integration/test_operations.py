@@ -19,7 +19,7 @@ import pytest
 
 from producer import Client, Progress
 from producer.progress_bar import LOOK_SECONDS, follow
-from tasks.connection import connect
+from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, serving
 from tests.waiting import wait_until

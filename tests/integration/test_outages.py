@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from producer import Client, Job
-from tasks.connection import connect
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import InlineRef, ModelRef, Outputs, pack
+from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import write_manifest
 from tests.systems import System

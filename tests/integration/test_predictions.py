@@ -18,10 +18,10 @@ from producer.job_store import read
 from producer.sources import from_rows
 from producer.sources.protocol import BatchReader
 from producer.window import CHUNKS_PER_SLOT
-from tasks.connection import connect
 from tasks.digest import model_digest
 from tasks.protocol import keys
 from tasks.stopwatch import STAGES
+from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.systems import System, queued_messages, serving
 from tests.waiting import wait_until

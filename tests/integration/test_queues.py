@@ -18,9 +18,9 @@ import redis
 
 from producer import Client
 from producer.sources import BatchSource, from_rows
-from tasks import queues
-from tasks.connection import connect
 from tasks.protocol import keys
+from tasks.transport import queues
+from tasks.transport.connection import connect
 from tests import systems
 from tests.forms import LONG, in_long_form
 from tests.manifests import write_manifest

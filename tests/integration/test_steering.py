@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from producer import Client, Job, JobState
-from tasks.connection import connect
 from tasks.protocol import keys
+from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, Worker
 from tests.waiting import is_alive, wait_until

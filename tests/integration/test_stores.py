@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from producer import Client, job_store
-from tasks.connection import connect
 from tasks.protocol import keys
+from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError
@@ -177,7 +177,7 @@ def test_a_spool_that_is_full_gives_way_to_redis(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tasks.spool.write", full)
+    monkeypatch.setattr("tasks.transport.spool.write", full)
     np.testing.assert_allclose(client.predict("digits", ROWS, chunk_rows=CHUNK_ROWS, store="files"), expected, **CLOSE)
 
 

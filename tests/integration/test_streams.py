@@ -18,8 +18,8 @@ import pytest
 from producer import Client, JobState
 from producer.job_store import read_all
 from producer.window import SMALL_CHUNKS_PER_SLOT
-from tasks.connection import connect
 from tasks.protocol.records import JobRecord
+from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.systems import System
 from tests.waiting import descendants_of, wait_until

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.connection import connect
 from tasks.protocol import keys
 from tasks.protocol.records import SlotRecord
+from tasks.transport.connection import connect
 from tests.systems import BIN, RedisServer, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import ExitCode

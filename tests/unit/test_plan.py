@@ -13,7 +13,7 @@ from producer.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_
 from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
 from tasks.protocol.records import ModelInfo, Plan, TensorSpec
-from tasks.resending import message
+from tasks.transport.resend_detached import message
 from worker_config.errors import UsageError
 
 JOB = "0123456789ab"

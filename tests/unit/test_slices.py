@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks import spool
 from tasks.protocol import codec
 from tasks.protocol.messages import FileRef, SliceRef
-from tasks.scratch import Scratch
-from tasks.slices import is_under, read_slice
+from tasks.transport import spool
+from tasks.transport.file_slices import is_under, read_slice
+from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import PayloadError
 
 ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
@@ -73,7 +73,7 @@ def test_a_link_that_takes_a_place_after_the_check_is_not_followed(
             target.symlink_to(secrets / "rows.npy" if swapped == "file" else secrets)
         return real
 
-    monkeypatch.setattr("tasks.slices.os.path.realpath", follow_and_swap)
+    monkeypatch.setattr("tasks.transport.file_slices.os.path.realpath", follow_and_swap)
     inside = msgspec.structs.replace(ref, path=str(root / "sub" / "rows.npy"))
     with pytest.raises(PayloadError, match="cannot be opened"):
         read_slice(inside, 0, 2, [root])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tasks.protocol.host_facts import WorkerFacts, facts_of, pack_facts, unpack_facts, version_of
-from tasks.slots import clock_ahead_of
+from tasks.transport.worker_registry import clock_ahead_of
 
 
 def test_facts_survive_with_the_clock_of_the_moment() -> None:

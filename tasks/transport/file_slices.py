@@ -19,7 +19,7 @@ import numpy as np
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES
 from tasks.protocol.codec.arrays import DTYPES
 from tasks.protocol.messages import SliceRef
-from tasks.scratch import Scratch
+from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import PayloadError
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.

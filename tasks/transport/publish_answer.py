@@ -18,10 +18,10 @@ import hashlib
 import msgspec
 import redis
 
-from tasks.keep import KEEP
 from tasks.notes import fields_of
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, Failure, Outputs, pack
+from tasks.transport.job_expiry import KEEP
 
 # Failures after which the chunk may come again.
 ASK_AGAIN = ("fetch", "worker")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.protocol.messages import FileRef
-from tasks.scratch import Scratch
+from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import PayloadError
 
 _FREE = "free-"

@@ -20,12 +20,12 @@ from typing import Any, cast
 
 import redis
 
-from tasks import queues
-from tasks.files import write_whole
 from tasks.protocol import keys
 from tasks.protocol.host_facts import WorkerFacts, pack_facts, unpack_facts
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.records import SlotRecord
+from tasks.transport import queues
+from tasks.transport.atomic_files import write_whole
 from worker_config.errors import MessageError
 
 _MAIN = b"main"
