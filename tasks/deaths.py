@@ -10,8 +10,8 @@ from typing import Any
 import redis
 from billiard.exceptions import WorkerLostError
 
-from tasks import notes
 from tasks.protocol.messages import ChunkMessage, Failure, FailureRecord, from_plain
+from tasks.recovery import delivery_log
 from tasks.transport.publish_answer import push_answer
 from worker_config.errors import CeleriacError
 
@@ -24,7 +24,7 @@ def answer_for_child(client: redis.Redis, exception: BaseException, args: Any, t
         message = from_plain(args[0], ChunkMessage)
         record = FailureRecord(message.start, message.stop, "worker", type(exception).__name__, str(exception)[:500])
         # With another policy the chunk comes again, and who runs it then decides.
-        if message.on_error == "raise" and (row := notes.read(client, message).judge(1)[1]):
+        if message.on_error == "raise" and (row := delivery_log.read(client, message).judge(1)[1]):
             record = row
         push_answer(client, Failure(message.job, message.index, "", record), ttl_seconds)
     except (CeleriacError, redis.RedisError, LookupError) as error:

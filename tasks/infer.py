@@ -1,7 +1,8 @@
 """This module is one chunk in a child: asked for, fetched, run (`tasks/running.py`), encoded, answered.
 
 A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
-run in steps that are noted before they run, so that a row that kills its child is found (`tasks/suspects.py`).
+run in steps that are noted before they run, so that a row that kills its child is found
+(`tasks/recovery/poison_rows.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks import notes
 from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.models import checked, telling
@@ -36,10 +36,11 @@ from tasks.protocol.messages import (
     RedisRef,
     from_plain,
 )
+from tasks.recovery import delivery_log
+from tasks.recovery.poison_rows import Death, Step, is_hopeless, steps
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
 from tasks.stopwatch import Stopwatch
-from tasks.suspects import Death, Step, is_hopeless, steps
 from tasks.transport import spool
 from tasks.transport.chunk_payload import checksum, fetch, forget, store
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
@@ -142,7 +143,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
             pipe.hget(message.ref.key, str(message.index))
         (state, *differed), answered, deliveries, _, *payload = pipe.execute()
     if state != b"running" or answered:
-        child.client.hdel(key, *notes.fields_of(message.index))
+        child.client.hdel(key, *delivery_log.fields_of(message.index))
         return 0, None, []
     own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
     return deliveries, payload[0] if payload else None, own_graph
@@ -183,7 +184,7 @@ def _run_chunk(
     watch = child.stopwatch
     watch.enter("fetch")
     try:
-        story = notes.read(child.client, message) if deliveries > 1 else None
+        story = delivery_log.read(child.client, message) if deliveries > 1 else None
         rows = fetch(child, message, payload)
         watch.enter("model")
         models, unloaded = load(child, message)
@@ -200,7 +201,7 @@ def _run_chunk(
             suspects, condemned = story.judge(batch_rows)
             if condemned:
                 story.bad.append(condemned)
-                notes.condemn(child.client, message, story.bad)
+                delivery_log.condemn(child.client, message, story.bad)
             story.bad = with_values(story.bad, rows, message.start)
             if failure := _given_up(child, message, story):
                 return failure
@@ -209,7 +210,7 @@ def _run_chunk(
                 # Each would have another prediction without the others.
                 batch_rows, suspects = max(1, message.stop - message.start), None
             todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
-            before = partial(notes.write, child.client, message, child.worker)
+            before = partial(delivery_log.write, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, story.bad, watch)
         if found := checked.differed(models, message):
             differed += found
@@ -292,7 +293,7 @@ def _run(
     return run_apart(message, models, rows, todo, before, watch, bad)
 
 
-def _given_up(child: Child, message: ChunkMessage, story: notes.Story) -> Failure | None:
+def _given_up(child: Child, message: ChunkMessage, story: delivery_log.Story) -> Failure | None:
     """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
     if story.bad and message.on_error == "raise":
         return Failure(message.job, message.index, str(child), story.bad[0])

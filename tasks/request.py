@@ -17,10 +17,11 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
-from tasks import deaths, notes, worker
+from tasks import deaths, worker
 from tasks.logs import about
 from tasks.protocol.messages import ChunkMessage, OnError, from_plain
-from tasks.suspects import Death
+from tasks.recovery import delivery_log
+from tasks.recovery.poison_rows import Death
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ChunkRequest(Request):  # type: ignore[misc]
         death = Death(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
         try:
             message = from_plain(self.args[0], ChunkMessage)
-            notes.tell(main.client, message, death)
+            delivery_log.tell(main.client, message, death)
             return message.on_error
         except (CeleriacError, redis.RedisError, LookupError) as error:
             logger.error("cannot note why a child died: %s", error)

@@ -18,7 +18,6 @@ import redis
 
 from tasks.causes import telling_line
 from tasks.child import Child
-from tasks.halving import halved
 from tasks.models.loaded import LoadedModel
 from tasks.models.made import Made, add_to, merged, together
 from tasks.models.nonfinite import NotFinite
@@ -27,9 +26,10 @@ from tasks.protocol import codec
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
 from tasks.protocol.trees import leaves_of
+from tasks.recovery.bisect import halved
+from tasks.recovery.poison_rows import Step
 from tasks.shelf import FreshChildError
 from tasks.stopwatch import Stopwatch
-from tasks.suspects import Step
 from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 
 # Called with a step before it runs.

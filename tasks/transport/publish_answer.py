@@ -18,9 +18,9 @@ import hashlib
 import msgspec
 import redis
 
-from tasks.notes import fields_of
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, Failure, Outputs, pack
+from tasks.recovery.delivery_log import fields_of
 from tasks.transport.job_expiry import KEEP
 
 # Failures after which the chunk may come again.

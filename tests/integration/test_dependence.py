@@ -14,7 +14,7 @@ import pytest
 
 from producer import Client
 from tasks.protocol import keys
-from tasks.suspects import Note
+from tasks.recovery.poison_rows import Note
 from tests import dependent
 from tests.acceptance.commands import Celeriac
 from tests.chunks import chunks_of, outputs_of

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tasks import notes
 from tasks.protocol import keys
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
-from tasks.suspects import Death, Step, Suspects
+from tasks.recovery import delivery_log
+from tasks.recovery.poison_rows import Death, Step, Suspects
 from tasks.transport.connection import connect
 from tests.systems import System
 
@@ -29,12 +29,12 @@ def server(system: System) -> Iterator[redis.Redis]:
 
 
 def note(server: redis.Redis, monkeypatch: pytest.MonkeyPatch, pid: int, step: Step) -> None:
-    monkeypatch.setattr(notes.os, "getpid", lambda: pid)
-    notes.write(server, MESSAGE, WORKER, step)
+    monkeypatch.setattr(delivery_log.os, "getpid", lambda: pid)
+    delivery_log.write(server, MESSAGE, WORKER, step)
 
 
 def die(server: redis.Redis, pid: int, error_type: str = "WorkerLostError") -> None:
-    notes.tell(server, MESSAGE, Death(WORKER, pid, error_type, "by a signal"))
+    delivery_log.tell(server, MESSAGE, Death(WORKER, pid, error_type, "by a signal"))
 
 
 def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
@@ -42,13 +42,13 @@ def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
 ) -> None:
     note(server, monkeypatch, 12, Step(16, 32, 32))
     die(server, 11)
-    story = notes.read(server, MESSAGE)
+    story = delivery_log.read(server, MESSAGE)
     assert (story.death, story.deaths) == (None, 0)
     assert story.judge(BATCH) == (None, None)
 
     die(server, 12)
     die(server, 13)  # later, before it noted anything
-    story = notes.read(server, MESSAGE)
+    story = delivery_log.read(server, MESSAGE)
     assert (story.death and story.death.pid, story.deaths) == (12, 2)
     assert story.judge(BATCH) == (Suspects(16, 32, 1), None)
 
@@ -56,29 +56,29 @@ def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
 def test_deaths_count_where_nothing_is_noted(server: redis.Redis) -> None:
     for pid in (11, 12):
         die(server, pid)
-    assert notes.read(server, MESSAGE).deaths == 2
+    assert delivery_log.read(server, MESSAGE).deaths == 2
 
 
 def test_a_child_that_was_stopped_is_no_death(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     note(server, monkeypatch, 12, Step(16, 32, 32))
     die(server, 12, "")
-    story = notes.read(server, MESSAGE)
+    story = delivery_log.read(server, MESSAGE)
     assert (story.deaths, story.judge(BATCH)) == (0, (None, None))
 
 
 def test_condemned_rows_stay_and_what_led_to_them_goes(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     note(server, monkeypatch, 12, Step(16, 17, 32))
     die(server, 12)
-    suspects, condemned = notes.read(server, MESSAGE).judge(BATCH)
+    suspects, condemned = delivery_log.read(server, MESSAGE).judge(BATCH)
     assert condemned == FailureRecord(16, 17, "worker", "WorkerLostError", "by a signal")
     assert suspects == Suspects(17, 32, 1)
-    notes.condemn(server, MESSAGE, [condemned])
-    assert notes.read(server, MESSAGE) == notes.Story(deaths=1, bad=[condemned])
+    delivery_log.condemn(server, MESSAGE, [condemned])
+    assert delivery_log.read(server, MESSAGE) == delivery_log.Story(deaths=1, bad=[condemned])
 
 
 def test_of_a_chunk_that_is_answered_nothing_is_noted(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     server.delete(keys.deliveries(MESSAGE.job))
     note(server, monkeypatch, 12, Step(16, 32, 32))
     die(server, 12)
-    notes.condemn(server, MESSAGE, [])
+    delivery_log.condemn(server, MESSAGE, [])
     assert not server.exists(keys.deliveries(MESSAGE.job))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.halving import halved
+from tasks.recovery.bisect import halved
 
 Piece = tuple[int, int, bool]
 

@@ -15,9 +15,9 @@ from tasks.models.loaded import LoadedModel
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
 from tasks.protocol.records import ModelInfo, TensorSpec
+from tasks.recovery.poison_rows import Step
 from tasks.running import Ran, run_apart, run_together
 from tasks.stopwatch import Stopwatch
-from tasks.suspects import Step
 
 NAN, INF = float("nan"), float("inf")
 FIRST = 100  # the chunk's rows are those from here on

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.suspects import Death, Note, Step, Suspects, is_hopeless, judge, steps
+from tasks.recovery.poison_rows import Death, Note, Step, Suspects, is_hopeless, judge, steps
 
 WORKER = "w@host:1"
 

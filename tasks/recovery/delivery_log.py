@@ -22,7 +22,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
-from tasks.suspects import Death, Note, Step, Suspects, judge
+from tasks.recovery.poison_rows import Death, Note, Step, Suspects, judge
 from worker_config.errors import MessageError
 
 # Of a chunk that was answered meanwhile nothing is noted: nobody would remove it.
