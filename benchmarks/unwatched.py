@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tasks import child, infer
 from tasks.celery import app
-from tasks.progress import Tally
+from tasks.telemetry.counters import Tally
 
 __all__ = ["app"]
 

@@ -24,12 +24,12 @@ from producer.route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import CHUNK_SECONDS, Sizer
 from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Terms
-from tasks import tracing
 from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.signature import blank_rows
 from tasks.protocol.trees import leaves_of, tree_of
+from tasks.telemetry import tracing
 from tasks.transport.connection import broker_errors, connect, ping
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url

@@ -22,8 +22,8 @@ from producer.ledger import Ledger
 from producer.measures import STORES, Measures
 from producer.run import Run
 from producer.window import Window
-from tasks.endpoint import Endpoint
-from tasks.stopwatch import STAGES
+from tasks.telemetry.http_endpoint import Endpoint
+from tasks.telemetry.stopwatch import STAGES
 from worker_config.errors import JobCancelledError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 from celery import Task
 
 import tasks.control  # noqa: F401 - `celery -A tasks control` must know of its commands
-from tasks import logs
 from tasks.protocol.messages import TASK_NAME, ChunkMessage, from_plain
+from tasks.telemetry import logs
 from tasks.worker import prepare_worker
 from worker_config.celery_app import make_app
 from worker_config.celery_command import heed_command

@@ -19,18 +19,18 @@ from billiard import current_process, pool
 from tasks.devices import settle
 from tasks.draining import mark_path
 from tasks.model_set import ModelSet
-from tasks.progress import Tally
 from tasks.protocol.records import SlotRecord
 from tasks.reports import report
 from tasks.shelf import Shelf
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry.counters import Tally
+from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
 from tasks.transport.reusable_buffer import Scratch
 from worker_config.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:
-    from tasks.chunk_trace import ChunkTrace
+    from tasks.telemetry.chunk_spans import ChunkTrace
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def start(
         client = connect(broker_url, retries=30, waits_for_room=True)
         watch, trace = Stopwatch(cells=tally.begin(slot)), None
         if trace_exporters:
-            from tasks import chunk_trace
+            from tasks.telemetry import chunk_spans
 
-            trace = chunk_trace.begin(trace_exporters, watch, f"{worker}/{slot}")
+            trace = chunk_spans.begin(trace_exporters, watch, f"{worker}/{slot}")
         _this = Child(
             worker,
             slot,

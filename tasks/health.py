@@ -1,6 +1,6 @@
 """This module is a program of its own: in one line and an exit code it says whether the workers beside it are well.
 
-    status file of each worker (`tasks/status.py`) --judge--> exit code 0 or 1, one line
+    status file of each worker (`tasks/telemetry/status_file.py`) --judge--> exit code 0 or 1, one line
 
 `python -m tasks.health` is meant for a container's healthcheck. It asks nobody, neither Celery nor Redis, and imports
 nothing large, so it answers within a fraction of a second also where the worker does not.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.status import ChildStatus, WorkerStatus, mark_of, read_all
+from tasks.telemetry.status_file import ChildStatus, WorkerStatus, mark_of, read_all
 from worker_config.broker_url import celery_url, check_broker_url
 from worker_config.errors import CeleriacError
 from worker_config.settings import Settings

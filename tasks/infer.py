@@ -23,7 +23,6 @@ from tasks.child import Child, current_child
 from tasks.models import checked, telling
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import with_values
-from tasks.progress import Counts
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     Answer,
@@ -40,7 +39,8 @@ from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import Death, Step, is_hopeless, steps
 from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.shelf import FreshChildError
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry.counters import Counts
+from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.chunk_payload import checksum, fetch, forget, store
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer

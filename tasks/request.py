@@ -18,10 +18,10 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
 from tasks import deaths, worker
-from tasks.logs import about
 from tasks.protocol.messages import ChunkMessage, OnError, from_plain
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import Death
+from tasks.telemetry.logs import about
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)

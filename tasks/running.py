@@ -29,7 +29,7 @@ from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import Step
 from tasks.shelf import FreshChildError
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry.stopwatch import Stopwatch
 from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 
 # Called with a step before it runs.

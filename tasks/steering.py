@@ -15,14 +15,15 @@ from typing import Any
 import msgspec
 from celery.worker import state
 
-from tasks import memory, status
+from tasks import memory
 from tasks.draining import Drain
 from tasks.model_set import ModelSet
 from tasks.pool_size import PoolSize
-from tasks.progress import Tally
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.reports import Reports
-from tasks.status import ChildStatus, WorkerStatus
+from tasks.telemetry import status_file
+from tasks.telemetry.counters import Tally
+from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
 from worker_config.errors import MessageError
 
@@ -67,12 +68,12 @@ class Steering:
         self.size.look()
         self.drain.look()
         changed = self._told.state != self._state or self._told.redis_lost_at is not None
-        if changed or time.monotonic() - self._told.written_at > status.WRITE_SECONDS:
+        if changed or time.monotonic() - self._told.written_at > status_file.WRITE_SECONDS:
             self._tell(redis_lost_at=None)
 
     def redis_is_lost(self) -> None:
         """Called while the main process waits for Redis, and does nothing else."""
-        if time.monotonic() - self._told.written_at > status.WRITE_SECONDS / 2:
+        if time.monotonic() - self._told.written_at > status_file.WRITE_SECONDS / 2:
             self._tell(redis_lost_at=self._told.redis_lost_at or time.monotonic())
 
     def waiting(self, chunks: int) -> None:
@@ -177,7 +178,7 @@ class Steering:
             finished_at=max([*finished, self._told.finished_at or 0.0]) or None,
             redis_lost_at=redis_lost_at,
         )
-        status.write(self._models.folder, self._told)
+        status_file.write(self._models.folder, self._told)
 
     def _when(self, slot: int, ready: bool, now: float) -> float:
         """Since when the slot is what it is; of one whose children die while they load, not since the last one."""

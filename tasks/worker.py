@@ -27,19 +27,20 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, metrics, reload, status, steadfast, steering, tracing
+from tasks import guard, reload, steadfast, steering
 from tasks.deaths import answer_for_child
 from tasks.devices import gpus
 from tasks.digest import digest_or_error
 from tasks.ending import Ending
-from tasks.logs import say
 from tasks.model_set import Generation, ModelSet, pinned_models
-from tasks.progress import Tally
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
 from tasks.reload import Reloader
 from tasks.reports import Reports
 from tasks.snapshots.preparing import prepare, workshop
+from tasks.telemetry import metrics, status_file, tracing
+from tasks.telemetry.counters import Tally
+from tasks.telemetry.logs import say
 from tasks.tensorflow_import import import_tensorflow
 from tasks.transport import queues, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
@@ -68,7 +69,7 @@ class Main:
     client: redis.Redis
     reports: Reports
     tally: Tally
-    started: status.WorkerStatus
+    started: status_file.WorkerStatus
     settings: Settings
     spool_mark: str
     models: ModelSet
@@ -92,7 +93,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     def on_worker_init(sender: Any, **_: object) -> None:
         global _main
-        folder = status.make_folder()
+        folder = status_file.make_folder()
         try:
             _main = _prepare(app, settings, sender, folder)
         except CeleriacError as error:
@@ -131,8 +132,8 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     queues.consume_only(app, queue_of(digests))
     steadfast.let_worker_live()
     broker_url = app.conf.broker_url
-    told = status.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
-    status.write(folder, told)
+    told = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
+    status_file.write(folder, told)
     tally = Tally()
     metrics.serve(settings, folder, tally)
     wait_until_up(broker_url)

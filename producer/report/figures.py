@@ -14,7 +14,7 @@ import numpy as np
 
 from producer.report.lanes import AWAY, KINDS, Piece, Span, short_names
 from producer.timeline import Event, Story
-from tasks.stopwatch import STAGES
+from tasks.telemetry.stopwatch import STAGES
 
 Figure = dict[str, Any]
 

@@ -182,9 +182,10 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     preprocess function left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and
     `nonfinite_outputs` count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that
     ran, in their versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds),
-    `stages` are its seconds by stage since its last answer (`tasks/stopwatch.py`). `by_executor` names the models of
-    which an executor made the outputs that is still held against their own graphs; `differed` are those of which it was
-    found with this chunk that it differs: their outputs here are the own graphs', and earlier ones are void.
+    `stages` are its seconds by stage since its last answer (`tasks/telemetry/stopwatch.py`). `by_executor` names the
+    models of which an executor made the outputs that is still held against their own graphs; `differed` are those of
+    which it was found with this chunk that it differs: their outputs here are the own graphs', and earlier ones are
+    void.
     """
 
     job: JobId

@@ -20,7 +20,7 @@ from producer.sources.protocol import BatchReader
 from producer.window import CHUNKS_PER_SLOT
 from tasks.digest import model_digest
 from tasks.protocol import keys
-from tasks.stopwatch import STAGES
+from tasks.telemetry.stopwatch import STAGES
 from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.systems import System, queued_messages, serving

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tasks import status
 from tasks.health import Limits, describe, judge, main
-from tasks.progress import Counts, Sums, Tally
-from tasks.status import ChildStatus, WorkerStatus
+from tasks.telemetry import status_file
+from tasks.telemetry.counters import Counts, Sums, Tally
+from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 
 NOW = 10_000.0
 READY = [ChildStatus(slot, 70 + slot, True, 9_000.0) for slot in range(4)]
@@ -85,13 +85,13 @@ def test_a_status_is_found_while_its_process_lives(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     url = "redis://:secret@here:6379/0"
-    told = status.starting("celery@here", url, 600.0)
-    status.write(status.make_folder(), told)
+    told = status_file.starting("celery@here", url, 600.0)
+    status_file.write(status_file.make_folder(), told)
     # Of one that has ended, though its pid is taken again.
-    status.write(status.make_folder(), replace(told, node="celery@gone", born=told.born - 1))
-    (status.make_folder() / "status").write_text("of another version")
+    status_file.write(status_file.make_folder(), replace(told, node="celery@gone", born=told.born - 1))
+    (status_file.make_folder() / "status").write_text("of another version")
 
-    assert status.read_all() == [told]
+    assert status_file.read_all() == [told]
     assert main(["--broker", url]) == 0
     assert capsys.readouterr().out == "celery@here: starts\n"
     assert main(["--broker", url, "--start-seconds", "0"]) == 1
@@ -130,14 +130,14 @@ def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -
 
 def test_folders_of_killed_workers_are_removed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    long_ago = time.time() - status.ABANDONED_SECONDS - 1
+    long_ago = time.time() - status_file.ABANDONED_SECONDS - 1
     folders = {}
     for name, pid, at in [("alive", os.getpid(), long_ago), ("fresh", -1, time.time()), ("gone", -1, long_ago)]:
-        folders[name] = status.make_folder()
-        status.write(folders[name], replace(status.starting(name, "redis://h", 600.0), pid=pid))
+        folders[name] = status_file.make_folder()
+        status_file.write(folders[name], replace(status_file.starting(name, "redis://h", 600.0), pid=pid))
         os.utime(folders[name] / "status", (at, at))
     (folders["gone"] / "slot-0").write_text("{}")
 
-    status.make_folder()
+    status_file.make_folder()
 
     assert {name for name, folder in folders.items() if folder.exists()} == {"alive", "fresh"}

@@ -17,7 +17,7 @@ from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, Mode
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.recovery.poison_rows import Step
 from tasks.running import Ran, run_apart, run_together
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry.stopwatch import Stopwatch
 
 NAN, INF = float("nan"), float("inf")
 FIRST = 100  # the chunk's rows are those from here on

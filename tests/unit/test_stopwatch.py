@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.stopwatch import CELLS, STAGES, Stopwatch, seconds_in
+from tasks.telemetry.stopwatch import CELLS, STAGES, Stopwatch, seconds_in
 
 
 def test_the_stages_have_all_seconds() -> None:

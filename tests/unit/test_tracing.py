@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from producer import job_trace
-from tasks import tracing
-from tasks.chunk_trace import MOST_STAGES, ChunkTrace
 from tasks.protocol.messages import ChunkMessage, InlineRef, ModelRef
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry import tracing
+from tasks.telemetry.chunk_spans import MOST_STAGES, ChunkTrace
+from tasks.telemetry.stopwatch import Stopwatch
 from tests.collector import collecting
 from worker_config.errors import ConfigError
 from worker_config.settings import Settings

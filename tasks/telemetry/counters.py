@@ -16,7 +16,7 @@ from collections.abc import MutableSequence
 from dataclasses import dataclass, field, fields
 from typing import cast
 
-from tasks.stopwatch import CELLS, STAGES, seconds_in
+from tasks.telemetry.stopwatch import CELLS, STAGES, seconds_in
 
 # Only pages that are written to take memory.
 _SLOTS = 4096

@@ -118,7 +118,7 @@ def _exporter(name: str) -> SpanExporter:
         return ConsoleSpanExporter(out=sys.__stderr__ or sys.stderr)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from tasks.patience import Patient
+    from tasks.telemetry.quiet_exporter import Patient
 
     return Patient(OTLPSpanExporter(timeout=None if _variable("TIMEOUT") else TIMEOUT_SECONDS))
 

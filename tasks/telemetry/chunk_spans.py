@@ -14,9 +14,9 @@ from celery import signals
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
-from tasks import tracing
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord
-from tasks.stopwatch import Stopwatch
+from tasks.telemetry import tracing
+from tasks.telemetry.stopwatch import Stopwatch
 
 # Rows that fail, or that kill, are looked for in many small pieces.
 MOST_STAGES = 100

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import memory, status
-from tasks.endpoint import Endpoint
-from tasks.progress import Counts, Tally
+from tasks import memory
 from tasks.protocol.records import SlotRecord
+from tasks.telemetry import status_file
+from tasks.telemetry.counters import Counts, Tally
+from tasks.telemetry.http_endpoint import Endpoint
 from tasks.transport import worker_registry
 from worker_config.settings import Settings
 
@@ -70,7 +71,7 @@ class _Watched:
         """All metrics of the worker, as they are now."""
         records = worker_registry.words_left(self._folder)
         yield from self._counters()
-        yield from _state(status.read(self._folder))
+        yield from _state(status_file.read(self._folder))
         yield from _models(records)
         yield from self._memory_of(records)
 
@@ -109,7 +110,7 @@ class _Watched:
         yield pss
 
 
-def _state(told: status.WorkerStatus | None) -> Iterator[Metric]:
+def _state(told: status_file.WorkerStatus | None) -> Iterator[Metric]:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     staying = [one for one in told.children if not one.leaving] if told else []
