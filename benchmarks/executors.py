@@ -115,8 +115,8 @@ def run_executor(place: str, name: str, batch_rows: int, output: str, start: int
     """A rival: what the worker has chosen, found in the same cache."""
     if name not in _ready:
         _tensorflow()
-        from tasks.digest import entry_digest
         from tasks.executors import EXECUTORS
+        from tasks.models.model_version import entry_digest
         from tasks.snapshots.preparing import prepare, workshop
         from worker_config.manifest import read_manifest
         from worker_config.settings import Settings
@@ -142,7 +142,7 @@ def _arrays(place: str, name: str, output: str, start: int, stop: int) -> tuple[
 
 
 def _tensorflow() -> Any:
-    from tasks.devices import limit_threads
+    from tasks.models.devices import limit_threads
 
     limit_threads(1)
     return __import__("tensorflow")

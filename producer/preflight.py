@@ -30,11 +30,11 @@ from producer.split import Sizer
 from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
+from tasks.models.ragged import columns_of
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import FailureRecord, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from tasks.protocol.trees import leaves_of
-from tasks.ragged import columns_of
 from worker_config.settings import Settings
 
 # Feed, sizer, models, slots, store, terms --> a job that runs.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import redis
 from billiard import current_process, pool
 
-from tasks.devices import settle
 from tasks.draining import mark_path
 from tasks.model_set import ModelSet
+from tasks.models.devices import settle
 from tasks.protocol.records import SlotRecord
 from tasks.reports import report
 from tasks.shelf import Shelf

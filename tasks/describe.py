@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.digest import digest_or_error
+from tasks.models.model_version import digest_or_error
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.forked import ForkedError, run_forked
 from tasks.snapshots.preparing import Workshop, known_trials, prepare, workshop

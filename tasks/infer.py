@@ -18,9 +18,9 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks.batches import filled
 from tasks.child import Child, current_child
 from tasks.models import checked, telling
+from tasks.models.batches import filled
 from tasks.models.loaded import LoadedModel
 from tasks.pieces import with_values
 from tasks.protocol import codec, keys

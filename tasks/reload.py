@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from tasks.digest import digest_or_error, function_digests
 from tasks.model_set import ModelSet
+from tasks.models.model_version import digest_or_error, function_digests
 from tasks.snapshots import cache
 from tasks.snapshots.forked import Forked, ForkedError
 from tasks.snapshots.preparing import Workshop, prepare

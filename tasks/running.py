@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import redis
 
-from tasks.causes import telling_line
 from tasks.child import Child
+from tasks.models.error_text import telling_line
 from tasks.models.loaded import LoadedModel
 from tasks.models.made import Made, add_to, merged, together
 from tasks.models.nonfinite import NotFinite

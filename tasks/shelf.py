@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.memory import give_back, own_bytes
 from tasks.models.loaded import LoadedModel, load_model
+from tasks.models.memory import give_back, own_bytes
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.served import Served, describe

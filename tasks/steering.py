@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 from celery.worker import state
 
-from tasks import memory
 from tasks.draining import Drain
 from tasks.model_set import ModelSet
+from tasks.models import memory
 from tasks.pool_size import PoolSize
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.reports import Reports

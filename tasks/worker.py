@@ -29,10 +29,11 @@ from celery.concurrency.prefork import TaskPool
 
 from tasks import guard, reload, steadfast, steering
 from tasks.deaths import answer_for_child
-from tasks.devices import gpus
-from tasks.digest import digest_or_error
 from tasks.ending import Ending
 from tasks.model_set import Generation, ModelSet, pinned_models
+from tasks.models.devices import gpus
+from tasks.models.model_version import digest_or_error
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
 from tasks.reload import Reloader
@@ -41,7 +42,6 @@ from tasks.snapshots.preparing import prepare, workshop
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.logs import say
-from tasks.tensorflow_import import import_tensorflow
 from tasks.transport import queues, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from worker_config.celery_app import queue_of

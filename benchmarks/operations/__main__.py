@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.quiet import settle_chatter
-from tasks.tensorflow_import import import_tensorflow
+from tasks.models.stderr_filter import settle_chatter
+from tasks.models.tensorflow_import import import_tensorflow
 
 MODULES = ("layers", "numeric", "elementwise", "arrays")
 

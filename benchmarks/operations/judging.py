@@ -12,7 +12,7 @@ from benchmarks.operations.case import LEAST, Owner
 from benchmarks.operations.seen import Found
 from tasks.executors import EXECUTORS
 from tasks.executors.hurting_rows import Group
-from tasks.finite import magnitude
+from tasks.models.finite import magnitude
 
 # Whose weights a lower precision rounds.
 PRODUCTS = re.compile(r"MatMul|Conv|Einsum|Gather")

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from producer.client import Client
-from tasks.digest import digest_or_error
-from tasks.models.versions import served_path
+from tasks.models.model_version import digest_or_error
+from tasks.models.version_folders import served_path
 from tasks.protocol import keys
 from tasks.snapshots.record import Described
 from tasks.transport.connection import broker_errors, connect

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.cli.manifest import check_files, check_tensorflow
-from tasks.digest import digest_or_error
+from tasks.models.model_version import digest_or_error
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest

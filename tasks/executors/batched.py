@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.batches import run_batches
+from tasks.models.batches import run_batches
 from tasks.models.program import FlatCall
 
 Arrays = list[np.ndarray[Any, Any]]

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from tasks.finite import is_float
+from tasks.models.finite import is_float
 from tasks.preparation.gate import COLUMN_FLOOR, RELATIVE
 from worker_config.errors import ModelError
 

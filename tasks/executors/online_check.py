@@ -26,7 +26,7 @@ import numpy as np
 
 from tasks.executors.deviations import Allowed, deviation
 from tasks.executors.reach import MOST_VALUES, Array, Range, Scored, extremes, made_finite
-from tasks.finite import is_float
+from tasks.models.finite import is_float
 
 Arrays: TypeAlias = dict[str, Array]
 Call: TypeAlias = Callable[[Arrays], Arrays]

@@ -19,7 +19,7 @@ import numpy as np
 from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze
 from tasks.models.program import FlatCall
-from tasks.quiet import hushed
+from tasks.models.stderr_filter import hushed
 from tasks.snapshots.record import BUILT, Snapshot
 from tasks.transport.atomic_files import write_whole
 

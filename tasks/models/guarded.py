@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from tasks.finite import Array, rows_beyond, rows_with_large_integers, rows_with_tiny
+from tasks.models.finite import Array, rows_beyond, rows_with_large_integers, rows_with_tiny
 from tasks.protocol.signature import Arrays
 
 # Of the rows: to run all of them by the executor, and these once more, would take longer than the own graph alone.

@@ -16,28 +16,28 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.batches import BatchSize, filled, is_out_of_memory, run_batches, run_bearable
-from tasks.causes import telling_line
-from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
 from tasks.executors.online_check import OnlineCheck
-from tasks.memory import give_back, own_bytes
+from tasks.models.batches import BatchSize, filled, is_out_of_memory, run_batches, run_bearable
 from tasks.models.checked import make_check
+from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.guarded import Limits, run_guarded
+from tasks.models.memory import give_back, own_bytes
+from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
+from tasks.models.ragged import columns_of, is_ragged, run_ragged
 from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
+from tasks.models.tensorflow_import import import_tensorflow
+from tasks.models.user_functions import Array, Step, finished, import_step, prepared, stacked
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
 from tasks.protocol.trees import leaves_of
-from tasks.ragged import columns_of, is_ragged, run_ragged
 from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served, chained, info_of
-from tasks.steps import Array, Step, finished, import_step, prepared, stacked
-from tasks.tensorflow_import import import_tensorflow
 from worker_config.errors import ModelError, ModelLoadError
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.finite import rows_beyond
+from tasks.models.finite import rows_beyond
 from tasks.protocol.trees import Key
 
 Array = np.ndarray[Any, Any]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.finite import is_float
+from tasks.models.finite import is_float
 from tasks.snapshots.record import OfClass
 
 # A vocabulary has more: of those the ones that agree least.

@@ -14,7 +14,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from tasks.finite import is_float
+from tasks.models.finite import is_float
 from tasks.preparation.rows import Arrays
 from tasks.protocol.records import TensorSpec
 
@@ -22,7 +22,7 @@ from tasks.protocol.records import TensorSpec
 ORDINARY = 1e3
 # Times in seconds, identifiers.
 LARGE = float(2**31)
-# Closer to 0 than `tasks.finite.TINY`; their products have not all digits, and some executors take them for 0.
+# Closer to 0 than `tasks.models.finite.TINY`; their products have not all digits, and some executors take them for 0.
 TINY = "tiny numbers"
 # Where log(1 + x) and exp(x) - 1 lose their digits, if that is how they are computed.
 CLOSE_TO_0 = "numbers close to 0"

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.finite import is_float
+from tasks.models.finite import is_float
 from tasks.preparation.agreement import Agreement, agreements, told
 from tasks.snapshots.record import OfClass
 

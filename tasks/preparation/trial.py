@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from tasks.causes import telling_line
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
-from tasks.finite import magnitude
-from tasks.memory import give_back
+from tasks.models.error_text import telling_line
+from tasks.models.finite import magnitude
+from tasks.models.memory import give_back
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
 from tasks.preparation.calibration import bearable, calibration_rows

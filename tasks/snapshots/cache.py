@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.digest import calibration_digest
+from tasks.models.model_version import calibration_digest
 from tasks.snapshots.record import Snapshot
 from tasks.transport.atomic_files import sync_file
 from worker_config.manifest import ModelEntry

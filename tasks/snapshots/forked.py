@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from tasks.causes import telling_line
+from tasks.models.error_text import telling_line
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1

@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tasks.causes import telling_line
 from tasks.executors import graph
 from tasks.executors.batched import in_batches
 from tasks.executors.operations import operations_of
+from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
-from tasks.models.versions import served_path
+from tasks.models.version_folders import served_path
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
 from tasks.snapshots.independence import examine, with_chance
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight

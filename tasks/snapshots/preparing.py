@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tasks.devices import gpus, limit_threads
-from tasks.digest import entry_digest
 from tasks.executors.operations import TABLE
-from tasks.memory import available_bytes
+from tasks.models.devices import gpus, limit_threads
+from tasks.models.memory import available_bytes
+from tasks.models.model_version import entry_digest
 from tasks.models.program import batch_rows_of
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import choose
 from tasks.preparation.trial import TellingRows, try_executor
@@ -32,7 +33,6 @@ from tasks.snapshots.making import examine_copy, make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference
 from tasks.snapshots.served import Served
-from tasks.tensorflow_import import import_tensorflow
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry

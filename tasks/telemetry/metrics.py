@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import memory
+from tasks.models import memory
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Counts, Tally

@@ -19,7 +19,7 @@ import pytest
 from producer.parts import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
-from tasks.digest import model_digest
+from tasks.models.model_version import model_digest
 from tests.acceptance.commands import Celeriac, Ended, Running, read_all
 from tests.manifests import write_manifest
 from tests.systems import System, serving

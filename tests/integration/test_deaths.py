@@ -19,8 +19,8 @@ import redis
 from producer import Client, Job, JobState, job_store
 from producer.wire import Wire
 from tasks import infer
-from tasks.batches import BatchSize
 from tasks.child import Child, Places
+from tasks.models.batches import BatchSize
 from tasks.models.loaded import LoadedModel
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (

@@ -18,7 +18,7 @@ from producer.job_store import read
 from producer.sources import from_rows
 from producer.sources.protocol import BatchReader
 from producer.window import CHUNKS_PER_SLOT
-from tasks.digest import model_digest
+from tasks.models.model_version import model_digest
 from tasks.protocol import keys
 from tasks.telemetry.stopwatch import STAGES
 from tasks.transport.connection import connect

@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.digest import entry_digest
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import in_batches
 from tasks.executors.hurting_rows import hurting_rows
+from tasks.models.model_version import entry_digest
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.snapshots.forked import run_forked
 from tasks.snapshots.preparing import Workshop, prepare
 from tasks.snapshots.served import Served
-from tasks.tensorflow_import import import_tensorflow
 from worker_config.manifest import ModelEntry
 
 BATCH_ROWS, ROWS = 8, 20  # two batches and a half

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.batches import run_batches
+from tasks.models.batches import run_batches
 from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 

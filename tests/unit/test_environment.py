@@ -231,7 +231,7 @@ def fresh(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def test_keras_is_as_it_is_shipped_whatever_environment_and_keras_json_say(tmp_path: Path) -> None:
     code = (
         "import json, os\n"
-        "from tasks.tensorflow_import import import_tensorflow\n"
+        "from tasks.models.tensorflow_import import import_tensorflow\n"
         "unheeded = import_tensorflow()\n"
         "import keras, keras.config as config, tensorflow as tf\n"
         "told = [config.backend(), config.floatx(), config.epsilon(), config.image_data_format()]\n"
@@ -251,7 +251,7 @@ def test_keras_is_as_it_is_shipped_whatever_environment_and_keras_json_say(tmp_p
 def test_a_keras_json_that_keras_refuses_and_a_keras_that_is_there_already_are_told(tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text('{"floatx": "float8"}')
     code = (
-        "from tasks.tensorflow_import import import_tensorflow\n"
+        "from tasks.models.tensorflow_import import import_tensorflow\n"
         "from worker_config.errors import ConfigError\n"
         "try: import_tensorflow()\n"
         "except ConfigError as error: print(error)"

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.finite import EXACT, magnitude, rows_beyond, rows_with_large_integers, rows_with_tiny
+from tasks.models.finite import EXACT, magnitude, rows_beyond, rows_with_large_integers, rows_with_tiny
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, np.complex64])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from producer.cli.manifest import check_names, model_digests
-from tasks.digest import entry_digest
 from tasks.models.formats import open_model
 from tasks.models.loaded import load_model
+from tasks.models.model_version import entry_digest
 from tasks.snapshots.served import Served
 from tests.formats import (
     CASES,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer.checks import check_fits
-from tasks.digest import entry_digest
 from tasks.models.loaded import LoadedModel, load_model
+from tasks.models.model_version import entry_digest
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import fit
 from tasks.snapshots.served import Served

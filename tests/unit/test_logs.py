@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.quiet import hushed, is_chatter
+from tasks.models.stderr_filter import hushed, is_chatter
 from tasks.telemetry.logs import about, place_of
 
 CHUNK = "chunk 17/400 rows 4352-4608 of job 3f2a90bc41d7, digits@1d39e655"

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.batches import BatchSize
+from tasks.models.batches import BatchSize
 from tasks.models.loaded import LoadedModel
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks import devices
-from tasks.batches import BatchSize, run_bearable
-from tasks.memory import available_bytes
 from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
+from tasks.models import devices
+from tasks.models.batches import BatchSize, run_bearable
+from tasks.models.memory import available_bytes
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.shelf import word_path

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.digest import entry_digest, model_digest
-from tasks.steps import finished, import_step, prepared
+from tasks.models.model_version import entry_digest, model_digest
+from tasks.models.user_functions import finished, import_step, prepared
 from worker_config.errors import ModelError
 from worker_config.manifest import ModelEntry
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer.cli.manifest import describe
-from tasks.digest import model_digest
+from tasks.models.model_version import model_digest
 from tasks.reports import SILENT_DEATHS_ALLOWED, Reports, report
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
 from worker_config.shadow import check_no_shadow
@@ -35,7 +35,7 @@ def test_the_guard_tells_an_import_from_an_operation() -> None:
 def test_tensorflow_comes_without_what_nobody_needs_and_functions_can_import_it_all_the_same() -> None:
     shown = in_fresh_interpreter(
         "import sys\n"
-        "from tasks.tensorflow_import import import_tensorflow\n"
+        "from tasks.models.tensorflow_import import import_tensorflow\n"
         "import_tensorflow()\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules, 'sklearn' in sys.modules, end=' ')\n"
         "import sklearn.datasets; print(len(sklearn.datasets.load_digits().data))"

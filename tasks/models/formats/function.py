@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.models.program import Program
-from tasks.steps import import_step
+from tasks.models.user_functions import import_step
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a function is imported by each child"

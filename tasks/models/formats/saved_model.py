@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.causes import telling_line
+from tasks.models.error_text import telling_line
 from tasks.models.formats.graph_def import REFERENCE_WRITES, TABLE_WRITES
 from tasks.models.formats.sessions import freeze_saved_model
 from tasks.models.program import Program, output_spec_of, plain_call, spec_of

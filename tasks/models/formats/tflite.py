@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.causes import telling_line
+from tasks.models.error_text import telling_line
 from tasks.models.program import FlatCall, Program
 from tasks.models.state import opened_again
+from tasks.models.stderr_filter import hushed
 from tasks.protocol.records import TensorSpec
-from tasks.quiet import hushed
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"

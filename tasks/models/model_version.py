@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.models.versions import served_path
+from tasks.models.version_folders import served_path
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.batches import check_names, widened
+from tasks.models.batches import check_names, widened
 from tasks.protocol.signature import Arrays, Rows
 from worker_config.errors import InputError, ModelError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.quiet import hushed
+from tasks.models.stderr_filter import hushed
 from worker_config.environment import settle_models
 from worker_config.errors import ConfigError
 

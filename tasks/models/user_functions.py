@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.causes import telling_line
+from tasks.models.error_text import telling_line
 from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import ModelError, RowCountError
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.quiet import hushed
+from tasks.models.stderr_filter import hushed
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
