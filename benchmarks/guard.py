@@ -52,7 +52,7 @@ def prepared(path: Path, batch_rows: int) -> Any:
 
 
 def _measure(name: str, served: Any, quick: bool) -> bool:
-    from tasks.models.guarded import Limits
+    from tasks.executors.guarded import Limits
     from tasks.models.loaded import load_model
 
     guarded = load_model(served)

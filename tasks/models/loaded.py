@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 
 from tasks.executors import EXECUTORS
+from tasks.executors.guarded import Limits, run_guarded
 from tasks.executors.online_check import OnlineCheck
 from tasks.models.batches import BatchSize, filled, is_out_of_memory, run_batches, run_bearable
 from tasks.models.checked import make_check
 from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
-from tasks.models.guarded import Limits, run_guarded
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call

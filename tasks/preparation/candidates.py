@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.preparation.promises import promise
+from tasks.executors.promises import promise
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry

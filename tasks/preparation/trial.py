@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import Arrays, in_batches
+from tasks.executors.promises import promise
 from tasks.models.error_text import telling_line
 from tasks.models.finite import magnitude
 from tasks.models.memory import give_back
@@ -28,7 +29,6 @@ from tasks.models.state import state_of
 from tasks.preparation.calibration import bearable, calibration_rows
 from tasks.preparation.edge_cases import Group, edge_cases
 from tasks.preparation.gate import compare, tells_apart
-from tasks.preparation.promises import promise
 from tasks.preparation.rows import GENERATED, gate_rows
 from tasks.preparation.trusted import Trust, capped, trust, with_reference
 from tasks.protocol.records import TensorSpec

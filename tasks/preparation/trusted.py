@@ -2,7 +2,7 @@
 
     groups of edge cases --model--> reference, or refused  --executor--> why it is not used, or a limit for its rows
 
-Rows beyond the limit go to the model's own graph, each for itself (`tasks/models/guarded.py`).
+Rows beyond the limit go to the model's own graph, each for itself (`tasks/executors/guarded.py`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.models.guarded import Limits, run_guarded
+from tasks.executors.guarded import Limits, run_guarded
 from tasks.protocol.signature import Arrays
 
 
