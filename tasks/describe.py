@@ -16,7 +16,7 @@ import msgspec
 
 from tasks.models.model_version import digest_or_error
 from tasks.protocol.records import ModelInfo
-from tasks.snapshots.forked import ForkedError, run_forked
+from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.preparing import Workshop, known_trials, prepare, workshop
 from tasks.snapshots.record import Described
 from tasks.snapshots.served import Served, describe

@@ -17,7 +17,7 @@ from pathlib import Path
 from tasks.model_set import ModelSet
 from tasks.models.model_version import digest_or_error, function_digests
 from tasks.snapshots import cache
-from tasks.snapshots.forked import Forked, ForkedError
+from tasks.snapshots.forked_call import Forked, ForkedError
 from tasks.snapshots.preparing import Workshop, prepare
 from tasks.snapshots.served import Served, describe
 from worker_config.errors import ConfigError, ModelLoadError

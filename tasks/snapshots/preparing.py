@@ -28,7 +28,7 @@ from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import choose
 from tasks.preparation.trial import TellingRows, try_executor
 from tasks.snapshots import batch_size, cache, differing
-from tasks.snapshots.forked import ForkedError, run_forked
+from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.making import examine_copy, make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.snapshots.reference import read_reference

@@ -23,7 +23,7 @@ from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
-from tasks.snapshots.forked import Forked, ForkedError, run_forked
+from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
 from tasks.snapshots.preparing import clear_built
 from tasks.snapshots.record import BUILT, Snapshot, Trials
 from tasks.snapshots.served import Served
