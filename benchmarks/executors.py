@@ -117,7 +117,7 @@ def run_executor(place: str, name: str, batch_rows: int, output: str, start: int
         _tensorflow()
         from tasks.executors import EXECUTORS
         from tasks.models.model_version import entry_digest
-        from tasks.snapshots.preparing import prepare, workshop
+        from tasks.preparation.prepare import prepare, workshop
         from worker_config.manifest import read_manifest
         from worker_config.settings import Settings
 

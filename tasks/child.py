@@ -17,8 +17,8 @@ import redis
 from billiard import current_process, pool
 
 from tasks.draining import mark_path
-from tasks.model_set import ModelSet
 from tasks.models.devices import settle
+from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
 from tasks.reports import report
 from tasks.shelf import Shelf

@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 
 from tasks.models.model_version import digest_or_error
+from tasks.preparation.prepare import Workshop, known_trials, prepare, workshop
+from tasks.preparation.served import Served, describe
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
-from tasks.snapshots.preparing import Workshop, known_trials, prepare, workshop
 from tasks.snapshots.record import Described
-from tasks.snapshots.served import Served, describe
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.settings import Settings

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ending import hand_back
-from tasks.model_set import ModelSet
+from tasks.preparation.model_set import ModelSet
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from tasks.model_set import ModelSet
 from tasks.models.model_version import digest_or_error, function_digests
+from tasks.preparation.model_set import ModelSet
+from tasks.preparation.prepare import Workshop, prepare
+from tasks.preparation.served import Served, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError
-from tasks.snapshots.preparing import Workshop, prepare
-from tasks.snapshots.served import Served, describe
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry
 

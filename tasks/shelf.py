@@ -20,9 +20,9 @@ import msgspec
 
 from tasks.models.loaded import LoadedModel, load_model
 from tasks.models.memory import give_back, own_bytes
+from tasks.preparation.served import Served, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
-from tasks.snapshots.served import Served, describe
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import ModelError
 

@@ -16,9 +16,9 @@ import msgspec
 from celery.worker import state
 
 from tasks.draining import Drain
-from tasks.model_set import ModelSet
 from tasks.models import memory
 from tasks.pool_size import PoolSize
+from tasks.preparation.model_set import ModelSet
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.reports import Reports
 from tasks.telemetry import status_file

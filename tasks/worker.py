@@ -30,15 +30,15 @@ from celery.concurrency.prefork import TaskPool
 from tasks import guard, reload, steadfast, steering
 from tasks.deaths import answer_for_child
 from tasks.ending import Ending
-from tasks.model_set import Generation, ModelSet, pinned_models
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation.model_set import Generation, ModelSet, pinned_models
+from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
 from tasks.reload import Reloader
 from tasks.reports import Reports
-from tasks.snapshots.preparing import prepare, workshop
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.logs import say

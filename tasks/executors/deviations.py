@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from tasks.models.finite import is_float
-from tasks.preparation.gate import COLUMN_FLOOR, RELATIVE
+from tasks.preparation.accuracy_gate import COLUMN_FLOOR, RELATIVE
 from worker_config.errors import ModelError
 
 Array: TypeAlias = np.ndarray[Any, Any]

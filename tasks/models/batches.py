@@ -1,7 +1,7 @@
 """This module runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
 
 One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk, as long as the
-model's rows are independent (`tasks/snapshots/independence.py`). Where a batch is too large for the memory that there
+model's rows are independent (`tasks/preparation/independence.py`). Where a batch is too large for the memory that there
 is, it is halved, for good; where rows are meant to depend on their batch, that is an error.
 """
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from tasks.executors import EXECUTORS
 from tasks.executors.deviations import Allowed
 from tasks.executors.online_check import OnlineCheck, by_column
+from tasks.preparation.served import Served
 from tasks.protocol.messages import ChunkMessage, Differed
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots import differing
-from tasks.snapshots.served import Served
 
 if TYPE_CHECKING:
     from tasks.models.loaded import LoadedModel

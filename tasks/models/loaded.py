@@ -31,13 +31,13 @@ from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.models.user_functions import Array, Step, finished, import_step, prepared, stacked
+from tasks.preparation.reference import read_reference
+from tasks.preparation.served import Served, chained, info_of
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
 from tasks.protocol.trees import leaves_of
 from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
-from tasks.snapshots.reference import read_reference
-from tasks.snapshots.served import Served, chained, info_of
 from worker_config.errors import ModelError, ModelLoadError
 
 logger = logging.getLogger(__name__)

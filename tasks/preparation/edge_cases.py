@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tasks.models.finite import is_float
-from tasks.preparation.rows import Arrays
+from tasks.preparation.calibration_rows import Arrays
 from tasks.protocol.records import TensorSpec
 
 # Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.

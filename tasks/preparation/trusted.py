@@ -14,9 +14,9 @@ import numpy as np
 
 from tasks.executors.batched import in_batches
 from tasks.models.program import FlatCall
+from tasks.preparation.accuracy_gate import differs
+from tasks.preparation.calibration_rows import Arrays
 from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, Group
-from tasks.preparation.gate import differs
-from tasks.preparation.rows import Arrays
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
 FINITE = float(np.finfo(np.float64).max)

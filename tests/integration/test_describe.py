@@ -29,7 +29,7 @@ def test_what_is_in_the_cache_is_told_without_tensorflow(models: Path, tmp_path:
 
     assert again.stdout == first.stdout
     imported = {line.rpartition("|")[2].strip() for line in again.stderr.splitlines()}
-    assert "tasks.snapshots.preparing" in imported
+    assert "tasks.preparation.prepare" in imported
     assert not imported & {"tensorflow", "keras", "h5py"}
     a, f = msgspec.json.decode(again.stdout, type=list[Described])
     assert (a.info.name, f.info.name) == ("a", "f")
@@ -85,7 +85,7 @@ from tasks.executors import EXECUTORS, Executor
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots import preparing
 from tasks.snapshots.record import Snapshot
-from tasks.snapshots.reference import make_reference
+from tasks.preparation.reference import make_reference
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 

@@ -22,9 +22,9 @@ from tasks.executors.batched import in_batches
 from tasks.executors.hurting_rows import hurting_rows
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation.prepare import Workshop, prepare
+from tasks.preparation.served import Served
 from tasks.snapshots.forked_call import run_forked
-from tasks.snapshots.preparing import Workshop, prepare
-from tasks.snapshots.served import Served
 from worker_config.manifest import ModelEntry
 
 BATCH_ROWS, ROWS = 8, 20  # two batches and a half

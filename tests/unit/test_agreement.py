@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.preparation.accuracy_gate import compare
 from tasks.preparation.agreement import agreements, percent, rows_needed, told, too_few
 from tasks.preparation.choice import choose
-from tasks.preparation.gate import compare
 from tasks.snapshots.record import OfClass, Trial, Trials
 from worker_config.manifest import ModelEntry
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tasks.preparation import calibration
+from tasks.preparation.benchmark import telling_rows
 from tasks.preparation.calibration import bearable, calibration_rows
-from tasks.preparation.trial import telling_rows
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry

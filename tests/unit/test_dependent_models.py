@@ -8,8 +8,8 @@ import pytest
 from producer import placement
 from producer.making import make_sizer
 from producer.plan import choose_chunk_rows
+from tasks.preparation.served import Served, chained
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
-from tasks.snapshots.served import Served, chained
 from worker_config.errors import UsageError
 from worker_config.manifest import ModelEntry
 

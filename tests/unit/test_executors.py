@@ -19,9 +19,9 @@ from tasks.executors import EXECUTORS, Executor
 from tasks.executors.batched import in_batches
 from tasks.models.loaded import plain_call
 from tasks.models.program import Program
-from tasks.preparation import trial
+from tasks.preparation import benchmark
+from tasks.preparation.benchmark import TellingRows, telling_rows, try_executor
 from tasks.preparation.candidates import candidates
-from tasks.preparation.trial import TellingRows, telling_rows, try_executor
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
@@ -267,7 +267,7 @@ def test_a_wrong_executor_is_refused_in_one_line(cases: dict[str, Case], monkeyp
 def test_an_executor_that_compiles_for_too_long_is_dropped(
     cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "FIRST_CALL_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "FIRST_CALL_SECONDS", 0.0)
     assert "first call takes" in cases["mlp"].run("xla").why
     assert cases["mlp"].run("graph").agrees
 
@@ -314,7 +314,7 @@ def test_processes_share_the_weights(tmp_path: Path) -> None:
 _HOLD = """
 import gc, os, sys, pathlib, msgspec, numpy, tensorflow
 from tasks.executors import EXECUTORS
-from tasks.preparation.trial import private_bytes
+from tasks.preparation.benchmark import private_bytes
 from tasks.snapshots.record import Snapshot
 folder = pathlib.Path(sys.argv[1])
 snapshot = msgspec.msgpack.decode((folder / "snapshot").read_bytes(), type=Snapshot)

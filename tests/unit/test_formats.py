@@ -15,7 +15,7 @@ from producer.cli.manifest import check_names, model_digests
 from tasks.models.formats import open_model
 from tasks.models.loaded import load_model
 from tasks.models.model_version import entry_digest
-from tasks.snapshots.served import Served
+from tasks.preparation.served import Served
 from tests.formats import (
     CASES,
     FUNCTIONS,

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.preparation.gate import compare, differs, tells_apart
-from tasks.preparation.rows import gate_rows
+from tasks.preparation.accuracy_gate import compare, differs, tells_apart
+from tasks.preparation.calibration_rows import gate_rows
 from tasks.protocol.records import TensorSpec
 
 RANDOM = np.random.default_rng(5)

@@ -15,7 +15,7 @@ from tasks.executors.operations import operations_of
 from tasks.models.formats import open_model
 from tasks.models.program import Program, plain_call
 from tasks.models.state import is_half, state_of
-from tasks.snapshots.independence import examine, with_chance
+from tasks.preparation.independence import examine, with_chance
 from tests import dependent
 from tests.dependent import COLUMNS, ROWS, program, weights
 from tests.models import keras_may_warn

@@ -12,9 +12,9 @@ import pytest
 from producer.checks import check_fits
 from tasks.models.loaded import LoadedModel, load_model
 from tasks.models.model_version import entry_digest
+from tasks.preparation.served import Served
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import fit
-from tasks.snapshots.served import Served
 from tests import towers
 from worker_config.errors import InputError, ModelLoadError
 from worker_config.manifest import ModelEntry

@@ -15,18 +15,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.model_set import GRACE_SECONDS, Generation, ModelSet
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
+from tasks.preparation.model_set import GRACE_SECONDS, Generation, ModelSet
+from tasks.preparation.prepare import clear_built
+from tasks.preparation.served import Served
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
-from tasks.snapshots.preparing import clear_built
 from tasks.snapshots.record import BUILT, Snapshot, Trials
-from tasks.snapshots.served import Served
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
 
@@ -318,7 +318,7 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
         return {"m": Served("m", digest * 64, ENTRY)}
 
     now = [1000.0]
-    monkeypatch.setattr("tasks.model_set.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.preparation.model_set.time.monotonic", lambda: now[0])
     models = ModelSet(tmp_path, Generation(served("a"), [1]))
     models.leave_word()
     first = models.current.queue

@@ -11,8 +11,8 @@ from typing import Any, cast
 import msgspec
 
 from tasks.models.program import FlatCall
+from tasks.preparation.benchmark import TellingRows, telling_rows
 from tasks.preparation.edge_cases import Group
-from tasks.preparation.trial import TellingRows, telling_rows
 from tasks.protocol import codec
 from tasks.snapshots.record import Snapshot
 

@@ -21,9 +21,9 @@ import numpy as np
 from tasks.executors.reached import is_chance
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
+from tasks.preparation.accuracy_gate import tells_apart
 from tasks.preparation.calibration import calibration_rows
-from tasks.preparation.gate import tells_apart
-from tasks.preparation.rows import FREE_SIZE, gate_rows
+from tasks.preparation.calibration_rows import FREE_SIZE, gate_rows
 from tasks.protocol.records import Dependence, TensorSpec
 from tasks.protocol.signature import numpy_dtype
 from worker_config.errors import ConfigError

@@ -26,10 +26,10 @@ from tasks.models.finite import magnitude
 from tasks.models.memory import give_back
 from tasks.models.program import FlatCall
 from tasks.models.state import state_of
+from tasks.preparation.accuracy_gate import compare, tells_apart
 from tasks.preparation.calibration import bearable, calibration_rows
+from tasks.preparation.calibration_rows import GENERATED, gate_rows
 from tasks.preparation.edge_cases import Group, edge_cases
-from tasks.preparation.gate import compare, tells_apart
-from tasks.preparation.rows import GENERATED, gate_rows
 from tasks.preparation.trusted import Trust, capped, trust, with_reference
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial

@@ -24,15 +24,15 @@ from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import batch_rows_of
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation.benchmark import TellingRows, try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import choose
-from tasks.preparation.trial import TellingRows, try_executor
+from tasks.preparation.make_snapshot import examine_copy, make_snapshot
+from tasks.preparation.reference import read_reference
+from tasks.preparation.served import Served
 from tasks.snapshots import batch_size, cache, differing
 from tasks.snapshots.forked_call import ForkedError, run_forked
-from tasks.snapshots.making import examine_copy, make_snapshot
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
-from tasks.snapshots.reference import read_reference
-from tasks.snapshots.served import Served
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry
