@@ -52,8 +52,8 @@ def prepared(path: Path, batch_rows: int) -> Any:
 
 
 def _measure(name: str, served: Any, quick: bool) -> bool:
+    from tasks.child.loaded_model import load_model
     from tasks.executors.guarded import Limits
-    from tasks.models.loaded import load_model
 
     guarded = load_model(served)
     bare = replace(guarded, limits=Limits())

@@ -44,8 +44,8 @@ def question(quick: bool) -> bool:
 
 
 def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
+    from tasks.child.loaded_model import load_model
     from tasks.executors import EXECUTORS
-    from tasks.models.loaded import load_model
 
     # Whatever the trials found.
     EXECUTORS["tflite"].build(Path(served.folder), served.snapshot, BATCH_ROWS)  # type: ignore[misc]

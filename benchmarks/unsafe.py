@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from tasks import infer
 from tasks.celery import app
-from tasks.child import Child
+from tasks.child import execute_chunk
+from tasks.child.bootstrap import Child
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, RedisRef
 from tasks.transport import publish_answer
@@ -30,8 +30,8 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
 
 # No count of deliveries, nothing to remove with an answer, no checksum.
 for module, name, replacement in (
-    (infer, "ask", ask),
-    (infer, "checksum", lambda _: 0),
+    (execute_chunk, "ask", ask),
+    (execute_chunk, "checksum", lambda _: 0),
     (publish_answer, "fields_of", lambda _: []),
 ):
     setattr(module, name, replacement)

@@ -6,8 +6,8 @@ and functions of the product, which has no switch for this, are replaced before 
 
 from __future__ import annotations
 
-from tasks import child, infer
 from tasks.celery import app
+from tasks.child import bootstrap, execute_chunk
 from tasks.telemetry.counters import Tally
 
 __all__ = ["app"]
@@ -30,8 +30,8 @@ class Still:
 
 app.conf.worker_send_task_events = False
 for place, name, replacement in (
-    (child, "Stopwatch", Still),
-    (infer, "_done", lambda *_: None),
+    (bootstrap, "Stopwatch", Still),
+    (execute_chunk, "_done", lambda *_: None),
     (Tally, "answered", lambda *_: None),
 ):
     setattr(place, name, replacement)

@@ -54,9 +54,9 @@ class ChunkTask(Task):  # type: ignore[misc]
 # whichever app is the current one.
 @app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1, lazy=False)  # type: ignore[untyped-decorator]
 def infer(message: dict[str, Any]) -> str:
-    """Run one chunk; see `tasks.infer`."""
+    """Run one chunk; see `tasks.child.execute_chunk`."""
     # Children alone need numpy, the models and what they bring.
-    from tasks.infer import run_message
+    from tasks.child.execute_chunk import run_message
 
     return run_message(message, infer.request.headers)
 

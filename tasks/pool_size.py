@@ -14,7 +14,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from tasks.reports import Reports
+from tasks.child.child_pipe import Reports
 from worker_config.errors import UsageError
 
 

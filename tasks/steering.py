@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 from celery.worker import state
 
+from tasks.child.child_pipe import Reports
 from tasks.draining import Drain
 from tasks.models import memory
 from tasks.pool_size import PoolSize
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.messages import ChunkMessage, from_plain
-from tasks.reports import Reports
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus

@@ -28,6 +28,7 @@ from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
 from tasks import guard, reload, steadfast, steering
+from tasks.child.child_pipe import Reports
 from tasks.deaths import answer_for_child
 from tasks.ending import Ending
 from tasks.models.devices import gpus
@@ -38,7 +39,6 @@ from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
 from tasks.reload import Reloader
-from tasks.reports import Reports
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.logs import say
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 LOOK_AFTER_SECONDS = 0.5
 ENDING_LOOK_SECONDS = 0.2
-# Of a child that wants to be replaced; see `tasks.child.start`.
+# Of a child that wants to be replaced; see `tasks.child.bootstrap.start`.
 RECYCLE_KIB = 1
 
 
@@ -147,7 +147,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     memory_limit = read_memory_limit(settings.models_path)
     models = ModelSet(folder, Generation(served, shop.held))
     models.leave_word()
-    # Celery compares it with what `tasks.child` puts in the place of the process's peak.
+    # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
     return Main(
         pid=os.getpid(),
@@ -210,9 +210,9 @@ def _before_fork(sender: Any, **_: object) -> None:
 
 def _after_fork(**_: object) -> None:
     if _main is not None:
-        from tasks import child
+        from tasks.child import bootstrap
 
-        child.start(
+        bootstrap.start(
             _main.worker,
             _main.models,
             memory_limit=_main.memory_limit,
@@ -220,7 +220,7 @@ def _after_fork(**_: object) -> None:
             pin_cores=bool(_main.settings.pin_cores),
             broker_url=_main.broker_url,
             job_ttl_seconds=_main.settings.job_ttl_seconds,
-            places=child.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
+            places=bootstrap.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
             tally=_main.tally,
             report_fd=_main.reports.write_fd,
             trace_exporters=_main.settings.trace_exporters,

@@ -17,11 +17,11 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
+from tasks.child.model_cache import leave_word, word_path
 from tasks.preparation.served import Served, describe
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
-from tasks.shelf import leave_word, word_path
 from worker_config.celery_app import queue_of
 
 # A producer pins its job a moment before it enters it in Redis.

@@ -18,10 +18,11 @@ import redis
 
 from producer import Client, Job, JobState, job_store
 from producer.wire import Wire
-from tasks import infer
-from tasks.child import Child, Places
+from tasks.child import execute_chunk
+from tasks.child.bootstrap import Child, Places
+from tasks.child.loaded_model import LoadedModel
+from tasks.child.model_cache import Shelf
 from tasks.models.batches import BatchSize
-from tasks.models.loaded import LoadedModel
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MESSAGE_VERSION,
@@ -35,7 +36,6 @@ from tasks.protocol.messages import (
     unpack,
 )
 from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
-from tasks.shelf import Shelf
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import announce
 from tests.forms import in_long_form
@@ -295,13 +295,13 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     shelf = Shelf([])
     monkeypatch.setattr(shelf, "get", lambda *_: model)
     child = Child("here", 0, shelf, server, 60, Places())
-    monkeypatch.setattr(infer, "current_child", lambda: child)
+    monkeypatch.setattr(execute_chunk, "current_child", lambda: child)
     if where == "reply":
-        monkeypatch.setattr(infer, "run_chunk", call_with_any_arguments(call))
+        monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("slow", "digest")])
     job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
 
-    told = infer.run_message(to_plain(message))
+    told = execute_chunk.run_message(to_plain(message))
 
     answer = unpack(cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))), Outputs | Failure)
     assert isinstance(answer, Failure)

@@ -17,8 +17,8 @@ import redis
 from producer import Client, JobState, job_store
 from producer.leave import send
 from producer.wire import Wire
-from tasks import infer
-from tasks.child import Child, Places
+from tasks.child import execute_chunk
+from tasks.child.bootstrap import Child, Places
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
@@ -373,8 +373,8 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]
         plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, 60, Places())
-        assert infer.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
-        wanted, payload, _ = infer.ask(child, message(job.id, plan, 1))
+        assert execute_chunk.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
+        wanted, payload, _ = execute_chunk.ask(child, message(job.id, plan, 1))
         assert wanted
         np.testing.assert_array_equal(codec.decode(payload or b""), ROWS[2:4])
         assert server.ttl(keys.answers(job.id)) > 60

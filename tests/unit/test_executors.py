@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from tasks.child.loaded_model import plain_call
 from tasks.executors import EXECUTORS, Executor
 from tasks.executors.batched import in_batches
-from tasks.models.loaded import plain_call
 from tasks.models.program import Program
 from tasks.preparation import benchmark
 from tasks.preparation.benchmark import TellingRows, telling_rows, try_executor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from producer.checks import check_fits
-from tasks.models.loaded import LoadedModel, load_model
+from tasks.child.loaded_model import LoadedModel, load_model
 from tasks.models.model_version import entry_digest
 from tasks.preparation.served import Served
 from tasks.protocol.records import ModelInfo, TensorSpec

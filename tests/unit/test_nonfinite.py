@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from tasks.child.loaded_model import LoadedModel
+from tasks.child.run_models import Ran, run_apart, run_together
 from tasks.models.batches import BatchSize
-from tasks.models.loaded import LoadedModel
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.recovery.poison_rows import Step
-from tasks.running import Ran, run_apart, run_together
 from tasks.telemetry.stopwatch import Stopwatch
 
 NAN, INF = float("nan"), float("inf")

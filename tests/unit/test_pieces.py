@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.pieces import Joined, check_rows, rows_between
+from tasks.child.output_assembler import Joined, check_rows, rows_between
 from tasks.protocol import codec
 from worker_config.errors import InputError, ModelError
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tasks.child.model_cache import word_path
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
@@ -23,7 +24,6 @@ from tasks.preparation.prepare import clear_built
 from tasks.preparation.served import Served
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
-from tasks.shelf import word_path
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trials

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from producer.cli.manifest import describe
+from tasks.child.child_pipe import SILENT_DEATHS_ALLOWED, Reports, report
 from tasks.models.model_version import model_digest
-from tasks.reports import SILENT_DEATHS_ALLOWED, Reports, report
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
 from worker_config.shadow import check_no_shadow
 

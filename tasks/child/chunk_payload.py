@@ -9,7 +9,7 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-from tasks.child import Child
+from tasks.child.bootstrap import Child
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,

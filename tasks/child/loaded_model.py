@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tasks.child.online_checks import make_check
 from tasks.executors import EXECUTORS
 from tasks.executors.guarded import Limits, run_guarded
 from tasks.executors.online_check import OnlineCheck
 from tasks.models.batches import BatchSize, filled, is_out_of_memory, run_batches, run_bearable
-from tasks.models.checked import make_check
 from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes

@@ -16,19 +16,19 @@ import msgspec
 import numpy as np
 import redis
 
-from tasks.child import Child
+from tasks.child.bootstrap import Child
+from tasks.child.loaded_model import LoadedModel
+from tasks.child.model_cache import FreshChildError
+from tasks.child.model_outputs import Made, add_to, merged, together
+from tasks.child.output_assembler import Array, Joined, check_rows, rows_between
 from tasks.models.error_text import telling_line
-from tasks.models.loaded import LoadedModel
-from tasks.models.made import Made, add_to, merged, together
 from tasks.models.nonfinite import NotFinite
-from tasks.pieces import Array, Joined, check_rows, rows_between
 from tasks.protocol import codec
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
 from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import Step
-from tasks.shelf import FreshChildError
 from tasks.telemetry.stopwatch import Stopwatch
 from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 

@@ -21,7 +21,7 @@ from tasks.protocol.records import TensorSpec
 from tasks.snapshots import differing
 
 if TYPE_CHECKING:
-    from tasks.models.loaded import LoadedModel
+    from tasks.child.loaded_model import LoadedModel
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""This module is one chunk in a child: asked for, fetched, run (`tasks/running.py`), encoded, answered.
+"""This module is one chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
 
 A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
 run in steps that are noted before they run, so that a row that kills its child is found
@@ -18,11 +18,14 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks.child import Child, current_child
-from tasks.models import checked, telling
+from tasks.child import online_checks, report_differed
+from tasks.child.bootstrap import Child, current_child
+from tasks.child.chunk_payload import checksum, fetch, forget, store
+from tasks.child.loaded_model import LoadedModel
+from tasks.child.model_cache import FreshChildError
+from tasks.child.output_assembler import with_values
+from tasks.child.run_models import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.models.batches import filled
-from tasks.models.loaded import LoadedModel
-from tasks.pieces import with_values
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     Answer,
@@ -37,12 +40,9 @@ from tasks.protocol.messages import (
 )
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import Death, Step, is_hopeless, steps
-from tasks.running import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
-from tasks.shelf import FreshChildError
 from tasks.telemetry.counters import Counts
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
-from tasks.transport.chunk_payload import checksum, fetch, forget, store
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.transport.resend_detached import send_void
 from worker_config.errors import PayloadError
@@ -117,7 +117,7 @@ def _answer(
         if not is_taken and isinstance(answer, Outputs):
             forget(child, answer.ref)
         if answer.differed:
-            telling.tell(child.client, child.folder, answer)
+            report_differed.tell(child.client, child.folder, answer)
             send_void(child.client, answer.job)
         return answer
 
@@ -189,7 +189,7 @@ def _run_chunk(
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
-        checked.begin(models, message, own_graph)
+        online_checks.begin(models, message, own_graph)
         if not models:
             ran = Ran(failed=unloaded)
         elif story is None:
@@ -212,11 +212,11 @@ def _run_chunk(
             todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
             before = partial(delivery_log.write, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, story.bad, watch)
-        if found := checked.differed(models, message):
+        if found := online_checks.differed(models, message):
             differed += found
             watch.enter("infer")
             ran = _run(message, models, rows, todo, before, story.bad if story else [], watch)
-        made += checked.by_executor(models)
+        made += online_checks.by_executor(models)
         if models:
             ran.failed[:0] = unloaded
         watch.enter("encode")

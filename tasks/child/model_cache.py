@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.models.loaded import LoadedModel, load_model
+from tasks.child.loaded_model import LoadedModel, load_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.preparation.served import Served, describe
 from tasks.protocol.messages import ModelRef

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import redis
 from billiard import current_process, pool
 
+from tasks.child.child_pipe import report
+from tasks.child.model_cache import Shelf
 from tasks.draining import mark_path
 from tasks.models.devices import settle
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
-from tasks.reports import report
-from tasks.shelf import Shelf
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry

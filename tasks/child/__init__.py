@@ -1,0 +1,1 @@
+"""A slot: a child process that holds models, takes one chunk at a time, runs it, and answers."""
