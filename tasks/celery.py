@@ -10,10 +10,10 @@ from typing import Any
 
 from celery import Task
 
-import tasks.control  # noqa: F401 - `celery -A tasks control` must know of its commands
+import tasks.worker.control  # noqa: F401 - `celery -A tasks control` must know of its commands
 from tasks.protocol.messages import TASK_NAME, ChunkMessage, from_plain
 from tasks.telemetry import logs
-from tasks.worker import prepare_worker
+from tasks.worker.main_process import prepare_worker
 from worker_config.celery_app import make_app
 from worker_config.celery_command import heed_command
 from worker_config.errors import ConfigError, UsageError
@@ -41,7 +41,7 @@ class ChunkTask(Task):  # type: ignore[misc]
     """A task that is shown as `chunk 17/400 rows 4352-4608 of job ...`, also when it is sent again."""
 
     # Made when a worker starts: nobody else needs a worker's code.
-    Request = "tasks.request:ChunkRequest"
+    Request = "tasks.worker.chunk_request:ChunkRequest"
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send with a readable form of the arguments."""
@@ -50,8 +50,8 @@ class ChunkTask(Task):  # type: ignore[misc]
 
 
 # Two more deliveries after the child that ran a chunk was killed; then its rows have failed. Where rows are found that
-# kill, there are none (`tasks/request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a task of
-# whichever app is the current one.
+# kill, there are none (`tasks/worker/chunk_request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a
+# task of whichever app is the current one.
 @app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1, lazy=False)  # type: ignore[untyped-decorator]
 def infer(message: dict[str, Any]) -> str:
     """Run one chunk; see `tasks.child.execute_chunk`."""

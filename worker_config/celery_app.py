@@ -96,7 +96,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # Compares the peak, the loading of models included; children would be recycled after each task.
         "worker_max_memory_per_child": None,
         # Connects again within 2 s of Redis's return.
-        "worker_consumer": "tasks.steadfast:Consumer",
+        "worker_consumer": "tasks.worker.reconnect:Consumer",
         # Children inherit the imported TensorFlow: ready in 0.6 s instead of 9 s.
         "worker_pool": "prefork",
         "worker_pool_start_method": "fork",
@@ -122,7 +122,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         # Chunks are short and the join drops duplicates: let a running one end when the connection is lost.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # How long SIGTERM lets running chunks go on (`tasks/ending.py`), as does SIGQUIT.
+        # How long SIGTERM lets running chunks go on (`tasks/worker/graceful_shutdown.py`), as does SIGQUIT.
         "worker_soft_shutdown_timeout": 10.0,
         "worker_enable_soft_shutdown_on_idle": False,
         # One more write per task, of no use without a result backend.

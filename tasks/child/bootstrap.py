@@ -18,7 +18,6 @@ from billiard import current_process, pool
 
 from tasks.child.child_pipe import report
 from tasks.child.model_cache import Shelf
-from tasks.draining import mark_path
 from tasks.models.devices import settle
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
@@ -27,6 +26,7 @@ from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
 from tasks.transport.reusable_buffer import Scratch
+from tasks.worker.drain import mark_path
 from worker_config.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:

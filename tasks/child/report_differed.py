@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import redis
 
-from tasks.draining import mark_path
 from tasks.protocol.messages import Answer
 from tasks.transport.worker_registry import announce, leave_word, words_left
+from tasks.worker.drain import mark_path
 
 
 def tell(client: redis.Redis, folder: Path | None, answer: Answer) -> None:

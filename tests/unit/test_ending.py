@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from celery.worker import state
 
-from tasks.ending import Ending
+from tasks.worker.graceful_shutdown import Ending
 from tests.waiting import wait_until
 
 

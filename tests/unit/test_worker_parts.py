@@ -25,7 +25,7 @@ def in_fresh_interpreter(code: str) -> str:
 def test_the_guard_tells_an_import_from_an_operation() -> None:
     """It reads a private name of TensorFlow's: this pins what that name means."""
     shown = in_fresh_interpreter(
-        "from tasks.guard import tensorflow_ran_here as ran; print(ran(), end=' ')\n"
+        "from tasks.worker.fork_guard import tensorflow_ran_here as ran; print(ran(), end=' ')\n"
         "import tensorflow as tf, keras; print(ran(), end=' ')\n"
         "tf.constant(1.0); print(ran())"
     )

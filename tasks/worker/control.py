@@ -1,9 +1,9 @@
 """This module holds Celeriac's commands for `celery -A tasks inspect` and `control`; a worker's main process runs them.
 
-inspect ready, models                        `tasks/steering.py`
-control reload_models                        `tasks/reload.py`
-control drain, resume                        `tasks/draining.py`
-control pool_grow, pool_shrink               `tasks/pool_size.py`, in the place of Celery's own
+inspect ready, models                        `tasks/worker/inspection.py`
+control reload_models                        `tasks/worker/reload.py`
+control drain, resume                        `tasks/worker/drain.py`
+control pool_grow, pool_shrink               `tasks/worker/resize.py`, in the place of Celery's own
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from tasks.worker import wants_reload
+from tasks.worker.main_process import wants_reload
 from worker_config.errors import UsageError
 
 _NO_WORKER = {"error": "this is no Celeriac worker"}

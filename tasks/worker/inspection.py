@@ -1,8 +1,8 @@
 """This module is what a running worker's main process knows of its children, and what it is told to do with them.
 
 inspect ready, inspect models     --> told from the pool, from what children share, from what Celery runs now
-control drain, resume             --> `tasks/draining.py`
-control pool_grow, pool_shrink    --> `tasks/pool_size.py`
+control drain, resume             --> `tasks/worker/drain.py`
+control pool_grow, pool_shrink    --> `tasks/worker/resize.py`
 every two seconds                 --> the status file, for `python -m tasks.health`
 """
 
@@ -16,15 +16,15 @@ import msgspec
 from celery.worker import state
 
 from tasks.child.child_pipe import Reports
-from tasks.draining import Drain
 from tasks.models import memory
-from tasks.pool_size import PoolSize
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
+from tasks.worker.drain import Drain
+from tasks.worker.resize import PoolSize
 from worker_config.errors import MessageError
 
 LOOK_SECONDS = 0.2

@@ -4,9 +4,9 @@ worker_init       manifest, digests, queue, Redis, `import tensorflow`; ends the
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
 every 5 seconds   tells Redis that the worker lives
-on a lost chunk   notes why the child died (`tasks/request.py`), and answers for it
-on SIGTERM        finishes what runs, hands back the rest (`tasks/ending.py`)
-on a command      tells of its children, drains, has more or fewer of them (`tasks/steering.py`)
+on a lost chunk   notes why the child died (`tasks/worker/chunk_request.py`), and answers for it
+on SIGTERM        finishes what runs, hands back the rest (`tasks/worker/graceful_shutdown.py`)
+on a command      tells of its children, drains, has more or fewer of them (`tasks/worker/inspection.py`)
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks import guard, reload, steadfast, steering
 from tasks.child.child_pipe import Reports
-from tasks.deaths import answer_for_child
-from tasks.ending import Ending
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
@@ -38,12 +35,15 @@ from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
-from tasks.reload import Reloader
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Tally
 from tasks.telemetry.logs import say
 from tasks.transport import queues, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
+from tasks.worker import fork_guard, inspection, reconnect, reload
+from tasks.worker.child_death import answer_for_child
+from tasks.worker.graceful_shutdown import Ending
+from tasks.worker.reload import Reloader
 from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
@@ -130,7 +130,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     entries = read_entries(settings)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
-    steadfast.let_worker_live()
+    reconnect.let_worker_live()
     broker_url = app.conf.broker_url
     told = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status_file.write(folder, told)
@@ -198,7 +198,7 @@ def _before_fork(sender: Any, **_: object) -> None:
     if _main is None:
         return
     try:
-        guard.check_not_initialized()
+        fork_guard.check_not_initialized()
         _main.reports.read()
         _main.reports.check_silent_deaths(sender._processes)
     except CeleriacError as error:
@@ -254,7 +254,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1
-        self._steering = controller.steering = steering.Steering(
+        self._steering = controller.steering = inspection.Steering(
             controller,
             _main.models,
             _main.reports,
@@ -273,7 +273,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         ending = Ending(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
-        controller.timer.call_repeatedly(steering.LOOK_SECONDS, controller.steering.look)
+        controller.timer.call_repeatedly(inspection.LOOK_SECONDS, controller.steering.look)
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""

@@ -17,11 +17,11 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
-from tasks import deaths, worker
 from tasks.protocol.messages import ChunkMessage, OnError, from_plain
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import Death
 from tasks.telemetry.logs import about
+from tasks.worker import child_death, main_process
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class ChunkRequest(Request):  # type: ignore[misc]
             return None  # `on_timeout` comes next, and would answer a second time
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and not stopped:
-            stop = deaths.is_stop(error)
-            on_error = self._tell("" if stop else "WorkerLostError", deaths.cause_of(error))
+            stop = child_death.is_stop(error)
+            on_error = self._tell("" if stop else "WorkerLostError", child_death.cause_of(error))
             if on_error != "raise" and not stop:
                 self._context.retries = self.task.max_retries
         with about(self.argsrepr):
@@ -64,7 +64,7 @@ class ChunkRequest(Request):  # type: ignore[misc]
 
     def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
         """Note it, and give what a row that fails does to the chunk's job."""
-        main = worker.main_process()
+        main = main_process.main_process()
         if main is None:
             return "raise"
         death = Death(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)

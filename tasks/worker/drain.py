@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.ending import hand_back
 from tasks.preparation.model_set import ModelSet
+from tasks.worker.graceful_shutdown import hand_back
 
 logger = logging.getLogger(__name__)
 
