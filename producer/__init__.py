@@ -17,8 +17,8 @@ from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
 from producer.metrics import serve_metrics
-from producer.parts import Part
 from producer.preflight import Preflight, Wanted
+from producer.rows.part import Part
 from tasks.protocol.messages import FailureRecord
 from worker_config import errors
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from producer.handover import BegunAgain
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.run import Run
 from worker_config.errors import CeleriacError
 

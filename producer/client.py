@@ -17,10 +17,10 @@ from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.leave import Wishes, check_can_be_left, leave
 from producer.making import make_job, make_sizer
-from producer.parts import OutputTree
 from producer.policy import make_policy
 from producer.preflight import Preflight, Wanted, try_out
 from producer.route import choose_store
+from producer.rows.part import OutputTree
 from producer.sources import BatchSource, Source, from_rows, open_source
 from producer.split import CHUNK_SECONDS, Sizer
 from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Terms

@@ -18,12 +18,12 @@ from dataclasses import replace
 from typing import cast
 
 from producer import job_store, placement
-from producer.aggregator import Gathered
 from producer.caretaker import Caretaker
 from producer.job import Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
-from producer.parts import OutputTree, Part
+from producer.rows.assemble import Gathered
+from producer.rows.part import OutputTree, Part
 from producer.wire import Wire
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from producer.rebatcher import Rebatcher, skip_rows
-from producer.sources.failures import cause
-from producer.sources.protocol import Arrays, BatchSource, Rows, Source
+from producer.rows.read_errors import cause
+from producer.rows.rebatcher import Rebatcher, skip_rows
+from producer.rows.source import Arrays, BatchSource, Rows, Source
 from producer.split import Chunk
 from worker_config.errors import CeleriacError, InputError
 

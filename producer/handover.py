@@ -10,8 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from producer.parts import Part, flatten
-from producer.sources.columns import row_bytes
+from producer.rows.columns import row_bytes
+from producer.rows.part import Part, flatten
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_BYTES = 256 * 2**20

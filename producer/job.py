@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from producer.aggregator import Gathered
 from producer.attempts import Attempts
 from producer.job_store import JobState
 from producer.ledger import Ledger
-from producer.parts import Array, Marks, OutputTree, Part
 from producer.progress_bar import show_until_end
+from producer.rows.assemble import Gathered
+from producer.rows.part import Array, Marks, OutputTree, Part
 from producer.run import Run
 from tasks.protocol.messages import Differed, FailureRecord
 

@@ -17,12 +17,12 @@ from typing import NoReturn, cast
 import msgspec
 import numpy as np
 
-from producer.aggregator import Gathered, Join
 from producer.failures import Failures
-from producer.fillers import blank_like, count_rows, drop_rows
 from producer.ledger import Ledger
 from producer.outbox import OpenChunk, Outbox
-from producer.parts import OutputTree, Part, flatten, unflatten, without
+from producer.rows.assemble import Gathered, Join
+from producer.rows.drop_rows import blank_like, count_rows, drop_rows
+from producer.rows.part import OutputTree, Part, flatten, unflatten, without
 from producer.terms import Terms
 from producer.wire import Wire
 from tasks.protocol import codec

@@ -18,10 +18,10 @@ import msgspec
 from producer import job_store, job_trace, placement
 from producer.plan import Budget, choose_chunk_rows
 from producer.queues import Queues
-from producer.rebatcher import Rebatcher
 from producer.route import choose_store
+from producer.rows.rebatcher import Rebatcher
+from producer.rows.source import Arrays, Rows
 from producer.sources import BatchSource, Source
-from producer.sources.protocol import Arrays, Rows
 from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.codec.compression import Compression

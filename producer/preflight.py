@@ -20,11 +20,11 @@ from producer.feeds import Feed
 from producer.job import Job
 from producer.leave import Wishes
 from producer.making import make_sizer
-from producer.parts import Part
 from producer.plan import Budget, choose_chunk_rows
 from producer.policy import Policy
 from producer.probe import Head, Heard, send
 from producer.route import choose_reply, choose_store, why
+from producer.rows.part import Part
 from producer.sources import BatchSource, Source
 from producer.split import Sizer
 from producer.terms import Terms

@@ -16,10 +16,10 @@ from producer import job_store
 from producer.checks import check_fits
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
-from producer.parts import Part
-from producer.rebatcher import Rebatcher
+from producer.rows.part import Part
+from producer.rows.rebatcher import Rebatcher
+from producer.rows.source import Arrays, Batches, BatchReader, Rows
 from producer.sources import BatchSource, Source
-from producer.sources.protocol import Arrays, Batches, BatchReader, Rows
 from producer.split import Sizer
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
@@ -95,7 +95,7 @@ class Head:
 
 @dataclass(frozen=True)
 class _Few:
-    """The first rows of a data set that is taken by slices; see `producer.sources.protocol.Source`."""
+    """The first rows of a data set that is taken by slices; see `producer.rows.source.Source`."""
 
     source: Source
     rows: int

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 import redis
 
 from producer import outage
-from producer.aggregator import Gathered
 from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
@@ -28,9 +27,10 @@ from producer.joining import Joining
 from producer.late import Lateness
 from producer.ledger import Ledger, warn_nonfinite
 from producer.outbox import Outbox
-from producer.parts import OutputTree
 from producer.queues import Queues
 from producer.resend import Resend
+from producer.rows.assemble import Gathered
+from producer.rows.part import OutputTree
 from producer.telling import Telling
 from producer.terms import Terms
 from producer.window import CHUNKS_PER_SLOT, Window

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks.marks import mask_path
 from tasks.protocol.messages import FailureRecord, OnError
 from tests.parts import split

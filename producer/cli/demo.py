@@ -18,7 +18,7 @@ import numpy as np
 from producer.cli.predicting import predict_to_sink
 from producer.client import Client
 from producer.embedded import local
-from producer.parts import Array
+from producer.rows.part import Array
 from producer.sinks import open_sink
 from producer.sources import open_file
 from worker_config.environment import settle_models

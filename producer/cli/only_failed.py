@@ -22,8 +22,8 @@ from producer.cli.beside import OutputLedger, failures_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted
 from producer.client import Client
 from producer.ledger import Ledger
-from producer.parts import Array, Part
 from producer.progress_bar import shown
+from producer.rows.part import Array, Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.journal import check_same, lock
 from producer.sinks.mending import mended

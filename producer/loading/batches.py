@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from producer.loading.order import Order
-from producer.parts import Array, OutputTree, Part, flatten, unflatten
+from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
 

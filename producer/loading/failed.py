@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from producer.loading.reading import Numbers
-from producer.sources.columns import runs_of
+from producer.rows.columns import runs_of
 from tasks.protocol.messages import FailureRecord
 
 MOST_KEPT = 1_000

@@ -21,8 +21,8 @@ from producer.loading.batches import Batch
 from producer.loading.loader import Loader
 from producer.loading.order import Order
 from producer.loading.passes import Pass
-from producer.parts import OutputTree
-from producer.sources.failures import import_optional
+from producer.rows.part import OutputTree
+from producer.rows.read_errors import import_optional
 from worker_config.errors import CeleriacError, UsageError
 
 # How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.

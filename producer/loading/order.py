@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from producer.parts import Array
-from producer.rebatcher import columns, count_rows, with_columns
-from producer.sources.protocol import Column, Rows
+from producer.rows.part import Array
+from producer.rows.rebatcher import columns, count_rows, with_columns
+from producer.rows.source import Column, Rows
 
 # The numbers of rows, in order; a range where they follow each other.
 Order: TypeAlias = Array | range

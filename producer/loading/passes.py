@@ -21,9 +21,9 @@ from producer.loading.failed import FailedRows, of_data_set, retold
 from producer.loading.reading import Numbers
 from producer.loading.specs import Specs
 from producer.loading.wanted import Wanted
-from producer.parts import Array, Part, flatten
+from producer.rows.columns import runs_of
+from producer.rows.part import Array, Part, flatten
 from producer.sources import BatchSource, Source
-from producer.sources.columns import runs_of
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 

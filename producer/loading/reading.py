@@ -18,12 +18,12 @@ from typing import Protocol, cast
 import numpy as np
 
 from producer.loading.order import Order, ShuffleBuffer, shard_rows
-from producer.parts import Array
-from producer.rebatcher import columns, count_rows, picked, with_columns
+from producer.rows.part import Array
+from producer.rows.rebatcher import columns, count_rows, picked, with_columns
+from producer.rows.source import Arrays, BatchReader
 from producer.sources import ArraySource, Batches, BatchSource, Rows, Source
 from producer.sources.arrays import check_slice
 from producer.sources.picked import PickedRows
-from producer.sources.protocol import Arrays, BatchReader
 
 
 class Numbers(Protocol):
@@ -38,7 +38,7 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ordered:
-    """Rows of a data set that is taken by slices, in any order; see `producer.sources.protocol.Source`.
+    """Rows of a data set that is taken by slices, in any order; see `producer.rows.source.Source`.
 
     One thread at a time takes them, whatever others read of the same data set: sources keep what they read last.
     """

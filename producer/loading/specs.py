@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Array, output_name
+from producer.rows.part import Array, output_name
 from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 

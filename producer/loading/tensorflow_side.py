@@ -18,8 +18,8 @@ from producer.job import Job
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.loader import Loader
-from producer.parts import OutputTree, Part, flatten
-from producer.sources.failures import import_optional
+from producer.rows.part import OutputTree, Part, flatten
+from producer.rows.read_errors import import_optional
 from tasks.protocol.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 

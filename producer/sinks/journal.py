@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from producer.parts import RowSpec
+from producer.rows.part import RowSpec
 from producer.sinks.place import sync_folder
 from tasks.protocol.messages import FailureRecord, OnError, from_plain, to_plain
 from tasks.protocol.trees import Key

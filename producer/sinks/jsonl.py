@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from producer.parts import Array, output_name
+from producer.rows.part import Array, output_name
 from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.parts import RowSpec
+from producer.rows.part import RowSpec
 
 NAME = "failed"
 SPEC = RowSpec(np.dtype(np.bool_), ())

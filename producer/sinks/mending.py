@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.parts import Array, Part, flatten, output_name, unflatten
+from producer.rows.columns import runs_of
+from producer.rows.part import Array, Part, flatten, output_name, unflatten
+from producer.rows.source import MAX_BATCH_BYTES
 from producer.sinks.written import Written
-from producer.sources.columns import runs_of
-from producer.sources.protocol import MAX_BATCH_BYTES
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError

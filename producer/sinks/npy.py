@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.parts import Array, RowSpec, output_name
+from producer.rows.part import Array, RowSpec, output_name
 from producer.sinks.marks import SPEC, mask_path
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from producer.parts import Array
+from producer.rows.part import Array
 from producer.sinks.npy import Column, check_dtypes
 from producer.sinks.place import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.parts import Array, RowSpec, output_name
+from producer.rows.part import Array, RowSpec, output_name
 from producer.sinks.place import Place, load_library
 from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError

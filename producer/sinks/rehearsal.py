@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks.opening import open_sink
 from producer.sinks.place import check_free, one_line_errors
 from tasks.protocol.messages import FailureRecord

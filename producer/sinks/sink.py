@@ -8,8 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from producer.aggregator import Layout
-from producer.parts import Part
+from producer.rows.assemble import Layout
+from producer.rows.part import Part
 from producer.sinks.journal import Journal
 from producer.sinks.marks import Fill
 from producer.sinks.place import one_line_errors, sync_folder

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
-from producer.parts import Array, RowSpec
+from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
 from producer.sinks.place import Place
 from tasks.protocol.trees import Key

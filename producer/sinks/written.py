@@ -8,13 +8,13 @@ from typing import Self, TypeAlias, cast
 
 import numpy as np
 
-from producer.parts import Array
-from producer.rebatcher import Rebatcher
+from producer.rows.part import Array
+from producer.rows.rebatcher import Rebatcher
+from producer.rows.source import Arrays, BatchSource, Source
 from producer.sinks.parquet import ROW, row_shapes
 from producer.sources.arrays import ArraySource
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
-from producer.sources.protocol import Arrays, BatchSource, Source
 from producer.sources.zarr import open_zarr
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from producer.rows.source import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.files import find_files, is_pattern, open_files
 from producer.sources.fingerprint import fingerprint
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
-from producer.sources.protocol import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
 from producer.sources.tfrecord import open_tfrecord
 from producer.sources.zarr import is_zarr, open_zarr

@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from producer.parts import Array, RowSpec
-from producer.sources.columns import (
+from producer.rows.columns import (
     check_lengths,
     check_rows,
     columns_of,
@@ -23,7 +22,8 @@ from producer.sources.columns import (
     to_array,
     tree_of,
 )
-from producer.sources.protocol import Arrays
+from producer.rows.part import Array, RowSpec
+from producer.rows.source import Arrays
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.

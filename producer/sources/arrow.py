@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Array
-from producer.sources.failures import import_optional
-from producer.sources.protocol import Column
+from producer.rows.part import Array
+from producer.rows.read_errors import import_optional
+from producer.rows.source import Column
 from worker_config.errors import InputError
 
 # From a position in a column, or in the values of its lists, to the row for people.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from producer.rows.read_errors import check_file, one_line_errors
+from producer.rows.source import Arrays
 from producer.sources.arrays import ArraySource, array_source, check_slice
-from producer.sources.failures import check_file, one_line_errors
-from producer.sources.protocol import Arrays
 from worker_config.errors import InputError
 
 # Files differ in size: this many of them, spread over all, tell how large they are.
@@ -40,7 +40,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileCo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FileContents:
-    """A data set of the bytes of files, read when they are taken; see `producer.sources.protocol.Source`."""
+    """A data set of the bytes of files, read when they are taken; see `producer.rows.source.Source`."""
 
     label: str
     rows: int

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from producer.sources.failures import check_file, one_line_errors
+from producer.rows.read_errors import check_file, one_line_errors
 from producer.sources.files import find_files, is_pattern
 from producer.sources.zarr import is_zarr
 

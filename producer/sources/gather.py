@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Array
-from producer.sources.columns import (
+from producer.rows.columns import (
     check_dtype,
     check_text,
     columns_of,
@@ -19,7 +18,8 @@ from producer.sources.columns import (
     to_array,
     tree_of,
 )
-from producer.sources.protocol import MAX_BATCH_BYTES, Batches, Column
+from producer.rows.part import Array
+from producer.rows.source import MAX_BATCH_BYTES, Batches, Column
 from worker_config.errors import InputError
 
 

@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.sources.columns import check_lengths, place, to_array
-from producer.sources.failures import cause
+from producer.rows.columns import check_lengths, place, to_array
+from producer.rows.read_errors import cause
+from producer.rows.source import Batches, BatchReader, Column
 from producer.sources.gather import Form, gather, stack
-from producer.sources.protocol import Batches, BatchReader, Column
 from worker_config.errors import InputError, UsageError
 
 

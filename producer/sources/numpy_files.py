@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.parts import Array
+from producer.rows.columns import taken_dtype
+from producer.rows.part import Array
+from producer.rows.read_errors import check_file, one_line_errors
+from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources.arrays import ArraySource, array_source, stamp_of
-from producer.sources.columns import taken_dtype
-from producer.sources.failures import check_file, one_line_errors
-from producer.sources.protocol import MAX_BATCH_BYTES
 from worker_config.errors import InputError
 
 _SUFFIXES = (".npy", ".npz")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from producer.rows.read_errors import import_optional, one_line_errors
+from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader
 from producer.sources.arrow import check_type, column_of, plain_type
-from producer.sources.failures import import_optional, one_line_errors
 from producer.sources.files import find_files
-from producer.sources.protocol import MAX_BATCH_BYTES, Batches, BatchReader
 from worker_config.errors import InputError
 
 # Measured on the first rows of each file, and bounded, since later rows may be larger.

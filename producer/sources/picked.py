@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from producer.parts import Array
-from producer.rebatcher import Rebatcher, pick_rows
+from producer.rows.columns import runs_of
+from producer.rows.part import Array
+from producer.rows.rebatcher import Rebatcher, pick_rows
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, Source
 from producer.sources.arrays import check_slice
-from producer.sources.columns import runs_of
-from producer.sources.protocol import Arrays, Batches, BatchReader, BatchSource, Rows, Source
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
@@ -24,7 +24,7 @@ def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PickedRows:
-    """Some rows of a data set that is taken by slices; see `producer.sources.protocol.Source`."""
+    """Some rows of a data set that is taken by slices; see `producer.rows.source.Source`."""
 
     label: str
     rows: int

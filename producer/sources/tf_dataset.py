@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer.sources.columns import columns_of, place
+from producer.rows.columns import columns_of, place
+from producer.rows.source import BatchReader
 from producer.sources.iterables import from_batches, from_rows
-from producer.sources.protocol import BatchReader
 from worker_config.errors import InputError
 
 

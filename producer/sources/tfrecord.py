@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from producer.sources.failures import cause, import_optional, one_line_errors
+from producer.rows.read_errors import cause, import_optional, one_line_errors
+from producer.rows.source import BatchReader
 from producer.sources.files import find_files
 from producer.sources.gather import gather
-from producer.sources.protocol import BatchReader
 from worker_config.errors import InputError
 
 # Before a record its length and the checksum of that, after it the checksum of the record.

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Array
+from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
+from producer.rows.part import Array
+from producer.rows.read_errors import import_optional, one_line_errors
+from producer.rows.source import MAX_BATCH_BYTES, Arrays
 from producer.sources.arrays import check_slice
-from producer.sources.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
-from producer.sources.failures import import_optional, one_line_errors
-from producer.sources.protocol import MAX_BATCH_BYTES, Arrays
 from worker_config.errors import InputError
 
 
@@ -64,7 +64,7 @@ def _arrays(group: Any, nested: bool) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZarrSource:
-    """A data set in Zarr arrays; see `producer.sources.protocol.Source`."""
+    """A data set in Zarr arrays; see `producer.rows.source.Source`."""
 
     label: str
     rows: int

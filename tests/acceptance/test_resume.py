@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
 from tasks.models.model_version import model_digest

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState, job_store
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.wire import Wire
 from tasks.protocol import keys
 from tasks.protocol.messages import (

@@ -14,7 +14,7 @@ import redis
 
 from producer import Client, JobState, job_store
 from producer.cli.beside import ledger_path, read_beside
-from producer.parts import Part
+from producer.rows.part import Part
 from tasks.protocol import codec
 from tasks.protocol.messages import Differed, InlineRef, ModelRef, Outputs
 from tasks.protocol.records import Plan

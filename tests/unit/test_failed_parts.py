@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import gaps
-from producer.aggregator import Gathered, Join
-from producer.gaps import close_gaps
-from producer.parts import Part
+from producer.rows import compact
+from producer.rows.assemble import Gathered, Join
+from producer.rows.compact import close_gaps
+from producer.rows.part import Part
 from tasks.protocol.messages import OnError
 from tests.failed_rows import kept, parts_with_failures, pick, record
 from worker_config.errors import MessageError
@@ -87,7 +87,7 @@ def test_gaps_are_closed_in_place(moved_bytes: int, data: st.DataObject, rows: i
     array = np.arange(rows * 2).reshape(rows, 2)
     expected = np.delete(array, [row for start, stop in holes for row in range(start, stop)], axis=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gaps, "MOVED_BYTES", moved_bytes)
+        patch.setattr(compact, "MOVED_BYTES", moved_bytes)
         closed = close_gaps(array, data.draw(st.permutations(holes)))
     np.testing.assert_array_equal(closed, expected)
     assert np.shares_memory(closed, array) or not closed.size

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.fillers import blank_like, count_rows, drop_rows
-from producer.parts import Part
+from producer.rows.drop_rows import blank_like, count_rows, drop_rows
+from producer.rows.part import Part
 from tasks.protocol.fill_values import filler_rows, told_filler
 from tasks.protocol.messages import FailureRecord
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
-from producer.parts import Part
 from producer.placement import pin, refs, usable
 from producer.queues import Queues
-from producer.rebatcher import Rebatcher, skip_rows
+from producer.rows.part import Part
+from producer.rows.rebatcher import Rebatcher, skip_rows
+from producer.rows.source import BatchReader
 from producer.sources import from_arrays, from_rows
-from producer.sources.protocol import BatchReader
 from producer.split import Chunk
 from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from tasks.protocol.records import ModelInfo, SlotRecord

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.aggregator import Gathered, Join
-from producer.parts import OutputTree, Part
+from producer.rows.assemble import Gathered, Join
+from producer.rows.part import OutputTree, Part
 from producer.sinks import open_sink
 from tests.parts import split
 from tests.unit.test_sinks_contract import READERS

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.aggregator import Gathered, Join
-from producer.fillers import drop_rows
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.failed import MOST_KEPT, FailedRows, of_data_set, retold
 from producer.loading.order import ShuffleBuffer, epoch_order, random_of, shard_rows
 from producer.loading.reading import Arrived, Stream
 from producer.loading.specs import ArraySpec
-from producer.parts import Part
-from producer.rebatcher import columns
+from producer.rows.assemble import Gathered, Join
+from producer.rows.columns import runs_of
+from producer.rows.drop_rows import drop_rows
+from producer.rows.part import Part
+from producer.rows.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
-from producer.sources.columns import runs_of
 from tasks.protocol.messages import FailureRecord
 from tests.parts import split
 from worker_config.errors import InputError, MessageError, RowsFailedError, UsageError

@@ -19,7 +19,7 @@ from producer.client import Client
 from producer.job import Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import mending as mending_module
 from producer.sinks.marks import Fill, mask_path

@@ -14,7 +14,7 @@ from producer.cli.beside import ledger_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
 from producer.ledger import Ledger
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
 from tasks.protocol.messages import Differed

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from producer.cli.dry_run import lines, values
-from producer.parts import Part
 from producer.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.probe import Head
 from producer.route import why
+from producer.rows.part import Part
 from producer.sinks.rehearsal import Rehearsed, rehearse
 from producer.sources import from_arrays, from_batches
 from producer.split import Sizer

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import open_sink
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError

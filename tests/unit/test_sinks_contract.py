@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import zarr
 
-from producer.parts import Part, flatten
+from producer.rows.part import Part, flatten
 from producer.sinks import FORMATS, check_output, open_sink
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.fillers import drop_rows
-from producer.parts import Part
+from producer.rows.drop_rows import drop_rows
+from producer.rows.part import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
 from producer.sinks.marks import Fill, mask_path

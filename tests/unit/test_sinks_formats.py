@@ -15,7 +15,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import open_sink
 from producer.sinks import parquet as parquet_module
 from producer.sinks import zarr as zarr_module

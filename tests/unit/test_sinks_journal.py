@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.parts import Part
+from producer.rows.part import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
 from tests.unit.test_sinks_contract import ROWS, TEXTS, assert_holds, names, parts_of

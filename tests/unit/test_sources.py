@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.parts import RowSpec
+from producer.rows.part import RowSpec
 from producer.sources import from_arrays, open_file
 from worker_config.errors import InputError
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources import BatchSource, Column, Rows, from_batches, from_rows
-from producer.sources.protocol import MAX_BATCH_BYTES
 from worker_config.errors import InputError, UsageError
 
 DTYPES = st.sampled_from(["int8", "uint16", "int64", "float16", "float32", "float64", "bool", "complex64"])

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources import open_parquet
-from producer.sources.protocol import MAX_BATCH_BYTES
 from worker_config.errors import InputError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.rows.columns import runs_of
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from producer.sources.columns import runs_of
 from producer.sources.picked import pick
 from worker_config.errors import InputError
 

@@ -8,8 +8,8 @@ from typing import Any
 import google_crc32c
 import pytest
 
+from producer.rows.source import BatchReader
 from producer.sources import open_tfrecord
-from producer.sources.protocol import BatchReader
 from worker_config.errors import InputError
 
 RECORDS = [b"first", b"", b"\0third\0", b"x" * 1000]

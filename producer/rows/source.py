@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from producer.parts import Array
+from producer.rows.part import Array
 from worker_config.errors import InputError
 
 # Rows as a model takes them: one array, arrays by input name, or a tuple in the order of the inputs.

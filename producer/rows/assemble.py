@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from producer.gaps import close_gaps
-from producer.parts import Array, OutputTree, Part, RowSpec, flatten, output_name, title_of, unflatten
+from producer.rows.compact import close_gaps
+from producer.rows.part import Array, OutputTree, Part, RowSpec, flatten, output_name, title_of, unflatten
 from tasks.protocol.trees import Key
 from worker_config.errors import CeleriacError, MessageError
 

@@ -8,8 +8,8 @@ from typing import cast
 
 import numpy as np
 
-from producer.parts import Array
-from producer.sources.protocol import Column, Rows
+from producer.rows.part import Array
+from producer.rows.source import Column, Rows
 from worker_config.errors import InputError
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from producer.parts import OutputTree, Part, flatten, unflatten
+from producer.rows.part import OutputTree, Part, flatten, unflatten
 from tasks.protocol.fill_values import filler_rows
 from tasks.protocol.messages import FailureRecord
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from producer.parts import Array
-from producer.sources.failures import cause
+from producer.rows.part import Array
+from producer.rows.read_errors import cause
 from worker_config.errors import InputError
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.

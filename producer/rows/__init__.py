@@ -1,0 +1,1 @@
+"""Rows and parts as values: what a source gives, columns, batches cut anew, and parts put together."""
