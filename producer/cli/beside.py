@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from producer.sinks.marks import Fill, mask_path
-from producer.sinks.place import one_line_errors
+from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import OutputError

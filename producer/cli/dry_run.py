@@ -19,7 +19,7 @@ from producer.checkup.findings import mib
 from producer.client import Client
 from producer.failures import told
 from producer.preflight import Preflight, Wanted
-from producer.sinks.rehearsal import Rehearsed, rehearse
+from producer.sinks.dry_write import Rehearsed, rehearse
 from producer.sources import BatchSource, Source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError

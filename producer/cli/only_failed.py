@@ -26,8 +26,8 @@ from producer.progress_bar import shown
 from producer.rows.part import Array, Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.journal import check_same, lock
-from producer.sinks.mending import mended
-from producer.sinks.written import Written, check_readable
+from producer.sinks.patch_rows import mended
+from producer.sinks.reopen import Written, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.protocol.codec.compression import Compression

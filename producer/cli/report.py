@@ -11,7 +11,7 @@ import click
 
 from producer.cli.options import broker_option, needed
 from producer.report import gather, make_page
-from producer.sinks.place import Place, load_library, one_line_errors
+from producer.sinks.temp_paths import Place, load_library, one_line_errors
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 

@@ -32,7 +32,7 @@ import ml_dtypes
 import numpy as np
 
 from producer.rows.part import RowSpec
-from producer.sinks.place import sync_folder
+from producer.sinks.temp_paths import sync_folder
 from tasks.protocol.messages import FailureRecord, OnError, from_plain, to_plain
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError

@@ -17,7 +17,7 @@ import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
 from producer.sinks.marks import SPEC, mask_path
-from producer.sinks.place import Place, bytes_of, check_free
+from producer.sinks.temp_paths import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError

@@ -13,7 +13,7 @@ from typing import IO
 
 from producer.rows.part import Array
 from producer.sinks.npy import Column, check_dtypes
-from producer.sinks.place import Place, bytes_of, check_free
+from producer.sinks.temp_paths import Place, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs
 from tasks.protocol.trees import Key
 

@@ -12,8 +12,8 @@ from producer.sinks.jsonl import JsonLinesWriter
 from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
 from producer.sinks.parquet import ParquetWriter
-from producer.sinks.place import Place, one_line_errors
 from producer.sinks.sink import Sink
+from producer.sinks.temp_paths import Place, one_line_errors
 from producer.sinks.writer import Writer
 from producer.sinks.zarr import ZarrWriter
 from worker_config.errors import OutputError

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.place import Place, load_library
+from producer.sinks.temp_paths import Place, load_library
 from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 

@@ -12,7 +12,7 @@ from producer.rows.assemble import Layout
 from producer.rows.part import Part
 from producer.sinks.journal import Journal
 from producer.sinks.marks import Fill
-from producer.sinks.place import one_line_errors, sync_folder
+from producer.sinks.temp_paths import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
 from tasks.protocol.fill_values import told_filler
 from tasks.protocol.messages import FailureRecord

@@ -18,7 +18,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
-from producer.sinks.place import Place
+from producer.sinks.temp_paths import Place
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.place import Place, bytes_of, load_library, sync_folder
+from producer.sinks.temp_paths import Place, bytes_of, load_library, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
 from tasks.transport.atomic_files import sync_file

@@ -21,9 +21,9 @@ from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
-from producer.sinks import mending as mending_module
+from producer.sinks import patch_rows as mending_module
 from producer.sinks.marks import Fill, mask_path
-from producer.sinks.written import READABLE
+from producer.sinks.reopen import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.protocol.fill_values import told_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError

@@ -14,7 +14,7 @@ from producer.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.probe import Head
 from producer.route import why
 from producer.rows.part import Part
-from producer.sinks.rehearsal import Rehearsed, rehearse
+from producer.sinks.dry_write import Rehearsed, rehearse
 from producer.sources import from_arrays, from_batches
 from producer.split import Sizer
 from producer.window import MAX_BYTES, Window

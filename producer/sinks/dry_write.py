@@ -16,7 +16,7 @@ import numpy as np
 
 from producer.rows.part import Part
 from producer.sinks.opening import open_sink
-from producer.sinks.place import check_free, one_line_errors
+from producer.sinks.temp_paths import check_free, one_line_errors
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.trees import leaves_of
 from worker_config.errors import OutputError

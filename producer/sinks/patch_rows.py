@@ -15,7 +15,7 @@ import numpy as np
 from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
 from producer.rows.source import MAX_BATCH_BYTES
-from producer.sinks.written import Written
+from producer.sinks.reopen import Written
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError
