@@ -23,7 +23,7 @@ from benchmarks.meter import Memory, PeakMemory
 from benchmarks.models import write_models
 from benchmarks.report import Finding, at_most, control, report
 from benchmarks.stage import ask, folder
-from producer import window
+from producer.scheduling import window
 from tasks.protocol.messages import StoreName
 
 MIB = 2**20

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from producer import job_store, placement
+from producer import job_store
 from producer.job_store import JobState
 from producer.leave import send
+from producer.scheduling import model_pinning
 from producer.wire import Wire
 from tasks.protocol import keys
 from tasks.protocol.records import JobRecord, Plan, SlotRecord
@@ -83,7 +84,7 @@ class Caretaker:
 
     def _look_after(self, record: JobRecord, now: float) -> None:
         found = self._wire.workers()
-        self.slots = placement.usable([slot for slots in found.values() for slot in slots], self._plan.models)
+        self.slots = model_pinning.usable([slot for slots in found.values() for slot in slots], self._plan.models)
         self._gone |= self._workers - found.keys()
         self._workers = (self._workers & found.keys()) | {slot.worker for slot in self.slots}
         if self._answered != record.ledger["chunks_answered"]:

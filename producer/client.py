@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack, overload
 
-from producer import placement
-from producer.checks import check_first_row, check_fits, check_names
 from producer.detached import DetachedJob
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.handover import MAX_BYTES
 from producer.job import Job
 from producer.leave import Wishes, check_can_be_left, leave
 from producer.making import make_job, make_sizer
-from producer.policy import make_policy
 from producer.preflight import Preflight, Wanted, try_out
-from producer.route import choose_store
 from producer.rows.part import OutputTree
+from producer.scheduling import model_pinning
+from producer.scheduling.admission import check_first_row, check_fits, check_names
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, Sizer
+from producer.scheduling.error_budget import make_policy
+from producer.scheduling.job_options import AttachedOptions, DetachedOptions, PredictOptions, Terms
+from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
-from producer.split import CHUNK_SECONDS, Sizer
-from producer.terms import AttachedOptions, DetachedOptions, PredictOptions, Terms
 from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -206,8 +206,8 @@ class Client:
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
-        placement.check_begins_chunk(infos, first_row, chunk_rows)
-        placement.warn(infos)
+        model_pinning.check_begins_chunk(infos, first_row, chunk_rows)
+        model_pinning.warn(infos)
         if wishes:
             check_can_be_left(infos, first_row=first_row, goes_on=fail_together or policy.goes_on)
             blank = blank_rows(infos[0].inputs)
@@ -292,8 +292,8 @@ class Client:
         """
         terms = Terms(policy=make_policy("raise", None, on_nonfinite))
         infos, slots = self._find(check_names(models))
-        placement.warn(infos)
-        placement.check_can_stream(infos)
+        model_pinning.warn(infos)
+        model_pinning.check_can_stream(infos)
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
         store, _ = choose_store(source, slots, self._settings, None)
@@ -314,8 +314,8 @@ class Client:
             while not (slots := read_slots(client)) and time.monotonic() < deadline:
                 self._watch()
                 time.sleep(0.1)
-        infos = placement.pin(names, slots)
-        return infos, placement.usable(slots, placement.refs(infos))
+        infos = model_pinning.pin(names, slots)
+        return infos, model_pinning.usable(slots, model_pinning.refs(infos))
 
     def _start(
         self,

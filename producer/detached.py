@@ -17,13 +17,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
-from producer import job_store, placement
+from producer import job_store
 from producer.caretaker import Caretaker
 from producer.job import Progress
 from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree, Part
+from producer.scheduling import model_pinning
 from producer.wire import Wire
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
@@ -121,7 +122,7 @@ class DetachedJob:
         """
         with self._wire() as wire:
             state, record = self._read()
-            slots = placement.usable(wire.slots(), self._plan.models)
+            slots = model_pinning.usable(wire.slots(), self._plan.models)
         running = state is JobState.RUNNING
         return Progress(
             state=state,

@@ -11,7 +11,7 @@ from typing import Protocol
 from producer.rows.read_errors import cause
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import Arrays, BatchSource, Rows, Source
-from producer.split import Chunk
+from producer.scheduling.chunk_sizer import Chunk
 from worker_config.errors import CeleriacError, InputError
 
 # What is read ahead of the chunks, besides the rows of two chunks.

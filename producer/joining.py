@@ -23,7 +23,7 @@ from producer.outbox import OpenChunk, Outbox
 from producer.rows.assemble import Gathered, Join
 from producer.rows.drop_rows import blank_like, count_rows, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without
-from producer.terms import Terms
+from producer.scheduling.job_options import Terms
 from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs

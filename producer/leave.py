@@ -15,12 +15,13 @@ from typing import cast
 
 import msgspec
 
-from producer import job_store, job_trace, placement
+from producer import job_store, job_trace
 from producer.plan import Budget, choose_chunk_rows
-from producer.queues import Queues
-from producer.route import choose_store
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Rows
+from producer.scheduling import model_pinning
+from producer.scheduling.load_balancer import Queues
+from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from producer.wire import Wire
 from tasks.protocol import codec
@@ -110,17 +111,17 @@ def leave(
     store, slice_ref = choose_store(source, slots, settings, wishes.store)
     job_id = secrets.token_hex(6)
     wire = Wire(str(settings.broker_url), settings, job_id)
-    trace = job_trace.begin(job_id, placement.refs(infos), store)
+    trace = job_trace.begin(job_id, model_pinning.refs(infos), store)
     try:
         budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
         left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
         plan = msgspec.structs.replace(left.put(check, blank), trace=trace.headers)
-        dependent = placement.dependent(infos)
+        dependent = model_pinning.dependent(infos)
         record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(wire.url):
             job_store.create(wire.client, record, ttl_seconds)
         # To those that are still up.
-        send(wire, job_id, plan, range(plan.chunks), placement.usable(wire.slots(), plan.models) or slots)
+        send(wire, job_id, plan, range(plan.chunks), model_pinning.usable(wire.slots(), plan.models) or slots)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
@@ -183,7 +184,7 @@ class _Put:
         return Plan(
             rows=self.rows,
             chunk_rows=self.chunk_rows,
-            models=placement.refs(self.infos),
+            models=model_pinning.refs(self.infos),
             slice_ref=self.slice_ref,
             compression=self.wishes.compression,
             ttl_seconds=self.ttl_seconds,

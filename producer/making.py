@@ -10,19 +10,26 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from producer import job_store, job_trace, metrics, placement
+from producer import job_store, job_trace, metrics
 from producer.attempts import Attempts
 from producer.feeds import Feed
 from producer.job import Job
 from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.provenance import job_settings
-from producer.queues import Queues
-from producer.route import choose_reply
 from producer.run import Run
-from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
-from producer.terms import Terms
-from producer.window import Window
+from producer.scheduling import model_pinning
+from producer.scheduling.chunk_sizer import (
+    CHUNK_SECONDS,
+    FIRST_STEP_ROWS,
+    MAX_CHUNK_BYTES,
+    MAX_REDIS_CHUNK_BYTES,
+    Sizer,
+)
+from producer.scheduling.job_options import Terms
+from producer.scheduling.load_balancer import Queues
+from producer.scheduling.payload_route import choose_reply
+from producer.scheduling.window import Window
 from producer.wire import Wire
 from tasks.protocol.host_facts import versions_here
 from tasks.protocol.messages import Differed, StoreName
@@ -45,11 +52,11 @@ def make_sizer(
     return Sizer(
         max(info.batch_rows for info in infos),
         row_bytes,
-        output_row_bytes=placement.output_row_bytes(infos),
-        batch_seconds=placement.batch_seconds(infos),
+        output_row_bytes=model_pinning.output_row_bytes(infos),
+        batch_seconds=model_pinning.batch_seconds(infos),
         rows_travel=store != "slices",
-        first_rows=FIRST_STEP_ROWS if placement.have_no_model(infos) else 1,
-        fixed_rows=placement.fixed_chunk_rows(infos, chunk_rows),
+        first_rows=FIRST_STEP_ROWS if model_pinning.have_no_model(infos) else 1,
+        fixed_rows=model_pinning.fixed_chunk_rows(infos, chunk_rows),
         chunk_seconds=chunk_seconds,
         max_bytes=MAX_REDIS_CHUNK_BYTES if store == "redis" else MAX_CHUNK_BYTES,
     )
@@ -68,8 +75,8 @@ def make_job(
 ) -> Job:
     """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended."""
     job_id = secrets.token_hex(6)
-    models = placement.refs(infos)
-    dependent = placement.dependent(infos)
+    models = model_pinning.refs(infos)
+    dependent = model_pinning.dependent(infos)
     record = job_store.new_record(job_id, models, feed.label, store, feed.rows, dependent=dependent)
     trace = job_trace.begin(job_id, models, store)
 
@@ -109,7 +116,7 @@ def make_job(
             worker_timeout_seconds=worker_timeout_seconds,
             terms=terms,
             watch=watch,
-            likely_form=placement.blank_outputs(infos),
+            likely_form=model_pinning.blank_outputs(infos),
             differed=differed,
             first_index=first_index,
         )

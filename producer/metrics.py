@@ -21,7 +21,7 @@ from producer.job_store import JobState
 from producer.ledger import Ledger
 from producer.measures import STORES, Measures
 from producer.run import Run
-from producer.window import Window
+from producer.scheduling.window import Window
 from tasks.telemetry.http_endpoint import Endpoint
 from tasks.telemetry.stopwatch import STAGES
 from worker_config.errors import JobCancelledError

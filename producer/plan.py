@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from producer.placement import batch_seconds, fixed_chunk_rows, output_row_bytes
-from producer.split import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.scheduling.model_pinning import batch_seconds, fixed_chunk_rows, output_row_bytes
 from tasks.protocol.records import ModelInfo
 from worker_config.errors import UsageError
 

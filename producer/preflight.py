@@ -15,20 +15,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from producer import placement
 from producer.feeds import Feed
 from producer.job import Job
 from producer.leave import Wishes
 from producer.making import make_sizer
 from producer.plan import Budget, choose_chunk_rows
-from producer.policy import Policy
 from producer.probe import Head, Heard, send
-from producer.route import choose_reply, choose_store, why
 from producer.rows.part import Part
+from producer.scheduling import model_pinning
+from producer.scheduling.chunk_sizer import Sizer
+from producer.scheduling.error_budget import Policy
+from producer.scheduling.job_options import Terms
+from producer.scheduling.payload_route import choose_reply, choose_store, why
+from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
-from producer.split import Sizer
-from producer.terms import Terms
-from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks.models.ragged import columns_of
 from tasks.protocol.codec.compression import Compression
@@ -156,7 +156,7 @@ def try_out(
     rows = probe.stop - probe.start
     if row_bytes is None:
         row_bytes = heard.payload_bytes / rows if rows else 0.0
-    output_row_bytes = heard.output_bytes / rows if rows else placement.output_row_bytes(infos)
+    output_row_bytes = heard.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
     detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
     sizer.sent(rows, round(row_bytes * rows))
     sizer.answered(rows, heard.seconds, heard.output_bytes)
@@ -184,7 +184,7 @@ def try_out(
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],
         detached_limit=budget.limit if wanted.wishes else 0.0,
-        dependent=placement.dependent(infos),
+        dependent=model_pinning.dependent(infos),
     )
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer import job_store
-from producer.checks import check_fits
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Batches, BatchReader, Rows
+from producer.scheduling.admission import check_fits
+from producer.scheduling.chunk_sizer import Sizer
 from producer.sources import BatchSource, Source
-from producer.split import Sizer
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import blank_rows

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from producer.policy import Policy
-from producer.window import CHUNKS_PER_SLOT, MAX_BYTES
+from producer.scheduling.error_budget import Policy
+from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES
 
 if TYPE_CHECKING:
-    from producer.split import Sizer
-    from producer.terms import Terms
+    from producer.scheduling.chunk_sizer import Sizer
+    from producer.scheduling.job_options import Terms
     from tasks.protocol.messages import StoreName
     from worker_config.settings import Settings
 

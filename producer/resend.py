@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from producer.crew import Crew
-from producer.late import Lateness
 from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.scheduling.stragglers import Lateness
+from producer.scheduling.worker_liveness import Crew
 from producer.wire import Wire
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import CeleriacError

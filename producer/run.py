@@ -17,23 +17,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import redis
 
-from producer import outage
-from producer.crew import Crew
 from producer.failures import Failures
 from producer.feeds import Feed
 from producer.handover import BegunAgain, Handover
 from producer.job_store import JobState
 from producer.joining import Joining
-from producer.late import Lateness
 from producer.ledger import Ledger, warn_nonfinite
 from producer.outbox import Outbox
-from producer.queues import Queues
 from producer.resend import Resend
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree
+from producer.scheduling import redis_backoff
+from producer.scheduling.job_options import Terms
+from producer.scheduling.load_balancer import Queues
+from producer.scheduling.stragglers import Lateness
+from producer.scheduling.window import CHUNKS_PER_SLOT, Window
+from producer.scheduling.worker_liveness import Crew
 from producer.telling import Telling
-from producer.terms import Terms
-from producer.window import CHUNKS_PER_SLOT, Window
 from producer.wire import Wire
 from tasks.protocol.messages import Answer, Differed, ModelRef, Outputs
 from tasks.protocol.records import JobRecord, SlotRecord
@@ -303,7 +303,7 @@ class Run:
 
         self._watch()
         logger.warning("job %s waits: %s", self._id, error)
-        outage.wait_for_redis(self._wire.url, self._tries, self._wake, is_over)
+        redis_backoff.wait_for_redis(self._wire.url, self._tries, self._wake, is_over)
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.split import Chunk
+from producer.scheduling.chunk_sizer import Chunk
 
 
 def split(rows: int, chunk_rows: int) -> list[Chunk]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from producer.checkup.findings import MIB, Finding, error, mib, ok, warning
 from producer.checkup.workers import WorkerState
-from producer.window import MAX_BYTES
+from producer.scheduling.window import MAX_BYTES
 from worker_config.errors import ExitCode
 
 # Of a temporary folder: Redis's socket, logs, and what TensorFlow leaves there.

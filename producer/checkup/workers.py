@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from producer.checkup.findings import Finding, error, ok, warning
-from producer.placement import refs
+from producer.scheduling.model_pinning import refs
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import ExitCode

@@ -33,7 +33,7 @@ from producer.cli.predicting import PredictionFailedError
 from producer.cli.report import report
 from producer.cli.watch import watch
 from producer.embedded import worker_command
-from producer.placement import refs
+from producer.scheduling.model_pinning import refs
 from tasks.snapshots.record import Trial
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots

@@ -34,8 +34,8 @@ from producer.cli.predicting import (
 from producer.client import Client
 from producer.embedded import local
 from producer.leave import LEAST_TTL_SECONDS, Wishes
-from producer.policy import Policy
 from producer.preflight import Wanted
+from producer.scheduling.error_budget import Policy
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source

@@ -10,7 +10,7 @@ import msgspec
 
 from producer.failures import told
 from producer.job_store import JobState
-from producer.placement import dependent
+from producer.scheduling.model_pinning import dependent
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord, ModelInfo
 from tasks.snapshots.record import Trial

@@ -11,7 +11,7 @@ import time
 import click
 from tqdm import tqdm
 
-from producer import job_store, outage
+from producer import job_store
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
@@ -20,6 +20,7 @@ from producer.client import Client
 from producer.failures import told
 from producer.job_store import JobState
 from producer.progress_bar import Pace
+from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import (
@@ -55,7 +56,7 @@ def watch(job: str, broker_url: str | None, worker_timeout_seconds: float, as_js
     try:
         with _Shown(record) as shown:
             while not _followed(url, worker_timeout_seconds, shown):
-                outage.wait_for_redis(url, 0, threading.Event(), lambda: False)
+                redis_backoff.wait_for_redis(url, 0, threading.Event(), lambda: False)
                 shown.back_at = time.monotonic()
         state, record = shown.state, shown.record
     except KeyboardInterrupt:

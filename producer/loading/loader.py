@@ -24,9 +24,9 @@ from producer.loading.order import epoch_order, random_of, shard_rows
 from producer.loading.passes import CLOSE_SECONDS, Form, Pass
 from producer.loading.reading import Numbers, Ordered, Stream
 from producer.loading.wanted import Wanted, check_wanted
-from producer.policy import make_policy
 from producer.rows.part import OutputTree, flatten
 from producer.rows.rebatcher import count_rows, picked
+from producer.scheduling.error_budget import make_policy
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
 from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError

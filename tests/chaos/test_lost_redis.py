@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from producer import Client
-from producer.window import SMALL_CHUNKS_PER_SLOT
+from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tests.chaos.arena import Arena
 from tests.chaos.schedule import LARGE
 from tests.forms import LONG

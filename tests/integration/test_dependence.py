@@ -115,7 +115,7 @@ def test_a_chunk_in_which_a_child_has_died_is_run_whole(system: System, client: 
 
 
 def test_a_job_says_once_what_its_rows_depend_on(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "producer.placement"):
+    with caplog.at_level(logging.WARNING, "producer.scheduling.model_pinning"):
         jobs = [client.submit(name, rows_of(2 * ROWS)) for name in ("centred", "centred_meant")]
         for job in jobs:
             job.result()

@@ -16,8 +16,8 @@ import redis
 from producer import Client, Job, JobState
 from producer.job_store import read
 from producer.rows.source import BatchReader
+from producer.scheduling.window import CHUNKS_PER_SLOT
 from producer.sources import from_rows
-from producer.window import CHUNKS_PER_SLOT
 from tasks.models.model_version import model_digest
 from tasks.protocol import keys
 from tasks.telemetry.stopwatch import STAGES

@@ -17,7 +17,7 @@ import pytest
 
 from producer import Client, JobState
 from producer.job_store import read_all
-from producer.window import SMALL_CHUNKS_PER_SLOT
+from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import connect
 from tests.models import in_one_process

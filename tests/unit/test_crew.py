@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.crew import Crew
+from producer.scheduling.worker_liveness import Crew
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from producer import placement
 from producer.making import make_sizer
 from producer.plan import choose_chunk_rows
+from producer.scheduling import model_pinning
 from tasks.preparation.served import Served, chained
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from worker_config.errors import UsageError
@@ -30,11 +30,11 @@ def test_chunks_that_are_meant_to_be_the_same_have_one_size(given: int | None, e
 
 
 def test_a_job_begins_with_a_chunk_or_is_refused() -> None:
-    placement.check_begins_chunk([PLAIN], 7, None)
-    placement.check_begins_chunk([PLAIN, MEANT], 128, None)
-    placement.check_begins_chunk([MEANT], 7, 7)
+    model_pinning.check_begins_chunk([PLAIN], 7, None)
+    model_pinning.check_begins_chunk([PLAIN, MEANT], 128, None)
+    model_pinning.check_begins_chunk([MEANT], 7, 7)
     with pytest.raises(UsageError, match=r"model meant: .* chunks of 64 rows .* none begins with row 7"):
-        placement.check_begins_chunk([PLAIN, MEANT], 7, None)
+        model_pinning.check_begins_chunk([PLAIN, MEANT], 7, None)
 
 
 def test_a_chain_depends_on_what_its_members_depend_on() -> None:
@@ -50,4 +50,4 @@ def test_a_chain_depends_on_what_its_members_depend_on() -> None:
     none = msgspec.structs.replace(PLAIN, dependence=[])
     assert chained(served, [none, none]).dependence == []
     assert chained(served, [none, unknown]).dependence is None
-    assert placement.dependent([both, none]) == {"both": f"independent_rows = false: {both.dependent}"}
+    assert model_pinning.dependent([both, none]) == {"both": f"independent_rows = false: {both.dependent}"}

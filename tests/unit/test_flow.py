@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from producer.feeds import BatchFeed, SourceFeed
 from producer.handover import Handover
-from producer.placement import pin, refs, usable
-from producer.queues import Queues
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import BatchReader
+from producer.scheduling.chunk_sizer import Chunk
+from producer.scheduling.load_balancer import Queues
+from producer.scheduling.model_pinning import pin, refs, usable
+from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from producer.sources import from_arrays, from_rows
-from producer.split import Chunk
-from producer.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until
 from worker_config.celery_app import queue_of

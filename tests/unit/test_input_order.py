@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.checks import check_fits
+from producer.scheduling.admission import check_fits
 from tasks.child.loaded_model import LoadedModel, load_model
 from tasks.models.model_version import entry_digest
 from tasks.preparation.served import Served

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from producer.late import AGAIN_SECONDS, LEAST_KNOWN, PATIENCE, SLACK_SECONDS, UNKNOWN_SECONDS, Lateness
 from producer.outbox import OpenChunk
+from producer.scheduling.stragglers import (
+    AGAIN_SECONDS,
+    LEAST_KNOWN,
+    PATIENCE,
+    SLACK_SECONDS,
+    UNKNOWN_SECONDS,
+    Lateness,
+)
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
 ROWS = 8

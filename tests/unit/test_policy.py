@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from producer.policy import Policy, make_policy
+from producer.scheduling.error_budget import Policy, make_policy
 from worker_config.errors import RowsFailedError, UsageError
 
 

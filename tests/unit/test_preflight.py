@@ -12,12 +12,12 @@ import pytest
 from producer.cli.dry_run import lines, values
 from producer.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.probe import Head
-from producer.route import why
 from producer.rows.part import Part
+from producer.scheduling.chunk_sizer import Sizer
+from producer.scheduling.payload_route import why
+from producer.scheduling.window import MAX_BYTES, Window
 from producer.sinks.dry_write import Rehearsed, rehearse
 from producer.sources import from_arrays, from_batches
-from producer.split import Sizer
-from producer.window import MAX_BYTES, Window
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from worker_config.errors import InputError, OutputError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.split import CHUNK_SECONDS, FIRST_STEP_ROWS, GROWTH, MAX_CHUNK_BYTES, SLACK, Sizer
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, FIRST_STEP_ROWS, GROWTH, MAX_CHUNK_BYTES, SLACK, Sizer
 from worker_config.errors import UsageError
 
 MANY = 10**9

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from producer import timeline, timeline_store
 from producer.making import Terms
-from producer.policy import Policy
 from producer.provenance import job_settings
 from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
-from producer.split import Sizer
+from producer.scheduling.chunk_sizer import Sizer
+from producer.scheduling.error_budget import Policy
 from producer.timeline import Entry, RowsByTime, Timeline
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import SlotRecord

@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from producer import placement
+from producer.scheduling import model_pinning
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import SlotRecord
 
@@ -44,7 +44,7 @@ class Crew:
             seconds_left: after which their records expire, should no sign of life come.
             now: of a monotonic clock.
         """
-        self.slots = placement.usable([slot for slots in workers.values() for slot in slots], self._models)
+        self.slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._models)
         for worker in self._queues_of.keys() - workers.keys():
             logger.warning("job %s: %s gone", self._job, worker)
             withdrawn = now < self._expires.get(worker, 0.0) - SLACK_SECONDS

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from producer.handover import MAX_BYTES
-from producer.policy import Policy
+from producer.scheduling.error_budget import Policy
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 
