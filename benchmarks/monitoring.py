@@ -30,10 +30,11 @@ from benchmarks.harness import MIN_BLOCKS, Arm, WrongOutputError, check_equal, c
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
-from producer import Client, local, serve_metrics, timeline_store
+from producer import Client, local, serve_metrics
 from producer.joining import Joining
-from producer.measures import Measures
-from producer.timeline import Timeline
+from producer.records import timeline_store
+from producer.records.throughput import Measures
+from producer.records.timeline import Timeline
 from tasks.transport.connection import connect
 
 AIM = 0.98

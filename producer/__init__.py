@@ -13,11 +13,11 @@ from producer.client import Client
 from producer.detached import DetachedJob
 from producer.embedded import local
 from producer.job import Job, Progress
-from producer.job_store import JobState
-from producer.ledger import Ledger
 from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
 from producer.metrics import serve_metrics
 from producer.preflight import Preflight, Wanted
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from tasks.protocol.messages import FailureRecord
 from worker_config import errors

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from producer import job_store
-from producer.job_store import JobState
 from producer.leave import send
+from producer.records import job_store
+from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
 from producer.wire import Wire
 from tasks.protocol import keys

@@ -17,11 +17,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
-from producer import job_store
 from producer.caretaker import Caretaker
 from producer.job import Progress
-from producer.job_store import JobState
-from producer.ledger import Ledger
+from producer.records import job_store
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree, Part
 from producer.scheduling import model_pinning

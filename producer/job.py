@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from producer.attempts import Attempts
-from producer.job_store import JobState
-from producer.ledger import Ledger
 from producer.progress_bar import show_until_end
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered
 from producer.rows.part import Array, Marks, OutputTree, Part
 from producer.run import Run

@@ -17,9 +17,9 @@ from typing import NoReturn, cast
 import msgspec
 import numpy as np
 
-from producer.failures import Failures
-from producer.ledger import Ledger
 from producer.outbox import OpenChunk, Outbox
+from producer.records.failures import Failures
+from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered, Join
 from producer.rows.drop_rows import blank_like, count_rows, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without

@@ -15,8 +15,9 @@ from typing import cast
 
 import msgspec
 
-from producer import job_store, job_trace
+from producer import job_trace
 from producer.plan import Budget, choose_chunk_rows
+from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Rows
 from producer.scheduling import model_pinning

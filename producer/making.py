@@ -10,13 +10,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from producer import job_store, job_trace, metrics
+from producer import job_trace, metrics
 from producer.attempts import Attempts
 from producer.feeds import Feed
 from producer.job import Job
-from producer.ledger import Ledger
 from producer.outbox import Outbox
 from producer.provenance import job_settings
+from producer.records import job_store
+from producer.records.ledger import Ledger
 from producer.run import Run
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import (

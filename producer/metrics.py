@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from producer.job_store import JobState
-from producer.ledger import Ledger
-from producer.measures import STORES, Measures
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
+from producer.records.throughput import STORES, Measures
 from producer.run import Run
 from producer.scheduling.window import Window
 from tasks.telemetry.http_endpoint import Endpoint

@@ -15,11 +15,11 @@ from typing import Literal, cast
 import msgspec
 
 from producer.feeds import Feed
+from producer.records.timeline import Timeline
 from producer.scheduling.chunk_sizer import Chunk, Sizer
 from producer.scheduling.error_budget import Policy
 from producer.scheduling.load_balancer import Queues
 from producer.scheduling.window import Window
-from producer.timeline import Timeline
 from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef

@@ -12,9 +12,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer import job_store
 from producer.feeds import BatchFeed, Feed, SourceFeed
 from producer.job import Job
+from producer.records import job_store
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Batches, BatchReader, Rows

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tqdm import tqdm
 
-from producer.job_store import JobState
+from producer.records.job_store import JobState
 
 if TYPE_CHECKING:
     from producer.job import Job, Progress

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from producer.ledger import Ledger
 from producer.outbox import Outbox
+from producer.records.ledger import Ledger
 from producer.scheduling.stragglers import Lateness
 from producer.scheduling.worker_liveness import Crew
 from producer.wire import Wire

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import redis
 
-from producer.failures import Failures
 from producer.feeds import Feed
 from producer.handover import BegunAgain, Handover
-from producer.job_store import JobState
 from producer.joining import Joining
-from producer.ledger import Ledger, warn_nonfinite
 from producer.outbox import Outbox
+from producer.records.failures import Failures
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger, warn_nonfinite
 from producer.resend import Resend
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from producer import job_store, timeline_store
-from producer.failures import Failures
-from producer.job_store import JobState
-from producer.ledger import Ledger
-from producer.timeline import Timeline
+from producer.records import job_store, timeline_store
+from producer.records.failures import Failures
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
+from producer.records.timeline import Timeline
 from producer.wire import Wire
 from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord

@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
-from producer.measures import Measures
+from producer.records.throughput import Measures
 from tasks.protocol import keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import redis
 
-from producer import job_store
+from producer.records import job_store
 from producer.wire import Wire
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (

@@ -14,7 +14,6 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from producer import failures, ledger
 from producer.cli import jobs, prune, tables
 from producer.cli.demo import run_demo
 from producer.cli.doctor import doctor
@@ -33,6 +32,7 @@ from producer.cli.predicting import PredictionFailedError
 from producer.cli.report import report
 from producer.cli.watch import watch
 from producer.embedded import worker_command
+from producer.records import failures, ledger
 from producer.scheduling.model_pinning import refs
 from tasks.snapshots.record import Trial
 from tasks.transport.connection import broker_errors, connect

@@ -17,8 +17,8 @@ import msgspec
 
 from producer.checkup.findings import mib
 from producer.client import Client
-from producer.failures import told
 from producer.preflight import Preflight, Wanted
+from producer.records.failures import told
 from producer.sinks.dry_write import Rehearsed, rehearse
 from producer.sources import BatchSource, Source
 from tasks.protocol.records import TensorSpec

@@ -11,7 +11,7 @@ from producer.cli.options import broker_option, json_option, needed, timeout_opt
 from producer.cli.predicting import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
 from producer.client import Client
 from producer.detached import DetachedJob
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from tasks.protocol.records import JobRecord
 from worker_config.errors import CeleriacError, ExecutorDifferedError, ExitCode, RowsFailedError

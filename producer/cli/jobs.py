@@ -6,9 +6,9 @@ import json
 
 import click
 
-from producer import job_store
 from producer.cli import tables
 from producer.cli.options import broker_option, json_option, needed
+from producer.records import job_store
 from producer.scheduling.model_pinning import refs
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots

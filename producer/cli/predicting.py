@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from producer.cli.beside import OutputLedger, write_beside
 from producer.client import Client
-from producer.failures import told as told_models
 from producer.job import Job
-from producer.ledger import Ledger, told_nonfinite
 from producer.progress_bar import paced, shown
+from producer.records.failures import told as told_models
+from producer.records.ledger import Ledger, told_nonfinite
 from producer.sinks import JournalHead, Sink, begin_again
 from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source

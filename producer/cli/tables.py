@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from producer.failures import told
-from producer.job_store import JobState
+from producer.records.failures import told
+from producer.records.job_store import JobState
 from producer.scheduling.model_pinning import dependent
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord, ModelInfo

@@ -11,15 +11,15 @@ import time
 import click
 from tqdm import tqdm
 
-from producer import job_store
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.cli.predicting import progress_bar
 from producer.client import Client
-from producer.failures import told
-from producer.job_store import JobState
 from producer.progress_bar import Pace
+from producer.records import job_store
+from producer.records.failures import told
+from producer.records.job_store import JobState
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors, connect

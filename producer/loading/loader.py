@@ -16,7 +16,6 @@ from typing import Any, Self, cast
 import numpy as np
 
 from producer.client import Client
-from producer.ledger import Ledger, summed
 from producer.loading import specs
 from producer.loading.batches import Batch
 from producer.loading.failed import FailedRows
@@ -24,6 +23,7 @@ from producer.loading.order import epoch_order, random_of, shard_rows
 from producer.loading.passes import CLOSE_SECONDS, Form, Pass
 from producer.loading.reading import Numbers, Ordered, Stream
 from producer.loading.wanted import Wanted, check_wanted
+from producer.records.ledger import Ledger, summed
 from producer.rows.part import OutputTree, flatten
 from producer.rows.rebatcher import count_rows, picked
 from producer.scheduling.error_budget import make_policy

@@ -13,14 +13,14 @@ import numpy as np
 
 from producer.client import Client
 from producer.job import Job
-from producer.job_store import JobState
-from producer.ledger import Ledger
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.failed import FailedRows, of_data_set, retold
 from producer.loading.reading import Numbers
 from producer.loading.specs import Specs
 from producer.loading.wanted import Wanted
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
 from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten
 from producer.sources import BatchSource, Source

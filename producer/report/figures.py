@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from producer.records.timeline import Event, Story
 from producer.report.lanes import AWAY, KINDS, Piece, Span, short_names
-from producer.timeline import Event, Story
 from tasks.telemetry.stopwatch import STAGES
 
 Figure = dict[str, Any]

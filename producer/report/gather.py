@@ -13,9 +13,9 @@ from typing import cast
 import msgspec
 import redis
 
-from producer import job_store, timeline_store
-from producer.job_store import JobState
-from producer.timeline import MOST_SLOWEST, Entry, RowsByTime, Story
+from producer.records import job_store, timeline_store
+from producer.records.job_store import JobState
+from producer.records.timeline import MOST_SLOWEST, Entry, RowsByTime, Story
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from producer.timeline import Entry
+from producer.records.timeline import Entry
 
 KINDS = {
     "waiting": ("wait",),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from producer.job_store import JobState
+from producer.records.job_store import JobState
+from producer.records.timeline import Entry
+from producer.records.timeline_store import SERVER
 from producer.report.gather import Told
 from producer.report.lanes import short_names
-from producer.timeline import Entry
-from producer.timeline_store import SERVER
 from tasks.protocol.records import ModelInfo
 
 Rows = list[Sequence[str]]

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import psutil
 
-from producer import job_store
-from producer.job_store import JobState
+from producer.records import job_store
+from producer.records.job_store import JobState
 from tasks.protocol.records import JobRecord, SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots

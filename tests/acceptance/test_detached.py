@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from producer import job_store
-from producer.job_store import JobState
+from producer.records import job_store
+from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan

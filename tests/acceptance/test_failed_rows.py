@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer import job_store
-from producer.job_store import JobState
+from producer.records import job_store
+from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import FailureRecord, pack
 from tasks.protocol.records import JobRecord

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer import Client, Job, job_store, timeline_store
+from producer import Client, Job
 from producer.cli.report import report
-from producer.job_store import JobState
+from producer.records import job_store, timeline_store
+from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.transport.connection import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from tests.acceptance.commands import Celeriac, Running
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Idleness

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from producer import job_store
+from producer.records import job_store
 from producer.scheduling.window import CHUNKS_PER_SLOT
 from tests.acceptance.commands import Celeriac, Running
 from tests.chaos.arena import CHILDREN, WORKERS, Arena

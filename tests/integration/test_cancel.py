@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, JobState, job_store
+from producer import Client, JobState
 from producer.joining import Joining
+from producer.records import job_store
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer
 from tests.chunks import deaths

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, Job, JobState, job_store
+from producer import Client, Job, JobState
+from producer.records import job_store
 from producer.rows.part import Part
 from producer.wire import Wire
 from tasks.protocol import keys

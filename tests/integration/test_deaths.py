@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, Job, JobState, job_store
+from producer import Client, Job, JobState
+from producer.records import job_store
 from producer.wire import Wire
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, JobState, job_store
+from producer import Client, JobState
 from producer.leave import send
+from producer.records import job_store
 from producer.wire import Wire
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places

@@ -118,7 +118,7 @@ def test_a_model_that_fails_is_left_out_of_the_result(
 ) -> None:
     rows[57, 0], rows[133, 0] = BAD, ANOTHER
     names = [bad if name == "BAD" else name for name in names]
-    with caplog.at_level(logging.WARNING, "producer.failures"):
+    with caplog.at_level(logging.WARNING, "producer.records.failures"):
         job = client.submit(names, rows, chunk_rows=CHUNK)
         outputs = job.result()
 
@@ -139,7 +139,7 @@ def test_a_model_that_fails_is_left_out_of_the_result(
     assert {failure.model for failure in failures} == {bad}
     assert len({failure.start for failure in failures}) == len(failures), "once for each chunk"
     assert len(failures) < ROWS // CHUNK or bad not in ("some", "other", "prepared")
-    warned = [entry.getMessage() for entry in caplog.records if entry.name == "producer.failures"]
+    warned = [entry.getMessage() for entry in caplog.records if entry.name == "producer.records.failures"]
     assert len(warned) == 1
     assert f"model {bad} failed alone at row" in warned[0]
     assert warned[0].endswith("; its outputs are left out")

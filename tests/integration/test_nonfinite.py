@@ -70,7 +70,7 @@ def test_the_ledger_counts_them_and_the_log_tells(
     ledger = job.ledger
     assert (ledger.predicted, ledger.failed) == (ROWS, 0)
     assert (ledger.nonfinite_inputs, ledger.nonfinite_outputs) == (len(BAD), int(lost.sum()))
-    told = [record.message for record in caplog.records if record.name == "producer.ledger"]
+    told = [record.message for record in caplog.records if record.name == "producer.records.ledger"]
     assert len(told) == (on_nonfinite == "warn")
     assert all("of 60 predicted rows, 4 have a NaN or an infinity in what a model took" in line for line in told)
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, JobState, job_store
+from producer import Client, JobState
 from producer.cli.beside import ledger_path, read_beside
+from producer.records import job_store
 from producer.rows.part import Part
 from tasks.protocol import codec
 from tasks.protocol.messages import Differed, InlineRef, ModelRef, Outputs

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.job_store import read
+from producer.records.job_store import read
 from producer.rows.source import BatchReader
 from producer.scheduling.window import CHUNKS_PER_SLOT
 from producer.sources import from_rows

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer import Client, job_store
+from producer import Client
+from producer.records import job_store
 from tasks.protocol import keys
 from tasks.transport.connection import connect
 from tests.models import in_one_process

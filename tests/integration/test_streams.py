@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from producer import Client, JobState
-from producer.job_store import read_all
+from producer.records.job_store import read_all
 from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import connect

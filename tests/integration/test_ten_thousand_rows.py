@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.messages import FailureRecord, OnError
 from tests.acceptance.commands import Celeriac

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.failures import MOST_KEPT, Failures, told
+from producer.records.failures import MOST_KEPT, Failures, told
 from tasks.protocol.messages import FailureRecord
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from worker_config.errors import CeleriacError
 
 

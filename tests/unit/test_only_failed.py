@@ -17,8 +17,8 @@ from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.predicting import PredictionFailedError, Summary, predict_to_sink
 from producer.client import Client
 from producer.job import Progress
-from producer.job_store import JobState
-from producer.ledger import Ledger
+from producer.records.job_store import JobState
+from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as mending_module

@@ -13,7 +13,7 @@ import pytest
 from producer.cli.beside import ledger_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
 from producer.client import Client
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays

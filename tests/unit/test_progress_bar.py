@@ -13,8 +13,8 @@ import pytest
 from tqdm import tqdm
 
 from producer.job import Progress
-from producer.job_store import JobState
 from producer.progress_bar import Pace, bar_kind, details_of, follow, line_of, paced
+from producer.records.job_store import JobState
 
 RUNNING = Progress(JobState.RUNNING, 6000, predicted=1150, failed=30, in_flight=7, slots=2, seconds=2.5, skipped=20)
 

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from producer.job_store import JobState, new_record
+from producer.records.job_store import JobState, new_record
+from producer.records.timeline import Entry, Event, Story
 from producer.report import Told, make_page
 from producer.report.figures import throughput
-from producer.timeline import Entry, Event, Story
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.messages import FailureRecord, ModelRef
 from tasks.protocol.records import JobRecord, ModelInfo

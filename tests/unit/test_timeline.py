@@ -12,13 +12,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import timeline, timeline_store
 from producer.making import Terms
 from producer.provenance import job_settings
+from producer.records import timeline, timeline_store
+from producer.records.timeline import Entry, RowsByTime, Timeline
 from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
 from producer.scheduling.chunk_sizer import Sizer
 from producer.scheduling.error_budget import Policy
-from producer.timeline import Entry, RowsByTime, Timeline
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings

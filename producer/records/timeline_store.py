@@ -1,6 +1,6 @@
 """This module keeps a job's timeline in Redis, beside its record and for as long.
 
-The hash `celeriac:job:ID:timeline` has the fields `story` (`producer/timeline.py`), written anew each time, and
+The hash `celeriac:job:ID:timeline` has the fields `story` (`producer/records/timeline.py`), written anew each time, and
 `entries:N`, the entries from the N-th on. Losing it loses a picture: nothing here ends a job, or has it wait.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from producer.timeline import Entry, Story, Timeline
+from producer.records.timeline import Entry, Story, Timeline
 from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
 

@@ -31,7 +31,7 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from producer.ledger import Ledger
+from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
