@@ -31,7 +31,7 @@ from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local, serve_metrics
-from producer.joining import Joining
+from producer.job.collector import Joining
 from producer.records import timeline_store
 from producer.records.throughput import Measures
 from producer.records.timeline import Timeline

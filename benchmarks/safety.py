@@ -27,7 +27,7 @@ from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local
-from producer.run import Run
+from producer.job.runner import Run
 from producer.sinks import JournalHead, open_sink
 from tasks.transport.connection import connect
 

@@ -26,7 +26,7 @@ from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, system
 from producer import Client
-from producer.outbox import BATCH_CHUNKS
+from producer.job.dispatcher import BATCH_CHUNKS
 from tasks.transport.connection import connect
 from worker_config.settings import Settings
 

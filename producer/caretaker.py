@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from producer.job.broker_channel import Wire
 from producer.leave import send
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
-from producer.wire import Wire
 from tasks.protocol import keys
 from tasks.protocol.records import JobRecord, Plan, SlotRecord
 from tasks.transport.connection import broker_errors

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any, Literal, Unpack, overload
 
 from producer.detached import DetachedJob
-from producer.feeds import BatchFeed, Feed, SourceFeed
-from producer.handover import MAX_BYTES
-from producer.job import Job
+from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
+from producer.job.factory import make_job, make_sizer
+from producer.job.job import Job
+from producer.job.part_queue import MAX_BYTES
 from producer.leave import Wishes, check_can_be_left, leave
-from producer.making import make_job, make_sizer
 from producer.preflight import Preflight, Wanted, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning

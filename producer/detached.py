@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import cast
 
 from producer.caretaker import Caretaker
-from producer.job import Progress
+from producer.job.broker_channel import Wire
+from producer.job.job import Progress
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree, Part
 from producer.scheduling import model_pinning
-from producer.wire import Wire
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan

@@ -15,7 +15,8 @@ from typing import cast
 
 import msgspec
 
-from producer import job_trace
+from producer.job import trace_span
+from producer.job.broker_channel import Wire
 from producer.plan import Budget, choose_chunk_rows
 from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
@@ -24,7 +25,6 @@ from producer.scheduling import model_pinning
 from producer.scheduling.load_balancer import Queues
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
-from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnNonfinite, SliceRef, StoreName
@@ -112,7 +112,7 @@ def leave(
     store, slice_ref = choose_store(source, slots, settings, wishes.store)
     job_id = secrets.token_hex(6)
     wire = Wire(str(settings.broker_url), settings, job_id)
-    trace = job_trace.begin(job_id, model_pinning.refs(infos), store)
+    trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
         budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
         left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from producer.feeds import Feed
-from producer.job import Job
+from producer.job.broker_channel import Wire
+from producer.job.chunk_feeds import Feed
+from producer.job.factory import make_sizer
+from producer.job.job import Job
 from producer.leave import Wishes
-from producer.making import make_sizer
 from producer.plan import Budget, choose_chunk_rows
 from producer.probe import Head, Heard, send
 from producer.rows.part import Part
@@ -29,7 +30,6 @@ from producer.scheduling.job_options import Terms
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
-from producer.wire import Wire
 from tasks.models.ragged import columns_of
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import FailureRecord, StoreName

@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.feeds import BatchFeed, Feed, SourceFeed
-from producer.job import Job
+from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
+from producer.job.job import Job
 from producer.records import job_store
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher

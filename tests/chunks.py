@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import redis
 
+from producer.job.broker_channel import Wire
 from producer.records import job_store
-from producer.wire import Wire
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MESSAGE_VERSION,

@@ -21,7 +21,7 @@ import numpy as np
 from producer.cli.beside import OutputLedger, failures_path, read_beside
 from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted
 from producer.client import Client
-from producer.progress_bar import shown
+from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
 from producer.sinks import JournalHead, open_sink

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from producer.metrics import serve_metrics
+from producer.job.prometheus import serve_metrics
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME

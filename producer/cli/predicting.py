@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from producer.cli.beside import OutputLedger, write_beside
 from producer.client import Client
-from producer.job import Job
-from producer.progress_bar import paced, shown
+from producer.job.job import Job
+from producer.job.progress_bar import paced, shown
 from producer.records.failures import told as told_models
 from producer.records.ledger import Ledger, told_nonfinite
 from producer.sinks import JournalHead, Sink, begin_again

@@ -16,7 +16,7 @@ from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.cli.predicting import progress_bar
 from producer.client import Client
-from producer.progress_bar import Pace
+from producer.job.progress_bar import Pace
 from producer.records import job_store
 from producer.records.failures import told
 from producer.records.job_store import JobState

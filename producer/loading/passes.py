@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 
 from producer.client import Client
-from producer.job import Job
+from producer.job.job import Job
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.failed import FailedRows, of_data_set, retold

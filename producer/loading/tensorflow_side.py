@@ -14,7 +14,7 @@ from typing import Any
 
 from producer.client import Client
 from producer.detached import DetachedJob
-from producer.job import Job
+from producer.job.job import Job
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter
 from producer.loading.loader import Loader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from producer.handover import MAX_BYTES
+from producer.job.part_queue import MAX_BYTES
 from producer.scheduling.error_budget import Policy
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName

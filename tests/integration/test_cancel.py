@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from producer import Client, JobState
-from producer.joining import Joining
+from producer.job.collector import Joining
 from producer.records import job_store
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer

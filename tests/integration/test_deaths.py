@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
+from producer.job.broker_channel import Wire
 from producer.records import job_store
-from producer.wire import Wire
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places
 from tasks.child.loaded_model import LoadedModel

@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from producer import Client, JobState
+from producer.job.broker_channel import Wire
 from producer.leave import send
 from producer.records import job_store
-from producer.wire import Wire
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places
 from tasks.protocol import codec, keys

@@ -12,9 +12,9 @@ import pytest
 
 from producer import Client
 from producer.cli.predicting import PredictionFailedError, predict_to_sink
+from producer.job.broker_channel import Wire
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
-from producer.wire import Wire
 from tasks.protocol.messages import FileRef, PayloadRef, RedisRef
 from tests.data_sets import KINDS, PIXELS, ROWS, expected_of, rows_of, write_parquet
 from tests.systems import System
@@ -139,7 +139,7 @@ def test_every_source_takes_every_way(
     client: Client, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, store: Any
 ) -> None:
     data = KINDS[name].make(tmp_path)
-    monkeypatch.setattr("producer.wire.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
+    monkeypatch.setattr("producer.job.broker_channel.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
     refs = seen_refs(monkeypatch)
 
     predictions = client.predict(KINDS[name].model, data, chunk_rows=CHUNK_ROWS, store=store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from producer.making import make_sizer
+from producer.job.factory import make_sizer
 from producer.plan import choose_chunk_rows
 from producer.scheduling import model_pinning
 from tasks.preparation.served import Served, chained

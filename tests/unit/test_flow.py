@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.feeds import BatchFeed, SourceFeed
-from producer.handover import Handover
+from producer.job.chunk_feeds import BatchFeed, SourceFeed
+from producer.job.part_queue import Handover
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import BatchReader

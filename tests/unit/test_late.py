@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from producer.outbox import OpenChunk
+from producer.job.dispatcher import OpenChunk
 from producer.scheduling.stragglers import (
     AGAIN_SECONDS,
     LEAST_KNOWN,

@@ -12,8 +12,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.making import Terms
-from producer.provenance import job_settings
+from producer.job.factory import Terms
+from producer.job.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, RowsByTime, Timeline
 from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of

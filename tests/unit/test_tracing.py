@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from producer import job_trace
+from producer.job import trace_span
 from tasks.protocol.messages import ChunkMessage, InlineRef, ModelRef
 from tasks.telemetry import tracing
 from tasks.telemetry.chunk_spans import MOST_STAGES, ChunkTrace
@@ -51,9 +51,9 @@ def ended() -> None:
 
 def test_off_we_import_nothing_of_it() -> None:
     code = (
-        "import sys, producer, producer.job_trace, tasks.celery\n"
+        "import sys, producer, producer.job.trace_span, tasks.celery\n"
         "import tasks.child.execute_chunk, tasks.child.bootstrap, tasks.worker.main_process\n"
-        "assert producer.job_trace.begin('0', [], 'redis').headers == {}\n"
+        "assert producer.job.trace_span.begin('0', [], 'redis').headers == {}\n"
         # redis-py brings the other half itself, where it finds it.
         "assert not {'opentelemetry.sdk.trace', 'opentelemetry.exporter', 'opentelemetry.propagate'} & set(sys.modules)"
     )
@@ -101,7 +101,7 @@ def test_spans_carry_the_service_and_the_error(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_SERVICE_NAME", "nightly")
         tracing.start(("otlp",))
-        job_trace.begin(JOB, MODELS, "redis").end("cancelled", {"rows": 3}, f"job {JOB} was cancelled")
+        trace_span.begin(JOB, MODELS, "redis").end("cancelled", {"rows": 3}, f"job {JOB} was cancelled")
         tracing.stop()
     (span,) = collector.spans
     assert (span.service, span.failed, span.error) == ("nightly", True, f"job {JOB} was cancelled")
@@ -140,7 +140,7 @@ def test_without_a_collector_one_line_says_so(
     tracing.start(("otlp",))
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
-            job_trace.begin(JOB, MODELS, "redis").end("done", {}, "")
+            trace_span.begin(JOB, MODELS, "redis").end("done", {}, "")
         tracing.stop()
     (record,) = caplog.records
     assert "traces are lost" in record.getMessage()

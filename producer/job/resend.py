@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from producer.outbox import Outbox
+from producer.job.broker_channel import Wire
+from producer.job.dispatcher import Outbox
 from producer.records.ledger import Ledger
 from producer.scheduling.stragglers import Lateness
 from producer.scheduling.worker_liveness import Crew
-from producer.wire import Wire
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import CeleriacError
 

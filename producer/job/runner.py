@@ -17,14 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import redis
 
-from producer.feeds import Feed
-from producer.handover import BegunAgain, Handover
-from producer.joining import Joining
-from producer.outbox import Outbox
+from producer.job.broker_channel import Wire
+from producer.job.chunk_feeds import Feed
+from producer.job.collector import Joining
+from producer.job.dispatcher import Outbox
+from producer.job.job_reporter import Telling
+from producer.job.part_queue import BegunAgain, Handover
+from producer.job.resend import Resend
 from producer.records.failures import Failures
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger, warn_nonfinite
-from producer.resend import Resend
 from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree
 from producer.scheduling import redis_backoff
@@ -33,8 +35,6 @@ from producer.scheduling.load_balancer import Queues
 from producer.scheduling.stragglers import Lateness
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.scheduling.worker_liveness import Crew
-from producer.telling import Telling
-from producer.wire import Wire
 from tasks.protocol.messages import Answer, Differed, ModelRef, Outputs
 from tasks.protocol.records import JobRecord, SlotRecord
 from worker_config.errors import (

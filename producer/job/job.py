@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from producer.attempts import Attempts
-from producer.progress_bar import show_until_end
+from producer.job.attempts import Attempts
+from producer.job.progress_bar import show_until_end
+from producer.job.runner import Run
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered
 from producer.rows.part import Array, Marks, OutputTree, Part
-from producer.run import Run
 from tasks.protocol.messages import Differed, FailureRecord
 
 

@@ -17,14 +17,14 @@ from typing import NoReturn, cast
 import msgspec
 import numpy as np
 
-from producer.outbox import OpenChunk, Outbox
+from producer.job.broker_channel import Wire
+from producer.job.dispatcher import OpenChunk, Outbox
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered, Join
 from producer.rows.drop_rows import blank_like, count_rows, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without
 from producer.scheduling.job_options import Terms
-from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
 from tasks.transport.reusable_buffer import Scratch

@@ -10,15 +10,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from producer import job_trace, metrics
-from producer.attempts import Attempts
-from producer.feeds import Feed
-from producer.job import Job
-from producer.outbox import Outbox
-from producer.provenance import job_settings
+from producer.job import prometheus, trace_span
+from producer.job.attempts import Attempts
+from producer.job.broker_channel import Wire
+from producer.job.chunk_feeds import Feed
+from producer.job.dispatcher import Outbox
+from producer.job.job import Job
+from producer.job.runner import Run
+from producer.job.settings_text import job_settings
 from producer.records import job_store
 from producer.records.ledger import Ledger
-from producer.run import Run
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import (
     CHUNK_SECONDS,
@@ -31,7 +32,6 @@ from producer.scheduling.job_options import Terms
 from producer.scheduling.load_balancer import Queues
 from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
-from producer.wire import Wire
 from tasks.protocol.host_facts import versions_here
 from tasks.protocol.messages import Differed, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -79,7 +79,7 @@ def make_job(
     models = model_pinning.refs(infos)
     dependent = model_pinning.dependent(infos)
     record = job_store.new_record(job_id, models, feed.label, store, feed.rows, dependent=dependent)
-    trace = job_trace.begin(job_id, models, store)
+    trace = trace_span.begin(job_id, models, store)
 
     def make_run(feed: Feed, terms: Terms, differed: dict[str, Differed], first_index: int) -> Run:
         wire = Wire(str(settings.broker_url), settings, job_id, store)
@@ -122,7 +122,7 @@ def make_job(
             first_index=first_index,
         )
         run.on_end = trace.end
-        metrics.follow(run, wire.measures, window)
+        prometheus.follow(run, wire.measures, window)
         return run
 
     def again(before: Run, first_row: int) -> Run | None:

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from producer.job.runner import Run
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.throughput import STORES, Measures
-from producer.run import Run
 from producer.scheduling.window import Window
 from tasks.telemetry.http_endpoint import Endpoint
 from tasks.telemetry.stopwatch import STAGES

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from producer.handover import BegunAgain
+from producer.job.part_queue import BegunAgain
+from producer.job.runner import Run
 from producer.rows.part import Part
-from producer.run import Run
 from worker_config.errors import CeleriacError
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from producer.records.job_store import JobState
 
 if TYPE_CHECKING:
-    from producer.job import Job, Progress
+    from producer.job.job import Job, Progress
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0

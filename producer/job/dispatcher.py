@@ -14,13 +14,13 @@ from typing import Literal, cast
 
 import msgspec
 
-from producer.feeds import Feed
+from producer.job.broker_channel import Wire
+from producer.job.chunk_feeds import Feed
 from producer.records.timeline import Timeline
 from producer.scheduling.chunk_sizer import Chunk, Sizer
 from producer.scheduling.error_budget import Policy
 from producer.scheduling.load_balancer import Queues
 from producer.scheduling.window import Window
-from producer.wire import Wire
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
 from worker_config.errors import InputError, PayloadError

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from producer.job.broker_channel import Wire
 from producer.records import job_store, timeline_store
 from producer.records.failures import Failures
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
-from producer.wire import Wire
 from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors

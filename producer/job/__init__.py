@@ -1,0 +1,1 @@
+"""One attached job: chunks from a source to the queues, answers from Redis to parts in order."""
