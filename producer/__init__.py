@@ -10,7 +10,7 @@ Importing this package does not import TensorFlow.
 
 from producer import own_packages  # noqa: F401 - before what imports the others
 from producer.client import Client
-from producer.detached import DetachedJob
+from producer.detached.detached_job import DetachedJob
 from producer.embedded import local
 from producer.job.job import Job, Progress
 from producer.job.prometheus import serve_metrics

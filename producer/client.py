@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack, overload
 
-from producer.detached import DetachedJob
+from producer.detached.detached_job import DetachedJob
+from producer.detached.submit import Wishes, check_can_be_left, leave
 from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.job.part_queue import MAX_BYTES
-from producer.leave import Wishes, check_can_be_left, leave
 from producer.preflight import Preflight, Wanted, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from producer.detached.plan import Budget, choose_chunk_rows
+from producer.detached.submit import Wishes
 from producer.job.broker_channel import Wire
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job
-from producer.leave import Wishes
-from producer.plan import Budget, choose_chunk_rows
 from producer.probe import Head, Heard, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning

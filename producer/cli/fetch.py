@@ -10,7 +10,7 @@ import click
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.cli.predicting import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
 from producer.client import Client
-from producer.detached import DetachedJob
+from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from tasks.protocol.records import JobRecord

@@ -10,7 +10,7 @@ import click
 
 from producer.cli.tables import moment
 from producer.client import Client
-from producer.leave import Wishes
+from producer.detached.submit import Wishes
 from producer.sources import open_source
 
 

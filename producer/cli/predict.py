@@ -32,8 +32,8 @@ from producer.cli.predicting import (
     predict_to_sink,
 )
 from producer.client import Client
+from producer.detached.submit import LEAST_TTL_SECONDS, Wishes
 from producer.embedded import local
-from producer.leave import LEAST_TTL_SECONDS, Wishes
 from producer.preflight import Wanted
 from producer.scheduling.error_budget import Policy
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink

@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Any
 
 from producer.client import Client
-from producer.detached import DetachedJob
+from producer.detached.detached_job import DetachedJob
 from producer.job.job import Job
 from producer.loading import specs
 from producer.loading.batches import Batch, Cutter

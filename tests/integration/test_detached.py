@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from producer import Client, JobState
+from producer.detached.submit import send
 from producer.job.broker_channel import Wire
-from producer.leave import send
 from producer.records import job_store
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from producer.detached.plan import choose_chunk_rows
 from producer.job.factory import make_sizer
-from producer.plan import choose_chunk_rows
 from producer.scheduling import model_pinning
 from tasks.preparation.served import Served, chained
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec

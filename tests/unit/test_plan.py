@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows
+from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from producer.scheduling.model_pinning import output_row_bytes
 from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
-from producer.caretaker import Caretaker
+from producer.detached.watcher import Caretaker
 from producer.job.broker_channel import Wire
 from producer.job.job import Progress
 from producer.records import job_store

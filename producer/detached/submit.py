@@ -15,9 +15,9 @@ from typing import cast
 
 import msgspec
 
+from producer.detached.plan import Budget, choose_chunk_rows
 from producer.job import trace_span
 from producer.job.broker_channel import Wire
-from producer.plan import Budget, choose_chunk_rows
 from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Rows

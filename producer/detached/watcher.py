@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from producer.detached.submit import send
 from producer.job.broker_channel import Wire
-from producer.leave import send
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
