@@ -15,7 +15,7 @@ from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.job.part_queue import MAX_BYTES
-from producer.preflight import Preflight, Wanted, try_out
+from producer.preflight.preflight import Preflight, Wanted, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names

@@ -17,7 +17,7 @@ import msgspec
 
 from producer.checkup.findings import mib
 from producer.client import Client
-from producer.preflight import Preflight, Wanted
+from producer.preflight.preflight import Preflight, Wanted
 from producer.records.failures import told
 from producer.sinks.dry_write import Rehearsed, rehearse
 from producer.sources import BatchSource, Source

@@ -34,7 +34,7 @@ from producer.cli.predicting import (
 from producer.client import Client
 from producer.detached.submit import LEAST_TTL_SECONDS, Wishes
 from producer.embedded import local
-from producer.preflight import Wanted
+from producer.preflight.preflight import Wanted
 from producer.scheduling.error_budget import Policy
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer.cli.dry_run import lines, values
-from producer.preflight import Preflight, forecast_seconds, in_flight, specs_of
-from producer.probe import Head
+from producer.preflight.preflight import Preflight, forecast_seconds, in_flight, specs_of
+from producer.preflight.probe import Head
 from producer.rows.part import Part
 from producer.scheduling.chunk_sizer import Sizer
 from producer.scheduling.payload_route import why

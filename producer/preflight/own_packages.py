@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-_HOME = Path(__file__).resolve().parents[1]
+_HOME = Path(__file__).resolve().parents[2]
 
 
 def check_own_packages() -> None:

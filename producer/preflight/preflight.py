@@ -21,7 +21,7 @@ from producer.job.broker_channel import Wire
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job
-from producer.probe import Head, Heard, send
+from producer.preflight.probe import Head, Heard, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import Sizer
