@@ -13,12 +13,12 @@ from producer.detached.detached_job import DetachedJob
 from producer.embedded import local
 from producer.job.job import Job, Progress
 from producer.job.prometheus import serve_metrics
-from producer.loading import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
 from producer.preflight import own_packages  # noqa: F401 - before what imports the others
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
+from producer.training import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
 from tasks.protocol.messages import FailureRecord
 from worker_config import errors
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from producer import ArraySpec, Client, Loader
-from producer.loading.order import epoch_order
 from producer.sources import from_batches, from_rows, open_zarr
+from producer.training.order import epoch_order
 from tests.feeding import (
     ROWS,
     check_nothing_left,
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_the_epochs(client: Client) -> None:
 
 
 def test_what_waits_for_the_trainer_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.loading.passes.MAX_WAITING_BYTES", 2**20)  # 16 rows
+    monkeypatch.setattr("producer.training.epoch.MAX_WAITING_BYTES", 2**20)  # 16 rows
     data = numbered_rows(400)
     loader = Loader(client, "heavy", data, batch_rows=4, chunk_rows=4)
     batches = iter(loader)

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.loading import specs
-from producer.loading.batches import Batch, Cutter
-from producer.loading.failed import MOST_KEPT, FailedRows, of_data_set, retold
-from producer.loading.order import ShuffleBuffer, epoch_order, random_of, shard_rows
-from producer.loading.reading import Arrived, Stream
-from producer.loading.specs import ArraySpec
 from producer.rows.assemble import Gathered, Join
 from producer.rows.columns import runs_of
 from producer.rows.drop_rows import drop_rows
 from producer.rows.part import Part
 from producer.rows.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
+from producer.training import batch_specs
+from producer.training.batch_specs import ArraySpec
+from producer.training.cutter import Batch, Cutter
+from producer.training.epoch_source import Arrived, Stream
+from producer.training.failed_rows import MOST_KEPT, FailedRows, of_data_set, retold
+from producer.training.order import ShuffleBuffer, epoch_order, random_of, shard_rows
 from tasks.protocol.messages import FailureRecord
 from tests.parts import split
 from worker_config.errors import InputError, MessageError, RowsFailedError, UsageError
@@ -262,16 +262,16 @@ def test_failures_are_told_in_rows_of_the_data_set() -> None:
 
 def test_what_batches_look_like_is_learnt_or_given() -> None:
     arrays = {("x",): np.ones((3, 4), np.float32), ("y",): np.array(["a"] * 3, object)}
-    known = specs.learnt(arrays)
-    assert specs.as_tree(known) == {
+    known = batch_specs.learnt(arrays)
+    assert batch_specs.as_tree(known) == {
         "x": ArraySpec((None, 4), np.dtype(np.float32)),
         "y": ArraySpec((None,), np.dtype(object)),
     }
-    specs.check(known, arrays, "here")
-    loose = specs.given({"x": ArraySpec((3, None), np.dtype("f4")), "y": np.array(["a"])})
-    specs.check(loose, arrays, "here")
+    batch_specs.check(known, arrays, "here")
+    loose = batch_specs.given({"x": ArraySpec((3, None), np.dtype("f4")), "y": np.array(["a"])})
+    batch_specs.check(loose, arrays, "here")
     with pytest.raises(MessageError, match="here: a batch has 2 rows, element_spec says 3 for output 'x'"):
-        specs.check_rows(loose, 2, "here")
+        batch_specs.check_rows(loose, 2, "here")
     for odd, told in [
         (
             {**arrays, ("x",): np.ones((3, 5), np.float32)},
@@ -281,17 +281,17 @@ def test_what_batches_look_like_is_learnt_or_given() -> None:
         ({("x",): arrays[("x",)]}, "here: has the outputs x, .* had the outputs x, y"),
     ]:
         with pytest.raises(MessageError, match=told):
-            specs.check(known, odd, "here")
+            batch_specs.check(known, odd, "here")
     with pytest.raises(UsageError, match="output 'x' is 3, which has no dtype and shape"):
-        specs.given({"x": 3})
+        batch_specs.given({"x": 3})
     with pytest.raises(UsageError, match="has no axis for the rows"):
-        specs.given(ArraySpec((), np.dtype("f4")))
+        batch_specs.given(ArraySpec((), np.dtype("f4")))
 
 
 def test_a_tuple_is_not_a_dict_with_numbers() -> None:
-    known = specs.learnt(dict(columns_by_key((np.ones(2),))))
+    known = batch_specs.learnt(dict(columns_by_key((np.ones(2),))))
     with pytest.raises(MessageError, match="has the outputs 0"):
-        specs.check(known, dict(columns_by_key({"0": np.ones(2)})), "here")
+        batch_specs.check(known, dict(columns_by_key({"0": np.ones(2)})), "here")
 
 
 def columns_by_key(tree: Any) -> Any:

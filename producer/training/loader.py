@@ -16,18 +16,18 @@ from typing import Any, Self, cast
 import numpy as np
 
 from producer.client import Client
-from producer.loading import specs
-from producer.loading.batches import Batch
-from producer.loading.failed import FailedRows
-from producer.loading.order import epoch_order, random_of, shard_rows
-from producer.loading.passes import CLOSE_SECONDS, Form, Pass
-from producer.loading.reading import Numbers, Ordered, Stream
-from producer.loading.wanted import Wanted, check_wanted
 from producer.records.ledger import Ledger, summed
 from producer.rows.part import OutputTree, flatten
 from producer.rows.rebatcher import count_rows, picked
 from producer.scheduling.error_budget import make_policy
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
+from producer.training import batch_specs
+from producer.training.cutter import Batch
+from producer.training.epoch import CLOSE_SECONDS, Form, Pass
+from producer.training.epoch_source import Numbers, Ordered, Stream
+from producer.training.failed_rows import FailedRows
+from producer.training.options import Wanted, check_wanted
+from producer.training.order import epoch_order, random_of, shard_rows
 from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
 
@@ -103,7 +103,7 @@ class Loader:
         self._source: Source | Stream = opened if isinstance(opened, Source) else Stream(opened)
         (info,) = client.describe(step)
         self._refill = info.drops_rows
-        self._form = Form(None if element_spec is None else specs.given(element_spec))
+        self._form = Form(None if element_spec is None else batch_specs.given(element_spec))
         self._failed = FailedRows()
         self._lock = threading.RLock()  # a generator may be closed wherever its thread happens to be
         self._reading = threading.RLock()
@@ -168,7 +168,7 @@ class Loader:
         """
         if self._form.specs is None:
             self._form.specs = self._learn()
-        return specs.as_tree(self._form.specs)
+        return batch_specs.as_tree(self._form.specs)
 
     @property
     def ledger(self) -> Ledger:
@@ -187,13 +187,13 @@ class Loader:
 
     def tf_dataset(self) -> Any:
         """The batches as a `tf.data.Dataset`; see `producer.tf_dataset`."""
-        from producer.loading.tensorflow_side import dataset_of
+        from producer.training.tf_dataset import dataset_of
 
         return dataset_of(self)
 
     def py_dataset(self, *, workers: int = 1, max_queue_size: int = 10) -> Any:
         """The batches as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
-        from producer.loading.keras_side import py_dataset_of
+        from producer.training.py_dataset import py_dataset_of
 
         return py_dataset_of(self, workers=workers, max_queue_size=max_queue_size)
 
@@ -313,7 +313,7 @@ class Loader:
         # Arrays as they are: workers may read their file themselves.
         return (self._source if whole and isinstance(self._source, ArraySource) else rows), rows
 
-    def _learn(self) -> specs.Specs:
+    def _learn(self) -> batch_specs.Specs:
         failed: RowsFailedError | None = None
         for rows in PROBED_ROWS:
             source = self._first_rows(rows)
@@ -325,7 +325,7 @@ class Loader:
             try:
                 for part in job.parts():
                     if part.rows:
-                        return specs.learnt(flatten(part))
+                        return batch_specs.learnt(flatten(part))
             except RowsFailedError as error:
                 failed = error
             finally:

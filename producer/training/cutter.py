@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.loading.order import Order
 from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
+from producer.training.order import Order
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
 

@@ -13,17 +13,17 @@ import numpy as np
 
 from producer.client import Client
 from producer.job.job import Job
-from producer.loading import specs
-from producer.loading.batches import Batch, Cutter
-from producer.loading.failed import FailedRows, of_data_set, retold
-from producer.loading.reading import Numbers
-from producer.loading.specs import Specs
-from producer.loading.wanted import Wanted
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten
 from producer.sources import BatchSource, Source
+from producer.training import batch_specs
+from producer.training.batch_specs import Specs
+from producer.training.cutter import Batch, Cutter
+from producer.training.epoch_source import Numbers
+from producer.training.failed_rows import FailedRows, of_data_set, retold
+from producer.training.options import Wanted
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 
@@ -51,9 +51,9 @@ class Form:
         """
         arrays = flatten(part)
         if self.specs is None and part.rows:
-            self.specs = specs.learnt(arrays)
+            self.specs = batch_specs.learnt(arrays)
         if self.specs is not None and part.rows:
-            specs.check(self.specs, arrays, where)
+            batch_specs.check(self.specs, arrays, where)
 
 
 class Pass:
@@ -172,7 +172,7 @@ class Pass:
 
     def _checked(self, batch: Batch) -> Batch:
         if self._form.specs is not None:
-            specs.check_rows(self._form.specs, batch.rows, f"step {self._wanted.step}")
+            batch_specs.check_rows(self._form.specs, batch.rows, f"step {self._wanted.step}")
         return batch
 
     def _tell(self) -> None:

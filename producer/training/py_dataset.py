@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from producer.client import Client
-from producer.loading.batches import Batch
-from producer.loading.loader import Loader
-from producer.loading.order import Order
-from producer.loading.passes import Pass
 from producer.rows.part import OutputTree
 from producer.rows.read_errors import import_optional
+from producer.training.cutter import Batch
+from producer.training.epoch import Pass
+from producer.training.loader import Loader
+from producer.training.order import Order
 from worker_config.errors import CeleriacError, UsageError
 
 # How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.

@@ -17,13 +17,13 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from producer.loading.order import Order, ShuffleBuffer, shard_rows
 from producer.rows.part import Array
 from producer.rows.rebatcher import columns, count_rows, picked, with_columns
 from producer.rows.source import Arrays, BatchReader
 from producer.sources import ArraySource, Batches, BatchSource, Rows, Source
 from producer.sources.arrays import check_slice
 from producer.sources.picked import PickedRows
+from producer.training.order import Order, ShuffleBuffer, shard_rows
 
 
 class Numbers(Protocol):

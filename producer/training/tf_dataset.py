@@ -15,11 +15,11 @@ from typing import Any
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.job.job import Job
-from producer.loading import specs
-from producer.loading.batches import Batch, Cutter
-from producer.loading.loader import Loader
 from producer.rows.part import OutputTree, Part, flatten
 from producer.rows.read_errors import import_optional
+from producer.training import batch_specs
+from producer.training.cutter import Batch, Cutter
+from producer.training.loader import Loader
 from tasks.protocol.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 
@@ -81,7 +81,7 @@ def tf_outputs(job: Job | DetachedJob, *, batch_rows: int, element_spec: Any = N
     if batch_rows < 1:
         raise UsageError(f"batch_rows is {batch_rows}; it must be at least 1")
     parts = _Parts(job)
-    known = specs.given(element_spec) if element_spec is not None else parts.learn()
+    known = batch_specs.given(element_spec) if element_spec is not None else parts.learn()
     rows = job.rows_out
 
     def batches() -> Generator[OutputTree, None, None]:
@@ -90,11 +90,11 @@ def tf_outputs(job: Job | DetachedJob, *, batch_rows: int, element_spec: Any = N
             where = f"job {job.id}, rows {part.start}-{part.stop}"
             arrays = flatten(part)
             if part.rows:
-                specs.check(known, arrays, where)
+                batch_specs.check(known, arrays, where)
             yield from map(_tree, cutter.add(part, arrays))
         yield from map(_tree, cutter.end())
 
-    return _dataset(batches, specs.as_tree(known), None if rows is None else math.ceil(rows / batch_rows), job.id)
+    return _dataset(batches, batch_specs.as_tree(known), None if rows is None else math.ceil(rows / batch_rows), job.id)
 
 
 class _Parts:
@@ -106,7 +106,7 @@ class _Parts:
         self._peeked: list[Part] = []
         self._gone = isinstance(job, Job) and job.begun
 
-    def learn(self) -> specs.Specs:
+    def learn(self) -> batch_specs.Specs:
         """What batches look like, from the first part that has rows.
 
         Raises:
@@ -120,7 +120,7 @@ class _Parts:
                     break
         if not self._peeked:
             raise InputError(f"job {self._job.id} has no parts that would show what batches look like")
-        return specs.learnt(flatten(self._peeked[-1]))
+        return batch_specs.learnt(flatten(self._peeked[-1]))
 
     def take(self) -> Iterator[Part]:
         """All parts; of a job that gives them once, once."""

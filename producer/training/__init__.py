@@ -3,9 +3,9 @@
 Importing it imports neither TensorFlow nor Keras.
 """
 
-from producer.loading.keras_side import py_dataset
-from producer.loading.loader import Loader
-from producer.loading.specs import ArraySpec
-from producer.loading.tensorflow_side import tf_dataset, tf_outputs
+from producer.training.batch_specs import ArraySpec
+from producer.training.loader import Loader
+from producer.training.py_dataset import py_dataset
+from producer.training.tf_dataset import tf_dataset, tf_outputs
 
 __all__ = ["ArraySpec", "Loader", "py_dataset", "tf_dataset", "tf_outputs"]
