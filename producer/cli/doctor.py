@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from producer.checkup.examine import examine
-from producer.checkup.findings import exit_code, lines, values
-from producer.checkup.machine import ManifestFacts
 from producer.cli.manifest import check_files
 from producer.cli.options import broker_option, json_option, models_option
+from producer.doctor.findings import exit_code, lines, values
+from producer.doctor.machine import ManifestFacts
+from producer.doctor.run_checks import examine
 from worker_config.errors import CeleriacError
 from worker_config.manifest import read_manifest
 

@@ -15,8 +15,8 @@ from typing import Any
 import click
 import msgspec
 
-from producer.checkup.findings import mib
 from producer.client import Client
+from producer.doctor.findings import mib
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.failures import told
 from producer.sinks.dry_write import Rehearsed, rehearse

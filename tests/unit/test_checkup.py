@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from producer.checkup import broker, folders, machine, workers
-from producer.checkup.broker import BrokerFacts
-from producer.checkup.findings import Finding, Level, error, exit_code, lines, ok, raised, values, warning
-from producer.checkup.folders import FolderFacts
-from producer.checkup.gather import look_at, read_settings, server_version, stray_module
-from producer.checkup.machine import ManifestFacts
-from producer.checkup.workers import WorkerState
+from producer.doctor import broker, folders, machine, workers
+from producer.doctor.broker import BrokerFacts
+from producer.doctor.collect_facts import look_at, read_settings, server_version, stray_module
+from producer.doctor.findings import Finding, Level, error, exit_code, lines, ok, raised, values, warning
+from producer.doctor.folders import FolderFacts
+from producer.doctor.machine import ManifestFacts
+from producer.doctor.workers import WorkerState
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.celery_app import queue_of

@@ -14,10 +14,10 @@ from typing import Any, cast
 
 import redis
 
-from producer.checkup import broker
-from producer.checkup.broker import BrokerFacts
-from producer.checkup.folders import FolderFacts
-from producer.checkup.workers import WorkerState, short_names
+from producer.doctor import broker
+from producer.doctor.broker import BrokerFacts
+from producer.doctor.folders import FolderFacts
+from producer.doctor.workers import WorkerState, short_names
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import clock_ahead_of, read_facts, read_workers

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.checkup.findings import MIB, Finding, error, mib, ok, warning
-from producer.checkup.workers import WorkerState
+from producer.doctor.findings import MIB, Finding, error, mib, ok, warning
+from producer.doctor.workers import WorkerState
 from producer.scheduling.window import MAX_BYTES
 from worker_config.errors import ExitCode
 

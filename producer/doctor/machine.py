@@ -10,8 +10,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from producer.checkup.broker import LEAST_VERSION
-from producer.checkup.findings import Finding, error, ok, raised, warning
+from producer.doctor.broker import LEAST_VERSION
+from producer.doctor.findings import Finding, error, ok, raised, warning
 from worker_config.errors import CeleriacError, ExitCode
 
 

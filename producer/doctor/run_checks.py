@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from producer.checkup import broker, folders, gather, machine, workers
-from producer.checkup.findings import Finding, raised
-from producer.checkup.machine import ManifestFacts
+from producer.doctor import broker, collect_facts, folders, machine, workers
+from producer.doctor.findings import Finding, raised
+from producer.doctor.machine import ManifestFacts
 from producer.embedded.local import LEAST_MEMORY_BYTES, MEMORY_FOLDER
 from producer.embedded.redis_server import find_redis_server
 from tasks.protocol.host_facts import versions_here
@@ -22,14 +22,14 @@ from worker_config.settings import Settings
 
 def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """All findings, in the order in which a run would meet them."""
-    settings, errors = gather.read_settings(environ)
+    settings, errors = collect_facts.read_settings(environ)
     embedded = not broker_url
     versions = versions_here()
-    stray = gather.stray_module(Path.cwd())
+    stray = collect_facts.stray_module(Path.cwd())
     findings = [machine.check_here(versions, len(os.sched_getaffinity(0)))]
     findings += machine.check_settings(errors)
     findings.append(machine.check_shadow(stray, embedded=embedded))
-    wanted = machine.supported(gather.requirements())
+    wanted = machine.supported(collect_facts.requirements())
     tensorflow = machine.check_tensorflow(versions.get("tensorflow"), wanted, embedded=embedded)
     if broker_url:
         findings += _of_broker(broker_url, settings, versions)
@@ -43,7 +43,7 @@ def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[st
 
 def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> list[Finding]:
     try:
-        facts, states = gather.ask_broker(url)
+        facts, states = collect_facts.ask_broker(url)
     except BrokerError as error:
         return [raised("broker", error)]
     findings = [*broker.check_broker(facts), *workers.check_workers(states)]
@@ -51,24 +51,24 @@ def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> lis
         findings += [*workers.check_versions(versions, states), *workers.check_threads(states)]
     findings.append(workers.check_clocks(facts.clock_ahead, states))
     holding = [state for state in states if state.slots]
-    spool = gather.look_at(settings.spool) if settings.spool else None
-    findings.append(folders.check_spool(spool, gather.marks_seen(settings.spool, holding)))
+    spool = collect_facts.look_at(settings.spool) if settings.spool else None
+    findings.append(folders.check_spool(spool, collect_facts.marks_seen(settings.spool, holding)))
     if holding:
-        findings.append(folders.check_data_roots(holding, gather.roots_here(holding)))
+        findings.append(folders.check_data_roots(holding, collect_facts.roots_here(holding)))
     return findings
 
 
 def _of_embedded(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     try:
         server = find_redis_server()
-        redis = machine.check_redis_server(server, gather.server_version(server))
+        redis = machine.check_redis_server(server, collect_facts.server_version(server))
     except ConfigError as error:
         redis = raised("redis", error)
-    memory = gather.look_at(MEMORY_FOLDER)
-    cache = gather.look_at(cache_folder(settings, environ))
+    memory = collect_facts.look_at(MEMORY_FOLDER)
+    cache = collect_facts.look_at(cache_folder(settings, environ))
     return [
         redis,
         folders.check_memory_folder(replace(memory, writable=memory.writable and memory.exists), LEAST_MEMORY_BYTES),
-        folders.check_temporary(gather.temporary_folder()),
+        folders.check_temporary(collect_facts.temporary_folder()),
         folders.check_cache(cache),
     ]

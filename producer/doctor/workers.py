@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from producer.checkup.findings import Finding, error, ok, warning
+from producer.doctor.findings import Finding, error, ok, warning
 from producer.scheduling.model_pinning import refs
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.records import SlotRecord

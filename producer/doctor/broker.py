@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from producer.checkup.findings import MIB, Finding, error, mib, ok, warning
+from producer.doctor.findings import MIB, Finding, error, mib, ok, warning
 from producer.job.broker_channel import USABLE_SHARE
 from worker_config.errors import ExitCode
 

@@ -3,6 +3,6 @@
 gather (Redis, folders, packages) --> facts --> checks, which are functions --> findings --> lines, or JSON
 """
 
-from producer.checkup.findings import Finding, Level, exit_code
+from producer.doctor.findings import Finding, Level, exit_code
 
 __all__ = ["Finding", "Level", "exit_code"]
