@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from producer.records.timeline import Event, Story
-from producer.report.lanes import AWAY, KINDS, Piece, Span, short_names
+from producer.report.timeline_lanes import AWAY, KINDS, Piece, Span, short_names
 from tasks.telemetry.stopwatch import STAGES
 
 Figure = dict[str, Any]

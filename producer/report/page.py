@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from producer.report import figures, words
+from producer.report import figures, tables
 from producer.report.figures import Figure
 from producer.report.gather import Told
-from producer.report.lanes import MOST_GROUPS, pieces_of, spans_of
+from producer.report.timeline_lanes import MOST_GROUPS, pieces_of, spans_of
 
 MOST_FAILURES = 200
 MOST_EVENTS = 100
@@ -82,9 +82,9 @@ def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
     """The charts by the id of their place, and all sections in order."""
     charts: dict[str, Figure] = {}
     story, record = told.story, told.record
-    ledger = words.ledger_rows(told)
+    ledger = tables.ledger_rows(told)
     halves = "".join(_table(("", "count", ""), part, numbers=(1,)) for part in (ledger[:8], ledger[8:]))
-    sections = [_section("Ledger", f'<p>{escape(words.balance(told))}</p><div class="two">{halves}</div>')]
+    sections = [_section("Ledger", f'<p>{escape(tables.balance(told))}</p><div class="two">{halves}</div>')]
     if story and told.entries:
         spans = spans_of(told.entries, story.began_at)
         pieces = pieces_of(spans, story.every)
@@ -102,13 +102,13 @@ def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
         sections.append(_section("Timeline", _note("There is nothing to be drawn.")))
     if record.stages:
         charts["stages"] = figures.stages(record.stages)
-        share = words.busy_share(told) or 0.0
+        share = tables.busy_share(told) or 0.0
         text = f"Slots were busy {100 * share:.0f} % of their time; in the rest they waited for a chunk."
         sections.append(_section("Stages", _note(text), _chart("stages")))
     else:
         sections.append(_section("Stages", _note("Nobody knows what slots did: no answer has been taken.")))
     slow = ("chunk", "rows", "slot", "answered at, s", "took, s", "mostly, s", "waited, s", "times sent")
-    rows = words.slowest_rows(told)
+    rows = tables.slowest_rows(told)
     text = "" if rows else "No chunk has been joined."
     sections.append(_section("Slowest chunks", _note(text), _table(slow, rows, numbers=(0, 3, 4, 6, 7))))
     return charts, [*sections, _failures(told), _provenance(told)]
@@ -116,14 +116,14 @@ def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
 
 def _head(told: Told) -> str:
     record, ledger = told.record, told.record.ledger
-    seconds, share = words.seconds_of(told), words.busy_share(told)
+    seconds, share = tables.seconds_of(told), tables.busy_share(told)
     predicted = ledger.get("predicted", 0) - ledger.get("resumed", 0)
     cards = [
         (f"{ledger.get('predicted', 0):,}", "rows predicted"),
         (f"{ledger.get('failed', 0):,}", "rows failed"),
         (f"{seconds:,.2f} s", "submit to " + ("now" if told.state.value == "running" else "end")),
         (f"{predicted / seconds:,.0f}" if seconds else "?", "rows per second"),
-        ("?" if share is None else f"{100 * share:.0f} %", f"busy, of {words.slots_of(told) or '?'} slots"),
+        ("?" if share is None else f"{100 * share:.0f} %", f"busy, of {tables.slots_of(told) or '?'} slots"),
         (f"{ledger.get('chunks_answered', 0):,}", "chunks answered"),
         (f"{ledger.get('chunks_sent_again', 0):,}", "times sent again"),
     ]
@@ -135,7 +135,7 @@ def _head(told: Told) -> str:
         f"<header><h1>Job <code>{escape(record.id)}</code>"
         f'<span class="state {told.state.value}">{told.state.value}</span></h1>'
         f'<p class="sub">{escape(", ".join(record.models))} over {escape(record.input)}</p></header>\n'
-        f'<p class="verdict">{escape(words.verdict(told))}.</p>{error}{_note(told.note)}\n'
+        f'<p class="verdict">{escape(tables.verdict(told))}.</p>{error}{_note(told.note)}\n'
         f'<div class="cards">{shown}</div>'
     )
 
@@ -154,7 +154,7 @@ def _of_lanes(told: Told, drawn: int) -> str:
         )
     if drawn > MOST_GROUPS:
         told_of.append(f"Neighbours are drawn together, {-(-drawn // MOST_GROUPS)} chunks at a time.")
-    if words.slots_of(told) > figures.MOST_LANES:
+    if tables.slots_of(told) > figures.MOST_LANES:
         told_of.append(f"The first {figures.MOST_LANES} slots are shown.")
     return " ".join(told_of)
 
@@ -171,7 +171,7 @@ def _failures(told: Told) -> str:
         _note(text or ("" if rows else "No row has failed.")),
         _table(("rows", "model", "stage", "type", "text"), rows),
     ]
-    if events := words.event_rows(told, MOST_EVENTS):
+    if events := tables.event_rows(told, MOST_EVENTS):
         story = told.story
         count = len(story.events) + story.more_events if story else 0
         of = f" (the first {MOST_EVENTS} of {count:,})" if count > MOST_EVENTS else ""
@@ -184,13 +184,15 @@ def _provenance(told: Told) -> str:
     return _section(
         "Provenance",
         "<h3>Models</h3>",
-        _table(("model", "digest (SHA-256)", "executor", "batch rows", "how"), words.model_rows(told), numbers=(3,)),
+        _table(("model", "digest (SHA-256)", "executor", "batch rows", "how"), tables.model_rows(told), numbers=(3,)),
         "<h3>Workers</h3>",
-        _table(("worker", "slots", "machine", "threads of a child", "versions"), words.worker_rows(told), numbers=(1,)),
+        _table(
+            ("worker", "slots", "machine", "threads of a child", "versions"), tables.worker_rows(told), numbers=(1,)
+        ),
         '<div class="two"><div><h3>Job</h3>',
-        _table(("", ""), words.job_rows(told)),
+        _table(("", ""), tables.job_rows(told)),
         "</div><div><h3>Settings</h3>",
-        _table(("", ""), words.setting_rows(told)),
+        _table(("", ""), tables.setting_rows(told)),
         "</div></div>",
     )
 

@@ -16,7 +16,7 @@ from producer.job.factory import Terms
 from producer.job.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, RowsByTime, Timeline
-from producer.report.lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
+from producer.report.timeline_lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
 from producer.scheduling.chunk_sizer import Sizer
 from producer.scheduling.error_budget import Policy
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs

@@ -9,7 +9,7 @@ from producer.records.job_store import JobState
 from producer.records.timeline import Entry
 from producer.records.timeline_store import SERVER
 from producer.report.gather import Told
-from producer.report.lanes import short_names
+from producer.report.timeline_lanes import short_names
 from tasks.protocol.records import ModelInfo
 
 Rows = list[Sequence[str]]
