@@ -28,7 +28,7 @@ from producer.cli.options import (
     models_option,
 )
 from producer.cli.predict import predict
-from producer.cli.predicting import PredictionFailedError
+from producer.cli.predict_to_sink import PredictionFailedError
 from producer.cli.report import report
 from producer.cli.watch import watch
 from producer.embedded import worker_command

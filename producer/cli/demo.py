@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.cli.predicting import predict_to_sink
+from producer.cli.predict_to_sink import predict_to_sink
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from producer.cli.options import broker_option, json_option, needed, timeout_option
-from producer.cli.predicting import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
+from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.cli.beside import OutputLedger, failures_path, read_beside
-from producer.cli.predicting import PredictionFailedError, Summary, check_same_models, interrupted
+from producer.cli.predict_to_sink import PredictionFailedError, Summary, check_same_models, interrupted
+from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
 from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger

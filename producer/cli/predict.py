@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from producer.cli.beside import failures_path
+from producer.cli.detach import check_alone, leave_job, needed_for_detach
 from producer.cli.dry_run import check_dry, dry_run
-from producer.cli.leaving import check_alone, leave_job, needed_for_detach
 from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.options import (
@@ -22,7 +21,7 @@ from producer.cli.options import (
     on_nonfinite_option,
     timeout_option,
 )
-from producer.cli.predicting import (
+from producer.cli.predict_to_sink import (
     MaxFailed,
     PredictionFailedError,
     Summary,
@@ -31,6 +30,7 @@ from producer.cli.predicting import (
     most_failed,
     predict_to_sink,
 )
+from producer.cli.sidecar_files import failures_path
 from producer.client import Client
 from producer.detached.submit import LEAST_TTL_SECONDS, Wishes
 from producer.embedded import local

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
-from producer.cli.predicting import progress_bar
+from producer.cli.predict_to_sink import progress_bar
 from producer.client import Client
 from producer.job.progress_bar import Pace
 from producer.records import job_store

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from producer import Client
-from producer.cli.beside import ledger_path, read_beside
 from producer.cli.fetch import fetch
 from producer.cli.jobs import status
 from producer.cli.predict import predict
+from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.sinks.marks import Fill, mask_path
 from tests.failed_rows import rows_of
 from tests.manifests import write_manifest

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from producer import Client, JobState
-from producer.cli.beside import ledger_path, read_beside
+from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
 from tasks.protocol import codec
@@ -159,7 +159,7 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
     if name == "resumed":
         # What an earlier run has written was made by the same executor.
         (system.folder / "short").mkdir()
-        from producer.cli.predicting import predict_to_sink
+        from producer.cli.predict_to_sink import predict_to_sink
         from producer.sinks import JournalHead, open_sink
         from producer.sources import fingerprint, from_batches
 

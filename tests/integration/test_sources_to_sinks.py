@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.predicting import PredictionFailedError, predict_to_sink
+from producer.cli.predict_to_sink import PredictionFailedError, predict_to_sink
 from producer.job.broker_channel import Wire
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
-from producer.cli.beside import failures_path, ledger_path, read_beside
 from producer.cli.only_failed import finished_output, predict_failed
-from producer.cli.predicting import PredictionFailedError, Summary, predict_to_sink
+from producer.cli.predict_to_sink import PredictionFailedError, Summary, predict_to_sink
+from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
 from producer.client import Client
 from producer.job.job import Progress
 from producer.records.job_store import JobState

@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from producer.cli.beside import ledger_path, read_beside
-from producer.cli.predicting import PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.cli.predict_to_sink import PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.client import Client
 from producer.records.ledger import Ledger
 from producer.rows.part import Part

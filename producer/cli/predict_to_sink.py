@@ -15,7 +15,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from producer.cli.beside import OutputLedger, write_beside
+from producer.cli.sidecar_files import OutputLedger, write_beside
 from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
