@@ -8,12 +8,14 @@
 Importing this package does not import TensorFlow.
 """
 
+from producer.preflight import own_packages  # noqa: F401 - before what imports the others
+
+# isort: split
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.embedded import local
 from producer.job.job import Job, Progress
 from producer.job.prometheus import serve_metrics
-from producer.preflight import own_packages  # noqa: F401 - before what imports the others
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger

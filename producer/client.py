@@ -14,14 +14,13 @@ from producer.detached.submit import Wishes, check_can_be_left, leave
 from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
-from producer.job.part_queue import MAX_BYTES
 from producer.preflight.preflight import Preflight, Wanted, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, Sizer
 from producer.scheduling.error_budget import make_policy
-from producer.scheduling.job_options import AttachedOptions, DetachedOptions, PredictOptions, Terms
+from producer.scheduling.job_options import MAX_WAITING_BYTES, AttachedOptions, DetachedOptions, PredictOptions, Terms
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
 from tasks.protocol.codec.compression import Compression, check_installed
@@ -143,7 +142,7 @@ class Client:
         dropped_before: int = 0,
         nonfinite_before: tuple[int, int] = (0, 0),
         ordered: bool = True,
-        max_waiting_bytes: int = MAX_BYTES,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:

@@ -12,9 +12,7 @@ from collections.abc import Callable
 
 from producer.rows.columns import row_bytes
 from producer.rows.part import Part, flatten
-
-# Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
-MAX_BYTES = 256 * 2**20
+from producer.scheduling.job_options import MAX_WAITING_BYTES
 
 
 class BegunAgain(Exception):  # noqa: N818 - no error
@@ -28,7 +26,7 @@ class Handover:
         may_be_void: whether who takes parts can throw them away.
     """
 
-    def __init__(self, on_taken: Callable[[], None], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, on_taken: Callable[[], None], max_bytes: int = MAX_WAITING_BYTES) -> None:
         self._on_taken = on_taken
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Part, int]] = deque()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from producer.job.part_queue import MAX_BYTES
 from producer.scheduling.error_budget import Policy
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
+
+# Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
+MAX_WAITING_BYTES = 256 * 2**20
 
 
 class AnyJobOptions(TypedDict, total=False):
@@ -62,4 +64,4 @@ class Terms:
     dropped_before: int = 0
     nonfinite_before: tuple[int, int] = (0, 0)
     ordered: bool = True
-    max_waiting_bytes: int = MAX_BYTES
+    max_waiting_bytes: int = MAX_WAITING_BYTES

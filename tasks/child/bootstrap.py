@@ -26,7 +26,7 @@ from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
 from tasks.transport.reusable_buffer import Scratch
-from tasks.worker.drain import mark_path
+from tasks.transport.run_folder import draining_path
 from worker_config.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def start(
             older=models.older_sets(),
         )
         worker_registry.leave_word(models.folder, record)
-        if not mark_path(models.folder).exists():
+        if not draining_path(models.folder).exists():
             worker_registry.announce(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)

@@ -23,7 +23,7 @@ from tasks.models.memory import give_back, own_bytes
 from tasks.preparation.served import Served, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.run_folder import model_path
 from worker_config.errors import ModelError
 
 # A version that was replaced may still be wanted by a job that runs.
@@ -104,7 +104,7 @@ class Shelf:
     def _read(self, ref: ModelRef, child: str) -> Served:
         if self._folder is not None:
             with suppress(OSError, msgspec.DecodeError):
-                served = msgspec.json.decode(word_path(self._folder, ref).read_bytes(), type=Served)
+                served = msgspec.json.decode(model_path(self._folder, ref).read_bytes(), type=Served)
                 self._served[ref] = served
                 return served
         others = ", ".join(sorted(str(known) for known in self._served if known.name == ref.name))
@@ -136,13 +136,3 @@ class Shelf:
         self._dropped = True
         del self._loaded[ref], self._used[ref]
         give_back()
-
-
-def word_path(folder: Path, ref: ModelRef) -> Path:
-    """The file that tells children how a version is served."""
-    return folder / f"{ref.name}@{ref.digest}.json"
-
-
-def leave_word(folder: Path, served: Served) -> None:
-    """Tell children how a version is served, those to come and those that there are."""
-    write_whole(word_path(folder, ModelRef(served.name, served.digest)), msgspec.json.encode(served))

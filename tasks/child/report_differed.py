@@ -11,8 +11,8 @@ import msgspec
 import redis
 
 from tasks.protocol.messages import Answer
+from tasks.transport.run_folder import draining_path
 from tasks.transport.worker_registry import announce, leave_word, words_left
-from tasks.worker.drain import mark_path
 
 
 def tell(client: redis.Redis, folder: Path | None, answer: Answer) -> None:
@@ -26,5 +26,5 @@ def tell(client: redis.Redis, folder: Path | None, answer: Answer) -> None:
     if folder and changed:
         for slot in changed:
             leave_word(folder, slot)
-        if not mark_path(folder).exists():
+        if not draining_path(folder).exists():
             announce(client, changed)

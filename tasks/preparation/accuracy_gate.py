@@ -19,17 +19,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE
 from tasks.models.finite import is_float
 from tasks.preparation.agreement import Agreement, agreements, told
 from tasks.snapshots.record import OfClass
 
-# float32 has 2**-23 = 1.2e-7 of a number. Another order of summing adds up to some 1e-5 over a deep network (measured:
-# 4e-6 for products over 4096 values, 1e-5 for 50 convolutions). A wrong result, such as a layer with other padding,
-# is off by 1e-2 of the spread and more.
-RELATIVE = 1e-4  # of the largest magnitude in the column
 OF_SPREAD = 1e-2
 LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be over `OF_SPREAD`
-COLUMN_FLOOR = 0.1
 # Of rows that hurt, whose outputs need not tell rows apart: what is sought there is gross.
 OF_SIZE = 1e-3
 ROUNDED_AWAY = 1e-3

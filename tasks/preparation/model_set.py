@@ -17,11 +17,12 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
-from tasks.child.model_cache import leave_word, word_path
 from tasks.preparation.served import Served, describe
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
+from tasks.transport.atomic_files import write_whole
+from tasks.transport.run_folder import model_path
 from worker_config.celery_app import queue_of
 
 # A producer pins its job a moment before it enters it in Redis.
@@ -58,7 +59,8 @@ class ModelSet:
     def leave_word(self) -> None:
         """Tell children, those that there are and those to come, how to load what is served now."""
         for served in self.current.served.values():
-            leave_word(self.folder, served)
+            path = model_path(self.folder, ModelRef(served.name, served.digest))
+            write_whole(path, msgspec.json.encode(served))
 
     def replace(self, served: dict[str, Served], held: list[int]) -> None:
         """Serve these from now on, and the others as long as they are wanted."""
@@ -97,7 +99,7 @@ class ModelSet:
             for descriptor in generation.held:
                 close(descriptor)
             for ref in generation.refs - alive:
-                word_path(self.folder, ref).unlink(missing_ok=True)
+                model_path(self.folder, ref).unlink(missing_ok=True)
         consumed = {self.current.queue, *(generation.queue for generation in kept)}
         return [generation.queue for generation in gone if generation.queue not in consumed]
 

@@ -20,13 +20,12 @@ from typing import Literal
 
 import msgspec
 
+from tasks.transport import run_folder
 from tasks.transport.atomic_files import write_whole
 
 WRITE_SECONDS = 2.0
 # A folder of a main process that is gone is left for so long to whoever wants to look into it.
 ABANDONED_SECONDS = 3_600.0
-_PREFIX = "celeriac-worker-"
-_NAME = "status"
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -93,7 +92,7 @@ def make_folder() -> Path:
             # The main process of another container that shares this folder is not seen, but it writes.
             if born(status.pid) != status.born and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path.parent)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+    return Path(tempfile.mkdtemp(prefix=run_folder.PREFIX))
 
 
 def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
@@ -106,7 +105,7 @@ def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
 def write(folder: Path, status: WorkerStatus) -> None:
     """Leave a status in place of the one before."""
     with suppress(OSError):  # a full disk: the status gets old, which is told
-        write_whole(folder / _NAME, msgspec.json.encode(status))
+        write_whole(run_folder.status_path(folder), msgspec.json.encode(status))
 
 
 def read_all() -> list[WorkerStatus]:
@@ -119,7 +118,7 @@ def read_all() -> list[WorkerStatus]:
 
 
 def _all_status_files() -> Iterator[Path]:
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_NAME}")):
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{run_folder.PREFIX}*/{run_folder.STATUS}")):
         with suppress(OSError):
             # Anyone may make such a folder in /tmp.
             if path.parent.stat().st_uid == os.geteuid():
@@ -129,7 +128,7 @@ def _all_status_files() -> Iterator[Path]:
 def read(folder: Path) -> WorkerStatus | None:
     """Of the worker with this run folder; None where none was written."""
     try:
-        return msgspec.json.decode((folder / _NAME).read_bytes(), type=WorkerStatus)
+        return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
     except (OSError, msgspec.DecodeError):
         return None
 

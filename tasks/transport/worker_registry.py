@@ -24,7 +24,7 @@ from tasks.protocol import keys
 from tasks.protocol.host_facts import WorkerFacts, pack_facts, unpack_facts
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.records import SlotRecord
-from tasks.transport import queues
+from tasks.transport import queues, run_folder
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import MessageError
 
@@ -46,12 +46,12 @@ def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
 def leave_word(folder: Path, slot: SlotRecord) -> None:
     """Keep a slot's record where its main process finds it, in place of that of the child before."""
     with suppress(OSError):  # a full disk; Redis will hardly lose its data at this moment
-        write_whole(folder / f"slot-{slot.slot}", pack(slot))
+        write_whole(run_folder.slot_path(folder, slot.slot), pack(slot))
 
 
 def words_left(folder: Path) -> list[SlotRecord]:
     """The records of all slots; some may be of children that have died."""
-    return _slots_in({path.name.encode(): path.read_bytes() for path in folder.glob("slot-*[0-9]")})
+    return _slots_in({path.name.encode(): path.read_bytes() for path in folder.glob(run_folder.SLOT_FILES)})
 
 
 def refresh(

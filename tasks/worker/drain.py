@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from tasks.preparation.model_set import ModelSet
+from tasks.transport.run_folder import draining_path
 from tasks.worker.graceful_shutdown import hand_back
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Drain:
 
     def _begin(self) -> None:
         with suppress(OSError):  # a full disk: a child that comes is a slot until the next refresh
-            mark_path(self._models.folder).touch()
+            draining_path(self._models.folder).touch()
         consumer = self._controller.consumer
         queues = consumer.app.amqp.queues
         # So that a new connection does not consume them either.
@@ -62,14 +62,9 @@ class Drain:
             logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
 
     def _end(self) -> None:
-        mark_path(self._models.folder).unlink(missing_ok=True)
+        draining_path(self._models.folder).unlink(missing_ok=True)
         for queue in self._models.queues:
             try:
                 self._controller.consumer.add_task_queue(queue)
             except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
                 logger.warning("cannot change queues: %s", error)
-
-
-def mark_path(folder: Path) -> Path:
-    """A file that is there as long as the worker drains, for children that come meanwhile: they are no slots."""
-    return folder / "draining"

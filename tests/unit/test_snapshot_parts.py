@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.child.model_cache import word_path
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
@@ -27,6 +26,7 @@ from tasks.protocol.records import OlderSet
 from tasks.snapshots import batch_size, cache
 from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trials
+from tasks.transport.run_folder import model_path
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
 
@@ -333,12 +333,12 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
     now[0] += GRACE_SECONDS + 1
     assert models.forget({"m@aaaaaaaa"}, closed.append) == [second]
     assert (closed, models.older_sets()) == ([2], [OlderSet(first, a)])
-    assert not word_path(tmp_path, ModelRef("m", "b" * 64)).exists()
+    assert not model_path(tmp_path, ModelRef("m", "b" * 64)).exists()
     assert models.forget(set(), closed.append) == [first]
-    assert word_path(tmp_path, ModelRef("m", "c" * 64)).exists()
+    assert model_path(tmp_path, ModelRef("m", "c" * 64)).exists()
     # Back to what was served before: nothing of it may be given up with the older generation.
     models.replace(served("d"), [4])
     models.replace(served("c"), [5])
     now[0] += GRACE_SECONDS + 1
     assert len(models.forget(set(), closed.append)) == 1
-    assert word_path(tmp_path, ModelRef("m", "c" * 64)).exists()
+    assert model_path(tmp_path, ModelRef("m", "c" * 64)).exists()
