@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tasks.celery import app
 from tasks.child import bootstrap, execute_chunk
-from tasks.telemetry.counters import Tally
+from tasks.telemetry.counters import Counters
 
 __all__ = ["app"]
 
@@ -32,6 +32,6 @@ app.conf.worker_send_task_events = False
 for place, name, replacement in (
     (bootstrap, "Stopwatch", Still),
     (execute_chunk, "_done", lambda *_: None),
-    (Tally, "answered", lambda *_: None),
+    (Counters, "answered", lambda *_: None),
 ):
     setattr(place, name, replacement)

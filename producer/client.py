@@ -18,7 +18,7 @@ from producer.preflight.preflight import Preflight, Wanted, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
-from producer.scheduling.chunk_sizer import CHUNK_SECONDS, Sizer
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, AttachedOptions, DetachedOptions, PredictOptions, Terms
 from producer.scheduling.payload_route import choose_store
@@ -221,10 +221,10 @@ class Client:
             row_bytes = source.row_bytes
         else:
             feed, row_bytes = _batch_feed(source, infos, None, first_row), None
-        sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
+        chunk_sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
         before = failed_before, dropped_before, nonfinite_before
         terms = Terms(slice_ref, compression, fail_together, policy, *before, ordered, max_waiting_bytes)
-        return self._start(feed, sizer, infos, slots, chosen, terms)
+        return self._start(feed, chunk_sizer, infos, slots, chosen, terms)
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.
@@ -296,8 +296,8 @@ class Client:
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
         store, _ = choose_store(source, slots, self._settings, None)
-        sizer = Sizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        job = self._start(_batch_feed(source, infos, max_delay), sizer, infos, slots, store, terms)
+        chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
+        job = self._start(_batch_feed(source, infos, max_delay), chunk_sizer, infos, slots, store, terms)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -319,14 +319,14 @@ class Client:
     def _start(
         self,
         feed: Feed,
-        sizer: Sizer,
+        chunk_sizer: ChunkSizer,
         infos: list[ModelInfo],
         slots: list[SlotRecord],
         store: StoreName,
         terms: Terms,
     ) -> Job:
         job = make_job(
-            self._settings, self._worker_timeout_seconds, feed, sizer, infos, slots, store, terms, self._watch
+            self._settings, self._worker_timeout_seconds, feed, chunk_sizer, infos, slots, store, terms, self._watch
         )
         with self._lock:
             self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.models.model_version import digest_or_error
-from tasks.preparation.prepare import Workshop, known_trials, prepare, workshop
+from tasks.preparation.prepare import Preparation, known_trials, prepare, workshop
 from tasks.preparation.served import Served, describe
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
@@ -40,7 +40,7 @@ def main(manifest: Path) -> int:
     return 0
 
 
-def _described(name: str, entry: ModelEntry, shop: Workshop) -> Described:
+def _described(name: str, entry: ModelEntry, shop: Preparation) -> Described:
     served = prepare(name, entry, digest_or_error(name, entry), shop)
     trials = known_trials(Path(served.folder), entry, shop) if served.trial else None
     return Described(describe(served) or _loaded(served), trials.trials if trials else [])

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import redis
 
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -41,13 +41,13 @@ class Chunks:
 
     job: str
     queue: str
-    wire: Wire
+    channel: BrokerChannel
     refs: dict[str, ModelRef]
     answers: list[Answer] = field(default_factory=list)
 
     @property
     def server(self) -> redis.Redis:
-        return self.wire.client
+        return self.channel.client
 
     def message(
         self, models: str, rows: Any, on_error: OnError = "skip", index: int = 0, start: int = 0, **more: Any
@@ -60,11 +60,11 @@ class Chunks:
         return msgspec.structs.replace(message, on_error=on_error, **more)
 
     def send(self, *messages: ChunkMessage) -> None:
-        self.wire.publish([(self.queue, message) for message in messages])
+        self.channel.publish([(self.queue, message) for message in messages])
 
     def next_answer(self) -> Answer:
         def came() -> Answer | None:
-            self.answers += self.wire.take_answers(1.0)
+            self.answers += self.channel.take_answers(1.0)
             return self.answers.pop(0) if self.answers else None
 
         return cast("Answer", wait_until(came, "a chunk is answered"))
@@ -88,15 +88,15 @@ class Chunks:
 def chunks_of(system: System, job: str) -> Iterator[Chunks]:
     """A job by hand for the models of the first slot."""
     slot = system.slots()[0]
-    wire = Wire(system.url, replace(Settings(), broker_url=system.url), job)
+    channel = BrokerChannel(system.url, replace(Settings(), broker_url=system.url), job)
     try:
-        job_store.create(wire.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), 600)
+        job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), 600)
         refs = {model.name: ModelRef(model.name, model.digest) for model in slot.models}
-        yield Chunks(job, slot.queue, wire, refs)
+        yield Chunks(job, slot.queue, channel, refs)
     finally:
         for key in (keys.job(job), keys.results(job), keys.deliveries(job)):
-            wire.client.delete(key)
-        wire.close()
+            channel.client.delete(key)
+        channel.close()
 
 
 def outputs_of(answer: Answer) -> Any:

@@ -8,7 +8,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 # A sample's name and the values of its labels, in the order of the labels' names.
-Told = dict[tuple[str, ...], float]
+JobFacts = dict[tuple[str, ...], float]
 
 
 def free_port() -> int:
@@ -17,7 +17,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def scrape(port: int) -> Told:
+def scrape(port: int) -> JobFacts:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     return {
@@ -27,10 +27,10 @@ def scrape(port: int) -> Told:
     }
 
 
-def names(told: Told) -> set[str]:
+def names(told: JobFacts) -> set[str]:
     return {name for name, *_ in told}
 
 
-def grown(before: Told, after: Told, prefix: str = "") -> Told:
+def grown(before: JobFacts, after: JobFacts, prefix: str = "") -> JobFacts:
     """By how much each number is larger, of those whose name begins so."""
     return {key: value - before.get(key, 0.0) for key, value in after.items() if key[0].startswith(prefix)}

@@ -19,7 +19,7 @@ from producer.client import Client
 from producer.doctor.findings import mib
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.failures import told
-from producer.sinks.dry_write import Rehearsed, rehearse
+from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import BatchSource, Source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError
@@ -73,7 +73,7 @@ def dry_run(
         raise RowsFailedError(f"{told(found.failed_models)}; the output would be complete with the others")
 
 
-def lines(found: Preflight, output: Path | None, written: Rehearsed | None) -> str:
+def lines(found: Preflight, output: Path | None, written: DryWrite | None) -> str:
     """What is known of the run, for people."""
     told = {
         "input": _input(found),
@@ -90,7 +90,7 @@ def lines(found: Preflight, output: Path | None, written: Rehearsed | None) -> s
     return "\n".join(f"{name:<8} {text}" for name, text in told.items() if text)
 
 
-def values(found: Preflight, output: Path | None, written: Rehearsed | None) -> dict[str, Any]:
+def values(found: Preflight, output: Path | None, written: DryWrite | None) -> dict[str, Any]:
     """The same, as plain values."""
     probe = found.probe
     return {
@@ -174,7 +174,7 @@ def _memory(found: Preflight) -> str:
     return f"{told}the spool folder, which has {mib(found.spool_free)} free{full}"
 
 
-def _output(output: Path, written: Rehearsed) -> str:
+def _output(output: Path, written: DryWrite) -> str:
     size = "size not known" if written.bytes is None else f"about {mib(written.bytes)}"
     small = ", too little" if written.bytes is not None and written.bytes > written.free else ""
     return f"{output}: {size}, {mib(written.free)} free there{small}"

@@ -35,7 +35,7 @@ from producer.client import Client
 from producer.detached.submit import LEAST_TTL_SECONDS, Wishes
 from producer.embedded import local
 from producer.preflight.preflight import Wanted
-from producer.scheduling.error_budget import Policy
+from producer.scheduling.error_budget import ErrorBudget
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
@@ -144,7 +144,7 @@ def predict(
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite)
         if is_dry:
             url, source = needed_for_detach(broker_url), open_source(input_path, **options)
-            policy = Policy(on_nonfinite=on_nonfinite)
+            policy = ErrorBudget(on_nonfinite=on_nonfinite)
             wanted = Wanted(chunk_rows, store, compression, policy=policy, wishes=wishes)
             with Client(url, worker_timeout_seconds=worker_timeout_seconds) as broker:
                 return dry_run(broker, _names(model), source, None, wanted, quiet=quiet, as_json=as_json)
@@ -242,11 +242,13 @@ def predict(
     summary.check_no_model_failed()
 
 
-def _policy(on_error: OnError | None, max_failed: MaxFailed, rows: int | None, on_nonfinite: OnNonfinite) -> Policy:
+def _policy(
+    on_error: OnError | None, max_failed: MaxFailed, rows: int | None, on_nonfinite: OnNonfinite
+) -> ErrorBudget:
     """Of the first rows alone: as many of them may fail as of all."""
     if isinstance(max_failed, str) and rows is None:
         max_failed = None
-    return Policy(on_error or "raise", most_failed(max_failed, rows or 0), on_nonfinite=on_nonfinite)
+    return ErrorBudget(on_error or "raise", most_failed(max_failed, rows or 0), on_nonfinite=on_nonfinite)
 
 
 def _dropped(sink: Sink) -> str:

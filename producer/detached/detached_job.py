@@ -17,8 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
-from producer.detached.watcher import Caretaker
-from producer.job.broker_channel import Wire
+from producer.detached.watcher import Watcher
+from producer.job.broker_channel import BrokerChannel
 from producer.job.job import Progress
 from producer.records import job_store
 from producer.records.job_store import JobState
@@ -120,9 +120,9 @@ class DetachedJob:
             UnknownJobError: the job has expired.
             BrokerError: Redis cannot be reached.
         """
-        with self._wire() as wire:
+        with self._channel() as channel:
             state, record = self._read()
-            slots = model_pinning.usable(wire.slots(), self._plan.models)
+            slots = model_pinning.usable(channel.slots(), self._plan.models)
         running = state is JobState.RUNNING
         return Progress(
             state=state,
@@ -148,16 +148,16 @@ class DetachedJob:
             NoWorkerError: no worker has held the models for long; the job stays in the system.
             BrokerError: Redis cannot be reached.
         """
-        with self._wire() as wire:
-            caretaker = self._caretaker(wire)
+        with self._channel() as channel:
+            watcher = self._watcher(channel)
             index, pause = 0, LEAST_PAUSE_SECONDS
-            void = caretaker.look()[1].void
+            void = watcher.look()[1].void
             while index < self._plan.chunks:
-                state, record = caretaker.look()
+                state, record = watcher.look()
                 self._check_usable(state, record)
                 if record.void != void:
                     void = self._begin_again(record, index)
-                answers = self._ready(wire, index)
+                answers = self._ready(channel, index)
                 if not answers and state is JobState.DONE:
                     raise UnknownJobError(
                         f"job {self.id} is done, but Redis has dropped its outputs; set its maxmemory-policy to "
@@ -219,10 +219,10 @@ class DetachedJob:
             UnknownJobError, NoWorkerError, BrokerError: as `parts`.
         """
         began = time.monotonic()
-        with self._wire() as wire:
-            caretaker = self._caretaker(wire)
+        with self._channel() as channel:
+            watcher = self._watcher(channel)
             while True:
-                state, record = caretaker.look()
+                state, record = watcher.look()
                 if each:
                     each(state, record)
                 if state is not JobState.RUNNING:
@@ -235,14 +235,14 @@ class DetachedJob:
                 time.sleep(left)
 
     @contextmanager
-    def _wire(self) -> Iterator[Wire]:
-        wire = Wire(self._url, self._settings, self.id)
-        with closing(wire):
-            yield wire
+    def _channel(self) -> Iterator[BrokerChannel]:
+        channel = BrokerChannel(self._url, self._settings, self.id)
+        with closing(channel):
+            yield channel
 
-    def _caretaker(self, wire: Wire) -> Caretaker:
-        return Caretaker(
-            wire,
+    def _watcher(self, channel: BrokerChannel) -> Watcher:
+        return Watcher(
+            channel,
             self._read()[1],
             self._plan,
             worker_timeout_seconds=self._worker_timeout_seconds,
@@ -271,12 +271,12 @@ class DetachedJob:
             "first row again"
         )
 
-    def _ready(self, wire: Wire, index: int) -> list[bytes]:
+    def _ready(self, channel: BrokerChannel, index: int) -> list[bytes]:
         """The answers of chunk `index` and those that follow it without a gap, as many as may be in memory."""
         key = keys.answers(self.id)
         ahead = range(index, min(index + READ_CHUNKS, self._plan.chunks))
         with broker_errors(self._url):
-            with wire.client.pipeline(transaction=False) as pipe:
+            with channel.client.pipeline(transaction=False) as pipe:
                 for known in ahead:
                     pipe.hstrlen(key, str(known))
                 sizes = cast("list[int]", pipe.execute())
@@ -287,7 +287,7 @@ class DetachedJob:
                 if not size or (wanted and total > READ_BYTES):
                     break
                 wanted.append(str(known))
-            found = cast("list[bytes | None]", wire.client.hmget(key, wanted)) if wanted else []
+            found = cast("list[bytes | None]", channel.client.hmget(key, wanted)) if wanted else []
         # None where the job has ended in between.
         return [] if None in found else cast("list[bytes]", found)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, Sizer
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, ChunkSizer
 from producer.scheduling.model_pinning import batch_seconds, fixed_chunk_rows, output_row_bytes
 from tasks.protocol.records import ModelInfo
 from worker_config.errors import UsageError
@@ -42,7 +42,7 @@ def choose_chunk_rows(
     """
     batch_rows = max(info.batch_rows for info in infos)
     least_batches = max(1, math.ceil((rows or 0) / MAX_CHUNKS / batch_rows))
-    sizer = Sizer(
+    chunk_sizer = ChunkSizer(
         batch_rows,
         row_bytes,
         output_row_bytes=output_row_bytes(infos),
@@ -53,7 +53,7 @@ def choose_chunk_rows(
     )
     # The sizer would share the rest out in two chunks for each slot; these are all that there will be.
     share_bytes = MAX_REDIS_CHUNK_BYTES * (1 if sliced else 2)  # outputs alone, or rows and outputs
-    return sizer.next_rows(rows, 2 * slots, share_bytes)
+    return chunk_sizer.next_rows(rows, 2 * slots, share_bytes)
 
 
 class Budget:

@@ -17,12 +17,12 @@ import msgspec
 
 from producer.detached.plan import Budget, choose_chunk_rows
 from producer.job import trace_span
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Rows
 from producer.scheduling import model_pinning
-from producer.scheduling.load_balancer import Queues
+from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
@@ -111,42 +111,42 @@ def leave(
     settings = replace(settings, spool=None)
     store, slice_ref = choose_store(source, slots, settings, wishes.store)
     job_id = secrets.token_hex(6)
-    wire = Wire(str(settings.broker_url), settings, job_id)
+    channel = BrokerChannel(str(settings.broker_url), settings, job_id)
     trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
-        budget = Budget(source.label, infos, settings.detached_mib, wire.redis_room())
-        left = _Put(wire, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
+        budget = Budget(source.label, infos, settings.detached_mib, channel.redis_room())
+        left = _Put(channel, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
         plan = msgspec.structs.replace(left.put(check, blank), trace=trace.headers)
         dependent = model_pinning.dependent(infos)
         record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
-        with broker_errors(wire.url):
-            job_store.create(wire.client, record, ttl_seconds)
+        with broker_errors(channel.url):
+            job_store.create(channel.client, record, ttl_seconds)
         # To those that are still up.
-        send(wire, job_id, plan, range(plan.chunks), model_pinning.usable(wire.slots(), plan.models) or slots)
+        send(channel, job_id, plan, range(plan.chunks), model_pinning.usable(channel.slots(), plan.models) or slots)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
-        with suppress(BrokerError), broker_errors(wire.url):
-            job_store.remove(wire.client, job_id)
+        with suppress(BrokerError), broker_errors(channel.url):
+            job_store.remove(channel.client, job_id)
         raise
     finally:
-        wire.close()
+        channel.close()
     return job_id
 
 
-def send(wire: Wire, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
+def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
     """Send these chunks to the workers of these slots."""
-    queues, wire.headers = Queues(slots), plan.trace
+    queues, channel.headers = LoadBalancer(slots), plan.trace
     for begin in range(0, len(indexes), BATCH_CHUNKS):
         batch = indexes[begin : begin + BATCH_CHUNKS]
-        wire.publish([(queues.choose(), message(job_id, plan, index)) for index in batch])
+        channel.publish([(queues.choose(), message(job_id, plan, index)) for index in batch])
 
 
 @dataclass
 class _Put:
     """The rows of one job on their way into Redis; `rows`, `chunks` and `bytes` count what is there."""
 
-    wire: Wire
+    channel: BrokerChannel
     job_id: str
     source: Source | BatchSource
     infos: list[ModelInfo]
@@ -180,8 +180,8 @@ class _Put:
             self.bytes += len(payload)
             self.chunks += 1
             self.budget.check(self.rows, self.bytes, self.chunks, whole=False)
-            with broker_errors(self.wire.url):
-                job_store.put(self.wire.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
+            with broker_errors(self.channel.url):
+                job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
         return Plan(
             rows=self.rows,
             chunk_rows=self.chunk_rows,

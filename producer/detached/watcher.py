@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from producer.detached.submit import send
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
@@ -24,7 +24,7 @@ from worker_config.errors import NoWorkerError
 LOOK_AROUND_SECONDS = 1.0
 
 
-class Caretaker:
+class Watcher:
     """One job, watched by one waiting caller; several do not harm each other, as workers drop what is answered.
 
     Args:
@@ -41,7 +41,7 @@ class Caretaker:
 
     def __init__(
         self,
-        wire: Wire,
+        channel: BrokerChannel,
         record: JobRecord,
         plan: Plan,
         *,
@@ -50,7 +50,7 @@ class Caretaker:
         watch: Callable[[], None],
     ) -> None:
         self.slots: list[SlotRecord] = []
-        self._wire = wire
+        self._channel = channel
         self._id = record.id
         self._plan = plan
         self._worker_timeout_seconds = worker_timeout_seconds
@@ -75,15 +75,15 @@ class Caretaker:
         if now - self._looked_at >= LOOK_AROUND_SECONDS:
             self._looked_at = now
             self._watch()
-            with broker_errors(self._wire.url):
-                self._last = job_store.read_known(self._wire.client, self._id)
+            with broker_errors(self._channel.url):
+                self._last = job_store.read_known(self._channel.client, self._id)
                 if self._last[0] is JobState.RUNNING:
                     self._look_after(self._last[1], now)
-                keep(self._wire.client, self._id, self._plan.ttl_seconds)
+                keep(self._channel.client, self._id, self._plan.ttl_seconds)
         return self._last
 
     def _look_after(self, record: JobRecord, now: float) -> None:
-        found = self._wire.workers()
+        found = self._channel.workers()
         self.slots = model_pinning.usable([slot for slots in found.values() for slot in slots], self._plan.models)
         self._gone |= self._workers - found.keys()
         self._workers = (self._workers & found.keys()) | {slot.worker for slot in self.slots}
@@ -93,7 +93,7 @@ class Caretaker:
             self._worker_at = now
             # Also in case a worker came and went while nobody looked.
             still = now - self._moved_at > self._chunk_timeout_seconds
-            if take_resend(self._wire.client, self._id) or ((self._gone or still) and not self._queued()):
+            if take_resend(self._channel.client, self._id) or ((self._gone or still) and not self._queued()):
                 self._send_again()
                 self._gone, self._moved_at = set(), now
         elif now - self._worker_at > self._worker_timeout_seconds:
@@ -107,9 +107,9 @@ class Caretaker:
     def _queued(self) -> int:
         """Messages that wait for the workers that are up; those for others alone are sent again to these."""
         lists = [keys.queue(name) for name in {slot.queue for slot in self.slots}]
-        return sum(self._wire.client.llen(name) for name in lists)
+        return sum(self._channel.client.llen(name) for name in lists)
 
     def _send_again(self) -> None:
         """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
-        indexes = unanswered(self._wire.client, self._id, self._plan)
-        send(self._wire, self._id, self._plan, indexes, self.slots)
+        indexes = unanswered(self._channel.client, self._id, self._plan)
+        send(self._channel, self._id, self._plan, indexes, self.slots)

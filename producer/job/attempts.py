@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from producer.job.part_queue import BegunAgain
-from producer.job.runner import Run
+from producer.job.part_queue import Restarted
+from producer.job.runner import Runner
 from producer.rows.part import Part
 from worker_config.errors import CeleriacError
 
@@ -30,11 +30,11 @@ class Attempts:
         first_row: where it began.
     """
 
-    def __init__(self, first: Run, make: Callable[[Run, int], Run | None], first_row: int) -> None:
+    def __init__(self, first: Runner, make: Callable[[Runner, int], Runner | None], first_row: int) -> None:
         self.run = first
         self.first_row = first_row
         self._make = make
-        self._next: Run | None = None
+        self._next: Runner | None = None
         self._again_from = first_row
         self._on_again: Callable[[], None] | None = None
         self._cancelled = False
@@ -63,8 +63,8 @@ class Attempts:
         while True:
             run = self.run
             try:
-                return run.handover.take()
-            except BegunAgain:
+                return run.part_queue.take()
+            except Restarted:
                 with self._changed:
                     self._changed.wait_for(lambda run=run: self.run is not run)  # type: ignore[misc]
                 if self._on_again is not None:
@@ -79,7 +79,7 @@ class Attempts:
         """
         self._on_again = on_again
         self._again_from = self.first_row if first_row is None else first_row
-        self.run.handover.may_be_void = on_again is not None
+        self.run.part_queue.may_be_void = on_again is not None
 
     def cancel(self, *, wake: bool) -> None:
         """End the job, whichever run it is at."""
@@ -89,7 +89,7 @@ class Attempts:
 
     def _begin_again(self) -> bool:
         """Make the next run, if that may be; called by the run that must begin again."""
-        if not self.run.handover.void():
+        if not self.run.part_queue.void():
             return False
         try:
             self._next = self._make(self.run, self._again_from)
@@ -98,7 +98,7 @@ class Attempts:
         if self._next is None:
             return False
         self._next.begin_again = self._begin_again
-        self._next.handover.may_be_void = self._on_again is not None
+        self._next.part_queue.may_be_void = self._on_again is not None
         return True
 
 

@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
-from producer.records.throughput import Measures
+from producer.records.throughput import Throughput
 from tasks.protocol import keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
@@ -36,7 +36,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.records import SlotRecord
 from tasks.transport import spool
 from tasks.transport.connection import BLOCK_SECONDS, broker_errors, connect
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
@@ -49,7 +49,7 @@ ANSWERS_AT_ONCE = 64
 USABLE_SHARE = 0.75
 
 
-class Wire:
+class BrokerChannel:
     """Connections of one job; used by the job's thread alone, but for its `measures`.
 
     Attributes:
@@ -65,7 +65,7 @@ class Wire:
         self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
         self._left_over = False  # keys that could not be deleted
-        self.measures = Measures()
+        self.measures = Throughput()
         self._shared = settings.spool  # outputs may come this way, whichever way the rows went
         self._puts_files = store == "files" and settings.spool is not None
         if settings.spool:
@@ -140,7 +140,7 @@ class Wire:
                 came = [first[1]] if first else []
         return [unpack(data, Answer) for data in came]
 
-    def load(self, ref: PayloadRef, scratch: Scratch | None = None) -> bytes | memoryview | None:
+    def load(self, ref: PayloadRef, scratch: ReusableBuffer | None = None) -> bytes | memoryview | None:
         """The outputs of an answer, which are then gone from where they were; None if they are gone already.
 
         Those of a file stand in `scratch`, where one is given.
@@ -149,7 +149,7 @@ class Wire:
         self.measures.taken(ref, len(payload or b""))
         return payload
 
-    def _load(self, ref: PayloadRef, scratch: Scratch | None) -> bytes | memoryview | None:
+    def _load(self, ref: PayloadRef, scratch: ReusableBuffer | None) -> bytes | memoryview | None:
         if isinstance(ref, InlineRef):
             return ref.payload
         if isinstance(ref, FileRef):

@@ -17,8 +17,8 @@ from typing import NoReturn, cast
 import msgspec
 import numpy as np
 
-from producer.job.broker_channel import Wire
-from producer.job.dispatcher import OpenChunk, Outbox
+from producer.job.broker_channel import BrokerChannel
+from producer.job.dispatcher import Dispatcher, OpenChunk
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered, Join
@@ -27,7 +27,7 @@ from producer.rows.part import OutputTree, Part, flatten, unflatten, without
 from producer.scheduling.job_options import Terms
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ MOST_CHECKSUMS = 65_536
 _NOTHING = np.empty((0,), np.float32)
 
 
-class Joining:
+class Collector:
     """The answers of one job, one by one; used by the job's thread.
 
     Args:
@@ -60,8 +60,8 @@ class Joining:
 
     def __init__(
         self,
-        wire: Wire,
-        outbox: Outbox,
+        channel: BrokerChannel,
+        dispatcher: Dispatcher,
         job: str,
         models: Sequence[ModelRef],
         ledger: Ledger,
@@ -75,8 +75,8 @@ class Joining:
         self.gathered: Gathered | None = None
         self.stages: dict[str, float] = {}
         self._started = time.monotonic()
-        self._wire = wire
-        self._outbox = outbox
+        self._channel = channel
+        self._dispatcher = dispatcher
         self._job = job
         self._several = len(models) > 1
         self._ledger = ledger
@@ -84,7 +84,7 @@ class Joining:
         self._policy = terms.policy
         self._rows = rows
         self._join = Join(ordered=terms.ordered)
-        self._scratch = Scratch()
+        self._scratch = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
         self._formless: list[Part] = []
@@ -106,7 +106,7 @@ class Joining:
 
     def count_stages(self, answer: Answer) -> None:
         """Add the seconds of an answer that was taken; a slot that waited before the job began did not wait for it."""
-        self._outbox.timeline.answered(answer, is_open=answer.index in self._outbox.open)
+        self._dispatcher.timeline.answered(answer, is_open=answer.index in self._dispatcher.open)
         for stage, seconds in answer.stages.items():
             if stage == "wait":
                 seconds = min(seconds, time.monotonic() - self._started)
@@ -121,20 +121,20 @@ class Joining:
             MessageError: the answer does not fit its chunk, or cannot be read.
             BrokerError: Redis cannot be reached.
         """
-        with self._wire.measures.joining():
+        with self._channel.measures.joining():
             return self._take(answer)
 
     def _take(self, answer: Answer) -> bool:
         if answer.job != self._job:
             raise MessageError(f"an answer of job {answer.job} on the list of job {self._job}")
         self._note_differed(answer)
-        opened = self._outbox.open.get(answer.index)
+        opened = self._dispatcher.open.get(answer.index)
         if opened is None:
             self._drop(answer)
             return True
         if not self._differed.keys().isdisjoint(answer.by_executor):  # of a worker that Redis has not told
             if isinstance(answer, Outputs):
-                self._wire.release([answer.ref])
+                self._channel.release([answer.ref])
             return self._again(opened, f"the answer to {opened.message} is of an executor that differs")
         if isinstance(answer, Failure):
             return self._take_failure(answer, opened)
@@ -144,12 +144,12 @@ class Joining:
         if answer.models and answer.models != message.models:
             ran = ", ".join(map(str, answer.models))
             logger.warning("job %s: an answer of %s is not joined: %s", self._job, ran, message)
-            self._wire.release([answer.ref])
+            self._channel.release([answer.ref])
             return self._again(opened, f"the answer to {message} is of {ran}")
         if last := self._failures.judge(answer.failed):
-            self._wire.release([answer.ref])
+            self._channel.release([answer.ref])
             self._fail(last)
-        self._outbox.leave_out(self._failures.models)
+        self._dispatcher.leave_out(self._failures.models)
         loaded = (None, 0) if answer.is_blank else self._load(answer, opened)
         if loaded is None:
             return False
@@ -181,7 +181,7 @@ class Joining:
         new = {one.model: one for one in answer.differed if one.model not in self._differed}
         for name, one in new.items():
             logger.warning("job %s: model %s: %s", self._job, name, one)
-        self._wire.measures.executors_differed += len(new)
+        self._channel.measures.executors_differed += len(new)
         self._differed.update(new)
         if void := self._unproven & new.keys():
             first = new[min(void)]
@@ -196,7 +196,7 @@ class Joining:
         if isinstance(answer, Outputs):
             first = self._checksums.get(answer.index, answer.checksum)
             self._ledger.duplicates_differing += first != answer.checksum
-            self._wire.release([answer.ref])
+            self._channel.release([answer.ref])
 
     def _take_failure(self, answer: Failure, opened: OpenChunk) -> bool:
         message, record = opened.message, answer.record
@@ -242,9 +242,9 @@ class Joining:
             part = self._formed(part)
         self._failures.keep(failed)
         self._unproven.update(answer.by_executor)
-        self._outbox.answered(answer.index, seconds, size)
+        self._dispatcher.answered(answer.index, seconds, size)
         if opened.times_sent == 1:
-            self._wire.measures.answered(answer, opened.sent_at)
+            self._channel.measures.answered(answer, opened.sent_at)
         self._ledger.chunks_answered += 1
         self._ledger.predicted += part.predicted_rows
         self._ledger.failed += count
@@ -285,9 +285,9 @@ class Joining:
             room = gathered.room(answer.start, answer.stop)
             form = room[name] if name and isinstance(room, dict) else room
             parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
-            if room is not None and self._wire.load_into(answer.ref, parts):
+            if room is not None and self._channel.load_into(answer.ref, parts):
                 return room, sum(map(len, parts))
-        payload = self._wire.load(answer.ref, self._scratch if gathered else None)
+        payload = self._channel.load(answer.ref, self._scratch if gathered else None)
         if payload is None and opened.times_sent < TIMES_SENT:
             return None
         try:

@@ -14,12 +14,12 @@ from typing import Literal, cast
 
 import msgspec
 
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.records.timeline import Timeline
-from producer.scheduling.chunk_sizer import Chunk, Sizer
-from producer.scheduling.error_budget import Policy
-from producer.scheduling.load_balancer import Queues
+from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
+from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.window import Window
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
@@ -79,7 +79,7 @@ class OpenChunk:
         return self.copies < 1
 
 
-class Outbox:
+class Dispatcher:
     """The chunks of one job on their way out.
 
     Args:
@@ -98,26 +98,26 @@ class Outbox:
 
     def __init__(
         self,
-        wire: Wire,
+        channel: BrokerChannel,
         feed: Feed,
         window: Window,
-        sizer: Sizer,
-        queues: Queues,
+        chunk_sizer: ChunkSizer,
+        queues: LoadBalancer,
         job: str,
         models: Sequence[ModelRef],
         reply: Literal["redis", "files"],
         slice_ref: SliceRef | None = None,
         compression: codec.Compression | None = None,
-        policy: Policy = Policy(),  # noqa: B008 - frozen
+        policy: ErrorBudget = ErrorBudget(),  # noqa: B008 - frozen
     ) -> None:
         self.open: dict[int, OpenChunk] = {}
         self.chunks_sent = 0
         self.chunks_sent_again = 0
         self.timeline = Timeline()
-        self._wire = wire
+        self._channel = channel
         self._feed = feed
         self._window = window
-        self._sizer = sizer
+        self._chunk_sizer = chunk_sizer
         self._queues = queues
         self._job = job
         self._models = list(models)
@@ -136,8 +136,8 @@ class Outbox:
         size = 0
         while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES:
             rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.given
-            wanted = self._sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
-            if not self._window.admits(held_back, self._sizer.bytes_in_flight(wanted)):
+            wanted = self._chunk_sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
+            if not self._window.admits(held_back, self._chunk_sizer.bytes_in_flight(wanted)):
                 break
             given = self._feed.next_chunk(wanted)
             if given is None:
@@ -156,10 +156,10 @@ class Outbox:
             self.open[chunk.index] = opened  # whatever Redis does with it
             self.chunks_sent += 1
             self.timeline.sent(chunk.index)
-            self._sizer.sent(chunk.rows, payload_bytes)
-            self._window.sent(chunk.index, self._sizer.bytes_in_flight(chunk.rows))
+            self._chunk_sizer.sent(chunk.rows, payload_bytes)
+            self._window.sent(chunk.index, self._chunk_sizer.bytes_in_flight(chunk.rows))
             if not self._slice_ref or parts:
-                opened.message = msgspec.structs.replace(opened.message, ref=self._wire.put(chunk.index, parts))
+                opened.message = msgspec.structs.replace(opened.message, ref=self._channel.put(chunk.index, parts))
             sent.append(opened)
             size += payload_bytes
         self._publish(sent)
@@ -169,7 +169,7 @@ class Outbox:
         for opened in chunks:
             opened.sent_at = time.monotonic()
         if chunks:
-            self._wire.publish([(opened.queue, opened.message) for opened in chunks], first=first)
+            self._channel.publish([(opened.queue, opened.message) for opened in chunks], first=first)
         for opened in chunks:
             opened.published = True
 
@@ -184,9 +184,9 @@ class Outbox:
         self._queues.closed(opened.queue)
         self._window.answered(index, seconds)
         if seconds:
-            self._sizer.answered(opened.rows, seconds, output_bytes)
+            self._chunk_sizer.answered(opened.rows, seconds, output_bytes)
         # Where another delivery may still read it, its file must not be written anew.
-        end = self._wire.release if opened.times_sent == 1 else self._wire.forget
+        end = self._channel.release if opened.times_sent == 1 else self._channel.forget
         end([opened.message.ref, *opened.spent])
 
     def drop(self, index: int) -> None:
@@ -194,7 +194,7 @@ class Outbox:
         if opened := self.open.pop(index, None):
             self._queues.closed(opened.queue)
             self._window.dropped(index)
-            self._wire.forget([opened.message.ref, *opened.spent])
+            self._channel.forget([opened.message.ref, *opened.spent])
 
     def is_back(self, index: int) -> bool:
         """A copy of an open chunk has come to nothing: whether it was the last one on its way."""
@@ -242,7 +242,7 @@ class Outbox:
     def _put_again(self, index: int, opened: OpenChunk) -> None:
         message = opened.message
         rows = self._feed.take(Chunk(index, message.start, message.stop))
-        ref = self._wire.put(index, [opened.payload] if rows is None else self._encode(rows), only_redis=True)
+        ref = self._channel.put(index, [opened.payload] if rows is None else self._encode(rows), only_redis=True)
         if isinstance(message.ref, FileRef):
             opened.spent.append(message.ref)
         opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
@@ -255,7 +255,7 @@ class Outbox:
 
     def close(self) -> None:
         """Forget what is still open."""
-        self._wire.forget([ref for opened in self.open.values() for ref in (opened.message.ref, *opened.spent)])
+        self._channel.forget([ref for opened in self.open.values() for ref in (opened.message.ref, *opened.spent)])
 
     def _encode(self, rows: object) -> list[bytes | memoryview]:
         return codec.encode_parts(cast("codec.Tree", rows), compression=self._compression)

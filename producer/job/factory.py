@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from producer.job import prometheus, trace_span
 from producer.job.attempts import Attempts
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
-from producer.job.dispatcher import Outbox
+from producer.job.dispatcher import Dispatcher
 from producer.job.job import Job
-from producer.job.runner import Run
+from producer.job.runner import Runner
 from producer.job.settings_text import job_settings
 from producer.records import job_store
 from producer.records.ledger import Ledger
@@ -26,10 +26,10 @@ from producer.scheduling.chunk_sizer import (
     FIRST_STEP_ROWS,
     MAX_CHUNK_BYTES,
     MAX_REDIS_CHUNK_BYTES,
-    Sizer,
+    ChunkSizer,
 )
 from producer.scheduling.job_options import Terms
-from producer.scheduling.load_balancer import Queues
+from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
 from tasks.protocol.host_facts import versions_here
@@ -44,13 +44,13 @@ def make_sizer(
     store: StoreName,
     chunk_rows: int | None,
     chunk_seconds: float = CHUNK_SECONDS,
-) -> Sizer:
+) -> ChunkSizer:
     """What chooses the chunks' size; `chunk_rows` is the caller's own choice.
 
     Raises:
         UsageError: `chunk_rows` is less than 1, or `chunk_seconds` no time.
     """
-    return Sizer(
+    return ChunkSizer(
         max(info.batch_rows for info in infos),
         row_bytes,
         output_row_bytes=model_pinning.output_row_bytes(infos),
@@ -67,7 +67,7 @@ def make_job(
     settings: Settings,
     worker_timeout_seconds: float,
     feed: Feed,
-    sizer: Sizer,
+    chunk_sizer: ChunkSizer,
     infos: Sequence[ModelInfo],
     slots: Sequence[SlotRecord],
     store: StoreName,
@@ -81,16 +81,16 @@ def make_job(
     record = job_store.new_record(job_id, models, feed.label, store, feed.rows, dependent=dependent)
     trace = trace_span.begin(job_id, models, store)
 
-    def make_run(feed: Feed, terms: Terms, differed: dict[str, Differed], first_index: int) -> Run:
-        wire = Wire(str(settings.broker_url), settings, job_id, store)
-        wire.headers = trace.headers
+    def make_run(feed: Feed, terms: Terms, differed: dict[str, Differed], first_index: int) -> Runner:
+        channel = BrokerChannel(str(settings.broker_url), settings, job_id, store)
+        channel.headers = trace.headers
         window = Window(len(slots))
-        queues = Queues(slots)
-        outbox = Outbox(
-            wire,
+        queues = LoadBalancer(slots)
+        dispatcher = Dispatcher(
+            channel,
             feed,
             window,
-            sizer,
+            chunk_sizer,
             queues,
             job_id,
             models,
@@ -99,14 +99,14 @@ def make_job(
             terms.compression,
             terms.policy,
         )
-        timeline = outbox.timeline
-        timeline.settings, timeline.versions = job_settings(settings, sizer, store, terms), versions_here()
+        timeline = dispatcher.timeline
+        timeline.settings, timeline.versions = job_settings(settings, chunk_sizer, store, terms), versions_here()
         timeline.models = list(infos)
         timeline.look(slots)
-        run = Run(
-            wire,
+        run = Runner(
+            channel,
             feed,
-            outbox,
+            dispatcher,
             window,
             queues,
             models,
@@ -122,10 +122,10 @@ def make_job(
             first_index=first_index,
         )
         run.on_end = trace.end
-        prometheus.follow(run, wire.measures, window)
+        prometheus.follow(run, channel.measures, window)
         return run
 
-    def again(before: Run, first_row: int) -> Run | None:
+    def again(before: Runner, first_row: int) -> Runner | None:
         # Its chunks go on counting: what comes late of the run before is no answer to them.
         rows = before.feed.again(before.next_index, first_row)
         since = (

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from producer.job.attempts import Attempts
 from producer.job.progress_bar import show_until_end
-from producer.job.runner import Run
+from producer.job.runner import Runner
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.assemble import Gathered
@@ -94,7 +94,7 @@ class Job:
         self._thread.start()
 
     @property
-    def _run(self) -> Run:
+    def _run(self) -> Runner:
         return self._attempts.run
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store, timeline_store
 from producer.records.failures import Failures
 from producer.records.job_store import JobState
@@ -24,7 +24,7 @@ from tasks.transport.connection import broker_errors
 
 
 @dataclass
-class Telling:
+class JobReporter:
     """One job; used by its thread.
 
     Attributes:
@@ -34,7 +34,7 @@ class Telling:
         differed: models of which an executor differed.
     """
 
-    wire: Wire
+    channel: BrokerChannel
     first: JobRecord
     ttl_seconds: int
     ledger: Ledger
@@ -46,8 +46,8 @@ class Telling:
 
     def begin(self) -> None:
         """The job is there; raises BrokerError."""
-        with broker_errors(self.wire.url):
-            job_store.create(self.wire.client, self._record(), self.ttl_seconds)
+        with broker_errors(self.channel.url):
+            job_store.create(self.channel.client, self._record(), self.ttl_seconds)
 
     def update(self) -> tuple[JobState, bool]:
         """How far it is; returns the state that others may have set, and whether Redis had lost the record.
@@ -55,8 +55,8 @@ class Telling:
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.wire.url):
-            told = job_store.update(self.wire.client, self._record(), self.ttl_seconds)
+        with broker_errors(self.channel.url):
+            told = job_store.update(self.channel.client, self._record(), self.ttl_seconds)
             self._tell_failures()
         self.tell_differed()
         self._tell_timeline()
@@ -65,8 +65,8 @@ class Telling:
     def tell_differed(self) -> None:
         """Workers must know, also those of a Redis that has lost it; raises BrokerError."""
         if self.differed:
-            with broker_errors(self.wire.url):
-                job_store.tell_differed(self.wire.client, self.first.id, self.differed.values())
+            with broker_errors(self.channel.url):
+                job_store.tell_differed(self.channel.client, self.first.id, self.differed.values())
 
     def finish(self, state: JobState, error: str) -> None:
         """It has ended, with an error if there is a text; raises redis.RedisError."""
@@ -74,7 +74,7 @@ class Telling:
         self.doubt()
         self._tell_failures()
         self._tell_timeline()
-        job_store.finish(self.wire.client, record, state, self.ttl_seconds)
+        job_store.finish(self.channel.client, record, state, self.ttl_seconds)
 
     def doubt(self) -> None:
         """Redis may have lost whatever it was told."""
@@ -87,8 +87,8 @@ class Telling:
 
     def _tell_failures(self) -> None:
         if len(self.failures.records) > self._told:
-            job_store.write_failures(self.wire.client, self.first.id, self.failures.in_order(), self.ttl_seconds)
+            job_store.write_failures(self.channel.client, self.first.id, self.failures.in_order(), self.ttl_seconds)
             self._told = len(self.failures.records)
 
     def _tell_timeline(self) -> None:
-        timeline_store.write(self.wire.client, self.first.id, self.timeline, self.ttl_seconds)
+        timeline_store.write(self.channel.client, self.first.id, self.timeline, self.ttl_seconds)

@@ -15,11 +15,11 @@ from producer.rows.part import Part, flatten
 from producer.scheduling.job_options import MAX_WAITING_BYTES
 
 
-class BegunAgain(Exception):  # noqa: N818 - no error
+class Restarted(Exception):  # noqa: N818 - no error
     """All parts that were handed over are void, and come once more by another queue."""
 
 
-class Handover:
+class PartQueue:
     """A bounded queue of parts between two threads; `on_taken` is called whenever there is more room.
 
     Attributes:

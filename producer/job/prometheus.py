@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from producer.job.runner import Run
+from producer.job.runner import Runner
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
-from producer.records.throughput import STORES, Measures
+from producer.records.throughput import STORES, Throughput
 from producer.scheduling.window import Window
-from tasks.telemetry.http_endpoint import Endpoint
+from tasks.telemetry.http_endpoint import HttpEndpoint
 from tasks.telemetry.stopwatch import STAGES
 from worker_config.errors import JobCancelledError
 
@@ -40,7 +40,7 @@ class _Numbers:
 
     ledger: Ledger
     stages: Mapping[str, float]
-    measures: Measures
+    measures: Throughput
     window: Window
 
 
@@ -89,7 +89,7 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
     Raises:
         ConfigError: prometheus_client is not installed, or the port cannot be had.
     """
-    endpoint = Endpoint(collect, host, port)
+    endpoint = HttpEndpoint(collect, host, port)
     try:
         yield
     except (KeyboardInterrupt, JobCancelledError):
@@ -103,7 +103,7 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
             endpoint.close()
 
 
-def follow(run: Run, measures: Measures, window: Window) -> None:
+def follow(run: Runner, measures: Throughput, window: Window) -> None:
     """Tell of a run of a job from now on."""
     numbers = _Numbers(run.ledger, run.stages, measures, window)
     with _lock:

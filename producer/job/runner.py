@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import redis
 
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
-from producer.job.collector import Joining
-from producer.job.dispatcher import Outbox
-from producer.job.job_reporter import Telling
-from producer.job.part_queue import BegunAgain, Handover
+from producer.job.collector import Collector
+from producer.job.dispatcher import Dispatcher
+from producer.job.job_reporter import JobReporter
+from producer.job.part_queue import PartQueue, Restarted
 from producer.job.resend import Resend
 from producer.records.failures import Failures
 from producer.records.job_store import JobState
@@ -31,10 +31,10 @@ from producer.rows.assemble import Gathered
 from producer.rows.part import OutputTree
 from producer.scheduling import redis_backoff
 from producer.scheduling.job_options import Terms
-from producer.scheduling.load_balancer import Queues
-from producer.scheduling.stragglers import Lateness
+from producer.scheduling.load_balancer import LoadBalancer
+from producer.scheduling.stragglers import Stragglers
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
-from producer.scheduling.worker_liveness import Crew
+from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.messages import Answer, Differed, ModelRef, Outputs
 from tasks.protocol.records import JobRecord, SlotRecord
 from worker_config.errors import (
@@ -55,7 +55,7 @@ LOOK_AROUND_SECONDS = 1.0
 COLLECT_SECONDS = 0.004
 
 
-class Run:
+class Runner:
     """One job from its first chunk to its end; `run` is the thread's body.
 
     Attributes:
@@ -70,11 +70,11 @@ class Run:
 
     def __init__(
         self,
-        wire: Wire,
+        channel: BrokerChannel,
         feed: Feed,
-        outbox: Outbox,
+        dispatcher: Dispatcher,
         window: Window,
-        queues: Queues,
+        queues: LoadBalancer,
         models: Sequence[ModelRef],
         record: JobRecord,
         slots: Sequence[SlotRecord],
@@ -95,20 +95,36 @@ class Run:
         self._wake = threading.Event()
         self.begin_again: Callable[[], bool] = lambda: False
         self.differed = differed = {} if differed is None else differed
-        self.handover = Handover(self._wake.set, terms.max_waiting_bytes)
-        self._wire, self.feed, self._outbox, self._window, self._queues = wire, feed, outbox, window, queues
+        self.part_queue = PartQueue(self._wake.set, terms.max_waiting_bytes)
+        self._channel, self.feed, self._dispatcher, self._window, self._queues = (
+            channel,
+            feed,
+            dispatcher,
+            window,
+            queues,
+        )
         self._models, self._id = list(models), record.id
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
-        self._joining = Joining(
-            wire, outbox, record.id, models, ledger, self.failures, terms, feed.rows, likely_form, differed, first_index
+        self._collector = Collector(
+            channel,
+            dispatcher,
+            record.id,
+            models,
+            ledger,
+            self.failures,
+            terms,
+            feed.rows,
+            likely_form,
+            differed,
+            first_index,
         )
-        self.stages = self._joining.stages
-        self._telling = Telling(
-            wire, record, ttl_seconds, self.ledger, self.failures, self.stages, outbox.timeline, self.differed
+        self.stages = self._collector.stages
+        self._reporter = JobReporter(
+            channel, record, ttl_seconds, self.ledger, self.failures, self.stages, dispatcher.timeline, self.differed
         )
         self._first_index = first_index
-        self._crew, self._late = Crew(record.id, models, slots), Lateness()
-        self._resend = Resend(wire, outbox, self._crew, self._late, self.ledger, self._stop_before)
+        self._liveness, self._stragglers = WorkerLiveness(record.id, models, slots), Stragglers()
+        self._resend = Resend(channel, dispatcher, self._liveness, self._stragglers, self.ledger, self._stop_before)
         self._answers: deque[Answer] = deque()
         self._damage: tuple[int, CeleriacError] | None = None
         self._run_id, self._cancelled = "", False
@@ -118,7 +134,7 @@ class Run:
     @property
     def next_index(self) -> int:
         """Beyond those of all chunks that were sent."""
-        return self._first_index + self._outbox.chunks_sent
+        return self._first_index + self._dispatcher.chunks_sent
 
     @property
     def in_flight(self) -> int:
@@ -128,16 +144,16 @@ class Run:
     @property
     def slots(self) -> list[SlotRecord]:
         """Slots that can run the job."""
-        return self._crew.slots
+        return self._liveness.slots
 
     @property
     def gathered(self) -> Gathered | None:
         """The whole arrays, if the caller wants them: large outputs then go straight to their place."""
-        return self._joining.gathered
+        return self._collector.gathered
 
     @gathered.setter
     def gathered(self, gathered: Gathered) -> None:
-        self._joining.gathered = gathered
+        self._collector.gathered = gathered
 
     def cancel(self, *, wake: bool = True) -> None:
         """End soon, from any thread; the job's own, which needs no waking, may hold the lock for that."""
@@ -157,7 +173,7 @@ class Run:
             self.state, error = JobState.CANCELLED, cancelled
         except ExecutorDifferedError as differed:
             again = self.begin_again()
-            self.state, error = (JobState.RUNNING, BegunAgain()) if again else (JobState.FAILED, differed)
+            self.state, error = (JobState.RUNNING, Restarted()) if again else (JobState.FAILED, differed)
         except CeleriacError as failed:
             self.state, error = JobState.FAILED, failed
         except Exception as bug:
@@ -168,7 +184,7 @@ class Run:
             try:
                 self._settle(error, goes_on=again)
             finally:
-                self.handover.close(error)
+                self.part_queue.close(error)
 
     def _loop(self) -> None:
         while True:
@@ -189,39 +205,41 @@ class Run:
 
     def _begin(self) -> None:
         if not self._first_index:
-            self._telling.begin()
-        elif self._telling.update()[0] is JobState.CANCELLED:
+            self._reporter.begin()
+        elif self._reporter.update()[0] is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        self._window.leave_room(self._wire.redis_room())
-        self._run_id = self._wire.run_id()
+        self._window.leave_room(self._channel.redis_room())
+        self._run_id = self._channel.run_id()
 
     def _send(self) -> None:
         max_parts = math.inf if self.feed.rows is not None else self._window.slots * CHUNKS_PER_SLOT
         try:
             while (
-                self._damage is None and self.handover.has_room(max_parts) and self._outbox.send(self._joining.waiting)
+                self._damage is None
+                and self.part_queue.has_room(max_parts)
+                and self._dispatcher.send(self._collector.waiting)
             ):
                 pass
         finally:
-            self.ledger.chunks_sent = self._outbox.chunks_sent
+            self.ledger.chunks_sent = self._dispatcher.chunks_sent
             if self.feed.rows is None:
                 self.ledger.rows = self.feed.given
 
     def _stop_before(self, index: int, error: CeleriacError) -> None:
         """Send no more; end by the error of the first damaged chunk, when those before it are handed over."""
-        self._outbox.drop(index)
+        self._dispatcher.drop(index)
         if self._damage is None or index < self._damage[0]:
             self._damage = index, error
 
     def _is_over(self) -> bool:
         if self._damage is None:
-            if self._outbox.open or not self.feed.exhausted():
+            if self._dispatcher.open or not self.feed.exhausted():
                 return False
-            self._joining.end()
+            self._collector.end()
             self._hand_over()
             return True
         damaged, error = self._damage
-        if any(index < damaged for index in self._outbox.open):
+        if any(index < damaged for index in self._dispatcher.open):
             return False
         raise error
 
@@ -231,32 +249,32 @@ class Run:
             while self._answers:
                 answer = self._answers[0]  # until it is taken: Redis has it no more
                 self._take(answer)
-                self._joining.count_stages(self._answers.popleft())
+                self._collector.count_stages(self._answers.popleft())
         finally:  # what came before a failure is the caller's to keep
             self._hand_over()
 
     def _hand_over(self) -> None:
-        for part in self._joining.pop_ready():
-            self.handover.give(part)
+        for part in self._collector.pop_ready():
+            self.part_queue.give(part)
 
     def _take(self, answer: Answer) -> None:
-        opened = self._outbox.open.get(answer.index)
+        opened = self._dispatcher.open.get(answer.index)
         try:
-            if not self._joining.take(answer):
-                self._late.came_back(answer.index, time.monotonic())
-                self._telling.tell_differed()
-                if self._outbox.is_back(answer.index):
+            if not self._collector.take(answer):
+                self._stragglers.came_back(answer.index, time.monotonic())
+                self._reporter.tell_differed()
+                if self._dispatcher.is_back(answer.index):
                     self._resend.again([answer.index], with_rows=True)
         except RowsFailedError as failed:
             self._stop_before(answer.index, failed)
-        if opened and isinstance(answer, Outputs) and answer.index not in self._outbox.open:
-            self._late.answered(answer.index, opened, answer.seconds, time.monotonic(), self._outbox.open)
+        if opened and isinstance(answer, Outputs) and answer.index not in self._dispatcher.open:
+            self._stragglers.answered(answer.index, opened, answer.seconds, time.monotonic(), self._dispatcher.open)
 
     def _wait_for_answers(self) -> list[Answer]:
-        if self._outbox.open:
+        if self._dispatcher.open:
             if not self._window.is_short:
                 time.sleep(COLLECT_SECONDS)
-            return self._wire.take_answers(self.feed.poll_seconds)
+            return self._channel.take_answers(self.feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.
         self._wake.wait(self.feed.poll_seconds)
         self._wake.clear()
@@ -270,23 +288,25 @@ class Run:
             return
         self._last_look = now
         self._watch()
-        state, lost = self._telling.update()
+        state, lost = self._reporter.update()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        run_id, self._run_id = self._run_id, self._wire.run_id()
-        workers = self._wire.workers()
-        self._crew.update(workers, self._wire.seconds_left(workers), now)
-        self._outbox.timeline.look(self.slots)
+        run_id, self._run_id = self._run_id, self._channel.run_id()
+        workers = self._channel.workers()
+        self._liveness.update(workers, self._channel.seconds_left(workers), now)
+        self._dispatcher.timeline.look(self.slots)
         self._window.slots = len(self.slots)
-        self._window.leave_room(self._wire.redis_room())
+        self._window.leave_room(self._channel.redis_room())
         self._queues.update(self.slots)
         if lost or run_id != self._run_id:
             self._doubt()
         self._resend.stranded(now, self.slots)
         if self.slots:
             # What Redis may have lost, or never got.
-            self._resend.again([index for index, one in self._outbox.open.items() if not one.published], with_rows=True)
-        if self.slots or not self._outbox.open:
+            self._resend.again(
+                [index for index, one in self._dispatcher.open.items() if not one.published], with_rows=True
+            )
+        if self.slots or not self._dispatcher.open:
             self._last_worker = now
         elif now - self._last_worker > self._worker_timeout_seconds:
             names = ", ".join(map(str, self._models))
@@ -303,7 +323,7 @@ class Run:
 
         self._watch()
         logger.warning("job %s waits: %s", self._id, error)
-        redis_backoff.wait_for_redis(self._wire.url, self._tries, self._wake, is_over)
+        redis_backoff.wait_for_redis(self._channel.url, self._tries, self._wake, is_over)
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
@@ -315,9 +335,9 @@ class Run:
 
     def _doubt(self) -> None:
         """Redis may have lost whatever it was given."""
-        self._wire.doubt()
-        self._outbox.doubt()
-        self._telling.doubt()
+        self._channel.doubt()
+        self._dispatcher.doubt()
+        self._reporter.doubt()
 
     def _how_far(self, what: str) -> str:
         rows = "?" if self.feed.rows is None else self.feed.rows
@@ -325,7 +345,7 @@ class Run:
 
     def _settle(self, error: BaseException | None, *, goes_on: bool) -> None:
         """Leave nothing behind but the job's record; `goes_on` if another run takes this one's place."""
-        self._wire.measures.ended = "again" if goes_on else self.state.value
+        self._channel.measures.ended = "again" if goes_on else self.state.value
         self.ledger.skipped = self.ledger.rows - self.ledger.predicted - self.ledger.failed
         self.feed.close()
         if self._warns and not goes_on:
@@ -335,13 +355,13 @@ class Run:
         try:
             self._watch()  # a system that has ended takes all of the job with it
         except CeleriacError:
-            return self._wire.close()
+            return self._channel.close()
         try:
             if not goes_on:
-                self._telling.finish(self.state, str(error or ""))
-            self._outbox.close()
-            self._wire.forget_job()
+                self._reporter.finish(self.state, str(error or ""))
+            self._dispatcher.close()
+            self._channel.forget_job()
         except (redis.RedisError, CeleriacError) as unreachable:
             # The keys' time to live takes care of them.
             logger.warning("job %s: cannot tell Redis that it ended: %s", self._id, unreachable)
-        self._wire.close()
+        self._channel.close()

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from producer.scheduling.error_budget import Policy
+from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES
 
 if TYPE_CHECKING:
-    from producer.scheduling.chunk_sizer import Sizer
+    from producer.scheduling.chunk_sizer import ChunkSizer
     from producer.scheduling.job_options import Terms
     from tasks.protocol.messages import StoreName
     from worker_config.settings import Settings
 
 
-def job_settings(settings: Settings, sizer: Sizer, store: StoreName, terms: Terms) -> dict[str, str]:
+def job_settings(settings: Settings, chunk_sizer: ChunkSizer, store: StoreName, terms: Terms) -> dict[str, str]:
     """How an attached job is done, by the name of each choice."""
-    chosen = "by what chunks take" if sizer.fixed_rows is None else str(sizer.fixed_rows)
+    chosen = "by what chunks take" if chunk_sizer.fixed_rows is None else str(chunk_sizer.fixed_rows)
     told = {
         "store": store,
         "chunk_rows": chosen,
@@ -40,7 +40,7 @@ def job_settings(settings: Settings, sizer: Sizer, store: StoreName, terms: Term
     return told
 
 
-def _most(policy: Policy) -> str:
+def _most(policy: ErrorBudget) -> str:
     if policy.most_rows < math.inf:
         return f"{policy.most_rows:.0f} rows"
     return f"{100 * policy.most_share:g} % of the rows" if policy.most_share < 1 else "any number but all"

@@ -17,15 +17,15 @@ import numpy as np
 
 from producer.detached.plan import Budget, choose_chunk_rows
 from producer.detached.submit import Wishes
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job
 from producer.preflight.probe import Head, Heard, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning
-from producer.scheduling.chunk_sizer import Sizer
-from producer.scheduling.error_budget import Policy
+from producer.scheduling.chunk_sizer import ChunkSizer
+from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import Terms
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
@@ -38,7 +38,7 @@ from tasks.protocol.trees import leaves_of
 from worker_config.settings import Settings
 
 # Feed, sizer, models, slots, store, terms --> a job that runs.
-Start = Callable[[Feed, Sizer, list[ModelInfo], list[SlotRecord], StoreName, Terms], Job]
+Start = Callable[[Feed, ChunkSizer, list[ModelInfo], list[SlotRecord], StoreName, Terms], Job]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Wanted:
     store: StoreName | None = None
     compression: Compression | None = None
     fail_together: bool = False
-    policy: Policy = Policy()  # noqa: RUF009 - frozen
+    policy: ErrorBudget = ErrorBudget()  # noqa: RUF009 - frozen
     wishes: Wishes | None = None
 
 
@@ -123,10 +123,10 @@ def try_out(
         settings = replace(settings, spool=None)
     store, slice_ref = choose_store(source, slots, settings, wanted.store)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
-    sizer = make_sizer(infos, row_bytes, store, wanted.chunk_rows)
-    wire = Wire(str(settings.broker_url), settings, "preflight")
-    with closing(wire):
-        room = wire.redis_room()
+    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.chunk_rows)
+    channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
+    with closing(channel):
+        room = channel.redis_room()
     window = Window(len(slots))
     window.leave_room(room)
     budget = Budget(source.label, infos, settings.detached_mib, room)
@@ -145,7 +145,7 @@ def try_out(
 
     if wanted.wishes and row_bytes is not None:
         plan(row_bytes)  # as the job would: before anything is sent
-    first_rows = sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
+    first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     heard = Heard(1, fixed_rows=head.most)
     terms = Terms(slice_ref, wanted.compression, wanted.fail_together, wanted.policy)
@@ -158,9 +158,9 @@ def try_out(
         row_bytes = heard.payload_bytes / rows if rows else 0.0
     output_row_bytes = heard.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
     detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
-    sizer.sent(rows, round(row_bytes * rows))
-    sizer.answered(rows, heard.seconds, heard.output_bytes)
-    chunk_rows = detached[0] or sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
+    chunk_sizer.sent(rows, round(row_bytes * rows))
+    chunk_sizer.answered(rows, heard.seconds, heard.output_bytes)
+    chunk_rows = detached[0] or chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     return Preflight(
         label=source.label,
         rows=source.rows,
@@ -180,7 +180,7 @@ def try_out(
         outputs=specs_of({"/".join(key): one for key, one in leaves_of(probe.outputs) if isinstance(one, np.ndarray)}),
         output_row_bytes=output_row_bytes,
         seconds=forecast_seconds(source.rows, rows, heard.seconds, len(slots)),
-        in_flight_bytes=in_flight(sizer, window, chunk_rows, source.rows),
+        in_flight_bytes=in_flight(chunk_sizer, window, chunk_rows, source.rows),
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],
         detached_limit=budget.limit if wanted.wishes else 0.0,
@@ -208,8 +208,8 @@ def forecast_seconds(rows: int | None, probe_rows: int, probe_seconds: float, sl
     return rows / probe_rows * probe_seconds / slots if probe_rows else 0.0
 
 
-def in_flight(sizer: Sizer, window: Window, chunk_rows: int, rows: int | None) -> int:
+def in_flight(chunk_sizer: ChunkSizer, window: Window, chunk_rows: int, rows: int | None) -> int:
     """Of all chunks that the window admits; it always admits one."""
-    one = sizer.bytes_in_flight(chunk_rows)
+    one = chunk_sizer.bytes_in_flight(chunk_rows)
     most = max(one, min(window.max_bytes, CHUNKS_PER_SLOT * window.slots * one))
-    return round(most if rows is None else min(most, sizer.bytes_in_flight(rows)))
+    return round(most if rows is None else min(most, chunk_sizer.bytes_in_flight(rows)))

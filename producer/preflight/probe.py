@@ -19,7 +19,7 @@ from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Arrays, Batches, BatchReader, Rows
 from producer.scheduling.admission import check_fits
-from producer.scheduling.chunk_sizer import Sizer
+from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.sources import BatchSource, Source
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
@@ -42,7 +42,7 @@ def send(settings: Settings, job: Job) -> tuple[Part, dict[str, FailureRecord]]:
             job_store.remove(client, job.id)
 
 
-class Heard(Sizer):
+class Heard(ChunkSizer):
     """Chunks of one size; remembers how large what was sent and answered is, and the seconds."""
 
     payload_bytes = output_bytes = 0

@@ -15,7 +15,7 @@ STORES = {InlineRef: "message", FileRef: "files", RedisRef: "redis"}
 
 
 @dataclass(eq=False)
-class Measures:
+class Throughput:
     """Sums of one job; written by its thread, read by any.
 
     Attributes:

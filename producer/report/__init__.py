@@ -3,7 +3,7 @@
 Redis --gather--> Told --lanes, figures--> charts as plain values --page--> HTML, with plotly's script in it
 """
 
-from producer.report.gather import Told, gather
+from producer.report.gather import JobFacts, gather
 from producer.report.page import make_page
 
-__all__ = ["Told", "gather", "make_page"]
+__all__ = ["JobFacts", "gather", "make_page"]

@@ -27,7 +27,7 @@ _NO_TIMELINE = "No timeline of this job was kept: its producer ended before the 
 
 
 @dataclass(frozen=True)
-class Told:
+class JobFacts:
     """All that a report is made of.
 
     Attributes:
@@ -43,7 +43,7 @@ class Told:
     note: str = ""
 
 
-def gather(client: redis.Redis, job_id: str) -> Told:
+def gather(client: redis.Redis, job_id: str) -> JobFacts:
     """All that is known of a job; the first characters of its id are enough.
 
     Raises:
@@ -52,12 +52,12 @@ def gather(client: redis.Redis, job_id: str) -> Told:
     state, record = job_store.read(client, job_id)
     failures = job_store.read_failures(client, record)
     if record.plan:
-        return _of_detached(client, Told(state, record, failures), record.plan)
+        return _of_detached(client, JobFacts(state, record, failures), record.plan)
     found = timeline_store.read(client, record.id)
-    return Told(state, record, failures, *found) if found else Told(state, record, failures, note=_NO_TIMELINE)
+    return JobFacts(state, record, failures, *found) if found else JobFacts(state, record, failures, note=_NO_TIMELINE)
 
 
-def _of_detached(client: redis.Redis, told: Told, plan: Plan) -> Told:
+def _of_detached(client: redis.Redis, told: JobFacts, plan: Plan) -> JobFacts:
     every = -(-plan.chunks // MOST_ANSWERS_READ)
     entries = []
     for index in range(0, plan.chunks, every):
@@ -96,7 +96,7 @@ def _of_detached(client: redis.Redis, told: Told, plan: Plan) -> Told:
     if every > 1:
         note += f" Of {every} chunks one was looked at, also for sums."
     record = msgspec.structs.replace(told.record, stages=dict(stages))
-    return Told(told.state, record, told.failures, story, sorted(entries, key=lambda e: e.answered_at), note)
+    return JobFacts(told.state, record, told.failures, story, sorted(entries, key=lambda e: e.answered_at), note)
 
 
 def _entry(data: bytes) -> Entry | None:

@@ -13,7 +13,7 @@ from html import escape
 
 from producer.report import figures, tables
 from producer.report.figures import Figure
-from producer.report.gather import Told
+from producer.report.gather import JobFacts
 from producer.report.timeline_lanes import MOST_GROUPS, pieces_of, spans_of
 
 MOST_FAILURES = 200
@@ -54,7 +54,7 @@ Promise.all(Object.entries(figures).map(([id, one]) => Plotly.newPlot(`chart-${i
 """
 
 
-def make_page(told: Told, plotly_script: str) -> str:
+def make_page(told: JobFacts, plotly_script: str) -> str:
     """The whole page.
 
     Args:
@@ -78,7 +78,7 @@ def make_page(told: Told, plotly_script: str) -> str:
     )
 
 
-def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
+def _charts(told: JobFacts) -> tuple[dict[str, Figure], list[str]]:
     """The charts by the id of their place, and all sections in order."""
     charts: dict[str, Figure] = {}
     story, record = told.story, told.record
@@ -114,7 +114,7 @@ def _charts(told: Told) -> tuple[dict[str, Figure], list[str]]:
     return charts, [*sections, _failures(told), _provenance(told)]
 
 
-def _head(told: Told) -> str:
+def _head(told: JobFacts) -> str:
     record, ledger = told.record, told.record.ledger
     seconds, share = tables.seconds_of(told), tables.busy_share(told)
     predicted = ledger.get("predicted", 0) - ledger.get("resumed", 0)
@@ -140,7 +140,7 @@ def _head(told: Told) -> str:
     )
 
 
-def _of_lanes(told: Told, drawn: int) -> str:
+def _of_lanes(told: JobFacts, drawn: int) -> str:
     """What is to be known of the timeline."""
     story = told.story
     told_of = [
@@ -159,7 +159,7 @@ def _of_lanes(told: Told, drawn: int) -> str:
     return " ".join(told_of)
 
 
-def _failures(told: Told) -> str:
+def _failures(told: JobFacts) -> str:
     records = told.failures[:MOST_FAILURES]
     rows = [
         (one.rows.removeprefix("rows ").removeprefix("row "), one.model, one.stage, one.type, one.text)
@@ -180,7 +180,7 @@ def _failures(told: Told) -> str:
     return _section("Failures", *body)
 
 
-def _provenance(told: Told) -> str:
+def _provenance(told: JobFacts) -> str:
     return _section(
         "Provenance",
         "<h3>Models</h3>",

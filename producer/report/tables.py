@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from producer.records.job_store import JobState
 from producer.records.timeline import Entry
 from producer.records.timeline_store import SERVER
-from producer.report.gather import Told
+from producer.report.gather import JobFacts
 from producer.report.timeline_lanes import short_names
 from tasks.protocol.records import ModelInfo
 
@@ -36,7 +36,7 @@ _COUNTS = {
 }
 
 
-def verdict(told: Told) -> str:
+def verdict(told: JobFacts) -> str:
     """One line: how many rows in which time, how it ended, and what slots did."""
     ledger, seconds = told.record.ledger, seconds_of(told)
     predicted, failed = ledger.get("predicted", 0), ledger.get("failed", 0)
@@ -53,29 +53,29 @@ def verdict(told: Told) -> str:
     return f"{rows}{failures}{ended}{_busy(told)}"
 
 
-def seconds_of(told: Told) -> float:
+def seconds_of(told: JobFacts) -> float:
     """From the job's submission to its end, or to what was told last."""
     return max(0.0, told.record.updated_at - told.record.submitted_at)
 
 
-def slots_of(told: Told) -> int:
+def slots_of(told: JobFacts) -> int:
     """How many slots worked for it, as far as is known."""
     return sum(told.story.slots.values()) if told.story else 0
 
 
-def busy_share(told: Told) -> float | None:
+def busy_share(told: JobFacts) -> float | None:
     """The share of the slots' seconds in which they did not wait; None where nobody knows."""
     total = sum(told.record.stages.values())
     return 1 - told.record.stages.get("wait", 0.0) / total if total else None
 
 
-def ledger_rows(told: Told) -> Rows:
+def ledger_rows(told: JobFacts) -> Rows:
     """Name, value and meaning of each count."""
     ledger = told.record.ledger
     return [(name.replace("_", " "), f"{ledger[name]:,}", text) for name, text in _COUNTS.items() if name in ledger]
 
 
-def balance(told: Told) -> str:
+def balance(told: JobFacts) -> str:
     """Whether the ledger adds up, with its numbers."""
     rows, *parts = (told.record.ledger.get(name, 0) for name in ("rows", "predicted", "failed", "skipped"))
     words = " + ".join(
@@ -88,7 +88,7 @@ def balance(told: Told) -> str:
     return f"It does not add up: {rows:,} rows, but {words}."
 
 
-def slowest_rows(told: Told) -> Rows:
+def slowest_rows(told: JobFacts) -> Rows:
     """The slowest chunks: which, where, when, how long, and at what."""
     if not told.story:
         return []
@@ -96,7 +96,7 @@ def slowest_rows(told: Told) -> Rows:
     return [_slow(entry, names, told.story.began_at) for entry in told.story.slowest]
 
 
-def event_rows(told: Told, most: int) -> Rows:
+def event_rows(told: JobFacts, most: int) -> Rows:
     """What was out of the ordinary: when, what, where, why."""
     if not told.story:
         return []
@@ -116,7 +116,7 @@ def event_rows(told: Told, most: int) -> Rows:
     ]
 
 
-def job_rows(told: Told) -> Rows:
+def job_rows(told: JobFacts) -> Rows:
     """The job itself, and its producer."""
     record, story = told.record, told.story
     rows: Rows = [
@@ -135,7 +135,7 @@ def job_rows(told: Told) -> Rows:
     return rows
 
 
-def setting_rows(told: Told) -> Rows:
+def setting_rows(told: JobFacts) -> Rows:
     """How the job was done."""
     if not told.story:
         return [("store", told.record.store)]
@@ -145,7 +145,7 @@ def setting_rows(told: Told) -> Rows:
     return rows
 
 
-def model_rows(told: Told) -> Rows:
+def model_rows(told: JobFacts) -> Rows:
     """Each model: version, digest, and how it is run."""
     if not told.story or not told.story.models:
         digests = told.record.plan.models if told.record.plan else []
@@ -154,7 +154,7 @@ def model_rows(told: Told) -> Rows:
     return [_model(info) for info in told.story.models]
 
 
-def worker_rows(told: Told) -> Rows:
+def worker_rows(told: JobFacts) -> Rows:
     """Each worker: its slots, and what it told of itself."""
     rows: Rows = []
     for worker, facts in (told.story.workers if told.story else {}).items():
@@ -167,7 +167,7 @@ def worker_rows(told: Told) -> Rows:
     return rows
 
 
-def _busy(told: Told) -> str:
+def _busy(told: JobFacts) -> str:
     share, slots = busy_share(told), slots_of(told)
     if share is None:
         return ""

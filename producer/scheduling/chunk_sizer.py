@@ -46,7 +46,7 @@ class Chunk:
         return self.stop - self.start
 
 
-class Sizer:
+class ChunkSizer:
     """Chunk sizes in whole batches, for one job.
 
     Args:

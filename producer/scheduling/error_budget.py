@@ -14,7 +14,7 @@ from worker_config.errors import RowsFailedError, UsageError
 
 
 @dataclass(frozen=True)
-class Policy:
+class ErrorBudget:
     """What a row that fails does to its job, and how many may; and whether one that is not finite fails.
 
     Attributes:
@@ -51,7 +51,7 @@ class Policy:
             )
 
 
-def make_policy(on_error: str, max_failed: int | str | None, on_nonfinite: str = "warn") -> Policy:
+def make_policy(on_error: str, max_failed: int | str | None, on_nonfinite: str = "warn") -> ErrorBudget:
     """Check what the caller gave.
 
     Args:
@@ -66,7 +66,7 @@ def make_policy(on_error: str, max_failed: int | str | None, on_nonfinite: str =
         raise UsageError(f"on_error is {on_error!r}; it is one of {', '.join(get_args(OnError))}")
     if on_nonfinite not in get_args(OnNonfinite):
         raise UsageError(f"on_nonfinite is {on_nonfinite!r}; it is one of {', '.join(get_args(OnNonfinite))}")
-    policy = Policy(on_error=on_error, on_nonfinite=on_nonfinite)  # type: ignore[arg-type] # checked above
+    policy = ErrorBudget(on_error=on_error, on_nonfinite=on_nonfinite)  # type: ignore[arg-type] # checked above
     if max_failed is None:
         return policy
     if on_error == "raise":

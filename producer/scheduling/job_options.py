@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from producer.scheduling.error_budget import Policy
+from producer.scheduling.error_budget import ErrorBudget
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 
@@ -59,7 +59,7 @@ class Terms:
     slice_ref: SliceRef | None = None
     compression: Compression | None = None
     fail_together: bool = False
-    policy: Policy = field(default_factory=Policy)
+    policy: ErrorBudget = field(default_factory=ErrorBudget)
     failed_before: int = 0
     dropped_before: int = 0
     nonfinite_before: tuple[int, int] = (0, 0)

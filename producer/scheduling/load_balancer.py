@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from tasks.protocol.records import SlotRecord
 
 
-class Queues:
+class LoadBalancer:
     """The queues of one job, with the slots that take chunks from each, and the chunks that are in flight there."""
 
     def __init__(self, slots: Iterable[SlotRecord]) -> None:

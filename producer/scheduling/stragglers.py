@@ -40,7 +40,7 @@ class Sent(Protocol):
         """How many it has."""
 
 
-class Lateness:
+class Stragglers:
     """The chunks of one job that are on their way; times are of one monotonic clock, in seconds."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 SLACK_SECONDS = 1.0
 
 
-class Crew:
+class WorkerLiveness:
     """The slots of one job, as Redis tells of them.
 
     Attributes:

@@ -26,7 +26,7 @@ _AT_A_TIME = {".npy": 1, ".npz": 2}
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class DryWrite:
     """What an output will be.
 
     Attributes:
@@ -38,7 +38,7 @@ class Rehearsed:
     free: int
 
 
-def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, FailureRecord]) -> Rehearsed:
+def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, FailureRecord]) -> DryWrite:
     """Write a part, the first one, to nowhere.
 
     Args:
@@ -66,11 +66,11 @@ def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, Fai
         written = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     free = shutil.disk_usage(path.parent).free
     if rows is None or not part.rows:
-        return Rehearsed(None if rows is None else written, free)
+        return DryWrite(None if rows is None else written, free)
     needed = round(rows * _row_bytes(part, written, path.suffix.lower()))
     if times := _AT_A_TIME.get(path.suffix.lower()):
         check_free(path, times * needed)
-    return Rehearsed(needed, free)
+    return DryWrite(needed, free)
 
 
 def _row_bytes(part: Part, written: int, suffix: str) -> float:

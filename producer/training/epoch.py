@@ -56,7 +56,7 @@ class Form:
             batch_specs.check(self.specs, arrays, where)
 
 
-class Pass:
+class Epoch:
     """One epoch on its way; begins at once.
 
     Args:

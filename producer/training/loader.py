@@ -23,7 +23,7 @@ from producer.scheduling.error_budget import make_policy
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
 from producer.training import batch_specs
 from producer.training.cutter import Batch
-from producer.training.epoch import CLOSE_SECONDS, Form, Pass
+from producer.training.epoch import CLOSE_SECONDS, Epoch, Form
 from producer.training.epoch_source import Numbers, Ordered, Stream
 from producer.training.failed_rows import FailedRows
 from producer.training.options import Wanted, check_wanted
@@ -108,7 +108,7 @@ class Loader:
         self._lock = threading.RLock()  # a generator may be closed wherever its thread happens to be
         self._reading = threading.RLock()
         self._ended = Ledger()
-        self._passes: list[Pass] = []
+        self._passes: list[Epoch] = []
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of one pass, or of `epochs` passes.
@@ -210,13 +210,13 @@ class Loader:
         for one in passes:
             self._end(one)
 
-    def _begin(self) -> Pass:
+    def _begin(self) -> Epoch:
         """Begin the next epoch; `_end` must follow."""
         with self._lock:
             epoch, self.epoch = self.epoch, self.epoch + 1
         try:
             source, numbers = self._of_epoch(epoch)
-            begun = Pass(
+            begun = Epoch(
                 self._client,
                 self._wanted,
                 epoch,
@@ -234,7 +234,7 @@ class Loader:
             self._passes.append(begun)
         return begun
 
-    def _end(self, begun: Pass) -> None:
+    def _end(self, begun: Epoch) -> None:
         """End an epoch, wherever it is."""
         begun.close()
         with self._lock:

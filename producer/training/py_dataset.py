@@ -20,7 +20,7 @@ from producer.client import Client
 from producer.rows.part import OutputTree
 from producer.rows.read_errors import import_optional
 from producer.training.cutter import Batch
-from producer.training.epoch import Pass
+from producer.training.epoch import Epoch
 from producer.training.loader import Loader
 from producer.training.order import Order
 from worker_config.errors import CeleriacError, UsageError
@@ -73,7 +73,7 @@ class Indexed:
         self.batches: int = loader.batches_per_epoch
         self._loader = loader
         self._lock = threading.RLock()
-        self._pass: Pass | None = None
+        self._pass: Epoch | None = None
         self._coming: Iterator[Batch] | None = None
         self._came = 0
         self._ahead: dict[int, Batch] = {}  # came, and no index has them yet

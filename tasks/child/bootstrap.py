@@ -17,15 +17,15 @@ import redis
 from billiard import current_process, pool
 
 from tasks.child.child_pipe import report
-from tasks.child.model_cache import Shelf
+from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
-from tasks.telemetry.counters import Tally
+from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from tasks.transport.run_folder import draining_path
 from worker_config.errors import ExitCode, ModelError
 
@@ -48,12 +48,12 @@ class Child:
 
     worker: str
     slot: int
-    shelf: Shelf
+    model_cache: ModelCache
     client: redis.Redis
     job_ttl_seconds: int
     places: Places
-    tally: Tally = field(default_factory=Tally)
-    scratch: Scratch = field(default_factory=Scratch)
+    counters: Counters = field(default_factory=Counters)
+    scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
     folder: Path | None = None  # of the worker's run, where slots leave word
@@ -86,7 +86,7 @@ def start(
     broker_url: str,
     job_ttl_seconds: int,
     places: Places,
-    tally: Tally,
+    counters: Counters,
     report_fd: int,
     trace_exporters: tuple[str, ...],
 ) -> None:
@@ -95,13 +95,13 @@ def start(
     try:
         slot = current_process().index
         settle(slot, threads=threads, pin_cores=pin_cores)
-        shelf = Shelf(models.current.served.values(), models.folder, memory_limit)
-        shelf.preload()
+        model_cache = ModelCache(models.current.served.values(), models.folder, memory_limit)
+        model_cache.preload()
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
-        pool.mem_rss = lambda: 2 if shelf.recycle else 1
+        pool.mem_rss = lambda: 2 if model_cache.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(broker_url, retries=30, waits_for_room=True)
-        watch, trace = Stopwatch(cells=tally.begin(slot)), None
+        watch, trace = Stopwatch(cells=counters.begin(slot)), None
         if trace_exporters:
             from tasks.telemetry import chunk_spans
 
@@ -109,11 +109,11 @@ def start(
         _this = Child(
             worker,
             slot,
-            shelf,
+            model_cache,
             client,
             job_ttl_seconds,
             places,
-            tally,
+            counters,
             stopwatch=watch,
             trace=trace,
             folder=models.folder,
@@ -125,7 +125,7 @@ def start(
             pid=os.getpid(),
             ready_at=time.time(),
             queue=models.current.queue,
-            models=shelf.infos(),
+            models=model_cache.infos(),
             spool_mark=places.spool_mark,
             data_roots=roots,
             older=models.older_sets(),

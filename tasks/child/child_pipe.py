@@ -22,7 +22,7 @@ def report(write_fd: int, **what: int | str) -> None:
     os.write(write_fd, text.encode() + b"\n")
 
 
-class Reports:
+class ChildPipe:
     """The main process's end of the pipe; made before the first fork.
 
     Attributes:

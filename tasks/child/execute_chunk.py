@@ -76,7 +76,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         if child.trace:
             child.trace.run(message, deliveries)
         answer = _answer(child, message, payload, deliveries, own_graph, begun_at)
-        child.tally.answered(child.slot, _done(message, answer, deliveries))
+        child.counters.answered(child.slot, _done(message, answer, deliveries))
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:
@@ -87,7 +87,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         push_answer(child.client, answer, child.job_ttl_seconds)
     if child.trace:
         child.trace.answer = answer
-    child.shelf.check_size()
+    child.model_cache.check_size()
     if isinstance(answer, Failure):
         return f"{message}: {answer.record}"
     told = [f"{answer.seconds:.3f} s", *map(str, answer.failed)]
@@ -198,7 +198,7 @@ def _run_chunk(
             ran = _run(message, models, rows, todo, before, [], watch)
         else:
             batch_rows = max(model.info.batch_rows for model in models.values())
-            suspects, condemned = story.judge(batch_rows)
+            poison_rows, condemned = story.judge(batch_rows)
             if condemned:
                 story.bad.append(condemned)
                 delivery_log.condemn(child.client, message, story.bad)
@@ -208,8 +208,8 @@ def _run_chunk(
             left_out = {record.start for record in story.bad}
             if not have_independent_rows(models):
                 # Each would have another prediction without the others.
-                batch_rows, suspects = max(1, message.stop - message.start), None
-            todo = steps(message.start, message.stop, batch_rows, suspects, left_out)
+                batch_rows, poison_rows = max(1, message.stop - message.start), None
+            todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
             before = partial(delivery_log.write, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, story.bad, watch)
         if found := online_checks.differed(models, message):

@@ -290,8 +290,8 @@ def _cause(error: Exception) -> str:
     """Keras and TensorFlow explain over many lines; the first that says something will do."""
     if isinstance(error, FileNotFoundError) and error.strerror:
         return error.strerror
-    telling = telling_line(error)[:_CAUSE_CHARACTERS]
-    return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
+    reporter = telling_line(error)[:_CAUSE_CHARACTERS]
+    return f"{type(error).__name__}: {reporter}" if reporter else type(error).__name__
 
 
 def _check_rows(inputs: list[TensorSpec]) -> None:

@@ -34,7 +34,7 @@ class FreshChildError(Exception):
     """This child has no room for the model that a chunk wants; another one will."""
 
 
-class Shelf:
+class ModelCache:
     """The models of one child.
 
     Args:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.child.output_assembler import Array, Joined
+from tasks.child.output_assembler import Array, OutputAssembler
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.trees import leaves_of, tree_of
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelOutputs:
     """What a model made of some rows; with a mask of those not left out on purpose, None where that is all.
 
     `lost` masks those of the rows kept that fail although they have outputs.
@@ -29,24 +29,24 @@ class Made:
     lost: Array | None = None
 
 
-def together(made: Mapping[str, Made], rows: int) -> Made:
+def together(made: Mapping[str, ModelOutputs], rows: int) -> ModelOutputs:
     """The outputs of all models by name, for rows that none has left out."""
     nonfinite = merged(rows, [one.nonfinite for one in made.values()])
     masks = [one.kept for one in made.values() if one.kept is not None]
     losses = [one.lost for one in made.values() if one.lost is not None]
     lost = np.logical_or.reduce(losses) if losses else None
     if not masks:
-        return Made({name: one.outputs for name, one in made.items()}, None, nonfinite, lost)
+        return ModelOutputs({name: one.outputs for name, one in made.items()}, None, nonfinite, lost)
     kept = np.logical_and.reduce(masks)
     if not kept.any():
-        return Made(None, kept, nonfinite)
+        return ModelOutputs(None, kept, nonfinite)
     if lost is not None:
         lost &= kept
     outputs = {}
     for name, one in made.items():
         stays = kept if one.kept is None else kept[one.kept]
         outputs[name] = _only(one.outputs, stays)
-    return Made(outputs, kept, nonfinite, lost)
+    return ModelOutputs(outputs, kept, nonfinite, lost)
 
 
 def merged(rows: int, found: Iterable[NotFinite]) -> NotFinite:
@@ -61,7 +61,7 @@ def _only(outputs: Any, mask: Array) -> Any:
     return tree_of({key: array[mask] for key, array in leaves_of(outputs)})
 
 
-def add_to(joined: Joined, dropped: Array, first: int, start: int, stop: int, made: Made) -> None:
+def add_to(joined: OutputAssembler, dropped: Array, first: int, start: int, stop: int, made: ModelOutputs) -> None:
     """Put what was made of rows `[start, stop)` to the outputs of a chunk that begins at `first`."""
     start, stop = start - first, stop - first
     outputs, kept = made.outputs, made.kept

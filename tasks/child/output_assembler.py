@@ -58,7 +58,7 @@ def _text(rows: Any, position: int) -> str:
     return next((str(value)[:MOST_VALUE_CHARACTERS] for value in values if isinstance(value, str)), "")
 
 
-class Joined:
+class OutputAssembler:
     """The outputs of a chunk's rows, from those of its pieces: an array, or a tree of arrays."""
 
     def __init__(self, count: int) -> None:

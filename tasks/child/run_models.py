@@ -19,8 +19,8 @@ import redis
 from tasks.child.bootstrap import Child
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
-from tasks.child.model_outputs import Made, add_to, merged, together
-from tasks.child.output_assembler import Array, Joined, check_rows, rows_between
+from tasks.child.model_outputs import ModelOutputs, add_to, merged, together
+from tasks.child.output_assembler import Array, OutputAssembler, check_rows, rows_between
 from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol import codec
@@ -69,7 +69,7 @@ def load(child: Child, message: ChunkMessage) -> tuple[dict[str, LoadedModel], l
     failed = []
     for ref in message.models:
         try:
-            models[ref.name] = child.shelf.get(ref, message.models, str(child))
+            models[ref.name] = child.model_cache.get(ref, message.models, str(child))
         except (redis.RedisError, FreshChildError):
             raise
         except Exception as error:
@@ -88,7 +88,7 @@ def run_together(
     """Run each model for itself: one that fails at any step is left out."""
     ran = Ran()
     count = message.stop - message.start
-    joined = {name: Joined(count) for name in models}
+    joined = {name: OutputAssembler(count) for name in models}
     nonfinite = {name: NotFinite(count) for name in models}
     dropped = np.zeros(count, bool)
     _begin(message, models)
@@ -97,11 +97,11 @@ def run_together(
         prepared: _Prepared = {}
         for name in list(joined):
             made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared, watch)
-            if isinstance(made, Made) and len(steps) > 1:
+            if isinstance(made, ModelOutputs) and len(steps) > 1:
                 made = _refused(message, name, made.outputs, step.start, step.stop) or made
-            if isinstance(made, Made) and made.lost is not None:
+            if isinstance(made, ModelOutputs) and made.lost is not None:
                 made = _lost_records(message, made, step.start, name)[0]
-            if isinstance(made, Made):
+            if isinstance(made, ModelOutputs):
                 try:
                     add_to(joined[name], dropped, message.start, step.start, step.stop, made)
                     nonfinite[name].add(made.nonfinite, step.start - message.start)
@@ -137,19 +137,19 @@ def run_apart(
     """
     count = message.stop - message.start
     check_rows(rows, count)
-    joined, nonfinite = Joined(count), NotFinite(count)
+    joined, nonfinite = OutputAssembler(count), NotFinite(count)
     dropped = np.zeros(count, bool)
     failed = list(bad)
     first_row = steps[0].start if steps else message.start
 
-    def run(start: int, stop: int) -> Made | FailureRecord:
+    def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
         if start == first_row:  # also once more, where it is halved
             _begin(message, models)
-        all_made: dict[str, Made] = {}
+        all_made: dict[str, ModelOutputs] = {}
         prepared: _Prepared = {}
         for name, model in models.items():
             made = _run_model(message, name, model, rows, start, stop, prepared, watch)
-            if isinstance(made, Made):
+            if isinstance(made, ModelOutputs):
                 made = _refused(message, name, made.outputs, start, stop) or made
             if isinstance(made, FailureRecord):
                 return made
@@ -225,7 +225,7 @@ def _run_model(
     stop: int,
     prepared: _Prepared,
     watch: Stopwatch,
-) -> Made | FailureRecord:
+) -> ModelOutputs | FailureRecord:
     """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
     watch.enter("preprocess")
     try:
@@ -243,7 +243,7 @@ def _run_model(
             if stay is not None:
                 kept, count = _among(kept, stay), int(stay.sum())
                 if not count:
-                    return Made(None, kept, nonfinite)
+                    return ModelOutputs(None, kept, nonfinite)
             watch.enter("infer")
             if not link.is_step:
                 nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
@@ -258,7 +258,7 @@ def _run_model(
             rows = link.finish(outputs, count)
             if is_last and rows is not outputs:
                 nonfinite.look("outputs", leaves_of(rows), kept, stage="postprocess", model=link.info.name)
-        return Made(rows, kept, nonfinite, nonfinite.any_of(kept) if message.on_nonfinite == "fail" else None)
+        return ModelOutputs(rows, kept, nonfinite, nonfinite.any_of(kept) if message.on_nonfinite == "fail" else None)
     except redis.RedisError:
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
@@ -287,7 +287,7 @@ def _narrowed(
 ) -> FailureRecord:
     """The record of the first row that fails by itself, so that a function's error tells which; else the one given."""
 
-    def run(start: int, stop: int) -> Made | FailureRecord:
+    def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
         return _run_model(message, name, model, rows, start, stop, {}, watch)
 
     middle = (failed.start + failed.stop) // 2
@@ -298,7 +298,7 @@ def _narrowed(
     return failed
 
 
-def _lost_records(message: ChunkMessage, made: Made, start: int, model: str = "") -> list[FailureRecord]:
+def _lost_records(message: ChunkMessage, made: ModelOutputs, start: int, model: str = "") -> list[FailureRecord]:
     """A record for each row that fails since it is not finite; the rows are those from `start` on."""
     records = []
     for row in np.flatnonzero(made.lost) if made.lost is not None else ():
@@ -324,5 +324,5 @@ def _refused(message: ChunkMessage, name: str, outputs: Any, start: int, stop: i
     return None
 
 
-def _has_failed(made: Made | FailureRecord) -> bool:
+def _has_failed(made: ModelOutputs | FailureRecord) -> bool:
     return isinstance(made, FailureRecord)

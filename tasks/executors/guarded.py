@@ -18,7 +18,7 @@ from tasks.protocol.signature import Arrays
 # Of the rows: to run all of them by the executor, and these once more, would take longer than the own graph alone.
 MANY = 0.25
 
-Run = Callable[[Arrays], Arrays]
+Runner = Callable[[Arrays], Arrays]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True):
         return np.logical_or.reduce(found) if found else None
 
 
-def run_guarded(run: Run, own_graph: Run, arrays: Arrays, limits: Limits) -> Arrays:
+def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: Limits) -> Arrays:
     """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
 
     Args:

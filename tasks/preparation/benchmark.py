@@ -105,7 +105,7 @@ def try_executor(
     snapshot: Snapshot,
     batch_rows: int,
     threads: int,
-    telling: TellingRows,
+    reporter: TellingRows,
 ) -> Trial:
     """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
 
@@ -117,7 +117,7 @@ def try_executor(
         threads: of TFLite; TensorFlow's own are the process's.
         telling: rows with what the model gives for them.
     """
-    executor, entry, rows = EXECUTORS[name], snapshot.entry, telling.rows
+    executor, entry, rows = EXECUTORS[name], snapshot.entry, reporter.rows
     exact = executor.precision == "float32"
     try:
         if executor.build:
@@ -136,7 +136,7 @@ def try_executor(
             return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
         outputs = in_batches(call, rows, batch_rows)
         found = compare(
-            telling.reference,
+            reporter.reference,
             outputs,
             exact=exact,
             tolerance=entry.tolerance,
@@ -149,16 +149,16 @@ def try_executor(
             error=found.error,
             agreement=found.agreement,
             why=found.why,
-            rows=len(telling.reference[0]),
+            rows=len(reporter.reference[0]),
             classes=found.classes,
         )
         trusted = Trust(found.why)
         if found.agrees and name != "graph":
-            trusted = trust(telling.groups, call, batch_rows, exact=exact, seen=telling.seen)
+            trusted = trust(reporter.groups, call, batch_rows, exact=exact, seen=reporter.seen)
         if trusted.why and name != "graph":
             return replace(tried, agrees=False, why=trusted.why)
         if promised.of_finite:
-            trusted = capped(trusted, telling.seen)
+            trusted = capped(trusted, reporter.seen)
         seconds, processor_seconds = _batch_seconds(call, batch)
         give_back()
         return replace(

@@ -45,7 +45,7 @@ _TRIALS = "trials-"
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Preparation:
     """What `prepare` needs to know of the worker.
 
     Attributes:
@@ -67,12 +67,12 @@ class Workshop:
     held: list[int] = field(default_factory=list)
 
 
-def workshop(settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> Workshop:
+def workshop(settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> Preparation:
     """What these settings say of it."""
-    return Workshop(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
+    return Preparation(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
 
 
-def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served:
+def prepare(name: str, entry: ModelEntry, digest: str, shop: Preparation) -> Served:
     """How children get this model.
 
     Raises:
@@ -130,7 +130,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Workshop) -> Served
     )
 
 
-def _existing(folder: Path, name: str, shop: Workshop) -> Snapshot | None:
+def _existing(folder: Path, name: str, shop: Preparation) -> Snapshot | None:
     try:
         return cache.read(folder)
     except ValueError as error:
@@ -139,7 +139,7 @@ def _existing(folder: Path, name: str, shop: Workshop) -> Snapshot | None:
         return None
 
 
-def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Workshop) -> Snapshot:
+def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Preparation) -> Snapshot:
     try:
         with cache.making(shop.cache, key) as folder:
 
@@ -158,7 +158,7 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Workshop) -
     return snapshot
 
 
-def _examined(snapshot: Snapshot, folder: Path, shop: Workshop) -> Snapshot:
+def _examined(snapshot: Snapshot, folder: Path, shop: Preparation) -> Snapshot:
     def examine() -> Snapshot:
         limit_threads(shop.threads)
         return examine_copy(snapshot, folder)
@@ -169,18 +169,18 @@ def _examined(snapshot: Snapshot, folder: Path, shop: Workshop) -> Snapshot:
         return snapshot  # nobody knows then
 
 
-def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop) -> Trials:
+def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Preparation) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, shop):
         return known
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
-    telling = read_reference(folder)
+    reporter = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
     clear_built(folder)
     if own_graph := why_own_graph(snapshot, entry):
-        telling = TellingRows(why=own_graph)
-    if telling.why:
-        trials = [Trial("graph", agrees=True, why=telling.why)]
+        reporter = TellingRows(why=own_graph)
+    if reporter.why:
+        trials = [Trial("graph", agrees=True, why=reporter.why)]
     else:
         trials = []
         for name in names:
@@ -191,7 +191,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Workshop)
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, telling.label, built, telling.of)
+    found = Trials(trials, reporter.label, built, reporter.of)
     write_whole(_record(folder, entry, shop), msgspec.json.encode(found))
     return found
 
@@ -209,7 +209,7 @@ def clear_built(folder: Path) -> None:
             path.unlink()
 
 
-def known_trials(folder: Path, entry: ModelEntry, shop: Workshop) -> Trials | None:
+def known_trials(folder: Path, entry: ModelEntry, shop: Preparation) -> Trials | None:
     """Trials of this machine that a snapshot has, if what executors wrote for them is whole."""
     return _read_trials(folder, _record(folder, entry, shop))
 
@@ -223,7 +223,7 @@ def _read_trials(folder: Path, record: Path) -> Trials | None:
     return known
 
 
-def _record(folder: Path, entry: ModelEntry, shop: Workshop) -> Path:
+def _record(folder: Path, entry: ModelEntry, shop: Preparation) -> Path:
     return folder / f"{_TRIALS}{_machine(entry, shop)}.json"
 
 
@@ -251,7 +251,7 @@ def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds:
         log.unlink(missing_ok=True)
 
 
-def _machine(entry: ModelEntry, shop: Workshop) -> str:
+def _machine(entry: ModelEntry, shop: Preparation) -> str:
     """Another processor, or another share of it, has another fastest executor."""
     table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
     parts = [_processor(), str(shop.threads), str(shop.gpus), entry.prefer, repr(entry.precision), table]

@@ -2,8 +2,8 @@
 
     field       is                                                                          written by
     INDEX       deliveries, counted before work begins                                      child
-    INDEX:at    what was to be run next (`suspects.Note`), from the second delivery on      child
-    INDEX:why   what became of a child that ran the chunk (`suspects.Death`)                main process
+    INDEX:at    what was to be run next (`poison_rows.Note`), from the second delivery on      child
+    INDEX:why   what became of a child that ran the chunk (`poison_rows.Death`)                main process
     INDEX:deaths  how many there were of which anything could be learned                    main process
     INDEX:bad   records of the rows that are never run again                                child
 
@@ -22,7 +22,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
-from tasks.recovery.poison_rows import Death, Note, Step, Suspects, judge
+from tasks.recovery.poison_rows import Death, Note, PoisonRows, Step, judge
 from worker_config.errors import MessageError
 
 # Of a chunk that was answered meanwhile nothing is noted: nobody would remove it.
@@ -73,8 +73,8 @@ class Story:
     deaths: int = 0
     bad: list[FailureRecord] = field(default_factory=list)
 
-    def judge(self, batch_rows: int) -> tuple[Suspects | None, FailureRecord | None]:
-        """See `suspects.judge`."""
+    def judge(self, batch_rows: int) -> tuple[PoisonRows | None, FailureRecord | None]:
+        """See `poison_rows.judge`."""
         return judge(self.note, self.death, batch_rows) if self.note and self.death else (None, None)
 
 

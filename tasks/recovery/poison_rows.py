@@ -54,7 +54,7 @@ class Death(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Suspects:
+class PoisonRows:
     """Rows among which is one that kills, and how many of them are to be run together."""
 
     start: int
@@ -71,17 +71,17 @@ class Step:
     until: int
 
 
-def judge(note: Note, death: Death, batch_rows: int) -> tuple[Suspects | None, FailureRecord | None]:
+def judge(note: Note, death: Death, batch_rows: int) -> tuple[PoisonRows | None, FailureRecord | None]:
     """What a death tells of the rows that were noted: those that are suspect, and the one that is condemned."""
     if (note.worker, note.pid) != (death.worker, death.pid) or not death.type:
         return None, None
     if note.stop - note.start > 1:
-        return Suspects(note.start, note.stop, _smaller(note.stop - note.start, batch_rows)), None
+        return PoisonRows(note.start, note.stop, _smaller(note.stop - note.start, batch_rows)), None
     if death.limit_seconds and death.at - note.since < death.limit_seconds / 2:
         # The time went into the rows before it, which are innocent.
-        return Suspects(note.start, note.until, 1), None
+        return PoisonRows(note.start, note.until, 1), None
     condemned = FailureRecord(note.start, note.stop, "worker", death.type, death.text)
-    return (Suspects(note.stop, note.until, 1) if note.until > note.stop else None), condemned
+    return (PoisonRows(note.stop, note.until, 1) if note.until > note.stop else None), condemned
 
 
 def is_hopeless(deaths: int, condemned: int) -> bool:
@@ -89,19 +89,21 @@ def is_hopeless(deaths: int, condemned: int) -> bool:
     return deaths > DEATHS_ALLOWED + DEATHS_ALLOWED_PER_ROW * condemned
 
 
-def steps(start: int, stop: int, batch_rows: int, suspects: Suspects | None, left_out: Collection[int]) -> list[Step]:
+def steps(
+    start: int, stop: int, batch_rows: int, poison_rows: PoisonRows | None, left_out: Collection[int]
+) -> list[Step]:
     """The rows `[start, stop)` in order, without those that are left out."""
     if start == stop:
         return [Step(start, stop, stop)]
-    if suspects is None:
-        suspects = Suspects(stop, stop, 1)
+    if poison_rows is None:
+        poison_rows = PoisonRows(stop, stop, 1)
     found = [
-        *_cut(start, suspects.start, batch_rows, left_out),
-        *_cut(suspects.start, suspects.stop, suspects.together, left_out),
-        *_cut(suspects.stop, stop, batch_rows, left_out),
+        *_cut(start, poison_rows.start, batch_rows, left_out),
+        *_cut(poison_rows.start, poison_rows.stop, poison_rows.together, left_out),
+        *_cut(poison_rows.stop, stop, batch_rows, left_out),
     ]
-    inside = range(suspects.start, suspects.stop)
-    return [Step(first, last, suspects.stop if first in inside else last) for first, last in found]
+    inside = range(poison_rows.start, poison_rows.stop)
+    return [Step(first, last, poison_rows.stop if first in inside else last) for first, last in found]
 
 
 def _cut(start: int, stop: int, size: int, left_out: Collection[int]) -> Iterator[tuple[int, int]]:

@@ -83,7 +83,7 @@ _WATCH = _LAST_AT + 1
 _SIZE = _WATCH + CELLS
 
 
-class Tally:
+class Counters:
     """What the children of one worker have done; made before the first fork."""
 
     def __init__(self) -> None:

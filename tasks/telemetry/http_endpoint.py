@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Collect = Callable[[], Iterable["Metric"]]
 
 
-class Endpoint:
+class HttpEndpoint:
     """One address at which metrics are served, by threads of its own, until it is closed or the process ends.
 
     Args:

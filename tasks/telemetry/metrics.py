@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from tasks.models import memory
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Counts, Tally
-from tasks.telemetry.http_endpoint import Endpoint
+from tasks.telemetry.counters import Counters, Counts
+from tasks.telemetry.http_endpoint import HttpEndpoint
 from tasks.transport import worker_registry
 from worker_config.settings import Settings
 
@@ -43,7 +43,7 @@ _TOLD = {
 }
 
 
-def serve(settings: Settings, folder: Path, tally: Tally) -> None:
+def serve(settings: Settings, folder: Path, tally: Counters) -> None:
     """Serve a worker's metrics, if the settings have a port for them.
 
     Args:
@@ -54,13 +54,13 @@ def serve(settings: Settings, folder: Path, tally: Tally) -> None:
         ConfigError: prometheus_client is not installed, or the port cannot be had.
     """
     if settings.metrics_port:
-        Endpoint(_Watched(folder, tally).collect, settings.metrics_host, settings.metrics_port)
+        HttpEndpoint(_Watched(folder, tally).collect, settings.metrics_host, settings.metrics_port)
 
 
 class _Watched:
     """A worker, as it was last told of."""
 
-    def __init__(self, folder: Path, tally: Tally) -> None:
+    def __init__(self, folder: Path, tally: Counters) -> None:
         self._folder = folder
         self._tally = tally
         self._stages: dict[str, float] = {}

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 30.0
 
 
-class Patient(SpanExporter):
+class QuietExporter(SpanExporter):
     """An exporter that fails seldom, quickly and quietly."""
 
     def __init__(self, exporter: SpanExporter) -> None:

@@ -118,9 +118,9 @@ def _exporter(name: str) -> SpanExporter:
         return ConsoleSpanExporter(out=sys.__stderr__ or sys.stderr)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from tasks.telemetry.quiet_exporter import Patient
+    from tasks.telemetry.quiet_exporter import QuietExporter
 
-    return Patient(OTLPSpanExporter(timeout=None if _variable("TIMEOUT") else TIMEOUT_SECONDS))
+    return QuietExporter(OTLPSpanExporter(timeout=None if _variable("TIMEOUT") else TIMEOUT_SECONDS))
 
 
 def _variable(name: str) -> str:

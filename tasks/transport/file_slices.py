@@ -19,7 +19,7 @@ import numpy as np
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES
 from tasks.protocol.codec.arrays import DTYPES
 from tasks.protocol.messages import SliceRef
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from worker_config.errors import PayloadError
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.
@@ -32,7 +32,7 @@ def is_under(path: str, roots: Sequence[str | Path]) -> bool:
 
 
 def read_slice(
-    ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path], scratch: Scratch | None = None
+    ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path], scratch: ReusableBuffer | None = None
 ) -> np.ndarray[Any, Any]:
     """The rows `[start, stop)`, read-only; they stand in `scratch`, where one is given.
 
@@ -49,7 +49,7 @@ def read_slice(
     length = (stop - start) * row_bytes
     if length > DEFAULT_LIMIT_BYTES:
         raise PayloadError(f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}")
-    data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or Scratch())
+    data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or ReusableBuffer())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 
@@ -76,7 +76,7 @@ def _open(root: Path, way: Path) -> int:
         os.close(folder)
 
 
-def _read(ref: SliceRef, place: tuple[Path, Path], at: int, length: int, scratch: Scratch) -> memoryview:
+def _read(ref: SliceRef, place: tuple[Path, Path], at: int, length: int, scratch: ReusableBuffer) -> memoryview:
     try:
         fd = _open(*place)
     except OSError as error:

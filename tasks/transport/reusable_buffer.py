@@ -8,7 +8,7 @@ import os
 MAX_KEPT_BYTES = 32 * 2**20
 
 
-class Scratch:
+class ReusableBuffer:
     """A buffer that grows as needed; what `read` gave is overwritten by the next `read`."""
 
     def __init__(self) -> None:

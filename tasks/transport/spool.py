@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.protocol.messages import FileRef
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from worker_config.errors import PayloadError
 
 _FREE = "free-"
@@ -49,7 +49,7 @@ def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:
     return ref
 
 
-def read(spool: Path | None, ref: FileRef, scratch: Scratch | None = None) -> bytes | memoryview:
+def read(spool: Path | None, ref: FileRef, scratch: ReusableBuffer | None = None) -> bytes | memoryview:
     """A payload; with `scratch` it stands there, until the next one is read.
 
     Raises:

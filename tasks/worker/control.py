@@ -22,13 +22,13 @@ _NO_WORKER = {"error": "this is no Celeriac worker"}
 @inspect_command()  # type: ignore[untyped-decorator]
 def ready(state: Any) -> dict[str, Any]:
     """Which children hold their models and take chunks."""
-    return _steered(state, lambda steering: steering.ready())
+    return _steered(state, lambda inspection: inspection.ready())
 
 
 @inspect_command()  # type: ignore[untyped-decorator]
 def models(state: Any) -> dict[str, Any]:
     """Each child's models, memory, rows done, and what it runs now."""
-    return _steered(state, lambda steering: steering.models())
+    return _steered(state, lambda inspection: inspection.models())
 
 
 @control_command()  # type: ignore[untyped-decorator]
@@ -43,41 +43,41 @@ def reload_models(state: Any) -> dict[str, str]:
 def drain(state: Any) -> dict[str, str]:
     """Take no more chunks, finish what runs, hand back the rest; the worker stays up."""
     told = "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"
-    return _steered(state, lambda steering: _drained(steering, wanted=True, told=told))
+    return _steered(state, lambda inspection: _drained(inspection, wanted=True, told=told))
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def resume(state: Any) -> dict[str, str]:
     """Take chunks again, after a drain."""
-    return _steered(state, lambda steering: _drained(steering, wanted=False, told="the worker takes chunks again"))
+    return _steered(state, lambda inspection: _drained(inspection, wanted=False, told="the worker takes chunks again"))
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_grow(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children more; each is a slot when it holds its models."""
-    return _steered(state, lambda steering: _changed(steering.size.grow, n, steering))
+    return _steered(state, lambda inspection: _changed(inspection.size.grow, n, inspection))
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children less; one that runs a chunk ends it first."""
-    return _steered(state, lambda steering: _changed(steering.size.shrink, n, steering))
+    return _steered(state, lambda inspection: _changed(inspection.size.shrink, n, inspection))
 
 
 def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    steering = getattr(state.consumer.controller, "steering", None)
-    return act(steering) if steering else _NO_WORKER
+    inspection = getattr(state.consumer.controller, "steering", None)
+    return act(inspection) if inspection else _NO_WORKER
 
 
-def _drained(steering: Any, *, wanted: bool, told: str) -> dict[str, str]:
-    steering.drain.wanted = wanted
+def _drained(inspection: Any, *, wanted: bool, told: str) -> dict[str, str]:
+    inspection.drain.wanted = wanted
     return {"ok": told}
 
 
-def _changed(change: Any, n: int, steering: Any) -> dict[str, str]:
+def _changed(change: Any, n: int, inspection: Any) -> dict[str, str]:
     try:
         change(n)
     except UsageError as error:
         return {"error": str(error)}
-    steering.refresh()
-    return {"ok": f"{steering.size.wanted} children; `inspect ready` tells which of them are"}
+    inspection.refresh()
+    return {"ok": f"{inspection.size.wanted} children; `inspect ready` tells which of them are"}

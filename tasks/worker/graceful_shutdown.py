@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 LOOK_FOR_CONNECTION_SECONDS = 1.0
 
 
-class Ending:
+class GracefulShutdown:
     """The end of one worker, in steps of its event loop: `begin` is the signal's handler, `look` is called often."""
 
     def __init__(self, controller: Any) -> None:

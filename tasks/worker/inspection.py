@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 from celery.worker import state
 
-from tasks.child.child_pipe import Reports
+from tasks.child.child_pipe import ChildPipe
 from tasks.models import memory
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.messages import ChunkMessage, from_plain
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Tally
+from tasks.telemetry.counters import Counters
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
-from tasks.worker.resize import PoolSize
+from tasks.worker.resize import Resize
 from worker_config.errors import MessageError
 
 LOOK_SECONDS = 0.2
@@ -32,7 +32,7 @@ LOOK_SECONDS = 0.2
 MEMORY_SECONDS = 0.3
 
 
-class Steering:
+class Inspection:
     """One worker, as `inspect` and `control` see it; made when its first children are ready.
 
     Args:
@@ -48,19 +48,19 @@ class Steering:
         self,
         controller: Any,
         models: ModelSet,
-        reports: Reports,
-        tally: Tally,
+        reports: ChildPipe,
+        counters: Counters,
         told: WorkerStatus,
         refresh: Callable[[], None],
     ) -> None:
         self._models = models
-        self._tally = tally
+        self._tally = counters
         self._told = told
         # By slot: whether its child was ready when last seen, and since when.
         self._since: dict[int, tuple[bool, float]] = {}
         self._chunks_of: dict[int, int] = {}
         self.refresh = refresh
-        self.size = PoolSize(controller, reports)
+        self.size = Resize(controller, reports)
         self.drain = Drain(controller, models, refresh)
 
     def look(self) -> None:

@@ -27,7 +27,7 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
-from tasks.child.child_pipe import Reports
+from tasks.child.child_pipe import ChildPipe
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
@@ -36,13 +36,13 @@ from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.host_facts import WorkerFacts, facts_of
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry import metrics, status_file, tracing
-from tasks.telemetry.counters import Tally
+from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.worker import fork_guard, inspection, reconnect, reload
 from tasks.worker.child_death import answer_for_child
-from tasks.worker.graceful_shutdown import Ending
+from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
 from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
@@ -60,15 +60,15 @@ RECYCLE_KIB = 1
 
 
 @dataclass(frozen=True)
-class Main:
+class MainProcess:
     """What the main process has read and made before its first fork; children inherit it."""
 
     pid: int
     worker: str
     broker_url: str
     client: redis.Redis
-    reports: Reports
-    tally: Tally
+    reports: ChildPipe
+    counters: Counters
     started: status_file.WorkerStatus
     settings: Settings
     spool_mark: str
@@ -80,10 +80,10 @@ class Main:
     facts: WorkerFacts
 
 
-_main: Main | None = None
+_main: MainProcess | None = None
 
 
-def main_process() -> Main | None:
+def main_process() -> MainProcess | None:
     """What this process has made, if it is a worker's main process."""
     return _main if _main is not None and os.getpid() == _main.pid else None
 
@@ -118,7 +118,7 @@ def end(error: CeleriacError) -> NoReturn:
     raise SystemExit(int(error.exit_code))
 
 
-def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Main:
+def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> MainProcess:
     if not settings.broker_url:
         raise ConfigError("no broker; set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
     pool = controller.pool_cls
@@ -134,8 +134,8 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     broker_url = app.conf.broker_url
     told = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status_file.write(folder, told)
-    tally = Tally()
-    metrics.serve(settings, folder, tally)
+    counters = Counters()
+    metrics.serve(settings, folder, counters)
     wait_until_up(broker_url)
     cores = len(os.sched_getaffinity(0))
     # Celery resolves "auto" only after this.
@@ -149,14 +149,14 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     models.leave_word()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
-    return Main(
+    return MainProcess(
         pid=os.getpid(),
         worker=f"{controller.hostname}:{secrets.token_hex(4)}",
         broker_url=broker_url,
         # One short try: the main process feeds its children and must not wait.
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
-        reports=Reports(),
-        tally=tally,
+        reports=ChildPipe(),
+        counters=counters,
         started=told,
         settings=settings,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
@@ -221,7 +221,7 @@ def _after_fork(**_: object) -> None:
             broker_url=_main.broker_url,
             job_ttl_seconds=_main.settings.job_ttl_seconds,
             places=bootstrap.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
-            tally=_main.tally,
+            counters=_main.counters,
             report_fd=_main.reports.write_fd,
             trace_exporters=_main.settings.trace_exporters,
         )
@@ -235,7 +235,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, controller: Any, **options: Any) -> None:
         super().__init__(controller, **options)
         self._up: list[SlotRecord] = []
-        self._steering: Any = None  # until the children are ready
+        self._inspection: Any = None  # until the children are ready
 
     def start(self, controller: Any) -> None:
         """Return when every child holds its models; end the worker if one cannot."""
@@ -254,11 +254,11 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1
-        self._steering = controller.steering = inspection.Steering(
+        self._inspection = controller.inspection = inspection.Inspection(
             controller,
             _main.models,
             _main.reports,
-            _main.tally,
+            _main.counters,
             _main.started,
             lambda: self._refresh(controller),
         )
@@ -270,10 +270,10 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller,))
         # Celery's own handler would start the whole worker again.
         signal.signal(signal.SIGHUP, lambda *_: wants_reload())
-        ending = Ending(controller)
+        ending = GracefulShutdown(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
-        controller.timer.call_repeatedly(inspection.LOOK_SECONDS, controller.steering.look)
+        controller.timer.call_repeatedly(inspection.LOOK_SECONDS, controller.inspection.look)
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
@@ -292,10 +292,10 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if _main is not None:
             try:
                 self._forget(controller.consumer)
-                self._steering.waiting(queues.waiting(_main.client, _main.models.queues))
-                if self._steering.drain.is_on:
+                self._inspection.waiting(queues.waiting(_main.client, _main.models.queues))
+                if self._inspection.drain.is_on:
                     return worker_registry.stand_aside(_main.client, _main.worker, _main.models.queues)
-                pids = [process.pid for process in self._steering.size.staying]
+                pids = [process.pid for process in self._inspection.size.staying]
                 # A child's own word, too: Redis may have lost what it was told since the last time.
                 known = [*worker_registry.words_left(_main.models.folder), *self._up]
                 told_by, facts = _main.models.told_by, _main.facts
@@ -308,7 +308,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if _main is None or not _main.reloader.look():
             return
         try:
-            if not self._steering.drain.is_on:
+            if not self._inspection.drain.is_on:
                 controller.consumer.add_task_queue(_main.models.current.queue)
         except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
             logger.warning("cannot change queues: %s", error)
@@ -325,7 +325,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 logger.warning("cannot change queues: %s", error)
 
 
-def _check_alive(controller: Any, reports: Reports) -> None:
+def _check_alive(controller: Any, reports: ChildPipe) -> None:
     dead = [process for process in controller.pool._pool._pool if process.exitcode is not None]
     if dead:
         reports.read()  # its own word, if it left one

@@ -23,12 +23,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         """Connect, however long it takes."""
         ensure = conn.ensure_connection
         # There is none before the children are ready.
-        steering = getattr(self.controller, "steering", None)
+        inspection = getattr(self.controller, "steering", None)
 
         def patiently(*args: Any, callback: Callable[[], Any] | None = None, **options: Any) -> Any:
             def between_tries() -> None:
-                if steering is not None:
-                    steering.redis_is_lost()
+                if inspection is not None:
+                    inspection.redis_is_lost()
                 if callback is not None:
                     callback()
 

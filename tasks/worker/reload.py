@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tasks.models.model_version import digest_or_error, function_digests
 from tasks.preparation.model_set import ModelSet
-from tasks.preparation.prepare import Workshop, prepare
+from tasks.preparation.prepare import Preparation, prepare
 from tasks.preparation.served import Served, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError
@@ -39,7 +39,7 @@ class Reloader:
     def __init__(
         self,
         models: ModelSet,
-        shop: Workshop,
+        shop: Preparation,
         read: Callable[[], dict[str, ModelEntry]],
         say: Callable[[str], None],
     ) -> None:
@@ -82,7 +82,7 @@ class Reloader:
 
 
 def _prepare_all(
-    read: Callable[[], dict[str, ModelEntry]], shop: Workshop, functions: Mapping[str, str]
+    read: Callable[[], dict[str, ModelEntry]], shop: Preparation, functions: Mapping[str, str]
 ) -> dict[str, Served]:
     entries = read()
     now = function_digests(entries.values())

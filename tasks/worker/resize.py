@@ -14,14 +14,14 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from tasks.child.child_pipe import Reports
+from tasks.child.child_pipe import ChildPipe
 from worker_config.errors import UsageError
 
 
-class PoolSize:
+class Resize:
     """The number of children of one worker; made when all that it began with are ready."""
 
-    def __init__(self, controller: Any, reports: Reports) -> None:
+    def __init__(self, controller: Any, reports: ChildPipe) -> None:
         self._controller = controller
         self._reports = reports
         self._leaving: set[int] = set()

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from producer import Client, JobState
-from producer.job.collector import Joining
+from producer.job.collector import Collector
 from producer.records import job_store
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer
@@ -81,14 +81,14 @@ def test_cancel_runs_no_queued_chunk_and_frees_every_child(system: System, clien
 def test_a_job_whose_counts_do_not_add_up_fails_loudly(
     client: Client, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = Joining.take
+    take = Collector.take
 
-    def forget_a_row(joining: Joining, answer: Answer) -> bool:
+    def forget_a_row(joining: Collector, answer: Answer) -> bool:
         taken = take(joining, answer)
         joining._ledger.predicted -= answer.index == 3
         return taken
 
-    monkeypatch.setattr(Joining, "take", forget_a_row)
+    monkeypatch.setattr(Collector, "take", forget_a_row)
     job = client.submit("stuck", ROWS, chunk_rows=CHUNK_ROWS)
     with pytest.raises(CeleriacError, match="the ledger does not add up: 40 rows read, but 39 accounted for"):
         job.result()

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.rows.part import Part
 from tasks.protocol import keys
@@ -170,15 +170,15 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
     rows = {name: np.tile(array, (200, 1)) for name, array in SIDES.items()}
     expected = client.predict("pair", rows)
     refs: list[Any] = []
-    take, put = Wire.take_answers, Wire.put
+    take, put = BrokerChannel.take_answers, BrokerChannel.put
 
     def take_and_note(*words: Any) -> Any:
         answers = take(*words)
         refs.extend(answer.ref for answer in answers if isinstance(answer, Outputs))
         return answers
 
-    monkeypatch.setattr(Wire, "take_answers", take_and_note)
-    monkeypatch.setattr(Wire, "put", lambda *words: refs.append(put(*words)) or refs[-1])
+    monkeypatch.setattr(BrokerChannel, "take_answers", take_and_note)
+    monkeypatch.setattr(BrokerChannel, "put", lambda *words: refs.append(put(*words)) or refs[-1])
     pids = [os.getpid()] if full == "producer" else [slot.pid for slot in system.slots()]
     try:
         for pid in pids:
@@ -241,13 +241,13 @@ def ask_a_child(system: System, server: redis.Redis, ref: Any) -> Any:
     (model,) = (info for info in system.slots()[0].models if info.name == "digits")
     record = JobRecord(JOB, ["digits"], "by hand", "slices", 8, 0.0, 0.0, "a test", {})
     message = ChunkMessage(MESSAGE_VERSION, JOB, 0, 0, 8, 1, [ModelRef(model.name, model.digest)], ref)
-    wire = Wire(system.url, Settings(broker_url=system.url), JOB)
+    channel = BrokerChannel(system.url, Settings(broker_url=system.url), JOB)
     try:
         job_store.create(server, record, 60)
-        wire.publish([(system.slots()[0].queue, message)])
-        answers = wait_until(wire.take_answers, "the child answers")
+        channel.publish([(system.slots()[0].queue, message)])
+        answers = wait_until(channel.take_answers, "the child answers")
         return answers[0]
     finally:
-        wire.forget_job()
+        channel.forget_job()
         server.delete(keys.job(JOB))
-        wire.close()
+        channel.close()

@@ -17,12 +17,12 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places
 from tasks.child.loaded_model import LoadedModel
-from tasks.child.model_cache import Shelf
+from tasks.child.model_cache import ModelCache
 from tasks.models.batches import BatchSize
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -208,7 +208,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
     ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
 )
 def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
-    slow_system: System, client: Client, server: redis.Redis, answer: Any, telling: str
+    slow_system: System, client: Client, server: redis.Redis, answer: Any, reporter: str
 ) -> None:
     with slow_system.standing_still():
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
@@ -218,7 +218,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
         with pytest.raises(MessageError) as caught:
             _result(job)
 
-    assert telling in str(caught.value)
+    assert reporter in str(caught.value)
     assert "\n" not in str(caught.value)
     assert job.wait(timeout_seconds=30)
     assert job.state is JobState.FAILED
@@ -262,10 +262,10 @@ def test_chunks_of_a_job_that_nobody_knows_are_dropped_unrun(
 ) -> None:
     (slot,) = slow_system.slots()
     message = _message([ModelRef("slow", slot.models[0].digest)])
-    wire = Wire(slow_system.url, replace(Settings(), broker_url=slow_system.url), UNKNOWN_JOB)
+    channel = BrokerChannel(slow_system.url, replace(Settings(), broker_url=slow_system.url), UNKNOWN_JOB)
 
-    wire.publish([(slot.queue, message)])
-    wire.close()
+    channel.publish([(slot.queue, message)])
+    channel.close()
 
     (ending,) = wait_until(lambda: _endings(worker, UNKNOWN_JOB), "the chunk has come to its end")
     assert ending == f"'dropped {message}: the job is over'"
@@ -293,9 +293,9 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
 
     spec = TensorSpec("rows", "float32", (None, 4))
     model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call, BatchSize(1))
-    shelf = Shelf([])
-    monkeypatch.setattr(shelf, "get", lambda *_: model)
-    child = Child("here", 0, shelf, server, 60, Places())
+    model_cache = ModelCache([])
+    monkeypatch.setattr(model_cache, "get", lambda *_: model)
+    child = Child("here", 0, model_cache, server, 60, Places())
     monkeypatch.setattr(execute_chunk, "current_child", lambda: child)
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))

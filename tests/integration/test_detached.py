@@ -16,7 +16,7 @@ import redis
 
 from producer import Client, JobState
 from producer.detached.submit import send
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places
@@ -350,9 +350,9 @@ def test_a_row_that_fails_ends_the_job_with_its_record(client: Client, server: r
 def test_a_chunk_that_is_sent_twice_counts_once(shared: System, client: Client, expected: Any) -> None:
     with shared.standing_still():
         job = client.attach(client.submit("digits", ROWS, chunk_rows=100, detach=True))
-        wire = Wire(shared.url, Settings(broker_url=shared.url), job.id)
-        send(wire, job.id, plan_of(job.record.plan), range(30), shared.slots())
-        wire.close()
+        channel = BrokerChannel(shared.url, Settings(broker_url=shared.url), job.id)
+        send(channel, job.id, plan_of(job.record.plan), range(30), shared.slots())
+        channel.close()
     check_close(job.result(), expected)
     ledger = job.ledger
     assert (ledger.predicted, ledger.chunks_answered) == (3_000, 30)

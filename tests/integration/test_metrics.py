@@ -20,7 +20,7 @@ import pytest
 from producer import Client, serve_metrics
 from tasks.telemetry.stopwatch import STAGES
 from tests.manifests import write_manifest
-from tests.metrics import Told, free_port, grown, names, scrape
+from tests.metrics import JobFacts, free_port, grown, names, scrape
 from tests.systems import BIN, System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ConfigError, ExitCode
@@ -53,10 +53,10 @@ def digits(rows: int) -> np.ndarray:
     return np.random.default_rng(rows).random((rows, 64), np.float32)
 
 
-def settled(chunks: int, before: Told) -> Told:
+def settled(chunks: int, before: JobFacts) -> JobFacts:
     """The worker's numbers once its children have counted so many chunks more; they do so after each answer."""
 
-    def told() -> Told:
+    def told() -> JobFacts:
         now = scrape(PORT)
         return now if grown(before, now)[f"{WORKER}chunks_total",] >= chunks else {}
 
@@ -120,7 +120,7 @@ def test_the_fill_of_batches_is_that_of_their_chunks(system: System) -> None:
 
 
 def test_the_seconds_of_stages_are_those_of_the_wall_for_each_slot(system: System) -> None:
-    def told() -> tuple[float, Told]:
+    def told() -> tuple[float, JobFacts]:
         return time.monotonic(), scrape(PORT)
 
     (began, before), _ = told(), scrape(PORT)
@@ -176,7 +176,7 @@ def test_a_command_is_asked_for_its_last_numbers_before_it_ends(system: System, 
     process = subprocess.Popen(
         [*command, str(port)], cwd=tmp_path, env=system.environ(), stdout=subprocess.PIPE, text=True
     )
-    told: Told = {}
+    told: JobFacts = {}
 
     def ended() -> bool:
         nonlocal told

@@ -10,7 +10,7 @@ import redis
 from tasks.protocol import keys
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
 from tasks.recovery import delivery_log
-from tasks.recovery.poison_rows import Death, Step, Suspects
+from tasks.recovery.poison_rows import Death, PoisonRows, Step
 from tasks.transport.connection import connect
 from tests.systems import System
 
@@ -50,7 +50,7 @@ def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
     die(server, 13)  # later, before it noted anything
     story = delivery_log.read(server, MESSAGE)
     assert (story.death and story.death.pid, story.deaths) == (12, 2)
-    assert story.judge(BATCH) == (Suspects(16, 32, 1), None)
+    assert story.judge(BATCH) == (PoisonRows(16, 32, 1), None)
 
 
 def test_deaths_count_where_nothing_is_noted(server: redis.Redis) -> None:
@@ -69,9 +69,9 @@ def test_a_child_that_was_stopped_is_no_death(server: redis.Redis, monkeypatch: 
 def test_condemned_rows_stay_and_what_led_to_them_goes(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     note(server, monkeypatch, 12, Step(16, 17, 32))
     die(server, 12)
-    suspects, condemned = delivery_log.read(server, MESSAGE).judge(BATCH)
+    poison_rows, condemned = delivery_log.read(server, MESSAGE).judge(BATCH)
     assert condemned == FailureRecord(16, 17, "worker", "WorkerLostError", "by a signal")
-    assert suspects == Suspects(17, 32, 1)
+    assert poison_rows == PoisonRows(17, 32, 1)
     delivery_log.condemn(server, MESSAGE, [condemned])
     assert delivery_log.read(server, MESSAGE) == delivery_log.Story(deaths=1, bad=[condemned])
 

@@ -12,7 +12,7 @@ import pytest
 
 from producer import Client
 from producer.cli.predict_to_sink import PredictionFailedError, predict_to_sink
-from producer.job.broker_channel import Wire
+from producer.job.broker_channel import BrokerChannel
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from tasks.protocol.messages import FileRef, PayloadRef, RedisRef
@@ -211,11 +211,11 @@ def test_a_file_of_rows_is_read_by_workers_alone(
 def seen_refs(monkeypatch: pytest.MonkeyPatch) -> list[PayloadRef]:
     """Where the producer put rows, from now on."""
     refs: list[PayloadRef] = []
-    put = Wire.put
+    put = BrokerChannel.put
 
-    def seen(wire: Wire, *words: Any, **more: Any) -> PayloadRef:
-        refs.append(put(wire, *words, **more))
+    def seen(channel: BrokerChannel, *words: Any, **more: Any) -> PayloadRef:
+        refs.append(put(channel, *words, **more))
         return refs[-1]
 
-    monkeypatch.setattr(Wire, "put", seen)
+    monkeypatch.setattr(BrokerChannel, "put", seen)
     return refs

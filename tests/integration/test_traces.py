@@ -50,7 +50,7 @@ def die_once(rows):
 
 
 @dataclass(frozen=True)
-class Told:
+class JobFacts:
     """What the collector has, and what the client knows."""
 
     collector: Collector
@@ -83,7 +83,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
 
 
 @pytest.fixture(scope="module")
-def told(command: Celeriac) -> Told:
+def told(command: Celeriac) -> JobFacts:
     """Jobs of an embedded system that has ended right after the last one."""
     with pytest.MonkeyPatch.context() as patch, collecting() as collector:
         patch.chdir(command.folder)
@@ -106,10 +106,10 @@ def told(command: Celeriac) -> Told:
                     failed.result()
         finally:
             tracing.stop()
-        return Told(collector, together, failed, died, left)
+        return JobFacts(collector, together, failed, died, left)
 
 
-def test_a_job_is_one_trace_with_a_span_for_each_chunk(told: Told) -> None:
+def test_a_job_is_one_trace_with_a_span_for_each_chunk(told: JobFacts) -> None:
     root, chunks = told.root(told.together.id), told.chunks(told.together.id)
     assert {chunk.attributes["celeriac.chunk"] for chunk in chunks} == set(range(CHUNKS))
     # On a machine that is too busy, chunks look lost.
@@ -126,7 +126,7 @@ def test_a_job_is_one_trace_with_a_span_for_each_chunk(told: Told) -> None:
     assert {span.service for span in told.collector.spans} == {"celeriac"}
 
 
-def test_a_jobs_span_tells_what_it_was(told: Told) -> None:
+def test_a_jobs_span_tells_what_it_was(told: JobFacts) -> None:
     attributes = told.root(told.together.id).attributes
     digest = told.together.digests["together"]
     assert attributes["celeriac.models"] == [f"together@{digest[:8]}"]
@@ -136,7 +136,7 @@ def test_a_jobs_span_tells_what_it_was(told: Told) -> None:
     assert attributes["celeriac.state"] == "done"
 
 
-def test_the_stages_fill_their_chunk(told: Told) -> None:
+def test_the_stages_fill_their_chunk(told: JobFacts) -> None:
     seconds: Counter[str] = Counter()
     for chunk in told.chunks(told.together.id):
         stages = told.collector.inside(chunk)
@@ -155,7 +155,7 @@ def test_the_stages_fill_their_chunk(told: Told) -> None:
     assert seconds["preprocess"] > CHUNKS * 0.02
 
 
-def test_a_failure_is_marked_from_the_stage_to_the_job(told: Told) -> None:
+def test_a_failure_is_marked_from_the_stage_to_the_job(told: JobFacts) -> None:
     root, (chunk,) = told.root(told.failed.id), told.chunks(told.failed.id)
     assert root.failed
     assert "failed at preprocess" in root.error
@@ -166,7 +166,7 @@ def test_a_failure_is_marked_from_the_stage_to_the_job(told: Told) -> None:
     assert stage.name == "preprocess"
 
 
-def test_a_chunk_that_is_sent_again_stays_in_its_trace(told: Told) -> None:
+def test_a_chunk_that_is_sent_again_stays_in_its_trace(told: JobFacts) -> None:
     root, chunks = told.root(told.died.id), told.chunks(told.died.id)
     assert {(chunk.trace, chunk.parent) for chunk in chunks} == {(root.trace, root.id)}
     first = [chunk.attributes["celeriac.attempt"] for chunk in chunks if chunk.attributes["celeriac.chunk"] == 0]
@@ -175,7 +175,7 @@ def test_a_chunk_that_is_sent_again_stays_in_its_trace(told: Told) -> None:
     assert {chunk.attributes["celeriac.chunk"] for chunk in chunks} == set(range(CHUNKS))
 
 
-def test_a_detached_jobs_chunks_belong_to_its_submission(told: Told) -> None:
+def test_a_detached_jobs_chunks_belong_to_its_submission(told: JobFacts) -> None:
     root, chunks = told.root(told.left), told.chunks(told.left)
     assert {(chunk.trace, chunk.parent) for chunk in chunks} == {(root.trace, root.id)}
     assert len(chunks) == CHUNKS

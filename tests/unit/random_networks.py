@@ -22,7 +22,7 @@ from tasks.executors.batched import in_batches
 from tasks.executors.hurting_rows import hurting_rows
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.prepare import Workshop, prepare
+from tasks.preparation.prepare import Preparation, prepare
 from tasks.preparation.served import Served
 from tasks.snapshots.forked_call import run_forked
 from worker_config.manifest import ModelEntry
@@ -262,7 +262,7 @@ def main(first: int, count: int, folder: Path) -> None:
     """One after the other."""
     import_tensorflow()
     log = folder / "log"
-    shop = Workshop(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
+    shop = Preparation(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
     for seed in range(first, first + count):
         path = folder / f"{seed}.keras"
 

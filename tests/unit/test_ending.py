@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from celery.worker import state
 
-from tasks.worker.graceful_shutdown import Ending
+from tasks.worker.graceful_shutdown import GracefulShutdown
 from tests.waiting import wait_until
 
 
@@ -23,20 +23,20 @@ def as_before() -> Iterator[None]:
 
 
 def test_without_a_connection_it_ends_at_once() -> None:
-    Ending(SimpleNamespace(consumer=SimpleNamespace(connection=None))).begin()
+    GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=None))).begin()
     assert state.should_stop == 0
 
 
 def test_a_connection_that_is_lost_after_the_signal_does_not_keep_it() -> None:
     consumer = SimpleNamespace(connection=object())
-    Ending(SimpleNamespace(consumer=consumer)).begin()
+    GracefulShutdown(SimpleNamespace(consumer=consumer)).begin()
     assert state.should_stop is None
     consumer.connection = None
     wait_until(lambda: state.should_stop == 0, "it ends")
 
 
 def test_a_second_signal_is_for_the_impatient() -> None:
-    ending = Ending(SimpleNamespace(consumer=SimpleNamespace(connection=object())))
+    ending = GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=object())))
     ending.begin()
     ending.begin()
     assert state.should_stop == 0

@@ -39,10 +39,10 @@ class Case:
     folder: Path
     program: Program
     snapshot: Snapshot
-    telling: TellingRows
+    reporter: TellingRows
 
     def run(self, name: str, snapshot: Snapshot | None = None) -> Trial:
-        return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, self.telling)
+        return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, self.reporter)
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +74,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
             program = made if isinstance(made, Program) else keras_program(folder / "model.keras", made)
             entry = ModelEntry(path="m", batch_rows=BATCH)
             snapshot = write_snapshot(folder, program, entry)
-            cases[name] = Case(folder, program, snapshot, _telling(program, entry, folder))
+            cases[name] = Case(folder, program, snapshot, _reporter(program, entry, folder))
     return cases
 
 
-def _telling(program: Program, entry: ModelEntry, folder: Path) -> TellingRows:
+def _reporter(program: Program, entry: ModelEntry, folder: Path) -> TellingRows:
     if program.inputs[0].dtype == "string":
         rows: list[Any] = [np.array([b"a" * number for number in range(40)], object)]
         return TellingRows("words", rows, in_batches(plain_call(program), rows, BATCH))
@@ -177,7 +177,7 @@ def _many() -> Program:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_candidate_agrees_with_the_plain_model(cases: dict[str, Case], kind: str) -> None:
     case = cases[kind]
-    assert not case.telling.why
+    assert not case.reporter.why
     names, reasons = candidates(case.snapshot, case.snapshot.entry, 0)
     assert (names == ["graph"]) == (kind == "words")
     assert all(re.search("strings|does not give what the model gives", why) for why in reasons.values())
@@ -201,14 +201,14 @@ def test_any_number_of_rows(cases: dict[str, Case], kind: str) -> None:
             executor.build(case.folder, case.snapshot, BATCH)
         call = executor.load(case.folder, case.snapshot, BATCH, 1)
         for rows in (BATCH, 3, 1, 20, BATCH):
-            outputs = call([array[:rows] for array in case.telling.rows])
-            for wanted, output in zip(case.telling.reference, outputs, strict=True):
+            outputs = call([array[:rows] for array in case.reporter.rows])
+            for wanted, output in zip(case.reporter.reference, outputs, strict=True):
                 np.testing.assert_allclose(output, wanted[:rows], rtol=1e-4, atol=1e-5)
-        first = call([array[:BATCH] for array in case.telling.rows])
+        first = call([array[:BATCH] for array in case.reporter.rows])
         kept = [array.copy() for array in first]
-        call([array[BATCH:] for array in case.telling.rows])  # must not change what it gave before
+        call([array[BATCH:] for array in case.reporter.rows])  # must not change what it gave before
         assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
-        strided = call([np.repeat(array, 2, axis=0)[::2][:BATCH] for array in case.telling.rows])
+        strided = call([np.repeat(array, 2, axis=0)[::2][:BATCH] for array in case.reporter.rows])
         assert all(np.array_equal(a, b) for a, b in zip(strided, kept, strict=True))
 
 
@@ -216,8 +216,8 @@ def test_any_number_of_rows(cases: dict[str, Case], kind: str) -> None:
 def test_the_graph_is_the_plain_model_to_the_bit(cases: dict[str, Case], kind: str) -> None:
     case = cases[kind]
     call = EXECUTORS["graph"].load(case.folder, case.snapshot, BATCH, 1)
-    outputs = in_batches(call, case.telling.rows, BATCH)
-    assert all(np.array_equal(a, b) for a, b in zip(outputs, case.telling.reference, strict=True))
+    outputs = in_batches(call, case.reporter.rows, BATCH)
+    assert all(np.array_equal(a, b) for a, b in zip(outputs, case.reporter.reference, strict=True))
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "int8"])

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.job.chunk_feeds import BatchFeed, SourceFeed
-from producer.job.part_queue import Handover
+from producer.job.part_queue import PartQueue
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import BatchReader
 from producer.scheduling.chunk_sizer import Chunk
-from producer.scheduling.load_balancer import Queues
+from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.model_pinning import pin, refs, usable
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from producer.sources import from_arrays, from_rows
@@ -143,7 +143,7 @@ def test_a_queue_is_that_of_a_set_of_models_in_their_versions() -> None:
 
 def test_chunks_are_spread_over_queues_in_proportion_to_slots() -> None:
     large, small = slot("w1", a="1"), slot("w2", a="1", b="1")
-    queues = Queues([large, large, large, small])
+    queues = LoadBalancer([large, large, large, small])
     assert Counter(queues.choose() for _ in range(12)) == {large.queue: 9, small.queue: 3}
     for _ in range(3):
         queues.closed(small.queue)
@@ -152,7 +152,7 @@ def test_chunks_are_spread_over_queues_in_proportion_to_slots() -> None:
 
 def test_chunks_go_to_queues_of_slots_that_are_up_or_were_up_last() -> None:
     old, new = slot("w1", a="1"), slot("w2", a="1", b="1")
-    queues = Queues([old])
+    queues = LoadBalancer([old])
     queues.update([])
     assert queues.choose() == old.queue
     queues.update([new])
@@ -163,25 +163,25 @@ def test_chunks_go_to_queues_of_slots_that_are_up_or_were_up_last() -> None:
 
 
 def test_parts_come_before_the_error_that_ended_them() -> None:
-    handover = Handover(on_taken=lambda: None)
-    handover.give(part(0))
-    handover.close(InputError("why"))
-    taken = handover.take()
+    part_queue = PartQueue(on_taken=lambda: None)
+    part_queue.give(part(0))
+    part_queue.close(InputError("why"))
+    taken = part_queue.take()
     assert taken is not None
     assert taken.index == 0
     with pytest.raises(InputError, match="why"):
-        handover.take()
+        part_queue.take()
 
 
 def test_parts_that_nobody_takes_close_the_room_until_one_is_taken() -> None:
     taken = threading.Event()
-    handover = Handover(on_taken=taken.set, max_bytes=100)
-    handover.give(part(0))
-    assert handover.has_room()
-    handover.give(part(1))
-    assert not handover.has_room()
-    handover.take()
-    assert handover.has_room()
+    part_queue = PartQueue(on_taken=taken.set, max_bytes=100)
+    part_queue.give(part(0))
+    assert part_queue.has_room()
+    part_queue.give(part(1))
+    assert not part_queue.has_room()
+    part_queue.take()
+    assert part_queue.has_room()
     assert taken.is_set()
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tasks.health import Limits, describe, judge, main
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Counts, Sums, Tally
+from tasks.telemetry.counters import Counters, Counts, Sums
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 
 NOW = 10_000.0
@@ -101,31 +101,31 @@ def test_a_status_is_found_while_its_process_lives(
 
 
 def test_the_sums_of_all_slots_are_those_of_children_that_are_gone_too() -> None:
-    tally = Tally()
-    assert tally.sums() == Sums()
+    counters = Counters()
+    assert counters.sums() == Sums()
     for slot in (0, 1, 0):
-        tally.begin(slot)
-        tally.answered(slot, Counts(1, 10, 2, 1, 3, 10, 12))
-    assert (tally.sums().counts, tally.sums().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
+        counters.begin(slot)
+        counters.answered(slot, Counts(1, 10, 2, 1, 3, 10, 12))
+    assert (counters.sums().counts, counters.sums().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
 
 
 def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    tally, pid = Tally(), os.getpid()
-    assert tally.of(1, pid).chunks == 0
-    tally.begin(1)
-    tally.answered(1, Counts(chunks=1, rows=10))
-    tally.answered(1, Counts(chunks=1, rows=5))
-    assert (tally.of(1, pid).chunks, tally.of(1, pid).rows) == (2, 15)
+    counters, pid = Counters(), os.getpid()
+    assert counters.of(1, pid).chunks == 0
+    counters.begin(1)
+    counters.answered(1, Counts(chunks=1, rows=10))
+    counters.answered(1, Counts(chunks=1, rows=5))
+    assert (counters.of(1, pid).chunks, counters.of(1, pid).rows) == (2, 15)
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # another child in its place
-    tally.begin(1)
-    tally.answered(1, Counts(chunks=1, rows=3))
-    done = tally.of(1, pid + 1)
+    counters.begin(1)
+    counters.answered(1, Counts(chunks=1, rows=3))
+    done = counters.of(1, pid + 1)
     assert (done.chunks, done.rows, done.slot_chunks) == (1, 3, 3)
-    assert tally.of(1, pid).chunks == 0
-    assert tally.of(0, pid).slot_chunks == 0
-    tally.begin(10**6)  # more than are counted
-    tally.answered(10**6, Counts(chunks=1, rows=1))
-    assert tally.of(10**6, pid).chunks == 0
+    assert counters.of(1, pid).chunks == 0
+    assert counters.of(0, pid).slot_chunks == 0
+    counters.begin(10**6)  # more than are counted
+    counters.answered(10**6, Counts(chunks=1, rows=1))
+    assert counters.of(10**6, pid).chunks == 0
 
 
 def test_folders_of_killed_workers_are_removed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from producer.scheduling.stragglers import (
     PATIENCE,
     SLACK_SECONDS,
     UNKNOWN_SECONDS,
-    Lateness,
+    Stragglers,
 )
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
 
@@ -33,14 +33,14 @@ def opened(*indexes: int, queue: str = "a") -> dict[int, Sent]:
 
 
 def test_nothing_is_late_before_a_later_chunk_is_answered() -> None:
-    late = Lateness()
+    late = Stragglers()
     for index in range(LEAST_KNOWN):
         late.answered(index, Sent("a"), 0.5, 1.0 + index, opened(7, 8))
     assert late.overdue(opened(7, 8), 1_000.0) == []
 
 
 def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others() -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = opened(3, 9)
     for index in range(4, 8):
         late.answered(index, Sent("a"), 0.5, 10.0, waiting)
@@ -51,14 +51,14 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
 
 
 def test_slow_chunks_have_patience_with_slow_ones() -> None:
-    late = Lateness()
+    late = Stragglers()
     for index, seconds in enumerate([1.0] * 8 + [9.0] * 2):
         late.answered(index, Sent("a"), seconds, 10.0, {})
     assert late.limit_seconds(ROWS) > 10
 
 
 def test_chunks_that_grow_have_so_much_longer() -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = {9: Sent(rows=10 * ROWS), 10: Sent()}
     for index in range(11, 17):
         late.answered(index, Sent(), 0.1, 10.1, waiting)
@@ -71,7 +71,7 @@ def test_chunks_that_grow_have_so_much_longer() -> None:
 
 
 def test_chunks_of_another_queue_tell_nothing() -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = {1: Sent("b"), 2: Sent("a")}
     for index in range(3, 8):
         late.answered(index, Sent("a"), 0.1, 10.0, waiting)
@@ -80,7 +80,7 @@ def test_chunks_of_another_queue_tell_nothing() -> None:
 
 @pytest.mark.parametrize("seconds", [1.0, 0.001])
 def test_each_copy_makes_the_next_one_wait_longer_and_for_seconds_however_short_chunks_are(seconds: float) -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = opened(0)
     for index in range(1, 5):
         late.answered(index, Sent("a"), seconds, 10.0, waiting)
@@ -93,7 +93,7 @@ def test_each_copy_makes_the_next_one_wait_longer_and_for_seconds_however_short_
 
 
 def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = opened(0)
     for index in range(1, 5):
         late.answered(index, Sent("a"), 0.1, 10.1, waiting)
@@ -108,7 +108,7 @@ def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
 
 
 def test_copies_that_came_back_do_not_make_the_next_one_wait_longer() -> None:
-    late = Lateness()
+    late = Stragglers()
     waiting = {0: Sent(times_sent=5, came_back=4)}
     for index in range(1, 5):
         late.answered(index, Sent("a"), 10.0, 10.0, waiting)
@@ -130,7 +130,7 @@ def test_a_chunk_goes_again_when_all_its_copies_are_back() -> None:
 
 
 def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
-    late = Lateness()
+    late = Stragglers()
     for index in range(4):
         late.answered(index, Sent("a"), 0.2, 1.0, {})
     waiting = opened(4, 5)
@@ -141,14 +141,14 @@ def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
 
 
 def test_before_anything_is_known_a_chunk_has_long() -> None:
-    late = Lateness()
+    late = Stragglers()
     late.all_running(opened(0), 5.0)
     assert late.overdue(opened(0), 5.0 + 0.9 * UNKNOWN_SECONDS) == []
     assert late.overdue(opened(0), 5.0 + 1.1 * UNKNOWN_SECONDS) == [0]
 
 
 def test_an_answered_chunk_is_not_late() -> None:
-    late = Lateness()
+    late = Stragglers()
     for index in range(1, 5):
         late.answered(index, Sent("a"), 0.2, 1.0, opened(0))
     late.answered(0, Sent("a"), 3.0, 4.0, {})
@@ -156,7 +156,7 @@ def test_an_answered_chunk_is_not_late() -> None:
 
 
 def test_chunks_that_a_worker_may_have_had_are_late_when_their_turn_is_over() -> None:
-    late = Lateness()
+    late = Stragglers()
     for index in range(4):
         late.answered(index, Sent("a"), 1.0, 1.0, {})
     waiting = opened(4, 5, 6, 7)

@@ -27,7 +27,7 @@ def model(rows: Array) -> Array:
 
 
 @dataclass
-class Run:
+class Runner:
     """A job of a model on a clock that moves for its calls alone."""
 
     wrong: Callable[[Array, Array], Array] = lambda rows, outputs: outputs
@@ -111,7 +111,7 @@ def test_one_odd_row_in_ten_thousand_is_found_within_the_budget(make_odd: Callab
             outputs[place] = 0.123  # which is inside the range
         return outputs
 
-    run = Run(wrong)
+    run = Runner(wrong)
     found = run.job(rows)
     assert found in odd, "and told by its number"
     assert run.check.found
@@ -127,12 +127,12 @@ def test_odd_outputs_of_rows_like_all_others_are_found(value: float) -> None:
         outputs[[row.tobytes() in marks for row in some]] = value
         return outputs
 
-    assert Run(wrong).job(rows) in odd
+    assert Runner(wrong).job(rows) in odd
 
 
 def test_rows_that_are_alike_cost_no_more_than_the_budget_and_are_held_nevertheless() -> None:
     rows, _ = make_rows(7)
-    run = Run()
+    run = Runner()
     assert run.job(rows) is None
     first, *others = run.held
     assert first == BATCH
@@ -144,7 +144,7 @@ def test_rows_that_are_alike_cost_no_more_than_the_budget_and_are_held_neverthel
 def test_a_model_that_is_done_before_it_has_a_budget_is_held_on_rows_that_are_clearly_odd_a_few_times() -> None:
     rows, odd = make_rows(3)
     rows[odd] *= 30
-    run = Run()
+    run = Runner()
     run.check.begin("a", 0, by_own_graph=False)
     for start in range(0, ROWS, CHUNK):
         some = rows[start:][:CHUNK]
@@ -153,7 +153,7 @@ def test_a_model_that_is_done_before_it_has_a_budget_is_held_on_rows_that_are_cl
     assert 2 <= len(run.held) <= 2 + FREE_CALLS
 
     rows[2 * BATCH] = 0
-    run = Run(lambda some, outputs: np.where(some.any(axis=1, keepdims=True), outputs, np.float32(0.1)))
+    run = Runner(lambda some, outputs: np.where(some.any(axis=1, keepdims=True), outputs, np.float32(0.1)))
     run.check.begin("a", 0, by_own_graph=False)
     run.check.hold({"x": rows[:CHUNK]}, {"y": run.wrong(rows[:CHUNK], model(rows[:CHUNK]))}, run.own, 1e-9)
     assert run.check.found
@@ -162,7 +162,7 @@ def test_a_model_that_is_done_before_it_has_a_budget_is_held_on_rows_that_are_cl
 
 def test_each_job_begins_anew_and_goes_on_where_it_was() -> None:
     rows, _ = make_rows(8)
-    run = Run()
+    run = Runner()
     run.chunk("a", 0, rows[:CHUNK])
     run.held.clear()
     run.chunk("b", 0, rows[:100])
@@ -175,7 +175,7 @@ def test_each_job_begins_anew_and_goes_on_where_it_was() -> None:
 def test_a_batch_in_a_thousand_is_held_by_chance_and_always_the_same() -> None:
     rows, _ = make_rows(9)
     rows = np.concatenate([rows, rows])
-    runs = Run(), Run()
+    runs = Runner(), Runner()
     for run in runs:
         run.check._look_seconds = run.check._run_seconds = 1e3
         for index in range(2_000):
@@ -192,7 +192,7 @@ def test_what_the_own_graph_refuses_is_a_difference_and_a_want_of_memory_is_none
         raise error
 
     for error, found in ((ValueError("x is negative"), True), (MemoryError(), False)):  # noqa: B007 - raised
-        check = Run().make()
+        check = Runner().make()
         check.begin("a", 0, by_own_graph=False)
         check.hold({"x": rows[:9]}, {"y": model(rows[:9])}, refuses, 1.0)
         assert bool(check.found) is found
@@ -213,7 +213,7 @@ def test_a_mark_counts_from_the_next_job_on_and_for_good() -> None:
 
 def test_rows_are_told_by_their_number_in_the_data_set() -> None:
     rows, _ = make_rows(4)
-    check = Run().make()
+    check = Runner().make()
     check.begin("a", 3, by_own_graph=False)
     kept = np.array([True, False, False, True, True])
     check.place(500, kept)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.child.output_assembler import Joined, check_rows, rows_between
+from tasks.child.output_assembler import OutputAssembler, check_rows, rows_between
 from tasks.protocol import codec
 from worker_config.errors import InputError, ModelError
 
@@ -48,7 +48,7 @@ def test_columns_of_other_lengths_cannot_be_cut(rows: Any) -> None:
 
 def test_a_single_piece_is_the_outputs_as_they_are() -> None:
     outputs = {"a": np.arange(3)}
-    joined = Joined(3)
+    joined = OutputAssembler(3)
     joined.add(0, 3, outputs)
     assert joined.finish() is outputs
     assert joined.rows == 3
@@ -75,7 +75,7 @@ def test_a_single_piece_is_the_outputs_as_they_are() -> None:
     ids=lambda value: str(value.dtype) if isinstance(value, np.ndarray) else "",
 )
 def test_a_filler_stands_where_a_row_has_no_outputs(values: np.ndarray, filler: Any) -> None:
-    joined = Joined(5)
+    joined = OutputAssembler(5)
     joined.add(1, 2, values[:1])
     joined.add(3, 4, values[1:])
     whole = joined.finish()
@@ -92,7 +92,7 @@ def test_a_filler_stands_where_a_row_has_no_outputs(values: np.ndarray, filler: 
 
 def test_outputs_are_joined_leaf_by_leaf() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(6, 2)
-    joined = Joined(6)
+    joined = OutputAssembler(6)
     for start, stop in ((0, 2), (3, 6)):
         piece = rows[start:stop]
         joined.add(start, stop, {"a": piece, "b": {"sum": piece.sum(axis=1), "count": np.arange(start, stop)}})
@@ -106,7 +106,7 @@ def test_outputs_are_joined_leaf_by_leaf() -> None:
 
 
 def test_longer_texts_and_wider_numbers_widen_the_whole() -> None:
-    joined = Joined(3)
+    joined = OutputAssembler(3)
     joined.add(0, 1, {"text": np.array(["a"]), "number": np.array([7], np.int32)})
     joined.add(1, 2, {"text": np.array(["abcdef"]), "number": np.array([0.5])})
     whole = joined.finish()
@@ -123,10 +123,10 @@ def test_longer_texts_and_wider_numbers_widen_the_whole() -> None:
     ],
     ids=["shape", "kind", "names"],
 )
-def test_outputs_of_another_form_are_refused_and_their_rows_stay_missing(outputs: Any, telling: str) -> None:
-    joined = Joined(4)
+def test_outputs_of_another_form_are_refused_and_their_rows_stay_missing(outputs: Any, reporter: str) -> None:
+    joined = OutputAssembler(4)
     joined.add(0, 2, np.ones((2, 3)))
-    with pytest.raises(ModelError, match=telling):
+    with pytest.raises(ModelError, match=reporter):
         joined.add(2, 4, outputs)
     whole = joined.finish()
     assert joined.rows == 2

@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from producer.scheduling.error_budget import Policy, make_policy
+from producer.scheduling.error_budget import ErrorBudget, make_policy
 from worker_config.errors import RowsFailedError, UsageError
 
 
 def test_by_default_the_first_failure_ends_the_job() -> None:
     assert not make_policy("raise", None).goes_on
     assert make_policy("skip", None).goes_on
-    assert make_policy("fill", None) == Policy("fill", math.inf, 1.0)
+    assert make_policy("fill", None) == ErrorBudget("fill", math.inf, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_a_budget_needs_a_policy_that_goes_on() -> None:
 
 def test_what_rows_that_are_not_finite_do_is_one_of_three() -> None:
     assert make_policy("raise", None).on_nonfinite == "warn"
-    assert make_policy("skip", "5%", "fail") == Policy("skip", most_share=0.05, on_nonfinite="fail")
+    assert make_policy("skip", "5%", "fail") == ErrorBudget("skip", most_share=0.05, on_nonfinite="fail")
     with pytest.raises(UsageError, match="on_nonfinite is 'weep'; it is one of warn, fail, allow"):
         make_policy("raise", None, "weep")

@@ -19,11 +19,11 @@ from tests.failed_rows import rows_of
 from tests.unit.test_only_failed import FAILED, ROWS, Model, one
 from worker_config.errors import OutputError
 
-Run = Any
+Runner = Any
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """Run the command in a folder with `rows.npy`; these rows fail."""
     np.save(tmp_path / "rows.npy", np.arange(ROWS))
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.mark.parametrize("policy", ["skip", "fill"])
-def test_failed_rows_are_told_and_mended(tmp_path: Path, run: Run, policy: str) -> None:
+def test_failed_rows_are_told_and_mended(tmp_path: Path, run: Runner, policy: str) -> None:
     path = tmp_path / "out.npy"
     result = run(FAILED, "--on-error", policy)
     assert result.exit_code == 0, result.exception
@@ -69,7 +69,7 @@ def test_failed_rows_are_told_and_mended(tmp_path: Path, run: Run, policy: str) 
     assert "nothing is left to predict again" in str(result.exception)
 
 
-def test_changed_rows_are_refused(tmp_path: Path, run: Run) -> None:
+def test_changed_rows_are_refused(tmp_path: Path, run: Runner) -> None:
     assert run(FAILED, "--on-error", "fill").exit_code == 0
     np.save(tmp_path / "rows.npy", np.arange(ROWS) + 1)
     result = run(set(), "--resume", "--only-failed")
@@ -77,7 +77,7 @@ def test_changed_rows_are_refused(tmp_path: Path, run: Run) -> None:
     assert "cannot be continued: its input has changed (modified: " in str(result.exception)
 
 
-def test_marks_of_another_name_are_told(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_of_another_name_are_told(tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run({3, 5}, "--on-error", "fill", "--force")
     assert "marked as" not in result.stderr
     assert np.flatnonzero(np.load(mask_path(tmp_path / "out.npy"))).tolist() == [3, 5]
@@ -89,7 +89,7 @@ def test_marks_of_another_name_are_told(tmp_path: Path, run: Run, monkeypatch: p
     assert json.loads(result.stdout.splitlines()[-1])["fill"] == {"mark": "failed_rows", "values": {"failed": -1}}
 
 
-def test_how_rows_that_are_not_finite_are_treated_is_one_of_three(run: Run) -> None:
+def test_how_rows_that_are_not_finite_are_treated_is_one_of_three(run: Runner) -> None:
     result = run(set(), "--on-nonfinite", "weep")
     assert result.exit_code == 2
     assert "'warn', 'fail', 'allow'" in result.stderr

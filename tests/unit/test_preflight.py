@@ -13,10 +13,10 @@ from producer.cli.dry_run import lines, values
 from producer.preflight.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.preflight.probe import Head
 from producer.rows.part import Part
-from producer.scheduling.chunk_sizer import Sizer
+from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.payload_route import why
 from producer.scheduling.window import MAX_BYTES, Window
-from producer.sinks.dry_write import Rehearsed, rehearse
+from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import from_arrays, from_batches
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
@@ -61,11 +61,11 @@ def test_time_is_that_of_the_batch_shared_out() -> None:
 
 @pytest.mark.parametrize(("rows", "room", "expected"), [(None, 1e12, 80), (3, 1e12, 30), (None, 50, 50), (None, 0, 10)])
 def test_what_is_in_flight_is_bounded_by_window_rows_and_room(rows: int | None, room: float, expected: int) -> None:
-    sizer = Sizer(1, 10.0)
+    sizer = ChunkSizer(1, 10.0)
     window = Window(2)
     window.leave_room(room)
     assert in_flight(sizer, window, 1, rows) == expected
-    assert in_flight(Sizer(1, MAX_BYTES / 3), Window(9), 1, None) == MAX_BYTES
+    assert in_flight(ChunkSizer(1, MAX_BYTES / 3), Window(9), 1, None) == MAX_BYTES
 
 
 def test_the_first_batch_of_what_is_read_in_order_is_all_that_is_read() -> None:
@@ -104,20 +104,20 @@ def test_the_store_is_explained(tmp_path: Path) -> None:
 
 def test_people_and_programs_are_told_the_same() -> None:
     out = Path("/o/out.npy")
-    shown = lines(FOUND, out, Rehearsed(24_000, 2**30)).splitlines()
+    shown = lines(FOUND, out, DryWrite(24_000, 2**30)).splitlines()
     assert shown[0] == "input    rows.npy: 1,000 rows, (?, 2) float32, 8 bytes each"
     assert shown[2] == "batch    4 rows in 0.500 s: (?, 3) float64"
     assert shown[5] == "time     about 62.5 s"
     assert shown[6] == "memory   about 1.0 MiB at a time in Redis"
     assert shown[7] == "output   /o/out.npy: about 0.0 MiB, 1.0 GiB free there"
-    told = json.loads(json.dumps(values(FOUND, out, Rehearsed(24_000, 2**30))))
+    told = json.loads(json.dumps(values(FOUND, out, DryWrite(24_000, 2**30))))
     assert (told["seconds"], told["output_bytes"], told["detached"]) == (62.5, 24_000, None)
-    assert "too little" in lines(FOUND, out, Rehearsed(2**31, 2**30))
+    assert "too little" in lines(FOUND, out, DryWrite(2**31, 2**30))
 
 
 def test_what_is_not_known_is_said() -> None:
     found = replace(FOUND, rows=None, chunks=None, seconds=None, spool_free=0)
-    shown = lines(found, Path("out.jsonl"), Rehearsed(None, 2**30))
+    shown = lines(found, Path("out.jsonl"), DryWrite(None, 2**30))
     for word in ("rows not counted", "not known, nor are the rows", "size not known", "Redis takes what does not fit"):
         assert word in shown
     left = replace(FOUND, detached_bytes=2.0**20, detached_limit=2.0**21)

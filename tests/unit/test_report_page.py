@@ -15,7 +15,7 @@ import pytest
 
 from producer.records.job_store import JobState, new_record
 from producer.records.timeline import Entry, Event, Story
-from producer.report import Told, make_page
+from producer.report import JobFacts, make_page
 from producer.report.figures import throughput
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.messages import FailureRecord, ModelRef
@@ -45,7 +45,7 @@ def story(entries: list[Entry], **changes: Any) -> Story:
 
 
 ENTRIES = [entry(index) for index in range(3)]
-DONE = Told(JobState.DONE, record(), [], story(ENTRIES), ENTRIES)
+DONE = JobFacts(JobState.DONE, record(), [], story(ENTRIES), ENTRIES)
 
 
 def figures_of(page: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_whatever_a_job_says_is_text() -> None:
     model = ModelInfo(EVIL, EVIL, 8, [], [], 0.0, 0, preprocess=EVIL, note=EVIL)
     facts = WorkerFacts({EVIL: EVIL}, 1, 1, 1, [EVIL], EVIL)
     failed = FailureRecord(3, 4, EVIL, EVIL, EVIL, EVIL, EVIL)
-    told = Told(
+    told = JobFacts(
         JobState.FAILED,
         record(models=[EVIL], input=EVIL, error=EVIL, producer=EVIL, stages={EVIL: 1.0}, failed_models={EVIL: failed}),
         [failed],
@@ -115,19 +115,19 @@ def test_no_script_runs_but_the_two_that_the_page_names_and_nothing_is_loaded() 
     ("told", "telling"),
     [
         (replace(DONE, state=JobState.RUNNING), "still running: 12 of 12 rows predicted in 2.00 s"),
-        (Told(JobState.DONE, record(stages={}), note="No timeline"), "There is nothing to be drawn."),
-        (Told(JobState.DONE, record(stages={})), "12 rows in 2.00 s (6 rows per second), all predicted."),
-        (Told(JobState.RUNNING, record(rows=None, ledger={}, stages={})), "0 of ? rows predicted"),
-        (Told(JobState.CANCELLED, record(updated_at=1_000.0)), "the job was cancelled"),
+        (JobFacts(JobState.DONE, record(stages={}), note="No timeline"), "There is nothing to be drawn."),
+        (JobFacts(JobState.DONE, record(stages={})), "12 rows in 2.00 s (6 rows per second), all predicted."),
+        (JobFacts(JobState.RUNNING, record(rows=None, ledger={}, stages={})), "0 of ? rows predicted"),
+        (JobFacts(JobState.CANCELLED, record(updated_at=1_000.0)), "the job was cancelled"),
         (replace(DONE, record=record(error="row 3 failed"), state=JobState.FAILED), "row 3 failed"),
         (replace(DONE, story=story(ENTRIES, every=4)), "Of 4 chunks one is shown (3 in all)"),
         (replace(DONE, story=story([], bins=[]), entries=[]), "No chunk has been joined."),
         (replace(DONE, record=record(ledger={"rows": 5, "predicted": 3})), "It does not add up"),
     ],
 )
-def test_every_job_has_a_page(told: Told, telling: str) -> None:
+def test_every_job_has_a_page(told: JobFacts, reporter: str) -> None:
     page = make_page(told, LIBRARY)
-    assert telling in page
+    assert reporter in page
     assert page.endswith("</html>\n")
 
 

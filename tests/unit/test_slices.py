@@ -15,7 +15,7 @@ from tasks.protocol import codec
 from tasks.protocol.messages import FileRef, SliceRef
 from tasks.transport import spool
 from tasks.transport.file_slices import is_under, read_slice
-from tasks.transport.reusable_buffer import Scratch
+from tasks.transport.reusable_buffer import ReusableBuffer
 from worker_config.errors import PayloadError
 
 ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
@@ -196,7 +196,7 @@ def test_processes_that_want_the_same_free_file_do_not_share_it(tmp_path: Path) 
 
 
 def test_what_is_read_into_the_same_memory_replaces_what_was_there(tmp_path: Path) -> None:
-    scratch, payloads = Scratch(), [b"first", b"2nd", b"the third one"]
+    scratch, payloads = ReusableBuffer(), [b"first", b"2nd", b"the third one"]
     refs = [spool.write(tmp_path, "0123456789ab", "rows", [payload]) for payload in payloads]
     views = []
     for ref, payload in zip(refs, payloads, strict=True):

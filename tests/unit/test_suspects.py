@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.recovery.poison_rows import Death, Note, Step, Suspects, is_hopeless, judge, steps
+from tasks.recovery.poison_rows import Death, Note, PoisonRows, Step, is_hopeless, judge, steps
 
 WORKER = "w@host:1"
 
@@ -26,13 +26,13 @@ def story(rows: int, batch_rows: int, killers: set[int]) -> Iterator[tuple[int, 
     deaths, bad, note, delivery = 0, set[int](), None, 0
     while True:
         delivery += 1
-        suspects = None
+        poison_rows = None
         if note:
-            suspects, condemned = judge(note, death_of(), batch_rows)
+            poison_rows, condemned = judge(note, death_of(), batch_rows)
             if condemned:
                 bad.add(condemned.start)
         assert not is_hopeless(deaths, len(bad))
-        todo = [Step(0, rows, rows)] if delivery == 1 else steps(0, rows, batch_rows, suspects, bad)
+        todo = [Step(0, rows, rows)] if delivery == 1 else steps(0, rows, batch_rows, poison_rows, bad)
         ran = [row for step in todo for row in range(step.start, step.stop)]
         assert ran == [row for row in range(rows) if row not in bad]
         died = next((step for step in todo if killers & set(range(step.start, step.stop))), None)
@@ -61,7 +61,7 @@ def test_one_row_that_kills_costs_three_children_and_a_fourth_in_large_batches()
 
 
 def test_rows_beside_suspects_run_in_blocks() -> None:
-    todo = steps(10, 40, 8, Suspects(18, 26, 3), {12, 19})
+    todo = steps(10, 40, 8, PoisonRows(18, 26, 3), {12, 19})
     assert [(step.start, step.stop) for step in todo] == [
         *[(10, 12), (13, 18)],
         *[(18, 19), (20, 23), (23, 26)],
@@ -83,8 +83,8 @@ def test_a_death_of_another_or_for_no_fault_of_the_rows_tells_nothing(death: Dea
 
 
 def test_a_single_row_is_condemned_with_its_cause_and_those_after_it_stay_suspect() -> None:
-    suspects, condemned = judge(note_of(3, 4, until=9), death_of(), 16)
-    assert suspects == Suspects(4, 9, 1)
+    poison_rows, condemned = judge(note_of(3, 4, until=9), death_of(), 16)
+    assert poison_rows == PoisonRows(4, 9, 1)
     assert condemned
     assert (condemned.start, condemned.stop, condemned.stage) == (3, 4, "worker")
     assert (condemned.type, condemned.text) == ("WorkerLostError", "signal 11")
@@ -93,5 +93,5 @@ def test_a_single_row_is_condemned_with_its_cause_and_those_after_it_stay_suspec
 def test_a_row_that_began_late_in_a_slow_chunk_is_not_condemned_for_the_time_it_took() -> None:
     late, early = note_of(3, 4, until=9, since=100.0), note_of(3, 4, until=9, since=91.0)
     death = death_of(type="TimeLimitExceeded", at=101.0, limit_seconds=12.0)
-    assert judge(late, death, 16) == (Suspects(3, 9, 1), None)
+    assert judge(late, death, 16) == (PoisonRows(3, 9, 1), None)
     assert judge(early, death, 16)[1] is not None

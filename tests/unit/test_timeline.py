@@ -17,8 +17,8 @@ from producer.job.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, RowsByTime, Timeline
 from producer.report.timeline_lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
-from producer.scheduling.chunk_sizer import Sizer
-from producer.scheduling.error_budget import Policy
+from producer.scheduling.chunk_sizer import ChunkSizer
+from producer.scheduling.error_budget import ErrorBudget
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings
@@ -145,7 +145,9 @@ def test_a_redis_that_is_away_costs_the_timeline_nothing_but_itself(tmp_path: Pa
 
 def test_settings_are_told_without_the_broker() -> None:
     settings = Settings(broker_url="redis://:hunter2@host:6379/0")
-    told = job_settings(settings, Sizer(8, fixed_rows=64), "redis", Terms(policy=Policy("skip", most_share=0.05)))
+    told = job_settings(
+        settings, ChunkSizer(8, fixed_rows=64), "redis", Terms(policy=ErrorBudget("skip", most_share=0.05))
+    )
     assert (told["chunk_rows"], told["on_error"], told["max_failed"]) == ("64", "skip", "5 % of the rows")
     assert "hunter2" not in str(told)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer.cli.manifest import describe
-from tasks.child.child_pipe import SILENT_DEATHS_ALLOWED, Reports, report
+from tasks.child.child_pipe import SILENT_DEATHS_ALLOWED, ChildPipe, report
 from tasks.models.model_version import model_digest
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
 from worker_config.shadow import check_no_shadow
@@ -44,7 +44,7 @@ def test_tensorflow_comes_without_what_nobody_needs_and_functions_can_import_it_
 
 
 def test_a_child_s_word_reaches_the_main_process() -> None:
-    reports = Reports()
+    reports = ChildPipe()
     report(reports.write_fd, ready=0)
     report(reports.write_fd, ready=1)
     reports.read()
@@ -55,7 +55,7 @@ def test_a_child_s_word_reaches_the_main_process() -> None:
 
 
 def test_children_that_die_without_a_word_are_not_tried_for_ever() -> None:
-    reports = Reports()
+    reports = ChildPipe()
     reports.forks = 2 + SILENT_DEATHS_ALLOWED - 1
     reports.check_silent_deaths(children=2)
     reports.forks += 1
