@@ -25,8 +25,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from producer import job_trace
-from tasks import tracing
+from producer.job import trace_span
+from tasks.telemetry import tracing
 from tasks.protocol.messages import ModelRef
 
 spans, provider = InMemorySpanExporter(), TracerProvider()
@@ -34,7 +34,7 @@ provider.add_span_processor(SimpleSpanProcessor(spans))
 trace.set_tracer_provider(provider)
 tracing.start(("console",))
 with trace.get_tracer("app").start_as_current_span("request") as request:
-    begun = job_trace.begin("0123456789ab", [ModelRef("digits", "1d39e655aa")], "redis")
+    begun = trace_span.begin("0123456789ab", [ModelRef("digits", "1d39e655aa")], "redis")
     begun.end("done", {"rows": 3}, "")
 tracing.stop()
 (job, _) = spans.get_finished_spans()
