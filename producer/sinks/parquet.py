@@ -21,7 +21,8 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import Place, load_library
+from producer.rows.read_errors import import_optional
+from producer.sinks.temp_paths import Place
 from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
@@ -36,8 +37,8 @@ class ParquetWriter(FileWriter):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._arrow = load_library("pyarrow", "parquet", place.path)
-        load_library("pyarrow.parquet", "parquet", place.path)
+        self._arrow = import_optional("pyarrow", "parquet", str(place.path))
+        import_optional("pyarrow.parquet", "parquet", str(place.path))
         if place.journalled:
             self.rows_path = place.temporary(f"{self.label}-0")
         self._schema: Any = None
@@ -125,7 +126,7 @@ class ParquetWriter(FileWriter):
 
 def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of one row of those columns that are flattened."""
-    schema = load_library("pyarrow.parquet", "parquet", path).read_schema(path)
+    schema = import_optional("pyarrow.parquet", "parquet", str(path)).read_schema(path)
     return {
         field.name: tuple(json.loads(field.metadata[b"shape"]))
         for field in schema

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import Place, bytes_of, load_library, sync_folder
+from producer.rows.read_errors import import_optional
+from producer.sinks.temp_paths import Place, bytes_of, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
 from tasks.transport.atomic_files import sync_file
@@ -38,7 +39,7 @@ class ZarrWriter(Writer):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._zarr = load_library("zarr", "zarr", place.path)
+        self._zarr = import_optional("zarr", "zarr", str(place.path))
         self._arrays: dict[Key, Any] = {}
         self._nameless = ""
         self._unsynced: set[tuple[Key, int]] = set()
