@@ -12,7 +12,7 @@ import click
 from producer.cli.options import broker_option, needed
 from producer.report import gather, make_page
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import Place, one_line_errors
+from producer.sinks.temp_paths import OutputTarget, one_line_errors
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 
@@ -58,7 +58,7 @@ def _check_output(path: Path, force: bool) -> None:
 
 def _write(path: Path, page: str) -> None:
     """The whole page or nothing."""
-    temporary = Place(path, None, secrets.token_hex(6)).temporary()
+    temporary = OutputTarget(path, None, secrets.token_hex(6)).temporary()
     with one_line_errors(path):
         try:
             temporary.write_text(page, encoding="utf-8")

@@ -18,7 +18,7 @@ import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
 from producer.sinks.marks import mask_path
-from producer.sinks.temp_paths import Place, bytes_of, check_free
+from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
@@ -38,9 +38,9 @@ class Column:
         """Make room for the rows."""
         self.finish(self._rows or 0)
 
-    def reopen(self, place: Place, rows: int) -> None:
+    def reopen(self, target: OutputTarget, rows: int) -> None:
         """Make sure that so many rows are there; raises OutputError."""
-        check_length(place, self.stream, self._offset + rows * self._row_bytes)
+        check_length(target, self.stream, self._offset + rows * self._row_bytes)
 
     def write(self, start: int, array: Array) -> None:
         """Write rows from `start` on."""
@@ -61,8 +61,8 @@ class ColumnsWriter(FileWriter):
 
     any_order = True
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
         self.columns: dict[Key, Column] = {}
 
     @abstractmethod
@@ -75,18 +75,18 @@ class ColumnsWriter(FileWriter):
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Refuse what NumPy files cannot hold, and make room for the rows."""
-        check_dtypes(self.place.path, specs)
+        check_dtypes(self.target.path, specs)
         self.check_room(specs)
         for key, path in self.paths(specs).items():
-            self.columns[key] = Column(self.open(path, "wb+"), specs[key], self.place.rows)
+            self.columns[key] = Column(self.open(path, "wb+"), specs[key], self.target.rows)
             self.columns[key].begin()
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
         for key, path in self.paths(specs).items():
             if not self.is_dropped(key):
-                self.columns[key] = Column(self.open(path, "rb+"), specs[key], self.place.rows)
-                self.columns[key].reopen(self.place, rows)
+                self.columns[key] = Column(self.open(path, "rb+"), specs[key], self.target.rows)
+                self.columns[key].reopen(self.target, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
@@ -106,7 +106,7 @@ class NpyWriter(ColumnsWriter):
     @property
     def mark_name(self) -> str:
         """The file beside it."""
-        return mask_path(self.place.path).name if self.mark else ""
+        return mask_path(self.target.path).name if self.mark else ""
 
     def paths(self, specs: Specs) -> dict[Key, Path]:
         """The file that gets the final name, and that of the marks."""
@@ -117,11 +117,11 @@ class NpyWriter(ColumnsWriter):
         outputs = {key: spec for key, spec in specs.items() if key != self.mark}
         if len(outputs) > 1:
             raise OutputError(
-                f"{self.place.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
+                f"{self.target.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
                 f"{', '.join(map(self.name, outputs))}; use .npz"
             )
-        if self.place.rows is not None:
-            check_free(self.place.path, sum(bytes_of(spec, self.place.rows) for spec in outputs.values()))
+        if self.target.rows is not None:
+            check_free(self.target.path, sum(bytes_of(spec, self.target.rows) for spec in outputs.values()))
 
     def finish(self, rows: int) -> None:
         """Complete the headers."""
@@ -133,12 +133,12 @@ class NpyWriter(ColumnsWriter):
     def publish(self) -> None:
         """First the marks: no output is without those that it should have."""
         if self.mark:
-            self._marks_path.replace(mask_path(self.place.path))
+            self._marks_path.replace(mask_path(self.target.path))
         super().publish()
 
     @property
     def _marks_path(self) -> Path:
-        return self.place.temporary(f"{self.label}-0")
+        return self.target.temporary(f"{self.label}-0")
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:

@@ -24,13 +24,13 @@ class NpzWriter(ColumnsWriter):
 
     def paths(self, specs: Specs) -> dict[Key, Path]:
         """A numbered file for each array."""
-        return {key: self.place.temporary(f"{self.label}-{number}") for number, key in enumerate(specs)}
+        return {key: self.target.temporary(f"{self.label}-{number}") for number, key in enumerate(specs)}
 
     def check_room(self, specs: Specs) -> None:
         """The disk holds one array twice while it is copied; all of them where a failed copy must be repeatable."""
-        if self.place.rows is not None:
-            sizes = [bytes_of(spec, self.place.rows) for spec in specs.values()]
-            check_free(self.place.path, sum(sizes) + (sum(sizes) if self.place.journalled else max(sizes)))
+        if self.target.rows is not None:
+            sizes = [bytes_of(spec, self.target.rows) for spec in specs.values()]
+            check_free(self.target.path, sum(sizes) + (sum(sizes) if self.target.journalled else max(sizes)))
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; the copy into the zip file is made again."""
@@ -48,7 +48,7 @@ class NpzWriter(ColumnsWriter):
                 with archive.open(f"{self.name(key)}.npy", "w", force_zip64=True) as member:
                     shutil.copyfileobj(column.stream, member, 2**20)
                 column.stream.close()
-                if not self.place.journalled:  # now, so that the disk need not hold everything twice
+                if not self.target.journalled:  # now, so that the disk need not hold everything twice
                     Path(column.stream.name).unlink()
         self.stream.flush()
         super().finish(rows)

@@ -15,7 +15,7 @@ from worker_config.errors import OutputError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OutputTarget:
     """The final name of an output, and the names beside it that hold it until then.
 
     Attributes:
