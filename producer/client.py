@@ -33,6 +33,7 @@ from tasks.transport.connection import broker_errors, connect, ping
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError, UsageError
+from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
 
@@ -54,7 +55,7 @@ class Client:
         self,
         broker_url: str | None = None,
         *,
-        worker_timeout_seconds: float = 30.0,
+        worker_timeout_seconds: float = WORKER_TIMEOUT_SECONDS,
         settings: Settings | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> None:

@@ -17,6 +17,7 @@ from tasks.worker.main_process import prepare_worker
 from worker_config.celery_app import make_app
 from worker_config.celery_command import heed_command
 from worker_config.errors import ConfigError, UsageError
+from worker_config.retry_policy import TASK_RETRIES, TASK_RETRY_SECONDS
 from worker_config.settings import Settings
 
 try:
@@ -52,7 +53,7 @@ class ChunkTask(Task):  # type: ignore[misc]
 # Two more deliveries after the child that ran a chunk was killed; then its rows have failed. Where rows are found that
 # kill, there are none (`tasks/worker/chunk_request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a
 # task of whichever app is the current one.
-@app.task(name=TASK_NAME, base=ChunkTask, max_retries=2, default_retry_delay=1, lazy=False)  # type: ignore[untyped-decorator]
+@app.task(name=TASK_NAME, base=ChunkTask, max_retries=TASK_RETRIES, default_retry_delay=TASK_RETRY_SECONDS, lazy=False)  # type: ignore[untyped-decorator]
 def infer(message: dict[str, Any]) -> str:
     """Run one chunk; see `tasks.child.execute_chunk`."""
     # Children alone need numpy, the models and what they bring.

@@ -17,12 +17,8 @@ from dataclasses import dataclass
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus, mark_of, read_all
 from worker_config.broker_url import celery_url, check_broker_url
 from worker_config.errors import CeleriacError
+from worker_config.retry_policy import OVER_LIMIT_SECONDS, SILENT_SECONDS
 from worker_config.settings import Settings
-
-# A main process writes its status every two seconds, and may wait for Redis for some.
-SILENT_SECONDS = 30.0
-# Celery stops a chunk at its limit.
-OVER_LIMIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

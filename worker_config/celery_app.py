@@ -15,6 +15,16 @@ from celery.app.utils import Settings as CelerySettings
 from celery.loaders.app import AppLoader
 
 from worker_config.broker_url import celery_url
+from worker_config.retry_policy import (
+    CELERY_SOCKET_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    HEALTH_CHECK_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    PUBLISH_RETRIES,
+    RESTORE_SECONDS,
+    SOFT_SHUTDOWN_SECONDS,
+    visibility_timeout,
+)
 from worker_config.settings import Settings
 
 QUEUE = "celeriac"
@@ -104,16 +114,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_time_limit": settings.chunk_timeout_seconds,
         "task_soft_time_limit": None,
         "broker_transport_options": {
-            # Longer than any chunk waits and runs; the shortest one of all processes on a database wins.
-            "visibility_timeout": 2 * settings.chunk_timeout_seconds + settings.load_timeout_seconds,
-            # Look for messages of dead workers every 5 s; the default is every 100 s.
-            "unacked_restore_interval": 5,
+            "visibility_timeout": visibility_timeout(settings.chunk_timeout_seconds, settings.load_timeout_seconds),
+            "unacked_restore_interval": RESTORE_SECONDS,
             "unacked_restore_throttle": 1,
             # The default, None, lets a publish hang for ever on a dead peer.
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
+            "socket_timeout": CELERY_SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "socket_keepalive": True,
-            "health_check_interval": 25,
+            "health_check_interval": HEALTH_CHECK_SECONDS,
             # Keys carry the product's name; `unacked*` is otherwise shared by all apps of a database.
             "global_keyprefix": KEY_PREFIX,
         },
@@ -123,19 +131,18 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # Chunks are short and the join drops duplicates: let a running one end when the connection is lost.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # How long SIGTERM lets running chunks go on (`tasks/worker/graceful_shutdown.py`), as does SIGQUIT.
-        "worker_soft_shutdown_timeout": 10.0,
+        "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_SECONDS,
         "worker_enable_soft_shutdown_on_idle": False,
         # One more write per task, of no use without a result backend.
         "task_track_started": False,
         # Celery's own tools and Flower follow tasks by these; a sent-event would double a publish's cost.
         "worker_send_task_events": True,
         "task_send_sent_event": False,
-        # A publish that was in doubt may arrive twice; the join drops the second answer.
         "task_publish_retry": True,
         "task_publish_retry_policy": {
-            "max_retries": 10,
+            "max_retries": PUBLISH_RETRIES,
             "interval_start": 0,
             "interval_step": 0.2,
-            "interval_max": 2,
+            "interval_max": LONGEST_BACKOFF_SECONDS,
         },
     }

@@ -1,15 +1,26 @@
-"""This module reads `CELERIAC_*` environment variables, and one of OpenTelemetry, into one checked, frozen value."""
+"""The environment as one checked, frozen value.
+
+`CELERIAC_*`, `OTEL_TRACES_EXPORTER` --convert--> Settings --> producer, worker, Celery's settings
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+
+import msgspec
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.errors import ConfigError
+
+# The texts say what is allowed; they end the sentence "VARIABLE='value' is not ...".
+_Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, description="a whole number of at least 0")]
+_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, description="a whole number of at least 1")]
+_Minutes: TypeAlias = Annotated[int, msgspec.Meta(ge=60, description="a whole number of at least 60")]
+_LogFormat: TypeAlias = Annotated[Literal["text", "json"], msgspec.Meta(description="text or json")]
 
 
 @dataclass(frozen=True)
@@ -38,36 +49,26 @@ class Settings:
 
     broker_url: str | None = None
     models_path: Path = Path("models.toml")
-    intra_op_threads: int = 0
-    chunk_timeout_seconds: int = 600
-    load_timeout_seconds: int = 600
-    job_ttl_seconds: int = 86_400
+    intra_op_threads: _Natural = 0
+    chunk_timeout_seconds: _Positive = 600
+    load_timeout_seconds: _Positive = 600
+    job_ttl_seconds: _Minutes = 86_400
     spool: Path | None = None
     data_roots: tuple[Path, ...] = ()
-    detached_mib: int = 256
+    detached_mib: _Positive = 256
     cache: Path | None = None
-    cache_mib: int = 20_480
+    cache_mib: _Natural = 20_480
     pin_cores: bool = False
     model_set: tuple[str, ...] = ()
     trace_exporters: tuple[str, ...] = ()
-    log_format: Literal["text", "json"] = "text"
-    metrics_port: int = 0
+    log_format: _LogFormat = "text"
+    metrics_port: _Natural = 0
     metrics_host: str = "127.0.0.1"
 
     def __repr__(self) -> str:
-        shown = [f"broker_url={redacted(self.broker_url)!r}", f"models_path={str(self.models_path)!r}"]
-        shown += [f"model_set={list(self.model_set)}"]
-        shown += [f"{name}={getattr(self, name)}" for name in _INTEGERS]
-        shown += [
-            f"cache={str(self.cache)!r}",
-            f"pin_cores={self.pin_cores}",
-            f"log_format={self.log_format}",
-            f"metrics_host={self.metrics_host!r}",
-            f"spool={str(self.spool)!r}",
-            f"data_roots={[str(root) for root in self.data_roots]}",
-            f"trace_exporters={list(self.trace_exporters)}",
-        ]
-        return f"Settings({', '.join(shown)})"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["broker_url"] = redacted(self.broker_url)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -76,53 +77,30 @@ class Settings:
         Raises:
             ConfigError: a value is not of its form; the text names the variable.
         """
-        settings = cls()
-        if url := environ.get("CELERIAC_BROKER_URL"):
-            settings = replace(settings, broker_url=check_broker_url(url, "CELERIAC_BROKER_URL"))
-        if path := environ.get("CELERIAC_MODELS"):
-            settings = replace(settings, models_path=Path(path))
-        if names := environ.get("CELERIAC_MODEL_SET"):
-            settings = replace(settings, model_set=_names("CELERIAC_MODEL_SET", names))
-        if spool := environ.get("CELERIAC_SPOOL"):
-            settings = replace(settings, spool=_folder("CELERIAC_SPOOL", spool))
-        if roots := environ.get("CELERIAC_DATA_ROOTS"):
-            folders = tuple(_folder("CELERIAC_DATA_ROOTS", root) for root in roots.split(os.pathsep) if root)
-            settings = replace(settings, data_roots=folders)
-        if cache := environ.get("CELERIAC_CACHE"):
-            settings = replace(settings, cache=_absolute("CELERIAC_CACHE", cache))
-        if pin_cores := environ.get("CELERIAC_PIN_CORES"):
-            settings = replace(settings, pin_cores=_flag("CELERIAC_PIN_CORES", pin_cores))
-        if environ.get("OTEL_SDK_DISABLED", "").lower() != "true":
-            settings = replace(settings, trace_exporters=_exporters(environ.get("OTEL_TRACES_EXPORTER", "")))
-        if log_format := environ.get("CELERIAC_LOG_FORMAT"):
-            if log_format not in ("text", "json"):
-                raise ConfigError(f"CELERIAC_LOG_FORMAT={log_format!r} is neither text nor json")
-            settings = replace(settings, log_format="json" if log_format == "json" else "text")
-        if host := environ.get("CELERIAC_METRICS_HOST"):
-            settings = replace(settings, metrics_host=host)
-        integers: dict[str, Any] = {
-            name: _integer(variable, environ[variable], least)
-            for name, (variable, least) in _INTEGERS.items()
-            if environ.get(variable)
-        }
-        return replace(settings, **integers)
+        if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            environ = {name: value for name, value in environ.items() if name != "OTEL_TRACES_EXPORTER"}
+        values: dict[str, Any] = {}
+        for name, form in get_type_hints(cls, include_extras=True).items():
+            variable = _VARIABLES.get(name, f"CELERIAC_{name.upper()}")
+            if text := environ.get(variable):
+                try:
+                    values[name] = _READERS[name](text) if name in _READERS else _converted(text, form)
+                except ValueError as error:
+                    raise ConfigError(f"{variable}={error}") from None
+        return cls(**values)
 
 
-_INTEGERS = {
-    "intra_op_threads": ("CELERIAC_INTRA_OP_THREADS", 0),
-    "chunk_timeout_seconds": ("CELERIAC_CHUNK_TIMEOUT_SECONDS", 1),
-    "load_timeout_seconds": ("CELERIAC_LOAD_TIMEOUT_SECONDS", 1),
-    "job_ttl_seconds": ("CELERIAC_JOB_TTL_SECONDS", 60),
-    "detached_mib": ("CELERIAC_DETACHED_MIB", 1),
-    "cache_mib": ("CELERIAC_CACHE_MIB", 0),
-    "metrics_port": ("CELERIAC_METRICS_PORT", 0),
-}
+def _converted(text: str, form: Any) -> Any:
+    try:
+        return msgspec.convert(text.strip(), form, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(f"{text!r} is not {form.__metadata__[-1].description}") from None
 
 
-def _names(variable: str, text: str) -> tuple[str, ...]:
+def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise ConfigError(f"{variable}={text!r} has an empty name; name models as NAME,NAME")
+        raise ValueError(f"{text!r} has an empty name; name models as NAME,NAME")
     return names
 
 
@@ -133,30 +111,36 @@ def _exporters(text: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("", "none"))
 
 
-def _folder(variable: str, text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or not path.is_dir():
-        raise ConfigError(f"{variable}={text!r} is not the absolute path of a folder that exists here")
-    return path
-
-
-def _absolute(variable: str, text: str) -> Path:
+def _absolute(text: str) -> Path:
     if not Path(text).is_absolute():
-        raise ConfigError(f"{variable}={text!r} is not an absolute path")
+        raise ValueError(f"{text!r} is not an absolute path")
     return Path(text)
 
 
-def _flag(variable: str, text: str) -> bool:
+def _folder(text: str) -> Path:
+    if not Path(text).is_absolute() or not Path(text).is_dir():
+        raise ValueError(f"{text!r} is not the absolute path of a folder that exists here")
+    return Path(text)
+
+
+def _flag(text: str) -> bool:
     if text not in ("0", "1"):
-        raise ConfigError(f"{variable}={text!r} is neither 0 nor 1")
+        raise ValueError(f"{text!r} is neither 0 nor 1")
     return text == "1"
 
 
-def _integer(variable: str, text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise ConfigError(f"{variable}={text!r} is not a whole number") from None
-    if value < least:
-        raise ConfigError(f"{variable}={value} is too small; the least is {least}")
-    return value
+# Where the name is another one than the setting's own.
+_VARIABLES = {"models_path": "CELERIAC_MODELS", "trace_exporters": "OTEL_TRACES_EXPORTER"}
+
+# What a type alone does not say.
+_READERS: dict[str, Callable[[str], Any]] = {
+    "broker_url": lambda text: check_broker_url(text, "CELERIAC_BROKER_URL"),
+    "models_path": Path,
+    "model_set": _names,
+    "spool": _folder,
+    "data_roots": lambda text: tuple(_folder(root) for root in text.split(os.pathsep) if root),
+    "cache": _absolute,
+    "pin_cores": _flag,
+    "trace_exporters": _exporters,
+    "metrics_host": str,
+}

@@ -26,8 +26,8 @@ from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.journal import check_same, lock
-from producer.sinks.patch_rows import mended
-from producer.sinks.reopen import Written, check_readable
+from producer.sinks.patch_rows import patched_parts
+from producer.sinks.read_back import OutputReader, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.protocol.codec.compression import Compression
@@ -132,8 +132,8 @@ def predict_failed(
 
         try:
             check_same_models(job, head.models)
-            with Written(path, fill.mark if fill else "") as old:
-                for part in mended(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
+            with OutputReader(path, fill.mark if fill else "") as old:
+                for part in patched_parts(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
                     sink.write(part)
             if differed := list(job.differed.items()):
                 name, one = differed[0]

@@ -32,7 +32,7 @@ from producer.cli.predict_to_sink import (
 )
 from producer.cli.sidecar_files import failures_path
 from producer.client import Client
-from producer.detached.submit import LEAST_TTL_SECONDS, Wishes
+from producer.detached.submit import Wishes
 from producer.embedded import local
 from producer.preflight.preflight import Wanted
 from producer.scheduling.error_budget import ErrorBudget
@@ -42,6 +42,7 @@ from producer.sources import fingerprint, open_source
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
+from worker_config.retry_policy import LEAST_TTL_SECONDS
 
 
 @click.command()

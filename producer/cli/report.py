@@ -11,7 +11,8 @@ import click
 
 from producer.cli.options import broker_option, needed
 from producer.report import gather, make_page
-from producer.sinks.temp_paths import Place, load_library, one_line_errors
+from producer.rows.read_errors import import_optional
+from producer.sinks.temp_paths import OutputTarget, one_line_errors
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 
@@ -32,7 +33,7 @@ def report(job: str, output: Path, broker_url: str | None, force: bool) -> None:
     url = needed(broker_url)
     path = Path(os.path.realpath(output))
     _check_output(path, force)
-    script: str = load_library("plotly.offline", "report", path).get_plotlyjs()
+    script: str = import_optional("plotly.offline", "report", str(path)).get_plotlyjs()
     with broker_errors(url), connect(url) as client:
         told = gather(client, job)
     _write(path, make_page(told, script))
@@ -57,7 +58,7 @@ def _check_output(path: Path, force: bool) -> None:
 
 def _write(path: Path, page: str) -> None:
     """The whole page or nothing."""
-    temporary = Place(path, None, secrets.token_hex(6)).temporary()
+    temporary = OutputTarget(path, None, secrets.token_hex(6)).temporary()
     with one_line_errors(path):
         try:
             temporary.write_text(page, encoding="utf-8")

@@ -32,9 +32,9 @@ from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
+from worker_config.retry_policy import LEAST_TTL_SECONDS
 from worker_config.settings import Settings
 
-LEAST_TTL_SECONDS = 60
 # Messages published together.
 BATCH_CHUNKS = 256
 # Average bytes of a row --> rows of a chunk.

@@ -20,8 +20,7 @@ from tasks.transport.connection import broker_errors
 from tasks.transport.job_expiry import keep
 from tasks.transport.resend_detached import take_resend, unanswered
 from worker_config.errors import NoWorkerError
-
-LOOK_AROUND_SECONDS = 1.0
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
 
 class Watcher:
@@ -60,7 +59,7 @@ class Watcher:
         self._gone: set[str] = set()
         self._answered = -1
         self._moved_at = self._worker_at = time.monotonic()
-        self._looked_at = -LOOK_AROUND_SECONDS
+        self._looked_at = -LIVENESS_LOOK_SECONDS
         self._last = (JobState.RUNNING, record)
 
     def look(self) -> tuple[JobState, JobRecord]:
@@ -72,7 +71,7 @@ class Watcher:
             BrokerError: Redis cannot be reached.
         """
         now = time.monotonic()
-        if now - self._looked_at >= LOOK_AROUND_SECONDS:
+        if now - self._looked_at >= LIVENESS_LOOK_SECONDS:
             self._looked_at = now
             self._watch()
             with broker_errors(self._channel.url):

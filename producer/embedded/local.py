@@ -26,6 +26,7 @@ from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.environment import for_worker
 from worker_config.errors import UsageError, WorkerStartError
+from worker_config.retry_policy import FAREWELL_SECONDS
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
 
@@ -34,8 +35,6 @@ _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
 # Where payloads are as fast as memory.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
-# In which the worker may send the traces that it still has.
-FAREWELL_SECONDS = 5.0
 # Several windows of payloads and as many outputs.
 LEAST_MEMORY_BYTES = 2**30
 

@@ -35,12 +35,13 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.records import SlotRecord
 from tasks.transport import spool
-from tasks.transport.connection import BLOCK_SECONDS, broker_errors, connect
+from tasks.transport.connection import broker_errors, connect
 from tasks.transport.reusable_buffer import ReusableBuffer
 from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
 from worker_config.errors import BrokerError, MessageError, PayloadError
+from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
 
 # Answers taken at once.
@@ -59,7 +60,7 @@ class BrokerChannel:
     def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
         self.url = url
         self.headers: dict[str, str] = {}
-        self.client: redis.Redis = connect(url, retries=5)
+        self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
         self._settings = settings
         self._app: Celery = make_app(settings)
         self._ttl_seconds = settings.job_ttl_seconds

@@ -29,13 +29,10 @@ from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
 from tasks.transport.reusable_buffer import ReusableBuffer
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
+from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
 
-# A chunk whose rows, or outputs, are not where they should be is sent so often, then they have failed.
-TIMES_SENT = 4
-# One with rows that kill their child goes on for as long as they are being found; its child knows when to give up.
-TIMES_KILLED = 1_000
 # Checksums of first answers that are remembered, for duplicates to be held against.
 MOST_CHECKSUMS = 65_536
 
@@ -203,9 +200,9 @@ class Collector:
         if self._policy.goes_on and answer.failed_rows:
             self._close(answer, opened, 0.0, 0, answer.failed_rows)
             return True
-        if record.stage == "fetch" and opened.times_sent < TIMES_SENT:
+        if record.stage == "fetch" and opened.times_sent < MAX_SENDS:
             return False
-        if self._policy.goes_on and record.stage == "worker" and opened.times_sent < TIMES_KILLED:
+        if self._policy.goes_on and record.stage == "worker" and opened.times_sent < MAX_SENDS_OF_KILLERS:
             return False
         if self._policy.goes_on and record.stage != "model":
             self._close(answer, opened, 0.0, 0, [record])
@@ -288,7 +285,7 @@ class Collector:
             if room is not None and self._channel.load_into(answer.ref, parts):
                 return room, sum(map(len, parts))
         payload = self._channel.load(answer.ref, self._scratch if gathered else None)
-        if payload is None and opened.times_sent < TIMES_SENT:
+        if payload is None and opened.times_sent < MAX_SENDS:
             return None
         try:
             outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
@@ -300,7 +297,7 @@ class Collector:
         return outputs, len(payload or b"")
 
     def _again(self, opened: OpenChunk, why: str) -> bool:
-        if opened.times_sent >= TIMES_SENT:
+        if opened.times_sent >= MAX_SENDS:
             raise MessageError(f"{why}, {opened.times_sent} times")
         return False
 

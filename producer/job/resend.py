@@ -15,8 +15,7 @@ from producer.scheduling.stragglers import Stragglers
 from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import CeleriacError
-
-LOOK_FOR_LATE_SECONDS = 0.1
+from worker_config.retry_policy import STRAGGLER_LOOK_SECONDS
 
 
 class Resend:
@@ -57,7 +56,7 @@ class Resend:
     def late(self, slots: Sequence[SlotRecord]) -> None:
         """Send what is overdue, if anybody is there to run it."""
         now, opened = time.monotonic(), self._dispatcher.open
-        if now - self._looked_for_late < LOOK_FOR_LATE_SECONDS or not slots:
+        if now - self._looked_for_late < STRAGGLER_LOOK_SECONDS or not slots:
             return
         self._looked_for_late = now
         if opened and not self._channel.queued({one.queue for one in opened.values()}):

@@ -47,10 +47,10 @@ from worker_config.errors import (
     NoWorkerError,
     RowsFailedError,
 )
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
 logger = logging.getLogger(__name__)
 
-LOOK_AROUND_SECONDS = 1.0
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
 COLLECT_SECONDS = 0.004
 
@@ -284,7 +284,7 @@ class Runner:
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
         now = time.monotonic()
-        if now - self._last_look < LOOK_AROUND_SECONDS:
+        if now - self._last_look < LIVENESS_LOOK_SECONDS:
             return
         self._last_look = now
         self._watch()
@@ -331,7 +331,7 @@ class Runner:
             logger.warning("job %s goes on", self._id)
             self._doubt()
             self._last_worker = time.monotonic()  # workers have to come back, too
-        self._last_look = -LOOK_AROUND_SECONDS  # at once
+        self._last_look = -LIVENESS_LOOK_SECONDS  # at once
 
     def _doubt(self) -> None:
         """Redis may have lost whatever it was given."""

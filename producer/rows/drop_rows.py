@@ -1,15 +1,19 @@
-"""This module is what stands in the place of rows that failed, or how they are left out."""
+"""Rows without a prediction: a filler in their place, or left out, and those after them moved up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import OutputTree, Part, flatten, unflatten
+from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
 from tasks.protocol.fill_values import filler_rows
 from tasks.protocol.messages import FailureRecord
+
+# NumPy copies what overlaps, so not all rows are moved at once.
+MOVED_BYTES = 16 * 2**20
 
 
 def blank_like(form: OutputTree, rows: int) -> OutputTree:
@@ -31,3 +35,20 @@ def drop_rows(part: Part, *, with_failed: bool) -> Part:
 def count_rows(records: Iterable[FailureRecord]) -> int:
     """How many rows records are of."""
     return sum(record.stop - record.start for record in records)
+
+
+def close_gaps(array: Array, gaps: Iterable[tuple[int, int]]) -> Array:
+    """The rows of an array that are in none of the gaps `[start, stop)`, in order; in its own memory."""
+    end = 0
+    for (_, start), (stop, _) in pairwise([(0, 0), *sorted(gaps), (len(array), len(array))]):
+        if start > end:
+            _move(array, start, stop, end)
+        end += stop - start
+    return array[:end]
+
+
+def _move(array: Array, start: int, stop: int, to: int) -> None:
+    rows = max(1, MOVED_BYTES // max(1, array[:1].nbytes))
+    for first in range(start, stop, rows):
+        last = min(first + rows, stop)
+        array[to + first - start : to + last - start] = array[first:last]

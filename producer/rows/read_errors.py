@@ -59,8 +59,8 @@ def cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def import_optional(module: str, extra: str) -> Any:
-    """A library that only some data sets need.
+def import_optional(module: str, extra: str, what: str = "this data set") -> Any:
+    """A library that only some formats need; `what` needs it.
 
     Raises:
         ConfigError: it is not installed; the text says how to install it.
@@ -69,5 +69,5 @@ def import_optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"this data set needs {module.partition('.')[0]} ({cause(error)}); run: pip install 'celeriac[{extra}]'"
+            f"{what} needs {module.partition('.')[0]} ({cause(error)}); run: pip install 'celeriac[{extra}]'"
         ) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from producer.rows.columns import columns_of, kind_of, tree_of
 from producer.rows.part import Array
 from producer.rows.source import Column, Rows
 from worker_config.errors import InputError
@@ -84,25 +84,23 @@ def _cut(rows: Rows, part: slice) -> Rows:
 
 def picked(rows: Rows, positions: Array) -> Rows:
     """The rows at these positions, in their order."""
+    return with_columns(rows, [values_at(column, positions) for column in columns(rows)])
 
-    def of(column: Column) -> Column:
-        return [column[position] for position in positions] if isinstance(column, list) else column[positions]
 
-    return with_columns(rows, list(map(of, columns(rows))))
+def values_at(column: Column, positions: Array) -> Column:
+    """The values of a column at these positions, in their order."""
+    return [column[position] for position in positions] if isinstance(column, list) else column[positions]
 
 
 def columns(rows: Rows) -> list[Column]:
     """What rows consist of."""
-    if isinstance(rows, Mapping):
-        return list(rows.values())
-    return list(rows) if isinstance(rows, tuple) else [rows]
+    return list(columns_of(rows, "rows").values())
 
 
 def with_columns(rows: Rows, columns: list[Column]) -> Rows:
     """Other columns in the form of these rows."""
-    if isinstance(rows, Mapping):
-        return dict(zip(rows, columns, strict=True))
-    return tuple(columns) if isinstance(rows, tuple) else columns[0]
+    changed: Rows = tree_of(dict(zip(columns_of(rows, "rows"), columns, strict=True)), kind_of(rows))
+    return changed
 
 
 def count_rows(rows: Rows) -> int:
@@ -122,14 +120,10 @@ def _column_bytes(column: Column) -> int:
 
 
 def _joined(pieces: list[Rows]) -> Rows:
-    first = pieces[0]
-    if isinstance(first, Mapping):
-        return {
-            name: _joined_columns([cast("Mapping[str, Column]", piece)[name] for piece in pieces]) for name in first
-        }
-    if isinstance(first, tuple):
-        return tuple(_joined_columns(list(columns)) for columns in zip(*pieces, strict=True))
-    return _joined_columns(pieces)  # type: ignore[arg-type]
+    by_name = [columns_of(piece, "rows") for piece in pieces]
+    joined = {name: _joined_columns([columns[name] for columns in by_name]) for name in by_name[0]}
+    rows: Rows = tree_of(joined, kind_of(pieces[0]))
+    return rows
 
 
 def _joined_columns(columns: list[Column]) -> Column:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from tasks.transport.connection import ping
 from worker_config.errors import BrokerError, BrokerRefusedError
-
-LEAST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
+from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 
 
 def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callable[[], bool]) -> None:
@@ -22,7 +20,7 @@ def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callabl
         BrokerRefusedError: it refuses the user or password.
     """
     while not is_over():
-        wake.wait(min(LEAST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS))
+        wake.wait(min(LEAST_BACKOFF_SECONDS * 2**tries, LONGEST_BACKOFF_SECONDS))
         wake.clear()
         tries += 1
         try:

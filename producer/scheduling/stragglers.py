@@ -15,17 +15,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from worker_config.retry_policy import (
+    LEAST_RESEND_SECONDS,
+    RESEND_BACKOFF,
+    STRAGGLER_SLACK_SECONDS,
+    STRAGGLER_UNKNOWN_SECONDS,
+)
+
 # Of the chunks answered last.
 RECENT = 64
 LEAST_KNOWN = 3
-# What a pause of the machine, or of Python, may take however short the chunks are.
-SLACK_SECONDS = 0.3
-# Each copy has the next one wait so much longer.
-PATIENCE = 4.0
-# A chunk sent again may have a row that kills, and each copy would cost a child: it is late after this, at least.
-AGAIN_SECONDS = 5.0
-# Before anything is known of how long chunks take.
-UNKNOWN_SECONDS = 60.0
 
 
 class Sent(Protocol):
@@ -84,8 +83,10 @@ class Stragglers:
 
         def patience(index: int) -> float:
             one = opened[index]
-            seconds = limits[one.rows] * PATIENCE ** _unheard_of(one)
-            return max(seconds, AGAIN_SECONDS, 2 * self._lasted.get(index, 0.0)) if one.times_sent > 1 else seconds
+            seconds = limits[one.rows] * RESEND_BACKOFF ** _unheard_of(one)
+            if one.times_sent == 1:
+                return seconds
+            return max(seconds, LEAST_RESEND_SECONDS, 2 * self._lasted.get(index, 0.0))
 
         return [index for index, since in self._with_child.items() if now - since > patience(index)]
 
@@ -106,10 +107,10 @@ class Stragglers:
         Chunks grow while their size is being learnt: one that is larger than most has so much longer.
         """
         if not self.knows:
-            return UNKNOWN_SECONDS
+            return STRAGGLER_UNKNOWN_SECONDS
         took = sorted(self._took)
         share = max(1.0, rows / max(1.0, statistics.median(self._rows)))
-        return share * (statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))]) + SLACK_SECONDS
+        return share * (statistics.median(took) + 1.2 * took[int(0.9 * (len(took) - 1))]) + STRAGGLER_SLACK_SECONDS
 
     def _begins(self, index: int, since: float) -> None:
         self._with_child.setdefault(index, since)

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from producer.scheduling import model_pinning
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import SlotRecord
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
 logger = logging.getLogger(__name__)
-
-# Between two looks at Redis, one of which shows that a record is gone.
-SLACK_SECONDS = 1.0
 
 
 class WorkerLiveness:
@@ -47,7 +45,7 @@ class WorkerLiveness:
         self.slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._models)
         for worker in self._queues_of.keys() - workers.keys():
             logger.warning("job %s: %s gone", self._job, worker)
-            withdrawn = now < self._expires.get(worker, 0.0) - SLACK_SECONDS
+            withdrawn = now < self._expires.get(worker, 0.0) - LIVENESS_LOOK_SECONDS
             (self._handed_back if withdrawn else self._stranded).update(self._queues_of.pop(worker))
         self._expires = {worker: now + seconds for worker, seconds in seconds_left.items()}
         self._know()

@@ -25,10 +25,10 @@ class JsonLinesWriter(FileWriter):
         """Refuse what JSON has no word for."""
         for key, spec in specs.items():
             if self.name(key) == _ROW:
-                raise OutputError(f"{self.place.path}: an output is named 'row', as is the row's number; rename it")
+                raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
             if spec.dtype.isbuiltin != 2 and (spec.dtype.kind not in "biufUSO" or spec.dtype.str[1:] == "f16"):
                 raise OutputError(
-                    f"{self.place.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
+                    f"{self.target.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
                 )
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
@@ -40,7 +40,7 @@ class JsonLinesWriter(FileWriter):
             lines = msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in rows])
         except (TypeError, UnicodeEncodeError) as error:
             raise OutputError(
-                f"{self.place.path}: {title(numbers)} have a value that is no JSON: {error}; "
+                f"{self.target.path}: {title(numbers)} have a value that is no JSON: {error}; "
                 "change it with a postprocess function"
             ) from error
         self.append(lines)

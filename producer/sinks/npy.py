@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import io
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.marks import SPEC, mask_path
-from producer.sinks.temp_paths import Place, bytes_of, check_free
+from producer.sinks.marks import mask_path
+from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
@@ -27,7 +28,7 @@ class Column:
     """An array on disk; of full size from the start where the number of rows is known."""
 
     def __init__(self, stream: IO[bytes], spec: RowSpec, rows: int | None) -> None:
-        self._stream = stream
+        self.stream = stream
         self._spec = spec
         self._rows = rows
         self._offset = len(_header(spec, rows or 0))
@@ -37,96 +38,107 @@ class Column:
         """Make room for the rows."""
         self.finish(self._rows or 0)
 
-    def reopen(self, place: Place, rows: int) -> None:
+    def reopen(self, target: OutputTarget, rows: int) -> None:
         """Make sure that so many rows are there; raises OutputError."""
-        check_length(place, self._stream, self._offset + rows * self._row_bytes)
+        check_length(target, self.stream, self._offset + rows * self._row_bytes)
 
     def write(self, start: int, array: Array) -> None:
         """Write rows from `start` on."""
-        self._stream.seek(self._offset + start * self._row_bytes)
-        self._stream.write(np.ascontiguousarray(array).data)
-        self._stream.flush()
+        self.stream.seek(self._offset + start * self._row_bytes)
+        self.stream.write(np.ascontiguousarray(array).data)
+        self.stream.flush()
 
     def finish(self, rows: int) -> None:
         """Tell the number of rows, and cut off what is beyond them."""
-        self._stream.seek(0)
-        self._stream.write(_header(self._spec, rows))
-        self._stream.truncate(self._offset + rows * self._row_bytes)
-        self._stream.flush()
+        self.stream.seek(0)
+        self.stream.write(_header(self._spec, rows))
+        self.stream.truncate(self._offset + rows * self._row_bytes)
+        self.stream.flush()
 
 
-class NpyWriter(FileWriter):
-    """One array in an `.npy` file."""
+class ColumnsWriter(FileWriter):
+    """Arrays of which each one has an `.npy` file of its own until the end."""
 
     any_order = True
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._marks: Column | None = None
-        self._marks_path = place.temporary(f"{self.label}-0")
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
+        self.columns: dict[Key, Column] = {}
 
-    @property
-    def mark_name(self) -> str:
-        """The file beside it."""
-        return mask_path(self.place.path).name if self.mark else ""
+    @abstractmethod
+    def paths(self, specs: Specs) -> dict[Key, Path]:
+        """Where each array is until the end."""
+
+    @abstractmethod
+    def check_room(self, specs: Specs) -> None:
+        """Refuse more arrays than the format can hold, or than the disk can."""
 
     def begin(self, specs: Specs, first: Arrays) -> None:
-        """Refuse what NumPy files cannot hold, and what the disk cannot."""
-        check_dtypes(self.place.path, specs)
-        outputs = {key: spec for key, spec in specs.items() if key != self.mark}
-        if len(outputs) > 1:
-            raise OutputError(
-                f"{self.place.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
-                f"{', '.join(map(self.name, outputs))}; use .npz"
-            )
-        (spec,) = outputs.values()
-        if self.place.rows is not None:
-            check_free(self.place.path, bytes_of(spec, self.place.rows))
-        self._column = Column(self.stream, spec, self.place.rows)
-        self._column.begin()
-        if self.mark:
-            self._marks_stream = self.open(self._marks_path, "wb+")
-            self._marks = Column(self._marks_stream, SPEC, self.place.rows)
-            self._marks.begin()
+        """Refuse what NumPy files cannot hold, and make room for the rows."""
+        check_dtypes(self.target.path, specs)
+        self.check_room(specs)
+        for key, path in self.paths(specs).items():
+            self.columns[key] = Column(self.open(path, "wb+"), specs[key], self.target.rows)
+            self.columns[key].begin()
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
-        self.stream = self.open(self.rows_path, "rb+")
-        (spec,) = (spec for key, spec in specs.items() if key != self.mark)
-        self._column = Column(self.stream, spec, self.place.rows)
-        self._column.reopen(self.place, rows)
-        if self.mark:
-            self._marks_stream = self.open(self._marks_path, "rb+")
-            self._marks = Column(self._marks_stream, SPEC, self.place.rows)
-            self._marks.reopen(self.place, rows)
+        for key, path in self.paths(specs).items():
+            if not self.is_dropped(key):
+                self.columns[key] = Column(self.open(path, "rb+"), specs[key], self.target.rows)
+                self.columns[key].reopen(self.target, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
         for key, array in arrays.items():
-            if key != self.mark:
-                self._column.write(start, array)
-            elif self._marks:
-                self._marks.write(start, array)
+            self.columns[key].write(start, array)
 
     def sync(self) -> int:
-        """Give the bytes that the rows take."""
-        if self._marks:
-            os.fsync(self._marks_stream.fileno())
-        return super().sync()
+        """Give nothing: the number of rows tells where they end."""
+        for column in self.columns.values():
+            os.fsync(column.stream.fileno())
+        return 0
+
+
+class NpyWriter(ColumnsWriter):
+    """One array in an `.npy` file."""
+
+    @property
+    def mark_name(self) -> str:
+        """The file beside it."""
+        return mask_path(self.target.path).name if self.mark else ""
+
+    def paths(self, specs: Specs) -> dict[Key, Path]:
+        """The file that gets the final name, and that of the marks."""
+        return {key: self._marks_path if key == self.mark else self.temporary for key in specs}
+
+    def check_room(self, specs: Specs) -> None:
+        """Refuse more than one output, and one that is too large."""
+        outputs = {key: spec for key, spec in specs.items() if key != self.mark}
+        if len(outputs) > 1:
+            raise OutputError(
+                f"{self.target.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
+                f"{', '.join(map(self.name, outputs))}; use .npz"
+            )
+        if self.target.rows is not None:
+            check_free(self.target.path, sum(bytes_of(spec, self.target.rows) for spec in outputs.values()))
 
     def finish(self, rows: int) -> None:
         """Complete the headers."""
-        self._column.finish(rows)
-        if self._marks:
-            self._marks.finish(rows)
-            os.fsync(self._marks_stream.fileno())
-        super().finish(rows)
+        for column in self.columns.values():
+            column.finish(rows)
+        self.sync()
+        self.close()
 
     def publish(self) -> None:
         """First the marks: no output is without those that it should have."""
-        if self._marks:
-            self._marks_path.replace(mask_path(self.place.path))
+        if self.mark:
+            self._marks_path.replace(mask_path(self.target.path))
         super().publish()
+
+    @property
+    def _marks_path(self) -> Path:
+        return self.target.temporary(f"{self.label}-0")
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:

@@ -13,7 +13,7 @@ from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
 from producer.sinks.parquet import ParquetWriter
 from producer.sinks.sink import Sink
-from producer.sinks.temp_paths import Place, one_line_errors
+from producer.sinks.temp_paths import OutputTarget, one_line_errors
 from producer.sinks.writer import Writer
 from producer.sinks.zarr import ZarrWriter
 from worker_config.errors import OutputError
@@ -59,13 +59,13 @@ def open_sink(
     """
     check_output(path, force, resume=resume)
     token = "" if journal else secrets.token_hex(6)
-    writer = _writer(Place(Path(os.path.realpath(path)), rows, token))
-    with one_line_errors(writer.place.path):
+    writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, token))
+    with one_line_errors(writer.target.path):
         if journal is None:
             writer.create()
             return Sink(writer, None, sync_seconds, marks=marks)
         marks = marks or journal.on_error == "fill"
-        notes = open_journal(writer.place.path, rows, journal, resume)
+        notes = open_journal(writer.target.path, rows, journal, resume)
         if marks and notes.specs:
             writer.mark_rows(notes.specs)
         _create_or_reopen(writer, notes)
@@ -90,7 +90,7 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None
         ConfigError: the library that writes such outputs is not installed.
     """
     path = Path(os.path.realpath(path))
-    writer = _writer(Place(path, None, ""))
+    writer = _writer(OutputTarget(path, None, ""))
     with one_line_errors(path):
         if not path.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
@@ -108,17 +108,17 @@ def can_drop(path: Path) -> bool:
     Raises:
         OutputError, ConfigError: as `check_output`.
     """
-    return _writer(Place(path, None, "")).can_drop
+    return _writer(OutputTarget(path, None, "")).can_drop
 
 
-def _writer(place: Place) -> Writer:
-    make = _WRITERS.get(place.path.suffix.lower())
+def _writer(target: OutputTarget) -> Writer:
+    make = _WRITERS.get(target.path.suffix.lower())
     if make is None:
         raise OutputError(
-            f"{place.path}: files of type {place.path.suffix or '(none)'!r} cannot be written; "
+            f"{target.path}: files of type {target.path.suffix or '(none)'!r} cannot be written; "
             f"use {' or '.join(FORMATS)}"
         )
-    return make(place)
+    return make(target)
 
 
 def _create_or_reopen(writer: Writer, notes: Journal) -> None:
@@ -141,6 +141,6 @@ def _reopen(writer: Writer, notes: Journal) -> None:
         writer.reopen(writer.with_mark(notes.specs), notes.done_rows - notes.left_out, notes.mark)
     except FileNotFoundError as error:
         raise OutputError(
-            f"{writer.place.path}: cannot be continued: {error.filename or writer.temporary} is gone; "
+            f"{writer.target.path}: cannot be continued: {error.filename or writer.temporary} is gone; "
             "start over without --resume"
         ) from error

@@ -21,7 +21,8 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import Place, load_library
+from producer.rows.read_errors import import_optional
+from producer.sinks.temp_paths import OutputTarget
 from producer.sinks.writer import Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
@@ -34,12 +35,12 @@ ROW = "row"
 class ParquetWriter(FileWriter):
     """Columns in a Parquet file; by way of an Arrow stream where there is a journal."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._arrow = load_library("pyarrow", "parquet", place.path)
-        load_library("pyarrow.parquet", "parquet", place.path)
-        if place.journalled:
-            self.rows_path = place.temporary(f"{self.label}-0")
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
+        self._arrow = import_optional("pyarrow", "parquet", str(target.path))
+        import_optional("pyarrow.parquet", "parquet", str(target.path))
+        if target.journalled:
+            self.rows_path = target.temporary(f"{self.label}-0")
         self._schema: Any = None
         self._groups: _RowGroups | None = None
 
@@ -48,18 +49,18 @@ class ParquetWriter(FileWriter):
         fields = [self._arrow.field(ROW, self._arrow.int64())]
         for key, spec in specs.items():
             if self.name(key) == ROW:
-                raise OutputError(f"{self.place.path}: an output is named 'row', as is the row's number; rename it")
+                raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
             value = _value_type(self._arrow, spec, first[key])
             if value is None or 0 in spec.shape:
                 rows = f"rows of {spec}" if value else str(spec.dtype)
                 raise OutputError(
-                    f"{self.place.path}: {output_name(key)} is {rows}, which Parquet cannot hold; use .npy or .npz"
+                    f"{self.target.path}: {output_name(key)} is {rows}, which Parquet cannot hold; use .npy or .npz"
                 )
             column = self._arrow.list_(value, math.prod(spec.shape)) if spec.shape else value
             shape = {"shape": json.dumps(spec.shape)} if len(spec.shape) > 1 else None
             fields.append(self._arrow.field(self.name(key), column, metadata=shape))
         self._schema = self._arrow.schema(fields)
-        if self.place.journalled:
+        if self.target.journalled:
             self.append(self._schema.serialize())
         else:
             self._groups = _RowGroups(self._arrow, self.stream, self._schema)
@@ -107,7 +108,7 @@ class ParquetWriter(FileWriter):
 
     def _damaged(self) -> OutputError:
         return OutputError(
-            f"{self.place.path}: cannot be completed: {self.rows_path} is damaged; start over without --resume"
+            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; start over without --resume"
         )
 
     def _batch(self, arrays: Arrays, numbers: Array) -> Any:
@@ -117,7 +118,7 @@ class ParquetWriter(FileWriter):
                 columns.append(_column(self._arrow, array, field.type))
             except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError, UnicodeEncodeError) as error:
                 raise OutputError(
-                    f"{self.place.path}: {output_name(key)} of {title(numbers)} is not {field.type}: "
+                    f"{self.target.path}: {output_name(key)} of {title(numbers)} is not {field.type}: "
                     f"{str(error).splitlines()[0]}; change it with a postprocess function"
                 ) from error
         return self._arrow.RecordBatch.from_arrays(columns, schema=self._schema)
@@ -125,7 +126,7 @@ class ParquetWriter(FileWriter):
 
 def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of one row of those columns that are flattened."""
-    schema = load_library("pyarrow.parquet", "parquet", path).read_schema(path)
+    schema = import_optional("pyarrow.parquet", "parquet", str(path)).read_schema(path)
     return {
         field.name: tuple(json.loads(field.metadata[b"shape"]))
         for field in schema

@@ -15,15 +15,15 @@ import numpy as np
 from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
 from producer.rows.source import MAX_BATCH_BYTES
-from producer.sinks.reopen import Written
+from producer.sinks.read_back import OutputReader
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError
 
 
-def mended(
+def patched_parts(
     path: Path,
-    old: Written,
+    old: OutputReader,
     answers: Iterator[Part],
     failed: Array,
     rows: int,
@@ -50,13 +50,13 @@ def mended(
         raise OutputError(
             f"{path}: has {old.rows} rows, the file beside it says {expected}; predict all rows again with --force"
         )
-    again = _Again(answers, failed)
+    repredicted = _Repredicted(answers, failed)
     block_rows = max(1, int(block_bytes / max(1.0, old.row_bytes)))
     for index, start in enumerate(range(0, rows, block_rows)):
         stop = min(start + block_rows, rows)
         lost = np.zeros(stop - start, np.bool_)
         lost[failed[np.searchsorted(failed, start) : np.searchsorted(failed, stop)] - start] = True
-        numbers, new, records = again.until(stop)
+        numbers, new, records = repredicted.until(stop)
         from_old = ~lost if left_out else np.ones_like(lost)
         kept = from_old.copy()
         kept[numbers - start] = True
@@ -70,10 +70,10 @@ def mended(
                 whole[numbers - start] = _fitting(path, key, new, array)
             outputs[key] = whole[kept]
         yield Part(index, start, stop, unflatten(outputs), tuple(records), int((~kept).sum()))
-    again.end()
+    repredicted.end()
 
 
-class _Again:
+class _Repredicted:
     """The answers, by rows of the data set."""
 
     def __init__(self, answers: Iterator[Part], failed: Array) -> None:

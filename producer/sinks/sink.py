@@ -40,7 +40,7 @@ class Sink:
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, marks: bool = False) -> None:
-        self.path = writer.place.path
+        self.path = writer.target.path
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
@@ -51,7 +51,7 @@ class Sink:
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
         self._sync_again_seconds = sync_seconds
-        self._layout = Layout(writer.place.rows, self.done_rows, self.dropped)
+        self._layout = Layout(writer.target.rows, self.done_rows, self.dropped)
         self._layout.specs = dict(journal.specs) if journal else {}
         self._layout.skipped = journal.left_out if journal else 0
         self.failures: list[FailureRecord] = list(journal.failures) if journal else []

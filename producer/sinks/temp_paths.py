@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import glob
-import importlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from producer.rows.part import RowSpec
 from tasks.transport.atomic_files import sync_file
-from worker_config.errors import ConfigError, OutputError
+from worker_config.errors import OutputError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OutputTarget:
     """The final name of an output, and the names beside it that hold it until then.
 
     Attributes:
@@ -43,18 +41,6 @@ class Place:
         """Find the temporary files of this output whose label is `label` and a number."""
         named = glob.escape(self.temporary(label).name.removesuffix(".part"))
         return sorted(self.path.parent.glob(f"{named}-*.part"))
-
-
-def load_library(name: str, extra: str, path: Path) -> Any:
-    """Import what writes a format; only then, so that `import producer` stays small.
-
-    Raises:
-        ConfigError: it is not installed, or cannot be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{path}: needs {name} ({error}): pip install 'celeriac[{extra}]'") from error
 
 
 def bytes_of(spec: RowSpec, rows: int) -> int:

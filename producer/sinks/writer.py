@@ -18,7 +18,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
-from producer.sinks.temp_paths import Place
+from producer.sinks.temp_paths import OutputTarget
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
@@ -43,9 +43,9 @@ class Writer(ABC):
     nameless: ClassVar[str] = "output"
     label: ClassVar[str] = "rows"
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.temporary = place.temporary()
+    def __init__(self, target: OutputTarget) -> None:
+        self.target = target
+        self.temporary = target.temporary()
         self.dropped: set[str] = set()
         self.mark: Key | None = None
 
@@ -72,10 +72,10 @@ class Writer(ABC):
         Raises:
             OutputError: it is something else.
         """
-        if self.place.path.is_dir():
-            raise OutputError(f"{self.place.path}: is a folder; name a file in it")
-        if not self.place.path.is_file():
-            raise OutputError(f"{self.place.path}: exists and is not a regular file; choose another name")
+        if self.target.path.is_dir():
+            raise OutputError(f"{self.target.path}: is a folder; name a file in it")
+        if not self.target.path.is_file():
+            raise OutputError(f"{self.target.path}: exists and is not a regular file; choose another name")
 
     @abstractmethod
     def create(self) -> None:
@@ -122,7 +122,7 @@ class Writer(ABC):
 
     def publish(self) -> None:
         """Give the output its final name."""
-        self.temporary.replace(self.place.path)
+        self.temporary.replace(self.target.path)
 
     @abstractmethod
     def close(self) -> None:
@@ -130,7 +130,7 @@ class Writer(ABC):
 
     def remove(self) -> None:
         """Remove every temporary file."""
-        for path in (self.temporary, *self.place.temporaries(self.label)):
+        for path in (self.temporary, *self.target.temporaries(self.label)):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
@@ -138,8 +138,8 @@ class Writer(ABC):
 class FileWriter(Writer):
     """A writer whose rows go into one file, `rows_path`, as they come."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
         self.rows_path = self.temporary
         self.stream: IO[bytes]
         self.end = 0
@@ -147,12 +147,12 @@ class FileWriter(Writer):
 
     def create(self) -> None:
         """Make the file; with the usual mode, not a private one."""
-        self.stream = self.open(self.rows_path, "wb+" if self.place.journalled else "xb+")
+        self.stream = self.open(self.rows_path, "wb+" if self.target.journalled else "xb+")
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Cut off what the journal does not know."""
         self.stream = self.open(self.rows_path, "rb+")
-        check_length(self.place, self.stream, mark)
+        check_length(self.target, self.stream, mark)
         self.stream.truncate(mark)
         self.end = mark
 
@@ -186,7 +186,7 @@ class FileWriter(Writer):
                 stream.close()
 
 
-def check_length(place: Place, stream: IO[bytes], least: int) -> None:
+def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
     """Hold a temporary file against the journal.
 
     Raises:
@@ -195,7 +195,7 @@ def check_length(place: Place, stream: IO[bytes], least: int) -> None:
     length = os.fstat(stream.fileno()).st_size
     if length < least:
         raise OutputError(
-            f"{place.path}: cannot be continued: {stream.name} has {length} bytes, its journal says {least}; "
+            f"{target.path}: cannot be continued: {stream.name} has {length} bytes, its journal says {least}; "
             "start over without --resume"
         )
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import Place, bytes_of, load_library, sync_folder
+from producer.rows.read_errors import import_optional
+from producer.sinks.temp_paths import OutputTarget, bytes_of, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
 from tasks.transport.atomic_files import sync_file
@@ -36,16 +37,16 @@ class ZarrWriter(Writer):
     any_order = True
     can_drop = True
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._zarr = load_library("zarr", "zarr", place.path)
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
+        self._zarr = import_optional("zarr", "zarr", str(target.path))
         self._arrays: dict[Key, Any] = {}
         self._nameless = ""
         self._unsynced: set[tuple[Key, int]] = set()
 
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
-        path = self.place.path
+        path = self.target.path
         if not path.is_dir() or not any((path / name).exists() for name in _MARKERS):
             raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
 
@@ -60,12 +61,12 @@ class ZarrWriter(Writer):
         self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
-            if self.place.rows is not None:
-                chunk_rows = min(chunk_rows, max(1, self.place.rows))
+            if self.target.rows is not None:
+                chunk_rows = min(chunk_rows, max(1, self.target.rows))
             self._arrays[key] = self._zarr.create_array(
                 str(self.temporary),
                 name=self._path(key) or None,
-                shape=(self.place.rows or 0, *spec.shape),
+                shape=(self.target.rows or 0, *spec.shape),
                 chunks=(chunk_rows, *(max(1, length) for length in spec.shape)),
                 dtype=self._dtype(key, spec, first),
                 zarr_format=3,
@@ -86,7 +87,7 @@ class ZarrWriter(Writer):
                 raise self._damaged(f"{output_name(key)} is no array ({error})") from error
             if array.shape[1:] != spec.shape or array.shape[0] < rows:
                 raise self._damaged(f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows")
-            if self.place.rows is None:
+            if self.target.rows is None:
                 array.resize((rows, *spec.shape))
             self._arrays[key] = array
 
@@ -95,11 +96,11 @@ class ZarrWriter(Writer):
         for key, rows in arrays.items():
             if rows.dtype.kind == "O" and not all(isinstance(value, str) for value in rows.flat):
                 raise OutputError(  # NumPy would write how Python shows the value
-                    f"{self.place.path}: {output_name(key)} of {title(numbers)} is not all strings; "
+                    f"{self.target.path}: {output_name(key)} of {title(numbers)} is not all strings; "
                     "use .jsonl, or change it with a postprocess function"
                 )
             array, stop = self._arrays[key], start + len(rows)
-            if self.place.rows is None:
+            if self.target.rows is None:
                 array.resize((stop, *array.shape[1:]))
             if rows.size:
                 array[start:stop] = rows.astype(object) if rows.dtype.kind == "U" else rows
@@ -133,7 +134,7 @@ class ZarrWriter(Writer):
 
     def publish(self) -> None:
         """Take the place of an older store, which is kept under a temporary name until then."""
-        path, old = self.place.path, self.place.temporary("old")
+        path, old = self.target.path, self.target.temporary("old")
         if path.exists():
             self.check_replaceable()
             remove_folder(old)
@@ -168,7 +169,7 @@ class ZarrWriter(Writer):
         inside = any(other != key and "/".join(key).startswith("/".join(other) + "/") for other in specs)
         if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in pieces):
             raise OutputError(
-                f"{self.place.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
+                f"{self.target.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
                 "use .npz or .jsonl"
             )
 
@@ -179,12 +180,12 @@ class ZarrWriter(Writer):
             return spec.dtype
         what = spec.dtype if spec.dtype.kind in "biufcV" else "bytes"
         raise OutputError(
-            f"{self.place.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
+            f"{self.target.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
             "use .jsonl, or change it with a postprocess function"
         )
 
     def _damaged(self, what: str) -> OutputError:
-        return OutputError(f"{self.place.path}: cannot be continued: {what}; start over without --resume")
+        return OutputError(f"{self.target.path}: cannot be continued: {what}; start over without --resume")
 
 
 def _row_bytes(spec: RowSpec) -> int:

@@ -97,11 +97,9 @@ class ArraySource:
         def rows(array: Array) -> Array:
             return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
-        if isinstance(self.data, dict):
-            return {name: rows(array) for name, array in self.data.items()}
-        if isinstance(self.data, tuple):
-            return tuple(rows(array) for array in self.data)
-        return rows(self.data)
+        columns = columns_of(self.data, self.label)
+        taken: Arrays = tree_of({name: rows(array) for name, array in columns.items()}, kind_of(self.data))
+        return taken
 
 
 def from_arrays(data: object) -> ArraySource:

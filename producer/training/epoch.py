@@ -26,6 +26,7 @@ from producer.training.failed_rows import FailedRows, of_data_set, retold
 from producer.training.options import Wanted
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
+from worker_config.retry_policy import CANCEL_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 MAX_WAITING_BYTES = 64 * 2**20
 # Twice a job's: batches wait in front of the trainer anyway, and its own process often shares the cores.
 CHUNK_SECONDS = 0.5
-# A job that is cancelled looks up twice a second.
-CLOSE_SECONDS = 10.0
 
 
 class Form:
@@ -134,7 +133,7 @@ class Epoch:
     def close(self) -> None:
         """End it, wherever it is; nothing is left of it but the job's record. Harmless when it has ended."""
         self._job.cancel()
-        if not self._job.wait(CLOSE_SECONDS):
+        if not self._job.wait(CANCEL_SECONDS):
             logger.info("job %s is cancelled, and still ending", self._job.id)
 
     def _parts(self) -> Iterator[Part]:

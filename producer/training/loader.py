@@ -23,13 +23,14 @@ from producer.scheduling.error_budget import make_policy
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
 from producer.training import batch_specs
 from producer.training.cutter import Batch
-from producer.training.epoch import CLOSE_SECONDS, Epoch, Form
+from producer.training.epoch import Epoch, Form
 from producer.training.epoch_source import Numbers, Ordered, Stream
 from producer.training.failed_rows import FailedRows
 from producer.training.options import Wanted, check_wanted
 from producer.training.order import epoch_order, random_of, shard_rows
 from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
+from worker_config.retry_policy import CANCEL_SECONDS
 
 # Rows of which the first outputs are learnt: one is enough, unless it fails or is dropped.
 PROBED_ROWS = (1, 16, 256)
@@ -330,7 +331,7 @@ class Loader:
                 failed = error
             finally:
                 job.cancel()
-                job.wait(CLOSE_SECONDS)
+                job.wait(CANCEL_SECONDS)
         raise RowsFailedError(
             f"the first rows of {self._source.label} show no outputs of step {self._wanted.step}: "
             f"{failed or 'all are dropped'}; give element_spec"

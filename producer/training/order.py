@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from producer.rows.part import Array
-from producer.rows.rebatcher import columns, count_rows, with_columns
+from producer.rows.rebatcher import columns, count_rows, values_at, with_columns
 from producer.rows.source import Column, Rows
 
 # The numbers of rows, in order; a range where they follow each other.
@@ -98,7 +98,7 @@ class ShuffleBuffer:
             return None
         places = self._random.permutation(self._held)
         pools, self._pool, form, self._form, self._held = self._pool, [], self._form, None, 0
-        return with_columns(form, [_rows(pool, places) for pool in pools])
+        return with_columns(form, [values_at(pool, places) for pool in pools])
 
 
 def _visits(slots: Array) -> tuple[Array, Array]:
@@ -112,7 +112,7 @@ def _visits(slots: Array) -> tuple[Array, Array]:
 
 def _swap(pool: Column, arrived: Column, slots: Array, earlier: Array, last: Array) -> Column:
     """What leaves the slots, one visit after the other; what came stays there."""
-    out = _rows(pool, slots)
+    out = values_at(pool, slots)
     again = np.flatnonzero(earlier >= 0)
     _put(out, again, arrived, earlier[again])
     _put(pool, slots[last], arrived, last)
@@ -137,10 +137,6 @@ def _fitting(pool: Column, column: Column) -> Column:
     """The pool, as a list of rows where those that came are of another shape."""
     fits = isinstance(pool, list) or (not isinstance(column, list) and column.shape[1:] == pool.shape[1:])
     return pool if fits else [row.copy() for row in pool]
-
-
-def _rows(column: Column, places: Array) -> Column:
-    return [column[place] for place in places] if isinstance(column, list) else column[places]
 
 
 def _put(column: Column, places: Array, arrived: Column, which: Array) -> None:

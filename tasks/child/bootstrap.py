@@ -28,6 +28,7 @@ from tasks.transport.connection import connect
 from tasks.transport.reusable_buffer import ReusableBuffer
 from tasks.transport.run_folder import draining_path
 from worker_config.errors import ExitCode, ModelError
+from worker_config.retry_policy import CHILD_COMMAND_RETRIES
 
 if TYPE_CHECKING:
     from tasks.telemetry.chunk_spans import ChunkTrace
@@ -100,7 +101,7 @@ def start(
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
         pool.mem_rss = lambda: 2 if model_cache.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
-        client = connect(broker_url, retries=30, waits_for_room=True)
+        client = connect(broker_url, retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
         watch, trace = Stopwatch(cells=counters.begin(slot)), None
         if trace_exporters:
             from tasks.telemetry import chunk_spans

@@ -10,9 +10,7 @@ import os
 import select
 
 from worker_config.errors import ModelLoadError, WorkerStartError
-
-# A child that dies while it loads, without a word (killed for its memory, say), is tried this often.
-SILENT_DEATHS_ALLOWED = 3
+from worker_config.retry_policy import MAX_SILENT_DEATHS
 
 
 def report(write_fd: int, **what: int | str) -> None:
@@ -55,7 +53,7 @@ class ChildPipe:
     def check_silent_deaths(self, children: int) -> None:
         """Raise WorkerStartError if children keep dying before they are ready; `children` is how many there are."""
         deaths = self.forks - self.ready - children
-        if deaths >= SILENT_DEATHS_ALLOWED:
+        if deaths >= MAX_SILENT_DEATHS:
             raise WorkerStartError(
                 f"{deaths} children died, without a word, while they loaded their models; "
                 "was there enough memory? The kernel's log (dmesg) tells"

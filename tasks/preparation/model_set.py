@@ -24,9 +24,7 @@ from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.transport.atomic_files import write_whole
 from tasks.transport.run_folder import model_path
 from worker_config.celery_app import queue_of
-
-# A producer pins its job a moment before it enters it in Redis.
-GRACE_SECONDS = 60.0
+from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class ModelSet:
         gone: list[Generation] = []
         for generation in self.older:
             wanted = any(str(ref) in pinned for ref in generation.refs - self.current.refs)
-            (kept if wanted or now - generation.replaced_at < GRACE_SECONDS else gone).append(generation)
+            (kept if wanted or now - generation.replaced_at < REPLACED_GRACE_SECONDS else gone).append(generation)
         self.older = kept
         alive = set().union(self.current.refs, *(generation.refs for generation in kept))
         for generation in gone:

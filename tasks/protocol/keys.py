@@ -25,11 +25,8 @@ from __future__ import annotations
 
 from worker_config.celery_app import KEY_PREFIX
 
-WORKER_TTL_SECONDS = 20
 # A field of a job's record: how an executor of this model differed.
 OWN_GRAPH = "own_graph:"
-# How long messages wait for a worker of their model set to come back.
-QUEUE_TTL_SECONDS = 7 * 86_400
 
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"

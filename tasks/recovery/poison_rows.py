@@ -16,12 +16,10 @@ from dataclasses import dataclass
 import msgspec
 
 from tasks.protocol.messages import Count, FailureRecord
+from worker_config.retry_policy import MAX_DEATHS, MAX_DEATHS_PER_ROW
 
 # Fewer rows are run one by one without a step between: the batch that each of them costs is cheaper than a child.
 FEW_ROWS = 16
-# Deaths that finding a chunk's rows may take: three, or as many more for each row found, and one to spare.
-DEATHS_ALLOWED = 4
-DEATHS_ALLOWED_PER_ROW = 3
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +84,7 @@ def judge(note: Note, death: Death, batch_rows: int) -> tuple[PoisonRows | None,
 
 def is_hopeless(deaths: int, condemned: int) -> bool:
     """Whether so many children died that the rows that kill will not be found."""
-    return deaths > DEATHS_ALLOWED + DEATHS_ALLOWED_PER_ROW * condemned
+    return deaths > MAX_DEATHS + MAX_DEATHS_PER_ROW * condemned
 
 
 def steps(

@@ -23,7 +23,6 @@ import msgspec
 from tasks.transport import run_folder
 from tasks.transport.atomic_files import write_whole
 
-WRITE_SECONDS = 2.0
 # A folder of a main process that is gone is left for so long to whoever wants to look into it.
 ABANDONED_SECONDS = 3_600.0
 

@@ -13,13 +13,25 @@ from redis.retry import Retry
 
 from worker_config.broker_url import redacted, redis_url
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
+from worker_config.retry_policy import (
+    COMMAND_RETRIES,
+    CONNECT_TIMEOUT_SECONDS,
+    HEALTH_CHECK_SECONDS,
+    LEAST_BACKOFF_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    SOCKET_TIMEOUT_SECONDS,
+)
 
-# Longest that a blocking read may ask for; well under the socket's time limit, which would cut it off.
-BLOCK_SECONDS = 1.0
 _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
 
 
-def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0, waits_for_room: bool = False) -> redis.Redis:
+def connect(
+    url: str,
+    *,
+    retries: int = COMMAND_RETRIES,
+    timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    waits_for_room: bool = False,
+) -> redis.Redis:
     """A client for `url`; it connects at its first command.
 
     Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
@@ -32,10 +44,14 @@ def connect(url: str, *, retries: int = 3, timeout_seconds: float = 10.0, waits_
     return redis.Redis.from_url(
         address,
         socket_timeout=timeout_seconds,
-        socket_connect_timeout=5,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         **keepalive,
-        retry=Retry(ExponentialBackoff(cap=2, base=0.1), retries, supported_errors=(*_LOST, *full)),
-        health_check_interval=25,
+        retry=Retry(
+            ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS),
+            retries,
+            supported_errors=(*_LOST, *full),
+        ),
+        health_check_interval=HEALTH_CHECK_SECONDS,
     )
 
 
@@ -83,4 +99,4 @@ def wait_until_up(broker_url: str) -> None:
             raise
         except BrokerError as error:
             print(f"celeriac: {error} Trying again.", file=sys.stderr, flush=True)
-            time.sleep(2)
+            time.sleep(LONGEST_BACKOFF_SECONDS)

@@ -16,6 +16,7 @@ import redis
 from tasks.protocol import keys
 from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import UsageError
+from worker_config.retry_policy import QUEUE_TTL_SECONDS
 
 # In one step, so that no queue goes whose worker is just starting.
 _NOTE = f"""
@@ -57,4 +58,4 @@ def note(client: redis.Redis, consumed: Collection[str]) -> None:
     `client` may be a pipeline.
     """
     if consumed:
-        client.eval(_NOTE, 1, keys.QUEUES, keys.QUEUE_TTL_SECONDS, *sorted(consumed))
+        client.eval(_NOTE, 1, keys.QUEUES, QUEUE_TTL_SECONDS, *sorted(consumed))

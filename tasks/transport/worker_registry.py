@@ -27,6 +27,7 @@ from tasks.protocol.records import SlotRecord
 from tasks.transport import queues, run_folder
 from tasks.transport.atomic_files import write_whole
 from worker_config.errors import MessageError
+from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 _MAIN = b"main"
 
@@ -36,10 +37,10 @@ def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
     with client.pipeline() as pipe:
         for slot in slots:
             pipe.hset(keys.worker(slot.worker), str(slot.slot), pack(slot))
-            pipe.expire(keys.worker(slot.worker), keys.WORKER_TTL_SECONDS)
+            pipe.expire(keys.worker(slot.worker), WORKER_TTL_SECONDS)
             pipe.sadd(keys.WORKERS, slot.worker)
             queues.note(pipe, [slot.queue])
-        pipe.expire(keys.WORKERS, keys.WORKER_TTL_SECONDS)
+        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
         pipe.execute()
 
 
@@ -81,9 +82,9 @@ def refresh(
         if stale := [str(slot.slot) for slot in found if slot.pid not in live_pids]:
             pipe.hdel(keys.worker(worker), *stale)
         pipe.hset(keys.worker(worker), mapping=cast("dict[Any, Any]", fields))
-        pipe.expire(keys.worker(worker), keys.WORKER_TTL_SECONDS)
+        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
         pipe.sadd(keys.WORKERS, worker)
-        pipe.expire(keys.WORKERS, keys.WORKER_TTL_SECONDS)
+        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
         queues.note(pipe, {slot.queue for slot in up} | {one.queue for slot in up for one in slot.older})
         pipe.execute()
     return up
@@ -95,7 +96,7 @@ def stand_aside(client: redis.Redis, worker: str, consumed: Collection[str]) -> 
         pipe.srem(keys.WORKERS, worker)
         pipe.delete(keys.worker(worker))
         pipe.hset(keys.worker(worker), _MAIN.decode(), "")
-        pipe.expire(keys.worker(worker), keys.WORKER_TTL_SECONDS)
+        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
         queues.note(pipe, consumed)
         pipe.execute()
 

@@ -26,6 +26,7 @@ from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
 from worker_config.errors import MessageError
+from worker_config.retry_policy import STATUS_SECONDS
 
 LOOK_SECONDS = 0.2
 # A child's memory takes milliseconds to look at, while no chunk is taken; those beyond it are told without.
@@ -68,12 +69,12 @@ class Inspection:
         self.size.look()
         self.drain.look()
         changed = self._told.state != self._state or self._told.redis_lost_at is not None
-        if changed or time.monotonic() - self._told.written_at > status_file.WRITE_SECONDS:
+        if changed or time.monotonic() - self._told.written_at > STATUS_SECONDS:
             self._tell(redis_lost_at=None)
 
     def redis_is_lost(self) -> None:
         """Called while the main process waits for Redis, and does nothing else."""
-        if time.monotonic() - self._told.written_at > status_file.WRITE_SECONDS / 2:
+        if time.monotonic() - self._told.written_at > STATUS_SECONDS / 2:
             self._tell(redis_lost_at=self._told.redis_lost_at or time.monotonic())
 
     def waiting(self, chunks: int) -> None:

@@ -48,11 +48,11 @@ from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
+from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
 LOOK_AFTER_SECONDS = 0.5
 ENDING_LOOK_SECONDS = 0.2
 # Of a child that wants to be replaced; see `tasks.child.bootstrap.start`.

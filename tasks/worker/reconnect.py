@@ -9,11 +9,11 @@ from celery.worker import consumer
 from kombu.transport.redis import Transport
 from redis.exceptions import OutOfMemoryError
 
+from worker_config.retry_policy import LONGEST_BACKOFF_SECONDS
+
 # OutOfMemoryError: Redis 6.2 refuses in transactions even what would free memory, such as an acknowledgement.
 # AttributeError: a channel that is closed while it holds messages looks for its connection, which is gone already.
 _TAKEN_FOR_LOST = (OutOfMemoryError, AttributeError)
-# Celery's own pauses grow to 30 seconds, as long as producers wait for a worker.
-LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
@@ -32,7 +32,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
                 if callback is not None:
                     callback()
 
-            return ensure(*args, callback=between_tries, interval_max=LONGEST_PAUSE_SECONDS, **options)
+            return ensure(*args, callback=between_tries, interval_max=LONGEST_BACKOFF_SECONDS, **options)
 
         conn.ensure_connection = patiently
         return super().ensure_connected(conn)

@@ -29,6 +29,7 @@ from tests.systems import BIN, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.celery_app import KEY_PREFIX, QUEUE, queue_of
 from worker_config.errors import ExitCode, NoWorkerError, UnknownModelError
+from worker_config.retry_policy import QUEUE_TTL_SECONDS
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 ROWS = np.arange(96, dtype=np.float32).reshape(24, 4)
@@ -169,8 +170,8 @@ def test_a_task_without_a_queue_is_refused(two_sets: System, server: redis.Redis
 
 def test_a_queue_that_no_worker_consumes_is_deleted_after_long(two_sets: System, server: redis.Redis) -> None:
     ours, now = {slot.queue for slot in two_sets.slots()}, time.time()
-    server.zadd(keys.QUEUES, {"celeriac.old": now - keys.QUEUE_TTL_SECONDS - 1})
-    server.zadd(keys.QUEUES, {"celeriac.young": now - keys.QUEUE_TTL_SECONDS + 60})
+    server.zadd(keys.QUEUES, {"celeriac.old": now - QUEUE_TTL_SECONDS - 1})
+    server.zadd(keys.QUEUES, {"celeriac.young": now - QUEUE_TTL_SECONDS + 60})
     for name in ("old", "young"):
         server.lpush(keys.queue(f"celeriac.{name}"), "a message")
 
@@ -178,7 +179,7 @@ def test_a_queue_that_no_worker_consumes_is_deleted_after_long(two_sets: System,
 
     assert systems.queues(server) == [keys.queue("celeriac.young").encode()]
     assert set(server.zrange(keys.QUEUES, 0, -1)) == {name.encode() for name in (*ours, "celeriac.young")}
-    assert server.ttl(keys.QUEUES) > keys.QUEUE_TTL_SECONDS
+    assert server.ttl(keys.QUEUES) > QUEUE_TTL_SECONDS
     server.delete(keys.queue("celeriac.young"))
 
 

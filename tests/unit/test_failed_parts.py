@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rows import compact
+from producer.rows import drop_rows
 from producer.rows.assemble import Gathered, Join
-from producer.rows.compact import close_gaps
+from producer.rows.drop_rows import close_gaps
 from producer.rows.part import Part
 from tasks.protocol.messages import OnError
 from tests.failed_rows import kept, parts_with_failures, pick, record
@@ -87,7 +87,7 @@ def test_gaps_are_closed_in_place(moved_bytes: int, data: st.DataObject, rows: i
     array = np.arange(rows * 2).reshape(rows, 2)
     expected = np.delete(array, [row for start, stop in holes for row in range(start, stop)], axis=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compact, "MOVED_BYTES", moved_bytes)
+        patch.setattr(drop_rows, "MOVED_BYTES", moved_bytes)
         closed = close_gaps(array, data.draw(st.permutations(holes)))
     np.testing.assert_array_equal(closed, expected)
     assert np.shares_memory(closed, array) or not closed.size

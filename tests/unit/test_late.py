@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import pytest
 
 from producer.job.dispatcher import OpenChunk
-from producer.scheduling.stragglers import (
-    AGAIN_SECONDS,
-    LEAST_KNOWN,
-    PATIENCE,
-    SLACK_SECONDS,
-    UNKNOWN_SECONDS,
-    Stragglers,
-)
+from producer.scheduling.stragglers import LEAST_KNOWN, Stragglers
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
+from worker_config.retry_policy import (
+    LEAST_RESEND_SECONDS,
+    RESEND_BACKOFF,
+    STRAGGLER_SLACK_SECONDS,
+    STRAGGLER_UNKNOWN_SECONDS,
+)
 
 ROWS = 8
 
@@ -44,7 +43,7 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
     waiting = opened(3, 9)
     for index in range(4, 8):
         late.answered(index, Sent("a"), 0.5, 10.0, waiting)
-    assert late.limit_seconds(ROWS) == pytest.approx(0.5 + 0.6 + SLACK_SECONDS)
+    assert late.limit_seconds(ROWS) == pytest.approx(0.5 + 0.6 + STRAGGLER_SLACK_SECONDS)
     # The later one was begun half a second before its answer.
     assert late.overdue(waiting, 9.5 + 1.3) == []
     assert late.overdue(waiting, 9.5 + 1.5) == [3]
@@ -62,12 +61,12 @@ def test_chunks_that_grow_have_so_much_longer() -> None:
     waiting = {9: Sent(rows=10 * ROWS), 10: Sent()}
     for index in range(11, 17):
         late.answered(index, Sent(), 0.1, 10.1, waiting)
-    assert late.limit_seconds(10 * ROWS) == pytest.approx(10 * 0.22 + SLACK_SECONDS)
+    assert late.limit_seconds(10 * ROWS) == pytest.approx(10 * 0.22 + STRAGGLER_SLACK_SECONDS)
     assert late.overdue(waiting, 10.0 + 1.1) == [10]
     assert late.overdue(waiting, 10.0 + 2.6) == [9, 10]
     for index in range(17, 40):  # until most are as large
         late.answered(index, Sent(rows=10 * ROWS), 1.0, 20.0, {})
-    assert late.limit_seconds(10 * ROWS) == pytest.approx(2.2 + SLACK_SECONDS)
+    assert late.limit_seconds(10 * ROWS) == pytest.approx(2.2 + STRAGGLER_SLACK_SECONDS)
 
 
 def test_chunks_of_another_queue_tell_nothing() -> None:
@@ -87,7 +86,7 @@ def test_each_copy_makes_the_next_one_wait_longer_and_for_seconds_however_short_
     assert late.overdue(waiting, 10.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
     late.sent_again(0, 20.0)
     waiting[0].times_sent = 2
-    patience = max(AGAIN_SECONDS, PATIENCE * late.limit_seconds(ROWS))
+    patience = max(LEAST_RESEND_SECONDS, RESEND_BACKOFF * late.limit_seconds(ROWS))
     assert late.overdue(waiting, 20.0 + 0.9 * patience) == []
     assert late.overdue(waiting, 20.0 + 1.1 * patience) == [0]
 
@@ -143,8 +142,8 @@ def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
 def test_before_anything_is_known_a_chunk_has_long() -> None:
     late = Stragglers()
     late.all_running(opened(0), 5.0)
-    assert late.overdue(opened(0), 5.0 + 0.9 * UNKNOWN_SECONDS) == []
-    assert late.overdue(opened(0), 5.0 + 1.1 * UNKNOWN_SECONDS) == [0]
+    assert late.overdue(opened(0), 5.0 + 0.9 * STRAGGLER_UNKNOWN_SECONDS) == []
+    assert late.overdue(opened(0), 5.0 + 1.1 * STRAGGLER_UNKNOWN_SECONDS) == [0]
 
 
 def test_an_answered_chunk_is_not_late() -> None:

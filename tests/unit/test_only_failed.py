@@ -21,9 +21,9 @@ from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
-from producer.sinks import patch_rows as mending_module
+from producer.sinks import patch_rows as patch_module
 from producer.sinks.marks import Fill, mask_path
-from producer.sinks.reopen import READABLE
+from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.protocol.fill_values import told_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
@@ -182,7 +182,7 @@ def test_rows_that_go_through_come_to_their_place(
     block_bytes: int,
 ) -> None:
     path = tmp_path / f"out{suffix}"
-    monkeypatch.setattr(mending_module.mended, "__defaults__", (block_bytes,))
+    monkeypatch.setattr(patch_module.patched_parts, "__defaults__", (block_bytes,))
     summary = predict(path, run, on_error)
     assert summary.ledger["failed"] == len(FAILED)
     check(path, run, FAILED, on_error)
@@ -231,7 +231,7 @@ def test_adjacent_rows_of_one_record_are_mended_one_by_one(tmp_path: Path, monke
     told, _ = read_beside(path)
     failures_path(path).write_bytes(msgspec.json.encode(record(5, 10)) + b"\n")
     ledger_path(path).write_bytes(msgspec.json.encode(msgspec.structs.replace(told, failures=1)))
-    monkeypatch.setattr(mending_module.mended, "__defaults__", (16,))
+    monkeypatch.setattr(patch_module.patched_parts, "__defaults__", (16,))
     again(path, Model(one, {5, 6, 8}))
     check(path, one, {5, 6, 8}, "fill")
 

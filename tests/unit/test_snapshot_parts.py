@@ -18,7 +18,7 @@ import pytest
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
-from tasks.preparation.model_set import GRACE_SECONDS, Generation, ModelSet
+from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.prepare import clear_built
 from tasks.preparation.served import Served
 from tasks.protocol.messages import ModelRef
@@ -29,6 +29,7 @@ from tasks.snapshots.record import BUILT, Snapshot, Trials
 from tasks.transport.run_folder import model_path
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
+from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 
 ENTRY = ModelEntry("/nowhere/a.keras")
 
@@ -330,7 +331,7 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
     closed: list[int] = []
 
     assert models.forget({"m@aaaaaaaa"}, closed.append) == []
-    now[0] += GRACE_SECONDS + 1
+    now[0] += REPLACED_GRACE_SECONDS + 1
     assert models.forget({"m@aaaaaaaa"}, closed.append) == [second]
     assert (closed, models.older_sets()) == ([2], [OlderSet(first, a)])
     assert not model_path(tmp_path, ModelRef("m", "b" * 64)).exists()
@@ -339,6 +340,6 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
     # Back to what was served before: nothing of it may be given up with the older generation.
     models.replace(served("d"), [4])
     models.replace(served("c"), [5])
-    now[0] += GRACE_SECONDS + 1
+    now[0] += REPLACED_GRACE_SECONDS + 1
     assert len(models.forget(set(), closed.append)) == 1
     assert model_path(tmp_path, ModelRef("m", "c" * 64)).exists()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from producer.cli.manifest import describe
-from tasks.child.child_pipe import SILENT_DEATHS_ALLOWED, ChildPipe, report
+from tasks.child.child_pipe import ChildPipe, report
 from tasks.models.model_version import model_digest
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
+from worker_config.retry_policy import MAX_SILENT_DEATHS
 from worker_config.shadow import check_no_shadow
 
 
@@ -56,7 +57,7 @@ def test_a_child_s_word_reaches_the_main_process() -> None:
 
 def test_children_that_die_without_a_word_are_not_tried_for_ever() -> None:
     reports = ChildPipe()
-    reports.forks = 2 + SILENT_DEATHS_ALLOWED - 1
+    reports.forks = 2 + MAX_SILENT_DEATHS - 1
     reports.check_silent_deaths(children=2)
     reports.forks += 1
     with pytest.raises(WorkerStartError, match="without a word"):

@@ -1,0 +1,113 @@
+"""A finished output is read back, from its first row to its last.
+
+file --producer.sources--> batches --Rebatcher--> rows by output, as they were written
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import numpy as np
+
+from producer.rows.columns import columns_of
+from producer.rows.part import Array
+from producer.rows.rebatcher import Rebatcher, columns, with_columns
+from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source
+from producer.sinks.parquet import ROW, row_shapes
+from producer.sources.arrays import ArraySource
+from producer.sources.numpy_files import open_file
+from producer.sources.parquet import open_parquet
+from producer.sources.zarr import open_zarr
+from tasks.protocol.trees import Key
+from worker_config.errors import OutputError
+
+# What can be read as it was written; JSON has neither dtypes nor NaN.
+READABLE = (".npy", ".npz", ".parquet", ".zarr")
+
+
+def check_readable(path: Path) -> None:
+    """Make sure that an output is of a format that can be read back.
+
+    Raises:
+        OutputError: it is not.
+    """
+    if path.suffix.lower() not in READABLE:
+        raise OutputError(
+            f"{path}: outputs of this type cannot be read back as they were, so no row of it can be predicted alone; "
+            f"predict all rows again with --force, into {', '.join(READABLE)} if this may happen again"
+        )
+
+
+class OutputReader:
+    """A finished output, read in order, once; without the rows' numbers, and the `mark` of those that failed.
+
+    As a context manager it closes its files.
+
+    Attributes:
+        rows: how many it has.
+        row_bytes: about what one of them takes.
+    """
+
+    def __init__(self, path: Path, mark: str = "") -> None:
+        suffix = path.suffix.lower()
+        self._hidden = {name for name in (mark, ROW if suffix == ".parquet" else "") if name}
+        self._shapes = row_shapes(path) if suffix == ".parquet" else {}
+        source = _open(path)
+        self._dtypes = _text_dtypes(source)
+        self._batches = source.batches() if isinstance(source, BatchSource) else _blocks(source)
+        self._waiting = Rebatcher()
+        self.rows = source.rows or 0
+        if (first := next(self._batches, None)) is not None:
+            self._waiting.add(first)
+            self._no_rows = self._outputs(with_columns(first, [column[:0] for column in columns(first)]))
+        self.row_bytes = self._waiting.bytes / max(1, self._waiting.rows)
+
+    def take(self, rows: int) -> dict[Key, Array]:
+        """The next rows, by output: `()` for an array without a name, else the name in the file.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        while self._waiting.rows < rows and (batch := next(self._batches, None)) is not None:
+            self._waiting.add(batch)
+        return self._outputs(self._waiting.take(rows)[0]) if rows else self._no_rows
+
+    def _outputs(self, rows: Rows) -> dict[Key, Array]:
+        """Undo what `ParquetWriter` does to rows of a higher rank, and sources to text."""
+        arrays = cast("dict[str, Array]", columns_of(rows, "the output"))
+        return {
+            (name,) if name else (): array.reshape(len(array), *self._shapes.get(name, array.shape[1:])).astype(
+                self._dtypes.get(name, array.dtype), copy=False
+            )
+            for name, array in arrays.items()
+            if name not in self._hidden
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._batches.close()
+
+
+def _open(path: Path) -> Source | BatchSource:
+    suffix = path.suffix.lower()
+    if suffix == ".zarr":
+        return open_zarr(path, nested=True)
+    return open_parquet(path) if suffix == ".parquet" else open_file(path)
+
+
+def _blocks(source: Source) -> Batches:
+    rows = max(1, int(MAX_BATCH_BYTES / max(1.0, source.row_bytes)))
+    for start in range(0, max(1, source.rows), rows):
+        yield cast("Rows", source.take(start, min(start + rows, source.rows)))
+
+
+def _text_dtypes(source: Source | BatchSource) -> dict[str, np.dtype[np.generic]]:
+    """As it is in the file: text of fixed width comes as objects, but cannot be written so."""
+    arrays = columns_of(source.data, source.label) if isinstance(source, ArraySource) else {}
+    return {name: array.dtype for name, array in arrays.items() if array.dtype.kind in "US"}
