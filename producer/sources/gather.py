@@ -29,7 +29,7 @@ def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Bat
     Raises:
         InputError: `rows` raised it, or a row does not fit those before it; all rows before come first.
     """
-    form = Form()
+    form = RowSchema()
     gathered: dict[str, list[Array]] = {}
     count = size = 0
     with closing(rows):
@@ -51,7 +51,7 @@ def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Bat
         yield form.batch(_stacked(gathered))
 
 
-class Form:
+class RowSchema:
     """What all rows of a data set have in common: the names of their values, and the dtype of each."""
 
     def __init__(self) -> None:

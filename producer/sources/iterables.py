@@ -9,7 +9,7 @@ from typing import Any
 from producer.rows.columns import check_lengths, place, to_array
 from producer.rows.read_errors import cause
 from producer.rows.source import Batches, BatchReader, Column
-from producer.sources.gather import Form, gather, stack
+from producer.sources.gather import RowSchema, gather, stack
 from worker_config.errors import InputError, UsageError
 
 
@@ -54,7 +54,7 @@ def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
 
 
 def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
-    form = Form()
+    form = RowSchema()
     with closing(batches):
         for number, batch in enumerate(batches):
             where = f"{label}: batch {number}"
@@ -64,7 +64,7 @@ def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
             yield form.batch(checked)
 
 
-def _column(form: Form, name: str, value: object, where: str) -> Column:
+def _column(form: RowSchema, name: str, value: object, where: str) -> Column:
     try:
         array = to_array(value, where)
     except InputError:

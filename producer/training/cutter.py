@@ -1,4 +1,4 @@
-"""This module cuts parts, of any number of rows, into batches; a batch within one part is a view of it.
+"""Parts, of any number of rows, cut into batches; a batch within one part is a view of it.
 
 parts, with gaps where rows failed --> batches of `batch_rows` rows less those that failed
                                    --> or, refilled, of `batch_rows` rows that are there
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
+from producer.rows.part import Array, OutputTree, Part, unflatten
 from producer.training.order import Order
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
@@ -81,18 +81,18 @@ class Cutter:
         self._owed = 0
         self._last: Batch | None = None
 
-    def add(self, part: Part, arrays: Mapping[Key, Array] | None = None) -> list[Batch]:
-        """Take a part, whose arrays by key may be given; give the batches that are complete.
+    def add(self, part: Part, arrays: Mapping[Key, Array]) -> list[Batch]:
+        """Take a part, with its arrays by key; give the batches that are complete.
 
         Raises:
             MessageError: rows of one batch are not of one shape.
         """
         kept: Order = part.numbers() if part.skipped else range(part.start, part.stop)
-        self._pieces.append(_Piece(part.start, part.stop, kept, flatten(part) if arrays is None else arrays))
+        self._pieces.append(_Piece(part.start, part.stop, kept, arrays))
         self._waiting += self._size(self._pieces[-1])
         out: list[Batch] = []
         while self._waiting >= self._batch_rows:
-            out += self._give(self._next(self._batch_rows))
+            out += self._release(self._next(self._batch_rows))
         return out
 
     def end(self) -> list[Batch]:
@@ -101,7 +101,7 @@ class Cutter:
         Raises:
             RowsFailedError: fewer than were promised can be made of the rows that are there.
         """
-        out = self._give(self._next(self._waiting)) if self._waiting else []
+        out = self._release(self._next(self._waiting)) if self._waiting else []
         if self._last:
             last = self._split(self._last)
             self._last = None
@@ -146,7 +146,7 @@ class Cutter:
             ) from None
         return Batch(arrays, positions)
 
-    def _give(self, batch: Batch) -> list[Batch]:
+    def _release(self, batch: Batch) -> list[Batch]:
         """Hold back the last batch: it may have to be split, and at its end the epoch has ended."""
         if not batch.rows:
             self._owed += self._counted
