@@ -195,7 +195,14 @@ class Loader:
 
     def py_dataset(self, *, workers: int = 1, max_queue_size: int = 10) -> Any:
         """The batches as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
-        return py_dataset_of(self, workers=workers, max_queue_size=max_queue_size)
+        if self.epochs != 1:
+            raise UsageError("a PyDataset is one pass for each epoch of fit; leave epochs out")
+        if self.batches_per_epoch is None:
+            raise UsageError(
+                f"nobody knows how many batches of step {self.step} there will be, and a PyDataset must say so; "
+                "use Loader.tf_dataset"
+            )
+        return py_dataset_of(self, self.batches_per_epoch, workers, max_queue_size)
 
     def __enter__(self) -> Self:
         return self

@@ -32,18 +32,6 @@ PEEKED = 2
 class EpochFeed(Protocol):
     """What is asked of a `Loader`."""
 
-    @property
-    def step(self) -> str:
-        """What makes the batches."""
-
-    @property
-    def epochs(self) -> int | None:
-        """Passes of one iteration."""
-
-    @property
-    def batches_per_epoch(self) -> int | None:
-        """How many batches one pass has; None where nobody knows."""
-
     def _begin(self) -> Epoch:
         """Begin the next epoch."""
 
@@ -65,15 +53,8 @@ class _Assigned:
 class IndexedBatches:
     """The batches of a loader by index, each row once in an epoch; for several threads."""
 
-    def __init__(self, loader: EpochFeed) -> None:
-        if loader.epochs != 1:
-            raise UsageError("a PyDataset is one pass for each epoch of fit; leave epochs out")
-        if loader.batches_per_epoch is None:
-            raise UsageError(
-                f"nobody knows how many batches of step {loader.step} there will be, and a PyDataset must say so; "
-                "use Loader.tf_dataset"
-            )
-        self.batches: int = loader.batches_per_epoch
+    def __init__(self, loader: EpochFeed, batches: int) -> None:
+        self.batches = batches
         self._loader = loader
         self._lock = threading.RLock()
         self._epoch: Epoch | None = None
@@ -147,10 +128,10 @@ class IndexedBatches:
         return self._loader._outputs_of(self._epoch.numbers_of(positions))
 
 
-def py_dataset_of(loader: EpochFeed, *, workers: int = 1, max_queue_size: int = 10) -> Any:
-    """The batches of a loader as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
+def py_dataset_of(loader: EpochFeed, batches: int, workers: int, max_queue_size: int) -> Any:
+    """The batches of a loader, so many in an epoch, as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
     base: Any = import_optional("keras", "worker").utils.PyDataset
-    indexed = IndexedBatches(loader)
+    indexed = IndexedBatches(loader, batches)
 
     class FedDataset(base):  # type: ignore[misc]
         """Batches of a step's outputs, by index."""
