@@ -1,4 +1,4 @@
-"""This module reads `models.toml`, the list of the models that a worker holds, into checked values.
+"""`models.toml`, the list of the models that a worker holds, becomes checked values.
 
 memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
 

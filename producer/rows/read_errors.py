@@ -1,4 +1,4 @@
-"""This module turns what goes wrong while a data set is read into one line: where, the cause, and what to do."""
+"""What goes wrong while a data set is read becomes one line: where, the cause, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module cuts batches of any size into chunks of the size that is wanted; rows keep their order."""
+"""Batches of any size --> chunks of the size that is asked for; rows keep their order."""
 
 from __future__ import annotations
 

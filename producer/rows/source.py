@@ -1,4 +1,4 @@
-"""This module says what a data set is to the rest of the producer: rows to slice, or batches to read in order."""
+"""What a data set is to the rest of the producer: rows to slice, or batches to read in order."""
 
 from __future__ import annotations
 

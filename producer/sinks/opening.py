@@ -1,4 +1,4 @@
-"""This module begins an output, or continues one: whatever can be known before the work is checked here."""
+"""An output begins, or continues: whatever can be known before the work is checked here."""
 
 from __future__ import annotations
 

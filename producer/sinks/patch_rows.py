@@ -1,4 +1,4 @@
-"""This module puts rows that were predicted again into the rows of an output, block by block.
+"""Rows that were predicted again are put into the rows of an output, block by block.
 
 rows of the output -+
 parts of the answer +--> parts of a new output: a row that failed again stays as it was, filler or left out

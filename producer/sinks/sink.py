@@ -1,4 +1,4 @@
-"""This module takes parts into an output: each one is checked, written and, with a journal, noted once it is safe."""
+"""Parts --checked--> Writer --once it is safe--> Journal."""
 
 from __future__ import annotations
 

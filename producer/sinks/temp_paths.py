@@ -1,4 +1,4 @@
-"""This module knows where an output is made before it has its name, and turns what a disk refuses into one line."""
+"""Where an output is made before it has its name; what a disk refuses becomes one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module is what every format is to a `Sink`: a `Writer`, which puts rows in order into temporary files.
+"""What every format is to a `Sink`: a `Writer`, which puts rows in order into temporary files.
 
     create --> begin --> write ... --> finish --> publish          a fresh output
     reopen ------------> write ... --> finish --> publish          one that a former run began

@@ -1,4 +1,4 @@
-"""This module writes a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
+"""Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
 rows that failed are marked, the array "output" beside the marks. Only the

@@ -1,4 +1,4 @@
-"""This module makes a data set of arrays: those in memory, and those that a file reader hands over."""
+"""Arrays in memory, and those that a file reader hands over, --> a Source."""
 
 from __future__ import annotations
 

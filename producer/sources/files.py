@@ -1,4 +1,4 @@
-"""This module makes a data set of files: a row is the path of a file, or its bytes."""
+"""A folder or a pattern --> rows that are the paths of files, or their bytes."""
 
 from __future__ import annotations
 

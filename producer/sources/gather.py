@@ -1,4 +1,4 @@
-"""This module puts single rows together into batches, and holds every row against those before it."""
+"""Single rows --held against those before--> batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads rows, or ready batches, from any Python iterable, whose end nobody need know."""
+"""Rows, or ready batches, of any Python iterable --> a BatchSource, whose end nobody need know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads columns of Parquet files as arrays by name, some thousand rows at a time."""
+"""Columns of Parquet files --> arrays by name, some thousand rows at a time."""
 
 from __future__ import annotations
 

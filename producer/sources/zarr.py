@@ -1,4 +1,4 @@
-"""This module opens Zarr arrays, alone or in a group, and reads whole chunks of them, each one once."""
+"""Zarr arrays, alone or in a group, --whole chunks, each one once--> rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module is the order of an epoch: which rows of the data set come, and when; seed and epoch number say it.
+"""The order of an epoch: which rows of the data set come, and when; seed and epoch number say it.
 
 rows --shuffle? shard--> the numbers of this trainer's rows, as the epoch has them
 """
