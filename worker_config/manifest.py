@@ -125,10 +125,10 @@ def read_memory_limit(path: Path) -> int:
         ConfigError: as `read_manifest`, or it is no amount of memory.
     """
     text = _read(path).memory_limit
-    found = _AMOUNT.fullmatch(text)
-    if text and not found:
+    amount = _AMOUNT.fullmatch(text)
+    if text and not amount:
         raise ConfigError(f"the manifest {path}: memory_limit is {text!r}; write it as '800 MiB' or '4 GiB'")
-    return int(found[1]) * (2**20 if found[2] == "M" else 2**30) if found else 0
+    return int(amount[1]) * (2**20 if amount[2] == "M" else 2**30) if amount else 0
 
 
 def _read(path: Path) -> _Manifest:
@@ -205,9 +205,9 @@ def _step(entry: ModelEntry, where: str) -> ModelEntry:
         raise ConfigError(
             f'{where} has neither a path nor a chain nor preprocess = "package.module:function"; give it one of them'
         )
-    given = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
-    if given:
-        raise ConfigError(f"{where}.{min(given)} is for a model, and there is no path of one")
+    misplaced = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
+    if misplaced:
+        raise ConfigError(f"{where}.{min(misplaced)} is for a model, and there is no path of one")
     # Rows are not run in batches: the smallest chunk is one row.
     return msgspec.structs.replace(entry, batch_rows=1)
 
@@ -240,9 +240,9 @@ def is_function(path: str) -> bool:
 
 def _inside(path: str, folder: Path, where: str) -> Path:
     """An absolute path says what it means; a relative one stays in the manifest's folder."""
-    found = Path(os.path.normpath(folder / path))
-    if not Path(path).is_absolute() and not found.is_relative_to(folder):
+    resolved = Path(os.path.normpath(folder / path))
+    if not Path(path).is_absolute() and not resolved.is_relative_to(folder):
         raise ConfigError(
             f"{where} is {path!r}, which leads out of the manifest's folder {folder}; name it from the root"
         )
-    return found
+    return resolved

@@ -13,8 +13,8 @@ from typing import Any
 from worker_config.errors import ConfigError, InputError
 
 
-def check_file(path: Path, wanted: str) -> os.stat_result:
-    """What the system says of a regular file; `wanted` says what to name instead of a folder.
+def check_file(path: Path, instead: str) -> os.stat_result:
+    """What the system says of a regular file; `instead` says what to name instead of a folder.
 
     Raises:
         InputError: it is missing, may not be looked at, or is no regular file.
@@ -26,7 +26,7 @@ def check_file(path: Path, wanted: str) -> os.stat_result:
     except (OSError, ValueError) as error:
         raise unreadable(str(path), error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a folder; name {wanted} in it")
+        raise InputError(f"{path}: is a folder; name {instead} in it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a regular file; copy the data to one first")
     return status

@@ -165,9 +165,9 @@ class ZarrWriter(Writer):
 
     def _check_name(self, key: Key, specs: Specs) -> None:
         """An array cannot lie in another one, and some names are Zarr's own."""
-        pieces = "/".join(key).split("/") if key else []
+        names = "/".join(key).split("/") if key else []
         inside = any(other != key and "/".join(key).startswith("/".join(other) + "/") for other in specs)
-        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in pieces):
+        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in names):
             raise OutputError(
                 f"{self.target.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
                 "use .npz or .jsonl"

@@ -29,13 +29,13 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileCo
     Raises:
         InputError: there are no such files.
     """
-    found = find_files(path)
+    matches = find_files(path)
     label = Path(path).name
     if not contents:
-        return array_source(np.array([str(file.absolute()) for file in found], dtype=object), label, str(path))
-    sample = found[:: max(1, len(found) // _SAMPLED_FILES)]
+        return array_source(np.array([str(file.absolute()) for file in matches], dtype=object), label, str(path))
+    sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
-    return FileContents(label, len(found), sum(sizes) / len(sizes), tuple(found))
+    return FileContents(label, len(matches), sum(sizes) / len(sizes), tuple(matches))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,20 +73,20 @@ def find_files(path: str | Path, suffix: str = "") -> list[Path]:
     """
     name = os.fspath(path)
     if is_pattern(name):
-        found = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]  # noqa: PTH113, PTH207
-        if not found:
+        matches = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]  # noqa: PTH113, PTH207
+        if not matches:
             raise InputError(f"{name}: no files match; check the pattern")
-        return sorted(file for file in found if suffix in file.name.lower()) or sorted(found)
+        return sorted(file for file in matches if suffix in file.name.lower()) or sorted(matches)
     if not Path(name).is_dir():
         check_file(Path(name), "files")
         return [Path(name)]
     with one_line_errors(name):
         inside = [Path(entry.path) for entry in os.scandir(name) if entry.is_file() and entry.name[0] != "."]
-    found = [file for file in inside if suffix in file.name.lower()]
-    if not found:
+    matches = [file for file in inside if suffix in file.name.lower()]
+    if not matches:
         what = f"no {suffix} files" if suffix else "no files"
         raise InputError(f"{name}: has {what} in it; for files in subfolders give the pattern {name}/**/*{suffix}")
-    return sorted(found)
+    return sorted(matches)
 
 
 def is_pattern(name: str) -> bool:

@@ -57,10 +57,10 @@ class PickedRows:
             if isinstance(self._source, ArraySource):
                 return self._source.pick(self.of(start, stop))
             by_place = np.argsort(order)
-            pieces = Rebatcher()
+            rebatcher = Rebatcher()
             for first, last in runs_of(order[by_place]):
-                pieces.add(cast("Rows", self._source.take(first, last)))
-        rows, _ = pieces.take(len(order))
+                rebatcher.add(cast("Rows", self._source.take(first, last)))
+        rows, _ = rebatcher.take(len(order))
         return cast("Arrays", picked(rows, np.argsort(by_place)))
 
     def of(self, start: int, stop: int) -> Array:

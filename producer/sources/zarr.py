@@ -43,10 +43,10 @@ def open_zarr(path: str | Path, nested: bool = False) -> ZarrSource:
         raise InputError(f"{where}: no such folder; check the path")
     with one_line_errors(where):
         try:
-            found = zarr.open(path, mode="r")
+            opened = zarr.open(path, mode="r")
         except FileNotFoundError as error:
             raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
-        arrays = {"": found} if isinstance(found, zarr.Array) else dict(sorted(_arrays(found, nested)))
+        arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(sorted(_arrays(opened, nested)))
     if not arrays:
         raise InputError(f"{where}: holds no arrays; give at least one")
     for name, array in arrays.items():

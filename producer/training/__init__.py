@@ -13,7 +13,7 @@ from producer.training.tf_dataset import tf_outputs
 __all__ = ["ArraySpec", "Loader", "py_dataset", "tf_dataset", "tf_outputs"]
 
 
-def tf_dataset(client: Client, step: str, source: object, **wanted: Any) -> Any:
+def tf_dataset(client: Client, step: str, source: object, **options: Any) -> Any:
     """A training loop's batches as a `tf.data.Dataset`, made by workers; `model.fit` takes it as it is.
 
     Each iteration over it, so each epoch of `fit`, is one of `Loader`. Its element_spec leaves the batch's axis open;
@@ -29,11 +29,11 @@ def tf_dataset(client: Client, step: str, source: object, **wanted: Any) -> Any:
             `element_spec`.
         ConfigError: TensorFlow is not installed.
     """
-    return Loader(client, step, source, **wanted).tf_dataset()
+    return Loader(client, step, source, **options).tf_dataset()
 
 
 def py_dataset(
-    client: Client, step: str, source: object, *, workers: int = 1, max_queue_size: int = 10, **wanted: Any
+    client: Client, step: str, source: object, *, workers: int = 1, max_queue_size: int = 10, **options: Any
 ) -> Any:
     """A training loop's batches as a `keras.utils.PyDataset`, made by workers; for every backend of Keras.
 
@@ -49,4 +49,4 @@ def py_dataset(
         InputError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`.
         ConfigError: Keras is not installed.
     """
-    return Loader(client, step, source, **wanted).py_dataset(workers=workers, max_queue_size=max_queue_size)
+    return Loader(client, step, source, **options).py_dataset(workers=workers, max_queue_size=max_queue_size)

@@ -35,12 +35,12 @@ class ArraySpec:
 Specs = Mapping[Key, ArraySpec]
 
 
-def learnt(arrays: Mapping[Key, Array]) -> Specs:
+def inferred(arrays: Mapping[Key, Array]) -> Specs:
     """What these arrays say of all others: any number of rows of the same shape."""
     return {key: ArraySpec((None, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
 
 
-def given(spec: Any) -> Specs:
+def declared(spec: Any) -> Specs:
     """What the caller said: a tree of anything that has `shape` and `dtype`, as `tf.TensorSpec`, an array, `ArraySpec`.
 
     Raises:
@@ -66,7 +66,7 @@ class BatchSchema:
     """What batches look like, once that is known; shared by all passes of a loader."""
 
     def __init__(self, element_spec: Any = None) -> None:
-        self.specs = None if element_spec is None else given(element_spec)
+        self.specs = None if element_spec is None else declared(element_spec)
 
     @property
     def tree(self) -> Any:
@@ -84,7 +84,7 @@ class BatchSchema:
         """
         arrays = flatten(part)
         if part.rows:
-            self.specs = learnt(arrays) if self.specs is None else self.specs
+            self.specs = inferred(arrays) if self.specs is None else self.specs
             check(self.specs, arrays, where)
         return arrays
 

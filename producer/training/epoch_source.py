@@ -55,8 +55,8 @@ class Arrived:
     def of(self, start: int, stop: int) -> Array:
         """The numbers of these rows."""
         with self._lock:
-            pieces = [self._blocks[first][max(0, start - first) : stop - first] for first in self._within(start, stop)]
-        return np.concatenate([np.empty(0, np.int64), *pieces])
+            known = [self._blocks[first][max(0, start - first) : stop - first] for first in self._within(start, stop)]
+        return np.concatenate([np.empty(0, np.int64), *known])
 
     def forget(self, start: int, stop: int) -> None:
         """Nobody asks for these again."""

@@ -21,7 +21,7 @@ from producer.rows.part import OutputTree, flatten
 from producer.rows.rebatcher import count_rows, picked
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
 from producer.sources.picked import PickedRows
-from producer.training.batch_specs import BatchSchema, Specs, learnt
+from producer.training.batch_specs import BatchSchema, Specs, inferred
 from producer.training.cutter import Batch, Cutter
 from producer.training.epoch import Epoch
 from producer.training.epoch_source import Numbers, Stream
@@ -321,7 +321,7 @@ class Loader:
             try:
                 for part in job.parts():
                     if part.rows:
-                        return learnt(flatten(part))
+                        return inferred(flatten(part))
             except RowsFailedError as error:
                 failed = error
             finally:

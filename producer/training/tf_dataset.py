@@ -16,7 +16,7 @@ from producer.detached.detached_job import DetachedJob
 from producer.job.job import Job
 from producer.rows.part import OutputTree, Part, flatten
 from producer.rows.read_errors import import_optional
-from producer.training.batch_specs import BatchSchema, learnt
+from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
 from tasks.protocol.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
@@ -84,7 +84,7 @@ class _Parts:
                     break
         if not self._peeked:
             raise InputError(f"job {self._job.id} has no parts that would show what batches look like")
-        schema.specs = learnt(flatten(self._peeked[-1]))
+        schema.specs = inferred(flatten(self._peeked[-1]))
 
     def take(self) -> Iterator[Part]:
         """All parts; of a job that gives them once, once."""

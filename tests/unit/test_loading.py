@@ -264,14 +264,14 @@ def test_failures_are_told_in_rows_of_the_data_set() -> None:
 
 def test_what_batches_look_like_is_learnt_or_given() -> None:
     arrays = {("x",): np.ones((3, 4), np.float32), ("y",): np.array(["a"] * 3, object)}
-    known = batch_specs.learnt(arrays)
+    known = batch_specs.inferred(arrays)
     assert tree_of(known) == {
         "x": ArraySpec((None, 4), np.dtype(np.float32)),
         "y": ArraySpec((None,), np.dtype(object)),
     }
     batch_specs.check(known, arrays, "here")
     element_spec = {"x": ArraySpec((3, None), np.dtype("f4")), "y": np.array(["a"])}
-    loose = batch_specs.given(element_spec)
+    loose = batch_specs.declared(element_spec)
     batch_specs.check(loose, arrays, "here")
     with pytest.raises(MessageError, match="here: a batch has 2 rows, element_spec says 3 for output 'x'"):
         BatchSchema(element_spec).check_rows(2, "here")
@@ -286,13 +286,13 @@ def test_what_batches_look_like_is_learnt_or_given() -> None:
         with pytest.raises(MessageError, match=told):
             batch_specs.check(known, odd, "here")
     with pytest.raises(UsageError, match="output 'x' is 3, which has no dtype and shape"):
-        batch_specs.given({"x": 3})
+        batch_specs.declared({"x": 3})
     with pytest.raises(UsageError, match="has no axis for the rows"):
-        batch_specs.given(ArraySpec((), np.dtype("f4")))
+        batch_specs.declared(ArraySpec((), np.dtype("f4")))
 
 
 def test_a_tuple_is_not_a_dict_with_numbers() -> None:
-    known = batch_specs.learnt(dict(columns_by_key((np.ones(2),))))
+    known = batch_specs.inferred(dict(columns_by_key((np.ones(2),))))
     with pytest.raises(MessageError, match="has the outputs 0"):
         batch_specs.check(known, dict(columns_by_key({"0": np.ones(2)})), "here")
 
