@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from producer.rows.part import RowSpec
-from producer.sinks.temp_paths import sync_folder
+from producer.sinks.temp_paths import not_continued, sync_folder
 from tasks.protocol.messages import FailureRecord, OnError, to_plain
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
@@ -227,10 +227,7 @@ def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
             break
         known.append(record)
     if any(records[len(known) :]):
-        raise OutputError(
-            f"{path}: cannot be continued: line {len(known) + 1} of {journal_path(path)} is damaged; "
-            "start over without --resume"
-        )
+        raise not_continued(path, f"line {len(known) + 1} of {journal_path(path)} is damaged")
     return known, sum(len(line) + 1 for line in lines[: len(known)])
 
 
@@ -259,10 +256,7 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
     now = json.loads(json.dumps(now))
     for name in now:
         if then.get(name) != now[name]:
-            raise OutputError(
-                f"{path}: cannot be continued: {_difference(name, then.get(name), now[name])}; "
-                "start over without --resume"
-            )
+            raise not_continued(path, _difference(name, then.get(name), now[name]))
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from producer.rows.read_errors import check_file, one_line_errors
-from producer.rows.source import Arrays
-from producer.sources.arrays import ArraySource, array_source, check_slice
+from producer.rows.source import Arrays, SliceReader
+from producer.sources.arrays import ArraySource, array_source
 from worker_config.errors import InputError
 
 # Files differ in size: this many of them, spread over all, tell how large they are.
 _SAMPLED_FILES = 256
 
 
-def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileContents:
+def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceReader:
     """Open the files of a folder or of a pattern, sorted by path, as rows.
 
     Args:
@@ -35,32 +34,18 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileCo
         return array_source(np.array([str(file.absolute()) for file in matches], dtype=object), label, str(path))
     sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
-    return FileContents(label, len(matches), sum(sizes) / len(sizes), tuple(matches))
+    row_bytes = sum(sizes) / len(sizes)
+    return SliceReader(label, len(matches), row_bytes, lambda start, stop: _read_files(matches[start:stop]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FileContents:
-    """A data set of the bytes of files, read when they are taken; see `producer.rows.source.Source`."""
-
-    label: str
-    rows: int
-    row_bytes: float
-    _files: tuple[Path, ...]
-    path: None = None
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The bytes of the files `[start, stop)`, as an object array.
-
-        Raises:
-            InputError: there are no such rows, or a file can no longer be read.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        contents = np.empty(stop - start, dtype=object)
-        for position, file in enumerate(self._files[start:stop]):
-            check_file(file, "files")
-            with one_line_errors(str(file)):
-                contents[position] = file.read_bytes()
-        return contents
+def _read_files(files: list[Path]) -> Arrays:
+    """The bytes of files, as an object array."""
+    contents = np.empty(len(files), dtype=object)
+    for position, file in enumerate(files):
+        check_file(file, "files")
+        with one_line_errors(str(file)):
+            contents[position] = file.read_bytes()
+    return contents
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:

@@ -14,8 +14,8 @@ import numpy as np
 from producer.rows.columns import runs_of
 from producer.rows.part import Array
 from producer.rows.rebatcher import Rebatcher, pick_rows, picked
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, Source
-from producer.sources.arrays import ArraySource, check_slice
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source
+from producer.sources.arrays import ArraySource
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
@@ -26,8 +26,8 @@ def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     return BatchReader(label, len(rows), lambda: _read(source, rows))
 
 
-class PickedRows:
-    """Rows of a data set that is taken by slices; see `producer.rows.source.Source`.
+class PickedRows(SliceReader):
+    """Rows of a data set that is taken by slices.
 
     Args:
         order: the numbers of the rows, each one once.
@@ -35,19 +35,12 @@ class PickedRows:
             what they read last.
     """
 
-    path = None
-
     def __init__(self, label: str, source: Source, order: Array | range, lock: threading.RLock | None = None) -> None:
-        self.label, self.rows, self.row_bytes = label, len(order), source.row_bytes
+        super().__init__(label, len(order), source.row_bytes, self._picked)
         self._source, self._order, self._lock = source, order, lock or threading.RLock()
 
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)` of the order; rows that follow each other are read at once.
-
-        Raises:
-            InputError: there are no such rows, or they cannot be read.
-        """
-        check_slice(start, stop, self.rows, self.label)
+    def _picked(self, start: int, stop: int) -> Arrays:
+        """Rows that follow each other are read at once."""
         order = self._order[start:stop]
         with self._lock:
             if not len(order):
