@@ -1,4 +1,4 @@
-"""This module makes the Celery app, the same for producers and workers, with the reason beside each setting.
+"""Settings become the Celery app, the same for producers and workers, with the reason beside each setting.
 
 Celery ignores names it does not know without a word; a test compares ours with its own list. It takes some settings
 from its own environment variables before all others; ours come from `celery_settings` alone.

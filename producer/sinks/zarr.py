@@ -1,4 +1,4 @@
-"""This module writes a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
+"""Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
 rows that failed are marked, the array "output" beside the marks. Only the
@@ -16,7 +16,7 @@ import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import OutputTarget, bytes_of, sync_folder
+from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
 from tasks.transport.atomic_files import sync_file
@@ -84,9 +84,11 @@ class ZarrWriter(Writer):
             try:
                 array = self._zarr.open_array(str(self.temporary), path=self._path(key), mode="r+")
             except (KeyError, ValueError, TypeError) as error:
-                raise self._damaged(f"{output_name(key)} is no array ({error})") from error
+                raise not_continued(self.target.path, f"{output_name(key)} is no array ({error})") from error
             if array.shape[1:] != spec.shape or array.shape[0] < rows:
-                raise self._damaged(f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows")
+                raise not_continued(
+                    self.target.path, f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows"
+                )
             if self.target.rows is None:
                 array.resize((rows, *spec.shape))
             self._arrays[key] = array
@@ -165,9 +167,9 @@ class ZarrWriter(Writer):
 
     def _check_name(self, key: Key, specs: Specs) -> None:
         """An array cannot lie in another one, and some names are Zarr's own."""
-        pieces = "/".join(key).split("/") if key else []
+        names = "/".join(key).split("/") if key else []
         inside = any(other != key and "/".join(key).startswith("/".join(other) + "/") for other in specs)
-        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in pieces):
+        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in names):
             raise OutputError(
                 f"{self.target.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
                 "use .npz or .jsonl"
@@ -183,9 +185,6 @@ class ZarrWriter(Writer):
             f"{self.target.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
             "use .jsonl, or change it with a postprocess function"
         )
-
-    def _damaged(self, what: str) -> OutputError:
-        return OutputError(f"{self.target.path}: cannot be continued: {what}; start over without --resume")
 
 
 def _row_bytes(spec: RowSpec) -> int:

@@ -1,4 +1,4 @@
-"""This module reads rows, or ready batches, from any Python iterable, whose end nobody need know."""
+"""Rows, or ready batches, of any Python iterable --> a BatchSource, whose end nobody need know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from producer.rows.columns import check_lengths, place, to_array
 from producer.rows.read_errors import cause
 from producer.rows.source import Batches, BatchReader, Column
-from producer.sources.gather import Form, gather, stack
+from producer.sources.gather import RowSchema, gather, stack
 from worker_config.errors import InputError, UsageError
 
 
@@ -54,24 +54,24 @@ def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
 
 
 def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
-    form = Form()
+    schema = RowSchema()
     with closing(batches):
         for number, batch in enumerate(batches):
             where = f"{label}: batch {number}"
-            columns = form.columns(batch, where)
-            checked = {name: _column(form, name, value, place(where, name)) for name, value in columns.items()}
+            columns = schema.columns(batch, where)
+            checked = {name: _column(schema, name, value, place(where, name)) for name, value in columns.items()}
             check_lengths({name: len(column) for name, column in checked.items()}, where)
-            yield form.batch(checked)
+            yield schema.batch(checked)
 
 
-def _column(form: Form, name: str, value: object, where: str) -> Column:
+def _column(schema: RowSchema, name: str, value: object, where: str) -> Column:
     try:
         array = to_array(value, where)
     except InputError:
         if not isinstance(value, list):
             raise
-        return stack([form.value(name, row, where) for row in value])
-    array = form.value(name, value if isinstance(value, list) else array, where)
+        return stack([schema.value(name, row, where) for row in value])
+    array = schema.value(name, value if isinstance(value, list) else array, where)
     if array.ndim == 0:
         raise InputError(f"{where}: is one value, not rows; give an array whose first axis counts the rows")
     return array

@@ -1,4 +1,4 @@
-"""This module cuts parts, of any number of rows, into batches; a batch within one part is a view of it.
+"""Parts, of any number of rows, cut into batches; a batch within one part is a view of it.
 
 parts, with gaps where rows failed --> batches of `batch_rows` rows less those that failed
                                    --> or, refilled, of `batch_rows` rows that are there
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
+from producer.rows.part import Array, OutputTree, Part, unflatten
 from producer.training.order import Order
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
@@ -43,7 +43,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
+class _PartSlice:
     """What is left of a part: rows `kept` of the epoch's `[start, stop)`."""
 
     start: int
@@ -54,12 +54,12 @@ class _Piece:
     def rows_before(self, position: int) -> int:
         return position - self.start if isinstance(self.kept, range) else int(np.searchsorted(self.kept, position))
 
-    def cut(self, rows: int, position: int) -> tuple[_Piece, _Piece]:
+    def cut(self, rows: int, position: int) -> tuple[_PartSlice, _PartSlice]:
         head = {key: array[:rows] for key, array in self.arrays.items()}
         tail = {key: array[rows:] for key, array in self.arrays.items()}
         return (
-            _Piece(self.start, position, self.kept[:rows], head),
-            _Piece(position, self.stop, self.kept[rows:], tail),
+            _PartSlice(self.start, position, self.kept[:rows], head),
+            _PartSlice(position, self.stop, self.kept[rows:], tail),
         )
 
 
@@ -76,23 +76,23 @@ class Cutter:
         self._batch_rows = batch_rows
         self._refill = refill
         self._counted = counted and not refill
-        self._pieces: deque[_Piece] = deque()
+        self._slices: deque[_PartSlice] = deque()
         self._waiting = 0
         self._owed = 0
         self._last: Batch | None = None
 
-    def add(self, part: Part, arrays: Mapping[Key, Array] | None = None) -> list[Batch]:
-        """Take a part, whose arrays by key may be given; give the batches that are complete.
+    def add(self, part: Part, arrays: Mapping[Key, Array]) -> list[Batch]:
+        """Take a part, with its arrays by key; give the batches that are complete.
 
         Raises:
             MessageError: rows of one batch are not of one shape.
         """
         kept: Order = part.numbers() if part.skipped else range(part.start, part.stop)
-        self._pieces.append(_Piece(part.start, part.stop, kept, flatten(part) if arrays is None else arrays))
-        self._waiting += self._size(self._pieces[-1])
+        self._slices.append(_PartSlice(part.start, part.stop, kept, arrays))
+        self._waiting += self._size(self._slices[-1])
         out: list[Batch] = []
         while self._waiting >= self._batch_rows:
-            out += self._give(self._next(self._batch_rows))
+            out += self._release(self._next(self._batch_rows))
         return out
 
     def end(self) -> list[Batch]:
@@ -101,7 +101,7 @@ class Cutter:
         Raises:
             RowsFailedError: fewer than were promised can be made of the rows that are there.
         """
-        out = self._give(self._next(self._waiting)) if self._waiting else []
+        out = self._release(self._next(self._waiting)) if self._waiting else []
         if self._last:
             last = self._split(self._last)
             self._last = None
@@ -113,40 +113,40 @@ class Cutter:
             )
         return out
 
-    def _size(self, piece: _Piece) -> int:
-        return len(piece.kept) if self._refill else piece.stop - piece.start
+    def _size(self, part_slice: _PartSlice) -> int:
+        return len(part_slice.kept) if self._refill else part_slice.stop - part_slice.start
 
-    def _next(self, wanted: int) -> Batch:
-        self._waiting -= wanted
-        pieces: list[_Piece] = []
-        while wanted:
-            piece = self._pieces.popleft()
-            size = self._size(piece)
-            if size > wanted:
+    def _next(self, missing: int) -> Batch:
+        self._waiting -= missing
+        slices: list[_PartSlice] = []
+        while missing:
+            part_slice = self._slices.popleft()
+            size = self._size(part_slice)
+            if size > missing:
                 if self._refill:
-                    rows, position = wanted, int(piece.kept[wanted])
+                    rows, position = missing, int(part_slice.kept[missing])
                 else:
-                    position = piece.start + wanted
-                    rows = piece.rows_before(position)
-                piece, rest = piece.cut(rows, position)
-                self._pieces.appendleft(rest)
-                size = wanted
-            pieces.append(piece)
-            wanted -= size
-        pieces = [piece for piece in pieces if len(piece.kept)] or pieces[:1]
-        positions = tuple(piece.kept for piece in pieces)
-        if len(pieces) == 1:
-            return Batch(pieces[0].arrays, positions)
+                    position = part_slice.start + missing
+                    rows = part_slice.rows_before(position)
+                part_slice, rest = part_slice.cut(rows, position)
+                self._slices.appendleft(rest)
+                size = missing
+            slices.append(part_slice)
+            missing -= size
+        slices = [part_slice for part_slice in slices if len(part_slice.kept)] or slices[:1]
+        positions = tuple(part_slice.kept for part_slice in slices)
+        if len(slices) == 1:
+            return Batch(slices[0].arrays, positions)
         try:
-            arrays = {key: np.concatenate([piece.arrays[key] for piece in pieces]) for key in pieces[0].arrays}
+            arrays = {key: np.concatenate([one.arrays[key] for one in slices]) for key in slices[0].arrays}
         except (ValueError, KeyError) as error:
             raise MessageError(
-                f"rows {pieces[0].start}-{pieces[-1].stop} of the epoch are one batch, and not of one shape: {error}; "
+                f"rows {slices[0].start}-{slices[-1].stop} of the epoch are one batch, and not of one shape: {error}; "
                 "let the step make them so, or make chunk_rows a multiple of batch_rows"
             ) from None
         return Batch(arrays, positions)
 
-    def _give(self, batch: Batch) -> list[Batch]:
+    def _release(self, batch: Batch) -> list[Batch]:
         """Hold back the last batch: it may have to be split, and at its end the epoch has ended."""
         if not batch.rows:
             self._owed += self._counted
