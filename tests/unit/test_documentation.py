@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from worker_config import errors
+
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "findings" / "README.md"])
 README_WORDS = 1_000
@@ -75,6 +77,14 @@ def test_every_page_is_in_the_menu_of_the_site() -> None:
     menu = set(re.findall(r": (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").rglob("*.md")}
     assert menu == pages | {"index.md", "contributing.md", "changelog.md"}
+
+
+def test_every_error_is_documented() -> None:
+    tree = re.findall(
+        r"^ *(\w+Error) {2,}|^(CeleriacError)$", (REPOSITORY / "docs" / "errors.md").read_text(), re.MULTILINE
+    )
+    classes = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, Exception)}
+    assert {name for names in tree for name in names if name} == classes
 
 
 def test_the_readme_is_short() -> None:
