@@ -41,7 +41,6 @@ class ZarrWriter(Writer):
         super().__init__(target)
         self._zarr = import_optional("zarr", "zarr", str(target.path))
         self._arrays: dict[Key, Any] = {}
-        self._nameless = ""
         self._unsynced: set[tuple[Key, int]] = set()
 
     def check_replaceable(self) -> None:
@@ -58,7 +57,6 @@ class ZarrWriter(Writer):
         """Make the arrays."""
         for key in specs:
             self._check_name(key, specs)
-        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
             if self.target.rows is not None:
@@ -77,7 +75,6 @@ class ZarrWriter(Writer):
         """Continue the arrays of a former run."""
         for left_over in self.temporary.rglob("*.partial"):  # of a file that was being replaced
             left_over.unlink()
-        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             if self.is_dropped(key):
                 continue
@@ -158,7 +155,7 @@ class ZarrWriter(Writer):
 
     def _path(self, key: Key) -> str:
         """Of an array in the store; empty for the store itself, in which there can be no other."""
-        return "/".join(key) or self._nameless
+        return "/".join(key) or (self.nameless if self.mark else "")
 
     def _sync_metadata(self) -> None:
         for path in self.temporary.rglob("zarr.json"):

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.rows.columns import check_lengths, place, to_array
+from producer.rows.columns import check_lengths, check_rows, place, to_array
 from producer.rows.read_errors import cause
 from producer.rows.source import Batches, BatchReader, Column
 from producer.sources.gather import RowSchema, gather, stack
@@ -30,11 +30,8 @@ def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> B
     if batch_rows < 1:
         raise UsageError(f"batch_rows is {batch_rows}: it must be at least 1")
     label = label or _label(rows)
-
-    def read() -> Batches:
-        return gather(_items(rows, label, "row"), label, batch_rows)
-
-    return BatchReader(label, None, read, once=isinstance(rows, Iterator))
+    once = isinstance(rows, Iterator)
+    return BatchReader(label, None, lambda: gather(_items(rows, label, "row"), label, batch_rows), once)
 
 
 def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
@@ -46,11 +43,9 @@ def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
         InputError: as for `from_rows`, with the number of the batch; its inputs have different numbers of rows.
     """
     label = label or _label(batches)
-
-    def read() -> Batches:
-        return _checked(_items(batches, label, "batch"), label)
-
-    return BatchReader(label, None, read, once=isinstance(batches, Iterator))
+    return BatchReader(
+        label, None, lambda: _checked(_items(batches, label, "batch"), label), once=isinstance(batches, Iterator)
+    )
 
 
 def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
@@ -72,8 +67,7 @@ def _column(schema: RowSchema, name: str, value: object, where: str) -> Column:
             raise
         return stack([schema.value(name, row, where) for row in value])
     array = schema.value(name, value if isinstance(value, list) else array, where)
-    if array.ndim == 0:
-        raise InputError(f"{where}: is one value, not rows; give an array whose first axis counts the rows")
+    check_rows(array.dtype, array.ndim, where)
     return array
 
 

@@ -6,6 +6,7 @@ parts, with gaps where rows failed --> batches of `batch_rows` rows less those t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from producer.rows.part import Array, OutputTree, Part, unflatten
+from producer.rows.rebatcher import Rebatcher, columns
 from producer.training.order import Order
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
@@ -29,38 +31,17 @@ class Batch:
     """
 
     arrays: Mapping[Key, Array]
-    positions: tuple[Order, ...]
+    positions: Order
 
     @property
     def rows(self) -> int:
         """How many there are."""
-        return sum(map(len, self.positions))
+        return len(self.positions)
 
     @property
     def tree(self) -> OutputTree:
         """The arrays in the form that the step gave them."""
         return unflatten(self.arrays)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _PartSlice:
-    """What is left of a part: rows `kept` of the epoch's `[start, stop)`."""
-
-    start: int
-    stop: int
-    kept: Order
-    arrays: Mapping[Key, Array]
-
-    def rows_before(self, position: int) -> int:
-        return position - self.start if isinstance(self.kept, range) else int(np.searchsorted(self.kept, position))
-
-    def cut(self, rows: int, position: int) -> tuple[_PartSlice, _PartSlice]:
-        head = {key: array[:rows] for key, array in self.arrays.items()}
-        tail = {key: array[rows:] for key, array in self.arrays.items()}
-        return (
-            _PartSlice(self.start, position, self.kept[:rows], head),
-            _PartSlice(position, self.stop, self.kept[rows:], tail),
-        )
 
 
 class Cutter:
@@ -76,7 +57,9 @@ class Cutter:
         self._batch_rows = batch_rows
         self._refill = refill
         self._counted = counted and not refill
-        self._slices: deque[_PartSlice] = deque()
+        self._keys: list[Key] = []
+        self._rows = Rebatcher()  # positions, and the arrays in the order of the keys
+        self._spans: deque[tuple[int, int, Order]] = deque()  # of parts: start, stop, and the positions that are there
         self._waiting = 0
         self._owed = 0
         self._last: Batch | None = None
@@ -88,8 +71,11 @@ class Cutter:
             MessageError: rows of one batch are not of one shape.
         """
         kept: Order = part.numbers() if part.skipped else range(part.start, part.stop)
-        self._slices.append(_PartSlice(part.start, part.stop, kept, arrays))
-        self._waiting += self._size(self._slices[-1])
+        self._keys = self._keys or list(arrays)
+        self._rows.add((np.asarray(kept, np.int64), *(arrays[key] for key in self._keys)))
+        if not self._refill:
+            self._spans.append((part.start, part.stop, kept))
+        self._waiting += len(kept) if self._refill else part.stop - part.start
         out: list[Batch] = []
         while self._waiting >= self._batch_rows:
             out += self._release(self._next(self._batch_rows))
@@ -113,38 +99,36 @@ class Cutter:
             )
         return out
 
-    def _size(self, part_slice: _PartSlice) -> int:
-        return len(part_slice.kept) if self._refill else part_slice.stop - part_slice.start
-
-    def _next(self, missing: int) -> Batch:
-        self._waiting -= missing
-        slices: list[_PartSlice] = []
-        while missing:
-            part_slice = self._slices.popleft()
-            size = self._size(part_slice)
-            if size > missing:
-                if self._refill:
-                    rows, position = missing, int(part_slice.kept[missing])
-                else:
-                    position = part_slice.start + missing
-                    rows = part_slice.rows_before(position)
-                part_slice, rest = part_slice.cut(rows, position)
-                self._slices.appendleft(rest)
-                size = missing
-            slices.append(part_slice)
-            missing -= size
-        slices = [part_slice for part_slice in slices if len(part_slice.kept)] or slices[:1]
-        positions = tuple(part_slice.kept for part_slice in slices)
-        if len(slices) == 1:
-            return Batch(slices[0].arrays, positions)
-        try:
-            arrays = {key: np.concatenate([one.arrays[key] for one in slices]) for key in slices[0].arrays}
-        except (ValueError, KeyError) as error:
+    def _next(self, size: int) -> Batch:
+        self._waiting -= size
+        rows = size if self._refill else self._rows_of(size)
+        if not rows:
+            return Batch({}, range(0))
+        taken, _ = self._rows.take(rows)
+        positions, *arrays = columns(taken)
+        first, last = int(positions[0]), int(positions[-1])
+        if any(isinstance(array, list) for array in arrays):
             raise MessageError(
-                f"rows {slices[0].start}-{slices[-1].stop} of the epoch are one batch, and not of one shape: {error}; "
+                f"rows {first}-{last + 1} of the epoch are one batch, and not of one shape; "
                 "let the step make them so, or make chunk_rows a multiple of batch_rows"
-            ) from None
-        return Batch(arrays, positions)
+            )
+        order: Order = np.asarray(positions)
+        if np.array_equal(order, np.arange(first, last + 1)):
+            order = range(first, last + 1)
+        return Batch({key: np.asarray(array) for key, array in zip(self._keys, arrays, strict=True)}, order)
+
+    def _rows_of(self, positions: int) -> int:
+        """How many rows are there of the next positions: the others failed, or were dropped."""
+        rows = 0
+        while positions:
+            start, stop, kept = self._spans.popleft()
+            middle = min(stop, start + positions)
+            count = bisect_left(kept, middle)
+            rows += count
+            positions -= middle - start
+            if middle < stop:
+                self._spans.appendleft((middle, stop, kept[count:]))
+        return rows
 
     def _release(self, batch: Batch) -> list[Batch]:
         """Hold back the last batch: it may have to be split, and at its end the epoch has ended."""
@@ -162,8 +146,7 @@ class Cutter:
         if count == 1:
             return [batch]
         cuts = [batch.rows * number // count for number in range(count + 1)]
-        numbers = np.concatenate([np.asarray(run) for run in batch.positions])
         return [
-            Batch({key: array[start:stop] for key, array in batch.arrays.items()}, (numbers[start:stop],))
+            Batch({key: array[start:stop] for key, array in batch.arrays.items()}, batch.positions[start:stop])
             for start, stop in pairwise(cuts)
         ]

@@ -46,7 +46,7 @@ class EpochFeed(Protocol):
 class _Assigned:
     """A batch that an index has got: which rows it has, and its outputs, if they may soon be asked for again."""
 
-    positions: tuple[Order, ...]
+    positions: Order
     kept: OutputTree | None
 
 
@@ -124,8 +124,7 @@ class IndexedBatches:
 
     def _remade(self, assigned: _Assigned) -> OutputTree:
         assert self._epoch is not None  # noqa: S101 - it gave the batch
-        positions = np.concatenate([np.asarray(run, np.int64) for run in assigned.positions])
-        return self._loader._outputs_of(self._epoch.numbers_of(positions))
+        return self._loader._outputs_of(self._epoch.numbers_of(np.asarray(assigned.positions, np.int64)))
 
 
 def py_dataset_of(loader: EpochFeed, batches: int, workers: int, max_queue_size: int) -> Any:
