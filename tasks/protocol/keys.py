@@ -23,7 +23,7 @@ Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached jo
 
 from __future__ import annotations
 
-from worker_config.celery_app import KEY_PREFIX
+from worker_config.queue_names import KEY_PREFIX
 
 # A field of a job's record: how an executor of this model differed.
 OWN_GRAPH = "own_graph:"
