@@ -26,16 +26,18 @@ def main() -> None:
     """Measure and print."""
     ours = str(Path(sys.executable).with_name("celeriac"))
     commands = [ours, *sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as folder:
-        with local(models=write_manifest(Path(folder), {"double": "operator:pos"}), workers=1) as client:
-            job = client.submit("double", np.zeros((10, 1)))
-            job.result()
-            job.wait()
-            for words in (["--help"], ["status", job.id, "--broker", client.broker_url]):
-                taken = [[_processor_seconds([command, *words]) for command in commands] for _ in range(ROUNDS)]
-                medians = [statistics.median(column) for column in zip(*taken, strict=True)]
-                ratio = f", {medians[0] / medians[1]:.2f} of the other's {medians[1]:.2f}" if len(medians) > 1 else ""
-                print(f"celeriac {words[0]}: {medians[0]:.2f} processor seconds{ratio}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local(models=write_manifest(Path(folder), {"double": "operator:pos"}), workers=1) as client,
+    ):
+        job = client.submit("double", np.zeros((10, 1)))
+        job.result()
+        job.wait()
+        for words in (["--help"], ["status", job.id, "--broker", client.broker_url]):
+            taken = [[_processor_seconds([command, *words]) for command in commands] for _ in range(ROUNDS)]
+            medians = [statistics.median(column) for column in zip(*taken, strict=True)]
+            ratio = f", {medians[0] / medians[1]:.2f} of the other's {medians[1]:.2f}" if len(medians) > 1 else ""
+            print(f"celeriac {words[0]}: {medians[0]:.2f} processor seconds{ratio}")
 
 
 def _processor_seconds(command: list[str]) -> float:

@@ -17,7 +17,9 @@ import click
 import numpy as np
 
 from producer.cli.options import broker_option, metrics_port_option
-from producer.cli.predict_to_sink import PredictionFailedError, predict_to_sink
+from producer.cli.predict_to_sink import predict_to_sink
+from producer.cli.request import RunOptions
+from producer.cli.summary import PredictionFailedError
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array
@@ -62,7 +64,8 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
         try:
-            summary = predict_to_sink(client, [MODEL], open_file(folder / "digits.npy"), sink, quiet=quiet)
+            rows = open_file(folder / "digits.npy")
+            summary = predict_to_sink(client, [MODEL], rows, sink, run=RunOptions(quiet=quiet))
         except PredictionFailedError as failed:
             raise failed.error from None
     scores = np.load(folder / "predictions.npy")
