@@ -1,4 +1,4 @@
-"""This module is where a job's chunks come from: rows taken by slices, or batches read in order by a thread."""
+"""Where a job's chunks come from: rows taken by slices, or batches read in order by a thread."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Feed(Protocol):
     repeatable: bool
 
     @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
+    def next_row(self) -> int:
+        """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk, of at most `rows` rows; None when there is none now.
@@ -55,7 +55,7 @@ class Feed(Protocol):
     def end_by(self, error: CeleriacError) -> None:
         """Give no more chunks; `exhausted` raises the error."""
 
-    def again(self, first_index: int, first_row: int) -> Feed | None:
+    def restart(self, first_index: int, first_row: int) -> Feed | None:
         """The same data set from `first_row` on, its chunks counted from `first_index`; None where it is read up."""
 
     def exhausted(self) -> bool:
@@ -87,8 +87,8 @@ class SourceFeed:
         self._error: CeleriacError | None = None
 
     @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
+    def next_row(self) -> int:
+        """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
         return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
@@ -115,7 +115,7 @@ class SourceFeed:
             rows = f"rows {chunk.start}-{chunk.stop}"
             raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
 
-    def again(self, first_index: int, first_row: int) -> SourceFeed:
+    def restart(self, first_index: int, first_row: int) -> SourceFeed:
         """The same from a row on."""
         return SourceFeed(self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index)
 
@@ -178,8 +178,8 @@ class BatchFeed:
         self._thread: threading.Thread | None = None
 
     @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
+    def next_row(self) -> int:
+        """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
         return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
@@ -209,14 +209,14 @@ class BatchFeed:
     def take(self, chunk: Chunk) -> None:
         """Rows that were read are not there twice."""
 
-    def again(self, first_index: int, first_row: int) -> BatchFeed | None:
+    def restart(self, first_index: int, first_row: int) -> BatchFeed | None:
         """The same from a row on, if the data set can be read once more."""
         try:
             self._source.batches().close()  # not begun
         except CeleriacError:
             return None
         return BatchFeed(
-            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.given
+            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.next_row
         )
 
     def end_by(self, error: CeleriacError) -> None:
@@ -232,12 +232,12 @@ class BatchFeed:
                 return False
             if self._error is not None:
                 raise self._error
-        if self.given < self._least_rows:
+        if self.next_row < self._least_rows:
             raise InputError(
-                f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.given}"
+                f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.next_row}"
             )
-        if self.rows is not None and self.given != self.rows:
-            raise InputError(f"{self.label}: has {self.given} rows, not the {self.rows} that it announced")
+        if self.rows is not None and self.next_row != self.rows:
+            raise InputError(f"{self.label}: has {self.next_row} rows, not the {self.rows} that it announced")
         return True
 
     def close(self) -> None:
