@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from producer.detached.detached_job import DetachedJob
 from producer.detached.submit import Wishes, check_can_be_left, leave
-from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
+from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, Wanted, try_out
@@ -22,7 +23,7 @@ from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
-from producer.sources import BatchSource, Source, from_rows, open_source
+from producer.sources import Source, from_rows, open_source
 from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -224,17 +225,12 @@ class Client:
         if wishes:
             check_can_be_left(infos, first_row=first_row, goes_on=fail_together or options.policy.goes_on)
             blank = blank_rows(infos[0].inputs)
-            return leave(
-                self._settings, source, infos, slots, wishes, check=lambda rows: check_fits(infos, rows), blank=blank
-            )
+            return leave(self._settings, source, infos, slots, wishes, check=partial(check_fits, infos), blank=blank)
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
-        feed: Feed
-        if isinstance(source, Source):
-            check_fits(infos, source.take(0, min(1, source.rows)))
-            feed = SourceFeed(source, with_rows=spec.slice_ref is None, first_row=first_row)
-            row_bytes = source.row_bytes
-        else:
-            feed, row_bytes = _batch_feed(source, infos, None, first_row), None
+        feed = make_feed(
+            source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
+        )
+        row_bytes = source.row_bytes if isinstance(source, Source) else None
         return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, chunk_rows, chunk_seconds))
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
@@ -308,7 +304,7 @@ class Client:
         source = from_rows(rows, batch_rows=1, label="stream")
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
         chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        job = self._start(spec, _batch_feed(source, infos, max_delay), chunk_sizer)
+        job = self._start(spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -333,16 +329,6 @@ class Client:
             self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
             job.start()
         return job
-
-
-def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None, first_row: int = 0) -> BatchFeed:
-    return BatchFeed(
-        source,
-        check=lambda rows: check_fits(infos, rows),
-        blank=blank_rows(infos[0].inputs),
-        max_delay=max_delay,
-        first_row=first_row,
-    )
 
 
 def _row(outputs: OutputTree, row: int) -> Any:
