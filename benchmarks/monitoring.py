@@ -111,7 +111,6 @@ def _nothing(*_: object) -> None:
 
 # What a producer measures; the rival's worker is `benchmarks/unwatched.py`.
 NOT_MEASURED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
-    (Timeline, "sent", _nothing),
     (Timeline, "answered", _nothing),
     (Timeline, "look", _nothing),
     (timeline_store, "write", _nothing),

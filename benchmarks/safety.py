@@ -27,7 +27,7 @@ from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local
-from producer.job.resend import Resend
+from producer.job.resend import Resender
 from producer.sinks import JournalHead, open_sink
 from tasks.transport.connection import connect
 
@@ -77,7 +77,7 @@ def _run(
 ) -> npt.NDArray[np.float32]:
     """As `celeriac predict` does it; the clock runs until the output has its name."""
     head = JournalHead(source={}, models=client.digests(name), on_error="skip") if safe else None
-    with nullcontext() if safe else patch.object(Resend, "late", lambda *_: None):
+    with nullcontext() if safe else patch.object(Resender, "late", lambda *_: None):
         sink = open_sink(path, len(data), force=True, journal=head)
         for part in client.submit(name, data, chunk_rows=chunk_rows, on_error="skip" if safe else "raise").parts():
             sink.write(part)

@@ -1,4 +1,4 @@
-"""This module is the front door for Python: connect to a Redis, submit data sets, take predictions."""
+"""The front door for Python: connect to a Redis, submit data sets, take predictions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from producer.detached.detached_job import DetachedJob
 from producer.detached.submit import Wishes, check_can_be_left, leave
-from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
+from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, Wanted, try_out
@@ -20,9 +21,9 @@ from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
-from producer.scheduling.job_options import MAX_WAITING_BYTES, AttachedOptions, DetachedOptions, PredictOptions, Terms
+from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
-from producer.sources import BatchSource, Source, from_rows, open_source
+from producer.sources import Source, from_rows, open_source
 from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -96,7 +97,7 @@ class Client:
         self,
         models: str | Sequence[str],
         data: object,
-        **options: Unpack[PredictOptions],
+        **options: Unpack[SubmitOptions],
     ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
         job = self.submit(models, data, **options)
@@ -112,7 +113,7 @@ class Client:
         data: object,
         *,
         detach: Literal[False] = False,
-        **options: Unpack[AttachedOptions],
+        **options: Unpack[SubmitOptions],
     ) -> Job: ...
 
     @overload
@@ -122,7 +123,11 @@ class Client:
         data: object,
         *,
         detach: Literal[True],
-        **options: Unpack[DetachedOptions],
+        chunk_rows: int | None = None,
+        store: StoreName | None = None,
+        compression: Compression | None = None,
+        on_nonfinite: OnNonfinite = "warn",
+        ttl_seconds: int | None = None,
     ) -> str: ...
 
     def submit(
@@ -193,13 +198,22 @@ class Client:
             BrokerError: Redis cannot be reached.
         """
         names = check_names(models)
-        policy = make_policy(on_error, max_failed, on_nonfinite)
-        if compression:
-            check_installed(compression)
+        options = JobOptions(
+            chunk_rows=chunk_rows,
+            chunk_seconds=chunk_seconds,
+            store=store,
+            compression=compression,
+            first_row=first_row,
+            fail_together=fail_together,
+            policy=make_policy(on_error, max_failed, on_nonfinite),
+            failed_before=failed_before,
+            dropped_before=dropped_before,
+            nonfinite_before=nonfinite_before,
+            ordered=ordered,
+            max_waiting_bytes=max_waiting_bytes,
+        )
         if ttl_seconds is not None and not detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
-        if max_waiting_bytes < 1:
-            raise UsageError(f"max_waiting_bytes is {max_waiting_bytes}; it must be at least 1, or no part would come")
         if detach and not ordered:
             raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite) if detach else None
@@ -209,23 +223,15 @@ class Client:
         model_pinning.check_begins_chunk(infos, first_row, chunk_rows)
         model_pinning.warn(infos)
         if wishes:
-            check_can_be_left(infos, first_row=first_row, goes_on=fail_together or policy.goes_on)
+            check_can_be_left(infos, first_row=first_row, goes_on=fail_together or options.policy.goes_on)
             blank = blank_rows(infos[0].inputs)
-            return leave(
-                self._settings, source, infos, slots, wishes, check=lambda rows: check_fits(infos, rows), blank=blank
-            )
-        chosen, slice_ref = choose_store(source, slots, self._settings, store)
-        feed: Feed
-        if isinstance(source, Source):
-            check_fits(infos, source.take(0, min(1, source.rows)))
-            feed = SourceFeed(source, with_rows=slice_ref is None, first_row=first_row)
-            row_bytes = source.row_bytes
-        else:
-            feed, row_bytes = _batch_feed(source, infos, None, first_row), None
-        chunk_sizer = make_sizer(infos, row_bytes, chosen, chunk_rows, chunk_seconds)
-        before = failed_before, dropped_before, nonfinite_before
-        terms = Terms(slice_ref, compression, fail_together, policy, *before, ordered, max_waiting_bytes)
-        return self._start(feed, chunk_sizer, infos, slots, chosen, terms)
+            return leave(self._settings, source, infos, slots, wishes, check=partial(check_fits, infos), blank=blank)
+        spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
+        feed = make_feed(
+            source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
+        )
+        row_bytes = source.row_bytes if isinstance(source, Source) else None
+        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, chunk_rows, chunk_seconds))
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.
@@ -290,15 +296,15 @@ class Client:
 
         Closing the iterator cancels what is in flight. Of a model with `independent_rows = false` it is a UsageError.
         """
-        terms = Terms(policy=make_policy("raise", None, on_nonfinite))
+        options = JobOptions(policy=make_policy("raise", None, on_nonfinite))
         infos, slots = self._find(check_names(models))
         model_pinning.warn(infos)
         model_pinning.check_can_stream(infos)
         # One by one, so that a row can leave before the next one comes.
         source = from_rows(rows, batch_rows=1, label="stream")
-        store, _ = choose_store(source, slots, self._settings, None)
+        spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
         chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        job = self._start(_batch_feed(source, infos, max_delay), chunk_sizer, infos, slots, store, terms)
+        job = self._start(spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer)
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
@@ -317,32 +323,12 @@ class Client:
         infos = model_pinning.pin(names, slots)
         return infos, model_pinning.usable(slots, model_pinning.refs(infos))
 
-    def _start(
-        self,
-        feed: Feed,
-        chunk_sizer: ChunkSizer,
-        infos: list[ModelInfo],
-        slots: list[SlotRecord],
-        store: StoreName,
-        terms: Terms,
-    ) -> Job:
-        job = make_job(
-            self._settings, self._worker_timeout_seconds, feed, chunk_sizer, infos, slots, store, terms, self._watch
-        )
+    def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
+        job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)
         with self._lock:
             self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
             job.start()
         return job
-
-
-def _batch_feed(source: BatchSource, infos: list[ModelInfo], max_delay: float | None, first_row: int = 0) -> BatchFeed:
-    return BatchFeed(
-        source,
-        check=lambda rows: check_fits(infos, rows),
-        blank=blank_rows(infos[0].inputs),
-        max_delay=max_delay,
-        first_row=first_row,
-    )
 
 
 def _row(outputs: OutputTree, row: int) -> Any:

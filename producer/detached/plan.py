@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES, ChunkSizer
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_REDIS_CHUNK_BYTES, ChunkSizer
 from producer.scheduling.model_pinning import batch_seconds, fixed_chunk_rows, output_row_bytes
 from tasks.protocol.records import ModelInfo
 from worker_config.errors import UsageError
@@ -47,9 +47,8 @@ def choose_chunk_rows(
         row_bytes,
         output_row_bytes=output_row_bytes(infos),
         batch_seconds=min(batch_seconds(infos) or CHUNK_SECONDS / BATCHES, CHUNK_SECONDS / least_batches),
-        rows_travel=not sliced,
+        store="slices" if sliced else "redis",
         fixed_rows=fixed_chunk_rows(infos, fixed_rows),
-        max_bytes=MAX_CHUNK_BYTES if sliced else MAX_REDIS_CHUNK_BYTES,
     )
     # The sizer would share the rest out in two chunks for each slot; these are all that there will be.
     share_bytes = MAX_REDIS_CHUNK_BYTES * (1 if sliced else 2)  # outputs alone, or rows and outputs

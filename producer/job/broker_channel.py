@@ -1,4 +1,4 @@
-"""This module is the producer's side of Redis, Celery and the spool folder: chunks out, answers in.
+"""The producer's side of Redis, Celery and the spool folder: chunks out, answers in.
 
 put rows (message, Redis, spool, or where they stand) --> publish chunks (one batch)
 take answers from the job's list --> load their outputs --> forget what was answered
@@ -141,21 +141,21 @@ class BrokerChannel:
                 came = [first[1]] if first else []
         return [unpack(data, Answer) for data in came]
 
-    def load(self, ref: PayloadRef, scratch: ReusableBuffer | None = None) -> bytes | memoryview | None:
+    def load(self, ref: PayloadRef, buffer: ReusableBuffer | None = None) -> bytes | memoryview | None:
         """The outputs of an answer, which are then gone from where they were; None if they are gone already.
 
-        Those of a file stand in `scratch`, where one is given.
+        Those of a file stand in `buffer`, where one is given.
         """
-        payload = self._load(ref, scratch)
+        payload = self._load(ref, buffer)
         self.measures.taken(ref, len(payload or b""))
         return payload
 
-    def _load(self, ref: PayloadRef, scratch: ReusableBuffer | None) -> bytes | memoryview | None:
+    def _load(self, ref: PayloadRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
         if isinstance(ref, InlineRef):
             return ref.payload
         if isinstance(ref, FileRef):
             try:
-                payload = spool.read(self._shared, ref, scratch)
+                payload = spool.read(self._shared, ref, buffer)
             except PayloadError:
                 return None
             self.release([ref])
@@ -215,7 +215,7 @@ class BrokerChannel:
         with broker_errors(self.url):
             return str(cast("dict[str, str]", self.client.info("server")).get("run_id"))
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Redis was away: keys may be there that nobody remembers."""
         self._left_over = True
 

@@ -1,44 +1,57 @@
-"""This module is where a job's chunks come from: rows taken by slices, or batches read in order by a thread."""
+"""Where a job's chunks come from: rows taken by slices, or batches read in order by a thread."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Protocol
 
 from producer.rows.read_errors import cause
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import Arrays, BatchSource, Rows, Source
 from producer.scheduling.chunk_sizer import Chunk
+from tasks.protocol.records import ModelInfo
+from tasks.protocol.signature import blank_rows
 from worker_config.errors import CeleriacError, InputError
 
 # What is read ahead of the chunks, besides the rows of two chunks.
 MAX_AHEAD_BYTES = 32 * 2**20
 
 
-class Feed(Protocol):
+class Feed(ABC):
     """What a job asks for chunks.
 
-    Attributes:
+    Args:
         label: the data set, for people.
         rows: how many there are; None where nobody knows.
         first_row: where the first chunk begins; rows before it are left out.
+        first_index: of the first chunk.
+
+    Attributes:
         poll_seconds: how long the job may wait for answers before it asks again.
         repeatable: whether the rows of a chunk can be taken once more.
     """
 
-    label: str
-    rows: int | None
-    first_row: int
-    poll_seconds: float
-    repeatable: bool
+    poll_seconds = 0.5
+    repeatable = False
+
+    def __init__(self, label: str, rows: int | None, first_row: int, first_index: int) -> None:
+        self.label = label
+        self.rows = rows
+        self.first_row = first_row
+        self._next = Chunk(first_index, first_row, first_row)
+        # While this is the next chunk, none was made: a data set without rows is still one chunk.
+        self._very_first = Chunk(first_index, 0, 0)
+        self._error: CeleriacError | None = None
 
     @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
+    def next_row(self) -> int:
+        """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
+        return self._next.start
 
+    @abstractmethod
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk, of at most `rows` rows; None when there is none now.
 
@@ -51,13 +64,17 @@ class Feed(Protocol):
         Raises:
             InputError: they can no longer be read.
         """
+        return None
 
-    def end_by(self, error: CeleriacError) -> None:
-        """Give no more chunks; `exhausted` raises the error."""
-
-    def again(self, first_index: int, first_row: int) -> Feed | None:
+    @abstractmethod
+    def restart(self, first_index: int, first_row: int) -> Feed | None:
         """The same data set from `first_row` on, its chunks counted from `first_index`; None where it is read up."""
 
+    @abstractmethod
+    def end_by(self, error: CeleriacError) -> None:
+        """Make no more chunks; `exhausted` raises the error."""
+
+    @abstractmethod
     def exhausted(self) -> bool:
         """Whether there will never be another chunk; asked when all chunks so far are answered.
 
@@ -65,75 +82,77 @@ class Feed(Protocol):
             InputError: the data set cannot be read on, or its rows do not fit together.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Nobody asks any more."""
 
+    def _advance(self, rows: int) -> Chunk:
+        chunk = Chunk(self._next.index, self._next.start, self._next.start + rows)
+        self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
+        return chunk
 
-class SourceFeed:
-    """The chunks of a data set whose rows can be taken by slices; zero rows are one chunk."""
 
-    poll_seconds = 0.5
+class SourceFeed(Feed):
+    """The chunks of a data set whose rows can be taken by slices, or of its first `rows` rows; zero are one chunk."""
+
     repeatable = True
 
-    def __init__(self, source: Source, *, with_rows: bool = True, first_row: int = 0, first_index: int = 0) -> None:
-        self.label = source.label
-        self.rows: int | None = source.rows
-        self.first_row = first_row
+    def __init__(
+        self,
+        source: Source,
+        *,
+        with_rows: bool = True,
+        first_row: int = 0,
+        first_index: int = 0,
+        rows: int | None = None,
+    ) -> None:
+        self._rows = source.rows if rows is None else min(rows, source.rows)
+        super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
         self._with_rows = with_rows
-        self._next = Chunk(first_index, first_row, first_row)
-        # While this is the next chunk, none has been given: a data set without rows is still one chunk.
-        self._very_first = Chunk(first_index, 0, 0)
-        self._error: CeleriacError | None = None
-
-    @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
-        return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk."""
         if self._error is not None or self.exhausted():
             return None
-        index, start = self._next.index, self._next.start
-        chunk = Chunk(index, start, min(start + rows, self._source.rows))
+        start, stop = self.next_row, min(self.next_row + rows, self._rows)
         try:
-            taken = self.take(chunk) if self._with_rows else None
+            taken = self._slice(start, stop) if self._with_rows else None
         except CeleriacError as error:
             self.end_by(error)  # not now: the chunks before it are still to be answered
             return None
-        self._next = Chunk(index + 1, chunk.stop, chunk.stop)
-        return chunk, taken
+        return self._advance(stop - start), taken
 
     def take(self, chunk: Chunk) -> Rows:
-        """The rows of a chunk, as often as wanted."""
-        try:
-            return self._source.take(chunk.start, chunk.stop)
-        except CeleriacError:
-            raise
-        except Exception as error:  # a source may be the caller's own
-            rows = f"rows {chunk.start}-{chunk.stop}"
-            raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
+        """The rows of a chunk, as often as asked for."""
+        return self._slice(chunk.start, chunk.stop)
 
-    def again(self, first_index: int, first_row: int) -> SourceFeed:
+    def restart(self, first_index: int, first_row: int) -> SourceFeed:
         """The same from a row on."""
-        return SourceFeed(self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index)
+        return SourceFeed(
+            self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index, rows=self._rows
+        )
 
     def end_by(self, error: CeleriacError) -> None:
-        """Give no more chunks."""
+        """Make no more chunks."""
         self._error = error
 
     def exhausted(self) -> bool:
-        """Whether all rows have been given."""
+        """Whether all rows are in chunks."""
         if self._error is not None:
             raise self._error
-        return self._next != self._very_first and self._next.start >= self._source.rows
+        return self._next != self._very_first and self.next_row >= self._rows
 
-    def close(self) -> None:
-        """Nothing to do."""
+    def _slice(self, start: int, stop: int) -> Rows:
+        try:
+            return self._source.take(start, stop)
+        except CeleriacError:
+            raise
+        except Exception as error:  # a source may be the caller's own
+            rows = f"rows {start}-{stop}"
+            raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
 
 
-class BatchFeed:
+class BatchFeed(Feed):
     """The chunks of a data set that is read in order, by a thread of its own.
 
     Args:
@@ -146,8 +165,6 @@ class BatchFeed:
         least_rows: that must come, since they came before.
     """
 
-    repeatable = False
-
     def __init__(
         self,
         source: BatchSource,
@@ -158,29 +175,19 @@ class BatchFeed:
         first_index: int = 0,
         least_rows: int = 0,
     ) -> None:
-        self.label = source.label
-        self.rows = source.rows
+        super().__init__(source.label, source.rows, first_row, first_index)
         self._least_rows = least_rows
-        self.first_row = first_row
         self.poll_seconds = 0.05 if max_delay is None else 0.01
         self._source = source
         self._check = check
         self._blank = blank
         self._max_delay = max_delay
-        self._first_index = first_index
-        self._next, self._very_first = Chunk(first_index, first_row, first_row), Chunk(first_index, 0, 0)
         self._waiting = Rebatcher()
         self._wanted_rows = 1
         self._since = 0.0  # when the oldest waiting row came
         self._ended = self._closed = False
-        self._error: CeleriacError | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-
-    @property
-    def given(self) -> int:
-        """Rows of all chunks so far, and those that were left out."""
-        return self._next.start
 
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """A full chunk, or what has waited long enough."""
@@ -195,28 +202,22 @@ class BatchFeed:
                 return None
             taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
             self._since = time.monotonic()
-        start = self._next.start
-        chunk = Chunk(self._next.index, start, start + count)
         try:
-            if chunk.index == self._first_index:
+            if self._next.index == self._very_first.index:
                 self._check(taken)
         except InputError as error:
             self.end_by(error)
             return None
-        self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
-        return chunk, taken
+        return self._advance(count), taken
 
-    def take(self, chunk: Chunk) -> None:
-        """Rows that were read are not there twice."""
-
-    def again(self, first_index: int, first_row: int) -> BatchFeed | None:
+    def restart(self, first_index: int, first_row: int) -> BatchFeed | None:
         """The same from a row on, if the data set can be read once more."""
         try:
             self._source.batches().close()  # not begun
         except CeleriacError:
             return None
         return BatchFeed(
-            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.given
+            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.next_row
         )
 
     def end_by(self, error: CeleriacError) -> None:
@@ -232,12 +233,12 @@ class BatchFeed:
                 return False
             if self._error is not None:
                 raise self._error
-        if self.given < self._least_rows:
+        if self.next_row < self._least_rows:
             raise InputError(
-                f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.given}"
+                f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.next_row}"
             )
-        if self.rows is not None and self.given != self.rows:
-            raise InputError(f"{self.label}: has {self.given} rows, not the {self.rows} that it announced")
+        if self.rows is not None and self.next_row != self.rows:
+            raise InputError(f"{self.label}: has {self.next_row} rows, not the {self.rows} that it announced")
         return True
 
     def close(self) -> None:
@@ -275,3 +276,27 @@ class BatchFeed:
         finally:
             with self._changed:
                 self._ended, self._error = True, self._error or error
+
+
+def make_feed(
+    source: Source | BatchSource,
+    infos: Sequence[ModelInfo],
+    check: Callable[[Rows], None],
+    *,
+    with_rows: bool = True,
+    first_row: int = 0,
+    rows: int | None = None,
+    max_delay: float | None = None,
+) -> Feed:
+    """The chunks of a data set for these models.
+
+    Args:
+        check: called with the first rows, of a source that is sliced at once; raises InputError if no model takes them.
+        with_rows: False where workers read the rows themselves.
+        rows: of a source that is sliced, only so many.
+        max_delay: as of `BatchFeed`.
+    """
+    if isinstance(source, Source):
+        check(source.take(0, min(1, source.rows)))
+        return SourceFeed(source, with_rows=with_rows, first_row=first_row, rows=rows)
+    return BatchFeed(source, check, blank_rows(infos[0].inputs), max_delay, first_row)

@@ -1,4 +1,4 @@
-"""This module sends chunks: takes rows from the feed, stores them, publishes, and keeps each until it is answered.
+"""Sends chunks: takes rows from the feed, stores them, publishes, and keeps each until it is answered.
 
 feed --rows--> encode --> put --> publish (a few at once) --> open until answered --> sent again, if need be
 """
@@ -9,21 +9,19 @@ import logging
 import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import msgspec
 
-from producer.job.broker_channel import BrokerChannel
-from producer.job.chunk_feeds import Feed
-from producer.records.timeline import Timeline
+from producer.job.job_context import JobContext
 from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
-from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.load_balancer import LoadBalancer
+from producer.scheduling.open_chunk import OpenChunk
+from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
 from tasks.protocol import codec
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, ModelRef, RowsRef, SliceRef
-from worker_config.errors import InputError, PayloadError
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
+from worker_config.errors import CeleriacError, InputError, PayloadError
 
 logger = logging.getLogger(__name__)
 
@@ -36,95 +34,29 @@ _LOST = "it came back without outputs, or Redis may have lost it"
 _WORKER_GONE = "the worker that had it is gone"
 
 
-@dataclass(slots=True)
-class OpenChunk:
-    """A chunk that is not answered, and the queue that it was sent to.
-
-    Attributes:
-        payload: its rows; empty where they can be had again.
-        sent_at: when it was last published, or tried to be, by this process's monotonic clock.
-        published: whether Redis has its message for sure.
-        copies: deliveries that may still answer.
-        came_back: deliveries that have come to nothing.
-        spent: payloads of earlier deliveries, which a child may still read.
-    """
-
-    message: ChunkMessage
-    queue: str
-    payload: bytes
-    times_sent: int = 1
-    sent_at: float = 0.0
-    published: bool = False
-    copies: int = 1
-    came_back: int = 0
-    spent: list[RowsRef] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return self.message.stop - self.message.start
-
-    def goes_again(self, *, late: bool) -> None:
-        """One more copy is on its way; if it is not only late, the others are gone."""
-        self.times_sent += 1
-        self.copies = self.copies + 1 if late else 1
-
-    def is_back(self) -> bool:
-        """A copy has come to nothing: whether it was the last one on its way.
-
-        A row that kills would otherwise have several children at a time, for each of its copies.
-        """
-        self.came_back += 1
-        self.copies -= 1
-        return self.copies < 1
-
-
 class Dispatcher:
     """The chunks of one job on their way out.
 
     Args:
-        queues: those of the workers that can run the job.
-        reply: the way of large outputs back.
-        slice_ref: where the rows stand in a file, if workers read them there; else they are stored.
-        compression: what payloads are packed with, both ways.
-        policy: what a row does that fails, or is not finite.
+        balancer: of the queues of workers that can run the job.
 
     Attributes:
         open: the chunks that are not answered, in the order of their index.
-        chunks_sent: for the first time.
-        chunks_sent_again: once more.
-        timeline: what happens to them.
+        stop: the first chunk that cannot be answered, and why: none is sent any more.
     """
 
-    def __init__(
-        self,
-        channel: BrokerChannel,
-        feed: Feed,
-        window: Window,
-        chunk_sizer: ChunkSizer,
-        queues: LoadBalancer,
-        job: str,
-        models: Sequence[ModelRef],
-        reply: Literal["redis", "files"],
-        slice_ref: SliceRef | None = None,
-        compression: codec.Compression | None = None,
-        policy: ErrorBudget = ErrorBudget(),  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, context: JobContext, window: Window, chunk_sizer: ChunkSizer, balancer: LoadBalancer) -> None:
         self.open: dict[int, OpenChunk] = {}
-        self.chunks_sent = 0
-        self.chunks_sent_again = 0
-        self.timeline = Timeline()
-        self._channel = channel
-        self._feed = feed
+        self.stop: tuple[int, CeleriacError] | None = None
+        self._context = context
+        self._channel = context.channel
+        self._feed = context.feed
         self._window = window
         self._chunk_sizer = chunk_sizer
-        self._queues = queues
-        self._job = job
-        self._models = list(models)
-        self._reply = reply
-        self._slice_ref = slice_ref
-        self._compression = compression
-        self._policy = policy
+        self._balancer = balancer
+        self._models = context.models
+        spec = context.spec
+        self._reply = choose_reply(spec.store, spec.slots, context.settings)
 
     def send(self, held_back: int) -> int:
         """Send chunks while the window admits them, up to one batch; return how many.
@@ -132,17 +64,17 @@ class Dispatcher:
         Raises:
             BrokerError: Redis takes no more; what it may not have is in `open`, and not published.
         """
-        sent: list[OpenChunk] = []
+        batch: list[OpenChunk] = []
         size = 0
-        while len(sent) < BATCH_CHUNKS and size < BATCH_BYTES:
-            rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.given
-            wanted = self._chunk_sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
-            if not self._window.admits(held_back, self._chunk_sizer.bytes_in_flight(wanted)):
+        while self.stop is None and len(batch) < BATCH_CHUNKS and size < BATCH_BYTES:
+            rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.next_row
+            chunk_rows = self._chunk_sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
+            if not self._window.admits(held_back, self._chunk_sizer.bytes_in_flight(chunk_rows)):
                 break
-            given = self._feed.next_chunk(wanted)
-            if given is None:
+            following = self._feed.next_chunk(chunk_rows)
+            if following is None:
                 break
-            chunk, rows = given
+            chunk, rows = following
             try:
                 parts = [] if rows is None else self._encode(rows)
             except PayloadError as error:
@@ -150,24 +82,27 @@ class Dispatcher:
                 self._feed.end_by(InputError(f"{where}: {error}"))
                 break
             payload_bytes = sum(map(len, parts))
-            total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / wanted))
-            kept = b"" if self._feed.repeatable else b"".join(parts)
-            opened = OpenChunk(self._message(chunk, total), self._queues.choose(), kept)
+            total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / chunk_rows))
+            opened = OpenChunk(
+                self._message(chunk, total),
+                self._balancer.choose(),
+                payload=b"" if self._feed.repeatable else b"".join(parts),
+            )
             self.open[chunk.index] = opened  # whatever Redis does with it
-            self.chunks_sent += 1
-            self.timeline.sent(chunk.index)
+            self._context.ledger.chunks_sent += 1
             self._chunk_sizer.sent(chunk.rows, payload_bytes)
-            self._window.sent(chunk.index, self._chunk_sizer.bytes_in_flight(chunk.rows))
-            if not self._slice_ref or parts:
+            opened.bytes_in_flight = self._chunk_sizer.bytes_in_flight(chunk.rows)
+            self._window.sent(opened.bytes_in_flight)
+            if not self._context.spec.slice_ref or parts:
                 opened.message = msgspec.structs.replace(opened.message, ref=self._channel.put(chunk.index, parts))
-            sent.append(opened)
+            batch.append(opened)
             size += payload_bytes
-        self._publish(sent)
-        return len(sent)
+        self._publish(batch)
+        return len(batch)
 
     def _publish(self, chunks: list[OpenChunk], *, first: bool = False) -> None:
         for opened in chunks:
-            opened.sent_at = time.monotonic()
+            opened.published_at = time.monotonic()
         if chunks:
             self._channel.publish([(opened.queue, opened.message) for opened in chunks], first=first)
         for opened in chunks:
@@ -178,100 +113,99 @@ class Dispatcher:
         if models:
             self._models = [model for model in self._models if model.name not in models]
 
-    def answered(self, index: int, seconds: float, output_bytes: int) -> None:
+    def answered(self, chunk: OpenChunk, seconds: float, output_bytes: int) -> None:
         """Close a chunk: its rows are not needed any more; `seconds` is 0 where nobody knows what it took."""
-        opened = self.open.pop(index)
-        self._queues.closed(opened.queue)
-        self._window.answered(index, seconds)
+        self._close(chunk)
+        self._window.answered(chunk.bytes_in_flight, seconds)
         if seconds:
-            self._chunk_sizer.answered(opened.rows, seconds, output_bytes)
+            self._chunk_sizer.answered(chunk.rows, seconds, output_bytes)
         # Where another delivery may still read it, its file must not be written anew.
-        end = self._channel.release if opened.times_sent == 1 else self._channel.forget
-        end([opened.message.ref, *opened.spent])
+        end = self._channel.release if chunk.times_sent == 1 else self._channel.forget
+        end(chunk.refs)
 
-    def drop(self, index: int) -> None:
-        """Close a chunk without an answer; harmless where it is closed."""
-        if opened := self.open.pop(index, None):
-            self._queues.closed(opened.queue)
-            self._window.dropped(index)
-            self._channel.forget([opened.message.ref, *opened.spent])
+    def stop_before(self, index: int, error: CeleriacError) -> None:
+        """Send no more: this chunk has no answer, and the job ends by the error once those before it are answered."""
+        if chunk := self.open.get(index):
+            self._close(chunk)
+            self._window.dropped(chunk.bytes_in_flight)
+            self._channel.forget(chunk.refs)
+        if self.stop is None or index < self.stop[0]:
+            self.stop = index, error
 
-    def is_back(self, index: int) -> bool:
-        """A copy of an open chunk has come to nothing: whether it was the last one on its way."""
-        return self.open[index].is_back()
+    def _close(self, chunk: OpenChunk) -> None:
+        del self.open[chunk.index]
+        self._balancer.closed(chunk.queue)
 
-    def send_again(
-        self, indexes: Sequence[int], *, with_rows: bool, late: bool = False
-    ) -> list[tuple[int, InputError]]:
+    def resend(self, chunks: Sequence[OpenChunk], *, with_rows: bool = False, late: bool = False) -> None:
         """Send open chunks once more, to the head of queues of workers that are up now.
 
+        One whose rows cannot be read any more ends the job, as `stop_before` says.
+
         Args:
-            indexes: of open chunks.
             with_rows: Redis, or the spool folder, may have lost them. By way of Redis, since not every worker may reach
                 the file that others read.
             late: earlier copies may still be answered, or come back.
 
-        Returns: those whose rows cannot be read any more.
-
         Raises:
             BrokerError: as `send`.
         """
-        again: list[OpenChunk] = []
-        unreadable: list[tuple[int, InputError]] = []
-        for index in indexes:
-            opened = self.open[index]
-            message = opened.message
-            opened.published = False
-            if with_rows or isinstance(message.ref, FileRef):
+        batch: list[OpenChunk] = []
+        now = time.monotonic()
+        for chunk in chunks:
+            chunk.overdue_since = now
+        for chunk in chunks:
+            chunk.published = False
+            if with_rows or isinstance(chunk.message.ref, FileRef):
                 try:
-                    self._put_again(index, opened)
+                    self._put_again(chunk)
                 except InputError as error:
-                    unreadable.append((index, error))
+                    self.stop_before(chunk.index, error)
                     continue
-            opened.goes_again(late=late)
-            self._queues.closed(opened.queue)
-            opened.queue = self._queues.choose()
-            again.append(opened)
-            self.timeline.sent_again(index, _OVERDUE if late else _LOST if with_rows else _WORKER_GONE)
-        if again:
-            self.chunks_sent_again += len(again)
-            logger.warning("job %s: sends %s of its chunks again", self._job, len(again))
-            self._publish(again, first=True)
-        return unreadable
+            chunk.resend(late=late)
+            self._balancer.closed(chunk.queue)
+            chunk.queue = self._balancer.choose()
+            batch.append(chunk)
+            why = _OVERDUE if late else _LOST if with_rows else _WORKER_GONE
+            self._context.timeline.sent_again(chunk.index, why)
+        if batch:
+            self._context.ledger.chunks_sent_again += len(batch)
+            logger.warning("job %s: sends %s of its chunks again", self._context.id, len(batch))
+            self._publish(batch, first=True)
 
-    def _put_again(self, index: int, opened: OpenChunk) -> None:
-        message = opened.message
-        rows = self._feed.take(Chunk(index, message.start, message.stop))
-        ref = self._channel.put(index, [opened.payload] if rows is None else self._encode(rows), only_redis=True)
+    def _put_again(self, chunk: OpenChunk) -> None:
+        message = chunk.message
+        rows = self._feed.take(Chunk(message.index, message.start, message.stop))
+        parts = [chunk.payload] if rows is None else self._encode(rows)
+        ref = self._channel.put(message.index, parts, only_redis=True)
         if isinstance(message.ref, FileRef):
-            opened.spent.append(message.ref)
-        opened.message = msgspec.structs.replace(message, ref=ref, reply="redis")
+            chunk.spent.append(message.ref)
+        chunk.message = msgspec.structs.replace(message, ref=ref, reply="redis")
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Redis may have lost whatever it was given."""
-        self.timeline.doubt()
-        for opened in self.open.values():
-            opened.published = False
+        for chunk in self.open.values():
+            chunk.published = False
 
     def close(self) -> None:
         """Forget what is still open."""
-        self._channel.forget([ref for opened in self.open.values() for ref in (opened.message.ref, *opened.spent)])
+        self._channel.forget([ref for chunk in self.open.values() for ref in chunk.refs])
 
     def _encode(self, rows: object) -> list[bytes | memoryview]:
-        return codec.encode_parts(cast("codec.Tree", rows), compression=self._compression)
+        return codec.encode_parts(cast("codec.Tree", rows), compression=self._context.options.compression)
 
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
+        options = self._context.options
         return ChunkMessage(
             version=MESSAGE_VERSION,
-            job=self._job,
+            job=self._context.id,
             index=chunk.index,
             start=chunk.start,
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=self._slice_ref or InlineRef(b""),
+            ref=self._context.spec.slice_ref or InlineRef(b""),
             reply=self._reply,
-            compression=self._compression,
-            on_error=self._policy.on_error,
-            on_nonfinite=self._policy.on_nonfinite,
+            compression=options.compression,
+            on_error=options.policy.on_error,
+            on_nonfinite=options.policy.on_nonfinite,
         )

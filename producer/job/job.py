@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from producer.job.attempts import Attempts
 from producer.job.progress_bar import show_until_end
+from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
-from producer.rows.assemble import Gathered
 from producer.rows.part import Array, Marks, OutputTree, Part
 from tasks.protocol.messages import Differed, FailureRecord
 
@@ -68,7 +67,7 @@ class Job:
     def __init__(
         self,
         job_id: str,
-        attempts: Attempts,
+        runner: RestartableRunner,
         rows: int | None,
         digests: Mapping[str, str],
         *,
@@ -78,7 +77,7 @@ class Job:
         self.id = job_id
         self.digests = dict(digests)
         self.dependent = dict(dependent)
-        self._attempts = attempts
+        self._runner = runner
         self._rows = rows
         self._skips = skips
         self._started = time.monotonic()
@@ -87,7 +86,7 @@ class Job:
         self._begun = False
         self._marks = Marks()
         self._parts = self._take_parts()
-        self._thread = threading.Thread(target=attempts.work, name=f"celeriac-{job_id}", daemon=True)
+        self._thread = threading.Thread(target=runner.work, name=f"celeriac-{job_id}", daemon=True)
 
     def start(self) -> None:
         """Begin; `Client.submit` does it."""
@@ -95,11 +94,11 @@ class Job:
 
     @property
     def _run(self) -> Runner:
-        return self._attempts.run
+        return self._runner.run
 
     @property
     def _first_row(self) -> int:
-        return self._attempts.first_row
+        return self._runner.first_row
 
     @property
     def ledger(self) -> Ledger:
@@ -162,18 +161,12 @@ class Job:
         """
         if self._result is None:
             if not self._begun:
-                self._attempts.allow_again(self._gather)
-            self._gather()
-            for part in self._parts:
-                self._gathered.add(part)
-            self._result = self._gathered.result()
-            self._attempts.allow_again(None)
+                self._runner.allow_restart(lambda: None)  # what was placed goes with the run
+            self._runner.gather()
+            for _ in self._parts:
+                pass
+            self._result = self._runner.result()
         return self._result
-
-    def _gather(self) -> None:
-        """Place parts in whole arrays, from the first one on."""
-        run = self._run
-        self._gathered = run.gathered = Gathered(self._rows, self._first_row, run.failures.models)
 
     def allow_again(self, on_again: Callable[[], None], first_row: int | None = None) -> None:
         """Let the job begin again though parts of it were taken, should an executor differ; before the first is taken.
@@ -182,7 +175,7 @@ class Job:
             on_again: throws away what was taken; called by whoever takes the next part.
             first_row: where the parts then begin; where the job began, if left out.
         """
-        self._attempts.allow_again(on_again, first_row)
+        self._runner.allow_restart(on_again, first_row)
 
     @property
     def differed(self) -> dict[str, Differed]:
@@ -248,7 +241,7 @@ class Job:
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
-        self._attempts.cancel(wake=threading.current_thread() is not self._thread)
+        self._runner.cancel(wake=threading.current_thread() is not self._thread)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the job has ended, which needs somebody to take its parts; False when the time was up."""
@@ -260,7 +253,7 @@ class Job:
     def _take_parts(self) -> Iterator[Part]:
         self._begun = True
         try:
-            while (part := self._attempts.take()) is not None:
+            while (part := self._runner.take()) is not None:
                 self.ledger.written += part.predicted_rows
                 self._marks.add(part)
                 yield part.without(self._run.failures.models)

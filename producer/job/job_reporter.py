@@ -1,53 +1,41 @@
-"""This module is what a job tells of itself: its record, its failures and its timeline, for whoever looks into Redis.
+"""What a job reports of itself: its record, its failures and its timeline, for whoever looks into Redis.
 
     begin --> update, once a second --> finish
 
-Losing what was told costs a look at the job, never a row of it.
+Losing what was reported costs a look at the job, never a row of it.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import msgspec
 
-from producer.job.broker_channel import BrokerChannel
+from producer.job.job_context import JobContext
 from producer.records import job_store, timeline_store
-from producer.records.failures import Failures
 from producer.records.job_store import JobState
-from producer.records.ledger import Ledger
-from producer.records.timeline import Timeline
-from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors
 
 
-@dataclass
 class JobReporter:
     """One job; used by its thread.
 
-    Attributes:
-        first: the record as it was when the job was made.
-        ttl_seconds: how long Redis keeps what it was told.
-        ledger, failures, stages, timeline: how far the job is.
-        differed: models of which an executor differed.
+    Args:
+        stages: what slots did so far, as it grows.
     """
 
-    channel: BrokerChannel
-    first: JobRecord
-    ttl_seconds: int
-    ledger: Ledger
-    failures: Failures
-    stages: dict[str, float]
-    timeline: Timeline
-    differed: dict[str, Differed]
-    _told: int = 0
+    def __init__(self, context: JobContext, stages: dict[str, float]) -> None:
+        self._context = context
+        self._client = context.channel.client
+        self._ttl_seconds = context.settings.job_ttl_seconds
+        self._stages = stages
+        self._failures_written = 0
 
     def begin(self) -> None:
         """The job is there; raises BrokerError."""
-        with broker_errors(self.channel.url):
-            job_store.create(self.channel.client, self._record(), self.ttl_seconds)
+        with broker_errors(self._context.channel.url):
+            job_store.create(self._client, self._record(), self._ttl_seconds)
 
     def update(self) -> tuple[JobState, bool]:
         """How far it is; returns the state that others may have set, and whether Redis had lost the record.
@@ -55,40 +43,48 @@ class JobReporter:
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.channel.url):
-            told = job_store.update(self.channel.client, self._record(), self.ttl_seconds)
-            self._tell_failures()
-        self.tell_differed()
-        self._tell_timeline()
-        return told
+        with broker_errors(self._context.channel.url):
+            state_and_lost = job_store.update(self._client, self._record(), self._ttl_seconds)
+            self._write_failures()
+        self.report_differed()
+        self._write_timeline()
+        return state_and_lost
 
-    def tell_differed(self) -> None:
+    def report_differed(self) -> None:
         """Workers must know, also those of a Redis that has lost it; raises BrokerError."""
-        if self.differed:
-            with broker_errors(self.channel.url):
-                job_store.tell_differed(self.channel.client, self.first.id, self.differed.values())
+        if self._context.differed:
+            with broker_errors(self._context.channel.url):
+                job_store.tell_differed(self._client, self._context.id, self._context.differed.values())
 
     def finish(self, state: JobState, error: str) -> None:
         """It has ended, with an error if there is a text; raises redis.RedisError."""
         record = msgspec.structs.replace(self._record(), error=error)
-        self.doubt()
-        self._tell_failures()
-        self._tell_timeline()
-        job_store.finish(self.channel.client, record, state, self.ttl_seconds)
+        self._failures_written = 0
+        self._write_failures()
+        self._write_timeline()
+        job_store.finish(self._client, record, state, self._ttl_seconds)
 
-    def doubt(self) -> None:
-        """Redis may have lost whatever it was told."""
-        self._told = 0
+    def invalidate(self) -> None:
+        """Redis may have lost whatever it has."""
+        self._failures_written = 0
+        self._context.timeline.doubt()
 
     def _record(self) -> JobRecord:
-        failed = dict(self.failures.models)
-        told = {"ledger": self.ledger.as_dict(), "failed_models": failed, "stages": self.stages}
-        return msgspec.structs.replace(self.first, updated_at=time.time(), differed=dict(self.differed), **told)
+        context = self._context
+        return msgspec.structs.replace(
+            context.record,
+            updated_at=time.time(),
+            ledger=context.ledger.as_dict(),
+            failed_models=dict(context.failures.models),
+            stages=self._stages,
+            differed=dict(context.differed),
+        )
 
-    def _tell_failures(self) -> None:
-        if len(self.failures.records) > self._told:
-            job_store.write_failures(self.channel.client, self.first.id, self.failures.in_order(), self.ttl_seconds)
-            self._told = len(self.failures.records)
+    def _write_failures(self) -> None:
+        failures = self._context.failures
+        if len(failures.records) > self._failures_written:
+            job_store.write_failures(self._client, self._context.id, failures.in_order(), self._ttl_seconds)
+            self._failures_written = len(failures.records)
 
-    def _tell_timeline(self) -> None:
-        timeline_store.write(self.channel.client, self.first.id, self.timeline, self.ttl_seconds)
+    def _write_timeline(self) -> None:
+        timeline_store.write(self._client, self._context.id, self._context.timeline, self._ttl_seconds)

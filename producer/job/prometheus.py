@@ -1,4 +1,4 @@
-"""This module tells Prometheus of this process's jobs: their ledgers, their windows, and where the seconds went.
+"""Tells Prometheus of this process's jobs: their ledgers, their windows, and where the seconds went.
 
 job --ledger, stages, measures, window--> open jobs --Job is gone--> totals
 collect() --totals and open jobs, added up--> families of metrics
@@ -103,9 +103,9 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
             endpoint.close()
 
 
-def follow(run: Runner, measures: Throughput, window: Window) -> None:
+def follow(run: Runner, measures: Throughput) -> None:
     """Tell of a run of a job from now on."""
-    numbers = _Numbers(run.ledger, run.stages, measures, window)
+    numbers = _Numbers(run.ledger, run.stages, measures, run.window)
     with _lock:
         _sum_up()
         _jobs.append(numbers)

@@ -1,6 +1,6 @@
-"""This module says in words how a job is done, for its report: what was asked for, and what the settings are.
+"""Says in words how a job is done, for its report: what was asked for, and what the settings are.
 
-settings, terms --job_settings--> texts by name; never a URL, which may have a password
+settings, options --job_settings--> texts by name; never a URL, which may have a password
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES
 
 if TYPE_CHECKING:
     from producer.scheduling.chunk_sizer import ChunkSizer
-    from producer.scheduling.job_options import Terms
-    from tasks.protocol.messages import StoreName
+    from producer.scheduling.job_options import JobSpec
     from worker_config.settings import Settings
 
 
-def job_settings(settings: Settings, chunk_sizer: ChunkSizer, store: StoreName, terms: Terms) -> dict[str, str]:
+def job_settings(settings: Settings, chunk_sizer: ChunkSizer, spec: JobSpec) -> dict[str, str]:
     """How an attached job is done, by the name of each choice."""
+    options = spec.options
     chosen = "by what chunks take" if chunk_sizer.fixed_rows is None else str(chunk_sizer.fixed_rows)
-    told = {
-        "store": store,
+    texts = {
+        "store": spec.store,
         "chunk_rows": chosen,
-        "compression": terms.compression or "none",
+        "compression": options.compression or "none",
         "window": f"{CHUNKS_PER_SLOT} chunks per slot, {MAX_BYTES // 2**20} MiB",
-        "on_error": terms.policy.on_error,
-        "on_nonfinite": terms.policy.on_nonfinite,
-        "ordered": "yes" if terms.ordered else "no, as chunks are answered",
+        "on_error": options.policy.on_error,
+        "on_nonfinite": options.policy.on_nonfinite,
+        "ordered": "yes" if options.ordered else "no, as chunks are answered",
         "spool folder": str(settings.spool or "none"),
         "data roots": ", ".join(map(str, settings.data_roots)) or "none",
         "kept for": f"{settings.job_ttl_seconds / 3600:g} h",
     }
-    if terms.policy.goes_on:
-        told["max_failed"] = _most(terms.policy)
-    if terms.fail_together:
-        told["fail_together"] = "yes"
-    return told
+    if options.policy.goes_on:
+        texts["max_failed"] = _most(options.policy)
+    if options.fail_together:
+        texts["fail_together"] = "yes"
+    return texts
 
 
 def _most(policy: ErrorBudget) -> str:

@@ -1,4 +1,4 @@
-"""This module tries a job out before it is run: one batch of its rows through every stage, and a forecast of the rest.
+"""Tries a job out before it is run: one batch of its rows through every stage, and a forecast of the rest.
 
     source --first batch--> a job like the real one --> outputs, seconds --> forecast of chunks, time and memory
 
@@ -26,7 +26,7 @@ from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.error_budget import ErrorBudget
-from producer.scheduling.job_options import Terms
+from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
@@ -37,8 +37,7 @@ from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from tasks.protocol.trees import leaves_of
 from worker_config.settings import Settings
 
-# Feed, sizer, models, slots, store, terms --> a job that runs.
-Start = Callable[[Feed, ChunkSizer, list[ModelInfo], list[SlotRecord], StoreName, Terms], Job]
+Start = Callable[[JobSpec, Feed, ChunkSizer], Job]
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,9 @@ def try_out(
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     heard = Heard(1, fixed_rows=head.most)
-    terms = Terms(slice_ref, wanted.compression, wanted.fail_together, wanted.policy)
-    probe, failed_models = send(settings, start(head.feed(slice_ref is None), heard, infos, slots, store, terms))
+    options = JobOptions(compression=wanted.compression, fail_together=wanted.fail_together, policy=wanted.policy)
+    spec = JobSpec(options, infos, slots, store, slice_ref)
+    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), heard))
 
     reply = choose_reply(store, slots, settings)
     spool = settings.spool if "files" in (store, reply) else None

@@ -1,4 +1,4 @@
-"""This module sends one batch of a data set through every stage, as a job that leaves nothing behind.
+"""Sends one batch of a data set through every stage, as a job that leaves nothing behind.
 
 source --Head--> feed of one chunk --job--> part --> record removed
                                       |
@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
-from producer.job.chunk_feeds import BatchFeed, Feed, SourceFeed
+from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.records import job_store
 from producer.rows.part import Part
 from producer.rows.rebatcher import Rebatcher
-from producer.rows.source import Arrays, Batches, BatchReader, Rows
+from producer.rows.source import Batches, BatchReader, Rows
 from producer.scheduling.admission import check_fits
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.sources import BatchSource, Source
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
-from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import BrokerError
 from worker_config.settings import Settings
@@ -72,11 +69,9 @@ class Head:
             InputError: the rows cannot be read, or do not fit the models.
         """
         source = self._source
-        if isinstance(source, Source):
-            self._check(source.take(0, min(1, source.rows)))
-            return SourceFeed(_Few(source, min(self.most, source.rows)), with_rows=with_rows)
-        few = BatchReader(source.label, None, self._read)
-        return BatchFeed(few, check=self._check, blank=blank_rows(self._infos[0].inputs))
+        if not isinstance(source, Source):
+            source = BatchReader(source.label, None, self._read)
+        return make_feed(source, self._infos, self._check, with_rows=with_rows, rows=self.most)
 
     def _check(self, rows: Rows) -> None:
         self.seen = rows
@@ -91,30 +86,3 @@ class Head:
                     break
         if waiting.rows:
             yield waiting.take(self.most)[0]
-
-
-@dataclass(frozen=True)
-class _Few:
-    """The first rows of a data set that is taken by slices; see `producer.rows.source.Source`."""
-
-    source: Source
-    rows: int
-
-    @property
-    def label(self) -> str:
-        """The data set, for people."""
-        return self.source.label
-
-    @property
-    def row_bytes(self) -> float:
-        """Average bytes of one row."""
-        return self.source.row_bytes
-
-    @property
-    def path(self) -> Path | None:
-        """The file whose own bytes they are."""
-        return self.source.path
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)`."""
-        return self.source.take(start, stop)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -26,11 +27,18 @@ MOST_BINS = 400
 MOST_WORKERS = 200
 LONGEST_TEXT = 300
 
-# Of an answer: joined; joined as a failure; its chunk was sent again; dropped, as another one had come before.
-Fate = Literal["joined", "failed", "again", "duplicate"]
 Kind = Literal["sent again", "came back", "duplicate", "slot gone", "slot came", "rows failed"]
 # Stages that lie between a slot's last answer and the chunk.
 _BEFORE = ("wait", "answer")
+
+
+class Outcome(StrEnum):
+    """What became of an answer."""
+
+    JOINED = "joined"
+    FAILED = "failed"  # joined as a failure, or the job ended by it
+    RESEND = "again"  # its chunk is sent again
+    DUPLICATE = "duplicate"  # another one had come before
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -52,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     begun_at: float
     answered_at: float
     times_sent: int
-    fate: Fate
+    fate: Outcome
     stages: dict[str, float]
 
     @property
@@ -128,28 +136,16 @@ class Timeline:
         self._slowest: list[tuple[float, int, Entry]] = []
         self._events: list[Event] = []
         self._more_events = 0
-        # Of open chunks: when first, and how often.
-        self._sent: dict[int, tuple[float, int]] = {}
         self._pids: dict[str, int] | None = None
         self._slots: dict[str, int] = {}
 
-    def sent(self, index: int) -> None:
-        """A chunk leaves for the first time."""
-        self._sent[index] = self._clock(), 1
-
     def sent_again(self, index: int, why: str) -> None:
         """A chunk leaves once more."""
-        at, times = self._sent.get(index, (self._clock(), 1))
-        self._sent[index] = at, times + 1
         self._note("sent again", why, index=index)
 
-    def answered(self, answer: Answer, *, is_open: bool) -> None:
-        """An answer was taken; `is_open` if its chunk still is."""
-        sent_at, times = self._sent.get(answer.index, (0.0, 0))
-        fate: Fate = "duplicate" if not sent_at else "again" if is_open else "joined"
+    def answered(self, answer: Answer, outcome: Outcome, sent_at: float = 0.0, times_sent: int = 0) -> None:
+        """An answer was taken, to a chunk that was first sent then, and so often; 0 where it is not open any more."""
         rows = answer.record if isinstance(answer, Failure) else answer
-        if isinstance(answer, Failure) and fate == "joined":
-            fate = "failed"
         now = self._clock()
         entry = Entry(
             answer.index,
@@ -159,16 +155,14 @@ class Timeline:
             sent_at,
             answer.begun_at,
             now,
-            times,
-            fate,
+            times_sent,
+            outcome,
             answer.stages,
         )
         self._answers += 1
-        if fate != "joined":
-            self._tell(answer, fate)
-        if not is_open:
-            self._sent.pop(answer.index, None)
-        if fate == "joined":
+        if outcome is not Outcome.JOINED:
+            self._note_outcome(answer, outcome)
+        else:
             self._rows.add(now - self._began_at, rows.stop - rows.start)
             keep = heapq.heappush if len(self._slowest) < MOST_SLOWEST else heapq.heappushpop
             keep(self._slowest, (entry.seconds, -self._answers, entry))
@@ -221,12 +215,12 @@ class Timeline:
             slots=self._slots,
         )
 
-    def _tell(self, answer: Answer, fate: Fate) -> None:
+    def _note_outcome(self, answer: Answer, outcome: Outcome) -> None:
         text = str(answer.record) if isinstance(answer, Failure) else "its models are not the job's, or it is gone"
-        if fate == "duplicate":
+        if outcome is Outcome.DUPLICATE:
             self._note("duplicate", "answered before, dropped", answer.slot, answer.index)
         else:
-            self._note("came back" if fate == "again" else "rows failed", text, answer.slot, answer.index)
+            self._note("came back" if outcome is Outcome.RESEND else "rows failed", text, answer.slot, answer.index)
 
     def _note(self, kind: Kind, text: str, slot: str = "", index: int | None = None) -> None:
         if len(self._events) < MOST_EVENTS:

@@ -15,7 +15,7 @@ import redis
 
 from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
-from producer.records.timeline import MOST_SLOWEST, Entry, RowsByTime, Story
+from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, Story
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
@@ -107,6 +107,15 @@ def _entry(data: bytes) -> Entry | None:
     if not isinstance(answer, Outputs) or not answer.begun_at:
         return None
     entry = Entry(
-        answer.index, answer.start, answer.stop, answer.slot, 0.0, answer.begun_at, 0.0, 1, "joined", answer.stages
+        answer.index,
+        answer.start,
+        answer.stop,
+        answer.slot,
+        0.0,
+        answer.begun_at,
+        0.0,
+        1,
+        Outcome.JOINED,
+        answer.stages,
     )
     return msgspec.structs.replace(entry, answered_at=entry.begun_at + entry.seconds)

@@ -1,4 +1,4 @@
-"""This module is the join: it puts the chunks' outputs, which come in any order and perhaps twice, at their place.
+"""The join: puts the chunks' outputs, which come in any order and perhaps twice, at their place.
 
 `Join` drops duplicates and holds back what came too early, if order is wanted; `Gathered` puts parts into whole arrays.
 `Layout` is what both `Gathered` and the sinks hold every part against. A model that fails alone is left out of both,
@@ -141,7 +141,7 @@ class Gathered:
         self._layout = Layout(rows, first_row, without)
         self._whole: dict[Key, Array] = {}
         self._lock = threading.Lock()  # of the layout and of what is allocated; rows are copied without it
-        self._pieces: list[tuple[int, dict[Key, Array]]] = []
+        self._parts: list[tuple[int, dict[Key, Array]]] = []
         self._gaps: list[tuple[int, int]] = []  # places where no row will ever be
 
     def add(self, part: Part) -> None:
@@ -150,20 +150,14 @@ class Gathered:
         Raises:
             MessageError: the part does not fit the rows or the first part; the text names chunk and output.
         """
-        with self._lock:
-            arrays = self._layout.accept(part)
-            places = {} if self._layout.rows is None else self._places(part.start, part.rows)
+        arrays, places = self._accept(part)
         self._layout.count(part)
         if self._layout.rows is None:
-            self._pieces.append((part.index, arrays))
-            return
-        if part.skipped:
+            self._parts.append((part.index, arrays))
+        elif part.skipped:
             stop = part.stop - self._layout.first_row
             self._gaps.append((stop - part.skipped, stop))
-        for key, array in arrays.items():
-            # What `place` has put there is there already; memory that only overlaps is not.
-            if key in places and places[key].__array_interface__ != array.__array_interface__:
-                places[key][...] = array
+        _copy(arrays, places)
 
     def place(self, part: Part) -> Part:
         """Copy a part's arrays to their place ahead of `add`, from any thread; the part given back looks at them there.
@@ -173,13 +167,17 @@ class Gathered:
         Raises:
             MessageError: as `add`.
         """
+        arrays, places = self._accept(part)
+        if self._layout.rows is None:
+            places = {key: np.empty_like(array) for key, array in arrays.items()}
+        _copy(arrays, places)
+        return replace(part, outputs=unflatten(places))
+
+    def _accept(self, part: Part) -> tuple[dict[Key, Array], dict[Key, Array]]:
+        """A part's arrays, checked, and their places; none where `rows` is None."""
         with self._lock:
             arrays = self._layout.accept(part)
-            places = {} if self._layout.rows is None else self._places(part.start, part.rows)
-        placed = {key: places[key] if key in places else np.empty_like(array) for key, array in arrays.items()}
-        for key, array in placed.items():
-            array[...] = arrays[key]
-        return replace(part, outputs=unflatten(placed))
+            return arrays, {} if self._layout.rows is None else self._places(part.start, part.rows)
 
     def room(self, start: int, stop: int) -> OutputTree | None:
         """The arrays at the place of rows `[start, stop)`, for bytes to be read into, in a part that `add` then takes.
@@ -220,8 +218,15 @@ class Gathered:
         return unflatten({key: whole[key] for key in self._layout.kept_specs()})
 
     def _concatenated(self) -> dict[Key, Array]:
-        in_order = [arrays for _, arrays in sorted(self._pieces, key=lambda piece: piece[0])]
+        in_order = [arrays for _, arrays in sorted(self._parts, key=lambda part: part[0])]
         return {key: np.concatenate([arrays[key] for arrays in in_order]) for key in self._layout.kept_specs()}
+
+
+def _copy(arrays: dict[Key, Array], places: dict[Key, Array]) -> None:
+    for key, place in places.items():
+        # What `Gathered.place` has put there is there already; memory that only overlaps is not.
+        if place.__array_interface__ != arrays[key].__array_interface__:
+            place[...] = arrays[key]
 
 
 def _names(specs: dict[Key, RowSpec]) -> str:

@@ -1,4 +1,4 @@
-"""This module cuts a data set into chunks, and chooses their size from what the answered ones took.
+"""Cuts a data set into chunks, and chooses their size from what the answered ones took.
 
     batches at first --> chunks of `CHUNK_SECONDS`, within a byte limit --> smaller ones at the end
 
@@ -11,6 +11,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from tasks.protocol.messages import StoreName
 from worker_config.errors import UsageError
 
 # Long enough that a task's own cost, 2 to 3.5 ms, is about a hundredth; short enough to show progress and to retry.
@@ -54,11 +55,10 @@ class ChunkSizer:
         row_bytes: bytes of one row; None where they are measured on the first chunks.
         output_row_bytes: bytes of one row of the outputs, as far as that is known; measured as well.
         batch_seconds: what one call of the model takes; 0 where nobody knows.
-        rows_travel: whether rows are sent; False where workers read them themselves.
+        store: the way of the rows, which do not travel where workers read slices; through Redis chunks are smaller.
         first_rows: of the first chunks, where `batch_rows` says nothing of what is worth a chunk.
         fixed_rows: the caller's own choice, which is then all that counts.
         chunk_seconds: what a chunk shall take in its slot.
-        max_bytes: of the rows of one chunk, and of its outputs; a single row may have more.
 
     Raises:
         UsageError: `fixed_rows` is less than 1, or `chunk_seconds` no time.
@@ -71,11 +71,10 @@ class ChunkSizer:
         *,
         output_row_bytes: float = 0.0,
         batch_seconds: float = 0.0,
-        rows_travel: bool = True,
+        store: StoreName = "files",
         first_rows: int = 1,
         fixed_rows: int | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
-        max_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
         if fixed_rows is not None and fixed_rows < 1:
             raise UsageError(f"chunk_rows is {fixed_rows}: it must be at least 1")
@@ -85,11 +84,12 @@ class ChunkSizer:
         self._row_bytes = row_bytes or 0.0
         self._output_row_bytes = output_row_bytes
         self._row_seconds = batch_seconds / batch_rows
-        self._rows_travel = rows_travel
+        self._rows_travel = store != "slices"
         self._first_rows = max(batch_rows, first_rows)
         self.fixed_rows = fixed_rows
         self._chunk_seconds = chunk_seconds
-        self._max_bytes = max_bytes
+        # Of the rows of one chunk, and of its outputs; a single row may have more.
+        self._max_bytes = MAX_REDIS_CHUNK_BYTES if store == "redis" else MAX_CHUNK_BYTES
         self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_CHUNKS)
         self._largest = 0
 

@@ -1,40 +1,37 @@
-"""This module is how a job is to be done: the options of `Client.submit`, which tells what they mean; and its terms."""
+"""How a job is to be done: the keywords of `Client.submit` as one frozen record, which all parts of the job read.
+
+Client.submit --keywords--> JobOptions --with models, slots and store--> JobSpec --> the job, from first chunk to last
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
+from tasks.protocol.records import ModelInfo, SlotRecord
+from worker_config.errors import UsageError
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_WAITING_BYTES = 256 * 2**20
 
 
-class AnyJobOptions(TypedDict, total=False):
-    """Of every job."""
+class SubmitOptions(TypedDict, total=False):
+    """Keywords of `Client.predict`, and of `Client.submit` for a job that this process joins; for type checkers."""
 
     chunk_rows: int | None
+    chunk_seconds: float
     store: StoreName | None
     compression: Compression | None
-    on_nonfinite: OnNonfinite
-
-
-class PredictOptions(AnyJobOptions, total=False):
-    """Of `Client.predict`."""
-
-    chunk_seconds: float
-    on_error: OnError
-    max_failed: int | str | None
-
-
-class AttachedOptions(PredictOptions, total=False):
-    """Of a job that this process joins."""
-
     first_row: int
     fail_together: bool
+    on_error: OnError
+    max_failed: int | str | None
+    on_nonfinite: OnNonfinite
     failed_before: int
     dropped_before: int
     nonfinite_before: tuple[int, int]
@@ -42,22 +39,23 @@ class AttachedOptions(PredictOptions, total=False):
     max_waiting_bytes: int
 
 
-class DetachedOptions(AnyJobOptions, total=False):
-    """Of a job that needs this process no more."""
-
-    ttl_seconds: int | None
-
-
 @dataclass(frozen=True)
-class Terms:
-    """What a job keeps to from its first chunk to its last; as in `Client.submit`.
+class JobOptions:
+    """What a job keeps to from its first chunk to its last; the names are those of `Client.submit`.
 
     Attributes:
-        slice_ref: where the rows stand in a file, if workers read them there.
+        policy: what becomes of rows that fail, or are not finite.
+
+    Raises:
+        UsageError: an option is out of bounds.
+        ConfigError: the compression is not installed.
     """
 
-    slice_ref: SliceRef | None = None
+    chunk_rows: int | None = None
+    chunk_seconds: float = CHUNK_SECONDS
+    store: StoreName | None = None
     compression: Compression | None = None
+    first_row: int = 0
     fail_together: bool = False
     policy: ErrorBudget = field(default_factory=ErrorBudget)
     failed_before: int = 0
@@ -65,3 +63,30 @@ class Terms:
     nonfinite_before: tuple[int, int] = (0, 0)
     ordered: bool = True
     max_waiting_bytes: int = MAX_WAITING_BYTES
+
+    def __post_init__(self) -> None:
+        if self.compression:
+            check_installed(self.compression)
+        if self.max_waiting_bytes < 1:
+            raise UsageError(
+                f"max_waiting_bytes is {self.max_waiting_bytes}; it must be at least 1, or no part would come"
+            )
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job that can be started.
+
+    Attributes:
+        options: how it is to be done.
+        infos: its models, in the versions that it is pinned to.
+        slots: those that hold them all.
+        store: the way of its rows.
+        slice_ref: where the rows stand in a file, if workers read them there.
+    """
+
+    options: JobOptions
+    infos: Sequence[ModelInfo]
+    slots: Sequence[SlotRecord]
+    store: StoreName
+    slice_ref: SliceRef | None = None

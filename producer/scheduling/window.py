@@ -1,4 +1,4 @@
-"""This module bounds what is in flight: so many chunks, so many bytes, whatever the size of the data set.
+"""Bounds what is in flight: so many chunks, so many bytes, whatever the size of the data set.
 
     chunk sent --> in flight --> answered --> held back for order --> handed over
 
@@ -23,18 +23,19 @@ SHORT_SECONDS = 0.02
 
 
 class Window:
-    """Chunks in flight by index, with the bytes of their payload and of the outputs that they will have.
+    """How many chunks are in flight, and the bytes of their payloads and of the outputs that they will have.
 
     Attributes:
         slots: children that can run the job.
         max_bytes: of all in flight; less where Redis has less room.
+        bytes_in_flight: of payloads that are not answered, and of their outputs.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.max_bytes: float = MAX_BYTES
-        self._bytes: dict[int, int] = {}
-        self._all_bytes = 0
+        self.bytes_in_flight = 0
+        self._chunks = 0
         self._chunk_seconds = 1.0
         self._filling = True
 
@@ -43,10 +44,10 @@ class Window:
 
         Once full it admits none until half of the chunks are answered, so that chunks leave several at a time.
         """
-        count, most = len(self._bytes) + held_back, self._max_chunks(chunk_bytes)
+        count, most = self._chunks + held_back, self._max_chunks(chunk_bytes)
         self._filling = count < most if self._filling else count <= most // 2
         # One chunk may always be in flight, however large it is.
-        return self._filling and (not self._bytes or self._all_bytes + chunk_bytes <= self.max_bytes)
+        return self._filling and (not self._chunks or self.bytes_in_flight + chunk_bytes <= self.max_bytes)
 
     @property
     def is_short(self) -> bool:
@@ -58,11 +59,6 @@ class Window:
         """The most that one chunk may have, if each slot is to have its share."""
         return self.max_bytes / (LEAST_CHUNKS_PER_SLOT * max(1, self.slots))
 
-    @property
-    def bytes_in_flight(self) -> int:
-        """Of payloads that are not answered, and of their outputs."""
-        return self._all_bytes
-
     def _max_chunks(self, chunk_bytes: int) -> int:
         per_slot = float(CHUNKS_PER_SLOT)
         if chunk_bytes <= MAX_INLINE_BYTES:
@@ -73,19 +69,20 @@ class Window:
         """Hold back before Redis refuses: `redis_room` is what it can still take."""
         self.max_bytes = min(MAX_BYTES, self.bytes_in_flight + redis_room)
 
-    def sent(self, index: int, chunk_bytes: int) -> None:
+    def sent(self, chunk_bytes: int) -> None:
         """Count a chunk in."""
-        self._bytes[index] = chunk_bytes
-        self._all_bytes += chunk_bytes
+        self._chunks += 1
+        self.bytes_in_flight += chunk_bytes
 
-    def answered(self, index: int, seconds: float) -> None:
-        """Count a chunk out, which took so long in its slot; a second answer changes nothing."""
-        self.dropped(index)
+    def answered(self, chunk_bytes: int, seconds: float) -> None:
+        """Count a chunk out, which took so long in its slot."""
+        self.dropped(chunk_bytes)
         self._chunk_seconds = max(seconds, 1e-6)
 
-    def dropped(self, index: int) -> None:
+    def dropped(self, chunk_bytes: int) -> None:
         """Count a chunk out that nobody waits for any more."""
-        self._all_bytes -= self._bytes.pop(index, 0)
+        self._chunks -= 1
+        self.bytes_in_flight -= chunk_bytes
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        return self._chunks

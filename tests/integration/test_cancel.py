@@ -11,13 +11,14 @@ import redis
 from producer import Client, JobState
 from producer.job.collector import Collector
 from producer.records import job_store
+from producer.records.timeline import Outcome
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer
 from tests.chunks import deaths
 from tests.manifests import write_manifest
 from tests.systems import System, queues, serving
 from tests.waiting import is_alive, wait_until
-from worker_config.errors import CeleriacError, JobCancelledError
+from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
 
 CHILDREN = 2
 CHUNK_SECONDS = 2
@@ -81,14 +82,14 @@ def test_cancel_runs_no_queued_chunk_and_frees_every_child(system: System, clien
 def test_a_job_whose_counts_do_not_add_up_fails_loudly(
     client: Client, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = Collector.take
+    collect = Collector.collect
 
-    def forget_a_row(joining: Collector, answer: Answer) -> bool:
-        taken = take(joining, answer)
-        joining._ledger.predicted -= answer.index == 3
-        return taken
+    def forget_a_row(collector: Collector, answer: Answer) -> tuple[Outcome, RowsFailedError | None]:
+        outcome = collect(collector, answer)
+        collector._ledger.predicted -= answer.index == 3
+        return outcome
 
-    monkeypatch.setattr(Collector, "take", forget_a_row)
+    monkeypatch.setattr(Collector, "collect", forget_a_row)
     job = client.submit("stuck", ROWS, chunk_rows=CHUNK_ROWS)
     with pytest.raises(CeleriacError, match="the ledger does not add up: 40 rows read, but 39 accounted for"):
         job.result()

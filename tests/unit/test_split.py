@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, FIRST_STEP_ROWS, GROWTH, MAX_CHUNK_BYTES, SLACK, ChunkSizer
+from tasks.protocol.messages import StoreName
 from worker_config.errors import UsageError
 
 MANY = 10**9
@@ -48,7 +49,8 @@ def test_a_known_speed_is_trusted_from_the_first_chunk() -> None:
 def test_rows_and_outputs_share_what_a_chunk_may_have(
     row_bytes: float, output_row_bytes: float, rows_travel: bool, share_bytes: int
 ) -> None:
-    sizer = ChunkSizer(4, row_bytes, output_row_bytes=output_row_bytes, rows_travel=rows_travel, batch_seconds=1e-9)
+    store: StoreName = "files" if rows_travel else "slices"
+    sizer = ChunkSizer(4, row_bytes, output_row_bytes=output_row_bytes, store=store, batch_seconds=1e-9)
     rows = sizer.next_rows(MANY, slots=2, share_bytes=share_bytes)
     in_flight = rows * (output_row_bytes + (row_bytes if rows_travel else 0))
     largest = rows * max(row_bytes, output_row_bytes)

@@ -12,13 +12,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.job.factory import Terms
 from producer.job.settings_text import job_settings
 from producer.records import timeline, timeline_store
-from producer.records.timeline import Entry, RowsByTime, Timeline
+from producer.records.timeline import Entry, Outcome, RowsByTime, Timeline
 from producer.report.timeline_lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings
@@ -56,15 +56,14 @@ def slot(worker: str, number: int, pid: int) -> SlotRecord:
 def test_each_answer_has_its_fate_and_its_times() -> None:
     clock = Clock()
     seen = Timeline(clock)
-    for index in range(3):
-        seen.sent(index)
+    sent_at = clock.now
     clock.now += 2
-    seen.answered(failure(1), is_open=True)
+    seen.answered(failure(1), Outcome.RESEND, sent_at, 1)
     seen.sent_again(1, "it came back")
     clock.now += 1
-    seen.answered(outputs(1, infer=0.5), is_open=False)
-    seen.answered(outputs(1), is_open=False)
-    seen.answered(failure(2), is_open=False)
+    seen.answered(outputs(1, infer=0.5), Outcome.JOINED, sent_at, 2)
+    seen.answered(outputs(1), Outcome.DUPLICATE)
+    seen.answered(failure(2), Outcome.FAILED, sent_at, 1)
 
     assert [(one.index, one.fate, one.times_sent) for one in seen.entries] == [
         (1, "again", 1),
@@ -89,8 +88,7 @@ def test_entries_are_bounded_and_spread_evenly_and_sums_are_of_all(monkeypatch: 
     seen = Timeline(clock)
     for index in range(1_000):
         clock.now += 0.01
-        seen.sent(index)
-        seen.answered(outputs(index, infer=float(index % 317)), is_open=False)
+        seen.answered(outputs(index, infer=float(index % 317)), Outcome.JOINED, clock.now, 1)
         assert len(seen.entries) <= 100
     told = seen.story()
     indexes = [one.index for one in seen.entries]
@@ -135,8 +133,7 @@ def test_children_that_go_and_come_are_seen() -> None:
 
 def test_a_redis_that_is_away_costs_the_timeline_nothing_but_itself(tmp_path: Path) -> None:
     seen = Timeline()
-    seen.sent(0)
-    seen.answered(outputs(0), is_open=False)
+    seen.answered(outputs(0), Outcome.JOINED, 1.0, 1)
     seen.told = 1
     with redis.Redis(unix_socket_path=str(tmp_path / "none.sock")) as client:
         timeline_store.write(client, JOB, seen, 60)
@@ -145,9 +142,8 @@ def test_a_redis_that_is_away_costs_the_timeline_nothing_but_itself(tmp_path: Pa
 
 def test_settings_are_told_without_the_broker() -> None:
     settings = Settings(broker_url="redis://:hunter2@host:6379/0")
-    told = job_settings(
-        settings, ChunkSizer(8, fixed_rows=64), "redis", Terms(policy=ErrorBudget("skip", most_share=0.05))
-    )
+    spec = JobSpec(JobOptions(policy=ErrorBudget("skip", most_share=0.05)), [], [], "redis")
+    told = job_settings(settings, ChunkSizer(8, fixed_rows=64), spec)
     assert (told["chunk_rows"], told["on_error"], told["max_failed"]) == ("64", "skip", "5 % of the rows")
     assert "hunter2" not in str(told)
 
