@@ -14,7 +14,8 @@ from producer.preflight import own_packages  # noqa: F401 - before what imports 
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.embedded import local
-from producer.job.job import Job, Progress
+from producer.job.job import Job
+from producer.job.progress import Progress
 from producer.job.prometheus import serve_metrics
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.job_store import JobState

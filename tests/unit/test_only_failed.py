@@ -16,7 +16,7 @@ from producer.cli.only_failed import finished_output, predict_failed
 from producer.cli.predict_to_sink import PredictionFailedError, Summary, predict_to_sink
 from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
 from producer.client import Client
-from producer.job.job import Progress
+from producer.job.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Part

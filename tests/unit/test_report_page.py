@@ -112,7 +112,7 @@ def test_no_script_runs_but_the_two_that_the_page_names_and_nothing_is_loaded() 
 
 
 @pytest.mark.parametrize(
-    ("told", "telling"),
+    ("told", "reporter"),
     [
         (replace(DONE, state=JobState.RUNNING), "still running: 12 of 12 rows predicted in 2.00 s"),
         (JobFacts(JobState.DONE, record(stages={}), note="No timeline"), "There is nothing to be drawn."),
