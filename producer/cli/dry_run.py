@@ -18,7 +18,7 @@ import msgspec
 from producer.client import Client
 from producer.doctor.findings import mib
 from producer.preflight.preflight import Preflight, Wanted
-from producer.records.failures import told
+from producer.records.failures import failed_alone
 from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import BatchSource, Source
 from tasks.protocol.records import TensorSpec
@@ -70,7 +70,7 @@ def dry_run(
     if as_json:
         click.echo(json.dumps(values(found, output, written)))
     if found.failed_models:
-        raise RowsFailedError(f"{told(found.failed_models)}; the output would be complete with the others")
+        raise RowsFailedError(f"{failed_alone(found.failed_models)}; the output would be complete with the others")
 
 
 def lines(found: Preflight, output: Path | None, written: DryWrite | None) -> str:

@@ -19,8 +19,8 @@ from producer.cli.sidecar_files import OutputLedger, write_beside
 from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
-from producer.records.failures import told as told_models
-from producer.records.ledger import Ledger, told_nonfinite
+from producer.records.failures import failed_alone as told_models
+from producer.records.ledger import Ledger, nonfinite_text
 from producer.sinks import JournalHead, Sink, begin_again
 from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source
@@ -93,7 +93,7 @@ class Summary:
 
     def tell_nonfinite(self) -> None:
         """One line on stderr, if rows that were predicted are not finite."""
-        if told := told_nonfinite(self.ledger):
+        if told := nonfinite_text(self.ledger):
             click.echo(f"celeriac: {told}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True)
 
     def check_no_model_failed(self) -> None:

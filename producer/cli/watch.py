@@ -18,7 +18,7 @@ from producer.client import Client
 from producer.job.progress import Pace, Progress, progress_of, rate_of
 from producer.job.progress_bar import ProgressReporter
 from producer.records import job_store
-from producer.records.failures import told
+from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
@@ -98,7 +98,7 @@ def _follow(url: str, screen: _Screen) -> None:
 def _end(state: JobState, record: JobRecord, quiet: bool) -> None:
     if state is JobState.DONE:
         if not quiet:
-            failed = f"; {told(record.failed_models)}" if record.failed_models else ""
+            failed = f"; {failed_alone(record.failed_models)}" if record.failed_models else ""
             differed = f"; {text}" if (text := tables.differed_of(record)) else ""
             click.echo(f"{_how_far(state, record)}{tables.failed_of(record)}{failed}{differed}{_next(record)}")
         return

@@ -100,8 +100,11 @@ def make_job(
             terms.policy,
         )
         timeline = dispatcher.timeline
-        timeline.settings, timeline.versions = job_settings(settings, chunk_sizer, store, terms), versions_here()
-        timeline.models = list(infos)
+        timeline.summary.settings, timeline.summary.versions = (
+            job_settings(settings, chunk_sizer, store, terms),
+            versions_here(),
+        )
+        timeline.summary.models = list(infos)
         timeline.look(slots)
         run = Runner(
             channel,
