@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from producer.client import Client
     from producer.detached.detached_job import DetachedJob
     from producer.embedded import local
-    from producer.job.job import Job, Progress
+    from producer.job.job import Job
+    from producer.job.progress import Progress
     from producer.job.prometheus import serve_metrics
     from producer.preflight.preflight import Preflight, Wanted
     from producer.records.job_store import JobState
@@ -54,7 +55,8 @@ _MODULES = {
     "producer.client": ["Client"],
     "producer.detached.detached_job": ["DetachedJob"],
     "producer.embedded": ["local"],
-    "producer.job.job": ["Job", "Progress"],
+    "producer.job.job": ["Job"],
+    "producer.job.progress": ["Progress"],
     "producer.job.prometheus": ["serve_metrics"],
     "producer.preflight.preflight": ["Preflight", "Wanted"],
     "producer.records.job_store": ["JobState"],

@@ -18,7 +18,7 @@ from producer.cli.request import PredictRequest, open_input, open_system
 from producer.detached.submit import Wishes
 from producer.doctor.findings import mib
 from producer.preflight.preflight import Preflight, Wanted
-from producer.records.failures import told
+from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
 from producer.sinks import can_drop, check_output
 from producer.sinks.dry_write import DryWrite, rehearse
@@ -65,7 +65,7 @@ def _report(request: PredictRequest, preflight: Preflight, output: Path | None) 
     if request.as_json:
         click.echo(json.dumps(values(preflight, output, written)))
     if preflight.failed_models:
-        raise RowsFailedError(f"{told(preflight.failed_models)}; the output would be complete with the others")
+        raise RowsFailedError(f"{failed_alone(preflight.failed_models)}; the output would be complete with the others")
 
 
 def lines(preflight: Preflight, output: Path | None, written: DryWrite | None) -> str:

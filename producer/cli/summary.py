@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from producer.cli.sidecar_files import OutputLedger, failures_path, write_beside
-from producer.records.failures import told as told_models
-from producer.records.ledger import told_nonfinite
+from producer.records.failures import failed_alone
+from producer.records.ledger import nonfinite_text
 from producer.sinks import JournalHead
 from producer.sinks.marks import Fill
 from tasks.protocol.messages import Differed, FailureRecord
@@ -86,7 +86,7 @@ class Summary:
 
     def report_nonfinite(self) -> None:
         """One line on stderr, if rows that were predicted are not finite."""
-        if counts := told_nonfinite(self.ledger):
+        if counts := nonfinite_text(self.ledger):
             click.echo(
                 f"celeriac: {counts}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True
             )
@@ -95,7 +95,7 @@ class Summary:
         """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
         if self.failed_models:
             raise RowsFailedError(
-                f"{told_models(self.failed_models)} of {self.output}, which is complete with the others"
+                f"{failed_alone(self.failed_models)} of {self.output}, which is complete with the others"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from producer.records.failures import told
+from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
@@ -51,7 +51,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "stages": _shares(record.stages),
         "error": record.error,
-        "failed": told(record.failed_models) if record.failed_models else "",
+        "failed": failed_alone(record.failed_models) if record.failed_models else "",
         "dependent": "; ".join(f"{name}: {text}" for name, text in record.dependent.items()),
         "differed": differed_of(record),
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
