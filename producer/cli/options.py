@@ -1,4 +1,4 @@
-"""This module holds the options that several commands share."""
+"""Options that several commands share, and what their values mean."""
 
 from __future__ import annotations
 
