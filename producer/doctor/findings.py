@@ -69,12 +69,9 @@ def exit_code(findings: Sequence[Finding]) -> ExitCode:
 def lines(findings: Sequence[Finding]) -> str:
     """One line for each, and a last one that counts."""
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
-    errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
-    ends = [
-        count_of(number, what) if number else f"no {what}s"
-        for number, what in ((errors, "error"), (warnings, "warning"))
-    ]
-    return "\n".join([*map(str, findings), ", ".join(ends)])
+    bad = (Level.ERROR, Level.WARNING)
+    last = ", ".join(count_of(counts[level], level) if counts[level] else f"no {level}s" for level in bad)
+    return "\n".join([*map(str, findings), last])
 
 
 def values(findings: Sequence[Finding]) -> dict[str, Any]:
