@@ -16,33 +16,24 @@ import click
 
 from worker_config.errors import CeleriacError, ExitCode
 
-# name: module in this folder, first line of its help
+# Each with the first line of its help.
 COMMANDS = {
-    "cancel": ("jobs", "End a running job; its queued chunks are never run."),
-    "demo": (
-        "demo",
-        "Train a small network on handwritten digits and predict them all, embedded or with a broker's workers.",
-    ),
-    "doctor": (
-        "doctor",
-        "Check this set-up before a run: one line for each check, and what to do where something is wrong.",
-    ),
-    "failures": (
-        "jobs",
-        "List the rows of JOB that have no prediction, and why; the first characters of its id are enough.",
-    ),
-    "fetch": ("fetch", "Write the output of JOB, which was left by `predict --detach`; waits until it is done."),
-    "jobs": ("jobs", "List the jobs that Redis remembers."),
-    "models": ("models", "List the models of the manifest, or, with a broker, those that workers hold."),
-    "predict": ("predict", "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL."),
-    "report": (
-        "report",
-        "Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.",
-    ),
-    "status": ("jobs", "Show one job; the first characters of its id are enough."),
-    "watch": ("watch", "Show how far JOB is until it ends; the first characters of its id are enough."),
-    "worker": ("worker", "Start a worker on this machine; the same as `celery -A tasks worker -c N`."),
+    "cancel": "End a running job; its queued chunks are never run.",
+    "demo": "Train a small network on handwritten digits and predict them all, embedded or with a broker's workers.",
+    "doctor": "Check this set-up before a run: one line for each check, and what to do where something is wrong.",
+    "failures": "List the rows of JOB that have no prediction, and why; the first characters of its id are enough.",
+    "fetch": "Write the output of JOB, which was left by `predict --detach`; waits until it is done.",
+    "jobs": "List the jobs that Redis remembers.",
+    "models": "List the models of the manifest, or, with a broker, those that workers hold.",
+    "predict": "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.",
+    "report": "Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.",
+    "status": "Show one job; the first characters of its id are enough.",
+    "watch": "Show how far JOB is until it ends; the first characters of its id are enough.",
+    "worker": "Start a worker on this machine; the same as `celery -A tasks worker -c N`.",
 }
+# The others have modules of their own names.
+_MODULES = dict.fromkeys(("cancel", "failures", "status"), "jobs")
+
 _EXAMPLES = """\b
 Examples:
   celeriac demo
@@ -80,7 +71,8 @@ class LazyGroup(click.Group):
         """Import the command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"producer.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        module = import_module(f"producer.cli.{_MODULES.get(cmd_name, cmd_name)}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -92,7 +84,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    commands={name: click.Command(name, help=line) for name, (_, line) in COMMANDS.items()},
+    commands={name: click.Command(name, help=line) for name, line in COMMANDS.items()},
     epilog=_EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

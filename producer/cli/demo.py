@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -59,7 +58,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
     if train_only:
         return
     started = time.monotonic()
-    with _client(folder, broker_url, workers) as client:
+    with Client(broker_url) if broker_url else local(folder / "models.toml", workers) as client:
         where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
@@ -113,10 +112,6 @@ def _train(folder: Path, images: Array, digits: Array) -> None:
         last = trained.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise CeleriacError(f"the demo's training ended with exit code {trained.returncode}: {last[0]}")
     _say("model", f"a small Keras network, trained on every second row in {time.monotonic() - started:.1f} s")
-
-
-def _client(folder: Path, broker_url: str | None, workers: int) -> AbstractContextManager[Client]:
-    return Client(broker_url) if broker_url else local(folder / "models.toml", workers)
 
 
 def _say(what: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""This module is a program of its own: it trains the demo's network, so that the producer stays without TensorFlow.
+"""A program of its own that trains the demo's network, so that the producer stays without TensorFlow.
 
 `python -m producer.cli.demo_model FOLDER` reads FOLDER/digits.npy and digits_true.npy, writes FOLDER/digits.keras.
 """

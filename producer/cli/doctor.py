@@ -1,4 +1,4 @@
-"""This module is `celeriac doctor`: what is wrong with this set-up, before a run."""
+"""`celeriac doctor`: options, manifest --examine--> findings --> lines or JSON, and an exit code."""
 
 from __future__ import annotations
 

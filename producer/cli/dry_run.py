@@ -16,7 +16,7 @@ import msgspec
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, open_input, open_system
 from producer.detached.submit import Wishes
-from producer.doctor.findings import mib
+from producer.doctor.findings import count_of, mib
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
@@ -142,21 +142,21 @@ def _specs(specs: list[TensorSpec]) -> str:
 
 
 def _held(preflight: Preflight) -> str:
-    return f"{_count(preflight.slots, 'slot')} of {_count(preflight.workers, 'worker')}"
+    return f"{count_of(preflight.slots, 'slot')} of {count_of(preflight.workers, 'worker')}"
 
 
 def _batch(preflight: Preflight) -> str:
     probe = preflight.probe
     failed = f", {probe.failed_rows} failed" if probe.failed_rows else ""
     dropped = f", {probe.dropped_rows} left out by preprocess" if probe.dropped_rows else ""
-    rows = _count(probe.stop - probe.start, "row")
+    rows = count_of(probe.stop - probe.start, "row")
     odd = f", {max(probe.nonfinite)} with a NaN or an infinity" if any(probe.nonfinite) else ""
     return f"{rows} in {preflight.probe_seconds:.3f} s{failed}{dropped}{odd}: {_specs(preflight.outputs)}"
 
 
 def _chunks(preflight: Preflight) -> str:
     count = "" if preflight.chunks is None else f", about {preflight.chunks:,} in all"
-    return f"{_count(preflight.chunk_rows, 'row')} to begin with{count}"
+    return f"{count_of(preflight.chunk_rows, 'row')} to begin with{count}"
 
 
 def _memory(preflight: Preflight) -> str:
@@ -184,7 +184,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -98,7 +98,7 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
         record = job.record
         Ledger(**record.ledger | {"written": written}).check()
         sink.commit()
-        summary = _summary(record, written, str(sink.path), None)
+        summary = _summary(record, sink, written)
         summary.write_beside(_head(record), sink.failures)
         return summary
     except KeyboardInterrupt:
@@ -106,16 +106,15 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
             f"interrupted: {written} of {record.rows} rows were fetched, nothing was written; job {job.id} stays in "
             "the system: fetch it again"
         )
-        raise PredictionFailedError(stopped, _summary(record, 0, None, stopped)) from None
+        raise PredictionFailedError(stopped, _summary(record, sink, written, stopped)) from None
     except CeleriacError as error:
         with suppress(CeleriacError):  # what was known before will do
             record = job.record
-        path = str(sink.path) if sink.committed else None
-        raise PredictionFailedError(error, _summary(record, written if path else 0, path, error)) from error
+        raise PredictionFailedError(error, _summary(record, sink, written, error)) from error
 
 
 def _head(record: JobRecord) -> JournalHead:
-    """What is told beside the output; of the data set nobody here knows more than its name."""
+    """What is written beside the output; of the data set nobody here knows more than its name."""
     models = record.plan.models if record.plan else ()
     return JournalHead({"input": record.input}, {model.name: model.digest for model in models})
 
@@ -127,17 +126,14 @@ def _drop_failed(job: DetachedJob, sink: Sink) -> None:
         sink.drop(name, failure)
 
 
-def _summary(record: JobRecord, written: int, output: str | None, error: CeleriacError | None) -> Summary:
+def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None) -> Summary:
     """As of `predict`; `seconds` are those from the job's submission to its last answer."""
-    seconds = round(record.updated_at - record.submitted_at, 6)
-    ledger = record.ledger | {"written": written}
-    text = str(error) if error else None
     return Summary(
         record.id,
-        ledger,
-        seconds,
-        output,
-        text,
+        record.ledger | {"written": written if sink.committed else 0},
+        round(record.updated_at - record.submitted_at, 6),
+        str(sink.path) if sink.committed else None,
+        str(error) if error else None,
         failed_models=record.failed_models,
         dependent=record.dependent,
         differed=record.differed,

@@ -1,4 +1,4 @@
-"""This module is the commands that look at jobs, and end them, from any machine; `watch` and `fetch` stand alone."""
+"""`celeriac jobs`, `status`, `failures`, `cancel`: Redis --job_store--> records --tables--> lines, or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module holds the options that several commands share."""
+"""Options that several commands share, and what their values mean."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ models_option = click.option(
 )
 model_set_option = click.option(
     "--models",
-    "told",
+    "manifest_or_names",
     metavar="PATH|NAME[,NAME...]",
     help="The manifest that lists the models; or names, to hold these of its models alone.  "
     "[env var: CELERIAC_MODELS, CELERIAC_MODEL_SET; default: models.toml, all]",
@@ -105,13 +105,13 @@ metrics_port_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
-def model_set_environ(told: str | None) -> dict[str, str]:
+def model_set_environ(manifest_or_names: str | None) -> dict[str, str]:
     """What `--models` of a worker means, as environment variables: a manifest, or names in one."""
-    if not told:
+    if not manifest_or_names:
         return {}
-    is_path = Path(told).is_file() or os.sep in told or told.endswith(".toml")
-    names = not is_path and re.fullmatch(f"{NAME}(,{NAME})*", told)
-    return {"CELERIAC_MODEL_SET" if names else "CELERIAC_MODELS": told}
+    is_path = Path(manifest_or_names).is_file() or os.sep in manifest_or_names or manifest_or_names.endswith(".toml")
+    names = not is_path and re.fullmatch(f"{NAME}(,{NAME})*", manifest_or_names)
+    return {"CELERIAC_MODEL_SET" if names else "CELERIAC_MODELS": manifest_or_names}
 
 
 def needed(broker_url: str | None) -> str:

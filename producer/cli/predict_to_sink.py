@@ -151,7 +151,7 @@ def predict_to_sink(
                     part = replace(part, outputs={names[0]: part.outputs})
                 sink.write(part)
         sink.commit()
-        summary = _summary(job, started, sink, None)
+        summary = _summary(sink, started, job.ledger, job)
         if head:
             summary.write_beside(head, sink.failures)
         return summary
@@ -163,7 +163,7 @@ def predict_to_sink(
         if isinstance(error, RowsFailedError) and on_error == "raise" and alone and not sink.can_drop:
             error.args = (f"{error}; {OTHERS_WOULD_GO_ON}",)
         _add_what_is_safe(error, sink)
-        summary = _summary(job, started, sink, error)
+        summary = _summary(sink, started, job.ledger, job, error)
         if head:
             with suppress(CeleriacError):  # which may be the error
                 summary.write_beside(head, sink.failures)
@@ -200,16 +200,7 @@ def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summa
         nonfinite_inputs=sink.nonfinite[0],
         nonfinite_outputs=sink.nonfinite[1],
     )
-    seconds = round(time.monotonic() - started, 6)
-    summary = Summary(
-        None,
-        ledger.as_dict(),
-        seconds,
-        str(sink.path),
-        failed_models=dict(sink.dropped),
-        failures=len(sink.failures),
-        fill=sink.fill,
-    )
+    summary = _summary(sink, started, ledger)
     summary.write_beside(head, sink.failures)
     return summary
 
@@ -252,21 +243,21 @@ def check_same_models(job: Job, digests: Mapping[str, str]) -> None:
         raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
 
 
-def _summary(job: Job, started: float, sink: Sink, error: CeleriacError | None) -> Summary:
-    seconds = round(time.monotonic() - started, 6)
-    output = str(sink.path) if sink.committed else None
+def _summary(
+    sink: Sink, started: float, ledger: Ledger, job: Job | None = None, error: CeleriacError | None = None
+) -> Summary:
     return Summary(
-        job.id,
-        job.ledger.as_dict(),
-        seconds,
-        output,
+        job.id if job else None,
+        ledger.as_dict(),
+        round(time.monotonic() - started, 6),
+        str(sink.path) if sink.committed else None,
         str(error) if error else None,
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
         fill=sink.fill,
-        stages=job.stages,
-        dependent=job.dependent,
-        differed=job.differed,
+        stages=job.stages if job else {},
+        dependent=job.dependent if job else {},
+        differed=job.differed if job else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""This module is `celeriac report`: a job's way as one page of HTML, which then needs neither Redis nor a network."""
+"""`celeriac report`: a job's traces in Redis --> one page of HTML, which then needs neither Redis nor a network."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def report(job: str, output: Path, broker_url: str | None, force: bool) -> None:
     _check_output(path, force)
     script: str = import_optional("plotly.offline", "report", str(path)).get_plotlyjs()
     with broker_errors(url), connect(url) as client:
-        told = gather(client, job)
-    _write(path, make_page(told, script))
-    running = "; it still runs, so this is how far it is" if told.state.value == "running" else ""
-    click.echo(f"report of job {told.record.id} written to {path}{running}")
+        facts = gather(client, job)
+    _write(path, make_page(facts, script))
+    running = "; it still runs, so this is how far it is" if facts.state.value == "running" else ""
+    click.echo(f"report of job {facts.record.id} written to {path}{running}")
 
 
 def _check_output(path: Path, force: bool) -> None:

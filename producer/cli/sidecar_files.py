@@ -1,4 +1,4 @@
-"""This module is the two files beside an output, which tell what became of its rows.
+"""The two files beside an output, which say what became of its rows.
 
     OUTPUT.ledger.json      one object: the job, what was predicted by what, the ledger
     OUTPUT.failures.jsonl   a failure record per line; only where rows have no prediction
@@ -89,10 +89,9 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
     Raises:
         OutputError: there are none, or they are not those of the output.
     """
-    ledger = msgspec.json.Decoder(OutputLedger)
     try:
-        told = ledger.decode(ledger_path(path).read_bytes())
-        failures = failures_path(path).read_bytes() if told.failures else b""
+        ledger = msgspec.json.decode(ledger_path(path).read_bytes(), type=OutputLedger)
+        failures = failures_path(path).read_bytes() if ledger.failures else b""
         records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
     except (OSError, msgspec.DecodeError) as error:
         cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
@@ -100,9 +99,9 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
             f"{path}: what became of its rows is not known: {cause}; predict all rows again with --force"
         ) from error
     rows = sum(record.stop - record.start for record in records)
-    if len(records) != told.failures or rows != told.ledger.get("failed"):
+    if len(records) != ledger.failures or rows != ledger.ledger.get("failed"):
         raise OutputError(
             f"{path}: {failures_path(path).name} and {ledger_path(path).name} are not of the same run; "
             "predict all rows again with --force"
         )
-    return told, records
+    return ledger, records

@@ -1,4 +1,4 @@
-"""This module shows models and jobs to people: aligned columns, and the same as plain values for `--json`."""
+"""Records of jobs --> aligned columns for people, and the same as plain values for `--json`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from worker_config.shadow import check_no_shadow
 )
 @click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
 def worker(
-    told: str | None,
+    manifest_or_names: str | None,
     workers: int | None,
     broker_url: str | None,
     log_format: str | None,
@@ -42,7 +42,7 @@ def worker(
     Options of Celery's own follow after `--`, for example: celeriac worker -- -n second@%h -l info
     """
     check_no_shadow(Path.cwd())
-    environ = {**for_worker(os.environ), **model_set_environ(told)}
+    environ = {**for_worker(os.environ), **model_set_environ(manifest_or_names)}
     if broker_url:
         environ["CELERIAC_BROKER_URL"] = broker_url
     if log_format:

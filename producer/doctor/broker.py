@@ -1,4 +1,4 @@
-"""This module judges the Redis server: its version, what it keeps, what it throws away, and its room.
+"""The Redis server: its version, what it keeps, what it throws away, and its room.
 
 INFO, CONFIG GET save, TIME --read--> BrokerFacts --check_broker--> findings
 """
@@ -77,6 +77,14 @@ def read(address: str, info: Mapping[str, Any], save: str | None, answers_in: fl
     )
 
 
+def is_too_old(version: str) -> bool | None:
+    """Whether a server of this version lacks what we need; None where this is no version."""
+    try:
+        return Version(version) < Version(LEAST_VERSION)
+    except InvalidVersion:
+        return None
+
+
 def check_broker(facts: BrokerFacts) -> list[Finding]:
     """All that is to be said of a server that answered, but for its clock."""
     return [_reached(facts), _version(facts), _persistence(facts), _eviction(facts), _memory(facts)]
@@ -93,9 +101,8 @@ def _reached(facts: BrokerFacts) -> Finding:
 
 
 def _version(facts: BrokerFacts) -> Finding:
-    try:
-        old = Version(facts.compatible) < Version(LEAST_VERSION)
-    except InvalidVersion:
+    old = is_too_old(facts.compatible)
+    if old is None:
         found = f"{facts.name} does not tell its version"
         return warning("redis", found, f"make sure that it is as good as Redis {LEAST_VERSION}")
     if old:

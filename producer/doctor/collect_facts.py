@@ -1,4 +1,4 @@
-"""This module gathers the facts that are judged: it asks Redis, folders and packages, and judges nothing itself."""
+"""Redis, folders, packages --> the facts that are judged elsewhere."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
         ahead = clock_ahead_of(its_time, asked, answered)
         facts = broker.read(str(redacted(url)), info, _save(client), answered - asked, ahead)
         workers = read_workers(client)
-        told, names = read_facts(client, workers), short_names(workers)
-    return facts, [WorkerState(names[worker], slots, told[worker]) for worker, slots in workers.items()]
+        hosts, names = read_facts(client, workers), short_names(workers)
+    return facts, [WorkerState(names[worker], slots, hosts[worker]) for worker, slots in workers.items()]
 
 
 def _save(client: redis.Redis) -> str | None:
@@ -71,9 +71,9 @@ def _save(client: redis.Redis) -> str | None:
 
 def look_at(folder: Path) -> FolderFacts:
     """A folder here, or the nearest one above it that exists, where it would be made."""
-    found = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = found.is_dir() and os.access(found, os.W_OK | os.X_OK)
-    return FolderFacts(folder, folder.is_dir(), writable, shutil.disk_usage(found).free)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    return FolderFacts(folder, folder.is_dir(), writable, shutil.disk_usage(nearest).free)
 
 
 def temporary_folder() -> FolderFacts:
@@ -113,11 +113,11 @@ def server_version(path: str) -> str:
     """The version that a Redis server on this machine tells; empty where it tells none."""
     try:
         command = [path, "--version"]
-        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SERVER_SECONDS).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SERVER_SECONDS).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
     # Redis server v=7.2.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64
-    return next((word.removeprefix("v=") for word in told.split() if word.startswith("v=")), "")
+    return next((word.removeprefix("v=") for word in output.split() if word.startswith("v=")), "")
 
 
 def requirements() -> list[str]:

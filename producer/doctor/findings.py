@@ -1,4 +1,4 @@
-"""This module says what a check has found: that all is well, or what is not and what to do."""
+"""What a check has found: that all is well, or what is not and what to do --> lines, JSON, an exit code."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ def exit_code(findings: Sequence[Finding]) -> ExitCode:
 def lines(findings: Sequence[Finding]) -> str:
     """One line for each, and a last one that counts."""
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
-    errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
-    return "\n".join([*map(str, findings), f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"])
+    bad = (Level.ERROR, Level.WARNING)
+    last = ", ".join(count_of(counts[level], level) if counts[level] else f"no {level}s" for level in bad)
+    return "\n".join([*map(str, findings), last])
 
 
 def values(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -98,5 +99,6 @@ def mib(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / MIB:,.1f} MiB"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def count_of(number: int, what: str) -> str:
+    """So many of them, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

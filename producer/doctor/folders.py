@@ -1,4 +1,4 @@
-"""This module judges folders: the spool that both sides share or not, the data roots, and those of this machine."""
+"""Folders: the spool that both sides share or not, the data roots, and those of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.doctor.findings import MIB, Finding, error, mib, ok, warning
+from producer.doctor.findings import MIB, Finding, count_of, error, mib, ok, warning
 from producer.doctor.workers import WorkerState
 from producer.scheduling.window import MAX_BYTES
 from worker_config.errors import ExitCode
@@ -49,7 +49,7 @@ def check_spool(here: FolderFacts | None, seen: Mapping[str, bool | None]) -> Fi
     found = f"{here.path}, {mib(here.free)} free"
     if here.free < MAX_BYTES:
         return warning("spool", found, f"make room: up to {mib(MAX_BYTES)} of a job are in flight")
-    return ok("spool", f"{found}, shared with {len(seen)} worker{'' if len(seen) == 1 else 's'}")
+    return ok("spool", f"{found}, shared with {count_of(len(seen), 'worker')}")
 
 
 def check_data_roots(workers: Sequence[WorkerState], here: Collection[str]) -> Finding:
@@ -69,11 +69,12 @@ def check_data_roots(workers: Sequence[WorkerState], here: Collection[str]) -> F
     return ok("data roots", f"{', '.join(every)}: .npy files there are read in place")
 
 
-def check_memory_folder(memory: FolderFacts | None, least_bytes: int) -> Finding:
+def check_memory_folder(memory: FolderFacts, least_bytes: int) -> Finding:
     """Where the embedded system puts payloads: in memory, or in the temporary folder."""
-    if memory and memory.writable and memory.free >= least_bytes:
+    usable = memory.exists and memory.writable
+    if usable and memory.free >= least_bytes:
         return ok("spool", f"{memory.path}, {mib(memory.free)} free")
-    what = f"{memory.path} has {mib(memory.free)} free" if memory and memory.writable else "no folder in memory"
+    what = f"{memory.path} has {mib(memory.free)} free" if usable else "no folder in memory"
     advice = f"give /dev/shm {mib(least_bytes)} (docker run --shm-size): payloads go to the temporary folder"
     return warning("spool", what, advice)
 

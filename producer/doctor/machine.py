@@ -1,4 +1,4 @@
-"""This module judges this machine: its settings, what is installed, a module that hides ours, and the manifest."""
+"""This machine: its settings, what is installed, a module that hides ours, and the manifest --> findings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from producer.doctor.broker import LEAST_VERSION
-from producer.doctor.findings import Finding, error, ok, raised, warning
+from producer.doctor.broker import LEAST_VERSION, is_too_old
+from producer.doctor.findings import Finding, count_of, error, ok, raised, warning
 from worker_config.errors import CeleriacError, ExitCode
 
 
@@ -46,14 +46,14 @@ def supported(requirements: Sequence[str]) -> SpecifierSet:
 
 def check_here(versions: Mapping[str, str], cores: int) -> Finding:
     """What this side is."""
-    told = f"celeriac {versions.get('celeriac', '(not installed)')}, Python {versions.get('python', '?')}"
-    return ok("here", f"{told}, {cores} core{'' if cores == 1 else 's'}")
+    celeriac, python = versions.get("celeriac", "(not installed)"), versions.get("python", "?")
+    return ok("here", f"celeriac {celeriac}, Python {python}, {count_of(cores, 'core')}")
 
 
 def check_settings(errors: Sequence[CeleriacError]) -> list[Finding]:
     """Environment variables that do not do."""
-    told = [error("settings", str(cause), "mend or unset the variable", cause.exit_code) for cause in errors]
-    return told or [ok("settings", "all CELERIAC_ variables can be read")]
+    bad = [error("settings", str(cause), "mend or unset the variable", cause.exit_code) for cause in errors]
+    return bad or [ok("settings", "all CELERIAC_ variables can be read")]
 
 
 def check_shadow(stray: CeleriacError | None, *, embedded: bool) -> Finding:
@@ -82,9 +82,8 @@ def check_tensorflow(version: str | None, wanted: SpecifierSet, *, embedded: boo
 
 def check_redis_server(path: str, version: str) -> Finding:
     """The one that the embedded system starts."""
-    try:
-        old = Version(version) < Version(LEAST_VERSION)
-    except InvalidVersion:
+    old = is_too_old(version)
+    if old is None:
         found = f"{path} does not tell its version"
         return error("redis", found, f"install redis-server {LEAST_VERSION} or newer", ExitCode.USAGE)
     if old:
@@ -99,5 +98,4 @@ def check_manifest(facts: ManifestFacts, *, embedded: bool) -> list[Finding]:
         return [ok("manifest", "none here; the workers have theirs")]
     if facts.errors:
         return [raised("manifest", cause) for cause in facts.errors]
-    told = ", ".join(facts.models)
-    return [ok("manifest", f"{facts.path}, all files there: {told}")]
+    return [ok("manifest", f"{facts.path}, all files there: {', '.join(facts.models)}")]

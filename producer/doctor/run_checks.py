@@ -1,4 +1,4 @@
-"""This module is the order of the checks: with a broker, what lies between a producer and its workers; without one,
+"""The order of the checks: with a broker, what lies between a producer and its workers; without one,
 what the embedded system needs.
 """
 
@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from producer.doctor import broker, collect_facts, folders, machine, workers
@@ -64,11 +63,9 @@ def _of_embedded(settings: Settings, environ: Mapping[str, str]) -> list[Finding
         redis = machine.check_redis_server(server, collect_facts.server_version(server))
     except ConfigError as error:
         redis = raised("redis", error)
-    memory = collect_facts.look_at(MEMORY_FOLDER)
-    cache = collect_facts.look_at(cache_folder(settings, environ))
     return [
         redis,
-        folders.check_memory_folder(replace(memory, writable=memory.writable and memory.exists), LEAST_MEMORY_BYTES),
+        folders.check_memory_folder(collect_facts.look_at(MEMORY_FOLDER), LEAST_MEMORY_BYTES),
         folders.check_temporary(collect_facts.temporary_folder()),
-        folders.check_cache(cache),
+        folders.check_cache(collect_facts.look_at(cache_folder(settings, environ))),
     ]

@@ -1,4 +1,4 @@
-"""This module judges the workers: whether they are up, what they hold, and whether they fit together and to us.
+"""The workers: whether they are up, what they hold, and whether they fit together and to us.
 
 WorkerState, for each --check_workers, check_versions, check_threads, check_clocks--> findings
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from producer.doctor.findings import Finding, error, ok, warning
+from producer.doctor.findings import Finding, count_of, error, ok, warning
 from producer.scheduling.model_pinning import refs
 from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.records import SlotRecord
@@ -17,7 +17,7 @@ from worker_config.errors import ExitCode
 # Of clocks: what a network, a busy machine and a second that is cut off make of equal ones is less.
 MOST_SECONDS_APART = 2.0
 # Of many workers, in a line.
-TOLD = 5
+MOST_NAMED = 5
 # What has to be the same everywhere, and up to which part of the version.
 _PARTS = {"celeriac": 9, "tensorflow": 3, "python": 2}
 
@@ -47,7 +47,7 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     if not slots:
         found = f"{_list(worker.name for worker in workers)} up, without a child that holds its models"
         return [error("workers", found, "look at the worker's output", ExitCode.NO_WORKER)]
-    up = ok("workers", _list(f"{worker.name} with {_slots(len(worker.slots))}" for worker in workers))
+    up = ok("workers", _list(f"{worker.name} with {count_of(len(worker.slots), 'slot')}" for worker in workers))
     if empty := [worker.name for worker in workers if not worker.slots]:
         found = f"{_list(empty)} has no child that holds its models, or is of another version of Celeriac"
         up = warning("workers", found, "look at its output")
@@ -76,16 +76,17 @@ def _dependent(workers: Sequence[WorkerState]) -> list[Finding]:
 
 
 def _model(name: str, versions: Mapping[str, Mapping[str, int]]) -> Finding:
-    told = [
-        f"{name}@{digest[:8]} in {_slots(sum(count.values()))} of {_list(count)}" for digest, count in versions.items()
+    held = [
+        f"{name}@{digest[:8]} in {count_of(sum(count.values()), 'slot')} of {_list(count)}"
+        for digest, count in versions.items()
     ]
     if len(versions) == 1:
-        return ok("model", told[0])
+        return ok("model", held[0])
     advice = (
         "a job runs on the one that most slots hold: give all workers the same file, then "
         "`celery -A tasks control reload_models`"
     )
-    return warning("model", f"{len(versions)} versions: {_list(told)}", advice)
+    return warning("model", f"{len(versions)} versions: {_list(held)}", advice)
 
 
 def _sets(workers: Sequence[WorkerState]) -> Finding:
@@ -93,8 +94,8 @@ def _sets(workers: Sequence[WorkerState]) -> Finding:
     for slot in (slot for worker in workers for slot in worker.slots):
         names, count = sets.get(slot.queue, (",".join(sorted(info.name for info in slot.models)), 0))
         sets[slot.queue] = (names, count + 1)
-    told = _list(f"{names} ({_slots(count)})" for names, count in sets.values())
-    return ok("model sets", f"{len(sets)}: {told}" if len(sets) > 1 else "one: all workers hold the same")
+    listed = _list(f"{names} ({count_of(count, 'slot')})" for names, count in sets.values())
+    return ok("model sets", f"{len(sets)}: {listed}" if len(sets) > 1 else "one: all workers hold the same")
 
 
 def check_versions(here: Mapping[str, str], workers: Sequence[WorkerState]) -> list[Finding]:
@@ -114,10 +115,10 @@ def _same(name: str, here: str | None, workers: Sequence[WorkerState]) -> Findin
     for worker in workers:
         if worker.facts and (version := worker.facts.versions.get(name)):
             found.setdefault(version, []).append(worker.name)
-    told = _list(f"{version} on {_list(places)}".replace("on here", "here") for version, places in found.items())
+    where = _list(f"{version} on {_list(places)}".replace("on here", "here") for version, places in found.items())
     if len({tuple(version.split(".")[: _PARTS[name]]) for version in found}) > 1:
-        return warning("versions", f"{name} {told}", "install the same version everywhere")
-    return ok("versions", f"{name} " + (f"{next(iter(found))} everywhere" if len(found) == 1 else told or "not told"))
+        return warning("versions", f"{name} {where}", "install the same version everywhere")
+    return ok("versions", f"{name} " + (f"{next(iter(found))} everywhere" if len(found) == 1 else where or "not told"))
 
 
 def check_threads(workers: Sequence[WorkerState]) -> list[Finding]:
@@ -126,8 +127,7 @@ def check_threads(workers: Sequence[WorkerState]) -> list[Finding]:
     for worker, facts in ((worker.name, worker.facts) for worker in workers if worker.facts):
         devices = f"GPUs {', '.join(facts.gpus)}" if facts.gpus else "no GPU"
         children = f"{facts.children} {'child' if facts.children == 1 else 'children'}"
-        threads = f"{facts.threads} thread{'' if facts.threads == 1 else 's'}"
-        found = f"{worker}: {children} of {threads} on {facts.cores} cores, {devices}"
+        found = f"{worker}: {children} of {count_of(facts.threads, 'thread')} on {facts.cores} cores, {devices}"
         if facts.children * facts.threads > facts.cores and not facts.gpus:
             advice = "start fewer children (-c), or leave CELERIAC_INTRA_OP_THREADS at 0: they take turns on the cores"
             findings.append(warning("devices", found, advice))
@@ -141,19 +141,15 @@ def check_clocks(ahead_here: float, workers: Sequence[WorkerState]) -> Finding:
     ahead = {"this machine": ahead_here, **{one.name: one.facts.clock_ahead for one in workers if one.facts}}
     apart = {name: seconds for name, seconds in ahead.items() if abs(seconds) > MOST_SECONDS_APART}
     if apart:
-        told = _list(
+        apart_by = _list(
             f"{name} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} Redis's machine"
             for name, seconds in apart.items()
         )
-        return warning("clocks", told, "let all machines take their time from the same server (NTP)")
+        return warning("clocks", apart_by, "let all machines take their time from the same server (NTP)")
     most = max(map(abs, ahead.values()))
     return ok("clocks", f"{len(ahead)} compared with that of Redis, at most {most:.1f} s apart")
 
 
-def _slots(count: int) -> str:
-    return f"{count} slot{'' if count == 1 else 's'}"
-
-
 def _list(texts: Iterable[str]) -> str:
-    told = list(texts)
-    return ", ".join(told[:TOLD]) + (f" and {len(told) - TOLD} more" if len(told) > TOLD else "")
+    every = list(texts)
+    return ", ".join(every[:MOST_NAMED]) + (f" and {len(every) - MOST_NAMED} more" * (len(every) > MOST_NAMED))

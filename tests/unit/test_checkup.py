@@ -220,7 +220,7 @@ def test_data_roots_are_the_same_everywhere() -> None:
 def test_the_embedded_systems_folders_are_judged() -> None:
     assert folders.check_memory_folder(SPOOL, 1024 * MIB).level is Level.OK
     assert folders.check_memory_folder(SPOOL, 1025 * MIB).level is Level.WARNING
-    assert folders.check_memory_folder(None, 1).level is Level.WARNING
+    assert folders.check_memory_folder(replace(SPOOL, exists=False), 1).level is Level.WARNING
     assert folders.check_temporary(SPOOL).level is Level.OK
     assert folders.check_temporary(replace(SPOOL, free=1)).level is Level.WARNING
     assert folders.check_temporary(replace(SPOOL, writable=False)).code is ExitCode.USAGE

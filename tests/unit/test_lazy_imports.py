@@ -58,7 +58,7 @@ def test_the_package_has_every_name_that_it_lists_and_no_other() -> None:
 def test_the_group_s_help_is_that_of_the_commands() -> None:
     context = click.Context(cli)
     assert cli.list_commands(context) == sorted(COMMANDS)
-    for name, (_, line) in COMMANDS.items():
+    for name, line in COMMANDS.items():
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name
