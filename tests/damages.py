@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -65,8 +66,8 @@ def file_that_vanishes(folder: Path) -> object:
 def damaged_zarr(folder: Path) -> object:
     zarr.create_array(str(folder / "rows.zarr"), data=PIXELS, chunks=(CHUNK_ROWS, 64))
     (folder / "rows.zarr" / "c" / "3" / "0").write_bytes(b"not compressed")
-    source = open_source(folder / "rows.zarr")
-    source._readers[""]._block_rows = CHUNK_ROWS  # type: ignore[union-attr]
+    with patch("producer.sources.zarr.MAX_BATCH_BYTES", 1):  # blocks of one chunk
+        source = open_source(folder / "rows.zarr")
     return source
 
 
