@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
-from producer.detached.plan import Budget, choose_chunk_rows
+from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job import trace_span
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
@@ -115,7 +115,7 @@ def leave(
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
     trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
-        budget = Budget(source.label, infos, settings.detached_mib, channel.redis_room())
+        budget = RedisBudget(source.label, infos, settings.detached_mib, channel.redis_room())
         upload = _Upload(channel, job_id, wishes, ttl_seconds, budget)
         choose = partial(
             choose_chunk_rows,
@@ -173,7 +173,7 @@ class _Upload:
     job_id: str
     wishes: Wishes
     ttl_seconds: int
-    budget: Budget
+    budget: RedisBudget
     rows: int = 0
     chunks: int = 0
     bytes: int = 0
