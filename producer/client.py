@@ -210,10 +210,7 @@ class Client:
         model_pinning.warn(infos)
         if wishes:
             check_can_be_left(infos, first_row=first_row, goes_on=fail_together or policy.goes_on)
-            blank = blank_rows(infos[0].inputs)
-            return leave(
-                self._settings, source, infos, slots, wishes, check=lambda rows: check_fits(infos, rows), blank=blank
-            )
+            return leave(self._settings, source, infos, slots, wishes)
         chosen, slice_ref = choose_store(source, slots, self._settings, store)
         feed: Feed
         if isinstance(source, Source):
