@@ -27,7 +27,6 @@ from producer.sources import Source, from_rows, open_source
 from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
-from tasks.protocol.signature import blank_rows
 from tasks.protocol.trees import leaves_of, tree_of
 from tasks.telemetry import tracing
 from tasks.transport.connection import broker_errors, connect, ping
@@ -224,8 +223,7 @@ class Client:
         model_pinning.warn(infos)
         if wishes:
             check_can_be_left(infos, first_row=first_row, goes_on=fail_together or options.policy.goes_on)
-            blank = blank_rows(infos[0].inputs)
-            return leave(self._settings, source, infos, slots, wishes, check=partial(check_fits, infos), blank=blank)
+            return leave(self._settings, source, infos, slots, wishes)
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
         feed = make_feed(
             source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row

@@ -1,4 +1,4 @@
-"""This module is a detached job as whoever asks for it sees it: progress, parts in order, the result, cancel.
+"""A detached job as whoever asks for it sees it: progress, parts in order, the result, cancel.
 
     answers by chunk, in Redis --read a few at a time, never taken away--> parts in order
 
@@ -12,8 +12,8 @@ So it can be asked again, by several, until the job expires.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import cast
 
@@ -183,9 +183,7 @@ class DetachedJob:
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, and why: those that ended the job, and one record of each failed model."""
         with broker_errors(self._url), connect(self._url) as client:
-            failure = job_store.read_failure(client, self.id)
-        alone = [record for record in self.failed_models.values() if record != failure]
-        return [*alone, failure] if failure else alone
+            return job_store.read_failures(client, self.record)
 
     def cancel(self) -> None:
         """End the job, running or done; its rows and outputs are gone at once. Harmless when it was cancelled before.
@@ -225,11 +223,8 @@ class DetachedJob:
                     return False
                 time.sleep(left)
 
-    @contextmanager
-    def _channel(self) -> Iterator[BrokerChannel]:
-        channel = BrokerChannel(self._url, self._settings, self.id)
-        with closing(channel):
-            yield channel
+    def _channel(self) -> closing[BrokerChannel]:
+        return closing(BrokerChannel(self._url, self._settings, self.id))
 
     def _watcher(self, channel: BrokerChannel) -> Watcher:
         return Watcher(
@@ -271,28 +266,28 @@ class DetachedJob:
                 for known in ahead:
                     pipe.hstrlen(key, str(known))
                 sizes = cast("list[int]", pipe.execute())
-            wanted: list[str] = []
+            ready: list[str] = []
             total = 0
             for known, size in zip(ahead, sizes, strict=True):
                 total += size
-                if not size or (wanted and total > READ_BYTES):
+                if not size or (ready and total > READ_BYTES):
                     break
-                wanted.append(str(known))
-            found = cast("list[bytes | None]", channel.client.hmget(key, wanted)) if wanted else []
+                ready.append(str(known))
+            answers = cast("list[bytes | None]", channel.client.hmget(key, ready)) if ready else []
         # None where the job has ended in between.
-        return [] if None in found else cast("list[bytes]", found)
+        return [] if None in answers else cast("list[bytes]", answers)
 
     def _part(self, index: int, data: bytes, failed: Mapping[str, FailureRecord]) -> Part:
         answer: Answer = unpack(data, Answer)
-        asked = message(self.id, self._plan, index)
+        expected = message(self.id, self._plan, index)
         if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
-            raise MessageError(f"the answer to {asked} is not one of a detached job")
-        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, asked.start, asked.stop):
-            raise MessageError(f"the answer to {asked} is for chunk {answer.index} of job {answer.job}")
+            raise MessageError(f"the answer to {expected} is not one of a detached job")
+        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
+            raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
         try:
             outputs = cast("OutputTree", codec.decode(answer.ref.payload))
         except PayloadError as error:
-            raise MessageError(f"the answer to {asked} cannot be read: {error}") from None
+            raise MessageError(f"the answer to {expected} cannot be read: {error}") from None
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
         nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)

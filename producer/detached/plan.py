@@ -1,4 +1,4 @@
-"""This module plans a detached job: the size of its chunks, and what all of it costs.
+"""The plan of a detached job: the size of its chunks, and what all of it costs.
 
     models, row bytes --> chunk rows          rows, payloads, chunks --> bytes in Redis
 
@@ -55,7 +55,7 @@ def choose_chunk_rows(
     return chunk_sizer.next_rows(rows, 2 * slots, share_bytes)
 
 
-class Budget:
+class RedisBudget:
     """What a detached job may keep in Redis.
 
     Args:

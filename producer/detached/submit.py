@@ -10,17 +10,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
-from producer.detached.plan import Budget, choose_chunk_rows
+from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job import trace_span
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
-from producer.rows.source import Arrays, Rows
+from producer.rows.source import Rows
 from producer.scheduling import model_pinning
+from producer.scheduling.admission import check_fits
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
@@ -28,6 +29,7 @@ from tasks.protocol import codec
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
+from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
@@ -38,8 +40,6 @@ from worker_config.settings import Settings
 BATCH_CHUNKS = 256
 # Average bytes of a row --> rows of a chunk.
 Choose = Callable[[float], int]
-# Raises InputError if no model takes such rows.
-Check = Callable[[Rows], None]
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,6 @@ def leave(
     infos: list[ModelInfo],
     slots: list[SlotRecord],
     wishes: Wishes,
-    *,
-    check: Check,
-    blank: Arrays,
 ) -> str:
     """Put a job into Redis, all of it, and return its id.
 
@@ -100,8 +97,6 @@ def leave(
         infos: the models.
         slots: those that hold them all.
         wishes: how.
-        check: called with the first rows; raises InputError if no model takes them.
-        blank: rows of a data set that turns out to have none.
 
     Raises:
         UsageError: it is too large to be left, or workers do not reach the store; nothing of it stays.
@@ -115,8 +110,8 @@ def leave(
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
     trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
-        budget = Budget(source.label, infos, settings.detached_mib, channel.redis_room())
-        upload = _Upload(channel, job_id, wishes, ttl_seconds, budget)
+        budget = RedisBudget(source.label, infos, settings.detached_mib, channel.redis_room())
+        upload = _Upload(channel, job_id, infos, wishes, ttl_seconds, budget)
         choose = partial(
             choose_chunk_rows,
             infos,
@@ -126,9 +121,9 @@ def leave(
             sliced=slice_ref is not None,
         )
         if isinstance(source, Source):
-            chunk_rows = upload.put_source(source, choose, check, sliced=slice_ref is not None)
+            chunk_rows = upload.put_source(source, choose, sliced=slice_ref is not None)
         else:
-            chunk_rows = upload.put_batches(source, choose, check, blank)
+            chunk_rows = upload.put_batches(source, choose)
         plan = Plan(
             rows=upload.rows,
             chunk_rows=chunk_rows,
@@ -171,15 +166,18 @@ class _Upload:
 
     channel: BrokerChannel
     job_id: str
+    infos: list[ModelInfo]
     wishes: Wishes
     ttl_seconds: int
-    budget: Budget
-    rows: int = 0
-    chunks: int = 0
-    bytes: int = 0
+    budget: RedisBudget
+    rows: int = field(default=0, init=False)
+    chunks: int = field(default=0, init=False)
+    bytes: int = field(default=0, init=False)
 
     def put(self, rows: Rows, count: int) -> None:
-        """Store the next chunk."""
+        """Store the next chunk; raises InputError if no model takes such rows as the first has."""
+        if not self.chunks:
+            check_fits(self.infos, rows)
         payload = codec.encode(cast("codec.Tree", rows), compression=self.wishes.compression)
         self.rows += count
         self.bytes += len(payload)
@@ -188,9 +186,9 @@ class _Upload:
         with broker_errors(self.channel.url):
             job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
 
-    def put_source(self, source: Source, choose: Choose, check: Check, *, sliced: bool) -> int:
+    def put_source(self, source: Source, choose: Choose, *, sliced: bool) -> int:
         """Store all rows, or only look at how many they are, where workers read them in their file; rows of a chunk."""
-        check(source.take(0, min(1, source.rows)))
+        check_fits(self.infos, source.take(0, min(1, source.rows)))
         chunk_rows = choose(source.row_bytes)
         # What compression will save is not known yet.
         in_redis = 0.0 if sliced or self.wishes.compression else source.rows * source.row_bytes
@@ -203,7 +201,7 @@ class _Upload:
             self.put(source.take(start, stop), stop - start)
         return chunk_rows
 
-    def put_batches(self, source: BatchSource, choose: Choose, check: Check, blank: Arrays) -> int:
+    def put_batches(self, source: BatchSource, choose: Choose) -> int:
         """Store all rows as they are read; rows of a chunk."""
         waiting, chunk_rows = Rebatcher(), 0
         for batch in _read(source):
@@ -212,19 +210,14 @@ class _Upload:
                 chunk_rows = choose(waiting.bytes / waiting.rows)
             self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
             while chunk_rows and waiting.rows >= chunk_rows:
-                self._put_checked(*waiting.take(chunk_rows), check)
+                self.put(*waiting.take(chunk_rows))
         if waiting.rows:
-            self._put_checked(*waiting.take(waiting.rows), check)
+            self.put(*waiting.take(waiting.rows))
         elif not self.chunks:
-            self._put_checked(blank, 0, check)
+            self.put(blank_rows(self.infos[0].inputs), 0)
         if source.rows is not None and self.rows != source.rows:
             raise InputError(f"{source.label}: has {self.rows} rows, not the {source.rows} that it announced")
         return chunk_rows or 1
-
-    def _put_checked(self, rows: Rows, count: int, check: Check) -> None:
-        if not self.chunks:
-            check(rows)
-        self.put(rows, count)
 
 
 def _read(source: BatchSource) -> Iterator[Rows]:

@@ -1,4 +1,4 @@
-"""This module looks after a detached job while somebody waits for it: it owns the truth then, as a producer does.
+"""Looks after a detached job while somebody waits for it: it owns the truth then, as a producer does.
 
 every second: state and counts --> keep the job alive --> are its workers up? --> send again what went with one, or
               what is void since its executor has differed
@@ -27,7 +27,7 @@ class Watcher:
     """One job, watched by one waiting caller; several do not harm each other, as workers drop what is answered.
 
     Args:
-        wire: connections, the caller's to close.
+        channel: connections, the caller's to close.
         record: the job's, as it was read first.
         plan: from its record.
         worker_timeout_seconds: how long no worker may hold the models.
@@ -82,10 +82,10 @@ class Watcher:
         return self._last
 
     def _look_after(self, record: JobRecord, now: float) -> None:
-        found = self._channel.workers()
-        self.slots = model_pinning.usable([slot for slots in found.values() for slot in slots], self._plan.models)
-        self._gone |= self._workers - found.keys()
-        self._workers = (self._workers & found.keys()) | {slot.worker for slot in self.slots}
+        workers = self._channel.workers()
+        self.slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._plan.models)
+        self._gone |= self._workers - workers.keys()
+        self._workers = (self._workers & workers.keys()) | {slot.worker for slot in self.slots}
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
         if self.slots:

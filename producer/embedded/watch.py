@@ -1,4 +1,4 @@
-"""This side of the supervisor: what it has told, and whether the system that it keeps still runs.
+"""This side of the supervisor: what it has reported, and whether the system that it keeps still runs.
 
 supervisor --a line of JSON for each event--> Watch --an error, at once--> whoever waits for the system
 """
@@ -36,10 +36,10 @@ class Watch:
         self._ended: dict[str, Any] | None = None
 
     def events(self, wait_seconds: float) -> Iterator[dict[str, Any]]:
-        """What the supervisor has told since the last look; each pause of so many seconds ends it."""
-        told = cast("IO[bytes]", self._supervisor.stdout)
-        while select.select([told], [], [], wait_seconds)[0]:
-            line = told.readline()
+        """What the supervisor has reported since the last look; each pause of so many seconds ends it."""
+        reports = cast("IO[bytes]", self._supervisor.stdout)
+        while select.select([reports], [], [], wait_seconds)[0]:
+            line = reports.readline()
             if not line:
                 yield {"ended": "supervisor", "code": self._supervisor.wait()}
                 return
@@ -60,9 +60,9 @@ class Watch:
         raise error(self._how_it_ended(self._ended))
 
     def start_error(self, event: dict[str, Any]) -> CeleriacError:
-        """Why a part of the system did not come up: the worker's own last word, where it left one."""
-        if word := self._word(event):
-            return _WORKER_ERRORS.get(event["code"], WorkerStartError)(word)
+        """Why a part of the system did not come up: the worker's own last message, where it left one."""
+        if message := self._message(event):
+            return _WORKER_ERRORS.get(event["code"], WorkerStartError)(message)
         return WorkerStartError(self._how_it_ended(event))
 
     def _how_it_ended(self, event: dict[str, Any]) -> str:
@@ -71,11 +71,11 @@ class Watch:
             memory = "; was there enough memory? The kernel's log (dmesg) tells" if code == -signal.SIGKILL else ""
             return f"the embedded {name} was killed by signal {signal.Signals(-code).name}{memory}"
         last = next((line for line in reversed(self._lines(event)) if line.strip()), "it said nothing")
-        return f"the embedded {name} ended with exit code {code}: {self._word(event) or last}"
+        return f"the embedded {name} ended with exit code {code}: {self._message(event) or last}"
 
-    def _word(self, event: dict[str, Any]) -> str:
-        words = [line.removeprefix("celeriac: ") for line in self._lines(event) if line.startswith("celeriac: ")]
-        return words[-1] if words else ""
+    def _message(self, event: dict[str, Any]) -> str:
+        messages = [line.removeprefix("celeriac: ") for line in self._lines(event) if line.startswith("celeriac: ")]
+        return messages[-1] if messages else ""
 
     def _lines(self, event: dict[str, Any]) -> list[str]:
         log = self._folder / f"{event['ended']}.log"

@@ -198,11 +198,6 @@ class Job:
         """
         return dict(self._run.stages)
 
-    @property
-    def live_stages(self) -> Mapping[str, float]:
-        """The same, as it grows."""
-        return self._run.stages
-
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
         self._runner.cancel(wake=threading.current_thread() is not self._thread)

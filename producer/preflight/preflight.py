@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from producer.detached.plan import Budget, choose_chunk_rows
+from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.detached.submit import Wishes
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
@@ -128,7 +128,7 @@ def try_out(
         room = channel.redis_room()
     window = Window(len(slots))
     window.leave_room(room)
-    budget = Budget(source.label, infos, settings.detached_mib, room)
+    budget = RedisBudget(source.label, infos, settings.detached_mib, room)
 
     def plan(row_bytes: float) -> tuple[int, float | None]:
         """Rows of a chunk, and bytes in Redis, of a detached job."""

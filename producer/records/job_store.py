@@ -92,8 +92,8 @@ def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_second
 def remove(client: redis.Redis, job_id: str) -> None:
     """Forget a job as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
-        pipe.unlink(keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.deliveries(job_id))
-        pipe.unlink(keys.unproven(job_id), keys.failures(job_id), keys.timeline(job_id))
+        held = keys.job, keys.payloads, keys.answers, keys.deliveries, keys.unproven, keys.failures, keys.timeline
+        pipe.unlink(*(key(job_id) for key in held))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
@@ -143,9 +143,8 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
         UnknownJobError: there is no such job.
     """
     _, record = read(client, job_id)
-    held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id), keys.deliveries(record.id)]
-    held.append(keys.unproven(record.id))
-    state = cast("bytes | None", client.eval(_CANCEL, len(held), *held))
+    held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
+    state = cast("bytes | None", client.register_script(_CANCEL)(keys=held))
     if state is None:
         raise UnknownJobError(f"job {record.id} has expired")
     return JobState(state.decode()), record
@@ -161,8 +160,8 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """
     ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
     if len(ids) != 1:
-        found = "no job" if not ids else f"{len(ids)} jobs"
-        raise UnknownJobError(f"{found} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
+        count = f"{len(ids)} jobs" if ids else "no job"
+        raise UnknownJobError(f"{count} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
     return read_known(client, ids[0])
 
 
@@ -183,19 +182,14 @@ def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     return state, _with_counts(state, record, record.plan, fields) if record.plan else record
 
 
-def read_failure(client: redis.Redis, job_id: str) -> FailureRecord | None:
-    """What became of the rows that ended a detached job, if rows did."""
-    failure = cast("bytes | None", client.hget(keys.job(job_id), job_fields.FAILURE))
-    return msgspec.json.decode(failure, type=FailureRecord) if failure else None
-
-
 def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]:
     """The rows of a job that have no prediction, as far as is known, in their order."""
-    records = [
-        unpack(data, FailureRecord) for data in cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
-    ]
-    for known in (*record.failed_models.values(), read_failure(client, record.id)):
-        if known and known not in records:
+    listed = cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
+    records = [unpack(data, FailureRecord) for data in listed]
+    last = cast("bytes | None", client.hget(keys.job(record.id), job_fields.FAILURE))  # that ended a detached job
+    ended = [msgspec.json.decode(last, type=FailureRecord)] if last else []
+    for known in (*record.failed_models.values(), *ended):
+        if known not in records:
             records.append(known)
     return sorted(records, key=lambda failed: (failed.start, failed.model))
 
@@ -207,11 +201,11 @@ def expires_at(client: redis.Redis, job_id: str) -> float:
 
 def read_all(client: redis.Redis) -> list[tuple[JobState, JobRecord]]:
     """Every job that Redis remembers, oldest first."""
-    found = []
+    jobs = []
     for job_id in job_ids(client):
         with suppress(UnknownJobError):  # it expires while we look
-            found.append(read_known(client, job_id))
-    return sorted(found, key=lambda job: job[1].submitted_at)
+            jobs.append(read_known(client, job_id))
+    return sorted(jobs, key=lambda job: job[1].submitted_at)
 
 
 def job_ids(client: redis.Redis) -> list[str]:

@@ -63,10 +63,7 @@ def timeline(summary: TimelineSummary, bars: Sequence[Bar], seconds: float) -> F
     if any(JOB_LANE in trace["y"] for trace in marks):
         lanes.append(JOB_LANE)
     height = max(14, min(44, 900 // max(1, len(lanes)))) * len(lanes) + 110
-    layout = _layout(height, "seconds since the job began", seconds)
-    layout["barmode"] = "overlay"
-    layout["bargap"] = 0.25
-    layout["yaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": lanes[::-1], "showgrid": False}
+    layout = _layout(height, _categories(lanes), seconds) | {"barmode": "overlay", "bargap": 0.25}
     return {"data": data + marks, "layout": layout}
 
 
@@ -92,10 +89,8 @@ def throughput(summary: TimelineSummary, seconds: float) -> Figure:
         "fillcolor": "rgba(47, 158, 110, 0.15)",
         "hovertemplate": "%{y:,.0f} rows per second<br>from %{x:.2f} s<extra></extra>",
     }
-    layout = _layout(240, "seconds since the job began", seconds)
-    layout["yaxis"] |= {"title": {"text": "rows per second"}, "rangemode": "tozero", "tickformat": "~s"}
-    layout["margin"]["t"] = 12
-    return {"data": [trace], "layout": layout | {"showlegend": False}}
+    across = {"title": {"text": "rows per second"}, "rangemode": "tozero", "tickformat": "~s"}
+    return {"data": [trace], "layout": _layout(240, across, seconds, legend=False)}
 
 
 def in_flight(summary: TimelineSummary, spans: Sequence[Span], seconds: float) -> Figure:
@@ -122,8 +117,7 @@ def in_flight(summary: TimelineSummary, spans: Sequence[Span], seconds: float) -
             ("waiting in a queue", waiting, "#c3c9d1"),
         )
     ]
-    layout = _layout(240, "seconds since the job began", seconds)
-    layout["yaxis"] |= {"title": {"text": "chunks"}, "rangemode": "tozero"}
+    layout = _layout(240, {"title": {"text": "chunks"}, "rangemode": "tozero"}, seconds)
     return {"data": data, "layout": layout}
 
 
@@ -144,11 +138,10 @@ def stages(seconds_by_stage: Mapping[str, float]) -> Figure:
         "hoverinfo": "y+text",
         "marker": {"color": [COLOURS.get(kind_of.get(name, ""), "#888888") for name in names]},
     }
-    layout = _layout(max(120, 28 * len(names) + 70), "seconds of slots", None)
-    layout["margin"]["t"] = 12
-    layout["xaxis"]["range"] = [0, 1.15 * max(values, default=1.0) or 1.0]
-    layout["yaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": names[::-1], "showgrid": False}
-    return {"data": [trace], "layout": layout | {"showlegend": False}}
+    longest = 1.15 * max(values, default=1.0) or 1.0
+    height = max(120, 28 * len(names) + 70)
+    layout = _layout(height, _categories(names), longest, "seconds of slots", legend=False)
+    return {"data": [trace], "layout": layout}
 
 
 def _of_bar(bar: Bar) -> str:
@@ -194,18 +187,24 @@ def _of_event(event: Event) -> str:
     return f"{event.kind}{chunk}<br>{escape(event.text[:120])}"
 
 
-def _layout(height: int, title: str, seconds: float | None) -> Figure:
-    across: Figure = {"title": {"text": title}, "gridcolor": _GRID, "zerolinecolor": _GRID}
-    if seconds is not None:
-        across["range"] = [0, max(seconds, 1e-3)]
+def _categories(names: Sequence[str]) -> Figure:
+    """A vertical axis with these lines from top to bottom."""
+    return {"type": "category", "categoryorder": "array", "categoryarray": names[::-1], "showgrid": False}
+
+
+def _layout(
+    height: int, across: Figure, end: float, title: str = "seconds since the job began", *, legend: bool = True
+) -> Figure:
+    grid = {"gridcolor": _GRID, "zerolinecolor": _GRID}
     return {
         "height": height,
-        "margin": {"l": _LEFT, "r": 24, "t": 34, "b": 48},
+        "margin": {"l": _LEFT, "r": 24, "t": 34 if legend else 12, "b": 48},
         "font": {"size": 12, "color": _INK, "family": "system-ui, sans-serif"},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "xaxis": across,
-        "yaxis": {"gridcolor": _GRID, "zerolinecolor": _GRID, "fixedrange": True},
+        "xaxis": {"title": {"text": title}, **grid, "range": [0, max(end, 1e-3)]},
+        "yaxis": {**grid, "fixedrange": True, **across},
+        **({} if legend else {"showlegend": False}),
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
         "hoverlabel": {"align": "left"},
     }

@@ -53,8 +53,8 @@ def gather(client: redis.Redis, job_id: str) -> JobFacts:
     failures = job_store.read_failures(client, record)
     if record.plan:
         return _of_detached(client, JobFacts(state, record, failures), record.plan)
-    found = timeline_store.read(client, record.id)
-    return JobFacts(state, record, failures, *found) if found else JobFacts(state, record, failures, note=_NO_TIMELINE)
+    kept = timeline_store.read(client, record.id)
+    return JobFacts(state, record, failures, *kept) if kept else JobFacts(state, record, failures, note=_NO_TIMELINE)
 
 
 def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:

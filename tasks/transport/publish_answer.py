@@ -13,8 +13,6 @@ whoever looks after it (`void`, `resend` in its record); until then the rows of 
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 import redis
 
@@ -106,9 +104,6 @@ return 1
 """
 )
 
-# The name by which Redis knows a script that it has seen.
-_PUSH_SHA = hashlib.sha1(_PUSH.encode(), usedforsecurity=False).hexdigest()
-
 
 class VoidAnswerError(Exception):
     """The chunk is to be run again, by the own graphs of its models."""
@@ -137,10 +132,7 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, msgspec.json.encode(record)]
-    try:
-        pushed = client.evalsha(_PUSH_SHA, len(held), *held, *values)
-    except redis.exceptions.NoScriptError:  # the server is new, or has forgotten it
-        pushed = client.eval(_PUSH, len(held), *held, *values)
+    pushed = client.register_script(_PUSH)(keys=held, args=values)
     if pushed == -1:
         raise VoidAnswerError
     return bool(pushed)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, Budget, choose_chunk_rows
+from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, RedisBudget, choose_chunk_rows
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from producer.scheduling.model_pinning import output_row_bytes
 from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
@@ -110,7 +110,7 @@ def test_outputs_of_a_known_shape_are_counted() -> None:
 
 
 def test_the_budget_counts_rows_outputs_and_messages() -> None:
-    budget = Budget("rows.npy", [info()], 1, math.inf)
+    budget = RedisBudget("rows.npy", [info()], 1, math.inf)
     rows = (MIB - 5 * CHUNK_BYTES) // (256 + 40)
     budget.check(rows, rows * 256, 5, whole=True)
     with pytest.raises(UsageError, match=r"^rows\.npy: too large to be left: .* rows need 1\.0 MiB .* CELERIAC_DATA"):
@@ -121,11 +121,11 @@ def test_the_budget_counts_rows_outputs_and_messages() -> None:
 
 def test_rows_that_cost_nothing_are_not_sent_to_the_roots() -> None:
     with pytest.raises(UsageError, match=r"0\.0 for themselves, .* there \(CELERIAC_DETACHED_MIB\): raise that limit"):
-        Budget("rows.npy", [info()], 1, math.inf).check(100_000, 0, 5, whole=True)
+        RedisBudget("rows.npy", [info()], 1, math.inf).check(100_000, 0, 5, whole=True)
 
 
 def test_the_room_of_redis_bounds_too() -> None:
     with pytest.raises(UsageError, match=r"Redis has room for 0\.5 MiB \(maxmemory\): .* raise that limit"):
-        Budget("rows.npy", [info()], 256, MIB / 2).check(1, MIB, 1, whole=True)
+        RedisBudget("rows.npy", [info()], 256, MIB / 2).check(1, MIB, 1, whole=True)
     with pytest.raises(UsageError, match=r"room for 0\.0 MiB"):
-        Budget("rows.npy", [info()], 256, -5.0).check(1, 1, 1, whole=True)
+        RedisBudget("rows.npy", [info()], 256, -5.0).check(1, 1, 1, whole=True)

@@ -13,7 +13,7 @@ import pytest
 from tqdm import tqdm
 
 from producer.job.progress import Pace, Progress, details_of, line_of
-from producer.job.progress_bar import bar_kind, follow, paced
+from producer.job.progress_bar import ProgressReporter, bar_kind, follow, paced
 from producer.records.job_store import JobState
 
 RUNNING = Progress(JobState.RUNNING, 6000, predicted=1150, failed=30, in_flight=7, slots=2, seconds=2.5, skipped=20)
@@ -88,6 +88,38 @@ def test_a_job_is_followed_to_its_end_and_its_end_is_shown(over_by: str, monkeyp
 
     follow(lambda: next(looks), show, is_over)
     assert shown == ([1200] if over_by == "nobody" else [1200, 6000])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    reporter = ProgressReporter(None, 1000)
+    reporter.show(RUNNING, 480.0)
+    reporter.say("a word in between")
+    reporter.close()
+    assert "1200/6000" in screen.getvalue(), "how many rows there are may be known later"
+    assert "slots 2/2, 7 in flight" in screen.getvalue()
+    assert "a word in between\n" in screen.getvalue()
+
+
+def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = ProgressReporter(6000)
+    for seconds in (2.5, 10.0, 12.0, 19.9, 20.0):
+        reporter.show(replace(RUNNING, seconds=seconds), 480.0)
+    reporter.close()
+    assert capsys.readouterr().err.count("1,200 of 6,000 rows, 480 rows/s") == 2
+
+
+def test_a_job_that_is_watched_has_its_own_line_at_once_and_none_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = ProgressReporter(6000, line=lambda progress, _: "" if progress.state is JobState.DONE else "it runs")
+    for seconds in (0.5, 5.0, 5.5):
+        reporter.show(replace(RUNNING, seconds=seconds), 480.0)
+    reporter.show(replace(RUNNING, seconds=99.0, state=JobState.DONE), 480.0)
+    assert capsys.readouterr().err == "it runs\nit runs\n"
 
 
 def test_without_a_notebook_or_without_its_widgets_the_bar_is_text_and_nothing_is_said() -> None:
