@@ -26,7 +26,7 @@ from producer.job.resend import Resender
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome
-from producer.rows.assemble import Gathered
+from producer.rows.assemble import ResultArrays
 from producer.scheduling import redis_backoff
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
@@ -99,7 +99,7 @@ class Runner:
         """Slots that can run the job."""
         return self._liveness.slots
 
-    def gather(self) -> Gathered:
+    def gather(self) -> ResultArrays:
         """The whole arrays, in which outputs are placed from the first asking on; for the caller's thread."""
         return self._collector.gather()
 

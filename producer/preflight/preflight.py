@@ -21,7 +21,7 @@ from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job
-from producer.preflight.probe import Head, Heard, send
+from producer.preflight.probe import Head, ProbeSizer, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
@@ -146,20 +146,20 @@ def try_out(
         plan(row_bytes)  # as the job would: before anything is sent
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
-    heard = Heard(1, fixed_rows=head.most)
+    measured = ProbeSizer(1, fixed_rows=head.most)
     options = JobOptions(compression=wanted.compression, fail_together=wanted.fail_together, policy=wanted.policy)
     spec = JobSpec(options, infos, slots, store, slice_ref)
-    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), heard))
+    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), measured))
 
     reply = choose_reply(store, slots, settings)
     spool = settings.spool if "files" in (store, reply) else None
     rows = probe.stop - probe.start
     if row_bytes is None:
-        row_bytes = heard.payload_bytes / rows if rows else 0.0
-    output_row_bytes = heard.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
+        row_bytes = measured.payload_bytes / rows if rows else 0.0
+    output_row_bytes = measured.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
     detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
     chunk_sizer.sent(rows, round(row_bytes * rows))
-    chunk_sizer.answered(rows, heard.seconds, heard.output_bytes)
+    chunk_sizer.answered(rows, measured.seconds, measured.output_bytes)
     chunk_rows = detached[0] or chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     return Preflight(
         label=source.label,
@@ -175,11 +175,11 @@ def try_out(
         chunk_rows=detached[0] or first_rows,
         chunks=None if source.rows is None else max(1, -(-source.rows // chunk_rows)),
         probe=probe,
-        probe_seconds=heard.seconds,
+        probe_seconds=measured.seconds,
         failed_models=failed_models,
         outputs=specs_of({"/".join(key): one for key, one in leaves_of(probe.outputs) if isinstance(one, np.ndarray)}),
         output_row_bytes=output_row_bytes,
-        seconds=forecast_seconds(source.rows, rows, heard.seconds, len(slots)),
+        seconds=forecast_seconds(source.rows, rows, measured.seconds, len(slots)),
         in_flight_bytes=in_flight(chunk_sizer, window, chunk_rows, source.rows),
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],
