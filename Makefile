@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos transcript bench operations check format wheel clean
+.PHONY: help install demo test chaos transcript docs bench operations check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,16 @@ chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, 
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py
+
+# Small: neither TensorFlow nor the tests' tools.
+$(VENV)/.ready-docs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.ready-docs  ## build the documentation as a site, build/site/index.html; a broken link is an error
+	$(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -5,24 +5,30 @@
     with local(models="models.toml", workers=2) as client:
         predictions = client.predict("digits", images)
 
-Importing this package does not import TensorFlow.
+Importing this package does not import TensorFlow; each name below imports its own module when it is first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from producer.preflight import own_packages  # noqa: F401 - before what imports the others
 
 # isort: split
-from producer.client import Client
-from producer.detached.detached_job import DetachedJob
-from producer.embedded import local
-from producer.job.job import Job, Progress
-from producer.job.prometheus import serve_metrics
-from producer.preflight.preflight import Preflight, Wanted
-from producer.records.job_store import JobState
-from producer.records.ledger import Ledger
-from producer.rows.part import Part
-from producer.training import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
-from tasks.protocol.messages import FailureRecord
 from worker_config import errors
+
+if TYPE_CHECKING:
+    from producer.client import Client
+    from producer.detached.detached_job import DetachedJob
+    from producer.embedded import local
+    from producer.job.job import Job
+    from producer.job.progress import Progress
+    from producer.job.prometheus import serve_metrics
+    from producer.preflight.preflight import Preflight, Wanted
+    from producer.records.job_store import JobState
+    from producer.records.ledger import Ledger
+    from producer.rows.part import Part
+    from producer.training import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
+    from tasks.protocol.messages import FailureRecord
 
 __all__ = [
     "ArraySpec",
@@ -44,3 +50,31 @@ __all__ = [
     "tf_dataset",
     "tf_outputs",
 ]
+
+_MODULES = {
+    "producer.client": ["Client"],
+    "producer.detached.detached_job": ["DetachedJob"],
+    "producer.embedded": ["local"],
+    "producer.job.job": ["Job"],
+    "producer.job.progress": ["Progress"],
+    "producer.job.prometheus": ["serve_metrics"],
+    "producer.preflight.preflight": ["Preflight", "Wanted"],
+    "producer.records.job_store": ["JobState"],
+    "producer.records.ledger": ["Ledger"],
+    "producer.rows.part": ["Part"],
+    "producer.training": ["ArraySpec", "Loader", "py_dataset", "tf_dataset", "tf_outputs"],
+    "tasks.protocol.messages": ["FailureRecord"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # the next look does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,7 +21,7 @@ from tasks.protocol.records import SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests.waiting import descendants_of, wait_until
-from worker_config.celery_app import KEY_PREFIX, QUEUE
+from worker_config.queue_names import KEY_PREFIX, QUEUE
 
 BIN = Path(sys.executable).parent
 # For workers whose models use what tests share.

@@ -1,4 +1,4 @@
-"""This module spells a Redis URL as Celery and as redis-py want it, and hides its password.
+"""A Redis URL as Celery spells it, as redis-py does, and without its password.
 
 A socket is `unix:///path?db=0` for redis-py and `redis+socket:///path?virtual_host=0` for Celery;
 people may write either.

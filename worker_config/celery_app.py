@@ -1,4 +1,4 @@
-"""This module makes the Celery app, the same for producers and workers, with the reason beside each setting.
+"""Settings become the Celery app, the same for producers and workers, with the reason beside each setting.
 
 Celery ignores names it does not know without a word; a test compares ours with its own list. It takes some settings
 from its own environment variables before all others; ours come from `celery_settings` alone.
@@ -6,8 +6,6 @@ from its own environment variables before all others; ours come from `celery_set
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -15,6 +13,7 @@ from celery.app.utils import Settings as CelerySettings
 from celery.loaders.app import AppLoader
 
 from worker_config.broker_url import celery_url
+from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.retry_policy import (
     CELERY_SOCKET_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
@@ -26,15 +25,6 @@ from worker_config.retry_policy import (
     visibility_timeout,
 )
 from worker_config.settings import Settings
-
-QUEUE = "celeriac"
-KEY_PREFIX = "celeriac:"
-
-
-def queue_of(digests: Mapping[str, str]) -> str:
-    """The queue of the workers that hold exactly these models, given as names with digests."""
-    model_set = "\n".join(sorted(f"{name}@{digest}" for name, digest in digests.items()))
-    return f"{QUEUE}.{hashlib.sha256(model_set.encode()).hexdigest()[:12]}"
 
 
 def make_app(settings: Settings) -> Celery:

@@ -1,4 +1,4 @@
-"""This module reads `models.toml`, the list of the models that a worker holds, into checked values.
+"""`models.toml`, the list of the models that a worker holds, becomes checked values.
 
 memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
 
@@ -26,7 +26,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -37,6 +37,15 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _NAME = re.compile(NAME)
 _AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_NO_FUNCTION = "name a function as 'package.module:function'"
+# Of values beyond their key's limits: what is allowed.
+_ALLOWED = {
+    "batch_rows": "the least is 1",
+    "version": "the least is 1, and 0 is the highest that there is",
+    "preprocess": _NO_FUNCTION,
+    "postprocess": _NO_FUNCTION,
+}
+_Function: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"(?a)\A({_FUNCTION.pattern})?\Z")]
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,14 +77,14 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     path: str = ""
-    version: int = 0
-    batch_rows: int = DEFAULT_BATCH_ROWS
+    version: Annotated[int, msgspec.Meta(ge=0)] = 0
+    batch_rows: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_BATCH_ROWS
     signature: str = "serving_default"
     inputs: list[str] = []
     outputs: list[str] = []
     lambdas: bool = False
-    preprocess: str = ""
-    postprocess: str = ""
+    preprocess: _Function = ""
+    postprocess: _Function = ""
     drops_rows: bool = False
     chain: list[str] = []
     members: dict[str, ModelEntry] = {}
@@ -125,10 +134,10 @@ def read_memory_limit(path: Path) -> int:
         ConfigError: as `read_manifest`, or it is no amount of memory.
     """
     text = _read(path).memory_limit
-    found = _AMOUNT.fullmatch(text)
-    if text and not found:
+    amount = _AMOUNT.fullmatch(text)
+    if text and not amount:
         raise ConfigError(f"the manifest {path}: memory_limit is {text!r}; write it as '800 MiB' or '4 GiB'")
-    return int(found[1]) * (2**20 if found[2] == "M" else 2**30) if found else 0
+    return int(amount[1]) * (2**20 if amount[2] == "M" else 2**30) if amount else 0
 
 
 def _read(path: Path) -> _Manifest:
@@ -166,26 +175,23 @@ def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
             raise msgspec.ValidationError("Object contains unknown field `members`")
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the manifest {manifest}: models.{name}: {error}") from None
+        key = str(error).rpartition("`$.")[2].rstrip("`")
+        what = f": {error}"
+        if key in _ALLOWED and "got" not in str(error):  # else it is of another type
+            what = f".{key} is {table[key]!r}; {_ALLOWED[key]}"
+        raise ConfigError(f"the manifest {manifest}: models.{name}{what}") from None
 
 
 def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> ModelEntry:
     where = f"the manifest {manifest}: models.{name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: a name has letters, digits, '_', '-' and '.', and starts with one of the first")
-    if entry.batch_rows < 1:
-        raise ConfigError(f"{where}.batch_rows is {entry.batch_rows}; the least is 1")
-    for key, function in (("preprocess", entry.preprocess), ("postprocess", entry.postprocess)):
-        if function and not _FUNCTION.fullmatch(function):
-            raise ConfigError(f"{where}.{key} is {function!r}; name a function as 'package.module:function'")
     if entry.drops_rows and not entry.preprocess:
         raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
     if not entry.path:
         return _step(entry, where)
     if entry.chain:
         raise ConfigError(f"{where} has a path and a chain; name the model of the path in an entry of its own")
-    if entry.version < 0:
-        raise ConfigError(f"{where}.version is {entry.version}; the least is 1, and 0 is the highest that there is")
     if entry.precision and not entry.calibration:
         raise ConfigError(f'{where}.precision needs calibration = "rows.npy": rows that a lower precision is held to')
     if entry.precision and not (entry.tolerance > 0 or 0 < entry.agreement <= 1):
@@ -205,9 +211,9 @@ def _step(entry: ModelEntry, where: str) -> ModelEntry:
         raise ConfigError(
             f'{where} has neither a path nor a chain nor preprocess = "package.module:function"; give it one of them'
         )
-    given = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
-    if given:
-        raise ConfigError(f"{where}.{min(given)} is for a model, and there is no path of one")
+    misplaced = {key for key in _OF_MODELS if getattr(entry, key) != getattr(_DEFAULTS, key)}
+    if misplaced:
+        raise ConfigError(f"{where}.{min(misplaced)} is for a model, and there is no path of one")
     # Rows are not run in batches: the smallest chunk is one row.
     return msgspec.structs.replace(entry, batch_rows=1)
 
@@ -240,9 +246,9 @@ def is_function(path: str) -> bool:
 
 def _inside(path: str, folder: Path, where: str) -> Path:
     """An absolute path says what it means; a relative one stays in the manifest's folder."""
-    found = Path(os.path.normpath(folder / path))
-    if not Path(path).is_absolute() and not found.is_relative_to(folder):
+    resolved = Path(os.path.normpath(folder / path))
+    if not Path(path).is_absolute() and not resolved.is_relative_to(folder):
         raise ConfigError(
             f"{where} is {path!r}, which leads out of the manifest's folder {folder}; name it from the root"
         )
-    return found
+    return resolved

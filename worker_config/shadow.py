@@ -1,4 +1,4 @@
-"""This module notices a stray `tasks.py` in the current folder, which Celery would take for ours.
+"""A stray `tasks.py` in the current folder, which Celery would take for ours, is refused.
 
 `celery -A tasks` puts the current folder first on the path; the same goes for `producer` and `worker_config`.
 """

@@ -1,4 +1,4 @@
-"""This module is `celeriac demo`: the main job, end to end, on the handwritten digits that scikit-learn carries.
+"""`celeriac demo`: the main job, end to end, on the handwritten digits that scikit-learn carries.
 
 1,797 images of 8x8 --train on half--> digits.keras --embedded system--> predictions.npy --> accuracy on the rest
 """
@@ -13,9 +13,13 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import click
 import numpy as np
 
+from producer.cli.options import broker_option, metrics_port_option
 from producer.cli.predict_to_sink import predict_to_sink
+from producer.cli.request import RunOptions
+from producer.cli.summary import PredictionFailedError
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array
@@ -28,20 +32,25 @@ from worker_config.shadow import check_no_shadow
 MODEL = "digits"
 
 
-def run_demo(folder: Path, *, broker_url: str | None, workers: int, train_only: bool, quiet: bool) -> None:
-    """Train, predict and tell how it went, on stdout.
-
-    Args:
-        folder: where model, rows and predictions go; made if needed.
-        broker_url: use the workers on this Redis, which hold the demo's model; None for the embedded system.
-        workers: children of the embedded worker.
-        train_only: stop after the model is made.
-        quiet: no progress bar.
-
-    Raises:
-        ConfigError: scikit-learn or TensorFlow is not installed.
-        CeleriacError: whatever a job can end with.
-    """
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("celeriac-demo"),
+    show_default=True,
+    help="The folder for model, rows and predictions.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Children of the embedded worker."
+)
+@broker_option
+@metrics_port_option
+@click.option("--train-only", is_flag=True, help="Make model and manifest, predict nothing.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, quiet: bool) -> None:
+    """Train a small network on handwritten digits and predict them all, embedded or with a broker's workers."""
     _check_installed(["sklearn"] if broker_url and _is_trained(folder) else ["sklearn", "tensorflow"])
     images, digits = _load_digits()
     _say("data", f"{len(images):,} handwritten digits of 8x8 pixels, from scikit-learn")
@@ -54,7 +63,11 @@ def run_demo(folder: Path, *, broker_url: str | None, workers: int, train_only: 
         where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
-        summary = predict_to_sink(client, [MODEL], open_file(folder / "digits.npy"), sink, quiet=quiet)
+        try:
+            rows = open_file(folder / "digits.npy")
+            summary = predict_to_sink(client, [MODEL], rows, sink, run=RunOptions(quiet=quiet))
+        except PredictionFailedError as failed:
+            raise failed.error from None
     scores = np.load(folder / "predictions.npy")
     right = scores.argmax(axis=1) == digits
     _say("accuracy", f"{right[1::2].mean():.3f} on the {len(right[1::2])} rows that were not trained on")

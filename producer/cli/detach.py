@@ -1,69 +1,23 @@
-"""This module is `celeriac predict --detach`: leaves a whole job with the broker and says where it is."""
+"""`celeriac predict --detach`: PredictRequest --> a whole job that stays with the broker; its id says where it is."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import click
 
+from producer.cli.request import PredictRequest
 from producer.cli.tables import moment
-from producer.client import Client
 from producer.detached.submit import Wishes
 from producer.sources import open_source
 
 
-def check_alone(given: Mapping[str, object]) -> None:
-    """Refuse options that make no sense with --detach.
-
-    Raises:
-        UsageError: of click's, if one of them was given.
-    """
-    reasons = {
-        "--output": "`celeriac fetch JOB -o OUTPUT` writes the output",
-        "--resume": "`celeriac fetch JOB -o OUTPUT` can be repeated",
-        "--force": "`celeriac fetch JOB -o OUTPUT --force` replaces an output",
-        "--workers": "it is for the embedded system, which ends with the command",
-        "--on-error": "a row that fails ends a detached job",
-        "--max-failed": "a row that fails ends a detached job",
-        "--only-failed": "it is for an output that is finished",
-    }
-    for option, reason in reasons.items():
-        if given[option]:
-            raise click.UsageError(f"{option} makes no sense with --detach: {reason}")
-
-
-def needed_for_detach(broker_url: str | None) -> str:
-    """The broker with which a job can be left.
-
-    Raises:
-        UsageError: of click's, if there is none.
-    """
-    if not broker_url:
-        raise click.UsageError(
-            "--detach needs a broker: the embedded system ends with the command; give --broker or set "
-            "CELERIAC_BROKER_URL"
-        )
-    return broker_url
-
-
-def leave_job(
-    models: Sequence[str],
-    input_path: Path,
-    input_options: Mapping[str, object],
-    broker_url: str | None,
-    wishes: Wishes,
-    worker_timeout_seconds: float,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def leave_job(request: PredictRequest, wishes: Wishes) -> None:
     """Put the job into the system; its id goes to stdout, what to do with it to stderr."""
-    broker_url = needed_for_detach(broker_url)
-    source = open_source(input_path, **input_options)
-    with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
+    source = open_source(request.input_path, **request.input_options)
+    with request.connect() as client:
         job_id = client.submit(
-            models,
+            request.models,
             source,
             chunk_rows=wishes.chunk_rows,
             store=wishes.store,
@@ -74,13 +28,13 @@ def leave_job(
         )
         job = client.attach(job_id)
         record, expires_at = job.record, job.expires_at
-    if as_json:
+    if request.as_json:
         chunks = record.ledger["chunks_sent"]
-        told = {"job": job_id, "rows": record.rows, "chunks": chunks, "store": record.store, "expires_at": expires_at}
-        click.echo(json.dumps(told))
+        values = {"job": job_id, "rows": record.rows, "chunks": chunks, "store": record.store, "expires_at": expires_at}
+        click.echo(json.dumps(values))
     else:
         click.echo(job_id)
-    if not quiet and not as_json:
+    if not request.run.quiet and not request.as_json:
         click.echo(
             f"{record.rows:,} rows left by way of {record.store}, kept until {moment(expires_at)} or longer while they "
             f"are worked on; `celeriac fetch {job_id} -o OUTPUT` writes their predictions",

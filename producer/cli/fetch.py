@@ -1,4 +1,4 @@
-"""This module is `celeriac fetch`: the predictions of a job that was left with the broker, into a file."""
+"""`celeriac fetch`: the predictions of a job that was left with the broker, into a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from producer.cli.options import broker_option, json_option, needed, timeout_option
-from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, PredictionFailedError, Summary, progress_bar
+from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
@@ -63,7 +64,7 @@ def fetch(
     if as_json:
         click.echo(summary.as_json())
     if plan is None or plan.on_nonfinite != "allow":
-        summary.tell_nonfinite()
+        summary.report_nonfinite()
     summary.check_no_model_failed()
 
 

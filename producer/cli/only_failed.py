@@ -1,4 +1,4 @@
-"""This module predicts the failed rows of a finished output again, and puts those that go through at their place.
+"""`celeriac predict --only-failed`: failed rows of a finished output are predicted again, and put at their place.
 
     failed rows --job--> answers -+
     OUTPUT --blocks of rows-------+--> a new OUTPUT, which takes its name in one step
@@ -18,8 +18,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.cli.predict_to_sink import PredictionFailedError, Summary, check_same_models, interrupted
+from producer.cli.predict_to_sink import check_same_models, interrupted
+from producer.cli.request import PredictRequest, RunOptions, open_input, open_system
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
@@ -30,9 +32,8 @@ from producer.sinks.patch_rows import patched_parts
 from producer.sinks.read_back import OutputReader, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
-from tasks.protocol.codec.compression import Compression
-from tasks.protocol.messages import FailureRecord, OnNonfinite, StoreName
-from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
+from tasks.protocol.messages import FailureRecord
+from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class Finished:
     """A finished output of which rows failed; made by `finished_output`."""
 
     path: Path
-    told: OutputLedger
+    sidecar: OutputLedger
     records: Sequence[FailureRecord]
 
     @property
     def rows(self) -> int:
         """Rows of the data set."""
-        return self.told.ledger["rows"]
+        return self.sidecar.ledger["rows"]
 
     def failed(self) -> Array:
         """The numbers of the rows that failed."""
@@ -58,7 +59,7 @@ class Finished:
         Raises:
             OutputError: the data set, a model or the policy is another one.
         """
-        check_same(self.path, msgspec.to_builtins(self.told), head.as_dict())
+        check_same(self.path, msgspec.to_builtins(self.sidecar), head.as_dict())
         if source.rows is not None:
             check_same(self.path, {"rows": self.rows}, {"rows": source.rows})
 
@@ -78,15 +79,35 @@ def finished_output(output: Path) -> Iterator[Finished]:
     with names.open("rb") if names.exists() else nullcontext() as file:
         if file:
             lock(path, file.fileno())
-        told, records = read_beside(path)
+        sidecar, records = read_beside(path)
         if not records:
             raise OutputError(f"{path}: no row of it has failed; nothing is left to predict again")
-        if told.ledger["skipped"]:
+        if sidecar.ledger["skipped"]:
             raise OutputError(
-                f"{path}: {told.ledger['skipped']} rows of it were left out on purpose, and nobody knows which; "
+                f"{path}: {sidecar.ledger['skipped']} rows of it were left out on purpose, and nobody knows which; "
                 "predict all rows again with --force"
             )
-        yield Finished(path, told, records)
+        yield Finished(path, sidecar, records)
+
+
+def predict_failed_rows(request: PredictRequest, output: Path) -> Summary:
+    """Predict the rows of a finished `output` that failed, and put them at their place.
+
+    Raises:
+        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
+        CeleriacError: it could not begin.
+    """
+    source, described = open_input(request)
+    with finished_output(output) as finished, open_system(request) as system:
+        if dependent := system.not_independent():
+            raise UsageError(
+                f"--only-failed is for independent rows, which those of model {dependent[0]} are not, as the "
+                "manifest says: their chunks would be others; predict all rows again with --force"
+            )
+        head = JournalHead(described, system.digests, request.on_error or finished.sidecar.on_error)
+        finished.check_same(source, head)
+        with system.start() as client:
+            return predict_failed(client, request.models, source, finished, head, request.run)
 
 
 def predict_failed(
@@ -95,12 +116,7 @@ def predict_failed(
     source: Source | BatchSource,
     finished: Finished,
     head: JournalHead,
-    *,
-    chunk_rows: int | None = None,
-    store: StoreName | None = None,
-    compression: Compression | None = None,
-    on_nonfinite: OnNonfinite = "warn",
-    quiet: bool = False,
+    run: RunOptions,
 ) -> Summary:
     """Predict the failed rows, and write the output anew with those that went through.
 
@@ -109,23 +125,23 @@ def predict_failed(
     """
     started = time.monotonic()
     path, failed = finished.path, finished.failed()
-    names = [name for name in models if name not in finished.told.failed_models]
+    names = [name for name in models if name not in finished.sidecar.failed_models]
     error: CeleriacError | None = None
-    fills, fill = head.on_error == "fill", finished.told.fill
+    fills, fill = head.on_error == "fill", finished.sidecar.fill
     with open_sink(path, finished.rows, force=True, marks=fills) as sink:
         job = client.submit(
             names,
             pick(source, failed),
-            chunk_rows=chunk_rows,
-            store=store,
-            compression=compression,
+            chunk_rows=run.chunk_rows,
+            store=run.store,
+            compression=run.compression,
             fail_together=True,
             on_error="skip",
-            on_nonfinite=on_nonfinite,
+            on_nonfinite=run.on_nonfinite,
         )
 
         def answers() -> Iterator[Part]:
-            with shown(job, len(failed), quiet):
+            with shown(job, len(failed), run.quiet):
                 for part in job.parts():
                     named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
                     yield replace(part, outputs={names[0]: part.outputs}) if named else part
@@ -154,7 +170,7 @@ def predict_failed(
             round(time.monotonic() - started, 6),
             str(path) if sink.committed else None,
             str(error) if error else None,
-            failed_models=finished.told.failed_models,
+            failed_models=finished.sidecar.failed_models,
             failures=len(records),
             fill=sink.fill if sink.committed else fill,
             dependent=job.dependent,
@@ -169,7 +185,7 @@ def predict_failed(
 
 def _ledger(finished: Finished, again: Ledger) -> Ledger:
     """Of the whole output: rows that went through now are no longer failed ones."""
-    before = finished.told.ledger
+    before = finished.sidecar.ledger
     predicted = before["predicted"] + again.predicted
     ledger = replace(
         again,

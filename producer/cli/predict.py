@@ -1,16 +1,21 @@
-"""This module is `celeriac predict`: one data set through one or several models, into one output."""
+"""`celeriac predict`: options --> checked, as one PredictRequest --> one of four use cases --> a summary.
+
+predict_to_output     all rows into one output, or with --resume those that it lacks
+predict_failed_rows   --only-failed: those that failed, at their place in a finished output
+dry_run               --dry-run: one batch, nothing is written
+leave_job             --detach: the job stays with the broker
+"""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from producer.cli.detach import check_alone, leave_job, needed_for_detach
-from producer.cli.dry_run import check_dry, dry_run
-from producer.cli.manifest import check_names, model_digests, not_independent
-from producer.cli.only_failed import finished_output, predict_failed
+from producer.cli.detach import leave_job
+from producer.cli.dry_run import dry_run, dry_run_detached
+from producer.cli.only_failed import predict_failed_rows
 from producer.cli.options import (
     broker_option,
     json_option,
@@ -21,28 +26,26 @@ from producer.cli.options import (
     on_nonfinite_option,
     timeout_option,
 )
-from producer.cli.predict_to_sink import (
-    MaxFailed,
-    PredictionFailedError,
-    Summary,
-    ending,
-    finish,
-    most_failed,
-    predict_to_sink,
-)
-from producer.cli.sidecar_files import failures_path
-from producer.client import Client
+from producer.cli.predict_to_sink import predict_to_output
+from producer.cli.request import MaxFailed, PredictRequest, RunOptions
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.detached.submit import Wishes
-from producer.embedded import local
-from producer.preflight.preflight import Wanted
-from producer.scheduling.error_budget import ErrorBudget
-from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
+from producer.sinks import FORMATS, marks
 from producer.sinks.journal import JsonValue
-from producer.sources import fingerprint, open_source
 from tasks.protocol.codec.compression import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
+
+_DETACHED_REFUSES = {
+    "--output": "`celeriac fetch JOB -o OUTPUT` writes the output",
+    "--resume": "`celeriac fetch JOB -o OUTPUT` can be repeated",
+    "--force": "`celeriac fetch JOB -o OUTPUT --force` replaces an output",
+    "--workers": "it is for the embedded system, which ends with the command",
+    "--on-error": "a row that fails ends a detached job",
+    "--max-failed": "a row that fails ends a detached job",
+    "--only-failed": "it is for an output that is finished",
+}
 
 
 @click.command()
@@ -135,138 +138,81 @@ def predict(
     With --dry-run the input is opened and held against the models, one batch goes through every stage, and what the
     whole run would take is told; errors are those that it would end with. Nothing is written, and no job stays.
     """
-    options = _input_options(columns, contents)
     if detach:
-        check_alone(
+        _check_detached(
             {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
             | {"--on-error": on_error not in (None, "raise"), "--max-failed": max_failed is not None}
             | {"--only-failed": only_failed}
         )
         wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite)
-        if is_dry:
-            url, source = needed_for_detach(broker_url), open_source(input_path, **options)
-            policy = ErrorBudget(on_nonfinite=on_nonfinite)
-            wanted = Wanted(chunk_rows, store, compression, policy=policy, wishes=wishes)
-            with Client(url, worker_timeout_seconds=worker_timeout_seconds) as broker:
-                return dry_run(broker, _names(model), source, None, wanted, quiet=quiet, as_json=as_json)
-        return leave_job(_names(model), input_path, options, broker_url, wishes, worker_timeout_seconds, quiet, as_json)
-    if output is None:
-        raise click.UsageError("Missing option '-o' / '--output'.")
-    if ttl_seconds is not None:
-        raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
-    if broker_url and workers:
-        raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
-    if is_dry:
-        check_dry({"--resume": resume, "--only-failed": only_failed})
-    _check_failure_options(on_error, max_failed, resume, only_failed, force)
-    names = _names(model)
-    if not broker_url:
-        check_names(names, manifest)
-    seen = fingerprint(input_path)  # before it is opened, so that a change after this is never missed
-    source = open_source(input_path, **options)
-    try:
-        # Whatever can be refused is, before the embedded worker is started, which takes seconds.
-        with ExitStack() as stack:
-            client, finished = None, None
-            if only_failed:
-                finished = stack.enter_context(finished_output(output))
-            else:
-                check_output(output, force, resume=resume)
-            if broker_url:
-                client = stack.enter_context(Client(broker_url, worker_timeout_seconds=worker_timeout_seconds))
-            digests = client.digests(names) if client else model_digests(names, manifest)
-            if is_dry:
-                policy = _policy(on_error, max_failed, source.rows, on_nonfinite)
-                wanted = Wanted(chunk_rows, store, compression, not can_drop(output), policy)
-                system = client or local(manifest, workers or 2)
-                return dry_run(system, names, source, output, wanted, quiet=quiet, as_json=as_json)
-            of_before = finished.told.on_error if finished else "raise"
-            is_meant = not_independent(names, client, manifest)
-            if is_meant and finished:
-                raise UsageError(
-                    f"--only-failed is for independent rows, which those of model {is_meant[0]} are not, as the "
-                    "manifest says: their chunks would be others; predict all rows again with --force"
-                )
-            head = JournalHead(
-                source={**seen, **options},
-                models=digests,
-                on_error=on_error or of_before,
-                chunk_rows=(chunk_rows or "default") if is_meant else None,
+        if not broker_url:
+            raise click.UsageError(
+                "--detach needs a broker: the embedded system ends with the command; give --broker or set "
+                "CELERIAC_BROKER_URL"
             )
-            if finished:
-                finished.check_same(source, head)
-                summary = predict_failed(
-                    client or stack.enter_context(local(manifest, workers or 2)),
-                    names,
-                    source,
-                    finished,
-                    head,
-                    chunk_rows=chunk_rows,
-                    store=store,
-                    compression=compression,
-                    on_nonfinite=on_nonfinite,
-                    quiet=quiet,
-                )
-            else:
-                sink = stack.enter_context(ending(open_sink(output, source.rows, force, journal=head, resume=resume)))
-                if sink.dropped_rows and not quiet:
-                    click.echo(f"celeriac: {_dropped(sink)}", err=True)
-                if sink.done_rows and sink.done_rows == source.rows:
-                    summary = finish(sink, head, max_failed)
-                else:
-                    summary = predict_to_sink(
-                        client or stack.enter_context(local(manifest, workers or 2)),
-                        names,
-                        source,
-                        sink,
-                        chunk_rows=chunk_rows,
-                        store=store,
-                        compression=compression,
-                        head=head,
-                        max_failed=max_failed,
-                        on_nonfinite=on_nonfinite,
-                        quiet=quiet,
-                    )
+    elif output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    else:
+        if ttl_seconds is not None:
+            raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
+        if broker_url and workers:
+            raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+        if is_dry:
+            _check_dry({"--resume": resume, "--only-failed": only_failed})
+        _check_failure_options(on_error, max_failed, resume, only_failed, force)
+    request = PredictRequest(
+        models=_names(model),
+        input_path=input_path,
+        input_options=_input_options(columns, contents),
+        manifest=manifest,
+        workers=workers,
+        broker_url=broker_url,
+        worker_timeout_seconds=worker_timeout_seconds,
+        on_error=on_error,
+        run=RunOptions(chunk_rows, store, compression, max_failed, on_nonfinite, quiet),
+        as_json=as_json,
+    )
+    if output is None:
+        return dry_run_detached(request, wishes) if is_dry else leave_job(request, wishes)
+    if is_dry:
+        return dry_run(request, output, force)
+    try:
+        if only_failed:
+            summary = predict_failed_rows(request, output)
+        else:
+            summary = predict_to_output(request, output, resume=resume, force=force)
     except PredictionFailedError as failed:
         if as_json:
             click.echo(failed.summary.as_json())
         raise failed.error from None
-    if not quiet:
-        click.echo(_told(summary))
-    if as_json:
+    _report(summary, request, output)
+
+
+def _report(summary: Summary, request: PredictRequest, output: Path) -> None:
+    if not request.run.quiet:
+        click.echo(summary.as_line())
+    if request.as_json:
         click.echo(summary.as_json())
     if summary.fill and summary.fill.mark not in (marks.NAME, marks.mask_path(output).name):
         name = f"an output or a model is named {marks.NAME!r}"
         click.echo(f"celeriac: {name}: rows that failed are marked as {summary.fill.mark!r}", err=True)
-    if on_nonfinite != "allow":
-        summary.tell_nonfinite()
+    if request.run.on_nonfinite != "allow":
+        summary.report_nonfinite()
     summary.check_no_model_failed()
 
 
-def _policy(
-    on_error: OnError | None, max_failed: MaxFailed, rows: int | None, on_nonfinite: OnNonfinite
-) -> ErrorBudget:
-    """Of the first rows alone: as many of them may fail as of all."""
-    if isinstance(max_failed, str) and rows is None:
-        max_failed = None
-    return ErrorBudget(on_error or "raise", most_failed(max_failed, rows or 0), on_nonfinite=on_nonfinite)
+def _check_detached(options: Mapping[str, object]) -> None:
+    for option, reason in _DETACHED_REFUSES.items():
+        if options[option]:
+            raise click.UsageError(f"{option} makes no sense with --detach: {reason}")
 
 
-def _dropped(sink: Sink) -> str:
-    return (
-        f"{sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped; --resume would have "
-        "continued it, if its input and models are the same"
-    )
-
-
-def _told(summary: Summary) -> str:
-    resumed, failed = summary.ledger["resumed"], summary.ledger["failed"]
-    earlier = f", after {resumed:,} by an earlier run" if resumed else ""
-    without = f", {failed:,} failed (see {failures_path(Path(str(summary.output)))})" if failed else ""
-    return (
-        f"{summary.ledger['predicted'] - resumed:,} rows predicted in {summary.seconds:.2f} s "
-        f"({summary.rows_per_second:,.0f} rows per second){earlier}{without}, written to {summary.output}"
-    )
+def _check_dry(options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value:
+            raise click.UsageError(
+                f"{option} makes no sense with --dry-run, which begins with the first row and writes nothing"
+            )
 
 
 def _check_failure_options(

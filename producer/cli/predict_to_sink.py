@@ -1,4 +1,4 @@
-"""This module takes a data set through a job into a sink, with a progress bar: what `predict` and `demo` both do."""
+"""Data set --job--> parts --> sink, with a progress bar: what `predict` and `demo` both do."""
 
 from __future__ import annotations
 
@@ -7,110 +7,26 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
-import msgspec
 from tqdm import tqdm
 
-from producer.cli.sidecar_files import OutputLedger, write_beside
+from producer.cli.request import MaxFailed, PredictRequest, RunOptions, open_input, open_system
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
-from producer.records.failures import told as told_models
-from producer.records.ledger import Ledger, told_nonfinite
-from producer.sinks import JournalHead, Sink, begin_again
-from producer.sinks.marks import Fill
+from producer.records.ledger import Ledger
+from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sources import BatchSource, Source
-from tasks.protocol.codec.compression import Compression
-from tasks.protocol.messages import Differed, FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
-
-# A number of rows, or a share of them such as "5%"; None for any number.
-MaxFailed: TypeAlias = int | str | None
 
 # For errors of jobs whose output is of a format that cannot.
 OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
-
-    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
-    `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
-    `stages` are seconds of slots by what they did; `dependent` are models whose rows are not independent, each with
-    what a prediction depends on besides its row; `differed` are models of which an executor gave other outputs than
-    their own graphs, which have predicted all rows.
-    """
-
-    job: str | None
-    ledger: dict[str, int]
-    seconds: float
-    output: str | None
-    error: str | None = None
-    failed_models: dict[str, FailureRecord] = field(default_factory=dict)
-    failures: int = 0
-    fill: Fill | None = None
-    stages: dict[str, float] = field(default_factory=dict)
-    dependent: dict[str, str] = field(default_factory=dict)
-    differed: dict[str, Differed] = field(default_factory=dict)
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows that this run predicted, per second of the whole way."""
-        rows = self.ledger["predicted"] - self.ledger["resumed"]
-        return rows / self.seconds if self.seconds else 0.0
-
-    def as_json(self) -> str:
-        """The summary as one line."""
-        return msgspec.json.encode(self).decode()
-
-    def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord]) -> None:
-        """Tell beside the output, which is complete, what became of its rows.
-
-        Raises:
-            OutputError: the disk refuses.
-        """
-        if self.output is None:
-            return
-        told = OutputLedger(
-            job=self.job,
-            source=dict(head.source),
-            models=dict(head.models),
-            on_error=head.on_error,
-            ledger=self.ledger,
-            seconds=self.seconds,
-            failed_models=self.failed_models,
-            failures=len(failures),
-            fill=self.fill,
-            dependent=self.dependent,
-            differed=self.differed,
-        )
-        write_beside(Path(self.output), told, failures)
-
-    def tell_nonfinite(self) -> None:
-        """One line on stderr, if rows that were predicted are not finite."""
-        if told := told_nonfinite(self.ledger):
-            click.echo(f"celeriac: {told}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True)
-
-    def check_no_model_failed(self) -> None:
-        """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
-        if self.failed_models:
-            raise RowsFailedError(
-                f"{told_models(self.failed_models)} of {self.output}, which is complete with the others"
-            )
-
-
-class PredictionFailedError(CeleriacError):
-    """A job that began and did not end well; carries the summary beside the error."""
-
-    def __init__(self, error: CeleriacError, summary: Summary) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.summary = summary
+_PLAIN = RunOptions()
 
 
 @contextmanager
@@ -135,19 +51,44 @@ def ending(sink: Sink) -> Iterator[Sink]:
         sink.abort()
 
 
+def predict_to_output(request: PredictRequest, output: Path, *, resume: bool, force: bool) -> Summary:
+    """Predict all rows into `output`, or with `resume` those that it lacks.
+
+    Whatever can be refused is, before the embedded system is started, which takes seconds.
+
+    Raises:
+        PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
+        CeleriacError: it could not begin.
+    """
+    source, described = open_input(request)
+    check_output(output, force, resume=resume)
+    with open_system(request) as system:
+        head = JournalHead(
+            source=described,
+            models=system.digests,
+            on_error=request.on_error or "raise",
+            chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
+        )
+        with ending(open_sink(output, source.rows, force, journal=head, resume=resume)) as sink:
+            if sink.dropped_rows and not request.run.quiet:
+                click.echo(
+                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped; "
+                    "--resume would have continued it, if its input and models are the same",
+                    err=True,
+                )
+            if sink.done_rows and sink.done_rows == source.rows:
+                return finish(sink, head, request.run.max_failed)
+            with system.start() as client:
+                return predict_to_sink(client, request.models, source, sink, head, request.run)
+
+
 def predict_to_sink(
     client: Client,
     models: Sequence[str],
     source: Source | BatchSource,
     sink: Sink,
-    *,
-    chunk_rows: int | None = None,
-    store: StoreName | None = None,
-    compression: Compression | None = None,
     head: JournalHead | None = None,
-    max_failed: MaxFailed = None,
-    on_nonfinite: OnNonfinite = "warn",
-    quiet: bool = False,
+    run: RunOptions = _PLAIN,
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
 
@@ -158,10 +99,13 @@ def predict_to_sink(
     earlier run has dropped it; else the job fails.
 
     Args:
+        client: the workers' side.
+        models: their names.
+        source: the rows.
+        sink: the output.
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
-            treated so, and it is told beside the output. Left out: rows that fail end the job, nothing is told.
-        max_failed: how many rows may fail, those of an earlier run included.
-        on_nonfinite: what rows that are not finite do, those of an earlier run excluded.
+            treated so, and it is written beside the output. Left out: rows that fail end the job, nothing is written.
+        run: how; `max_failed` counts rows of an earlier run too, `on_nonfinite` is for those of this run alone.
 
     Raises:
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
@@ -172,21 +116,21 @@ def predict_to_sink(
     job = client.submit(
         names,
         source,
-        chunk_rows=chunk_rows,
-        store=store,
-        compression=compression,
+        chunk_rows=run.chunk_rows,
+        store=run.store,
+        compression=run.compression,
         first_row=sink.done_rows,
         fail_together=not sink.can_drop,
         on_error=on_error,
-        max_failed=max_failed,
-        on_nonfinite=on_nonfinite,
+        max_failed=run.max_failed,
+        on_nonfinite=run.on_nonfinite,
         failed_before=sink.failed_rows,
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,
     )
     dropped_before = dict(sink.dropped)
 
-    def anew() -> None:
+    def begin_from_first_row() -> None:
         nonlocal sink
         seen = "; ".join(f"model {name}: {one}" for name, one in job.differed.items())
         click.echo(f"celeriac: job {job.id} begins again from the first row: {seen}", err=True)
@@ -195,10 +139,10 @@ def predict_to_sink(
             sink.drop(name, record)
 
     try:
-        job.allow_again(anew, first_row=0)
+        job.allow_again(begin_from_first_row, first_row=0)
         if head:
             check_same_models(job, head.models)
-        with shown(job, source.rows, quiet, sink.done_rows):
+        with shown(job, source.rows, run.quiet, sink.done_rows):
             for part in job.parts():
                 if len(names) > 1:
                     for name, record in job.failed_models.items():

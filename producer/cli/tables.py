@@ -8,55 +8,13 @@ from typing import Any
 
 import msgspec
 
-from producer.records.failures import told
+from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
-from producer.scheduling.model_pinning import dependent
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.records import JobRecord, ModelInfo
-from tasks.snapshots.record import Trial
+from tasks.protocol.records import JobRecord
 
 # A producer writes its job's record every second.
 SILENCE_SECONDS = 15.0
-
-
-def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
-    """One line for each input and output of each model, then its note; `slots` counts who holds it, by the same keys,
-    where known.
-    """
-    if not infos:
-        return "no models: no worker is up"
-    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
-    rows, notes = [header], {}
-    for key, info in infos.items():
-        inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
-        inputs += map(str, info.inputs)
-        outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
-        for line in range(max(len(inputs), len(outputs))):
-            tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
-            first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
-            rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
-        notes[len(rows) - 1] = "\n  ".join(filter(None, [info.note, dependent([info]).get(info.name)]))
-    lines = _columns(rows).splitlines()
-    return "\n".join(f"{line}\n  {notes[n]}" if notes.get(n) else line for n, line in enumerate(lines))
-
-
-def _run_of(info: ModelInfo) -> list[str]:
-    """How it is run: batch, executor, rate of a child, own and shared memory, deviation from the model's own graph."""
-    rate = f"{info.batch_rows / info.batch_seconds:,.0f} rows/s" if info.batch_seconds else "-"
-    error = "-" if info.executor == "plain" else f"{info.error:.1g}"
-    memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
-    return [str(info.batch_rows), info.executor, rate, *memory, error]
-
-
-def models_values(
-    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Trial]]
-) -> dict[str, Any]:
-    """The same, as plain values, and with the trials of executors, where known."""
-    models = [
-        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": msgspec.to_builtins(trials.get(key))}
-        for key, info in infos.items()
-    ]
-    return {"models": models}
 
 
 def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
@@ -77,7 +35,7 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
         ]
         for state, record in jobs
     ]
-    return _columns([header, *rows])
+    return columns([header, *rows])
 
 
 def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float) -> str:
@@ -93,7 +51,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "stages": _shares(record.stages),
         "error": record.error,
-        "failed": told(record.failed_models) if record.failed_models else "",
+        "failed": failed_alone(record.failed_models) if record.failed_models else "",
         "dependent": "; ".join(f"{name}: {text}" for name, text in record.dependent.items()),
         "differed": differed_of(record),
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
@@ -120,7 +78,7 @@ def failures_table(job: JobRecord, records: Sequence[FailureRecord]) -> str:
         row = record.rows.split()[1]
         text = " ".join(f"{record.value and record.value + ': '}{record.text}".split())
         rows.append([row, record.stage, record.type, *[record.model or "-"] * with_model, text])
-    return _columns(rows)
+    return columns(rows)
 
 
 def failures_values(state: JobState, job: JobRecord, records: Sequence[FailureRecord]) -> dict[str, Any]:
@@ -196,7 +154,8 @@ def _ago(since: float) -> str:
     return f"{seconds} s"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines; each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -19,7 +19,7 @@ from typing import cast
 
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
-from producer.job.job import Progress
+from producer.job.progress import Progress, progress_of
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
@@ -123,16 +123,7 @@ class DetachedJob:
         with self._channel() as channel:
             state, record = self._read()
             slots = model_pinning.usable(channel.slots(), self._plan.models)
-        running = state is JobState.RUNNING
-        return Progress(
-            state=state,
-            rows=self._plan.rows,
-            predicted=record.ledger["predicted"],
-            failed=record.ledger["failed"],
-            in_flight=self._plan.chunks - record.ledger["chunks_answered"] if running else 0,
-            slots=len(slots),
-            seconds=(time.time() if running else record.updated_at) - record.submitted_at,
-        )
+        return progress_of(state, record, len(slots))
 
     def parts(self) -> Generator[Part, None, None]:
         """The predictions chunk by chunk, in the data set's order, as they come; each call begins anew.

@@ -1,4 +1,4 @@
-"""This module leaves a whole job in Redis, so that it goes on without its producer.
+"""Leaves a whole job in Redis, so that it goes on without its producer.
 
     rows --chunks of one size--> payloads (nothing, where workers read slices) --> record with the plan --> messages
 
@@ -11,9 +11,8 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
-
-import msgspec
 
 from producer.detached.plan import Budget, choose_chunk_rows
 from producer.job import trace_span
@@ -27,7 +26,7 @@ from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
 from tasks.protocol.codec.compression import Compression
-from tasks.protocol.messages import OnNonfinite, SliceRef, StoreName
+from tasks.protocol.messages import OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
@@ -39,6 +38,8 @@ from worker_config.settings import Settings
 BATCH_CHUNKS = 256
 # Average bytes of a row --> rows of a chunk.
 Choose = Callable[[float], int]
+# Raises InputError if no model takes such rows.
+Check = Callable[[Rows], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def leave(
     slots: list[SlotRecord],
     wishes: Wishes,
     *,
-    check: Callable[[Rows], None],
+    check: Check,
     blank: Arrays,
 ) -> str:
     """Put a job into Redis, all of it, and return its id.
@@ -115,8 +116,30 @@ def leave(
     trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
         budget = Budget(source.label, infos, settings.detached_mib, channel.redis_room())
-        left = _Put(channel, job_id, source, infos, slots, wishes, slice_ref, ttl_seconds, budget)
-        plan = msgspec.structs.replace(left.put(check, blank), trace=trace.headers)
+        upload = _Upload(channel, job_id, wishes, ttl_seconds, budget)
+        choose = partial(
+            choose_chunk_rows,
+            infos,
+            source.rows,
+            slots=len(slots),
+            fixed_rows=wishes.chunk_rows,
+            sliced=slice_ref is not None,
+        )
+        if isinstance(source, Source):
+            chunk_rows = upload.put_source(source, choose, check, sliced=slice_ref is not None)
+        else:
+            chunk_rows = upload.put_batches(source, choose, check, blank)
+        plan = Plan(
+            rows=upload.rows,
+            chunk_rows=chunk_rows,
+            models=model_pinning.refs(infos),
+            slice_ref=slice_ref,
+            compression=wishes.compression,
+            ttl_seconds=ttl_seconds,
+            workers=sorted({slot.worker for slot in slots}),
+            on_nonfinite=wishes.on_nonfinite,
+            trace=trace.headers,
+        )
         dependent = model_pinning.dependent(infos)
         record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(channel.url):
@@ -143,109 +166,73 @@ def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int]
 
 
 @dataclass
-class _Put:
+class _Upload:
     """The rows of one job on their way into Redis; `rows`, `chunks` and `bytes` count what is there."""
 
     channel: BrokerChannel
     job_id: str
-    source: Source | BatchSource
-    infos: list[ModelInfo]
-    slots: list[SlotRecord]
     wishes: Wishes
-    slice_ref: SliceRef | None
     ttl_seconds: int
     budget: Budget
-    chunk_rows: int = 1
     rows: int = 0
     chunks: int = 0
     bytes: int = 0
 
-    def put(self, check: Callable[[Rows], None], blank: Arrays) -> Plan:
-        """Put all rows, or only look at how many they are, where workers read them in their file."""
-        source = self.source
-        if isinstance(source, Source):
-            check(source.take(0, min(1, source.rows)))
-            self._choose(source.row_bytes)
-            chunks = self._of_source(source)
-            # What compression will save is not known yet.
-            in_redis = 0.0 if self.slice_ref or self.wishes.compression else source.rows * source.row_bytes
-            self.budget.check(source.rows, in_redis, -(-source.rows // self.chunk_rows), whole=True)
-            if self.slice_ref:
-                self.rows, chunks = source.rows, iter(())
-        else:
-            chunks = self._of_batches(source, check, blank)
-        for rows, count in chunks:
-            payload = codec.encode(cast("codec.Tree", rows), compression=self.wishes.compression)
-            self.rows += count
-            self.bytes += len(payload)
-            self.chunks += 1
-            self.budget.check(self.rows, self.bytes, self.chunks, whole=False)
-            with broker_errors(self.channel.url):
-                job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
-        return Plan(
-            rows=self.rows,
-            chunk_rows=self.chunk_rows,
-            models=model_pinning.refs(self.infos),
-            slice_ref=self.slice_ref,
-            compression=self.wishes.compression,
-            ttl_seconds=self.ttl_seconds,
-            workers=sorted({slot.worker for slot in self.slots}),
-            on_nonfinite=self.wishes.on_nonfinite,
-        )
+    def put(self, rows: Rows, count: int) -> None:
+        """Store the next chunk."""
+        payload = codec.encode(cast("codec.Tree", rows), compression=self.wishes.compression)
+        self.rows += count
+        self.bytes += len(payload)
+        self.chunks += 1
+        self.budget.check(self.rows, self.bytes, self.chunks, whole=False)
+        with broker_errors(self.channel.url):
+            job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
 
-    def _choose(self, row_bytes: float) -> None:
-        self.chunk_rows = choose_chunk_rows(
-            self.infos,
-            self.source.rows,
-            row_bytes,
-            len(self.slots),
-            fixed_rows=self.wishes.chunk_rows,
-            sliced=self.slice_ref is not None,
-        )
+    def put_source(self, source: Source, choose: Choose, check: Check, *, sliced: bool) -> int:
+        """Store all rows, or only look at how many they are, where workers read them in their file; rows of a chunk."""
+        check(source.take(0, min(1, source.rows)))
+        chunk_rows = choose(source.row_bytes)
+        # What compression will save is not known yet.
+        in_redis = 0.0 if sliced or self.wishes.compression else source.rows * source.row_bytes
+        self.budget.check(source.rows, in_redis, -(-source.rows // chunk_rows), whole=True)
+        if sliced:
+            self.rows = source.rows
+            return chunk_rows
+        for start in range(0, max(1, source.rows), chunk_rows):
+            stop = min(start + chunk_rows, source.rows)
+            self.put(source.take(start, stop), stop - start)
+        return chunk_rows
 
-    def _of_source(self, source: Source) -> Iterator[tuple[Rows, int]]:
-        for start in range(0, max(1, source.rows), self.chunk_rows):
-            stop = min(start + self.chunk_rows, source.rows)
-            yield source.take(start, stop), stop - start
-
-    def _of_batches(
-        self, source: BatchSource, check: Callable[[Rows], None], blank: Arrays
-    ) -> Iterator[tuple[Rows, int]]:
-        waiting, given = Rebatcher(), 0
+    def put_batches(self, source: BatchSource, choose: Choose, check: Check, blank: Arrays) -> int:
+        """Store all rows as they are read; rows of a chunk."""
+        waiting, chunk_rows = Rebatcher(), 0
         for batch in _read(source):
             waiting.add(batch)
-            if not waiting.rows:
-                continue
-            if not given:
-                self._choose(waiting.bytes / waiting.rows)
-            self.budget.check(given + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
-            while waiting.rows >= self.chunk_rows:
-                taken, count = waiting.take(self.chunk_rows)
-                if not given:
-                    check(taken)
-                given += count
-                yield taken, count
-        if waiting.rows or not given:
-            taken, count = waiting.take(waiting.rows) if waiting.rows else (blank, 0)
-            if not given:
-                check(taken)
-            given += count
-            yield taken, count
-        if source.rows is not None and given != source.rows:
-            raise InputError(f"{source.label}: has {given} rows, not the {source.rows} that it announced")
+            if waiting.rows and not self.chunks:
+                chunk_rows = choose(waiting.bytes / waiting.rows)
+            self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
+            while chunk_rows and waiting.rows >= chunk_rows:
+                self._put_checked(*waiting.take(chunk_rows), check)
+        if waiting.rows:
+            self._put_checked(*waiting.take(waiting.rows), check)
+        elif not self.chunks:
+            self._put_checked(blank, 0, check)
+        if source.rows is not None and self.rows != source.rows:
+            raise InputError(f"{source.label}: has {self.rows} rows, not the {source.rows} that it announced")
+        return chunk_rows or 1
+
+    def _put_checked(self, rows: Rows, count: int, check: Check) -> None:
+        if not self.chunks:
+            check(rows)
+        self.put(rows, count)
 
 
 def _read(source: BatchSource) -> Iterator[Rows]:
     """The batches; whatever reading raises becomes an InputError."""
-    batches = source.batches()
-    with closing(batches):
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except CeleriacError:
-                raise
-            except Exception as error:
-                raise InputError(f"{source.label}: reading it raised {type(error).__name__}: {error}") from error
-            yield batch
+    try:
+        with closing(source.batches()) as batches:
+            yield from batches
+    except CeleriacError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source.label}: reading it raised {type(error).__name__}: {error}") from error

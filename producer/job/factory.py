@@ -74,8 +74,11 @@ def make_job(
         channel = BrokerChannel(str(settings.broker_url), settings, job_id, spec.store)
         channel.headers = trace.headers
         timeline = Timeline()
-        timeline.settings, timeline.versions = job_settings(settings, chunk_sizer, spec), versions_here()
-        timeline.models = list(spec.infos)
+        timeline.summary.settings, timeline.summary.versions = (
+            job_settings(settings, chunk_sizer, spec),
+            versions_here(),
+        )
+        timeline.summary.models = list(spec.infos)
         timeline.look(spec.slots)
         context = JobContext(
             settings=settings,

@@ -1,4 +1,4 @@
-"""This module is a job as its caller sees it: its parts, the whole result, progress, cancel, ledger."""
+"""An attached job as its caller sees it: its parts, the whole result, progress, cancel, ledger."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from producer.job.progress import Progress
 from producer.job.progress_bar import show_until_end
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
@@ -16,42 +16,6 @@ from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Marks, OutputTree, Part
 from tasks.protocol.messages import Differed, FailureRecord
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is.
-
-    Attributes:
-        rows: of the data set; None where nobody knows.
-        predicted: rows that have a prediction, those before the job's first row included.
-        failed: rows that have a failure record instead.
-        in_flight: chunks sent and not answered.
-        slots: children that work for it.
-        seconds: since it was submitted, up to its end.
-        skipped: rows that were left out on purpose.
-        sent_again: times that a chunk was sent once more.
-    """
-
-    state: JobState
-    rows: int | None
-    predicted: int
-    failed: int
-    in_flight: int
-    slots: int
-    seconds: float
-    skipped: int = 0
-    sent_again: int = 0
-
-    @property
-    def done(self) -> int:
-        """Rows of which it is known what became of them."""
-        return self.predicted + self.failed + self.skipped
-
-    @property
-    def busy(self) -> int:
-        """Slots that have a chunk, as far as the job knows."""
-        return min(self.slots, self.in_flight)
 
 
 class Job:

@@ -1,4 +1,4 @@
-"""This module keeps what failed in a job, and judges what it means: a model that fails fails alone.
+"""Keeps what failed in a job, and judges what it means: a model that fails fails alone.
 
     records of a chunk --judge--> its models are left out from now on, or the job ends
                        --keep--> records, bounded
@@ -64,13 +64,13 @@ class Failures:
         for record in failed:
             known = self.models.get(record.model)
             if known is None:
-                logger.warning("job %s: %s", self._job, told({record.model: record}))
+                logger.warning("job %s: %s", self._job, failed_alone({record.model: record}))
             if known is None or record.start < known.start:
                 self.models[record.model] = record
         return None
 
 
-def told(models: Mapping[str, FailureRecord]) -> str:
+def failed_alone(models: Mapping[str, FailureRecord]) -> str:
     """Say in one line which models failed alone."""
     each = [
         f"model {name} failed alone at {record.rows} ({record.stage}: {record.type}: {record.text})"

@@ -1,20 +1,6 @@
-"""This module keeps a record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
+"""A record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
 
-The hash `celeriac:job:ID` has two fields: `state`, which workers look at before each chunk, and `record`, as JSON.
-
-A detached job has no producer to write its record; children count in further fields
-(`tasks/transport/publish_answer.py`):
-
-    chunks, ttl                        written once: how many answers end the job, and the seconds it is kept
-    predicted, failed                  rows
-    nonfinite_inputs, _outputs         of those predicted, rows that are not finite
-    answered, duplicates, sent_again   chunks
-    answered_at, failure               Unix seconds of the last answer; the record of the rows that failed, as JSON
-    models                             written once: how many there are
-    failed:MODEL, failed_models        the first record of a model that failed alone, as JSON; how many these are
-    void, resend                       chunks whose answers were void; whether they are still to be sent again
-
-Of any job, `own_graph:MODEL` says, as JSON, how an executor differed from the model's own graph, which then runs it.
+producer --JobRecord, state--> hash of the job (`tasks/protocol/job_fields.py`) --with its counts--> JobRecord
 """
 
 from __future__ import annotations
@@ -26,17 +12,19 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import redis
 
 from producer.records.ledger import Ledger
-from tasks.protocol import keys
+from tasks.protocol import job_fields, keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport.job_expiry import keep
 from worker_config.errors import UnknownJobError
+
+_Kind = TypeVar("_Kind", FailureRecord, Differed)
 
 
 class JobState(StrEnum):
@@ -47,12 +35,6 @@ class JobState(StrEnum):
     FAILED = "failed"  # ended by an error, which the record tells
     CANCELLED = "cancelled"  # ended by its caller, or by `celeriac cancel`
 
-
-# What the fields of models that failed alone begin with.
-_FAILED = b"failed:"
-
-# Counts of rows that children keep.
-_ROWS = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
 
 # Nothing that has expired comes back to life.
 _CANCEL = """
@@ -93,13 +75,10 @@ def new_record(
 
 def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
-    fields: dict[Any, Any] = {"state": JobState.RUNNING.value, "record": msgspec.json.encode(record)}
-    if record.plan:
-        fields |= {"chunks": record.plan.chunks, "ttl": ttl_seconds, "models": len(record.plan.models)}
-    with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), mapping=fields)
-        keep(pipe, record.id, ttl_seconds)
-        pipe.execute()
+    fields: dict[str, int] = {}
+    if plan := record.plan:
+        fields = {job_fields.CHUNKS: plan.chunks, job_fields.TTL: ttl_seconds, job_fields.MODELS: len(plan.models)}
+    _write(client, record, JobState.RUNNING, ttl_seconds, **fields)
 
 
 def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
@@ -125,11 +104,11 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
     Also return whether Redis had lost the record, and so everything else.
     """
     with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), "record", msgspec.json.encode(record))
+        pipe.hset(keys.job(record.id), job_fields.RECORD, cast("str", msgspec.json.encode(record)))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
-        pipe.hsetnx(keys.job(record.id), "state", JobState.RUNNING.value)
+        pipe.hsetnx(keys.job(record.id), job_fields.STATE, JobState.RUNNING.value)
         keep(pipe, record.id, ttl_seconds)
-        pipe.hget(keys.job(record.id), "state")
+        pipe.hget(keys.job(record.id), job_fields.STATE)
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
 
@@ -137,15 +116,12 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
 def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differed]) -> None:
     """Let workers run these models by their own graphs in the job, should Redis have lost that."""
     for one in differed:
-        client.hsetnx(keys.job(job_id), f"{keys.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
+        client.hsetnx(keys.job(job_id), f"{job_fields.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
 
 
 def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
     """Write how a job ended; workers drop what is still queued, and push no more answers."""
-    with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
-        keep(pipe, record.id, ttl_seconds)
-        pipe.execute()
+    _write(client, record, state, ttl_seconds)
 
 
 def write_failures(client: redis.Redis, job_id: str, records: Sequence[FailureRecord], ttl_seconds: int) -> None:
@@ -197,18 +173,19 @@ def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
         UnknownJobError: the job has expired.
     """
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
-    if b"state" not in fields or b"record" not in fields:
-        raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again")
-    state = JobState(fields[b"state"].decode())
-    record = msgspec.json.decode(fields[b"record"], type=JobRecord)
-    if differed := _differed(fields):
+    try:
+        state = JobState(fields[job_fields.STATE.encode()].decode())
+        record = msgspec.json.decode(fields[job_fields.RECORD.encode()], type=JobRecord)
+    except KeyError:
+        raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again") from None
+    if differed := _by_model(fields, job_fields.OWN_GRAPH, Differed):
         record = msgspec.structs.replace(record, differed=differed)
     return state, _with_counts(state, record, record.plan, fields) if record.plan else record
 
 
 def read_failure(client: redis.Redis, job_id: str) -> FailureRecord | None:
     """What became of the rows that ended a detached job, if rows did."""
-    failure = cast("bytes | None", client.hget(keys.job(job_id), "failure"))
+    failure = cast("bytes | None", client.hget(keys.job(job_id), job_fields.FAILURE))
     return msgspec.json.decode(failure, type=FailureRecord) if failure else None
 
 
@@ -242,31 +219,44 @@ def job_ids(client: redis.Redis) -> list[str]:
     return [job_id.decode() for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1))]
 
 
+def _write(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int, **fields: int) -> None:
+    values = {job_fields.STATE: state.value, job_fields.RECORD: msgspec.json.encode(record), **fields}
+    with client.pipeline() as pipe:
+        pipe.hset(keys.job(record.id), mapping=cast("dict[Any, Any]", values))
+        keep(pipe, record.id, ttl_seconds)
+        pipe.execute()
+
+
 def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[bytes, bytes]) -> JobRecord:
-    counts = {name: int(fields.get(name.encode(), 0)) for name in (*_ROWS, "answered")}
+    def count(name: str) -> int:
+        return int(fields.get(name.encode(), 0))
+
     ledger = Ledger(
         rows=plan.rows,
-        **{name: counts[name] for name in _ROWS},
+        **{name: count(name) for name in job_fields.ROWS},
         chunks_sent=plan.chunks,
-        chunks_answered=counts["answered"],
-        chunks_sent_again=int(fields.get(b"sent_again", 0)),
-        duplicates=int(fields.get(b"duplicates", 0)),
+        chunks_answered=count(job_fields.ANSWERED),
+        chunks_sent_again=count(job_fields.SENT_AGAIN),
+        duplicates=count(job_fields.DUPLICATES),
     )
     if state is not JobState.RUNNING:
         ledger.skipped = plan.rows - ledger.predicted - ledger.failed
-    error = str(msgspec.json.decode(fields[b"failure"], type=FailureRecord)) if b"failure" in fields else ""
-    at = float(fields.get(b"answered_at", record.updated_at))
-    failed = {
-        name.removeprefix(_FAILED).decode(): msgspec.json.decode(value, type=FailureRecord)
-        for name, value in fields.items()
-        if name.startswith(_FAILED)
-    }
-    void = int(fields.get(b"void", 0))
+    failure = fields.get(job_fields.FAILURE.encode())
     return msgspec.structs.replace(
-        record, ledger=ledger.as_dict(), error=error, updated_at=at, failed_models=failed, void=void
+        record,
+        ledger=ledger.as_dict(),
+        error=str(msgspec.json.decode(failure, type=FailureRecord)) if failure else "",
+        updated_at=float(fields.get(job_fields.ANSWERED_AT.encode(), record.updated_at)),
+        failed_models=_by_model(fields, job_fields.FAILED, FailureRecord),
+        void=count(job_fields.VOID),
     )
 
 
-def _differed(fields: dict[bytes, bytes]) -> dict[str, Differed]:
-    seen = [value for name, value in fields.items() if name.startswith(keys.OWN_GRAPH.encode())]
-    return {one.model: one for one in (msgspec.json.decode(value, type=Differed) for value in seen)}
+def _by_model(fields: dict[bytes, bytes], prefix: str, kind: type[_Kind]) -> dict[str, _Kind]:
+    """The fields that begin so, by the model whose name follows."""
+    named = {name.decode(): value for name, value in fields.items()}
+    return {
+        name.removeprefix(prefix): msgspec.json.decode(value, type=kind)
+        for name, value in named.items()
+        if name.startswith(prefix)
+    }

@@ -1,4 +1,4 @@
-"""This module keeps the count of a job's rows and chunks, and says loudly when it does not add up."""
+"""The count of a job's rows and chunks, and an error when it does not add up."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class Ledger:
 
 def warn_nonfinite(job: str, ledger: Ledger) -> None:
     """Log it of a job that has ended."""
-    if told := told_nonfinite(ledger.as_dict()):
-        logger.warning("job %s: %s; on_nonfinite='fail' has such rows fail, 'allow' says nothing", job, told)
+    if text := nonfinite_text(ledger.as_dict()):
+        logger.warning("job %s: %s; on_nonfinite='fail' has such rows fail, 'allow' says nothing", job, text)
 
 
-def told_nonfinite(ledger: Mapping[str, int]) -> str:
+def nonfinite_text(ledger: Mapping[str, int]) -> str:
     """Say in one line how many of the predicted rows are not finite; empty where all are."""
     inputs, outputs = ledger.get("nonfinite_inputs", 0), ledger.get("nonfinite_outputs", 0)
     if not inputs and not outputs:

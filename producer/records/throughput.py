@@ -1,4 +1,4 @@
-"""This module is what a job measures besides its ledger: bytes by the store that they took, seconds on the way."""
+"""What a job measures besides its ledger: bytes by the store that they took, seconds on the way."""
 
 from __future__ import annotations
 

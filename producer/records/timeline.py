@@ -1,4 +1,4 @@
-"""This module notes what happens in a job while it runs, for `celeriac report`: nothing of it ever decides anything.
+"""What happens in a job while it runs, for `celeriac report`: nothing of it ever decides anything.
 
     chunks sent, answers taken, slots seen --Timeline--> entries, events, rows by time, slowest chunks
 
@@ -79,7 +79,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     index: int | None = None
 
 
-class Story(msgspec.Struct, frozen=True):
+class TimelineSummary(msgspec.Struct):
     """What is known of a whole job besides its entries.
 
     Attributes:
@@ -92,7 +92,7 @@ class Story(msgspec.Struct, frozen=True):
         settings: how the job was done, for people, by name.
         models: as the workers described them at its beginning.
         versions: the producer's own, and Redis's.
-        workers: what each one tells of itself; None where it has not.
+        workers: what each one reports of itself; None where it has not.
         slots: how many each worker had at most.
     """
 
@@ -116,28 +116,20 @@ class Timeline:
 
     Attributes:
         entries: of the answers so far, thinned out.
-        told: how many of them Redis has; 0 where all must be written anew.
-        settings, models, versions, workers: as in `Story`.
+        reported_count: how many of them Redis has; 0 where all must be written anew.
+        summary: the rest; its bins and slowest chunks are those of the last `summarize`.
         up: the workers that were seen last.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.entries: list[Entry] = []
-        self.told = 0
-        self.settings: dict[str, str] = {}
-        self.models: list[ModelInfo] = []
-        self.versions: dict[str, str] = {}
-        self.workers: dict[str, WorkerFacts | None] = {}
+        self.reported_count = 0
+        self.summary = TimelineSummary(clock())
         self.up: set[str] = set()
         self._clock = clock
-        self._began_at = clock()
-        self._every, self._answers = 1, 0
         self._rows = RowsByTime()
         self._slowest: list[tuple[float, int, Entry]] = []
-        self._events: list[Event] = []
-        self._more_events = 0
         self._pids: dict[str, int] | None = None
-        self._slots: dict[str, int] = {}
 
     def sent_again(self, index: int, why: str) -> None:
         """A chunk leaves once more."""
@@ -159,14 +151,14 @@ class Timeline:
             outcome,
             answer.stages,
         )
-        self._answers += 1
+        self.summary.answers += 1
         if outcome is not Outcome.JOINED:
             self._note_outcome(answer, outcome)
         else:
-            self._rows.add(now - self._began_at, rows.stop - rows.start)
+            self._rows.add(now - self.summary.began_at, rows.stop - rows.start)
             keep = heapq.heappush if len(self._slowest) < MOST_SLOWEST else heapq.heappushpop
-            keep(self._slowest, (entry.seconds, -self._answers, entry))
-        if answer.index % self._every == 0:
+            keep(self._slowest, (entry.seconds, -self.summary.answers, entry))
+        if answer.index % self.summary.every == 0:
             self.entries.append(entry)
             if len(self.entries) > MOST_ENTRIES:
                 self._thin_out()
@@ -187,33 +179,22 @@ class Timeline:
                 self._note("slot came", f"child {pid} takes chunks", slot)
         self._pids = up
         for worker in self.up:
-            if len(self.workers) < MOST_WORKERS:
-                self.workers.setdefault(worker, None)
-            if worker in self.workers:
+            if len(self.summary.workers) < MOST_WORKERS:
+                self.summary.workers.setdefault(worker, None)
+            if worker in self.summary.workers:
                 count = sum(slot.worker == worker for slot in slots)
-                self._slots[worker] = max(count, self._slots.get(worker, 0))
+                self.summary.slots[worker] = max(count, self.summary.slots.get(worker, 0))
 
     def doubt(self) -> None:
         """Redis may have lost all of it."""
-        self.told = 0
+        self.reported_count = 0
 
-    def story(self) -> Story:
+    def summarize(self) -> TimelineSummary:
         """All but the entries, as it stands."""
-        return Story(
-            began_at=self._began_at,
-            every=self._every,
-            answers=self._answers,
-            bin_seconds=self._rows.seconds,
-            bins=self._rows.bins,
-            slowest=[entry for _, _, entry in sorted(self._slowest, reverse=True)],
-            events=self._events,
-            more_events=self._more_events,
-            settings=self.settings,
-            models=self.models,
-            versions=self.versions,
-            workers=self.workers,
-            slots=self._slots,
-        )
+        summary, rows = self.summary, self._rows
+        summary.bin_seconds, summary.bins = rows.seconds, rows.bins
+        summary.slowest = [entry for _, _, entry in sorted(self._slowest, reverse=True)]
+        return summary
 
     def _note_outcome(self, answer: Answer, outcome: Outcome) -> None:
         text = str(answer.record) if isinstance(answer, Failure) else "its models are not the job's, or it is gone"
@@ -223,15 +204,15 @@ class Timeline:
             self._note("came back" if outcome is Outcome.RESEND else "rows failed", text, answer.slot, answer.index)
 
     def _note(self, kind: Kind, text: str, slot: str = "", index: int | None = None) -> None:
-        if len(self._events) < MOST_EVENTS:
-            self._events.append(Event(self._clock(), kind, text[:LONGEST_TEXT], slot, index))
+        if len(self.summary.events) < MOST_EVENTS:
+            self.summary.events.append(Event(self._clock(), kind, text[:LONGEST_TEXT], slot, index))
         else:
-            self._more_events += 1
+            self.summary.more_events += 1
 
     def _thin_out(self) -> None:
-        self._every *= 2
-        self.entries = [entry for entry in self.entries if entry.index % self._every == 0][:MOST_ENTRIES]
-        self.told = 0
+        every = self.summary.every = 2 * self.summary.every
+        self.entries = [entry for entry in self.entries if entry.index % every == 0][:MOST_ENTRIES]
+        self.reported_count = 0
 
 
 class RowsByTime:

@@ -1,4 +1,4 @@
-"""This module keeps a job's timeline in Redis, beside its record and for as long.
+"""A job's timeline in Redis, beside its record and for as long.
 
 The hash `celeriac:job:ID:timeline` has the fields `story` (`producer/records/timeline.py`), written anew each time, and
 `entries:N`, the entries from the N-th on. Losing it loses a picture: nothing here ends a job, or has it wait.
@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from producer.records.timeline import Entry, Story, Timeline
+from producer.records.timeline import Entry, Timeline, TimelineSummary
 from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
 
@@ -26,41 +26,42 @@ _ENTRIES = "entries:"
 
 def write(client: redis.Redis, job_id: str, timeline: Timeline, ttl_seconds: int) -> None:
     """Bring what is new to Redis, or everything where it may have lost some; never raises."""
-    key, told, entries = keys.timeline(job_id), timeline.told, timeline.entries
+    key, reported, entries = keys.timeline(job_id), timeline.reported_count, timeline.entries
     try:
         _ask(client, timeline)
-        fields: dict[Any, Any] = {_STORY: msgspec.msgpack.encode(timeline.story())}
-        if len(entries) > told:
-            fields[f"{_ENTRIES}{told}"] = msgspec.msgpack.encode(entries[told:])
+        fields: dict[Any, Any] = {_STORY: msgspec.msgpack.encode(timeline.summarize())}
+        if len(entries) > reported:
+            fields[f"{_ENTRIES}{reported}"] = msgspec.msgpack.encode(entries[reported:])
         with client.pipeline() as pipe:
-            if not told:
+            if not reported:
                 pipe.unlink(key)
             pipe.hset(key, mapping=fields)
             pipe.expire(key, ttl_seconds)
             pipe.execute()
-        timeline.told = len(entries)
+        timeline.reported_count = len(entries)
     except redis.RedisError as error:
         timeline.doubt()
         logger.info("job %s: its timeline is not kept now: %s", job_id, error)
 
 
-def read(client: redis.Redis, job_id: str) -> tuple[Story, list[Entry]] | None:
+def read(client: redis.Redis, job_id: str) -> tuple[TimelineSummary, list[Entry]] | None:
     """What is known of a job, its entries by the time of their answers; None where there is nothing to be read."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.timeline(job_id)))
     try:
-        story = msgspec.msgpack.decode(fields[_STORY.encode()], type=Story)
+        summary = msgspec.msgpack.decode(fields[_STORY.encode()], type=TimelineSummary)
         blocks = [data for name, data in fields.items() if name.startswith(_ENTRIES.encode())]
         entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=list[Entry])]
     except (KeyError, msgspec.DecodeError):  # of another version
         return None
-    return story, sorted(entries, key=lambda entry: entry.answered_at)
+    return summary, sorted(entries, key=lambda entry: entry.answered_at)
 
 
 def _ask(client: redis.Redis, timeline: Timeline) -> None:
     """Learn what Redis and the workers tell of themselves, where that is not known yet."""
-    if SERVER not in timeline.versions:
-        told = cast("dict[str, str]", client.info("server"))
-        name = "valkey" if "valkey_version" in told else "redis"
-        timeline.versions[SERVER] = f"{told.get(f'{name}_version', '?')}{' (Valkey)' if name == 'valkey' else ''}"
-    if unknown := [worker for worker in timeline.up if timeline.workers.get(worker, ...) is None]:
-        timeline.workers.update({worker: facts for worker, facts in read_facts(client, unknown).items() if facts})
+    versions, workers = timeline.summary.versions, timeline.summary.workers
+    if SERVER not in versions:
+        info = cast("dict[str, str]", client.info("server"))
+        name = "valkey" if "valkey_version" in info else "redis"
+        versions[SERVER] = f"{info.get(f'{name}_version', '?')}{' (Valkey)' if name == 'valkey' else ''}"
+    if unknown := [worker for worker in timeline.up if workers.get(worker, ...) is None]:
+        workers.update({worker: facts for worker, facts in read_facts(client, unknown).items() if facts})

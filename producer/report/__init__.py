@@ -1,6 +1,6 @@
-"""This package makes of a job's traces one page of HTML that needs nothing else: `celeriac report`.
+"""A job's record and timeline as one page of HTML that needs nothing else: `celeriac report`.
 
-Redis --gather--> Told --lanes, figures--> charts as plain values --page--> HTML, with plotly's script in it
+Redis --gather--> JobFacts --lanes, figures--> charts as plain values --page--> HTML, with plotly's script in it
 """
 
 from producer.report.gather import JobFacts, gather

@@ -1,6 +1,6 @@
-"""This module is the report's charts, as the values that plotly's script takes; no plotly is needed to make them.
+"""The report's charts, as the values that plotly's script takes; no plotly is needed to make them.
 
-story, entries --lanes--> timeline, rows by time, chunks in flight; stages of the record --> seconds by stage
+summary, entries --lanes--> timeline, rows by time, chunks in flight; stages of the record --> seconds by stage
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from producer.records.timeline import Event, Story
-from producer.report.timeline_lanes import AWAY, KINDS, Piece, Span, short_names
+from producer.records.timeline import Event, TimelineSummary
+from producer.report.timeline_lanes import AWAY, KINDS, Bar, Span, short_names
 from tasks.telemetry.stopwatch import STAGES
 
 Figure = dict[str, Any]
@@ -36,30 +36,30 @@ _RATE_BINS = 60
 _SAMPLES = 200
 
 
-def timeline(story: Story, pieces: Sequence[Piece], seconds: float) -> Figure:
+def timeline(summary: TimelineSummary, bars: Sequence[Bar], seconds: float) -> Figure:
     """A lane for each slot: what it did when; and marks where something went wrong."""
-    names = short_names({piece.slot for piece in pieces} | {event.slot for event in story.events if event.slot})
+    names = short_names({bar.slot for bar in bars} | {event.slot for event in summary.events if event.slot})
     shown = dict(list(names.items())[:MOST_LANES])
     lanes = [escape(name) for name in shown.values()]
     data: list[Figure] = []
     for kind in (*KINDS, AWAY):
-        own = [piece for piece in pieces if piece.kind == kind and piece.slot in shown]
+        own = [bar for bar in bars if bar.kind == kind and bar.slot in shown]
         data.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": kind,
-                "y": [escape(shown[piece.slot]) for piece in own],
-                "base": [round(piece.start, 6) for piece in own],
-                "x": [round(piece.seconds, 6) for piece in own],
-                "hovertext": [_of_piece(piece) for piece in own],
+                "y": [escape(shown[bar.slot]) for bar in own],
+                "base": [round(bar.start, 6) for bar in own],
+                "x": [round(bar.seconds, 6) for bar in own],
+                "hovertext": [_of_bar(bar) for bar in own],
                 "hoverinfo": "text",
                 "marker": {"color": COLOURS[kind], "line": {"width": 0}},
             }
         )
     data[-1]["marker"]["pattern"] = {"shape": "/", "fgcolor": "#c9827c", "size": 7}
     data = [trace for trace in data if trace["y"]]
-    marks = _marks(story, shown)
+    marks = _marks(summary, shown)
     if any(JOB_LANE in trace["y"] for trace in marks):
         lanes.append(JOB_LANE)
     height = max(14, min(44, 900 // max(1, len(lanes)))) * len(lanes) + 110
@@ -70,11 +70,11 @@ def timeline(story: Story, pieces: Sequence[Piece], seconds: float) -> Figure:
     return {"data": data + marks, "layout": layout}
 
 
-def throughput(story: Story, seconds: float) -> Figure:
+def throughput(summary: TimelineSummary, seconds: float) -> Figure:
     """Rows per second over time."""
-    width, bins = story.bin_seconds, story.bins
+    width, bins = summary.bin_seconds, summary.bins
     # Narrower bins than answers come would show the answers, not the rate.
-    while len(bins) > _RATE_BINS or (len(bins) > 8 and story.answers < 2 * len(bins)):
+    while len(bins) > _RATE_BINS or (len(bins) > 8 and summary.answers < 2 * len(bins)):
         bins, width = [sum(bins[first : first + 2]) for first in range(0, len(bins), 2)], 2 * width
     starts = [place * width for place in range(len(bins))]
     rates = [
@@ -98,7 +98,7 @@ def throughput(story: Story, seconds: float) -> Figure:
     return {"data": [trace], "layout": layout | {"showlegend": False}}
 
 
-def in_flight(story: Story, spans: Sequence[Span], seconds: float) -> Figure:
+def in_flight(summary: TimelineSummary, spans: Sequence[Span], seconds: float) -> Figure:
     """How many chunks wait in a queue, and how many are with a child, over time."""
     known = [span for span in spans if span.sent is not None]
     sent, begun, done = (np.sort([getattr(span, name) for span in known]) for name in ("sent", "begun", "done"))
@@ -112,7 +112,7 @@ def in_flight(story: Story, spans: Sequence[Span], seconds: float) -> Figure:
             "stackgroup": "chunks",
             "name": name,
             "x": np.round(at, 6).tolist(),
-            "y": (np.maximum(many, 0) * story.every).tolist(),
+            "y": (np.maximum(many, 0) * summary.every).tolist(),
             "line": {"shape": "hv", "width": 1, "color": colour},
             "fillcolor": colour,
             "hovertemplate": f"%{{y:.0f}} {name}<extra></extra>",
@@ -151,21 +151,21 @@ def stages(seconds_by_stage: Mapping[str, float]) -> Figure:
     return {"data": [trace], "layout": layout | {"showlegend": False}}
 
 
-def _of_piece(piece: Piece) -> str:
-    first, last = piece.entries[0], piece.entries[-1]
-    if piece.kind == AWAY:
-        return f"no child, or at work for another job<br>{piece.seconds:.3f} s"
-    own = f"{piece.kind} {piece.seconds:.3f} s"
+def _of_bar(bar: Bar) -> str:
+    first, last = bar.entries[0], bar.entries[-1]
+    if bar.kind == AWAY:
+        return f"no child, or at work for another job<br>{bar.seconds:.3f} s"
+    own = f"{bar.kind} {bar.seconds:.3f} s"
     if first is not last:
-        return f"{len(piece.entries)} chunks, {first.index} to {last.index}<br>{own}"
+        return f"{len(bar.entries)} chunks, {first.index} to {last.index}<br>{own}"
     again = f"<br>sent {first.times_sent} times" if first.times_sent > 1 else ""
     fate = "" if first.fate == "joined" else f"<br>{escape(first.fate)}"
     return f"chunk {first.index}, rows {first.start:,}-{first.stop:,}<br>{own}{again}{fate}"
 
 
-def _marks(story: Story, names: Mapping[str, str]) -> list[Figure]:
+def _marks(summary: TimelineSummary, names: Mapping[str, str]) -> list[Figure]:
     by_kind: defaultdict[str, list[Event]] = defaultdict(list)
-    for event in story.events:
+    for event in summary.events:
         if not event.slot or event.slot in names:
             by_kind[event.kind].append(event)
     return [
@@ -174,7 +174,7 @@ def _marks(story: Story, names: Mapping[str, str]) -> list[Figure]:
             "mode": "markers",
             "name": kind,
             "y": [escape(names[event.slot]) if event.slot else JOB_LANE for event in events],
-            "x": [round(event.at - story.began_at, 6) for event in events],
+            "x": [round(event.at - summary.began_at, 6) for event in events],
             "hovertext": [_of_event(event) for event in events],
             "hoverinfo": "text",
             "marker": {

@@ -1,7 +1,7 @@
-"""This module collects what Redis knows of a job for its report; it changes nothing there.
+"""All that Redis knows of a job, for its report; it changes nothing there.
 
 attached job   record, failures, and the timeline that its producer kept
-detached job   record, failures, and what its answers tell: nobody watched them come
+detached job   record, failures, and what its answers say: nobody watched them come
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import redis
 
 from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
-from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, Story
+from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, TimelineSummary
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
@@ -31,14 +31,14 @@ class JobFacts:
     """All that a report is made of.
 
     Attributes:
-        story, entries: what happened; `story` is None where nobody noted it.
+        summary, entries: what happened; empty where nobody noted it.
         note: what is missing, and why; empty where nothing is.
     """
 
     state: JobState
     record: JobRecord
     failures: list[FailureRecord] = field(default_factory=list)
-    story: Story | None = None
+    summary: TimelineSummary = field(default_factory=lambda: TimelineSummary(0.0))
     entries: list[Entry] = field(default_factory=list)
     note: str = ""
 
@@ -57,17 +57,17 @@ def gather(client: redis.Redis, job_id: str) -> JobFacts:
     return JobFacts(state, record, failures, *found) if found else JobFacts(state, record, failures, note=_NO_TIMELINE)
 
 
-def _of_detached(client: redis.Redis, told: JobFacts, plan: Plan) -> JobFacts:
+def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:
     every = -(-plan.chunks // MOST_ANSWERS_READ)
     entries = []
     for index in range(0, plan.chunks, every):
-        data = cast("bytes | None", client.hget(keys.answers(told.record.id), str(index)))
+        data = cast("bytes | None", client.hget(keys.answers(facts.record.id), str(index)))
         if data and (entry := _entry(data)):
             entries.append(entry)
     if not entries:
         why = "no answer of it is in Redis: none came yet, or the job failed or was cancelled"
-        return replace(told, note=f"This job was detached, and {why}.")
-    began_at, rows = told.record.submitted_at, RowsByTime()
+        return replace(facts, note=f"This job was detached, and {why}.")
+    began_at, rows = facts.record.submitted_at, RowsByTime()
     stages: defaultdict[str, float] = defaultdict(float)
     for entry in entries:
         rows.add(entry.answered_at - began_at, (entry.stop - entry.start) * every)
@@ -75,10 +75,10 @@ def _of_detached(client: redis.Redis, told: JobFacts, plan: Plan) -> JobFacts:
             stages[stage] += (min(seconds, entry.begun_at - began_at) if stage == "wait" else seconds) * every
     slots = {entry.slot for entry in entries}
     workers = [slot.rpartition("/")[0] for slot in slots]
-    story = Story(
+    summary = TimelineSummary(
         began_at,
         every=every,
-        answers=told.record.ledger.get("chunks_answered", len(entries)),
+        answers=facts.record.ledger.get("chunks_answered", len(entries)),
         bin_seconds=rows.seconds,
         bins=rows.bins,
         slowest=sorted(entries, key=lambda entry: -entry.seconds)[:MOST_SLOWEST],
@@ -95,8 +95,8 @@ def _of_detached(client: redis.Redis, told: JobFacts, plan: Plan) -> JobFacts:
     note = "This job was detached: the times are those that its answers tell, by the clocks of the workers."
     if every > 1:
         note += f" Of {every} chunks one was looked at, also for sums."
-    record = msgspec.structs.replace(told.record, stages=dict(stages))
-    return JobFacts(told.state, record, told.failures, story, sorted(entries, key=lambda e: e.answered_at), note)
+    record = msgspec.structs.replace(facts.record, stages=dict(stages))
+    return JobFacts(facts.state, record, facts.failures, summary, sorted(entries, key=lambda e: e.answered_at), note)
 
 
 def _entry(data: bytes) -> Entry | None:

@@ -1,6 +1,6 @@
-"""This module is the report's page: words, tables and charts in one HTML document that asks nobody for anything.
+"""The report's page: words, tables and charts in one HTML document that asks nobody for anything.
 
-Told --words, figures--> sections --escaped--> HTML; scripts are named to the browser by their SHA-256, no other runs
+JobFacts --words, figures--> sections --escaped--> HTML; the browser runs no script but ours, by SHA-256
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 from producer.report import figures, tables
 from producer.report.figures import Figure
 from producer.report.gather import JobFacts
-from producer.report.timeline_lanes import MOST_GROUPS, pieces_of, spans_of
+from producer.report.timeline_lanes import MOST_GROUPS, bars_of, spans_of
 
 MOST_FAILURES = 200
 MOST_EVENTS = 100
@@ -54,76 +54,76 @@ Promise.all(Object.entries(figures).map(([id, one]) => Plotly.newPlot(`chart-${i
 """
 
 
-def make_page(told: JobFacts, plotly_script: str) -> str:
+def make_page(facts: JobFacts, plotly_script: str) -> str:
     """The whole page.
 
     Args:
-        told: what is known of the job.
+        facts: what is known of the job.
         plotly_script: plotly.js, all of it.
     """
-    charts, sections = _charts(told)
+    charts, sections = _charts(facts)
     scripts = [plotly_script.replace("\r", ""), _SCRIPT] if charts else []
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     plain = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
     data = f'<script type="application/json" id="figures">{plain}</script>\n' if charts else ""
-    title = f"Job {told.record.id}"
+    title = f"Job {facts.record.id}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)} - Celeriac</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{_head(told)}\n{''.join(sections)}</main>\n{data}"
+        f"{_head(facts)}\n{''.join(sections)}</main>\n{data}"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}\n</body>\n</html>\n"
     )
 
 
-def _charts(told: JobFacts) -> tuple[dict[str, Figure], list[str]]:
+def _charts(facts: JobFacts) -> tuple[dict[str, Figure], list[str]]:
     """The charts by the id of their place, and all sections in order."""
     charts: dict[str, Figure] = {}
-    story, record = told.story, told.record
-    ledger = tables.ledger_rows(told)
+    summary, record = facts.summary, facts.record
+    ledger = tables.ledger_rows(facts)
     halves = "".join(_table(("", "count", ""), part, numbers=(1,)) for part in (ledger[:8], ledger[8:]))
-    sections = [_section("Ledger", f'<p>{escape(tables.balance(told))}</p><div class="two">{halves}</div>')]
-    if story and told.entries:
-        spans = spans_of(told.entries, story.began_at)
-        pieces = pieces_of(spans, story.every)
+    sections = [_section("Ledger", f'<p>{escape(tables.balance(facts))}</p><div class="two">{halves}</div>')]
+    if facts.entries:
+        spans = spans_of(facts.entries, summary.began_at)
+        bars = bars_of(spans, summary.every)
         last = max([span.done for span in spans], default=0.0)
-        seconds = max(last, record.updated_at - story.began_at)
-        charts["lanes"] = figures.timeline(story, pieces, seconds)
-        charts["rate"] = figures.throughput(story, seconds)
-        sections.append(_section("Timeline", _note(_of_lanes(told, len(spans))), _chart("lanes")))
+        seconds = max(last, record.updated_at - summary.began_at)
+        charts["lanes"] = figures.timeline(summary, bars, seconds)
+        charts["rate"] = figures.throughput(summary, seconds)
+        sections.append(_section("Timeline", _note(_of_lanes(facts, len(spans))), _chart("lanes")))
         body = ["<h3>Rows joined per second</h3>", _chart("rate")]
         if any(span.sent is not None for span in spans):
-            charts["flight"] = figures.in_flight(story, spans, seconds)
+            charts["flight"] = figures.in_flight(summary, spans, seconds)
             body += ["<h3>Chunks in flight</h3>", _chart("flight")]
         sections.append(_section("Throughput", *body))
     else:
         sections.append(_section("Timeline", _note("There is nothing to be drawn.")))
     if record.stages:
         charts["stages"] = figures.stages(record.stages)
-        share = tables.busy_share(told) or 0.0
+        share = tables.busy_share(facts) or 0.0
         text = f"Slots were busy {100 * share:.0f} % of their time; in the rest they waited for a chunk."
         sections.append(_section("Stages", _note(text), _chart("stages")))
     else:
         sections.append(_section("Stages", _note("Nobody knows what slots did: no answer has been taken.")))
     slow = ("chunk", "rows", "slot", "answered at, s", "took, s", "mostly, s", "waited, s", "times sent")
-    rows = tables.slowest_rows(told)
+    rows = tables.slowest_rows(facts)
     text = "" if rows else "No chunk has been joined."
     sections.append(_section("Slowest chunks", _note(text), _table(slow, rows, numbers=(0, 3, 4, 6, 7))))
-    return charts, [*sections, _failures(told), _provenance(told)]
+    return charts, [*sections, _failures(facts), _provenance(facts)]
 
 
-def _head(told: JobFacts) -> str:
-    record, ledger = told.record, told.record.ledger
-    seconds, share = tables.seconds_of(told), tables.busy_share(told)
+def _head(facts: JobFacts) -> str:
+    record, ledger = facts.record, facts.record.ledger
+    seconds, share = tables.seconds_of(facts), tables.busy_share(facts)
     predicted = ledger.get("predicted", 0) - ledger.get("resumed", 0)
     cards = [
         (f"{ledger.get('predicted', 0):,}", "rows predicted"),
         (f"{ledger.get('failed', 0):,}", "rows failed"),
-        (f"{seconds:,.2f} s", "submit to " + ("now" if told.state.value == "running" else "end")),
+        (f"{seconds:,.2f} s", "submit to " + ("now" if facts.state.value == "running" else "end")),
         (f"{predicted / seconds:,.0f}" if seconds else "?", "rows per second"),
-        ("?" if share is None else f"{100 * share:.0f} %", f"busy, of {tables.slots_of(told) or '?'} slots"),
+        ("?" if share is None else f"{100 * share:.0f} %", f"busy, of {tables.slots_of(facts) or '?'} slots"),
         (f"{ledger.get('chunks_answered', 0):,}", "chunks answered"),
         (f"{ledger.get('chunks_sent_again', 0):,}", "times sent again"),
     ]
@@ -133,66 +133,65 @@ def _head(told: JobFacts) -> str:
     error = f'<p class="error">{escape(record.error)}</p>' if record.error else ""
     return (
         f"<header><h1>Job <code>{escape(record.id)}</code>"
-        f'<span class="state {told.state.value}">{told.state.value}</span></h1>'
+        f'<span class="state {facts.state.value}">{facts.state.value}</span></h1>'
         f'<p class="sub">{escape(", ".join(record.models))} over {escape(record.input)}</p></header>\n'
-        f'<p class="verdict">{escape(tables.verdict(told))}.</p>{error}{_note(told.note)}\n'
+        f'<p class="verdict">{escape(tables.verdict(facts))}.</p>{error}{_note(facts.note)}\n'
         f'<div class="cards">{shown}</div>'
     )
 
 
-def _of_lanes(told: JobFacts, drawn: int) -> str:
+def _of_lanes(facts: JobFacts, drawn: int) -> str:
     """What is to be known of the timeline."""
-    story = told.story
-    told_of = [
+    summary = facts.summary
+    notes = [
         "One lane for each slot; marks show where something went wrong or was done twice. Away: its child died and "
         "another one loaded, or it worked for another job. Drag to zoom in."
     ]
-    if story and story.every > 1:
-        told_of.append(
-            f"Of {story.every} chunks one is shown ({drawn:,} in all), which stands for those up to the next; rates, "
+    if summary.every > 1:
+        notes.append(
+            f"Of {summary.every} chunks one is shown ({drawn:,} in all), which stands for those up to the next; rates, "
             "stages and slowest chunks are of all."
         )
     if drawn > MOST_GROUPS:
-        told_of.append(f"Neighbours are drawn together, {-(-drawn // MOST_GROUPS)} chunks at a time.")
-    if tables.slots_of(told) > figures.MOST_LANES:
-        told_of.append(f"The first {figures.MOST_LANES} slots are shown.")
-    return " ".join(told_of)
+        notes.append(f"Neighbours are drawn together, {-(-drawn // MOST_GROUPS)} chunks at a time.")
+    if tables.slots_of(facts) > figures.MOST_LANES:
+        notes.append(f"The first {figures.MOST_LANES} slots are shown.")
+    return " ".join(notes)
 
 
-def _failures(told: JobFacts) -> str:
-    records = told.failures[:MOST_FAILURES]
+def _failures(facts: JobFacts) -> str:
+    records = facts.failures[:MOST_FAILURES]
     rows = [
         (one.rows.removeprefix("rows ").removeprefix("row "), one.model, one.stage, one.type, one.text)
         for one in records
     ]
-    failed = told.record.ledger.get("failed", 0)
-    text = f"The first {MOST_FAILURES} records; {failed:,} rows failed." if len(told.failures) > MOST_FAILURES else ""
+    failed = facts.record.ledger.get("failed", 0)
+    text = f"The first {MOST_FAILURES} records; {failed:,} rows failed." if len(facts.failures) > MOST_FAILURES else ""
     body = [
         _note(text or ("" if rows else "No row has failed.")),
         _table(("rows", "model", "stage", "type", "text"), rows),
     ]
-    if events := tables.event_rows(told, MOST_EVENTS):
-        story = told.story
-        count = len(story.events) + story.more_events if story else 0
+    if events := tables.event_rows(facts, MOST_EVENTS):
+        count = len(facts.summary.events) + facts.summary.more_events
         of = f" (the first {MOST_EVENTS} of {count:,})" if count > MOST_EVENTS else ""
         body += [f"<h3>Out of the ordinary{of}</h3>"]
         body += [_table(("at, s", "what", "chunk", "slot", "why"), events, numbers=(0, 2))]
     return _section("Failures", *body)
 
 
-def _provenance(told: JobFacts) -> str:
+def _provenance(facts: JobFacts) -> str:
     return _section(
         "Provenance",
         "<h3>Models</h3>",
-        _table(("model", "digest (SHA-256)", "executor", "batch rows", "how"), tables.model_rows(told), numbers=(3,)),
+        _table(("model", "digest (SHA-256)", "executor", "batch rows", "how"), tables.model_rows(facts), numbers=(3,)),
         "<h3>Workers</h3>",
         _table(
-            ("worker", "slots", "machine", "threads of a child", "versions"), tables.worker_rows(told), numbers=(1,)
+            ("worker", "slots", "machine", "threads of a child", "versions"), tables.worker_rows(facts), numbers=(1,)
         ),
         '<div class="two"><div><h3>Job</h3>',
-        _table(("", ""), tables.job_rows(told)),
+        _table(("", ""), tables.job_rows(facts)),
         "</div><div><h3>Settings</h3>",
-        _table(("", ""), tables.setting_rows(told)),
+        _table(("", ""), tables.setting_rows(facts)),
         "</div></div>",
     )
 

@@ -1,4 +1,4 @@
-"""This module says in words and tables what became of a job: the verdict, the ledger, slowest chunks, where it ran."""
+"""What became of a job: the verdict, the ledger, slowest chunks, where it ran."""
 
 from __future__ import annotations
 
@@ -36,77 +36,73 @@ _COUNTS = {
 }
 
 
-def verdict(told: JobFacts) -> str:
+def verdict(facts: JobFacts) -> str:
     """One line: how many rows in which time, how it ended, and what slots did."""
-    ledger, seconds = told.record.ledger, seconds_of(told)
+    ledger, seconds = facts.record.ledger, seconds_of(facts)
     predicted, failed = ledger.get("predicted", 0), ledger.get("failed", 0)
     done = predicted - ledger.get("resumed", 0)
-    all_rows = "?" if told.record.rows is None else f"{told.record.rows:,}"
+    all_rows = "?" if facts.record.rows is None else f"{facts.record.rows:,}"
     rate = f" ({done / seconds:,.0f} rows per second)" if seconds > 0 and done > 0 else ""
     rows = f"{predicted:,} of {all_rows} rows predicted in {seconds:,.2f} s{rate}"
-    if told.state is JobState.DONE and not failed and predicted == ledger.get("rows"):
+    if facts.state is JobState.DONE and not failed and predicted == ledger.get("rows"):
         rows = f"{predicted:,} rows in {seconds:,.2f} s{rate}, all predicted"
-    elif told.state is JobState.RUNNING:
+    elif facts.state is JobState.RUNNING:
         rows = f"still running: {rows} so far"
     failures = f", {failed:,} failed" if failed else ""
-    ended = {JobState.FAILED: "; the job failed", JobState.CANCELLED: "; the job was cancelled"}.get(told.state, "")
-    return f"{rows}{failures}{ended}{_busy(told)}"
+    ended = {JobState.FAILED: "; the job failed", JobState.CANCELLED: "; the job was cancelled"}.get(facts.state, "")
+    return f"{rows}{failures}{ended}{_busy(facts)}"
 
 
-def seconds_of(told: JobFacts) -> float:
-    """From the job's submission to its end, or to what was told last."""
-    return max(0.0, told.record.updated_at - told.record.submitted_at)
+def seconds_of(facts: JobFacts) -> float:
+    """From the job's submission to its end, or to its last report."""
+    return max(0.0, facts.record.updated_at - facts.record.submitted_at)
 
 
-def slots_of(told: JobFacts) -> int:
+def slots_of(facts: JobFacts) -> int:
     """How many slots worked for it, as far as is known."""
-    return sum(told.story.slots.values()) if told.story else 0
+    return sum(facts.summary.slots.values())
 
 
-def busy_share(told: JobFacts) -> float | None:
+def busy_share(facts: JobFacts) -> float | None:
     """The share of the slots' seconds in which they did not wait; None where nobody knows."""
-    total = sum(told.record.stages.values())
-    return 1 - told.record.stages.get("wait", 0.0) / total if total else None
+    total = sum(facts.record.stages.values())
+    return 1 - facts.record.stages.get("wait", 0.0) / total if total else None
 
 
-def ledger_rows(told: JobFacts) -> Rows:
+def ledger_rows(facts: JobFacts) -> Rows:
     """Name, value and meaning of each count."""
-    ledger = told.record.ledger
+    ledger = facts.record.ledger
     return [(name.replace("_", " "), f"{ledger[name]:,}", text) for name, text in _COUNTS.items() if name in ledger]
 
 
-def balance(told: JobFacts) -> str:
+def balance(facts: JobFacts) -> str:
     """Whether the ledger adds up, with its numbers."""
-    rows, *parts = (told.record.ledger.get(name, 0) for name in ("rows", "predicted", "failed", "skipped"))
+    rows, *parts = (facts.record.ledger.get(name, 0) for name in ("rows", "predicted", "failed", "skipped"))
     words = " + ".join(
         f"{count:,} {name}" for count, name in zip(parts, ("predicted", "failed", "skipped"), strict=True)
     )
     if rows == sum(parts):
         return f"It adds up: {rows:,} rows = {words}."
-    if told.state is JobState.RUNNING:
+    if facts.state is JobState.RUNNING:
         return f"{rows:,} rows so far known, {words}; the others are on their way."
     return f"It does not add up: {rows:,} rows, but {words}."
 
 
-def slowest_rows(told: JobFacts) -> Rows:
+def slowest_rows(facts: JobFacts) -> Rows:
     """The slowest chunks: which, where, when, how long, and at what."""
-    if not told.story:
-        return []
-    names = short_names({entry.slot for entry in told.story.slowest})
-    return [_slow(entry, names, told.story.began_at) for entry in told.story.slowest]
+    names = short_names({entry.slot for entry in facts.summary.slowest})
+    return [_slow(entry, names, facts.summary.began_at) for entry in facts.summary.slowest]
 
 
-def event_rows(told: JobFacts, most: int) -> Rows:
+def event_rows(facts: JobFacts, most: int) -> Rows:
     """What was out of the ordinary: when, what, where, why."""
-    if not told.story:
-        return []
-    names = short_names({event.slot for event in told.story.events if event.slot})
+    names = short_names({event.slot for event in facts.summary.events if event.slot})
     events = sorted(
-        told.story.events, key=lambda event: (round(event.at, 2), event.index or 0, _CAUSES_FIRST.index(event.kind))
+        facts.summary.events, key=lambda event: (round(event.at, 2), event.index or 0, _CAUSES_FIRST.index(event.kind))
     )
     return [
         (
-            f"{event.at - told.story.began_at:.2f}",
+            f"{event.at - facts.summary.began_at:.2f}",
             event.kind,
             "" if event.index is None else str(event.index),
             names.get(event.slot, ""),
@@ -116,62 +112,62 @@ def event_rows(told: JobFacts, most: int) -> Rows:
     ]
 
 
-def job_rows(told: JobFacts) -> Rows:
+def job_rows(facts: JobFacts) -> Rows:
     """The job itself, and its producer."""
-    record, story = told.record, told.story
+    record = facts.record
     rows: Rows = [
         ("job", record.id),
-        ("state", told.state.value),
+        ("state", facts.state.value),
         ("input", f"{record.input}, {'?' if record.rows is None else f'{record.rows:,}'} rows"),
         ("began", _moment(record.submitted_at)),
-        ("last word" if told.state is JobState.RUNNING else "ended", _moment(record.updated_at)),
-        ("seconds", f"{seconds_of(told):,.3f}"),
+        ("last word" if facts.state is JobState.RUNNING else "ended", _moment(record.updated_at)),
+        ("seconds", f"{seconds_of(facts):,.3f}"),
         ("producer", record.producer),
     ]
-    versions = dict(story.versions) if story else {}
+    versions = dict(facts.summary.versions)
     server = versions.pop(SERVER, "")
     rows += [("its versions", _versions(versions))] if versions else []
     rows += [(SERVER, server)] if server else []
     return rows
 
 
-def setting_rows(told: JobFacts) -> Rows:
+def setting_rows(facts: JobFacts) -> Rows:
     """How the job was done."""
-    if not told.story:
-        return [("store", told.record.store)]
-    rows: Rows = list(told.story.settings.items())
-    if sizes := [entry.stop - entry.start for entry in told.entries]:
+    if not facts.summary.settings:
+        return [("store", facts.record.store)]
+    rows: Rows = list(facts.summary.settings.items())
+    if sizes := [entry.stop - entry.start for entry in facts.entries]:
         rows.append(("rows of a chunk", f"{min(sizes):,} to {max(sizes):,}"))
     return rows
 
 
-def model_rows(told: JobFacts) -> Rows:
+def model_rows(facts: JobFacts) -> Rows:
     """Each model: version, digest, and how it is run."""
-    if not told.story or not told.story.models:
-        digests = told.record.plan.models if told.record.plan else []
+    if not facts.summary.models:
+        digests = facts.record.plan.models if facts.record.plan else []
         known: Rows = [(model.name, model.digest, "", "", "") for model in digests]
-        return known or [(*model.partition("@")[::2], "", "", "") for model in told.record.models]
-    return [_model(info) for info in told.story.models]
+        return known or [(*model.partition("@")[::2], "", "", "") for model in facts.record.models]
+    return [_model(info) for info in facts.summary.models]
 
 
-def worker_rows(told: JobFacts) -> Rows:
-    """Each worker: its slots, and what it told of itself."""
+def worker_rows(facts: JobFacts) -> Rows:
+    """Each worker: its slots, and what it reports of itself."""
     rows: Rows = []
-    for worker, facts in (told.story.workers if told.story else {}).items():
-        slots = str(told.story.slots.get(worker, 0)) if told.story else ""
-        if facts is None:
+    for worker, host in facts.summary.workers.items():
+        slots = str(facts.summary.slots.get(worker, 0))
+        if host is None:
             rows.append((worker, slots, "", "", "it has not told"))
             continue
-        machine = f"{facts.cores} cores, {len(facts.gpus)} GPUs"
-        rows.append((worker, slots, machine, f"{facts.threads or 'chosen by TensorFlow'}", _versions(facts.versions)))
+        machine = f"{host.cores} cores, {len(host.gpus)} GPUs"
+        rows.append((worker, slots, machine, f"{host.threads or 'chosen by TensorFlow'}", _versions(host.versions)))
     return rows
 
 
-def _busy(told: JobFacts) -> str:
-    share, slots = busy_share(told), slots_of(told)
+def _busy(facts: JobFacts) -> str:
+    share, slots = busy_share(facts), slots_of(facts)
     if share is None:
         return ""
-    work = {stage: seconds for stage, seconds in told.record.stages.items() if stage != "wait" and seconds > 0}
+    work = {stage: seconds for stage, seconds in facts.record.stages.items() if stage != "wait" and seconds > 0}
     most = f", most of it {max(work, key=lambda stage: work[stage])}" if work else ""
     who = f"{slots} slot{'s' * (slots != 1)}" if slots else "slots"
     return f"; {who} busy {100 * share:.0f} % of the time{most}"

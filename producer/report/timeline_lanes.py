@@ -1,6 +1,6 @@
-"""This module lays a job's answers out in time: what each slot did when, in seconds since the job began.
+"""A job's answers laid out in time: what each slot did when, in seconds since the job began.
 
-    entries --clocks put right--> begin of each chunk --stages, one after the other--> pieces of its slot's lane
+    entries --clocks put right--> begin of each chunk --stages, one after the other--> bars of its slot's lane
 
 Where there are too many chunks to be told apart, neighbours in a lane are drawn together, and no second is lost.
 """
@@ -38,7 +38,7 @@ MOST_GROUPS = 2_000
 
 
 @dataclass(frozen=True)
-class Piece:
+class Bar:
     """Time in which a slot did one kind of work, for one chunk or several neighbours; `AWAY`: that before it."""
 
     slot: str
@@ -85,8 +85,8 @@ def clock_shifts(entries: Sequence[Entry]) -> dict[str, float]:
     return {worker: min(max(0.0, least[worker]), most[worker]) for worker in most}
 
 
-def pieces_of(spans: Sequence[Span], every: int = 1) -> list[Piece]:
-    """The lanes of all slots, piece by piece, and what is missing in between.
+def bars_of(spans: Sequence[Span], every: int = 1) -> list[Bar]:
+    """The lanes of all slots, bar by bar, and what is missing in between.
 
     Of so many chunks one is among the spans: where that is not each one, it stands for those up to the next one.
     """
@@ -94,32 +94,30 @@ def pieces_of(spans: Sequence[Span], every: int = 1) -> list[Piece]:
     for span in spans:
         by_slot[span.entry.slot].append(span)
     together = -(-len(spans) // MOST_GROUPS)
-    pieces: list[Piece] = []
+    bars: list[Bar] = []
     for slot, own in by_slot.items():
         groups = [_laid_out(slot, own[first : first + together]) for first in range(0, len(own), together)]
         groups = [group for group in groups if group]
         for group, following in zip(groups, [*groups[1:], None], strict=True):
-            pieces += _joined(group, following[0], every) if following else group
-    return pieces
+            bars += _joined(group, following[0], every) if following else group
+    return bars
 
 
-def _joined(group: list[Piece], following: Piece, every: int) -> list[Piece]:
-    """A group of pieces, and what is between it and the piece that follows."""
+def _joined(group: list[Bar], following: Bar, every: int) -> list[Bar]:
+    """A group of bars, and what is between it and the bar that follows."""
     start, end = group[0].start, group[-1].start + group[-1].seconds
     gap = following.start - end
     if every == 1:
-        away = Piece(group[0].slot, AWAY, end, gap, following.entries[:1])
+        away = Bar(group[0].slot, AWAY, end, gap, following.entries[:1])
         return [*group, away] if gap > LEAST_AWAY_SECONDS else group
     longer = (following.start - start) / (end - start)
     if not 1 < longer < MOST_LONGER * every:
         return group
-    return [
-        replace(piece, start=start + (piece.start - start) * longer, seconds=piece.seconds * longer) for piece in group
-    ]
+    return [replace(bar, start=start + (bar.start - start) * longer, seconds=bar.seconds * longer) for bar in group]
 
 
 def worker_of(slot: str) -> str:
-    """The worker of a slot that is told as WORKER/NUMBER."""
+    """The worker of a slot that is written as WORKER/NUMBER."""
     return slot.rpartition("/")[0]
 
 
@@ -133,7 +131,7 @@ def short_names(slots: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _laid_out(slot: str, spans: Sequence[Span]) -> list[Piece]:
+def _laid_out(slot: str, spans: Sequence[Span]) -> list[Bar]:
     entries = tuple(span.entry for span in spans)
     # A slot that waited before the job began did not wait for it; what it did before that was for another one.
     waits = [min(span.entry.stages.get("wait", 0.0), max(0.0, span.begun)) for span in spans]
@@ -141,11 +139,11 @@ def _laid_out(slot: str, spans: Sequence[Span]) -> list[Piece]:
     if waits[0] < entries[0].stages.get("wait", 0.0):
         answers[0] = 0.0
     before = {"wait": sum(waits), "answer": sum(answers)}
-    at, pieces = spans[0].begun - waits[0] - answers[0], []
+    at, bars = spans[0].begun - waits[0] - answers[0], []
     for kind, stages in _ORDER:
         own = sum(entry.stages.get(stage, 0.0) for entry in entries for stage in stages if stage not in before)
         seconds = own + sum(before.get(stage, 0.0) for stage in stages)
         if seconds > 0:
-            pieces.append(Piece(slot, kind, at, seconds, entries))
+            bars.append(Bar(slot, kind, at, seconds, entries))
             at += seconds
-    return pieces
+    return bars

@@ -1,4 +1,4 @@
-"""This module holds the rules for the arrays of a data set: what can become one, which dtypes, and their names."""
+"""The rules for the arrays of a data set: what can become one, which dtypes, and their names."""
 
 from __future__ import annotations
 

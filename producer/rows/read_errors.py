@@ -1,4 +1,4 @@
-"""This module turns what goes wrong while a data set is read into one line: where, the cause, and what to do."""
+"""What goes wrong while a data set is read becomes one line: where, the cause, and what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from worker_config.errors import ConfigError, InputError
 
 
-def check_file(path: Path, wanted: str) -> os.stat_result:
-    """What the system says of a regular file; `wanted` says what to name instead of a folder.
+def check_file(path: Path, instead: str) -> os.stat_result:
+    """What the system says of a regular file; `instead` says what to name instead of a folder.
 
     Raises:
         InputError: it is missing, may not be looked at, or is no regular file.
@@ -26,7 +26,7 @@ def check_file(path: Path, wanted: str) -> os.stat_result:
     except (OSError, ValueError) as error:
         raise unreadable(str(path), error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a folder; name {wanted} in it")
+        raise InputError(f"{path}: is a folder; name {instead} in it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a regular file; copy the data to one first")
     return status

@@ -1,4 +1,4 @@
-"""This module cuts batches of any size into chunks of the size that is wanted; rows keep their order."""
+"""Batches of any size --> chunks of the size that is asked for; rows keep their order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rebatcher:
 
     def take(self, rows: int) -> tuple[Rows, int]:
         """The next `rows` rows, or all that wait if they are fewer, and how many; at least one must wait."""
-        pieces: list[Rows] = []
+        cuts: list[Rows] = []
         missing = rows
         while self._batches and missing:
             batch, count = self._batches.popleft()
@@ -44,10 +44,10 @@ class Rebatcher:
                 self._batches.appendleft((rest, count - missing))
                 self.bytes += _bytes(rest)
                 batch, count = _cut(batch, slice(missing)), missing
-            pieces.append(batch)
+            cuts.append(batch)
             missing -= count
         self.rows -= rows - missing
-        return pieces[0] if len(pieces) == 1 else _joined(pieces), rows - missing
+        return cuts[0] if len(cuts) == 1 else _joined(cuts), rows - missing
 
 
 def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[Rows]:
@@ -65,16 +65,16 @@ def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[R
         raise InputError(f"{label}: has {first_row - missing} rows, the job was to begin at row {first_row}")
 
 
-def pick_rows(batches: Iterable[Rows], wanted: Array) -> Iterator[Rows]:
+def pick_rows(batches: Iterable[Rows], numbers: Array) -> Iterator[Rows]:
     """Leave out all rows but these, which are given in ascending order; reads no further than the last of them."""
     first_row = at = 0
     for batch in batches:
         end = first_row + count_rows(batch)
-        until = int(np.searchsorted(wanted, end))
+        until = int(np.searchsorted(numbers, end))
         if until > at:
-            yield picked(batch, wanted[at:until] - first_row)
+            yield picked(batch, numbers[at:until] - first_row)
         first_row, at = end, until
-        if at == len(wanted):
+        if at == len(numbers):
             return
 
 
@@ -119,10 +119,10 @@ def _column_bytes(column: Column) -> int:
     return column.nbytes if not column.dtype.hasobject else 100 * column.size
 
 
-def _joined(pieces: list[Rows]) -> Rows:
-    by_name = [columns_of(piece, "rows") for piece in pieces]
+def _joined(cuts: list[Rows]) -> Rows:
+    by_name = [columns_of(cut, "rows") for cut in cuts]
     joined = {name: _joined_columns([columns[name] for columns in by_name]) for name in by_name[0]}
-    rows: Rows = tree_of(joined, kind_of(pieces[0]))
+    rows: Rows = tree_of(joined, kind_of(cuts[0]))
     return rows
 
 

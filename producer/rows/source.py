@@ -1,4 +1,4 @@
-"""This module says what a data set is to the rest of the producer: rows to slice, or batches to read in order."""
+"""What a data set is to the rest of the producer: rows to slice, or batches to read in order."""
 
 from __future__ import annotations
 
@@ -96,3 +96,28 @@ class BatchReader:
             raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
         self._begun = True
         return self._read()
+
+
+class SliceReader:
+    """A data set of which a function reads the rows `[start, stop)`; see `Source`."""
+
+    path: Path | None = None
+
+    def __init__(self, label: str, rows: int, row_bytes: float, read: Callable[[int, int], Arrays]) -> None:
+        self.label, self.rows, self.row_bytes = label, rows, row_bytes
+        self._read = read
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)`.
+
+        Raises:
+            InputError: see `Source.take`.
+        """
+        check_slice(start, stop, self.rows, self.label)
+        return self._read(start, stop)
+
+
+def check_slice(start: int, stop: int, rows: int, label: str) -> None:
+    """Refuse rows that a data set does not have."""
+    if not 0 <= start <= stop <= rows:
+        raise InputError(f"{label}: no rows {start}-{stop}, there are {rows}")

@@ -6,16 +6,16 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from tasks.protocol.codec.arrays import DTYPES
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
-from tasks.protocol.signature import blank_rows
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
 
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
     """Bytes of one row of all outputs, without those whose shape or size nobody knows beforehand."""
+    from tasks.protocol.codec.arrays import DTYPES  # with NumPy, which `celeriac status` does without
+
     total = 0.0
     for spec in (spec for info in infos if not info.postprocess for spec in info.outputs):
         dtype, sizes = DTYPES.get(spec.dtype), spec.shape[1:]
@@ -71,6 +73,8 @@ def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
 
 def blank_outputs(infos: Sequence[ModelInfo]) -> dict[str, Any] | np.ndarray[Any, Any] | None:
     """Outputs of no rows, as a part has them; None where nobody knows their form beforehand."""
+    from tasks.protocol.signature import blank_rows
+
     by_model: dict[str, Any] = {}
     for info in infos:
         sizes = [size for spec in info.outputs for size in spec.shape[1:]]

@@ -1,4 +1,4 @@
-"""This package puts outputs on disk: complete under their final name or not at all, or half done with a journal.
+"""Outputs on disk: complete under their final name or not at all, or half done with a journal.
 
     open_sink --> Sink.write(part)... --> Sink.commit
                     |             |

@@ -1,4 +1,4 @@
-"""This module tries out whether an output can be written: one part of it, in a temporary folder, in the same format.
+"""Whether an output can be written: one part of it, in a temporary folder, in the same format.
 
 part --open_sink, write, commit--> a file elsewhere, gone again --> errors, bytes of a row
 """

@@ -1,4 +1,4 @@
-"""This module is the note beside an unfinished output of what it is and which of its rows are safe.
+"""The note beside an unfinished output of what it is and which of its rows are safe.
 
 `.<name>.journal` has one record per line, `crc32 json`, and only ever grows. The first record says what is being done;
 each later one that a run of rows is on the disk: it is written after they are.
@@ -29,11 +29,12 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import ml_dtypes
+import msgspec
 import numpy as np
 
 from producer.rows.part import RowSpec
-from producer.sinks.temp_paths import sync_folder
-from tasks.protocol.messages import FailureRecord, OnError, from_plain, to_plain
+from producer.sinks.temp_paths import not_continued, sync_folder
+from tasks.protocol.messages import FailureRecord, OnError, to_plain
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
@@ -69,6 +70,19 @@ class JournalHead:
         return values if self.chunk_rows is None else {**values, "chunk_rows": self.chunk_rows}
 
 
+class _Run(msgspec.Struct, omit_defaults=True):
+    """A run of rows `[start, stop)` that became safe; see the module's text."""
+
+    start: int
+    stop: int
+    mark: int
+    outputs: list[tuple[Key, str, tuple[int, ...]]] = []
+    dropped: dict[str, FailureRecord] = {}
+    failed: list[FailureRecord] = []
+    left_out: int = 0
+    nonfinite: list[int] = []
+
+
 class Journal:
     """The journal of one output, open and locked; made by `open_journal`.
 
@@ -87,20 +101,15 @@ class Journal:
         self._path = path
         self._descriptor = descriptor
         self.dropped_rows = dropped_rows
-        self.done_rows: int = records[-1]["stop"] if records else 0
-        self.mark: int = records[-1]["mark"] if records else 0
-        self.specs = _specs_of(records[0]["outputs"]) if records else {}
-        self.dropped: dict[str, FailureRecord] = {
-            name: from_plain(failure, FailureRecord)
-            for record in records
-            for name, failure in record.get("dropped", {}).items()
-        }
-        self.failures = [
-            from_plain(failure, FailureRecord) for record in records for failure in record.get("failed", ())
-        ]
-        self.left_out: int = records[-1].get("left_out", 0) if records else 0
-        inputs, outputs = records[-1].get("nonfinite", (0, 0)) if records else (0, 0)
-        self.nonfinite: tuple[int, int] = (inputs, outputs)
+        runs = [msgspec.convert(record, _Run) for record in records]
+        last = runs[-1] if runs else _Run(0, 0, 0)
+        self.done_rows, self.mark = last.stop, last.mark
+        self.specs = _specs_of(runs[0].outputs) if runs else {}
+        self.dropped = {name: failure for run in runs for name, failure in run.dropped.items()}
+        self.failures = [failure for run in runs for failure in run.failed]
+        self.left_out = last.left_out
+        inputs, outputs = last.nonfinite or (0, 0)
+        self.nonfinite = inputs, outputs
 
     def commit(
         self,
@@ -117,19 +126,11 @@ class Journal:
         `failures` are those since the last call, `left_out` are all rows so far that the output lacks, `nonfinite`
         those that are not finite in inputs and in outputs.
         """
-        record: _Record = {"start": self.done_rows, "stop": stop, "mark": mark}
-        if not self.specs:
-            record["outputs"] = [[key, _dtype_name(spec.dtype), spec.shape] for key, spec in specs.items()]
-        new = {name: to_plain(failure) for name, failure in dropped.items() if name not in self.dropped}
-        if new:
-            record["dropped"] = new
-        if failures:
-            record["failed"] = [to_plain(failure) for failure in failures]
-        if left_out:
-            record["left_out"] = left_out
-        if any(nonfinite):
-            record["nonfinite"] = nonfinite
-        self._append(record)
+        outputs = [(key, _dtype_name(spec.dtype), spec.shape) for key, spec in specs.items()]
+        new = {name: failure for name, failure in dropped.items() if name not in self.dropped}
+        run = _Run(self.done_rows, stop, mark, [] if self.specs else outputs, new, list(failures), left_out)
+        run.nonfinite = list(nonfinite) if any(nonfinite) else []
+        self._append(to_plain(run))
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
         self.failures += failures
         self.left_out, self.nonfinite = left_out, nonfinite
@@ -226,10 +227,7 @@ def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
             break
         known.append(record)
     if any(records[len(known) :]):
-        raise OutputError(
-            f"{path}: cannot be continued: line {len(known) + 1} of {journal_path(path)} is damaged; "
-            "start over without --resume"
-        )
+        raise not_continued(path, f"line {len(known) + 1} of {journal_path(path)} is damaged")
     return known, sum(len(line) + 1 for line in lines[: len(known)])
 
 
@@ -258,10 +256,7 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
     now = json.loads(json.dumps(now))
     for name in now:
         if then.get(name) != now[name]:
-            raise OutputError(
-                f"{path}: cannot be continued: {_difference(name, then.get(name), now[name])}; "
-                "start over without --resume"
-            )
+            raise not_continued(path, _difference(name, then.get(name), now[name]))
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
@@ -290,5 +285,5 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isbuiltin == 2 else dtype.str
 
 
-def _specs_of(outputs: list[Any]) -> dict[Key, RowSpec]:
-    return {tuple(key): RowSpec(np.dtype(getattr(ml_dtypes, name, name)), tuple(shape)) for key, name, shape in outputs}
+def _specs_of(outputs: Sequence[tuple[Key, str, tuple[int, ...]]]) -> dict[Key, RowSpec]:
+    return {key: RowSpec(np.dtype(getattr(ml_dtypes, name, name)), shape) for key, name, shape in outputs}

@@ -1,4 +1,4 @@
-"""This module writes a JSON object per row, in order: {"row": 17, "scores": [0.25, 0.5], "m/label": "cat"}.
+"""Rows --> a JSON object each, in order: {"row": 17, "scores": [0.25, 0.5], "m/label": "cat"}.
 
 `row` is the row of the data set. Numbers are exact: a float has as many digits as bring back the same double. JSON has
 no NaN and no infinities: each of them is null. Bytes are base64. An output without a name is "output".

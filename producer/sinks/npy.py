@@ -1,4 +1,4 @@
-"""This module writes one array as an `.npy` file: rows at their place, and the header again at the end.
+"""Rows --> one array in an `.npy` file: at their place, and the header again at the end.
 
 The marks of rows that failed are a file of their own beside it, which gets its name first.
 

@@ -1,4 +1,4 @@
-"""This module writes arrays by name as an `.npz` file, uncompressed; until the end each one is an `.npy` file.
+"""Rows --> arrays by name in an `.npz` file, uncompressed; until the end each one is an `.npy` file.
 
 The array of model `m` and output `o` is named "m/o"; an array without a name "arr_0", as NumPy names it.
 """

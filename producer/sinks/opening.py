@@ -1,4 +1,4 @@
-"""This module begins an output, or continues one: whatever can be known before the work is checked here."""
+"""An output begins, or continues: whatever can be known before the work is checked here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
 from producer.sinks.parquet import ParquetWriter
 from producer.sinks.sink import Sink
-from producer.sinks.temp_paths import OutputTarget, one_line_errors
+from producer.sinks.temp_paths import OutputTarget, not_continued, one_line_errors
 from producer.sinks.writer import Writer
 from producer.sinks.zarr import ZarrWriter
 from worker_config.errors import OutputError
@@ -126,21 +126,15 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
         undo.callback(notes.close)
         undo.callback(writer.close)
         if notes.specs:
-            _reopen(writer, notes)
+            for model in notes.dropped:
+                writer.drop(model)
+            try:
+                writer.reopen(writer.with_mark(notes.specs), notes.done_rows - notes.left_out, notes.mark)
+            except FileNotFoundError as error:
+                gone = error.filename or writer.temporary
+                raise not_continued(writer.target.path, f"{gone} is gone") from error
         else:
             undo.callback(notes.remove)
             writer.remove()  # what a run that nobody continues has left
             writer.create()
         undo.pop_all()
-
-
-def _reopen(writer: Writer, notes: Journal) -> None:
-    for model in notes.dropped:
-        writer.drop(model)
-    try:
-        writer.reopen(writer.with_mark(notes.specs), notes.done_rows - notes.left_out, notes.mark)
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{writer.target.path}: cannot be continued: {error.filename or writer.temporary} is gone; "
-            "start over without --resume"
-        ) from error

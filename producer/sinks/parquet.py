@@ -1,4 +1,4 @@
-"""This module writes a column `row` and one column per output as a Parquet file, in row groups of about 16 MiB.
+"""Rows --> a column `row` and one column per output of a Parquet file, in row groups of about 16 MiB.
 
 `row` is the row of the data set.
 

@@ -1,4 +1,4 @@
-"""This module puts rows that were predicted again into the rows of an output, block by block.
+"""Rows that were predicted again are put into the rows of an output, block by block.
 
 rows of the output -+
 parts of the answer +--> parts of a new output: a row that failed again stays as it was, filler or left out
@@ -86,14 +86,14 @@ class _Repredicted:
 
     def until(self, stop: int) -> tuple[Array, dict[Key, Array], list[FailureRecord]]:
         """What concerns rows before `stop`, and was not given yet: numbers, their outputs, and records of others."""
-        wanted = int(np.searchsorted(self._failed, stop))
-        while self._answered < wanted:
+        needed = int(np.searchsorted(self._failed, stop))
+        while self._answered < needed:
             self._take()
         numbers = np.concatenate(self._numbers)
         end = int(np.searchsorted(numbers, stop))
         outputs: dict[Key, Array] = {}
         if self._outputs:
-            outputs = {key: np.concatenate([piece[key] for piece in self._outputs]) for key in self._outputs[0]}
+            outputs = {key: np.concatenate([part[key] for part in self._outputs]) for key in self._outputs[0]}
             self._outputs = [{key: array[end:] for key, array in outputs.items()}]
         self._numbers = [numbers[end:]]
         return numbers[:end], {key: array[:end] for key, array in outputs.items()}, self._records_until(stop)

@@ -6,7 +6,6 @@ file --producer.sources--> batches --Rebatcher--> rows by output, as they were w
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self, cast
 
 import numpy as np
@@ -88,9 +87,7 @@ class OutputReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._batches.close()
 
 

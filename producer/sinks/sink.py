@@ -1,11 +1,10 @@
-"""This module takes parts into an output: each one is checked, written and, with a journal, noted once it is safe."""
+"""Parts --checked--> Writer --once it is safe--> Journal."""
 
 from __future__ import annotations
 
 import math
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from producer.rows.assemble import Layout
@@ -199,9 +198,7 @@ class Sink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def _sync(self) -> None:

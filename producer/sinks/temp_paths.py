@@ -1,8 +1,9 @@
-"""This module knows where an output is made before it has its name, and turns what a disk refuses into one line."""
+"""Where an output is made before it has its name; what a disk refuses becomes one line."""
 
 from __future__ import annotations
 
 import glob
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,10 +46,7 @@ class OutputTarget:
 
 def bytes_of(spec: RowSpec, rows: int) -> int:
     """How many bytes so many rows are in memory."""
-    values = rows
-    for length in spec.shape:
-        values *= length
-    return values * spec.dtype.itemsize
+    return rows * math.prod(spec.shape) * spec.dtype.itemsize
 
 
 def check_free(path: Path, needed: int) -> None:
@@ -68,6 +66,11 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut; not every file system can, and the rows are safe without."""
     with suppress(OSError):
         sync_file(folder)
+
+
+def not_continued(path: Path, why: str) -> OutputError:
+    """What a former run has left is of no use to this one."""
+    return OutputError(f"{path}: cannot be continued: {why}; start over without --resume")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""This module is what every format is to a `Sink`: a `Writer`, which puts rows in order into temporary files.
+"""What every format is to a `Sink`: a `Writer`, which puts rows in order into temporary files.
 
     create --> begin --> write ... --> finish --> publish          a fresh output
     reopen ------------> write ... --> finish --> publish          one that a former run began
@@ -18,7 +18,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
-from producer.sinks.temp_paths import OutputTarget
+from producer.sinks.temp_paths import OutputTarget, not_continued
 from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
@@ -194,10 +194,7 @@ def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
     """
     length = os.fstat(stream.fileno()).st_size
     if length < least:
-        raise OutputError(
-            f"{target.path}: cannot be continued: {stream.name} has {length} bytes, its journal says {least}; "
-            "start over without --resume"
-        )
+        raise not_continued(target.path, f"{stream.name} has {length} bytes, its journal says {least}")
 
 
 def title(numbers: Array) -> str:

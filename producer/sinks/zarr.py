@@ -1,4 +1,4 @@
-"""This module writes a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
+"""Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
 rows that failed are marked, the array "output" beside the marks. Only the
@@ -16,7 +16,7 @@ import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import OutputTarget, bytes_of, sync_folder
+from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
 from tasks.transport.atomic_files import sync_file
@@ -41,7 +41,6 @@ class ZarrWriter(Writer):
         super().__init__(target)
         self._zarr = import_optional("zarr", "zarr", str(target.path))
         self._arrays: dict[Key, Any] = {}
-        self._nameless = ""
         self._unsynced: set[tuple[Key, int]] = set()
 
     def check_replaceable(self) -> None:
@@ -58,7 +57,6 @@ class ZarrWriter(Writer):
         """Make the arrays."""
         for key in specs:
             self._check_name(key, specs)
-        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
             if self.target.rows is not None:
@@ -77,16 +75,17 @@ class ZarrWriter(Writer):
         """Continue the arrays of a former run."""
         for left_over in self.temporary.rglob("*.partial"):  # of a file that was being replaced
             left_over.unlink()
-        self._nameless = self.nameless if len(specs) > 1 else ""
         for key, spec in specs.items():
             if self.is_dropped(key):
                 continue
             try:
                 array = self._zarr.open_array(str(self.temporary), path=self._path(key), mode="r+")
             except (KeyError, ValueError, TypeError) as error:
-                raise self._damaged(f"{output_name(key)} is no array ({error})") from error
+                raise not_continued(self.target.path, f"{output_name(key)} is no array ({error})") from error
             if array.shape[1:] != spec.shape or array.shape[0] < rows:
-                raise self._damaged(f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows")
+                raise not_continued(
+                    self.target.path, f"{output_name(key)} has the shape {array.shape}, its journal says {rows} rows"
+                )
             if self.target.rows is None:
                 array.resize((rows, *spec.shape))
             self._arrays[key] = array
@@ -156,7 +155,7 @@ class ZarrWriter(Writer):
 
     def _path(self, key: Key) -> str:
         """Of an array in the store; empty for the store itself, in which there can be no other."""
-        return "/".join(key) or self._nameless
+        return "/".join(key) or (self.nameless if self.mark else "")
 
     def _sync_metadata(self) -> None:
         for path in self.temporary.rglob("zarr.json"):
@@ -165,9 +164,9 @@ class ZarrWriter(Writer):
 
     def _check_name(self, key: Key, specs: Specs) -> None:
         """An array cannot lie in another one, and some names are Zarr's own."""
-        pieces = "/".join(key).split("/") if key else []
+        names = "/".join(key).split("/") if key else []
         inside = any(other != key and "/".join(key).startswith("/".join(other) + "/") for other in specs)
-        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in pieces):
+        if inside or any(p in ("", "zarr.json") or not p.strip(".") or p.startswith("__") for p in names):
             raise OutputError(
                 f"{self.target.path}: {output_name(key)} cannot be the name of a Zarr array beside the others; "
                 "use .npz or .jsonl"
@@ -183,9 +182,6 @@ class ZarrWriter(Writer):
             f"{self.target.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
             "use .jsonl, or change it with a postprocess function"
         )
-
-    def _damaged(self, what: str) -> OutputError:
-        return OutputError(f"{self.target.path}: cannot be continued: {what}; start over without --resume")
 
 
 def _row_bytes(spec: RowSpec) -> int:

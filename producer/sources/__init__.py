@@ -1,4 +1,4 @@
-"""This module opens a data set, whatever it is: arrays, files, iterables; each format has a module of its own.
+"""Any data set --open_source--> Source or BatchSource: arrays, files, iterables; a module for each format.
 
 What comes out is a `Source`, whose rows can be taken by slices, or a `BatchSource`, which is read in order.
 A new format is a module with a function that gives either, and a line in `_FORMATS`.

@@ -1,4 +1,4 @@
-"""This module makes a data set of arrays: those in memory, and those that a file reader hands over."""
+"""Arrays in memory, and those that a file reader hands over, --> a Source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from producer.rows.columns import (
     tree_of,
 )
 from producer.rows.part import Array, RowSpec
-from producer.rows.source import Arrays
+from producer.rows.source import Arrays, check_slice
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.
@@ -169,12 +169,6 @@ def _read_rows(mapped: np.memmap[Any, Any], runs: Sequence[tuple[int, int]], lab
             "leave the file as it is while a job reads it"
         )
     return rows
-
-
-def check_slice(start: int, stop: int, rows: int, label: str) -> None:
-    """Refuse rows that a data set does not have."""
-    if not 0 <= start <= stop <= rows:
-        raise InputError(f"{label}: no rows {start}-{stop}, there are {rows}")
 
 
 def _as_rows(value: object, name: str) -> Array:

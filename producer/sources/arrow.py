@@ -1,4 +1,4 @@
-"""This module turns columns in Arrow's form, lists included, into NumPy arrays."""
+"""Columns in Arrow's form, lists included, --> NumPy arrays."""
 
 from __future__ import annotations
 

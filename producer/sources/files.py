@@ -1,24 +1,23 @@
-"""This module makes a data set of files: a row is the path of a file, or its bytes."""
+"""A folder or a pattern --> rows that are the paths of files, or their bytes."""
 
 from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from producer.rows.read_errors import check_file, one_line_errors
-from producer.rows.source import Arrays
-from producer.sources.arrays import ArraySource, array_source, check_slice
+from producer.rows.source import Arrays, SliceReader
+from producer.sources.arrays import ArraySource, array_source
 from worker_config.errors import InputError
 
 # Files differ in size: this many of them, spread over all, tell how large they are.
 _SAMPLED_FILES = 256
 
 
-def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileContents:
+def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceReader:
     """Open the files of a folder or of a pattern, sorted by path, as rows.
 
     Args:
@@ -29,38 +28,24 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | FileCo
     Raises:
         InputError: there are no such files.
     """
-    found = find_files(path)
+    matches = find_files(path)
     label = Path(path).name
     if not contents:
-        return array_source(np.array([str(file.absolute()) for file in found], dtype=object), label, str(path))
-    sample = found[:: max(1, len(found) // _SAMPLED_FILES)]
+        return array_source(np.array([str(file.absolute()) for file in matches], dtype=object), label, str(path))
+    sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
-    return FileContents(label, len(found), sum(sizes) / len(sizes), tuple(found))
+    row_bytes = sum(sizes) / len(sizes)
+    return SliceReader(label, len(matches), row_bytes, lambda start, stop: _read_files(matches[start:stop]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FileContents:
-    """A data set of the bytes of files, read when they are taken; see `producer.rows.source.Source`."""
-
-    label: str
-    rows: int
-    row_bytes: float
-    _files: tuple[Path, ...]
-    path: None = None
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The bytes of the files `[start, stop)`, as an object array.
-
-        Raises:
-            InputError: there are no such rows, or a file can no longer be read.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        contents = np.empty(stop - start, dtype=object)
-        for position, file in enumerate(self._files[start:stop]):
-            check_file(file, "files")
-            with one_line_errors(str(file)):
-                contents[position] = file.read_bytes()
-        return contents
+def _read_files(files: list[Path]) -> Arrays:
+    """The bytes of files, as an object array."""
+    contents = np.empty(len(files), dtype=object)
+    for position, file in enumerate(files):
+        check_file(file, "files")
+        with one_line_errors(str(file)):
+            contents[position] = file.read_bytes()
+    return contents
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:
@@ -73,20 +58,20 @@ def find_files(path: str | Path, suffix: str = "") -> list[Path]:
     """
     name = os.fspath(path)
     if is_pattern(name):
-        found = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]  # noqa: PTH113, PTH207
-        if not found:
+        matches = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]  # noqa: PTH113, PTH207
+        if not matches:
             raise InputError(f"{name}: no files match; check the pattern")
-        return sorted(file for file in found if suffix in file.name.lower()) or sorted(found)
+        return sorted(file for file in matches if suffix in file.name.lower()) or sorted(matches)
     if not Path(name).is_dir():
         check_file(Path(name), "files")
         return [Path(name)]
     with one_line_errors(name):
         inside = [Path(entry.path) for entry in os.scandir(name) if entry.is_file() and entry.name[0] != "."]
-    found = [file for file in inside if suffix in file.name.lower()]
-    if not found:
+    matches = [file for file in inside if suffix in file.name.lower()]
+    if not matches:
         what = f"no {suffix} files" if suffix else "no files"
         raise InputError(f"{name}: has {what} in it; for files in subfolders give the pattern {name}/**/*{suffix}")
-    return sorted(found)
+    return sorted(matches)
 
 
 def is_pattern(name: str) -> bool:

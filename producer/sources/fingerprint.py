@@ -1,4 +1,4 @@
-"""This module tells whether a data set on disk is still the same: by names, sizes and times, not by its contents."""
+"""Whether a data set on disk is still the same: by names, sizes and times, not by its contents."""
 
 from __future__ import annotations
 

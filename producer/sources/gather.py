@@ -1,4 +1,4 @@
-"""This module puts single rows together into batches, and holds every row against those before it."""
+"""Single rows --held against those before--> batches."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Bat
     Raises:
         InputError: `rows` raised it, or a row does not fit those before it; all rows before come first.
     """
-    form = Form()
+    schema = RowSchema()
     gathered: dict[str, list[Array]] = {}
     count = size = 0
     with closing(rows):
         try:
             for number, row in enumerate(rows):
-                values = form.check(row, f"{label}: row {number}")
+                values = schema.check(row, f"{label}: row {number}")
                 for name, value in values.items():
                     gathered.setdefault(name, []).append(value)
                     size += _memory(value)
                 count += 1
                 if count >= batch_rows or size >= MAX_BATCH_BYTES:
-                    yield form.batch(_stacked(gathered))
+                    yield schema.batch(_stacked(gathered))
                     gathered, count, size = {}, 0, 0
         except InputError:
             if count:
-                yield form.batch(_stacked(gathered))
+                yield schema.batch(_stacked(gathered))
             raise
     if count:
-        yield form.batch(_stacked(gathered))
+        yield schema.batch(_stacked(gathered))
 
 
-class Form:
+class RowSchema:
     """What all rows of a data set have in common: the names of their values, and the dtype of each."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""This module reads rows, or ready batches, from any Python iterable, whose end nobody need know."""
+"""Rows, or ready batches, of any Python iterable --> a BatchSource, whose end nobody need know."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.rows.columns import check_lengths, place, to_array
+from producer.rows.columns import check_lengths, check_rows, place, to_array
 from producer.rows.read_errors import cause
 from producer.rows.source import Batches, BatchReader, Column
-from producer.sources.gather import Form, gather, stack
+from producer.sources.gather import RowSchema, gather, stack
 from worker_config.errors import InputError, UsageError
 
 
@@ -30,11 +30,8 @@ def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> B
     if batch_rows < 1:
         raise UsageError(f"batch_rows is {batch_rows}: it must be at least 1")
     label = label or _label(rows)
-
-    def read() -> Batches:
-        return gather(_items(rows, label, "row"), label, batch_rows)
-
-    return BatchReader(label, None, read, once=isinstance(rows, Iterator))
+    once = isinstance(rows, Iterator)
+    return BatchReader(label, None, lambda: gather(_items(rows, label, "row"), label, batch_rows), once)
 
 
 def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
@@ -46,34 +43,31 @@ def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
         InputError: as for `from_rows`, with the number of the batch; its inputs have different numbers of rows.
     """
     label = label or _label(batches)
-
-    def read() -> Batches:
-        return _checked(_items(batches, label, "batch"), label)
-
-    return BatchReader(label, None, read, once=isinstance(batches, Iterator))
+    return BatchReader(
+        label, None, lambda: _checked(_items(batches, label, "batch"), label), once=isinstance(batches, Iterator)
+    )
 
 
 def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
-    form = Form()
+    schema = RowSchema()
     with closing(batches):
         for number, batch in enumerate(batches):
             where = f"{label}: batch {number}"
-            columns = form.columns(batch, where)
-            checked = {name: _column(form, name, value, place(where, name)) for name, value in columns.items()}
+            columns = schema.columns(batch, where)
+            checked = {name: _column(schema, name, value, place(where, name)) for name, value in columns.items()}
             check_lengths({name: len(column) for name, column in checked.items()}, where)
-            yield form.batch(checked)
+            yield schema.batch(checked)
 
 
-def _column(form: Form, name: str, value: object, where: str) -> Column:
+def _column(schema: RowSchema, name: str, value: object, where: str) -> Column:
     try:
         array = to_array(value, where)
     except InputError:
         if not isinstance(value, list):
             raise
-        return stack([form.value(name, row, where) for row in value])
-    array = form.value(name, value if isinstance(value, list) else array, where)
-    if array.ndim == 0:
-        raise InputError(f"{where}: is one value, not rows; give an array whose first axis counts the rows")
+        return stack([schema.value(name, row, where) for row in value])
+    array = schema.value(name, value if isinstance(value, list) else array, where)
+    check_rows(array.dtype, array.ndim, where)
     return array
 
 

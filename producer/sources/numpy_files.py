@@ -1,4 +1,4 @@
-"""This module opens NumPy files: the arrays of `.npy` and of uncompressed `.npz` files are mapped, not read."""
+"""NumPy files --> arrays; those of `.npy` and of uncompressed `.npz` files are mapped, not read."""
 
 from __future__ import annotations
 

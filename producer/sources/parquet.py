@@ -1,4 +1,4 @@
-"""This module reads columns of Parquet files as arrays by name, some thousand rows at a time."""
+"""Columns of Parquet files --> arrays by name, some thousand rows at a time."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
     """
     parquet = import_optional("pyarrow.parquet", "parquet")
     files = find_files(path, ".parquet")
-    wanted = [columns] if isinstance(columns, str) else columns
+    chosen = [columns] if isinstance(columns, str) else columns
     rows = 0
     types: dict[str, Any] = {}
     for file in files:
         with one_line_errors(str(file)), parquet.ParquetFile(file) as opened:
             rows += opened.metadata.num_rows
-            found = {field.name: plain_type(field.type) for field in opened.schema_arrow}
-        wanted = list(found) if wanted is None else wanted
-        _check_columns(file, found, wanted, types)
-        types = {name: found[name] for name in wanted}
+            actual = {field.name: plain_type(field.type) for field in opened.schema_arrow}
+        chosen = list(actual) if chosen is None else chosen
+        _check_columns(file, actual, chosen, types)
+        types = {name: actual[name] for name in chosen}
     return BatchReader(Path(path).name, rows, lambda: _read(parquet, files, list(types)))
 
 
-def _check_columns(file: Path, found: dict[str, Any], wanted: Sequence[str], before: dict[str, Any]) -> None:
-    listed = ", ".join(map(repr, found)) or "none"
-    if not wanted:
+def _check_columns(file: Path, actual: dict[str, Any], chosen: Sequence[str], before: dict[str, Any]) -> None:
+    listed = ", ".join(map(repr, actual)) or "none"
+    if not chosen:
         raise InputError(f"{file}: no columns to read; its columns are {listed}")
-    for name in wanted:
-        if name not in found:
+    for name in chosen:
+        if name not in actual:
             raise InputError(f"{file}: has no column {name!r}; its columns are {listed}")
-        check_type(found[name], f"{file}: column {name!r}")
-        if found[name] != before.get(name, found[name]):
+        check_type(actual[name], f"{file}: column {name!r}")
+        if actual[name] != before.get(name, actual[name]):
             raise InputError(
-                f"{file}: column {name!r} is {found[name]}, in the files before {before[name]}; write all alike"
+                f"{file}: column {name!r} is {actual[name]}, in the files before {before[name]}; write all alike"
             )
 
 

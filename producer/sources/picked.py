@@ -1,52 +1,67 @@
-"""This module makes a data set of some rows of another one."""
+"""Some rows of a data set, in any order, as a data set of their own.
+
+numbers of rows --sorted, those that follow each other at once--> Source.take --> rows in the order of the numbers
+"""
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
+
+import numpy as np
 
 from producer.rows.columns import runs_of
 from producer.rows.part import Array
-from producer.rows.rebatcher import Rebatcher, pick_rows
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, Source
-from producer.sources.arrays import check_slice
+from producer.rows.rebatcher import Rebatcher, pick_rows, picked
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source
+from producer.sources.arrays import ArraySource
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     """The data set of these rows alone, which are given in ascending order, each one once."""
     label = f"{len(rows)} rows of {source.label}"
     if isinstance(source, Source):
-        return PickedRows(label, len(rows), source.row_bytes, source, rows)
+        return PickedRows(label, source, rows)
     return BatchReader(label, len(rows), lambda: _read(source, rows))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PickedRows:
-    """Some rows of a data set that is taken by slices; see `producer.rows.source.Source`."""
+class PickedRows(SliceReader):
+    """Rows of a data set that is taken by slices.
 
-    label: str
-    rows: int
-    row_bytes: float
-    _source: Source
-    _picked: Array
-    path: Path | None = None
+    Args:
+        order: the numbers of the rows, each one once.
+        lock: one thread at a time takes them, whatever others read of the same data set with this lock: sources keep
+            what they read last.
+    """
 
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)` of those that were picked; rows that follow each other are taken at once.
+    def __init__(self, label: str, source: Source, order: Array | range, lock: threading.RLock | None = None) -> None:
+        super().__init__(label, len(order), source.row_bytes, self._picked)
+        self._source, self._order, self._lock = source, order, lock or threading.RLock()
 
-        Raises:
-            InputError: there are no such rows, or they cannot be read.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        if start == stop:
-            return self._source.take(0, 0)
-        pieces = Rebatcher()
-        for first, last in runs_of(self._picked[start:stop]):
-            pieces.add(cast("Rows", self._source.take(first, last)))
-        taken, _ = pieces.take(stop - start)
-        return cast("Arrays", taken)
+    def _picked(self, start: int, stop: int) -> Arrays:
+        """Rows that follow each other are read at once."""
+        order = self._order[start:stop]
+        with self._lock:
+            if not len(order):
+                return self._source.take(0, 0)
+            if isinstance(order, range):
+                return self._source.take(order.start, order.stop)
+            if isinstance(self._source, ArraySource):
+                return self._source.pick(self.of(start, stop))
+            by_place = np.argsort(order)
+            rebatcher = Rebatcher()
+            for first, last in runs_of(order[by_place]):
+                rebatcher.add(cast("Rows", self._source.take(first, last)))
+        rows, _ = rebatcher.take(len(order))
+        return cast("Arrays", picked(rows, np.argsort(by_place)))
+
+    def of(self, start: int, stop: int) -> Array:
+        """Which rows of the data set the rows `[start, stop)` of the order are."""
+        return np.asarray(self._order[start:stop], np.int64)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Nobody asks for these again; the order has them all anyway."""
 
 
 def _read(source: BatchSource, rows: Array) -> Batches:

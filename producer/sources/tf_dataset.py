@@ -1,4 +1,4 @@
-"""This module reads a `tf.data.Dataset` through its own methods; TensorFlow itself is not imported."""
+"""A `tf.data.Dataset` is read through its own methods; TensorFlow itself is not imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads TFRecord files, which hold a checksum beside each record; the bytes of a record are a row."""
+"""TFRecord files --checksum of each record--> rows, which are the bytes of the records."""
 
 from __future__ import annotations
 

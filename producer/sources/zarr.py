@@ -1,10 +1,9 @@
-"""This module opens Zarr arrays, alone or in a group, and reads whole chunks of them, each one once."""
+"""Zarr arrays, alone or in a group, --whole chunks, each one once--> rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.source import MAX_BATCH_BYTES, Arrays
-from producer.sources.arrays import check_slice
+from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader
 from worker_config.errors import InputError
 
 
@@ -25,7 +23,7 @@ def is_zarr(folder: Path) -> bool:
     )
 
 
-def open_zarr(path: str | Path, nested: bool = False) -> ZarrSource:
+def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
     """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
 
     Args:
@@ -43,45 +41,29 @@ def open_zarr(path: str | Path, nested: bool = False) -> ZarrSource:
         raise InputError(f"{where}: no such folder; check the path")
     with one_line_errors(where):
         try:
-            found = zarr.open(path, mode="r")
+            opened = zarr.open(path, mode="r")
         except FileNotFoundError as error:
             raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
-        arrays = {"": found} if isinstance(found, zarr.Array) else dict(sorted(_arrays(found, nested)))
+        arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(sorted(_arrays(opened, nested)))
     if not arrays:
         raise InputError(f"{where}: holds no arrays; give at least one")
     for name, array in arrays.items():
         check_rows(np.dtype(array.dtype), array.ndim, place(where, name))
     rows = check_lengths({name: array.shape[0] for name, array in arrays.items()}, where)
     readers = {name: _BlockReader(array, place(where, name)) for name, array in arrays.items()}
-    return ZarrSource(path.name, rows, sum(reader.row_bytes for reader in readers.values()), readers)
+
+    def read(start: int, stop: int) -> Arrays:
+        taken = {name: reader.take(start, stop) for name, reader in readers.items()}
+        tree: Arrays = tree_of(taken, np.ndarray if "" in taken else dict)
+        return tree
+
+    return SliceReader(path.name, rows, sum(reader.row_bytes for reader in readers.values()), read)
 
 
 def _arrays(group: Any, nested: bool) -> Iterator[tuple[str, Any]]:
     yield from group.arrays()
     for name, below in group.groups() if nested else ():
         yield from ((f"{name}/{inner}", array) for inner, array in _arrays(below, nested))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ZarrSource:
-    """A data set in Zarr arrays; see `producer.rows.source.Source`."""
-
-    label: str
-    rows: int
-    row_bytes: float
-    _readers: dict[str, _BlockReader]
-    path: None = None
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)`: one array, or arrays by name for a group.
-
-        Raises:
-            InputError: there are no such rows, or a chunk is damaged.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        taken = {name: reader.take(start, stop) for name, reader in self._readers.items()}
-        arrays: Arrays = tree_of(taken, np.ndarray if "" in taken else dict)
-        return arrays
 
 
 class _BlockReader:

@@ -1,6 +1,6 @@
-"""This module is what a batch looks like: for each array its dtype and shape, with None for sizes that vary.
+"""What a batch looks like: for each array its dtype and shape, with None for sizes that vary.
 
-Learnt from the first outputs of a step, or given; every part is held against it.
+first outputs of a step, or element_spec --> BatchSchema <--check-- every part, every batch
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array, output_name
+from producer.rows.part import Array, Part, flatten, output_name
 from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 
@@ -35,12 +35,12 @@ class ArraySpec:
 Specs = Mapping[Key, ArraySpec]
 
 
-def learnt(arrays: Mapping[Key, Array]) -> Specs:
+def inferred(arrays: Mapping[Key, Array]) -> Specs:
     """What these arrays say of all others: any number of rows of the same shape."""
     return {key: ArraySpec((None, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
 
 
-def given(spec: Any) -> Specs:
+def declared(spec: Any) -> Specs:
     """What the caller said: a tree of anything that has `shape` and `dtype`, as `tf.TensorSpec`, an array, `ArraySpec`.
 
     Raises:
@@ -62,9 +62,44 @@ def given(spec: Any) -> Specs:
     return specs
 
 
-def as_tree(specs: Specs) -> Any:
-    """The specs in the form of a batch."""
-    return tree_of(specs)
+class BatchSchema:
+    """What batches look like, once that is known; shared by all passes of a loader."""
+
+    def __init__(self, element_spec: Any = None) -> None:
+        self.specs = None if element_spec is None else declared(element_spec)
+
+    @property
+    def tree(self) -> Any:
+        """The specs in the form of a batch; they must be known."""
+        return tree_of(self.specs or {})
+
+    def check(self, part: Part, where: str) -> Mapping[Key, Array]:
+        """Learn from the first part that has rows; hold all others against it, but for the number of rows.
+
+        Returns:
+            The part's arrays by key.
+
+        Raises:
+            MessageError: a part is of another form; `where` names step and rows.
+        """
+        arrays = flatten(part)
+        if part.rows:
+            self.specs = inferred(arrays) if self.specs is None else self.specs
+            check(self.specs, arrays, where)
+        return arrays
+
+    def check_rows(self, rows: int, where: str) -> None:
+        """Make sure that a batch may have so many rows.
+
+        Raises:
+            MessageError: the caller's element_spec says another number.
+        """
+        for key, spec in (self.specs or {}).items():
+            if spec.shape[0] not in (None, rows):
+                raise MessageError(
+                    f"{where}: a batch has {rows} rows, element_spec says {spec.shape[0]} for {output_name(key)}; "
+                    "leave the batch's axis None, since the last batch of an epoch may be shorter"
+                )
 
 
 def check(specs: Specs, arrays: Mapping[Key, Array], where: str) -> None:
@@ -77,26 +112,12 @@ def check(specs: Specs, arrays: Mapping[Key, Array], where: str) -> None:
         raise _wrong(where, f"has {_names(arrays)}", f"had {_names(specs)}")
     for key, spec in specs.items():
         array = arrays[key]
-        sizes = len(array.shape) == len(spec.shape) and all(
-            wanted in (None, size) for wanted, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        fits = len(array.shape) == len(spec.shape) and all(
+            expected in (None, size) for expected, size in zip(spec.shape[1:], array.shape[1:], strict=True)
         )
-        if array.dtype != spec.dtype or not sizes:
-            found = ArraySpec(array.shape, array.dtype)
-            raise _wrong(where, f"{output_name(key)} has rows of {found}", f"had {spec}")
-
-
-def check_rows(specs: Specs, rows: int, where: str) -> None:
-    """Make sure that a batch may have so many rows.
-
-    Raises:
-        MessageError: the caller's element_spec says another number.
-    """
-    for key, spec in specs.items():
-        if spec.shape[0] not in (None, rows):
-            raise MessageError(
-                f"{where}: a batch has {rows} rows, element_spec says {spec.shape[0]} for {output_name(key)}; "
-                "leave the batch's axis None, since the last batch of an epoch may be shorter"
-            )
+        if array.dtype != spec.dtype or not fits:
+            actual = ArraySpec(array.shape, array.dtype)
+            raise _wrong(where, f"{output_name(key)} has rows of {actual}", f"had {spec}")
 
 
 def _exact(key: Key) -> tuple[tuple[type, str], ...]:
@@ -108,8 +129,8 @@ def _names(keys: Iterable[Key]) -> str:
     return "the outputs " + ", ".join("/".join(key) or "(one array)" for key in keys)
 
 
-def _wrong(where: str, found: str, wanted: str) -> MessageError:
+def _wrong(where: str, actual: str, expected: str) -> MessageError:
     return MessageError(
-        f"{where}: {found}, earlier ones, or element_spec, {wanted}; let the step return one form for all rows, "
+        f"{where}: {actual}, earlier ones, or element_spec, {expected}; let the step return one form for all rows, "
         "or give element_spec with None for sizes that vary"
     )

@@ -1,4 +1,4 @@
-"""This module cuts parts, of any number of rows, into batches; a batch within one part is a view of it.
+"""Parts, of any number of rows, cut into batches; a batch within one part is a view of it.
 
 parts, with gaps where rows failed --> batches of `batch_rows` rows less those that failed
                                    --> or, refilled, of `batch_rows` rows that are there
@@ -6,6 +6,7 @@ parts, with gaps where rows failed --> batches of `batch_rows` rows less those t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
+from producer.rows.part import Array, OutputTree, Part, unflatten
+from producer.rows.rebatcher import Rebatcher, columns
 from producer.training.order import Order
 from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, RowsFailedError
@@ -29,38 +31,17 @@ class Batch:
     """
 
     arrays: Mapping[Key, Array]
-    positions: tuple[Order, ...]
+    positions: Order
 
     @property
     def rows(self) -> int:
         """How many there are."""
-        return sum(map(len, self.positions))
+        return len(self.positions)
 
     @property
     def tree(self) -> OutputTree:
         """The arrays in the form that the step gave them."""
         return unflatten(self.arrays)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """What is left of a part: rows `kept` of the epoch's `[start, stop)`."""
-
-    start: int
-    stop: int
-    kept: Order
-    arrays: Mapping[Key, Array]
-
-    def rows_before(self, position: int) -> int:
-        return position - self.start if isinstance(self.kept, range) else int(np.searchsorted(self.kept, position))
-
-    def cut(self, rows: int, position: int) -> tuple[_Piece, _Piece]:
-        head = {key: array[:rows] for key, array in self.arrays.items()}
-        tail = {key: array[rows:] for key, array in self.arrays.items()}
-        return (
-            _Piece(self.start, position, self.kept[:rows], head),
-            _Piece(position, self.stop, self.kept[rows:], tail),
-        )
 
 
 class Cutter:
@@ -76,23 +57,28 @@ class Cutter:
         self._batch_rows = batch_rows
         self._refill = refill
         self._counted = counted and not refill
-        self._pieces: deque[_Piece] = deque()
+        self._keys: list[Key] = []
+        self._rows = Rebatcher()  # positions, and the arrays in the order of the keys
+        self._spans: deque[tuple[int, int, Order]] = deque()  # of parts: start, stop, and the positions that are there
         self._waiting = 0
         self._owed = 0
         self._last: Batch | None = None
 
-    def add(self, part: Part, arrays: Mapping[Key, Array] | None = None) -> list[Batch]:
-        """Take a part, whose arrays by key may be given; give the batches that are complete.
+    def add(self, part: Part, arrays: Mapping[Key, Array]) -> list[Batch]:
+        """Take a part, with its arrays by key; give the batches that are complete.
 
         Raises:
             MessageError: rows of one batch are not of one shape.
         """
         kept: Order = part.numbers() if part.skipped else range(part.start, part.stop)
-        self._pieces.append(_Piece(part.start, part.stop, kept, flatten(part) if arrays is None else arrays))
-        self._waiting += self._size(self._pieces[-1])
+        self._keys = self._keys or list(arrays)
+        self._rows.add((np.asarray(kept, np.int64), *(arrays[key] for key in self._keys)))
+        if not self._refill:
+            self._spans.append((part.start, part.stop, kept))
+        self._waiting += len(kept) if self._refill else part.stop - part.start
         out: list[Batch] = []
         while self._waiting >= self._batch_rows:
-            out += self._give(self._next(self._batch_rows))
+            out += self._release(self._next(self._batch_rows))
         return out
 
     def end(self) -> list[Batch]:
@@ -101,7 +87,7 @@ class Cutter:
         Raises:
             RowsFailedError: fewer than were promised can be made of the rows that are there.
         """
-        out = self._give(self._next(self._waiting)) if self._waiting else []
+        out = self._release(self._next(self._waiting)) if self._waiting else []
         if self._last:
             last = self._split(self._last)
             self._last = None
@@ -113,40 +99,38 @@ class Cutter:
             )
         return out
 
-    def _size(self, piece: _Piece) -> int:
-        return len(piece.kept) if self._refill else piece.stop - piece.start
-
-    def _next(self, wanted: int) -> Batch:
-        self._waiting -= wanted
-        pieces: list[_Piece] = []
-        while wanted:
-            piece = self._pieces.popleft()
-            size = self._size(piece)
-            if size > wanted:
-                if self._refill:
-                    rows, position = wanted, int(piece.kept[wanted])
-                else:
-                    position = piece.start + wanted
-                    rows = piece.rows_before(position)
-                piece, rest = piece.cut(rows, position)
-                self._pieces.appendleft(rest)
-                size = wanted
-            pieces.append(piece)
-            wanted -= size
-        pieces = [piece for piece in pieces if len(piece.kept)] or pieces[:1]
-        positions = tuple(piece.kept for piece in pieces)
-        if len(pieces) == 1:
-            return Batch(pieces[0].arrays, positions)
-        try:
-            arrays = {key: np.concatenate([piece.arrays[key] for piece in pieces]) for key in pieces[0].arrays}
-        except (ValueError, KeyError) as error:
+    def _next(self, size: int) -> Batch:
+        self._waiting -= size
+        rows = size if self._refill else self._rows_of(size)
+        if not rows:
+            return Batch({}, range(0))
+        taken, _ = self._rows.take(rows)
+        positions, *arrays = columns(taken)
+        first, last = int(positions[0]), int(positions[-1])
+        if any(isinstance(array, list) for array in arrays):
             raise MessageError(
-                f"rows {pieces[0].start}-{pieces[-1].stop} of the epoch are one batch, and not of one shape: {error}; "
+                f"rows {first}-{last + 1} of the epoch are one batch, and not of one shape; "
                 "let the step make them so, or make chunk_rows a multiple of batch_rows"
-            ) from None
-        return Batch(arrays, positions)
+            )
+        order: Order = np.asarray(positions)
+        if np.array_equal(order, np.arange(first, last + 1)):
+            order = range(first, last + 1)
+        return Batch({key: np.asarray(array) for key, array in zip(self._keys, arrays, strict=True)}, order)
 
-    def _give(self, batch: Batch) -> list[Batch]:
+    def _rows_of(self, positions: int) -> int:
+        """How many rows are there of the next positions: the others failed, or were dropped."""
+        rows = 0
+        while positions:
+            start, stop, kept = self._spans.popleft()
+            middle = min(stop, start + positions)
+            count = bisect_left(kept, middle)
+            rows += count
+            positions -= middle - start
+            if middle < stop:
+                self._spans.appendleft((middle, stop, kept[count:]))
+        return rows
+
+    def _release(self, batch: Batch) -> list[Batch]:
         """Hold back the last batch: it may have to be split, and at its end the epoch has ended."""
         if not batch.rows:
             self._owed += self._counted
@@ -162,8 +146,7 @@ class Cutter:
         if count == 1:
             return [batch]
         cuts = [batch.rows * number // count for number in range(count + 1)]
-        numbers = np.concatenate([np.asarray(run) for run in batch.positions])
         return [
-            Batch({key: array[start:stop] for key, array in batch.arrays.items()}, (numbers[start:stop],))
+            Batch({key: array[start:stop] for key, array in batch.arrays.items()}, batch.positions[start:stop])
             for start, stop in pairwise(cuts)
         ]

@@ -1,4 +1,4 @@
-"""This module is one pass over a data set for a training loop: a job, and the batches that are cut from its parts.
+"""One pass over a data set for a training loop: a job, and the batches that are cut from its parts.
 
 the epoch's data set --submit--> Job --parts--> check, note failures, cut --> batches
 """
@@ -16,14 +16,13 @@ from producer.job.job import Job
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.columns import runs_of
-from producer.rows.part import Array, Part, flatten
+from producer.rows.part import Array, Part
 from producer.sources import BatchSource, Source
-from producer.training import batch_specs
-from producer.training.batch_specs import Specs
+from producer.training.batch_specs import BatchSchema
 from producer.training.cutter import Batch, Cutter
 from producer.training.epoch_source import Numbers
-from producer.training.failed_rows import FailedRows, of_data_set, retold
-from producer.training.options import Wanted
+from producer.training.failed_rows import FailedRows, of_data_set, renumbered_text
+from producer.training.options import LoaderOptions
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import CANCEL_SECONDS
@@ -36,76 +35,52 @@ MAX_WAITING_BYTES = 64 * 2**20
 CHUNK_SECONDS = 0.5
 
 
-class Form:
-    """What batches look like, once that is known; shared by all passes of a loader."""
-
-    def __init__(self, known: Specs | None = None) -> None:
-        self.specs = known
-
-    def check(self, part: Part, where: str) -> None:
-        """Learn from the first part that has rows; hold all others against it.
-
-        Raises:
-            MessageError: a part is of another form.
-        """
-        arrays = flatten(part)
-        if self.specs is None and part.rows:
-            self.specs = batch_specs.learnt(arrays)
-        if self.specs is not None and part.rows:
-            batch_specs.check(self.specs, arrays, where)
-
-
 class Epoch:
-    """One epoch on its way; begins at once.
+    """One epoch on its way; begins at once, as `job`.
 
     Args:
+        number: of the epoch, from 0.
         source: the epoch's rows, in its order.
         numbers: which rows of the data set they are.
-        counted: the number of batches was promised.
+        failed: where failure records are kept.
+        cutter: a new one, which makes batches of parts.
     """
 
     def __init__(
         self,
         client: Client,
-        wanted: Wanted,
-        epoch: int,
+        options: LoaderOptions,
+        number: int,
         source: Source | BatchSource,
         numbers: Numbers,
-        form: Form,
+        schema: BatchSchema,
         failed: FailedRows,
-        *,
-        refill: bool,
-        counted: bool,
+        cutter: Cutter,
     ) -> None:
-        self.epoch = epoch
-        self._wanted, self._numbers, self._form, self._failed = wanted, numbers, form, failed
-        self._cutter = Cutter(wanted.batch_rows, refill=refill, counted=counted)
+        self.number = number
+        self._options, self._numbers, self._schema, self._failed = options, numbers, schema, failed
+        self._cutter = cutter
         self._first: FailureRecord | None = None
-        self._job: Job = client.submit(
-            wanted.step,
+        self.job: Job = client.submit(
+            options.step,
             source,
-            chunk_rows=wanted.chunk_rows,
+            chunk_rows=options.chunk_rows,
             chunk_seconds=CHUNK_SECONDS,
-            on_error=wanted.on_error,
-            max_failed=wanted.max_failed,
-            ordered=wanted.ordered,
+            on_error=options.on_error,
+            max_failed=options.max_failed,
+            ordered=options.ordered,
             max_waiting_bytes=MAX_WAITING_BYTES,
         )
 
     @property
     def ledger(self) -> Ledger:
         """What became of the rows so far."""
-        return self._job.ledger
-
-    @property
-    def job(self) -> Job:
-        """What predicts the rows."""
-        return self._job
+        return self.job.ledger
 
     @property
     def sent(self) -> bool:
         """Whether workers have done all that is to do for it."""
-        return self._job.wait(timeout_seconds=0) and self._job.state is JobState.DONE
+        return self.job.wait(timeout_seconds=0) and self.job.state is JobState.DONE
 
     def batches(self) -> Iterator[Batch]:
         """The batches; when the last one is given, the job has ended.
@@ -115,11 +90,11 @@ class Epoch:
         """
         with closing(self):
             for part in self._parts():
-                self._form.check(part, self._where(part))
+                arrays = self._schema.check(part, self._where(part))
                 with self._named():
-                    ready = self._cutter.add(part)
+                    ready = self._cutter.add(part, arrays)
                 yield from map(self._checked, ready)
-            self._tell()
+            self._warn_of_failures()
             with self._named():
                 last = self._cutter.end()
             self.close()
@@ -132,29 +107,29 @@ class Epoch:
 
     def close(self) -> None:
         """End it, wherever it is; nothing is left of it but the job's record. Harmless when it has ended."""
-        self._job.cancel()
-        if not self._job.wait(CANCEL_SECONDS):
-            logger.info("job %s is cancelled, and still ending", self._job.id)
+        self.job.cancel()
+        if not self.job.wait(CANCEL_SECONDS):
+            logger.info("job %s is cancelled, and still ending", self.job.id)
 
     def _parts(self) -> Iterator[Part]:
         try:
-            for part in self._job.parts():
+            for part in self.job.parts():
                 for record in part.failed:
-                    told = of_data_set(record, self._numbers)
-                    self._first = self._first or (told[0] if told else None)
-                    self._failed.keep(told)
+                    renumbered = of_data_set(record, self._numbers)
+                    self._first = self._first or (renumbered[0] if renumbered else None)
+                    self._failed.keep(renumbered)
                 yield part
                 self._numbers.forget(part.start, part.stop)
         except CeleriacError as error:
-            records = self._job.failures()
+            records = self.job.failures()
             # Of rows that were taken, only those that are not forgotten; the others are kept already.
-            self._failed.keep(told for record in records for told in of_data_set(record, self._numbers))
-            text = retold(str(error), records, self._numbers)
+            self._failed.keep(one for record in records for one in of_data_set(record, self._numbers))
+            text = renumbered_text(str(error), records, self._numbers)
             raise type(error)(f"{self._name}: {text}") from error
 
     @property
     def _name(self) -> str:
-        return f"step {self._wanted.step}, epoch {self.epoch}"
+        return f"step {self._options.step}, epoch {self.number}"
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -167,14 +142,13 @@ class Epoch:
         rows = self._numbers.of(part.start, part.stop)
         some = f"rows {rows.min()} to {rows.max()}" if len(rows) > 1 else f"row {rows[0]}" if len(rows) else "no rows"
         which = "" if len(rows) == 0 or rows.max() - rows.min() + 1 == len(rows) else f" ({len(rows)} of them)"
-        return f"step {self._wanted.step}, {some} of the data set{which}"
+        return f"step {self._options.step}, {some} of the data set{which}"
 
     def _checked(self, batch: Batch) -> Batch:
-        if self._form.specs is not None:
-            batch_specs.check_rows(self._form.specs, batch.rows, f"step {self._wanted.step}")
+        self._schema.check_rows(batch.rows, f"step {self._options.step}")
         return batch
 
-    def _tell(self) -> None:
+    def _warn_of_failures(self) -> None:
         if failed := self.ledger.failed:
             logger.warning(
                 "%s: %s of %s rows failed, the first that came: %s", self._name, failed, self.ledger.rows, self._first

@@ -1,6 +1,6 @@
-"""This module makes the data set of one epoch out of the whole one, and remembers which row of it each one is.
+"""The data set of one epoch out of the whole one, with which row of it each one is.
 
-Source       --order--> Ordered, rows taken wherever they stand
+Source       --order--> PickedRows, rows taken wherever they stand
 BatchSource  --shard, shuffle buffer--> Stream, read in order
 """
 
@@ -10,20 +10,16 @@ import threading
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from producer.rows.part import Array
 from producer.rows.rebatcher import columns, count_rows, picked, with_columns
-from producer.rows.source import Arrays, BatchReader
-from producer.sources import ArraySource, Batches, BatchSource, Rows, Source
-from producer.sources.arrays import check_slice
-from producer.sources.picked import PickedRows
-from producer.training.order import Order, ShuffleBuffer, shard_rows
+from producer.rows.source import BatchReader
+from producer.sources import Batches, BatchSource, Rows
+from producer.training.order import ShuffleBuffer, shard_rows
 
 
 class Numbers(Protocol):
@@ -34,52 +30,6 @@ class Numbers(Protocol):
 
     def forget(self, start: int, stop: int) -> None:
         """Nobody asks for these again; each of them is forgotten once."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ordered:
-    """Rows of a data set that is taken by slices, in any order; see `producer.rows.source.Source`.
-
-    One thread at a time takes them, whatever others read of the same data set: sources keep what they read last.
-    """
-
-    label: str
-    rows: int
-    row_bytes: float
-    _source: Source
-    _order: Order
-    _lock: threading.RLock
-    path: Path | None = None
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)` of the order.
-
-        Raises:
-            InputError: there are no such rows, or they cannot be read.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        order = self._order[start:stop]
-        with self._lock:
-            if isinstance(order, range):
-                return self._source.take(order.start, order.stop)
-            return _take(self._source, np.asarray(order, np.int64))
-
-    def of(self, start: int, stop: int) -> Array:
-        """The numbers of these rows."""
-        return np.asarray(self._order[start:stop], np.int64)
-
-    def forget(self, start: int, stop: int) -> None:
-        """Nothing to do: the order has them all."""
-
-
-def _take(source: Source, numbers: Array) -> Arrays:
-    if isinstance(source, ArraySource):
-        return source.pick(numbers)
-    by_place = np.argsort(numbers)  # so that what is stored together is read once
-    rows = PickedRows(source.label, len(numbers), source.row_bytes, source, numbers[by_place]).take(0, len(numbers))
-    places = np.empty_like(by_place)
-    places[by_place] = np.arange(len(numbers))
-    return cast("Arrays", picked(cast("Rows", rows), places))
 
 
 class Arrived:
@@ -105,8 +55,8 @@ class Arrived:
     def of(self, start: int, stop: int) -> Array:
         """The numbers of these rows."""
         with self._lock:
-            pieces = [self._blocks[first][max(0, start - first) : stop - first] for first in self._within(start, stop)]
-        return np.concatenate([np.empty(0, np.int64), *pieces])
+            known = [self._blocks[first][max(0, start - first) : stop - first] for first in self._within(start, stop)]
+        return np.concatenate([np.empty(0, np.int64), *known])
 
     def forget(self, start: int, stop: int) -> None:
         """Nobody asks for these again."""
@@ -160,14 +110,11 @@ class Stream:
             buffer = ShuffleBuffer(size, random) if size else None
             with closing(self._batches()) as batches:
                 for batch, numbers in _sharded(batches, shard):
-                    out = buffer.add((numbers, *columns(batch))) if buffer else None
-                    if not buffer:
-                        arrived.add(numbers)
-                        yield batch
-                    elif out is not None:
+                    numbered = (numbers, *columns(batch))
+                    out = buffer.add(numbered) if buffer else numbered
+                    if out is not None:
                         yield _noted(out, batch, arrived)
-                rest = buffer.rest() if buffer else None
-                if rest is not None:
+                if buffer and (rest := buffer.rest()) is not None:
                     yield _noted(rest, batch, arrived)
 
         return BatchReader(label, rows, read), arrived

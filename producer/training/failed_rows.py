@@ -1,4 +1,4 @@
-"""This module keeps failure records in the numbers of the data set, whatever the order of the epoch was."""
+"""Failure records in the numbers of the data set, whatever the order of the epoch was."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def of_data_set(record: FailureRecord, numbers: Numbers) -> list[FailureRecord]:
     return [msgspec.structs.replace(record, start=start, stop=stop) for start, stop in runs_of(rows)]
 
 
-def retold(text: str, records: Iterable[FailureRecord], numbers: Numbers) -> str:
+def renumbered_text(text: str, records: Iterable[FailureRecord], numbers: Numbers) -> str:
     """The text of an error with the rows of the data set in the place of those of the epoch."""
     for record in records:
-        if str(record) in text and (told := of_data_set(record, numbers)):
-            more = sum(one.stop - one.start for one in told[1:])
-            rows = told[0].rows + (f" and {more} more" if more else "")
+        if str(record) in text and (renumbered := of_data_set(record, numbers)):
+            more = sum(one.stop - one.start for one in renumbered[1:])
+            rows = renumbered[0].rows + (f" and {more} more" if more else "")
             text = text.replace(str(record), str(record).replace(record.rows, f"{rows} of the data set", 1))
     return text

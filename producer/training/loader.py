@@ -1,7 +1,7 @@
-"""This module feeds a training loop: batches of what a step makes of a data set, epoch after epoch.
+"""Batches of what a step makes of a data set for a training loop, epoch after epoch.
 
-data set --order of the epoch--> Pass --> batches as trees of arrays --> the trainer
-                                 Pass of the next epoch, begun when the workers would idle
+data set --order of the epoch--> Epoch --> batches as trees of arrays --> the trainer
+                                 Epoch that follows, begun when the workers would idle
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from producer.client import Client
 from producer.records.ledger import Ledger, summed
 from producer.rows.part import OutputTree, flatten
 from producer.rows.rebatcher import count_rows, picked
-from producer.scheduling.error_budget import make_policy
 from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
-from producer.training import batch_specs
-from producer.training.cutter import Batch
-from producer.training.epoch import Epoch, Form
-from producer.training.epoch_source import Numbers, Ordered, Stream
+from producer.sources.picked import PickedRows
+from producer.training.batch_specs import BatchSchema, Specs, inferred
+from producer.training.cutter import Batch, Cutter
+from producer.training.epoch import Epoch
+from producer.training.epoch_source import Numbers, Stream
 from producer.training.failed_rows import FailedRows
-from producer.training.options import Wanted, check_wanted
+from producer.training.options import LoaderOptions
 from producer.training.order import epoch_order, random_of, shard_rows
+from producer.training.py_dataset import py_dataset_of
+from producer.training.tf_dataset import INFINITE, dataset_of
 from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
 from worker_config.retry_policy import CANCEL_SECONDS
@@ -89,12 +91,11 @@ class Loader:
         chunk_rows: int | None = None,
         element_spec: Any = None,
     ) -> None:
-        check_wanted(batch_rows, shuffle, seed, epochs, shard)
-        make_policy(on_error, max_failed)
+        self._options = LoaderOptions(
+            step, batch_rows, shuffle, int(seed), epochs, shard, ordered, on_error, max_failed, chunk_rows
+        )
         self.epoch = 0
         self._client = client
-        self._wanted = Wanted(step, batch_rows, ordered, on_error, max_failed, chunk_rows)
-        self._shuffle, self._seed, self._shard, self._epochs = shuffle, int(seed), shard, epochs
         opened = open_source(source)
         if shuffle is True and not isinstance(opened, Source):
             raise UsageError(
@@ -104,7 +105,7 @@ class Loader:
         self._source: Source | Stream = opened if isinstance(opened, Source) else Stream(opened)
         (info,) = client.describe(step)
         self._refill = info.drops_rows
-        self._form = Form(None if element_spec is None else batch_specs.given(element_spec))
+        self._schema = BatchSchema(element_spec)
         self._failed = FailedRows()
         self._lock = threading.RLock()  # a generator may be closed wherever its thread happens to be
         self._reading = threading.RLock()
@@ -130,34 +131,34 @@ class Loader:
         batches = self.batches_per_epoch
         if batches is None:
             why = "drops rows on purpose" if self._refill else "reads a data set of unknown length"
-            raise UnknownLengthError(f"nobody knows how many batches there are: step {self._wanted.step} {why}")
-        if self._epochs is None:
+            raise UnknownLengthError(f"nobody knows how many batches there are: step {self._options.step} {why}")
+        if self._options.epochs is None:
             raise UnknownLengthError("this loader has no end (epochs=None); batches_per_epoch tells those of one pass")
-        return self._epochs * batches
+        return self._options.epochs * batches
 
     @property
     def batches_per_epoch(self) -> int | None:
         """How many batches one pass has; None where nobody knows."""
         rows = self.rows
-        return None if rows is None or self._refill else math.ceil(rows / self._wanted.batch_rows)
+        return None if rows is None or self._refill else math.ceil(rows / self._options.batch_rows)
 
     @property
     def rows(self) -> int | None:
         """Rows of one pass of this shard; None where nobody knows."""
-        if isinstance(self._source, Source) and self._shuffle is not True:
-            index, shards = self._shard
+        if isinstance(self._source, Source) and self._options.shuffle is not True:
+            index, shards = self._options.shard
             return self._source.rows * (index + 1) // shards - self._source.rows * index // shards
-        return None if self._source.rows is None else shard_rows(self._source.rows, self._shard)
+        return None if self._source.rows is None else shard_rows(self._source.rows, self._options.shard)
 
     @property
     def epochs(self) -> int | None:
         """Passes of one iteration; None where they have no end."""
-        return self._epochs
+        return self._options.epochs
 
     @property
     def step(self) -> str:
         """What makes the batches."""
-        return self._wanted.step
+        return self._options.step
 
     @property
     def element_spec(self) -> Any:
@@ -167,9 +168,9 @@ class Loader:
             InputError: there are no rows to learn it from.
             RowsFailedError: the first rows all fail.
         """
-        if self._form.specs is None:
-            self._form.specs = self._learn()
-        return batch_specs.as_tree(self._form.specs)
+        if self._schema.specs is None:
+            self._schema.specs = self._learn()
+        return self._schema.tree
 
     @property
     def ledger(self) -> Ledger:
@@ -188,15 +189,20 @@ class Loader:
 
     def tf_dataset(self) -> Any:
         """The batches as a `tf.data.Dataset`; see `producer.tf_dataset`."""
-        from producer.training.tf_dataset import dataset_of
-
-        return dataset_of(self)
+        batches = self.batches_per_epoch
+        cardinality = INFINITE if self.epochs is None else batches and self.epochs * batches
+        return dataset_of(self.__iter__, self.element_spec, cardinality, f"step {self.step}")
 
     def py_dataset(self, *, workers: int = 1, max_queue_size: int = 10) -> Any:
         """The batches as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
-        from producer.training.py_dataset import py_dataset_of
-
-        return py_dataset_of(self, workers=workers, max_queue_size=max_queue_size)
+        if self.epochs != 1:
+            raise UsageError("a PyDataset is one pass for each epoch of fit; leave epochs out")
+        if self.batches_per_epoch is None:
+            raise UsageError(
+                f"nobody knows how many batches of step {self.step} there will be, and a PyDataset must say so; "
+                "use Loader.tf_dataset"
+            )
+        return py_dataset_of(self, self.batches_per_epoch, workers, max_queue_size)
 
     def __enter__(self) -> Self:
         return self
@@ -217,17 +223,8 @@ class Loader:
             epoch, self.epoch = self.epoch, self.epoch + 1
         try:
             source, numbers = self._of_epoch(epoch)
-            begun = Epoch(
-                self._client,
-                self._wanted,
-                epoch,
-                source,
-                numbers,
-                self._form,
-                self._failed,
-                refill=self._refill,
-                counted=self.rows is not None,
-            )
+            cutter = Cutter(self._options.batch_rows, refill=self._refill, counted=self.rows is not None)
+            begun = Epoch(self._client, self._options, epoch, source, numbers, self._schema, self._failed, cutter)
         except BaseException:
             self._give_back(epoch)
             raise
@@ -255,7 +252,7 @@ class Loader:
                 "save the data set as .npy, or use Loader.tf_dataset"
             )
         label = f"{len(numbers)} rows of {self._source.label}"
-        return Ordered(label, len(numbers), self._source.row_bytes, self._source, numbers, self._reading)
+        return PickedRows(label, self._source, numbers, self._reading)
 
     def _outputs_of(self, numbers: Any) -> OutputTree:
         """What the step makes of some rows of the data set, once more; those that fail are left out, or filled.
@@ -264,7 +261,7 @@ class Loader:
             UsageError, RowsFailedError, NoWorkerError, BrokerError: as `_rows_of` and `Client.predict`.
         """
         return self._client.predict(
-            self._wanted.step, self._rows_of(numbers), on_error=self._wanted.on_error, max_failed=None
+            self._options.step, self._rows_of(numbers), on_error=self._options.on_error, max_failed=None
         )
 
     def _iterate(self) -> Generator[OutputTree, None, None]:
@@ -272,26 +269,26 @@ class Loader:
             return  # no job for an epoch without rows, and no end of such epochs
         current = ahead = None
         try:
-            for number in count() if self._epochs is None else range(self._epochs):
+            for number in count() if self._options.epochs is None else range(self._options.epochs):
                 current, ahead = ahead or self._begin(), None
                 batches = 0
-                with closing(cast("Generator[Batch, None, None]", current.batches())) as given:
-                    for batch in given:
+                with closing(cast("Generator[Batch, None, None]", current.batches())) as ready:
+                    for batch in ready:
                         batches += 1
                         # Workers would idle until this epoch's last batch is taken.
-                        if ahead is None and current.sent and number + 1 != self._epochs:
+                        if ahead is None and current.sent and number + 1 != self._options.epochs:
                             with suppress(CeleriacError):  # it comes again when its turn comes
                                 ahead = self._begin()
                         yield batch.tree
                 self._end(current)
-                if not batches and self._epochs is None:
+                if not batches and self._options.epochs is None:
                     return  # passes without batches would have no end
         finally:
             if current is not None:
                 self._end(current)
             if ahead is not None:
                 self._end(ahead)
-                self._give_back(ahead.epoch)
+                self._give_back(ahead.number)
 
     def _give_back(self, epoch: int) -> None:
         """The number of an epoch of which nobody has seen a batch."""
@@ -300,21 +297,19 @@ class Loader:
                 self.epoch = epoch
 
     def _of_epoch(self, epoch: int) -> tuple[Source | BatchSource, Numbers]:
+        shuffle, seed, shard = self._options.shuffle, self._options.seed, self._options.shard
+        label = self._source.label
         if isinstance(self._source, Stream):
-            label = (
-                f"{self._source.label}, epoch {epoch}" if self._shuffle or self._shard[1] > 1 else self._source.label
-            )
-            return self._source.epoch(label, self._shard, int(self._shuffle), random_of(self._seed, epoch))
-        order = epoch_order(self._source.rows, self._shuffle, self._seed, epoch, self._shard)
-        label = (
-            self._source.label if isinstance(order, range) else f"{self._source.label}, in the order of epoch {epoch}"
-        )
-        rows = Ordered(label, len(order), self._source.row_bytes, self._source, order, self._reading)
+            label += f", epoch {epoch}" if shuffle or shard[1] > 1 else ""
+            return self._source.epoch(label, shard, int(shuffle), random_of(seed, epoch))
+        order = epoch_order(self._source.rows, shuffle, seed, epoch, shard)
+        label += "" if isinstance(order, range) else f", in the order of epoch {epoch}"
+        rows = PickedRows(label, self._source, order, self._reading)
         whole = isinstance(order, range) and len(order) == self._source.rows
         # Arrays as they are: workers may read their file themselves.
         return (self._source if whole and isinstance(self._source, ArraySource) else rows), rows
 
-    def _learn(self) -> batch_specs.Specs:
+    def _learn(self) -> Specs:
         failed: RowsFailedError | None = None
         for rows in PROBED_ROWS:
             source = self._first_rows(rows)
@@ -322,18 +317,18 @@ class Loader:
                 raise InputError(
                     f"{self._source.label}: has no rows that would show what batches look like; give element_spec"
                 )
-            job = self._client.submit(self._wanted.step, source, on_error="skip")
+            job = self._client.submit(self._options.step, source, on_error="skip")
             try:
                 for part in job.parts():
                     if part.rows:
-                        return batch_specs.learnt(flatten(part))
+                        return inferred(flatten(part))
             except RowsFailedError as error:
                 failed = error
             finally:
                 job.cancel()
                 job.wait(CANCEL_SECONDS)
         raise RowsFailedError(
-            f"the first rows of {self._source.label} show no outputs of step {self._wanted.step}: "
+            f"the first rows of {self._source.label} show no outputs of step {self._options.step}: "
             f"{failed or 'all are dropped'}; give element_spec"
         )
 

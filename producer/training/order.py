@@ -1,4 +1,4 @@
-"""This module is the order of an epoch: which rows of the data set come, and when; seed and epoch number say it.
+"""The order of an epoch: which rows of the data set come, and when; seed and epoch number say it.
 
 rows --shuffle? shard--> the numbers of this trainer's rows, as the epoch has them
 """
@@ -38,8 +38,8 @@ def epoch_order(rows: int, shuffle: bool | int, seed: int, epoch: int, shard: tu
         return run
     buffer = ShuffleBuffer(int(shuffle), random_of(seed, epoch))
     numbers = np.arange(run.start, run.stop)
-    given = [buffer.add(numbers), buffer.rest()]
-    return np.concatenate([numbers[:0], *(np.asarray(out) for out in given if out is not None)])
+    released = [buffer.add(numbers), buffer.rest()]
+    return np.concatenate([numbers[:0], *(np.asarray(out) for out in released if out is not None)])
 
 
 def shard_rows(rows: int, shard: tuple[int, int]) -> int:

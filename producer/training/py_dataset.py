@@ -1,4 +1,4 @@
-"""This module gives batches to Keras by index, as a `keras.utils.PyDataset`; Keras is imported when one is wanted.
+"""Batches for Keras by index, as a `keras.utils.PyDataset`; Keras is imported when one is asked for.
 
     index --the first time--> the next batch that came, which is its batch for this epoch
           --once more-------> the same one: kept, if it was asked for ahead of the epoch, else made anew
@@ -12,16 +12,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from producer.client import Client
-from producer.rows.part import OutputTree
+from producer.rows.part import Array, OutputTree
 from producer.rows.read_errors import import_optional
 from producer.training.cutter import Batch
 from producer.training.epoch import Epoch
-from producer.training.loader import Loader
 from producer.training.order import Order
 from worker_config.errors import CeleriacError, UsageError
 
@@ -31,53 +29,39 @@ MOST_AHEAD = 8
 PEEKED = 2
 
 
-def py_dataset(
-    client: Client, step: str, source: object, *, workers: int = 1, max_queue_size: int = 10, **wanted: Any
-) -> Any:
-    """A training loop's batches as a `keras.utils.PyDataset`, made by workers; for every backend of Keras.
+class EpochFeed(Protocol):
+    """What is asked of a `Loader`."""
 
-    An epoch ends when all batches were given and `on_epoch_end` was called; the next one is another of the
-    `Loader`. `close` ends what is under way.
+    def _begin(self) -> Epoch:
+        """Begin the next epoch."""
 
-    Args:
-        client, step, source, wanted: as for `Loader`; `epochs` is left out.
-        workers, max_queue_size: threads that ask for batches, and batches that wait, as in Keras.
+    def _end(self, begun: Epoch) -> None:
+        """End an epoch, wherever it is."""
 
-    Raises:
-        UsageError: nobody knows how many batches there are; or as `Loader`.
-        InputError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`.
-        ConfigError: Keras is not installed.
-    """
-    return py_dataset_of(Loader(client, step, source, **wanted), workers=workers, max_queue_size=max_queue_size)
+    def _outputs_of(self, numbers: Array) -> OutputTree:
+        """What the step makes of some rows of the data set, once more."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Assigned:
     """A batch that an index has got: which rows it has, and its outputs, if they may soon be asked for again."""
 
-    positions: tuple[Order, ...]
+    positions: Order
     kept: OutputTree | None
 
 
-class Indexed:
+class IndexedBatches:
     """The batches of a loader by index, each row once in an epoch; for several threads."""
 
-    def __init__(self, loader: Loader) -> None:
-        if loader.epochs != 1:
-            raise UsageError("a PyDataset is one pass for each epoch of fit; leave epochs out")
-        if loader.batches_per_epoch is None:
-            raise UsageError(
-                f"nobody knows how many batches of step {loader.step} there will be, and a PyDataset must say so; "
-                "use Loader.tf_dataset"
-            )
-        self.batches: int = loader.batches_per_epoch
+    def __init__(self, loader: EpochFeed, batches: int) -> None:
+        self.batches = batches
         self._loader = loader
         self._lock = threading.RLock()
-        self._pass: Epoch | None = None
+        self._epoch: Epoch | None = None
         self._coming: Iterator[Batch] | None = None
         self._came = 0
         self._ahead: dict[int, Batch] = {}  # came, and no index has them yet
-        self._given: dict[int, _Given] = {}
+        self._assigned: dict[int, _Assigned] = {}
 
     def get(self, index: int) -> OutputTree:
         """The batch of an index, in this epoch.
@@ -89,13 +73,13 @@ class Indexed:
         if not 0 <= index < self.batches:
             raise IndexError(f"no batch {index}, there are {self.batches}")
         with self._lock:
-            given = self._given.get(index)
-            if given is None:
+            assigned = self._assigned.get(index)
+            if assigned is None:
                 batch = self._next(index)
-                kept = batch.tree if len(self._given) < PEEKED else None
-                self._given[index] = _Given(batch.positions, kept)
+                kept = batch.tree if len(self._assigned) < PEEKED else None
+                self._assigned[index] = _Assigned(batch.positions, kept)
                 return batch.tree
-            return self._again(given) if given.kept is None else given.kept
+            return self._remade(assigned) if assigned.kept is None else assigned.kept
 
     def end_epoch(self) -> None:
         """The next epoch comes next, if all batches of this one were given; else it goes on, as Keras' iterators do.
@@ -103,23 +87,23 @@ class Indexed:
         Keras asks in threads that it starts before it says that an epoch begins, so nothing is made of that.
         """
         with self._lock:
-            if len(self._given) == self.batches:
+            if len(self._assigned) == self.batches:
                 self.close()
 
     def close(self) -> None:
         """End the epoch, wherever it is; nothing is left of it."""
         with self._lock:
-            ending, self._pass, self._coming = self._pass, None, None
+            ending, self._epoch, self._coming = self._epoch, None, None
             self._came = 0
             self._ahead.clear()
-            self._given.clear()
+            self._assigned.clear()
         if ending is not None:
             self._loader._end(ending)
 
     def _next(self, index: int) -> Batch:
-        if self._pass is None:
-            self._pass = self._loader._begin()
-            self._coming = iter(self._pass.batches())
+        if self._epoch is None:
+            self._epoch = self._loader._begin()
+            self._coming = iter(self._epoch.batches())
         if index in self._ahead:
             return self._ahead.pop(index)
         if index < self._came or index - self._came > MOST_AHEAD:
@@ -138,16 +122,15 @@ class Indexed:
             self._came += 1
         return self._ahead.pop(index)
 
-    def _again(self, given: _Given) -> OutputTree:
-        assert self._pass is not None  # noqa: S101 - it gave the batch
-        positions = np.concatenate([np.asarray(run, np.int64) for run in given.positions])
-        return self._loader._outputs_of(self._pass.numbers_of(positions))
+    def _remade(self, assigned: _Assigned) -> OutputTree:
+        assert self._epoch is not None  # noqa: S101 - it gave the batch
+        return self._loader._outputs_of(self._epoch.numbers_of(np.asarray(assigned.positions, np.int64)))
 
 
-def py_dataset_of(loader: Loader, *, workers: int = 1, max_queue_size: int = 10) -> Any:
-    """The batches of a loader as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
+def py_dataset_of(loader: EpochFeed, batches: int, workers: int, max_queue_size: int) -> Any:
+    """The batches of a loader, so many in an epoch, as a `keras.utils.PyDataset`; see `producer.py_dataset`."""
     base: Any = import_optional("keras", "worker").utils.PyDataset
-    indexed = Indexed(loader)
+    indexed = IndexedBatches(loader, batches)
 
     class FedDataset(base):  # type: ignore[misc]
         """Batches of a step's outputs, by index."""

@@ -1,4 +1,4 @@
-"""This module gives batches to TensorFlow, as a `tf.data.Dataset`; TensorFlow is imported when one is wanted.
+"""Batches for TensorFlow, as a `tf.data.Dataset`; TensorFlow is imported when one is asked for.
 
 batches --generator, in a thread of tf.data--> tensors --prefetch--> the training loop
 """
@@ -12,14 +12,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.job.job import Job
 from producer.rows.part import OutputTree, Part, flatten
 from producer.rows.read_errors import import_optional
-from producer.training import batch_specs
-from producer.training.cutter import Batch, Cutter
-from producer.training.loader import Loader
+from producer.training.batch_specs import BatchSchema, inferred
+from producer.training.cutter import Cutter
 from tasks.protocol.trees import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 
@@ -29,37 +27,6 @@ logger = logging.getLogger(__name__)
 PREFETCHED = 2
 # As tf.data.INFINITE_CARDINALITY.
 INFINITE = -1
-
-
-def dataset_of(loader: Loader) -> Any:
-    """The batches of a loader as a `tf.data.Dataset`; see `producer.tf_dataset`."""
-    spec = loader.element_spec
-    per_epoch = loader.batches_per_epoch
-    cardinality = per_epoch
-    if per_epoch is not None:
-        cardinality = INFINITE if loader.epochs is None else loader.epochs * per_epoch
-    elif loader.epochs is None:
-        cardinality = INFINITE
-    return _dataset(lambda: iter(loader), spec, cardinality, f"step {loader.step}")
-
-
-def tf_dataset(client: Client, step: str, source: object, **wanted: Any) -> Any:
-    """A training loop's batches as a `tf.data.Dataset`, made by workers; `model.fit` takes it as it is.
-
-    Each iteration over it, so each epoch of `fit`, is one of `Loader`. Its element_spec leaves the batch's axis open;
-    its cardinality is known where `len` of the loader is. Text is tf.string. What goes wrong is the text of an error of
-    TensorFlow's, and a line in the log. An iterator that is deleted cancels its job; after an exception in `fit` that
-    may wait for Python's garbage collection, or for `Loader.close`.
-
-    Args:
-        client, step, source, wanted: as for `Loader`.
-
-    Raises:
-        UsageError, InputError, RowsFailedError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`, and as its
-            `element_spec`.
-        ConfigError: TensorFlow is not installed.
-    """
-    return dataset_of(Loader(client, step, source, **wanted))
 
 
 def tf_outputs(job: Job | DetachedJob, *, batch_rows: int, element_spec: Any = None) -> Any:
@@ -80,21 +47,18 @@ def tf_outputs(job: Job | DetachedJob, *, batch_rows: int, element_spec: Any = N
     """
     if batch_rows < 1:
         raise UsageError(f"batch_rows is {batch_rows}; it must be at least 1")
-    parts = _Parts(job)
-    known = batch_specs.given(element_spec) if element_spec is not None else parts.learn()
-    rows = job.rows_out
+    parts, schema, rows = _Parts(job), BatchSchema(element_spec), job.rows_out
+    if schema.specs is None:
+        parts.learn(schema)
 
     def batches() -> Generator[OutputTree, None, None]:
         cutter = Cutter(batch_rows, refill=True)
         for part in parts.take():
-            where = f"job {job.id}, rows {part.start}-{part.stop}"
-            arrays = flatten(part)
-            if part.rows:
-                batch_specs.check(known, arrays, where)
-            yield from map(_tree, cutter.add(part, arrays))
-        yield from map(_tree, cutter.end())
+            arrays = schema.check(part, f"job {job.id}, rows {part.start}-{part.stop}")
+            yield from (batch.tree for batch in cutter.add(part, arrays))
+        yield from (batch.tree for batch in cutter.end())
 
-    return _dataset(batches, batch_specs.as_tree(known), None if rows is None else math.ceil(rows / batch_rows), job.id)
+    return dataset_of(batches, schema.tree, None if rows is None else math.ceil(rows / batch_rows), job.id)
 
 
 class _Parts:
@@ -106,8 +70,8 @@ class _Parts:
         self._peeked: list[Part] = []
         self._gone = isinstance(job, Job) and job.begun
 
-    def learn(self) -> batch_specs.Specs:
-        """What batches look like, from the first part that has rows.
+    def learn(self, schema: BatchSchema) -> None:
+        """Have the schema see what batches look like, from the first part that has rows.
 
         Raises:
             InputError: there is none.
@@ -120,7 +84,7 @@ class _Parts:
                     break
         if not self._peeked:
             raise InputError(f"job {self._job.id} has no parts that would show what batches look like")
-        return batch_specs.learnt(flatten(self._peeked[-1]))
+        schema.specs = inferred(flatten(self._peeked[-1]))
 
     def take(self) -> Iterator[Part]:
         """All parts; of a job that gives them once, once."""
@@ -151,12 +115,8 @@ class _Parts:
             yield Part(0, 0, rows, job.whole)
 
 
-def _tree(batch: Batch) -> OutputTree:
-    return batch.tree
-
-
-def _dataset(begin: Callable[[], Iterator[OutputTree]], spec: Any, cardinality: int | None, what: str) -> Any:
-    """A data set of what `begin` gives for each iteration; `cardinality` is None where unknown."""
+def dataset_of(begin: Callable[[], Iterator[OutputTree]], spec: Any, cardinality: int | None, what: str) -> Any:
+    """A `tf.data.Dataset` of what `begin` gives for each iteration; `cardinality` is None where unknown."""
     tf = import_optional("tensorflow", "worker")
 
     def signature(tree: Any) -> Any:

@@ -1,7 +1,6 @@
 """This module names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
 
-    celeriac:job:ID              hash    the job's record: `state`, `record` as JSON, counts of a detached job,
-                                         `own_graph:MODEL` where an executor differed
+    celeriac:job:ID              hash    the job's state, record and counts: see `tasks/protocol/job_fields.py`
     celeriac:job:ID:payload:N    string  chunk N's payload
     celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
     celeriac:job:ID:results      list    answers of the children, as they come
@@ -23,10 +22,7 @@ Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached jo
 
 from __future__ import annotations
 
-from worker_config.celery_app import KEY_PREFIX
-
-# A field of a job's record: how an executor of this model differed.
-OWN_GRAPH = "own_graph:"
+from worker_config.queue_names import KEY_PREFIX
 
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"

@@ -1,4 +1,4 @@
-"""This module puts a chunk's answer where its job looks for it, unless the job is over.
+"""Puts a chunk's answer where its job looks for it, unless the job is over.
 
 attached job:  answer --> list, off which its producer takes it
 detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job; so does a failure,
@@ -26,7 +26,8 @@ from tasks.transport.job_expiry import KEEP
 # Failures after which the chunk may come again.
 ASK_AGAIN = ("fetch", "worker")
 
-# Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
+# The fields are those of `tasks/protocol/job_fields.py`. Only a detached job has `chunks`.
+# Answers to a job that is over are not kept: nobody would take them off the list.
 _PUSH = (
     KEEP
     + """
@@ -44,8 +45,8 @@ if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, at + 1, at + noted
 if state ~= 'running' then return 0 end
 at = at + noted + made
 local new = 0
-for told = at + 1, at + 2 * differed, 2 do
-    new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[told], ARGV[told + 1])
+for pair = at + 1, at + 2 * differed, 2 do
+    new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[pair], ARGV[pair + 1])
 end
 at = at + 2 * differed
 if new > 0 and chunks then
@@ -76,9 +77,9 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
 redis.call('HINCRBY', job, 'answered', 1)
-for told = at + 1, #ARGV, 2 do
-    local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[told], ARGV[told + 1]) == 1
-    if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[told + 1] end
+for pair = at + 1, #ARGV, 2 do
+    local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[pair], ARGV[pair + 1]) == 1
+    if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[pair + 1] end
 end
 if failure ~= '' then
     redis.call('HINCRBY', job, 'failed', rows)

@@ -14,8 +14,8 @@ from typing import Any, cast
 import redis
 
 from tasks.protocol import keys
-from worker_config.celery_app import KEY_PREFIX, QUEUE
 from worker_config.errors import UsageError
+from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.retry_policy import QUEUE_TTL_SECONDS
 
 # In one step, so that no queue goes whose worker is just starting.

@@ -65,7 +65,7 @@ def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
 
 
 def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    inspection = getattr(state.consumer.controller, "steering", None)
+    inspection = getattr(state.consumer.controller, "inspection", None)
     return act(inspection) if inspection else _NO_WORKER
 
 

@@ -44,10 +44,10 @@ from tasks.worker import fork_guard, inspection, reconnect, reload
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
-from worker_config.celery_app import queue_of
 from worker_config.environment import unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
+from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 

@@ -23,7 +23,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         """Connect, however long it takes."""
         ensure = conn.ensure_connection
         # There is none before the children are ready.
-        inspection = getattr(self.controller, "steering", None)
+        inspection = getattr(self.controller, "inspection", None)
 
         def patiently(*args: Any, callback: Callable[[], Any] | None = None, **options: Any) -> Any:
             def between_tries() -> None:

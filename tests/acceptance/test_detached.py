@@ -29,8 +29,8 @@ from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving
 from tests.waiting import wait_until
-from worker_config.celery_app import KEY_PREFIX
 from worker_config.errors import ExitCode
+from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 1_000
 # The slow model needs about a second for 64 rows.

@@ -1,4 +1,4 @@
-"""The README is true: the demo does what its first screen shows, its Python session runs, its tables are complete."""
+"""README and docs are true: the demo does what the first screen shows, the session runs, the tables are complete."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from worker_config.errors import ExitCode
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
+SETTINGS = (CHECKOUT / "docs" / "settings.md").read_text()
+COMMAND_LINE = (CHECKOUT / "docs" / "command-line.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +54,26 @@ def test_the_python_session_runs_as_it_stands(demo: tuple[Path, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_setting_is_in_the_readme_and_nothing_else() -> None:
+def test_every_setting_is_documented_and_nothing_else() -> None:
     in_code = set(re.findall(r"\"(CELERIAC_\w+)\"", (CHECKOUT / "worker_config" / "settings.py").read_text()))
-    assert set(re.findall(r"^\| `(CELERIAC_\w+)`", README, re.MULTILINE)) == in_code
+    assert set(re.findall(r"^\| `(CELERIAC_\w+)`", SETTINGS, re.MULTILINE)) == in_code
 
 
-def test_every_exit_code_is_in_the_readme() -> None:
-    assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == {int(code) for code in ExitCode}
+def test_every_exit_code_is_documented() -> None:
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", COMMAND_LINE, re.MULTILINE)}
+    assert documented == {int(code) for code in ExitCode}
 
 
-def test_every_key_of_the_manifest_is_in_the_readme() -> None:
-    in_readme = set(re.findall(r"^\| `([a-z_]+)` \|", README, re.MULTILINE))
+def test_every_key_of_the_manifest_is_documented() -> None:
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", SETTINGS, re.MULTILINE))
     before_the_tables = set(manifest._Manifest.__struct_fields__) - {"models"}
     keys = set(manifest.ModelEntry.__struct_fields__) - {"members"}  # which stands for the names in `chain`
-    assert in_readme == keys | before_the_tables
+    assert documented == keys | before_the_tables
 
 
-def test_the_make_targets_of_the_readme_exist() -> None:
+def test_the_make_targets_of_the_documentation_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
+    pages = [README, (CHECKOUT / "CONTRIBUTING.md").read_text()]
+    pages += [page.read_text() for page in (CHECKOUT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"(?:`|^\$ )make ([a-z]+)", page, re.MULTILINE)}
+    assert {"demo", "test", "docs", "check"} <= named <= targets

@@ -30,7 +30,6 @@ from tests.forms import in_long_form
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
-from worker_config.celery_app import KEY_PREFIX
 from worker_config.errors import (
     InputError,
     JobCancelledError,
@@ -39,6 +38,7 @@ from worker_config.errors import (
     UnknownJobError,
     UsageError,
 )
+from worker_config.queue_names import KEY_PREFIX
 from worker_config.settings import Settings
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -160,6 +160,7 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
         # What an earlier run has written was made by the same executor.
         (system.folder / "short").mkdir()
         from producer.cli.predict_to_sink import predict_to_sink
+        from producer.cli.request import RunOptions
         from producer.sinks import JournalHead, open_sink
         from producer.sources import fingerprint, from_batches
 
@@ -171,7 +172,7 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
             head = JournalHead(fingerprint(system.folder / f"{name}.npy"), client.digests([name]))
             sink = open_sink(output, ROWS, False, journal=head, sync_seconds=0)
             with pytest.raises(Exception, match="1000 rows are safe"):
-                predict_to_sink(client, [name], from_batches(broken()), sink, head=head, quiet=True)
+                predict_to_sink(client, [name], from_batches(broken()), sink, head, RunOptions(quiet=True))
         words.append("--resume")
 
     done = command(system, *words)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.predict_to_sink import PredictionFailedError, predict_to_sink
+from producer.cli.predict_to_sink import predict_to_sink
+from producer.cli.request import RunOptions
+from producer.cli.summary import PredictionFailedError
 from producer.job.broker_channel import BrokerChannel
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
@@ -84,9 +86,9 @@ def test_every_source_goes_into_every_sink(
     with open_sink(output, source.rows, force=False) as sink:
         if (model, suffix) == ("pair", ".npy"):
             with pytest.raises(PredictionFailedError, match=r"there are 2 outputs: .*; use \.npz"):
-                predict_to_sink(client, [model], source, sink, chunk_rows=CHUNK_ROWS)
+                predict_to_sink(client, [model], source, sink, run=RunOptions(CHUNK_ROWS))
             return
-        summary = predict_to_sink(client, [model], source, sink, chunk_rows=CHUNK_ROWS, quiet=True)
+        summary = predict_to_sink(client, [model], source, sink, run=RunOptions(CHUNK_ROWS, quiet=True))
 
     wanted = expected(name, data)
     found = READERS[suffix](output)  # which looks at the rows' numbers too
@@ -157,9 +159,9 @@ def test_strings_go_into_the_sinks_that_can_hold_them(client: Client, tmp_path: 
     with open_sink(output, source.rows, force=False) as sink:
         if suffix in (".npy", ".npz", ".zarr"):
             with pytest.raises(PredictionFailedError, match=r"is (strings|bytes), which .*; use \.jsonl"):
-                predict_to_sink(client, ["shouts"], source, sink, chunk_rows=CHUNK_ROWS)
+                predict_to_sink(client, ["shouts"], source, sink, run=RunOptions(CHUNK_ROWS))
             return
-        predict_to_sink(client, ["shouts"], source, sink, chunk_rows=CHUNK_ROWS, quiet=True)
+        predict_to_sink(client, ["shouts"], source, sink, run=RunOptions(CHUNK_ROWS, quiet=True))
 
     held = [base64.b64encode(shout).decode() for shout in shouts] if suffix == ".jsonl" else shouts
     assert list(READERS[suffix](output)["output"]) == held
@@ -191,7 +193,7 @@ def test_no_rows_are_an_output_of_the_model_s_shape(
 ) -> None:
     source = open_source(make(tmp_path))
     with open_sink(tmp_path / "out.zarr", source.rows, force=False) as sink:
-        predict_to_sink(client, [model], source, sink, quiet=True)
+        predict_to_sink(client, [model], source, sink, run=RunOptions(quiet=True))
 
     assert {name: array.shape for name, array in READERS[".zarr"](tmp_path / "out.zarr").items()} == shapes
 

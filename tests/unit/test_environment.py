@@ -266,7 +266,7 @@ def test_a_keras_json_that_keras_refuses_and_a_keras_that_is_there_already_are_t
 def test_a_producer_leaves_the_user_s_process_as_it_is() -> None:
     code = (
         "import os, sys; before, path = dict(os.environ), list(sys.path)\n"
-        "import producer, producer.cli\n"
+        "from producer import *; import producer.cli.predict\n"
         "from worker_config.celery_app import make_app\n"
         "from worker_config.settings import Settings\n"
         "make_app(Settings(broker_url='redis://ours/0')).connection()\n"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.records.failures import MOST_KEPT, Failures, told
+from producer.records.failures import MOST_KEPT, Failures, failed_alone
 from tasks.protocol.messages import FailureRecord
 
 
@@ -80,7 +80,7 @@ def test_records_are_bounded_and_the_rest_is_counted() -> None:
     ],
 )
 def test_failed_models_are_one_line(models: list[str], line: str) -> None:
-    said = told({name: record(name) for name in models})
+    said = failed_alone({name: record(name) for name in models})
     begin, _, end = line.partition(".*")
     assert said.startswith(begin)
     assert end in said

@@ -26,8 +26,8 @@ from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from producer.sources import from_arrays, from_rows
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until
-from worker_config.celery_app import queue_of
 from worker_config.errors import InputError, NoWorkerError, UnknownModelError
+from worker_config.queue_names import queue_of
 
 
 def slot(worker: str, ready_at: float = 0.0, **digests: str) -> SlotRecord:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
@@ -15,8 +16,9 @@ from celery.bin.worker import worker as celery_worker
 
 from producer.cli.commands import cli
 from tasks import health
-from worker_config.celery_app import KEY_PREFIX, QUEUE, celery_settings, make_app
+from worker_config.celery_app import celery_settings, make_app
 from worker_config.errors import ExitCode
+from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "kubernetes"
@@ -168,7 +170,7 @@ def test_the_jobs_commands_are_ours() -> None:
         (container,) = job["spec"]["template"]["spec"]["containers"]
         program, name, *words = container["command"]
         assert program == "celeriac"
-        command = cli.commands[name]
+        command = cli.get_command(click.Context(cli), name)
         assert command.make_context(name, words).params
     (rule,) = [one for one in jobs[1]["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in one]
     given_up = {ExitCode.USAGE, ExitCode.INPUT, ExitCode.ROWS_FAILED, ExitCode.MODEL}

@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from producer.rows.assemble import Join, ResultArrays
 from producer.rows.columns import runs_of
 from producer.rows.drop_rows import drop_rows
-from producer.rows.part import Part
+from producer.rows.part import Part, flatten
 from producer.rows.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
 from producer.training import batch_specs
-from producer.training.batch_specs import ArraySpec
+from producer.training.batch_specs import ArraySpec, BatchSchema
 from producer.training.cutter import Batch, Cutter
 from producer.training.epoch_source import Arrived, Stream
-from producer.training.failed_rows import MOST_KEPT, FailedRows, of_data_set, retold
+from producer.training.failed_rows import MOST_KEPT, FailedRows, of_data_set, renumbered_text
 from producer.training.order import ShuffleBuffer, epoch_order, random_of, shard_rows
 from tasks.protocol.messages import FailureRecord
+from tasks.protocol.trees import tree_of
 from tests.parts import split
 from worker_config.errors import InputError, MessageError, RowsFailedError, UsageError
 
@@ -123,7 +124,7 @@ def parts_of(rows: int, chunk_rows: int, failed: set[int]) -> list[Part]:
 
 
 def cut(parts: list[Part], cutter: Cutter) -> list[Batch]:
-    return [batch for part in parts for batch in cutter.add(part)] + cutter.end()
+    return [batch for part in parts for batch in cutter.add(part, flatten(part))] + cutter.end()
 
 
 @given(
@@ -154,7 +155,7 @@ def test_batches_are_the_rows_in_order_less_those_that_failed(
         for batch in batches:
             numbers, other = batch.tree
             np.testing.assert_array_equal(other["twice"], 2.0 * numbers)  # type: ignore[index]
-            assert np.concatenate([np.asarray(run) for run in batch.positions]).tolist() == numbers.tolist()  # type: ignore[union-attr]
+            assert list(batch.positions) == numbers.tolist()  # type: ignore[union-attr]
 
     refilled = cut(parts, Cutter(batch_rows, refill=True))
     assert [batch.rows for batch in refilled] == [
@@ -190,9 +191,10 @@ def test_a_batch_within_a_part_is_a_view_of_it() -> None:
 
 def test_rows_of_one_batch_have_one_shape() -> None:
     cutter = Cutter(2)
-    cutter.add(Part(0, 0, 1, np.ones((1, 2))))
+    first, second = Part(0, 0, 1, np.ones((1, 2))), Part(1, 1, 2, np.ones((1, 3)))
+    cutter.add(first, flatten(first))
     with pytest.raises(MessageError, match="rows 0-2 of the epoch are one batch, and not of one shape"):
-        cutter.add(Part(1, 1, 2, np.ones((1, 3))))
+        cutter.add(second, flatten(second))
 
 
 @given(data=st.data(), rows=st.integers(0, 40), chunk_rows=st.integers(1, 10))
@@ -250,7 +252,7 @@ def test_failures_are_told_in_rows_of_the_data_set() -> None:
     arrived.add(np.array([10, 7, 8, 3, 30]))
     record = failure(0, 4)
     assert [(one.start, one.stop) for one in of_data_set(record, arrived)] == [(3, 4), (7, 9), (10, 11)]
-    told = retold(f"no row was predicted; {record}", [record], arrived)
+    told = renumbered_text(f"no row was predicted; {record}", [record], arrived)
     assert told == "no row was predicted; row 3 and 3 more of the data set failed at infer: ValueError: bad"
     failed = FailedRows()
     for _ in range(3):
@@ -262,16 +264,17 @@ def test_failures_are_told_in_rows_of_the_data_set() -> None:
 
 def test_what_batches_look_like_is_learnt_or_given() -> None:
     arrays = {("x",): np.ones((3, 4), np.float32), ("y",): np.array(["a"] * 3, object)}
-    known = batch_specs.learnt(arrays)
-    assert batch_specs.as_tree(known) == {
+    known = batch_specs.inferred(arrays)
+    assert tree_of(known) == {
         "x": ArraySpec((None, 4), np.dtype(np.float32)),
         "y": ArraySpec((None,), np.dtype(object)),
     }
     batch_specs.check(known, arrays, "here")
-    loose = batch_specs.given({"x": ArraySpec((3, None), np.dtype("f4")), "y": np.array(["a"])})
+    element_spec = {"x": ArraySpec((3, None), np.dtype("f4")), "y": np.array(["a"])}
+    loose = batch_specs.declared(element_spec)
     batch_specs.check(loose, arrays, "here")
     with pytest.raises(MessageError, match="here: a batch has 2 rows, element_spec says 3 for output 'x'"):
-        batch_specs.check_rows(loose, 2, "here")
+        BatchSchema(element_spec).check_rows(2, "here")
     for odd, told in [
         (
             {**arrays, ("x",): np.ones((3, 5), np.float32)},
@@ -283,13 +286,13 @@ def test_what_batches_look_like_is_learnt_or_given() -> None:
         with pytest.raises(MessageError, match=told):
             batch_specs.check(known, odd, "here")
     with pytest.raises(UsageError, match="output 'x' is 3, which has no dtype and shape"):
-        batch_specs.given({"x": 3})
+        batch_specs.declared({"x": 3})
     with pytest.raises(UsageError, match="has no axis for the rows"):
-        batch_specs.given(ArraySpec((), np.dtype("f4")))
+        batch_specs.declared(ArraySpec((), np.dtype("f4")))
 
 
 def test_a_tuple_is_not_a_dict_with_numbers() -> None:
-    known = batch_specs.learnt(dict(columns_by_key((np.ones(2),))))
+    known = batch_specs.inferred(dict(columns_by_key((np.ones(2),))))
     with pytest.raises(MessageError, match="has the outputs 0"):
         batch_specs.check(known, dict(columns_by_key({"0": np.ones(2)})), "here")
 

@@ -13,10 +13,12 @@ import pytest
 import zarr
 
 from producer.cli.only_failed import finished_output, predict_failed
-from producer.cli.predict_to_sink import PredictionFailedError, Summary, predict_to_sink
+from producer.cli.predict_to_sink import predict_to_sink
+from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
-from producer.job.job import Progress
+from producer.job.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
@@ -113,15 +115,15 @@ def predict(path: Path, run: Callable[[Any], Any], on_error: OnError, failed: se
     sink = open_sink(path, ROWS, False, marks=on_error == "fill")
     head = JournalHead(*HEAD, on_error)
     client = cast("Client", Model(run, failed))
-    return predict_to_sink(client, ["m"], from_arrays(np.arange(ROWS)), sink, head=head, quiet=True)
+    return predict_to_sink(client, ["m"], from_arrays(np.arange(ROWS)), sink, head, RunOptions(quiet=True))
 
 
 def again(path: Path, model: Model, source: Any = None) -> Summary:
     with finished_output(path) as finished:
-        head = JournalHead(*HEAD, finished.told.on_error)
+        head = JournalHead(*HEAD, finished.sidecar.on_error)
         source = from_arrays(np.arange(ROWS)) if source is None else source
         finished.check_same(source, head)
-        return predict_failed(cast("Client", model), ["m"], source, finished, head, quiet=True)
+        return predict_failed(cast("Client", model), ["m"], source, finished, head, RunOptions(quiet=True))
 
 
 def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnError) -> None:

@@ -27,16 +27,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """Run the command in a folder with `rows.npy`; these rows fail."""
     np.save(tmp_path / "rows.npy", np.arange(ROWS))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("producer.cli.predict.check_names", lambda *_: None)
-    monkeypatch.setattr("producer.cli.predict.model_digests", lambda *_: {"m": "9f3c"})
-    monkeypatch.setattr("producer.cli.predict.not_independent", lambda *_: [])
+    monkeypatch.setattr("producer.cli.request.check_names", lambda *_: None)
+    monkeypatch.setattr("producer.cli.request.model_digests", lambda *_: {"m": "9f3c"})
+    monkeypatch.setattr("producer.cli.request.not_independent", lambda *_: [])
 
     def runs(bad: set[int], *words: str) -> Result:
         @contextmanager
         def system(*_: object) -> Iterator[Model]:
             yield Model(one, bad)
 
-        monkeypatch.setattr("producer.cli.predict.local", system)
+        monkeypatch.setattr("producer.cli.request.local", system)
         return CliRunner().invoke(predict, ["m", "rows.npy", "-o", "out.npy", "--json", *words])
 
     return runs

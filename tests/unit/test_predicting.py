@@ -10,8 +10,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from producer.cli.predict_to_sink import PredictionFailedError, Summary, ending, finish, predict_to_sink
+from producer.cli.predict_to_sink import ending, finish, predict_to_sink
+from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import ledger_path, read_beside
+from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
@@ -74,7 +76,7 @@ def journalled(path: Path, resume: bool = False) -> Sink:
 
 def predict(job: EndingJob, sink: Sink) -> Summary:
     source = from_arrays(np.zeros(ROWS))
-    return predict_to_sink(cast("Client", job), ["digits"], source, sink, head=HEAD, quiet=True)
+    return predict_to_sink(cast("Client", job), ["digits"], source, sink, HEAD, RunOptions(quiet=True))
 
 
 def fails(job: EndingJob, sink: Sink) -> PredictionFailedError:
@@ -205,7 +207,9 @@ def test_a_run_that_goes_on_says_how_many_rows_had_failed_before(tmp_path: Path)
     sink = open_sink(path, ROWS, False, journal=head, resume=True)
     source = from_arrays(np.zeros(ROWS))
 
-    summary = predict_to_sink(cast("Client", job), ["digits"], source, sink, head=head, max_failed="50%", quiet=True)
+    summary = predict_to_sink(
+        cast("Client", job), ["digits"], source, sink, head, RunOptions(max_failed="50%", quiet=True)
+    )
 
     assert job.wishes == {"on_error": "skip", "max_failed": "50%", "failed_before": 2}
     assert summary.failures == 2

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
-from producer.job.job import Progress
-from producer.job.progress_bar import Pace, bar_kind, details_of, follow, line_of, paced
+from producer.job.progress import Pace, Progress, details_of, line_of
+from producer.job.progress_bar import bar_kind, follow, paced
 from producer.records.job_store import JobState
 
 RUNNING = Progress(JobState.RUNNING, 6000, predicted=1150, failed=30, in_flight=7, slots=2, seconds=2.5, skipped=20)
@@ -48,9 +48,9 @@ def test_a_pace_follows_the_slots_and_keeps_little() -> None:
 
 
 def test_a_line_has_all_that_is_known() -> None:
-    told = line_of(replace(RUNNING, sent_again=1), 480.0)
+    line = line_of(replace(RUNNING, sent_again=1), 480.0)
     expected = "1,200 of 6,000 rows, 480 rows/s, 00:10 left, slots 2/2, 7 in flight, 30 failed"
-    assert told == f"{expected}, 1 sent again"
+    assert line == f"{expected}, 1 sent again"
     assert line_of(replace(RUNNING, rows=None, failed=0), 0.0).startswith("1,170 of ? rows, 0 rows/s, slots 2/2")
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from producer.records.job_store import JobState, new_record
-from producer.records.timeline import Entry, Event, Story
+from producer.records.timeline import Entry, Event, TimelineSummary
 from producer.report import JobFacts, make_page
 from producer.report.figures import throughput
 from tasks.protocol.host_facts import WorkerFacts
@@ -38,14 +38,14 @@ def entry(index: int, slot: str = "celery@host:abcd/0") -> Entry:
     return Entry(index, index * 4, index * 4 + 4, slot, 1_000.0, begun, begun + 0.35, 1, "joined", stages)
 
 
-def story(entries: list[Entry], **changes: Any) -> Story:
-    plain = Story(1_000.0, answers=len(entries), bin_seconds=0.5, bins=[4, 8, 0, 0], slowest=entries)
+def summary(entries: list[Entry], **changes: Any) -> TimelineSummary:
+    plain = TimelineSummary(1_000.0, answers=len(entries), bin_seconds=0.5, bins=[4, 8, 0, 0], slowest=entries)
     slots: dict[str, Any] = {"slots": {"celery@host:abcd": 1}, "workers": {"celery@host:abcd": None}}
     return msgspec.structs.replace(plain, **(slots | changes))
 
 
 ENTRIES = [entry(index) for index in range(3)]
-DONE = JobFacts(JobState.DONE, record(), [], story(ENTRIES), ENTRIES)
+DONE = JobFacts(JobState.DONE, record(), [], summary(ENTRIES), ENTRIES)
 
 
 def figures_of(page: str) -> dict[str, Any]:
@@ -72,11 +72,11 @@ def test_whatever_a_job_says_is_text() -> None:
     model = ModelInfo(EVIL, EVIL, 8, [], [], 0.0, 0, preprocess=EVIL, note=EVIL)
     facts = WorkerFacts({EVIL: EVIL}, 1, 1, 1, [EVIL], EVIL)
     failed = FailureRecord(3, 4, EVIL, EVIL, EVIL, EVIL, EVIL)
-    told = JobFacts(
+    evil = JobFacts(
         JobState.FAILED,
         record(models=[EVIL], input=EVIL, error=EVIL, producer=EVIL, stages={EVIL: 1.0}, failed_models={EVIL: failed}),
         [failed],
-        story(
+        summary(
             entries,
             events=[Event(1_000.5, "came back", EVIL, slot, 0)],
             settings={EVIL: EVIL},
@@ -87,7 +87,7 @@ def test_whatever_a_job_says_is_text() -> None:
         entries,
         EVIL,
     )
-    page = make_page(told, LIBRARY)
+    page = make_page(evil, LIBRARY)
     assert EVIL not in page
     assert "<img" not in page
     assert page.count("</script>") == 3, "the figures, plotly, and the page's own"
@@ -112,7 +112,7 @@ def test_no_script_runs_but_the_two_that_the_page_names_and_nothing_is_loaded() 
 
 
 @pytest.mark.parametrize(
-    ("told", "telling"),
+    ("facts", "text"),
     [
         (replace(DONE, state=JobState.RUNNING), "still running: 12 of 12 rows predicted in 2.00 s"),
         (JobFacts(JobState.DONE, record(stages={}), note="No timeline"), "There is nothing to be drawn."),
@@ -120,18 +120,18 @@ def test_no_script_runs_but_the_two_that_the_page_names_and_nothing_is_loaded() 
         (JobFacts(JobState.RUNNING, record(rows=None, ledger={}, stages={})), "0 of ? rows predicted"),
         (JobFacts(JobState.CANCELLED, record(updated_at=1_000.0)), "the job was cancelled"),
         (replace(DONE, record=record(error="row 3 failed"), state=JobState.FAILED), "row 3 failed"),
-        (replace(DONE, story=story(ENTRIES, every=4)), "Of 4 chunks one is shown (3 in all)"),
-        (replace(DONE, story=story([], bins=[]), entries=[]), "No chunk has been joined."),
+        (replace(DONE, summary=summary(ENTRIES, every=4)), "Of 4 chunks one is shown (3 in all)"),
+        (replace(DONE, summary=summary([], bins=[]), entries=[]), "No chunk has been joined."),
         (replace(DONE, record=record(ledger={"rows": 5, "predicted": 3})), "It does not add up"),
     ],
 )
-def test_every_job_has_a_page(told: JobFacts, reporter: str) -> None:
-    page = make_page(told, LIBRARY)
-    assert reporter in page
+def test_every_job_has_a_page(facts: JobFacts, text: str) -> None:
+    page = make_page(facts, LIBRARY)
+    assert text in page
     assert page.endswith("</html>\n")
 
 
 def test_rates_are_of_the_time_that_there_was() -> None:
-    (trace,) = throughput(story(ENTRIES, bins=[4, 8], bin_seconds=1.0), 1.5)["data"]
+    (trace,) = throughput(summary(ENTRIES, bins=[4, 8], bin_seconds=1.0), 1.5)["data"]
     assert trace["x"] == [0.0, 1.0, 1.5]
     assert trace["y"] == [4.0, 16.0, 16.0]

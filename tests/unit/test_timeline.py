@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from producer.job.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, Outcome, RowsByTime, Timeline
-from producer.report.timeline_lanes import AWAY, clock_shifts, pieces_of, short_names, spans_of
+from producer.report.timeline_lanes import AWAY, bars_of, clock_shifts, short_names, spans_of
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions, JobSpec
@@ -73,13 +73,13 @@ def test_each_answer_has_its_fate_and_its_times() -> None:
     ]
     joined = seen.entries[1]
     assert (joined.sent_at, joined.answered_at, joined.seconds) == (1_000.0, 1_003.0, 0.5)
-    told = seen.story()
-    assert Counter(event.kind for event in told.events) == Counter(
+    summary = seen.summarize()
+    assert Counter(event.kind for event in summary.events) == Counter(
         ["came back", "sent again", "duplicate", "rows failed"]
     )
-    assert told.answers == 4
-    assert sum(told.bins) == 4, "rows of the one that was joined"
-    assert [one.index for one in told.slowest] == [1]
+    assert summary.answers == 4
+    assert sum(summary.bins) == 4, "rows of the one that was joined"
+    assert [one.index for one in summary.slowest] == [1]
 
 
 def test_entries_are_bounded_and_spread_evenly_and_sums_are_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +90,12 @@ def test_entries_are_bounded_and_spread_evenly_and_sums_are_of_all(monkeypatch: 
         clock.now += 0.01
         seen.answered(outputs(index, infer=float(index % 317)), Outcome.JOINED, clock.now, 1)
         assert len(seen.entries) <= 100
-    told = seen.story()
+    summary = seen.summarize()
     indexes = [one.index for one in seen.entries]
-    assert indexes == list(range(0, 1_000, told.every))
-    assert told.every == 16
-    assert sum(told.bins) == 4_000
-    assert [one.seconds for one in told.slowest[:4]] == [316.0, 316.0, 316.0, 315.0]
+    assert indexes == list(range(0, 1_000, summary.every))
+    assert summary.every == 16
+    assert sum(summary.bins) == 4_000
+    assert [one.seconds for one in summary.slowest[:4]] == [316.0, 316.0, 316.0, 315.0]
 
 
 def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,9 @@ def test_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Timeline()
     for index in range(8):
         seen.sent_again(index, "x" * 10_000)
-    told = seen.story()
-    assert (len(told.events), told.more_events) == (5, 3)
-    assert len(told.events[0].text) == timeline.LONGEST_TEXT
+    summary = seen.summarize()
+    assert (len(summary.events), summary.more_events) == (5, 3)
+    assert len(summary.events[0].text) == timeline.LONGEST_TEXT
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**6)), max_size=80))
@@ -120,24 +120,24 @@ def test_rows_by_time_loses_no_row_and_stays_small(counts: list[tuple[float, int
 def test_children_that_go_and_come_are_seen() -> None:
     seen = Timeline()
     seen.look([slot("celery@a:1", 0, 10), slot("celery@a:1", 1, 11), slot("celery@b:2", 0, 20)])
-    assert seen.story().events == []
+    assert seen.summarize().events == []
     seen.look([slot("celery@a:1", 0, 10), slot("celery@a:1", 1, 12)])
-    events = [(event.kind, event.slot, event.text) for event in seen.story().events]
+    events = [(event.kind, event.slot, event.text) for event in seen.summarize().events]
     assert events == [
         ("slot gone", "celery@a:1/1", "child 11 is gone"),
         ("slot gone", "celery@b:2/0", "its worker is gone, or takes no more chunks"),
         ("slot came", "celery@a:1/1", "child 12 takes chunks"),
     ]
-    assert seen.story().slots == {"celery@a:1": 2, "celery@b:2": 1}
+    assert seen.summarize().slots == {"celery@a:1": 2, "celery@b:2": 1}
 
 
 def test_a_redis_that_is_away_costs_the_timeline_nothing_but_itself(tmp_path: Path) -> None:
     seen = Timeline()
     seen.answered(outputs(0), Outcome.JOINED, 1.0, 1)
-    seen.told = 1
+    seen.reported_count = 1
     with redis.Redis(unix_socket_path=str(tmp_path / "none.sock")) as client:
         timeline_store.write(client, JOB, seen, 60)
-    assert seen.told == 0, "all of it is told again"
+    assert seen.reported_count == 0, "all of it is reported again"
 
 
 def test_settings_are_told_without_the_broker() -> None:
@@ -167,34 +167,34 @@ def lane(count: int) -> list[Entry]:
 
 @pytest.mark.parametrize("count", [1, 7, 4_500])
 def test_lanes_lose_no_second_however_many_chunks_are_drawn_together(count: int) -> None:
-    pieces = pieces_of(spans_of(lane(count), 100.0))
-    assert len(pieces) <= 5 * 2_000
+    bars = bars_of(spans_of(lane(count), 100.0))
+    assert len(bars) <= 5 * 2_000
     by_kind: Counter[str] = Counter()
-    for piece in pieces:
-        by_kind[piece.kind] += piece.seconds
+    for bar in bars:
+        by_kind[bar.kind] += bar.seconds
     assert by_kind["computing"] == pytest.approx(0.4 * count)
     assert by_kind["waiting"] == pytest.approx(0.2 * count)
     assert AWAY not in by_kind
-    for one, following in pairwise(pieces):
+    for one, following in pairwise(bars):
         assert one.start + one.seconds == pytest.approx(following.start, abs=1e-3)
-    assert pieces[0].start == pytest.approx(0.0, abs=1e-6)
-    assert pieces[-1].start + pieces[-1].seconds == pytest.approx(1.2 * count, rel=1e-3)
+    assert bars[0].start == pytest.approx(0.0, abs=1e-6)
+    assert bars[-1].start + bars[-1].seconds == pytest.approx(1.2 * count, rel=1e-3)
 
 
 def test_what_a_lane_lacks_is_away_and_chunks_that_were_thinned_out_are_stood_for() -> None:
     entries = [one for one in lane(9) if one.index not in (4, 5)]
-    away = [piece for piece in pieces_of(spans_of(entries, 100.0)) if piece.kind == AWAY]
-    assert [(round(piece.start, 3), round(piece.seconds, 3)) for piece in away] == [(4.8, 2.4)]
+    away = [bar for bar in bars_of(spans_of(entries, 100.0)) if bar.kind == AWAY]
+    assert [(round(bar.start, 3), round(bar.seconds, 3)) for bar in away] == [(4.8, 2.4)]
 
-    kept = pieces_of(spans_of(lane(9)[::2], 100.0), every=2)
-    assert AWAY not in {piece.kind for piece in kept}
-    assert math.fsum(piece.seconds for piece in kept) == pytest.approx(1.2 * 9)
+    kept = bars_of(spans_of(lane(9)[::2], 100.0), every=2)
+    assert AWAY not in {bar.kind for bar in kept}
+    assert math.fsum(bar.seconds for bar in kept) == pytest.approx(1.2 * 9)
 
 
 def test_a_slot_did_not_wait_for_a_job_before_it_began() -> None:
     first = entry(0, sent=100.0, begun=100.5, answered=101.0, answer=3.0, wait=70.0, infer=0.4)
-    pieces = pieces_of(spans_of([first], 100.0))
-    assert [(piece.kind, round(piece.start, 3), round(piece.seconds, 3)) for piece in pieces] == [
+    bars = bars_of(spans_of([first], 100.0))
+    assert [(bar.kind, round(bar.start, 3), round(bar.seconds, 3)) for bar in bars] == [
         ("waiting", 0.0, 0.5),
         ("computing", 0.5, 0.4),
     ]

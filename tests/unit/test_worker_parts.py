@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.cli.manifest import describe
+from producer.cli.models import describe
 from tasks.child.child_pipe import ChildPipe, report
 from tasks.models.model_version import model_digest
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError

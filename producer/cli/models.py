@@ -1,0 +1,214 @@
+"""`celeriac models`: manifest or workers --> what each model is, as a table or JSON; also queues, and the cache's room.
+
+manifest --a process with TensorFlow--> Described -+
+broker --read_slots--> ModelInfo of each slot -----+--> models_table, models_values
+manifest --keys of its snapshots stay; so does what a worker uses--> sweep of the cache --> prune_lines
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from producer.cli.manifest import check_files
+from producer.cli.options import broker_option, json_option, models_option
+from producer.cli.tables import columns
+from producer.scheduling.model_pinning import dependent, refs
+from tasks.models.model_version import digest_or_error
+from tasks.protocol import keys
+from tasks.protocol.records import ModelInfo
+from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
+from tasks.snapshots.record import Described, Trial
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
+from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
+from worker_config.manifest import ModelEntry, read_manifest, select
+from worker_config.queue_names import queue_of
+from worker_config.settings import Settings
+from worker_config.shadow import check_no_shadow
+
+
+@click.command()
+@models_option
+@broker_option
+@click.option(
+    "--prune",
+    "is_pruning",
+    is_flag=True,
+    help="Remove the snapshots on this machine that neither the manifest nor a worker needs.",
+)
+@click.option("--queue", "is_queue", is_flag=True, help="Print the Redis list in which their chunks wait, and no more.")
+@json_option
+@click.pass_context
+def models(
+    context: click.Context, manifest: Path, broker_url: str | None, is_pruning: bool, is_queue: bool, as_json: bool
+) -> None:
+    """List the models of the manifest, or, with a broker, those that workers hold."""
+    if is_queue:
+        click.echo("\n".join(queue_lists(manifest, broker_url)))
+        return
+    if is_pruning:
+        # The variable may be set for all commands of a machine.
+        if context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--prune is for the snapshots on this machine; leave out --broker")
+        pruned = prune(manifest)
+        click.echo(json.dumps(prune_values(*pruned)) if as_json else prune_lines(*pruned))
+        return
+    trials: dict[str, list[Trial]] = {}
+    if broker_url:
+        with broker_errors(broker_url), connect(broker_url) as client:
+            slots = read_slots(client)
+        # Workers may hold different versions of a model.
+        infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}
+        counts = Counter(str(ref) for slot in slots for ref in refs(slot.models))
+    else:
+        described = describe(manifest)
+        infos, counts = {name: model.info for name, model in described.items()}, Counter()
+        trials = {name: model.trials for name, model in described.items()}
+    values = models_values(infos, counts, trials)
+    click.echo(json.dumps(values) if as_json else models_table(infos, counts))
+
+
+def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
+    """One line for each input and output of each model, then its note; `slots` counts who holds it, by the same keys,
+    where known.
+    """
+    if not infos:
+        return "no models: no worker is up"
+    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
+    rows, notes = [header], {}
+    for key, info in infos.items():
+        inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
+        inputs += map(str, info.inputs)
+        outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
+        for line in range(max(len(inputs), len(outputs))):
+            tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
+            first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+            rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
+        notes[len(rows) - 1] = "\n  ".join(filter(None, [info.note, dependent([info]).get(info.name)]))
+    lines = columns(rows).splitlines()
+    return "\n".join(f"{line}\n  {notes[n]}" if notes.get(n) else line for n, line in enumerate(lines))
+
+
+def _run_of(info: ModelInfo) -> list[str]:
+    """How it is run: batch, executor, rate of a child, own and shared memory, deviation from the model's own graph."""
+    rate = f"{info.batch_rows / info.batch_seconds:,.0f} rows/s" if info.batch_seconds else "-"
+    error = "-" if info.executor == "plain" else f"{info.error:.1g}"
+    memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
+    return [str(info.batch_rows), info.executor, rate, *memory, error]
+
+
+def models_values(
+    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Trial]]
+) -> dict[str, Any]:
+    """The same, as plain values, and with the trials of executors, where known."""
+    models = [
+        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": msgspec.to_builtins(trials.get(key))}
+        for key, info in infos.items()
+    ]
+    return {"models": models}
+
+
+def check_tensorflow() -> None:
+    """Make sure that TensorFlow is there, without importing it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ConfigError(
+            "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
+            "or ask the workers, with --broker"
+        )
+
+
+def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
+    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest.
+
+    Raises:
+        ConfigError, ModelLoadError, UnknownModelError: the manifest or a file cannot be read.
+        BrokerError: Redis cannot be reached.
+        NoWorkerError: none is up.
+    """
+    if broker_url:
+        with broker_errors(broker_url), connect(broker_url) as client:
+            queues = {slot.queue for slot in read_slots(client)}
+        if not queues:
+            raise NoWorkerError("no worker is up, whose queue it would be")
+    else:
+        entries = select(read_manifest(manifest), Settings.from_env().model_set)
+        queues = {queue_of({name: digest_or_error(name, entry) for name, entry in entries.items()})}
+    return sorted(map(keys.queue, queues))
+
+
+def describe(manifest: Path) -> dict[str, Described]:
+    """Load the models in a process of its own, and return what they say of themselves, by name.
+
+    Raises:
+        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
+    """
+    check_files(read_manifest(manifest), manifest)
+    check_tensorflow()
+    check_no_shadow(Path.cwd())  # where `-m` looks first
+    command = [sys.executable, "-m", "tasks.describe", str(manifest)]
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    if described.returncode:
+        words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
+        error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError
+        raise error(words[-1].removeprefix("celeriac: ") if words else described.stderr.strip()[-500:])
+    models = msgspec.json.decode(described.stdout, type=list[Described])
+    return {model.info.name: model for model in models}
+
+
+def prune(manifest: Path) -> tuple[Path, list[Swept]]:
+    """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone.
+
+    Raises:
+        ConfigError, ModelLoadError: which ones the manifest needs cannot be told, or one cannot be removed.
+    """
+    entries = read_manifest(manifest)
+    check_files(entries, manifest)
+    check_tensorflow()  # another one needs other snapshots
+    keys = {_key(name, entry) for name, entry in entries.items() if entry.has_file}
+    cache = cache_folder(Settings.from_env())
+    try:
+        return cache, sweep(cache, keys)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache {cache} cannot be pruned: {error.filename}: {error.strerror}; name another with CELERIAC_CACHE"
+        ) from None
+
+
+def _key(name: str, entry: ModelEntry) -> str:
+    digest = digest_or_error(name, entry)
+    try:
+        return cache_key(digest, entry, version("tensorflow"))
+    except OSError as error:
+        raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+
+
+def prune_lines(cache: Path, swept: list[Swept]) -> str:
+    """One line for each, and a total."""
+    lines = [f"{_mib(one.bytes)}  {one.source or 'leftover'}  ({one.key[:8]})" for one in swept]
+    return "\n".join([*lines, f"{_mib(sum(one.bytes for one in swept))}  in all, removed from {cache}"])
+
+
+def prune_values(cache: Path, swept: list[Swept]) -> dict[str, Any]:
+    """The same, as plain values."""
+    removed = [{"key": one.key, "source": one.source, "bytes": one.bytes} for one in swept]
+    return {"cache": str(cache), "removed": removed, "bytes": sum(one.bytes for one in swept)}
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:9.1f} MiB"

@@ -1,0 +1,111 @@
+"""What `celeriac predict` is asked for, and who does it.
+
+options --> PredictRequest --> open_input, open_system --> one use case: predict_to_output, predict_failed_rows,
+dry_run or leave_job
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from producer.cli.manifest import check_names, model_digests, not_independent
+from producer.client import Client
+from producer.embedded import local
+from producer.sinks.journal import JsonValue
+from producer.sources import BatchSource, Source, fingerprint, open_source
+from tasks.protocol.codec.compression import Compression
+from tasks.protocol.messages import OnError, OnNonfinite, StoreName
+
+# A number of rows, or a share of them such as "5%"; None for any number.
+MaxFailed: TypeAlias = int | str | None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How rows travel and what those that fail, or are not finite, do; as in `Client.submit`. Quiet: no progress."""
+
+    chunk_rows: int | None = None
+    store: StoreName | None = None
+    compression: Compression | None = None
+    max_failed: MaxFailed = None
+    on_nonfinite: OnNonfinite = "warn"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """A data set through models, on the workers of a broker or of an embedded system.
+
+    Attributes:
+        models: their names.
+        input_options: what `open_source` takes besides the path.
+        workers: children of the embedded worker; None for two.
+        on_error: None where it was left out.
+    """
+
+    models: list[str]
+    input_path: Path
+    input_options: dict[str, JsonValue]
+    manifest: Path
+    workers: int | None
+    broker_url: str | None
+    worker_timeout_seconds: float
+    on_error: OnError | None
+    run: RunOptions
+    as_json: bool
+
+    def connect(self) -> Client:
+        """A client of the broker."""
+        return Client(self.broker_url, worker_timeout_seconds=self.worker_timeout_seconds)
+
+
+@dataclass(frozen=True)
+class System:
+    """Who runs a request: the client of its broker, or an embedded system, which is started as late as can be.
+
+    Attributes:
+        digests: the SHA-256 of each model, by name, as the workers hold it or will.
+    """
+
+    request: PredictRequest
+    client: Client | None
+    digests: dict[str, str]
+
+    def start(self) -> AbstractContextManager[Client]:
+        """The client; with it the embedded system ends."""
+        if self.client:
+            return nullcontext(self.client)
+        return local(self.request.manifest, self.request.workers or 2)
+
+    def not_independent(self) -> list[str]:
+        """Those of the models of which the manifest says that their rows are not independent."""
+        return not_independent(self.request.models, self.client, self.request.manifest)
+
+
+@contextmanager
+def open_system(request: PredictRequest) -> Iterator[System]:
+    """Look for the models, with the workers or in the manifest; nothing is started yet.
+
+    Raises:
+        BrokerError, NoWorkerError, UnknownModelError, ConfigError, ModelLoadError: they are not to be had.
+    """
+    with request.connect() if request.broker_url else nullcontext() as client:
+        names = request.models
+        yield System(request, client, client.digests(names) if client else model_digests(names, request.manifest))
+
+
+def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
+    """The data set, and what tells it from others.
+
+    Raises:
+        InputError, UsageError, ConfigError: it cannot be read.
+        UnknownModelError, ModelLoadError: the models of an embedded system are not there, which is seen first.
+    """
+    if not request.broker_url:
+        check_names(request.models, request.manifest)
+    seen = fingerprint(request.input_path)  # before it is opened, so that a change after this is never missed
+    return open_source(request.input_path, **request.input_options), {**seen, **request.input_options}

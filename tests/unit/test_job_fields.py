@@ -1,0 +1,19 @@
+"""The fields of a job's hash: the script that counts answers spells them as their owner does."""
+
+from __future__ import annotations
+
+import re
+
+from tasks.protocol import job_fields
+from tasks.transport import publish_answer
+
+
+def test_the_script_of_answers_writes_no_field_that_has_no_owner() -> None:
+    values = [value for name, value in vars(job_fields).items() if name.isupper()]
+    names = {name for value in values for name in ([value] if isinstance(value, str) else value)}
+    script = publish_answer._PUSH
+    used = set(re.findall(r"'H(?:GET|SET|SETNX|INCRBY|EXISTS)', job, '(\w+:?)'", script))
+    used |= set(re.findall(r"'(\w+)'", re.findall(r"'HMGET', job, (.*?)\)", script)[0]))
+    used |= {"failure"} if "'failure', failure" in script else set()
+    assert len(used) > 10
+    assert used <= names, used - names
