@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from producer.detached.plan import Budget, choose_chunk_rows
-from producer.detached.submit import Wishes
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
@@ -49,7 +48,13 @@ class Wanted:
     compression: Compression | None = None
     fail_together: bool = False
     policy: ErrorBudget = ErrorBudget()  # noqa: RUF009 - frozen
-    wishes: Wishes | None = None
+    wishes: JobOptions | None = None
+
+    @property
+    def options(self) -> JobOptions:
+        """The same as options of a job."""
+        asked = self.wishes or JobOptions(self.chunk_rows, store=self.store, compression=self.compression)
+        return replace(asked, fail_together=self.fail_together, policy=self.policy)
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,7 @@ def try_out(
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     measured = ProbeSizer(1, fixed_rows=head.most)
-    options = JobOptions(compression=wanted.compression, fail_together=wanted.fail_together, policy=wanted.policy)
-    spec = JobSpec(options, infos, slots, store, slice_ref)
+    spec = JobSpec(wanted.options, infos, slots, store, slice_ref)
     probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), measured))
 
     reply = choose_reply(store, slots, settings)
