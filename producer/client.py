@@ -228,7 +228,7 @@ class Client:
             source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
         )
         row_bytes = source.row_bytes if isinstance(source, Source) else None
-        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, chunk_rows, chunk_seconds))
+        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, options))
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.

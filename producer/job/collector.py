@@ -46,6 +46,7 @@ class Collector:
 
     Attributes:
         result_arrays: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
+        join: parts that are answered, and wait for an earlier one or for being handed over.
         stages: what slots did in all seconds up to their last answers.
     """
 
@@ -60,7 +61,7 @@ class Collector:
         self._ledger = context.ledger
         self._failures = context.failures
         self._policy = context.options.policy
-        self._join = Join(ordered=context.options.ordered)
+        self.join = Join(ordered=context.options.ordered)
         self._buffer = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -75,15 +76,6 @@ class Collector:
             feed = self._context.feed
             self.result_arrays = ResultArrays(feed.rows, feed.first_row, self._failures.models)
         return self.result_arrays
-
-    @property
-    def waiting(self) -> int:
-        """Chunks that are answered, and held back for an earlier one."""
-        return self._join.waiting
-
-    def pop_ready(self) -> list[Part]:
-        """The parts that are next in order, or that there are."""
-        return self._join.pop_ready()
 
     def count_stages(self, answer: Answer) -> None:
         """Add the seconds of an answer; a slot that waited before the job began did not wait for it."""
@@ -236,7 +228,7 @@ class Collector:
         if outputs is None:
             self._formless.append(part)
         else:
-            self._join.add(part)
+            self.join.add(part)
         self._flush()
         if part.failed_rows:
             self._policy.check(self._ledger.failed, self._context.feed.rows)
@@ -246,7 +238,7 @@ class Collector:
         if self._form is not None:
             formless, self._formless = self._formless, []
             for one in formless:
-                self._join.add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
+                self.join.add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
 
     def _formed(self, part: Part) -> Part:
         """The part as it is handed over; raises MessageError if it has not one output for each row."""

@@ -127,7 +127,7 @@ def try_out(
         settings = replace(settings, spool=None)
     store, slice_ref = choose_store(source, slots, settings, wanted.store)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
-    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.chunk_rows)
+    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.options)
     channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
     with closing(channel):
         room = channel.redis_room()
