@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from producer.detached.detached_job import DetachedJob
-from producer.detached.submit import Wishes, check_can_be_left, leave
+from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
@@ -32,7 +32,7 @@ from tasks.telemetry import tracing
 from tasks.transport.connection import broker_errors, connect, ping
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
-from worker_config.errors import ConfigError, UsageError
+from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
@@ -210,26 +210,23 @@ class Client:
             nonfinite_before=nonfinite_before,
             ordered=ordered,
             max_waiting_bytes=max_waiting_bytes,
+            detach=detach,
+            ttl_seconds=ttl_seconds,
         )
-        if ttl_seconds is not None and not detach:
-            raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
-        if detach and not ordered:
-            raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
-        wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite) if detach else None
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
         model_pinning.check_begins_chunk(infos, first_row, chunk_rows)
         model_pinning.warn(infos)
-        if wishes:
-            check_can_be_left(infos, first_row=first_row, goes_on=fail_together or options.policy.goes_on)
-            return leave(self._settings, source, infos, slots, wishes)
+        if detach:
+            check_can_be_left(infos, options)
+            return leave(self._settings, source, infos, slots, options)
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
         feed = make_feed(
             source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
         )
         row_bytes = source.row_bytes if isinstance(source, Source) else None
-        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, chunk_rows, chunk_seconds))
+        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, options))
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.
@@ -252,7 +249,7 @@ class Client:
         source = open_source(data)
         infos, slots = self._find(names)
         if wanted.wishes:
-            check_can_be_left(infos, first_row=0, goes_on=wanted.fail_together or wanted.policy.goes_on)
+            check_can_be_left(infos, wanted.options)
         return try_out(self._settings, source, infos, slots, wanted, self._start)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:

@@ -8,23 +8,23 @@ import click
 
 from producer.cli.request import PredictRequest
 from producer.cli.tables import moment
-from producer.detached.submit import Wishes
+from producer.scheduling.job_options import JobOptions
 from producer.sources import open_source
 
 
-def leave_job(request: PredictRequest, wishes: Wishes) -> None:
+def leave_job(request: PredictRequest, options: JobOptions) -> None:
     """Put the job into the system; its id goes to stdout, what to do with it to stderr."""
     source = open_source(request.input_path, **request.input_options)
     with request.connect() as client:
         job_id = client.submit(
             request.models,
             source,
-            chunk_rows=wishes.chunk_rows,
-            store=wishes.store,
-            compression=wishes.compression,
+            chunk_rows=options.chunk_rows,
+            store=options.store,
+            compression=options.compression,
             detach=True,
-            on_nonfinite=wishes.on_nonfinite,
-            ttl_seconds=wishes.ttl_seconds,
+            on_nonfinite=options.policy.on_nonfinite,
+            ttl_seconds=options.ttl_seconds,
         )
         job = client.attach(job_id)
         record, expires_at = job.record, job.expires_at

@@ -15,11 +15,11 @@ import msgspec
 
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, open_input, open_system
-from producer.detached.submit import Wishes
 from producer.doctor.findings import count_of, mib
 from producer.preflight.preflight import Preflight, Wanted
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import can_drop, check_output
 from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import open_source
@@ -48,11 +48,10 @@ def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     _report(request, preflight, output)
 
 
-def dry_run_detached(request: PredictRequest, wishes: Wishes) -> None:
+def dry_run_detached(request: PredictRequest, options: JobOptions) -> None:
     """The same of a job that would be left with the broker."""
     source = open_source(request.input_path, **request.input_options)
-    policy = ErrorBudget(on_nonfinite=wishes.on_nonfinite)
-    wanted = Wanted(wishes.chunk_rows, wishes.store, wishes.compression, policy=policy, wishes=wishes)
+    wanted = Wanted(options.chunk_rows, options.store, options.compression, policy=options.policy, wishes=options)
     with request.connect() as client:
         preflight = client.try_out(request.models, source, wanted)
     _report(request, preflight, None)

@@ -29,7 +29,8 @@ from producer.cli.options import (
 from producer.cli.predict_to_sink import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
 from producer.cli.summary import PredictionFailedError, Summary
-from producer.detached.submit import Wishes
+from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS, marks
 from producer.sinks.journal import JsonValue
 from tasks.protocol.codec.compression import Compression
@@ -144,7 +145,14 @@ def predict(
             | {"--on-error": on_error not in (None, "raise"), "--max-failed": max_failed is not None}
             | {"--only-failed": only_failed}
         )
-        wishes = Wishes(chunk_rows, store, compression, ttl_seconds, on_nonfinite)
+        options = JobOptions(
+            chunk_rows=chunk_rows,
+            store=store,
+            compression=compression,
+            policy=ErrorBudget(on_nonfinite=on_nonfinite),
+            detach=True,
+            ttl_seconds=ttl_seconds,
+        )
         if not broker_url:
             raise click.UsageError(
                 "--detach needs a broker: the embedded system ends with the command; give --broker or set "
@@ -173,7 +181,7 @@ def predict(
         as_json=as_json,
     )
     if output is None:
-        return dry_run_detached(request, wishes) if is_dry else leave_job(request, wishes)
+        return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     if is_dry:
         return dry_run(request, output, force)
     try:

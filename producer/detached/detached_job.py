@@ -23,7 +23,7 @@ from producer.job.progress import Progress, progress_of
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
-from producer.rows.assemble import Gathered
+from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
@@ -174,7 +174,7 @@ class DetachedJob:
             RowsFailedError, JobCancelledError, UnknownJobError, NoWorkerError, BrokerError: as `parts`.
         """
         while True:
-            gathered = Gathered(self._plan.rows, without=self._failed)
+            gathered = ResultArrays(self._plan.rows, without=self._failed)
             with suppress(ExecutorDifferedError), closing(self.parts()) as parts:
                 for part in parts:
                     gathered.add(part)

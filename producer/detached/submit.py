@@ -22,18 +22,16 @@ from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
+from producer.scheduling.job_options import JobOptions
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
-from tasks.protocol.codec.compression import Compression
-from tasks.protocol.messages import OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
 from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
-from worker_config.retry_policy import LEAST_TTL_SECONDS
 from worker_config.settings import Settings
 
 # Messages published together.
@@ -42,39 +40,15 @@ BATCH_CHUNKS = 256
 Choose = Callable[[float], int]
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the caller asked for, as in `Client.submit`.
-
-    Raises:
-        UsageError: a job cannot be left that way.
-    """
-
-    chunk_rows: int | None = None
-    store: StoreName | None = None
-    compression: Compression | None = None
-    ttl_seconds: int | None = None
-    on_nonfinite: OnNonfinite = "warn"
-
-    def __post_init__(self) -> None:
-        if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:
-            raise UsageError(f"ttl_seconds is {self.ttl_seconds}; the least is {LEAST_TTL_SECONDS}")
-        if self.store == "files":
-            raise UsageError(
-                "the rows of a detached job cannot wait in the spool folder, which not every machine sees and nobody "
-                "would tidy; leave the store out"
-            )
-
-
-def check_can_be_left(infos: Sequence[ModelInfo], *, first_row: int, goes_on: bool) -> None:
-    """Refuse what only an attached job can; `goes_on` if rows or models that fail are not to end it.
+def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
+    """Refuse what only an attached job can.
 
     Raises:
         UsageError: the job cannot be left.
     """
-    if first_row:
+    if options.first_row:
         raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
-    if goes_on:
+    if options.fail_together or options.policy.goes_on:
         raise UsageError(
             "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
         )
@@ -87,7 +61,7 @@ def leave(
     source: Source | BatchSource,
     infos: list[ModelInfo],
     slots: list[SlotRecord],
-    wishes: Wishes,
+    options: JobOptions,
 ) -> str:
     """Put a job into Redis, all of it, and return its id.
 
@@ -96,28 +70,28 @@ def leave(
         source: the data set.
         infos: the models.
         slots: those that hold them all.
-        wishes: how.
+        options: how; some must be as `check_can_be_left` has them.
 
     Raises:
         UsageError: it is too large to be left, or workers do not reach the store; nothing of it stays.
         InputError: the data set cannot be read, or does not fit the models.
         BrokerError: Redis cannot be reached, or refuses.
     """
-    ttl_seconds = wishes.ttl_seconds or settings.job_ttl_seconds
+    ttl_seconds = options.ttl_seconds or settings.job_ttl_seconds
     settings = replace(settings, spool=None)
-    store, slice_ref = choose_store(source, slots, settings, wishes.store)
+    store, slice_ref = choose_store(source, slots, settings, options.store)
     job_id = secrets.token_hex(6)
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
     trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
     try:
         budget = RedisBudget(source.label, infos, settings.detached_mib, channel.redis_room())
-        upload = _Upload(channel, job_id, infos, wishes, ttl_seconds, budget)
+        upload = _Upload(channel, job_id, infos, options, ttl_seconds, budget)
         choose = partial(
             choose_chunk_rows,
             infos,
             source.rows,
             slots=len(slots),
-            fixed_rows=wishes.chunk_rows,
+            fixed_rows=options.chunk_rows,
             sliced=slice_ref is not None,
         )
         if isinstance(source, Source):
@@ -129,10 +103,10 @@ def leave(
             chunk_rows=chunk_rows,
             models=model_pinning.refs(infos),
             slice_ref=slice_ref,
-            compression=wishes.compression,
+            compression=options.compression,
             ttl_seconds=ttl_seconds,
             workers=sorted({slot.worker for slot in slots}),
-            on_nonfinite=wishes.on_nonfinite,
+            on_nonfinite=options.policy.on_nonfinite,
             trace=trace.headers,
         )
         dependent = model_pinning.dependent(infos)
@@ -167,7 +141,7 @@ class _Upload:
     channel: BrokerChannel
     job_id: str
     infos: list[ModelInfo]
-    wishes: Wishes
+    options: JobOptions
     ttl_seconds: int
     budget: RedisBudget
     rows: int = field(default=0, init=False)
@@ -178,7 +152,7 @@ class _Upload:
         """Store the next chunk; raises InputError if no model takes such rows as the first has."""
         if not self.chunks:
             check_fits(self.infos, rows)
-        payload = codec.encode(cast("codec.Tree", rows), compression=self.wishes.compression)
+        payload = codec.encode(cast("codec.Tree", rows), compression=self.options.compression)
         self.rows += count
         self.bytes += len(payload)
         self.chunks += 1
@@ -191,7 +165,7 @@ class _Upload:
         check_fits(self.infos, source.take(0, min(1, source.rows)))
         chunk_rows = choose(source.row_bytes)
         # What compression will save is not known yet.
-        in_redis = 0.0 if sliced or self.wishes.compression else source.rows * source.row_bytes
+        in_redis = 0.0 if sliced or self.options.compression else source.rows * source.row_bytes
         self.budget.check(source.rows, in_redis, -(-source.rows // chunk_rows), whole=True)
         if sliced:
             self.rows = source.rows

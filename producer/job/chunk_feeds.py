@@ -183,7 +183,7 @@ class BatchFeed(Feed):
         self._blank = blank
         self._max_delay = max_delay
         self._waiting = Rebatcher()
-        self._wanted_rows = 1
+        self._chunk_rows = 1
         self._since = 0.0  # when the oldest waiting row came
         self._ended = self._closed = False
         self._changed = threading.Condition()
@@ -195,7 +195,7 @@ class BatchFeed(Feed):
             self._thread = threading.Thread(target=self._read, name="celeriac-feed", daemon=True)
             self._thread.start()
         with self._changed:
-            self._wanted_rows = rows
+            self._chunk_rows = rows
             self._changed.notify_all()
             empty = self._ended and self._error is None and not self._waiting.rows and self._next == self._very_first
             if not (self._is_due(rows) or empty):
@@ -254,7 +254,7 @@ class BatchFeed(Feed):
         return bool(self._waiting.rows) and (late or self._waiting.bytes >= MAX_AHEAD_BYTES)
 
     def _has_room(self) -> bool:
-        return self._waiting.rows < 2 * self._wanted_rows and self._waiting.bytes < MAX_AHEAD_BYTES
+        return self._waiting.rows < 2 * self._chunk_rows and self._waiting.bytes < MAX_AHEAD_BYTES
 
     def _read(self) -> None:
         error: CeleriacError | None = None

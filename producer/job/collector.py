@@ -20,7 +20,7 @@ import numpy as np
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
 from producer.records.timeline import Outcome
-from producer.rows.assemble import Gathered, Join
+from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import blank_like, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without
 from producer.scheduling import model_pinning
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 MOST_CHECKSUMS = 65_536
 
 
-# As `Gathered` gives it where no row shows what outputs look like.
+# As `ResultArrays` gives it where no row shows what outputs look like.
 _NOTHING = np.empty((0,), np.float32)
 
 
@@ -45,12 +45,13 @@ class Collector:
     """The answers of one job, one by one; used by the job's thread.
 
     Attributes:
-        gathered: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
+        result_arrays: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
+        join: parts that are answered, and wait for an earlier one or for being handed over.
         stages: what slots did in all seconds up to their last answers.
     """
 
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
-        self.gathered: Gathered | None = None
+        self.result_arrays: ResultArrays | None = None
         self.stages: dict[str, float] = {}
         self._started = time.monotonic()
         self._context = context
@@ -60,7 +61,7 @@ class Collector:
         self._ledger = context.ledger
         self._failures = context.failures
         self._policy = context.options.policy
-        self._join = Join(ordered=context.options.ordered)
+        self.join = Join(ordered=context.options.ordered)
         self._buffer = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -69,21 +70,12 @@ class Collector:
         # Models of which outputs were joined that are void should their executor be found to differ.
         self._unproven: set[str] = set()
 
-    def gather(self) -> Gathered:
+    def gather(self) -> ResultArrays:
         """The whole arrays, in which outputs are placed from the first asking on; the caller's thread adds parts."""
-        if self.gathered is None:
+        if self.result_arrays is None:
             feed = self._context.feed
-            self.gathered = Gathered(feed.rows, feed.first_row, self._failures.models)
-        return self.gathered
-
-    @property
-    def waiting(self) -> int:
-        """Chunks that are answered, and held back for an earlier one."""
-        return self._join.waiting
-
-    def pop_ready(self) -> list[Part]:
-        """The parts that are next in order, or that there are."""
-        return self._join.pop_ready()
+            self.result_arrays = ResultArrays(feed.rows, feed.first_row, self._failures.models)
+        return self.result_arrays
 
     def count_stages(self, answer: Answer) -> None:
         """Add the seconds of an answer; a slot that waited before the job began did not wait for it."""
@@ -236,7 +228,7 @@ class Collector:
         if outputs is None:
             self._formless.append(part)
         else:
-            self._join.add(part)
+            self.join.add(part)
         self._flush()
         if part.failed_rows:
             self._policy.check(self._ledger.failed, self._context.feed.rows)
@@ -246,7 +238,7 @@ class Collector:
         if self._form is not None:
             formless, self._formless = self._formless, []
             for one in formless:
-                self._join.add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
+                self.join.add(self._formed(replace(one, outputs=blank_like(self._form, one.stop - one.start))))
 
     def _formed(self, part: Part) -> Part:
         """The part as it is handed over; raises MessageError if it has not one output for each row."""
@@ -261,15 +253,15 @@ class Collector:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""
         message = chunk.message
         # Rows that are left out have no place.
-        gathered = None if answer.failed_rows or answer.dropped else self.gathered
+        result_arrays = None if answer.failed_rows or answer.dropped else self.result_arrays
         name = self._last_model(message)
-        if gathered and isinstance(answer.ref, FileRef):
-            room = gathered.room(answer.start, answer.stop)
+        if result_arrays and isinstance(answer.ref, FileRef):
+            room = result_arrays.room(answer.start, answer.stop)
             form = room[name] if name and isinstance(room, dict) else room
             parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
             if room is not None and self._channel.load_into(answer.ref, parts):
                 return room, sum(map(len, parts))
-        payload = self._channel.load(answer.ref, self._buffer if gathered else None)
+        payload = self._channel.load(answer.ref, self._buffer if result_arrays else None)
         if payload is None and chunk.times_sent < MAX_SENDS:
             return None
         try:
@@ -277,8 +269,8 @@ class Collector:
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         outputs = without({name: outputs} if name else outputs, self._failures.models)
-        if gathered and isinstance(payload, memoryview):  # the next answer is read into the same memory
-            outputs = gathered.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
+        if result_arrays and isinstance(payload, memoryview):  # the next answer is read into the same memory
+            outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
         return outputs, len(payload or b"")
 
     def _refuse(self, answer: Answer, chunk: OpenChunk, why: str) -> bool:

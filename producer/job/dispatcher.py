@@ -101,12 +101,12 @@ class Dispatcher:
         return len(batch)
 
     def _publish(self, chunks: list[OpenChunk], *, first: bool = False) -> None:
-        for opened in chunks:
-            opened.published_at = time.monotonic()
+        for chunk in chunks:
+            chunk.published_at = time.monotonic()
         if chunks:
-            self._channel.publish([(opened.queue, opened.message) for opened in chunks], first=first)
-        for opened in chunks:
-            opened.published = True
+            self._channel.publish([(chunk.queue, chunk.message) for chunk in chunks], first=first)
+        for chunk in chunks:
+            chunk.published = True
 
     def leave_out(self, models: Collection[str]) -> None:
         """Send chunks without these models from now on; those that are open keep theirs, also when sent again."""

@@ -23,7 +23,7 @@ from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
 from producer.scheduling import model_pinning
-from producer.scheduling.chunk_sizer import CHUNK_SECONDS, FIRST_STEP_ROWS, ChunkSizer
+from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol.host_facts import versions_here
 from tasks.protocol.messages import Differed, StoreName
@@ -32,13 +32,9 @@ from worker_config.settings import Settings
 
 
 def make_sizer(
-    infos: Sequence[ModelInfo],
-    row_bytes: float | None,
-    store: StoreName,
-    chunk_rows: int | None,
-    chunk_seconds: float = CHUNK_SECONDS,
+    infos: Sequence[ModelInfo], row_bytes: float | None, store: StoreName, options: JobOptions
 ) -> ChunkSizer:
-    """What chooses the chunks' size; `chunk_rows` is the caller's own choice.
+    """What chooses the chunks' size.
 
     Raises:
         UsageError: `chunk_rows` is less than 1, or `chunk_seconds` no time.
@@ -50,8 +46,8 @@ def make_sizer(
         batch_seconds=model_pinning.batch_seconds(infos),
         store=store,
         first_rows=FIRST_STEP_ROWS if model_pinning.have_no_model(infos) else 1,
-        fixed_rows=model_pinning.fixed_chunk_rows(infos, chunk_rows),
-        chunk_seconds=chunk_seconds,
+        fixed_rows=model_pinning.fixed_chunk_rows(infos, options.chunk_rows),
+        chunk_seconds=options.chunk_seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""This module hands parts, and in the end an error if there was one, from a job's thread to its caller.
+"""Hands parts, and in the end an error if there was one, from a job's thread to its caller.
 
 What the caller has not taken is bounded: the job sends no more chunks while it is over the bound.
 """

@@ -61,7 +61,7 @@ class RestartableRunner:
         """
         while True:
             run = self.run
-            gathered = run.gather() if self._gathers else None
+            arrays = run.gather() if self._gathers else None
             try:
                 part = run.part_queue.take()
             except Restarted:
@@ -70,8 +70,8 @@ class RestartableRunner:
                 if self._on_restart is not None:
                     self._on_restart()
                 continue
-            if part is not None and gathered is not None:
-                gathered.add(part)
+            if part is not None and arrays is not None:
+                arrays.add(part)
             return part
 
     def gather(self) -> None:

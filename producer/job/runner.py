@@ -26,7 +26,6 @@ from producer.job.resend import Resender
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome
-from producer.rows.assemble import Gathered
 from producer.scheduling import redis_backoff
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
@@ -60,6 +59,7 @@ class Runner:
         feed: where chunks come from.
         part_queue: parts on their way to the caller.
         window: what is in flight.
+        gather: gives the whole arrays, as `Collector.gather` does; for the caller's thread.
         differed: models of which an executor differed from their own graphs.
 
     With `fail_together` the job ends when any of its models fails, else when none is left.
@@ -76,7 +76,7 @@ class Runner:
         self._balancer = LoadBalancer(context.spec.slots)
         self._dispatcher = Dispatcher(context, self.window, chunk_sizer, self._balancer)
         self._collector = Collector(context, self._dispatcher)
-        self.stages = self._collector.stages
+        self.stages, self.gather = self._collector.stages, self._collector.gather
         self._reporter = JobReporter(context, self.stages)
         self._liveness, self._stragglers = WorkerLiveness(context.id, context.models, context.spec.slots), Stragglers()
         self._resender = Resender(self._channel, self._dispatcher, self._liveness, self._stragglers)
@@ -98,10 +98,6 @@ class Runner:
     def slots(self) -> list[SlotRecord]:
         """Slots that can run the job."""
         return self._liveness.slots
-
-    def gather(self) -> Gathered:
-        """The whole arrays, in which outputs are placed from the first asking on; for the caller's thread."""
-        return self._collector.gather()
 
     def cancel(self, *, wake: bool = True) -> None:
         """End soon, from any thread; the job's own, which needs no waking, may hold the lock for that."""
@@ -166,7 +162,7 @@ class Runner:
     def _send(self) -> None:
         max_parts = math.inf if self.feed.rows is not None else self.window.slots * CHUNKS_PER_SLOT
         try:
-            while self.part_queue.has_room(max_parts) and self._dispatcher.send(self._collector.waiting):
+            while self.part_queue.has_room(max_parts) and self._dispatcher.send(self._collector.join.waiting):
                 pass
         finally:
             if self.feed.rows is None:
@@ -194,7 +190,7 @@ class Runner:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        for part in self._collector.pop_ready():
+        for part in self._collector.join.pop_ready():
             self.part_queue.give(part)
 
     def _collect(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""This module makes the span of a job, the root of its trace, and the headers that carry it to the workers.
+"""Makes the span of a job, the root of its trace, and the headers that carry it to the workers.
 
 begin --> headers (W3C `traceparent`), on every message of the job --> end, with what became of it
 
@@ -35,9 +35,9 @@ class JobTrace:
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("celeriac.state", state)
-        for name, told in ("rows", "rows"), ("chunks", "chunks_sent"), ("predicted", "predicted"):
-            if told in ledger:
-                self._span.set_attribute(f"celeriac.{name}", ledger[told])
+        for name, count in ("rows", "rows"), ("chunks", "chunks_sent"), ("predicted", "predicted"):
+            if count in ledger:
+                self._span.set_attribute(f"celeriac.{name}", ledger[count])
         if error:
             self._span.set_status(StatusCode.ERROR, error)
         self._span.end()

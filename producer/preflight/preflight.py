@@ -16,12 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from producer.detached.plan import RedisBudget, choose_chunk_rows
-from producer.detached.submit import Wishes
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job
-from producer.preflight.probe import Head, Heard, send
+from producer.preflight.probe import Head, ProbeSizer, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
@@ -49,7 +48,13 @@ class Wanted:
     compression: Compression | None = None
     fail_together: bool = False
     policy: ErrorBudget = ErrorBudget()  # noqa: RUF009 - frozen
-    wishes: Wishes | None = None
+    wishes: JobOptions | None = None
+
+    @property
+    def options(self) -> JobOptions:
+        """The same as options of a job."""
+        asked = self.wishes or JobOptions(self.chunk_rows, store=self.store, compression=self.compression)
+        return replace(asked, fail_together=self.fail_together, policy=self.policy)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def try_out(
         settings = replace(settings, spool=None)
     store, slice_ref = choose_store(source, slots, settings, wanted.store)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
-    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.chunk_rows)
+    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.options)
     channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
     with closing(channel):
         room = channel.redis_room()
@@ -146,20 +151,19 @@ def try_out(
         plan(row_bytes)  # as the job would: before anything is sent
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
-    heard = Heard(1, fixed_rows=head.most)
-    options = JobOptions(compression=wanted.compression, fail_together=wanted.fail_together, policy=wanted.policy)
-    spec = JobSpec(options, infos, slots, store, slice_ref)
-    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), heard))
+    measured = ProbeSizer(1, fixed_rows=head.most)
+    spec = JobSpec(wanted.options, infos, slots, store, slice_ref)
+    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), measured))
 
     reply = choose_reply(store, slots, settings)
     spool = settings.spool if "files" in (store, reply) else None
     rows = probe.stop - probe.start
     if row_bytes is None:
-        row_bytes = heard.payload_bytes / rows if rows else 0.0
-    output_row_bytes = heard.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
+        row_bytes = measured.payload_bytes / rows if rows else 0.0
+    output_row_bytes = measured.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
     detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
     chunk_sizer.sent(rows, round(row_bytes * rows))
-    chunk_sizer.answered(rows, heard.seconds, heard.output_bytes)
+    chunk_sizer.answered(rows, measured.seconds, measured.output_bytes)
     chunk_rows = detached[0] or chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     return Preflight(
         label=source.label,
@@ -175,11 +179,11 @@ def try_out(
         chunk_rows=detached[0] or first_rows,
         chunks=None if source.rows is None else max(1, -(-source.rows // chunk_rows)),
         probe=probe,
-        probe_seconds=heard.seconds,
+        probe_seconds=measured.seconds,
         failed_models=failed_models,
         outputs=specs_of({"/".join(key): one for key, one in leaves_of(probe.outputs) if isinstance(one, np.ndarray)}),
         output_row_bytes=output_row_bytes,
-        seconds=forecast_seconds(source.rows, rows, heard.seconds, len(slots)),
+        seconds=forecast_seconds(source.rows, rows, measured.seconds, len(slots)),
         in_flight_bytes=in_flight(chunk_sizer, window, chunk_rows, source.rows),
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],

@@ -2,7 +2,7 @@
 
 source --Head--> feed of one chunk --job--> part --> record removed
                                       |
-                                    Heard: bytes and seconds
+                                    ProbeSizer: bytes and seconds
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def send(settings: Settings, job: Job) -> tuple[Part, dict[str, FailureRecord]]:
             job_store.remove(client, job.id)
 
 
-class Heard(ChunkSizer):
+class ProbeSizer(ChunkSizer):
     """Chunks of one size; remembers how large what was sent and answered is, and the seconds."""
 
     payload_bytes = output_bytes = 0

@@ -1,7 +1,7 @@
 """The join: puts the chunks' outputs, which come in any order and perhaps twice, at their place.
 
-`Join` drops duplicates and holds back what came too early, if order is wanted; `Gathered` puts parts into whole arrays.
-`Layout` is what both `Gathered` and the sinks hold every part against. A model that fails alone is left out of both,
+`Join` drops duplicates and holds back what came too early, if order is wanted; `ResultArrays` puts parts into whole
+arrays. `Layout` is what both these and the sinks hold every part against. A model that fails alone is left out of both,
 whenever that comes to light: of parts that have it, and of what was placed.
 """
 
@@ -130,7 +130,7 @@ class Layout:
             raise CeleriacError(f"the output is not complete: {self.placed} of {self.rows} rows were placed")
 
 
-class Gathered:
+class ResultArrays:
     """Parts, in any order but each one once, become whole arrays in memory; rows that a part lacks are in none.
 
     With `rows` known each array is allocated once, on the first part. With None the parts are kept and
@@ -224,7 +224,7 @@ class Gathered:
 
 def _copy(arrays: dict[Key, Array], places: dict[Key, Array]) -> None:
     for key, place in places.items():
-        # What `Gathered.place` has put there is there already; memory that only overlaps is not.
+        # What `ResultArrays.place` has put there is there already; memory that only overlaps is not.
         if place.__array_interface__ != arrays[key].__array_interface__:
             place[...] = arrays[key]
 

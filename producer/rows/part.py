@@ -1,4 +1,4 @@
-"""This module is what a chunk's outputs are on the caller's side: a `Part`, its trees of arrays, and their names."""
+"""What a chunk's outputs are on the caller's side: a `Part`, its trees of arrays, and their names."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def flatten(part: Part) -> dict[Key, Array]:
         if odd := [name for name in key if not isinstance(name, str)]:
             raise MessageError(f"{title_of(part)}: outputs have strings as names, {odd[0]!r} is none")
         if not isinstance(array, np.ndarray):
-            found = "an empty dict" if array == {} else f"a {type(array).__name__}"
-            raise MessageError(f"{title_of(part)}: {output_name(key)} is {found}, it must be an array")
+            other = "an empty dict" if array == {} else f"a {type(array).__name__}"
+            raise MessageError(f"{title_of(part)}: {output_name(key)} is {other}, it must be an array")
         rows = part.rows
         if array.ndim == 0 or len(array) != rows:
             raise MessageError(

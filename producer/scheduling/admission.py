@@ -1,4 +1,4 @@
-"""This module refuses what cannot become a job, before anything of it is sent."""
+"""Refuses what cannot become a job, before anything of it is sent."""
 
 from __future__ import annotations
 

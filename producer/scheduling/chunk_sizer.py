@@ -119,22 +119,22 @@ class ChunkSizer:
         """
         if self.fixed_rows is not None:
             return self.fixed_rows
-        wanted = self._wanted_rows()
+        target_rows = self._target_rows()
         if rows_left is not None:
             share = rows_left / (CHUNKS_LEFT_PER_SLOT * max(1, slots))
-            wanted = min(wanted, max(share, LEAST_SHARE * self._largest))
-        rows = max(1, round(wanted / self._batch_rows)) * self._batch_rows
+            target_rows = min(target_rows, max(share, LEAST_SHARE * self._largest))
+        rows = max(1, round(target_rows / self._batch_rows)) * self._batch_rows
         most = self._most_rows(share_bytes)
         if rows > most:
             # Whole batches, unless not even one fits.
             rows = int(most) - (int(most) % self._batch_rows if most > self._batch_rows else 0)
         return max(1, rows)
 
-    def _wanted_rows(self) -> float:
+    def _target_rows(self) -> float:
         if self._answered:
             rows, seconds = map(sum, zip(*self._answered, strict=True))
-            wanted = rows * self._chunk_seconds / max(seconds, 1e-6)
-            return wanted if self._row_seconds else min(wanted, GROWTH * self._largest)
+            target_rows = rows * self._chunk_seconds / max(seconds, 1e-6)
+            return target_rows if self._row_seconds else min(target_rows, GROWTH * self._largest)
         return self._chunk_seconds / self._row_seconds if self._row_seconds else self._first_rows
 
     def _most_rows(self, share_bytes: float) -> float:

@@ -1,4 +1,4 @@
-"""This module is what a caller wants of rows that fail: they end the job, are left out, or have a filler; and how many.
+"""What becomes of rows that fail: they end the job, are left out, or have a filler; and how many.
 
 "raise" | "skip" | "fill", a budget in rows or percent --> may the job go on?
 """

@@ -15,6 +15,7 @@ from tasks.protocol.codec.compression import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError
+from worker_config.retry_policy import LEAST_TTL_SECONDS
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_WAITING_BYTES = 256 * 2**20
@@ -63,6 +64,8 @@ class JobOptions:
     nonfinite_before: tuple[int, int] = (0, 0)
     ordered: bool = True
     max_waiting_bytes: int = MAX_WAITING_BYTES
+    detach: bool = False
+    ttl_seconds: int | None = None
 
     def __post_init__(self) -> None:
         if self.compression:
@@ -70,6 +73,19 @@ class JobOptions:
         if self.max_waiting_bytes < 1:
             raise UsageError(
                 f"max_waiting_bytes is {self.max_waiting_bytes}; it must be at least 1, or no part would come"
+            )
+        if self.ttl_seconds is not None and not self.detach:
+            raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
+        if not self.detach:
+            return
+        if not self.ordered:
+            raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
+        if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:
+            raise UsageError(f"ttl_seconds is {self.ttl_seconds}; the least is {LEAST_TTL_SECONDS}")
+        if self.store == "files":
+            raise UsageError(
+                "the rows of a detached job cannot wait in the spool folder, which not every machine sees and nobody "
+                "would tidy; leave the store out"
             )
 
 

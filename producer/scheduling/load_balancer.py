@@ -1,4 +1,4 @@
-"""This module spreads a job's chunks over the queues of the workers that can run it.
+"""Spreads a job's chunks over the queues of the workers that can run it.
 
     slots, by queue --> the queue with the fewest of the job's chunks in flight for each slot --> one chunk more there
 

@@ -1,4 +1,4 @@
-"""This module finds, among the slots that are up, those that can run a job, and pins the job to their models."""
+"""Finds, among the slots that are up, those that can run a job, and pins the job to their models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # In an error's text.
-WORKERS_TOLD = 5
+MOST_WORKERS_NAMED = 5
 
 
 def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
@@ -47,18 +47,16 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
         raise NoWorkerError(
             f"no worker holds {' and '.join(names)} together: {_who_holds(names, slots)}; start one that holds them all"
         )
-    return infos[max(holders, key=lambda version: (len(holders[version]), max(map(_ready_at, holders[version]))))]
-
-
-def _ready_at(slot: SlotRecord) -> float:
-    return slot.ready_at
+    newest = {version: max(slot.ready_at for slot in held_by) for version, held_by in holders.items()}
+    return infos[max(holders, key=lambda version: (len(holders[version]), newest[version]))]
 
 
 def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
     """For each worker, those of the models that it holds; of many workers the first."""
     held = {slot.worker: [info.name for info in slot.models if info.name in names] for slot in slots}
-    told = [f"{worker.rpartition(':')[0]} holds {' and '.join(some) or 'none'}" for worker, some in held.items()]
-    return ", ".join(told[:WORKERS_TOLD]) + (f" and {len(told) - WORKERS_TOLD} more" * (len(told) > WORKERS_TOLD))
+    texts = [f"{worker.rpartition(':')[0]} holds {' and '.join(some) or 'none'}" for worker, some in held.items()]
+    more = len(texts) - MOST_WORKERS_NAMED
+    return ", ".join(texts[:MOST_WORKERS_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
@@ -101,13 +99,13 @@ def have_no_model(infos: Sequence[ModelInfo]) -> bool:
 
 def dependent(infos: Iterable[ModelInfo]) -> dict[str, str]:
     """The models whose rows are not independent, each with what they depend on, and whether that is meant."""
-    told = {}
+    texts = {}
     for info in infos:
         meant = "" if info.independent_rows else "independent_rows = false: "
-        words = info.dependent or (meant and "nothing was found that a row's prediction depends on besides the row")
-        if words:
-            told[info.name] = f"{meant}{words}"
-    return told
+        text = info.dependent or (meant and "nothing was found that a row's prediction depends on besides the row")
+        if text:
+            texts[info.name] = f"{meant}{text}"
+    return texts
 
 
 def warn(infos: Iterable[ModelInfo]) -> None:
@@ -169,12 +167,12 @@ def refs(infos: Iterable[ModelInfo]) -> list[ModelRef]:
 
 def usable(slots: Iterable[SlotRecord], models: Iterable[ModelRef]) -> list[SlotRecord]:
     """The slots that run all of these models, in these versions, each with the queue for chunks of them."""
-    wanted = set(models)
-    found = []
+    needed = set(models)
+    runnable = []
     for slot in slots:
-        older = next((one.queue for one in slot.older if wanted <= set(one.models)), None)
-        if wanted <= set(refs(slot.models)):
-            found.append(slot)
+        older = next((one.queue for one in slot.older if needed <= set(one.models)), None)
+        if needed <= set(refs(slot.models)):
+            runnable.append(slot)
         elif older:
-            found.append(msgspec.structs.replace(slot, queue=older))
-    return found
+            runnable.append(msgspec.structs.replace(slot, queue=older))
+    return runnable

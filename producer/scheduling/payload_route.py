@@ -1,4 +1,4 @@
-"""This module chooses the way of a job's rows: slices of their own file, the shared spool folder, or Redis.
+"""Chooses the way of a job's rows: slices of their own file, the shared spool folder, or Redis.
 
 The fastest that every slot of the job can take: slices need a file under the workers' roots, files a spool folder that
 both sides see.
@@ -22,36 +22,36 @@ from worker_config.settings import Settings
 
 
 def choose_store(
-    source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, wanted: StoreName | None
+    source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, asked: StoreName | None
 ) -> tuple[StoreName, SliceRef | None]:
     """The store for this data set and these slots, and where its rows stand, for slices.
 
     Raises:
-        UsageError: the store that is wanted cannot be had; the text says why.
+        UsageError: the store that was asked for cannot be had; the text says why.
     """
     slice_ref = _slice_ref(source)
     shares_spool = _shares_spool(slots, settings)
     reaches_file = slice_ref is not None and all(is_under(slice_ref.path, slot.data_roots) for slot in slots)
-    if wanted == "slices" and not reaches_file:
+    if asked == "slices" and not reaches_file:
         why = "its rows stand in no .npy file" if slice_ref is None else "it is under no folder of CELERIAC_DATA_ROOTS"
         raise UsageError(f"{source.label}: workers cannot read slices of it: {why}; leave the store out")
-    if wanted == "files" and not shares_spool:
+    if asked == "files" and not shares_spool:
         raise UsageError("workers do not share a spool folder with this process; set CELERIAC_SPOOL on both sides")
-    if reaches_file and wanted in (None, "slices"):
+    if reaches_file and asked in (None, "slices"):
         return "slices", slice_ref
-    if shares_spool and wanted in (None, "files"):
+    if shares_spool and asked in (None, "files"):
         return "files", None
     return "redis", None
 
 
-def why(source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, wanted: StoreName | None) -> str:
+def why(source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, asked: StoreName | None) -> str:
     """What to tell of the store that `choose_store` has chosen for the same: why this one, and not a faster one.
 
     Raises:
         UsageError: as `choose_store`.
     """
-    chosen, _ = choose_store(source, slots, settings, wanted)
-    if wanted:
+    chosen, _ = choose_store(source, slots, settings, asked)
+    if asked:
         return "as was asked for"
     if chosen == "slices":
         return "workers read the rows in their own file"

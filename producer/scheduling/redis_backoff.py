@@ -1,4 +1,4 @@
-"""This module waits for a Redis that is away, or full, with pauses that grow."""
+"""Waits for a Redis that is away, or full, with pauses that grow."""
 
 from __future__ import annotations
 

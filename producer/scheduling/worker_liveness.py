@@ -1,4 +1,4 @@
-"""This module knows the workers of a job: which slots can run it, and whose chunks went with one that is gone.
+"""The workers of a job: which slots can run it, and whose chunks went with one that is gone.
 
 record expired      nobody knows which chunks it had taken: those of its queues are stranded
 record withdrawn    the worker ended, and handed back what it had: stranded are those of queues that nobody serves

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.rows import drop_rows
-from producer.rows.assemble import Gathered, Join
+from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import close_gaps
 from producer.rows.part import Part
 from tasks.protocol.messages import OnError
@@ -41,7 +41,7 @@ def test_parts_in_any_order_become_the_rows_that_were_predicted(
     failed = data.draw(st.sets(st.integers(first_row, rows - 1))) if rows > first_row else set()
     outputs = outputs_of(rows)
     parts = parts_with_failures(outputs, rows, failed, on_error, chunk_rows, start=first_row)
-    result = Gathered(rows if known else None, first_row=first_row)
+    result = ResultArrays(rows if known else None, first_row=first_row)
     for part in data.draw(st.permutations(parts)):
         way = data.draw(st.sampled_from(["placed", "in part of its room", "as it is"]))
         if way == "placed":
@@ -73,7 +73,7 @@ def _copy(source: Any, target: Any) -> None:
 
 def test_outputs_without_a_name_become_compact() -> None:
     whole = np.arange(ROWS)
-    result = Gathered(ROWS)
+    result = ResultArrays(ROWS)
     for part in parts_with_failures(whole, ROWS, {0, 7, 8, 22}, "skip"):
         result.add(part)
     np.testing.assert_array_equal(result.result(), np.delete(whole, [0, 7, 8, 22]))

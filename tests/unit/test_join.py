@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.rows.assemble import Gathered, Join
+from producer.rows.assemble import Join, ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.sinks import open_sink
 from tests.parts import split
@@ -33,7 +33,7 @@ def parts_of(data: OutputTree, rows: int, chunk_rows: int) -> list[Part]:
 
 
 def gathered(parts: list[Part], rows: int | None) -> Any:
-    whole = Gathered(rows)
+    whole = ResultArrays(rows)
     for part in parts:
         whole.add(part)
     return whole.result()
@@ -88,7 +88,7 @@ def test_any_order_of_arrival_with_repeats_gives_the_same_answer(
     once = data.draw(st.permutations(parts_of(expected, rows, chunk_rows)))
     repeats = data.draw(st.lists(st.sampled_from(once)))
     arrivals = data.draw(st.permutations([*once, *repeats]))
-    join, whole, order = Join(), Gathered(rows), []
+    join, whole, order = Join(), ResultArrays(rows), []
 
     seen: set[int] = set()
     for part in arrivals:
@@ -227,7 +227,7 @@ def test_missing_rows_are_never_returned() -> None:
 @pytest.mark.parametrize("rows", [7, None])
 def test_rows_before_the_first_one_are_left_out(rows: int | None) -> None:
     expected = np.arange(7)
-    whole = Gathered(rows, first_row=3)
+    whole = ResultArrays(rows, first_row=3)
     for part in [Part(1, 5, 7, expected[5:]), Part(0, 3, 5, expected[3:5])]:
         whole.add(part)
 
@@ -236,7 +236,7 @@ def test_rows_before_the_first_one_are_left_out(rows: int | None) -> None:
 
 def test_a_part_before_the_first_row_is_refused() -> None:
     with pytest.raises(MessageError, match=r"chunk 0 \(rows 2-4\) lies outside the rows of the data set, \[3, 7\)"):
-        Gathered(7, first_row=3).add(Part(0, 2, 4, np.zeros(2)))
+        ResultArrays(7, first_row=3).add(Part(0, 2, 4, np.zeros(2)))
 
 
 def test_a_part_outside_the_rows_is_refused() -> None:
@@ -263,7 +263,7 @@ def test_a_part_unlike_the_first_one_is_refused(rows: int | None, second: Any, m
 @pytest.mark.parametrize("rows", [6, None])
 @pytest.mark.parametrize("placed", [0, 1, 2, 3])
 def test_parts_that_are_at_their_place_already_stay_there(rows: int | None, placed: int) -> None:
-    whole = Gathered(rows)
+    whole = ResultArrays(rows)
     scratch = np.empty((2, 3))  # as memory that is read into again and again
     parts = []
     for index in range(3):
@@ -280,7 +280,7 @@ def test_parts_that_are_at_their_place_already_stay_there(rows: int | None, plac
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.complex64, bool])
 def test_there_is_room_for_bytes_when_the_outputs_are_known(dtype: type) -> None:
-    whole = Gathered(6, first_row=2)
+    whole = ResultArrays(6, first_row=2)
     assert whole.room(2, 4) is None
     whole.add(Part(0, 2, 4, {"a": np.ones((2, 3), dtype)}))
     room = whole.room(4, 6)
@@ -293,7 +293,7 @@ def test_there_is_room_for_bytes_when_the_outputs_are_known(dtype: type) -> None
     result = whole.result()
     assert isinstance(result, dict)
     np.testing.assert_array_equal(result["a"], np.repeat([[1] * 3, [5] * 3], 2, axis=0))
-    assert Gathered(None).room(0, 1) is None
+    assert ResultArrays(None).room(0, 1) is None
 
 
 @given(data=st.data(), rows=st.integers(1, 30), chunk_rows=st.integers(1, 7), known=st.booleans())
@@ -305,7 +305,7 @@ def test_a_model_that_is_left_out_at_any_time_leaves_the_others_whole(
     # Left out before this part; parts before it may lack the model only if it was left out by then.
     times = {name: data.draw(st.integers(0, len(parts))) for name in ("b", "c")}
     left_out: set[str] = set()
-    result = Gathered(rows if known else None, without=left_out)
+    result = ResultArrays(rows if known else None, without=left_out)
     for number, part in enumerate(parts):
         left_out |= {name for name, time in times.items() if time <= number}
         lacking = data.draw(st.sets(st.sampled_from(sorted(left_out)))) if left_out else set()
@@ -329,7 +329,7 @@ def test_a_model_that_is_left_out_at_any_time_leaves_the_others_whole(
 
 
 def test_a_part_that_lacks_a_model_which_has_not_failed_is_refused() -> None:
-    result = Gathered(4, without=set())
+    result = ResultArrays(4, without=set())
     result.add(Part(0, 0, 2, {"a": np.zeros(2), "b": np.zeros(2)}))
     with pytest.raises(MessageError, match=r"chunk 1 .*has the outputs a, earlier ones had a, b"):
         result.add(Part(1, 2, 4, {"a": np.zeros(2)}))

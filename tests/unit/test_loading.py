@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rows.assemble import Gathered, Join
+from producer.rows.assemble import Join, ResultArrays
 from producer.rows.columns import runs_of
 from producer.rows.drop_rows import drop_rows
 from producer.rows.part import Part, flatten
@@ -203,7 +203,7 @@ def test_without_order_each_part_comes_at_once_and_once(data: st.DataObject, row
     once = data.draw(st.permutations(parts))
     repeats = data.draw(st.lists(st.sampled_from(once)))
     arrivals = data.draw(st.permutations([*once, *repeats]))
-    join, whole, seen = Join(ordered=False), Gathered(rows), []
+    join, whole, seen = Join(ordered=False), ResultArrays(rows), []
     for part in arrivals:
         new = join.add(part)
         assert new == (part.index not in seen)
