@@ -35,6 +35,7 @@ from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
+from tasks.transport import scripts
 from tasks.transport.job_expiry import keep
 from worker_config.errors import UnknownJobError
 
@@ -53,15 +54,6 @@ _FAILED = b"failed:"
 
 # Counts of rows that children keep.
 _ROWS = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
-
-# Nothing that has expired comes back to life.
-_CANCEL = """
-local job = KEYS[1]
-local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
-if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
-redis.call('UNLINK', unpack(KEYS, 2))
-return state
-"""
 
 
 def new_record(
@@ -169,7 +161,7 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     _, record = read(client, job_id)
     held = [keys.job(record.id), keys.answers(record.id), keys.payloads(record.id), keys.deliveries(record.id)]
     held.append(keys.unproven(record.id))
-    state = cast("bytes | None", client.eval(_CANCEL, len(held), *held))
+    state = cast("bytes | None", scripts.run(client, "cancel_job", held))
     if state is None:
         raise UnknownJobError(f"job {record.id} has expired")
     return JobState(state.decode()), record

@@ -143,7 +143,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
             pipe.hget(message.ref.key, str(message.index))
         (state, *differed), answered, deliveries, _, *payload = pipe.execute()
     if state != b"running" or answered:
-        child.client.hdel(key, *delivery_log.fields_of(message.index))
+        child.client.hdel(key, *keys.delivery_fields(message.index))
         return 0, None, []
     own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
     return deliveries, payload[0] if payload else None, own_graph

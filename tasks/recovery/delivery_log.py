@@ -23,38 +23,8 @@ import redis
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
 from tasks.recovery.poison_rows import Death, Note, PoisonRows, Step, judge
+from tasks.transport import scripts
 from worker_config.errors import MessageError
-
-# Of a chunk that was answered meanwhile nothing is noted: nobody would remove it.
-_NOTE = """
-local key, index, name, value = KEYS[1], unpack(ARGV)
-if redis.call('HEXISTS', key, index) == 0 then return end
-redis.call('HSET', key, index .. ':' .. name, value)
-if name == 'bad' then redis.call('HDEL', key, index .. ':at', index .. ':why') end
-"""
-
-# Several copies of a chunk may run at a time. The last one that has noted anything is the one that tells; a death of
-# another tells nothing as long as that one may live, and later no more than that there was one.
-_TELL = """
-local key, index, told, counts, worker, pid = KEYS[1], unpack(ARGV)
-if redis.call('HEXISTS', key, index) == 0 then return end
-local function read(name)
-    local value = redis.call('HGET', key, index .. ':' .. name)
-    return value and cmsgpack.unpack(value)
-end
-local at, why = read('at'), read('why')
-if not at or (at.worker == worker and at.pid == tonumber(pid)) then
-    redis.call('HSET', key, index .. ':why', told)
-elseif not (why and why.worker == at.worker and why.pid == at.pid) then
-    return
-end
-if counts == '1' then redis.call('HINCRBY', key, index .. ':deaths', 1) end
-"""
-
-
-def fields_of(index: int) -> list[str]:
-    """All that the hash has of a chunk."""
-    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad"))]
 
 
 @dataclass
@@ -83,7 +53,7 @@ def read(client: redis.Redis, message: ChunkMessage) -> Story:
 
     A worker that is not in Redis any more is gone, and its children with it.
     """
-    key, (_, *fields) = keys.deliveries(message.job), fields_of(message.index)
+    key, (_, *fields) = keys.deliveries(message.job), keys.delivery_fields(message.index)
     at, why, deaths, bad = cast("list[bytes | None]", client.hmget(key, fields))
     story = Story(_read(at, Note), _read(why, Death), int(deaths or 0), _read(bad, list[FailureRecord]) or [])
     note, death = story.note, story.death
@@ -97,20 +67,24 @@ def read(client: redis.Redis, message: ChunkMessage) -> Story:
 
 def condemn(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:
     """Keep the rows that are never to be run again; what led to it has served."""
-    client.eval(_NOTE, 1, keys.deliveries(message.job), message.index, "bad", msgspec.msgpack.encode(bad))
+    _note(client, message, "bad", bad)
 
 
 def write(client: redis.Redis, message: ChunkMessage, worker: str, step: Step) -> None:
     """Note what this child is about to run."""
     note = Note(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic())
-    client.eval(_NOTE, 1, keys.deliveries(message.job), message.index, "at", msgspec.msgpack.encode(note))
+    _note(client, message, "at", note)
 
 
 def tell(client: redis.Redis, message: ChunkMessage, death: Death) -> None:
     """Note what became of a child that ran the chunk."""
-    counts = "1" if death.type else "0"
-    told = msgspec.msgpack.encode(death)
-    client.eval(_TELL, 1, keys.deliveries(message.job), message.index, told, counts, death.worker, death.pid)
+    values = [message.index, msgspec.msgpack.encode(death), "1" if death.type else "0", death.worker, death.pid]
+    scripts.run(client, "note_death", [keys.deliveries(message.job)], values)
+
+
+def _note(client: redis.Redis, message: ChunkMessage, name: str, value: Any) -> None:
+    values = [message.index, name, msgspec.msgpack.encode(value)]
+    scripts.run(client, "note_delivery", [keys.deliveries(message.job)], values)
 
 
 def _read(data: bytes | None, form: Any) -> Any:

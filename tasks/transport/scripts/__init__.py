@@ -1,0 +1,35 @@
+"""The scripts that Redis runs in one step, a Lua file each, and the one way to run them.
+
+NAME.lua, what it includes --SHA-1--> Redis --unknown there, as after a restart--> whole text --> Redis
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
+
+def run(client: redis.Redis, name: str, keys: Sequence[str], values: Sequence[Any] = ()) -> Any:
+    """What the script gives; nothing yet where `client` is a pipeline.
+
+    A pipeline that is sent again after a lost connection may find a Redis that has forgotten scripts, and cannot send
+    one in between: it carries the whole text.
+    """
+    if isinstance(client, Pipeline):
+        return client.eval(text_of(name), len(keys), *keys, *values)
+    return client.register_script(text_of(name))(keys, values)
+
+
+@cache
+def text_of(name: str) -> str:
+    """The script, with those that it includes in their places."""
+    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda line: text_of(line[1]), text)
