@@ -23,7 +23,7 @@ from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, AttachedOptions, DetachedOptions, PredictOptions, Terms
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source, from_rows, open_source
-from tasks.protocol.codec.compression import Compression, check_installed
+from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.signature import blank_rows

@@ -30,7 +30,7 @@ from producer.sinks.patch_rows import patched_parts
 from producer.sinks.read_back import OutputReader, check_readable
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
 

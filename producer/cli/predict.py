@@ -39,7 +39,7 @@ from producer.scheduling.error_budget import ErrorBudget
 from producer.sinks import FORMATS, JournalHead, Sink, can_drop, check_output, marks, open_sink
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint, open_source
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS

@@ -24,7 +24,7 @@ from producer.records.ledger import Ledger, told_nonfinite
 from producer.sinks import JournalHead, Sink, begin_again
 from producer.sinks.marks import Fill
 from producer.sources import BatchSource, Source
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import Differed, FailureRecord, OnNonfinite, StoreName
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 

@@ -26,7 +26,7 @@ from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.transport.connection import broker_errors

@@ -27,7 +27,7 @@ from producer.rows.part import OutputTree, Part, flatten, unflatten, without
 from producer.scheduling.job_options import Terms
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, Failure, FailureRecord, FileRef, ModelRef, Outputs
-from tasks.transport.reusable_buffer import ReusableBuffer
+from tasks.transport.files import ReusableBuffer
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 

@@ -32,9 +32,8 @@ from producer.scheduling.job_options import Terms
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
-from tasks.protocol.host_facts import versions_here
 from tasks.protocol.messages import Differed, StoreName
-from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.records import ModelInfo, SlotRecord, versions_here
 from worker_config.settings import Settings
 
 

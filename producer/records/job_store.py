@@ -36,7 +36,6 @@ from tasks.protocol import keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
-from tasks.transport.job_expiry import keep
 from worker_config.errors import UnknownJobError
 
 
@@ -90,7 +89,7 @@ def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
         fields |= {"chunks": record.plan.chunks, "ttl": ttl_seconds, "models": len(record.plan.models)}
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping=fields)
-        keep(pipe, record.id, ttl_seconds)
+        scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.execute()
 
 
@@ -120,7 +119,7 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
         pipe.hset(keys.job(record.id), "record", msgspec.json.encode(record))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
         pipe.hsetnx(keys.job(record.id), "state", JobState.RUNNING.value)
-        keep(pipe, record.id, ttl_seconds)
+        scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.hget(keys.job(record.id), "state")
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
@@ -136,7 +135,7 @@ def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds:
     """Write how a job ended; workers drop what is still queued, and push no more answers."""
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping={"state": state.value, "record": msgspec.json.encode(record)})
-        keep(pipe, record.id, ttl_seconds)
+        scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.execute()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from producer.scheduling.error_budget import ErrorBudget
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.protocol.codec.arrays import DTYPES
+from tasks.protocol.codec import DTYPES
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.signature import blank_rows

@@ -21,7 +21,7 @@ from tasks.preparation.served import Served, describe
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.files import write_whole
 from tasks.transport.run_folder import model_path
 from worker_config.celery_app import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS

@@ -16,7 +16,8 @@ from collections.abc import MutableSequence
 from dataclasses import dataclass, field, fields
 from typing import cast
 
-from tasks.telemetry.stopwatch import CELLS, STAGES, seconds_in
+from tasks.protocol.messages import STAGES
+from tasks.telemetry.stopwatch import CELLS, seconds_in
 
 # Only pages that are written to take memory.
 _SLOTS = 4096

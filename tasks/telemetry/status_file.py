@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.files import write_whole
 
 # A folder of a main process that is gone is left for so long to whoever wants to look into it.
 ABANDONED_SECONDS = 3_600.0

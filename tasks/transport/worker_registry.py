@@ -5,7 +5,7 @@ worker's main process, every few seconds --refresh--> (keeps the record alive, d
 child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
-`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/host_facts.py`).
+`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/records.py`).
 One that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its
 notes count as those of a worker that lives.
 """
@@ -21,11 +21,10 @@ from typing import Any, cast
 import redis
 
 from tasks.protocol import keys
-from tasks.protocol.host_facts import WorkerFacts, pack_facts, unpack_facts
 from tasks.protocol.messages import pack, unpack
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
 from tasks.transport import queues, run_folder
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.files import write_whole
 from worker_config.errors import MessageError
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 

@@ -33,8 +33,7 @@ from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
-from tasks.protocol.host_facts import WorkerFacts, facts_of
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say

@@ -9,7 +9,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import InlineRef, Outputs
-from tasks.transport import job_expiry, queues, scripts
+from tasks.transport import queues, scripts
 from tasks.transport.connection import connect
 from tasks.transport.publish_answer import push_answer
 from tests.systems import System
@@ -44,7 +44,7 @@ def test_so_it_does_in_a_pipeline(server: redis.Redis, transaction: bool) -> Non
         with server.pipeline(transaction=transaction) as pipe:
             pipe.set(f"before {queue}", 1)
             queues.note(pipe, [queue])
-            job_expiry.keep(pipe, JOB, 60)
+            scripts.keep_job(pipe, JOB, 60)
             server.script_flush()
             pipe.execute()
     assert server.zrange(keys.QUEUES, 0, -1) == [b"first", b"second"]

@@ -14,18 +14,31 @@ from typing import Any
 import redis
 from redis.client import Pipeline
 
+from tasks.protocol import keys
+
 _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
-def run(client: redis.Redis, name: str, keys: Sequence[str], values: Sequence[Any] = ()) -> Any:
+def run(client: redis.Redis, name: str, held: Sequence[str], values: Sequence[Any] = ()) -> Any:
     """What the script gives; nothing yet where `client` is a pipeline.
 
     A pipeline that is sent again after a lost connection may find a Redis that has forgotten scripts, and cannot send
     one in between: it carries the whole text.
     """
     if isinstance(client, Pipeline):
-        return client.eval(text_of(name), len(keys), *keys, *values)
-    return client.register_script(text_of(name))(keys, values)
+        return client.eval(text_of(name), len(held), *held, *values)
+    return client.register_script(text_of(name))(held, values)
+
+
+def keep_job(client: redis.Redis, job_id: str, ttl_seconds: int) -> None:
+    """Let all that a job has in Redis live on for `ttl_seconds`; a job that has expired stays so.
+
+    `celeriac:jobs` has each id by the time at which its job expires, and lives as long as the last of them.
+
+    `client` may be a pipeline.
+    """
+    held = [keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.unproven(job_id)]
+    run(client, "keep_job", [keys.JOBS, *held], [job_id, ttl_seconds])
 
 
 @cache
