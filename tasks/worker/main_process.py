@@ -16,7 +16,6 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import signal
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,7 @@ from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
-from tasks.transport import queues, spool, worker_registry
+from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.worker import fork_guard, inspection, reconnect, reload
 from tasks.worker.child_death import answer_for_child
@@ -92,7 +91,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     def on_worker_init(sender: Any, **_: object) -> None:
         global _main
-        folder = status_file.make_folder()
+        folder = run_folder.make()
         try:
             _main = _prepare(app, settings, sender, folder)
         except CeleriacError as error:
@@ -102,7 +101,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
             end(WorkerStartError(f"the worker cannot start: {type(error).__name__}: {error}"))
         finally:
             if _main is None:
-                shutil.rmtree(folder, ignore_errors=True)
+                run_folder.remove(folder)
 
     signals.worker_init.connect(on_worker_init, weak=False)
     signals.worker_before_create_process.connect(_before_fork, weak=False)
@@ -277,7 +276,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
         if _main is not None:
-            shutil.rmtree(_main.models.folder, ignore_errors=True)
+            run_folder.remove(_main.models.folder)
             if _main.settings.spool:
                 spool.remove_mark(_main.settings.spool, _main.spool_mark)
             try:

@@ -25,6 +25,7 @@ KNOWN = {
     "tasks.transport.connection",
     "tasks.transport.files",
     "tasks.transport.resend_detached",
+    "tasks.transport.run_folder",
     "tasks.transport.scripts",
     "tasks.transport.spool",
     "tasks.transport.worker_registry",
