@@ -22,13 +22,13 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
-from tasks.recovery.poison_rows import Death, Note, PoisonRows, Step, judge
+from tasks.recovery.poison_rows import ChildDeath, PoisonRows, RowRange, RunIntent, judge
 from tasks.transport import scripts
 from worker_config.errors import MessageError
 
 
 @dataclass
-class Story:
+class DeliveryHistory:
     """What earlier deliveries of a chunk have come to.
 
     Attributes:
@@ -38,8 +38,8 @@ class Story:
         deaths: how many children died, but for those beside one that has noted the chunk and may live.
     """
 
-    note: Note | None = None
-    death: Death | None = None
+    note: RunIntent | None = None
+    death: ChildDeath | None = None
     deaths: int = 0
     bad: list[FailureRecord] = field(default_factory=list)
 
@@ -48,35 +48,39 @@ class Story:
         return judge(self.note, self.death, batch_rows) if self.note and self.death else (None, None)
 
 
-def read(client: redis.Redis, message: ChunkMessage) -> Story:
+def read(client: redis.Redis, message: ChunkMessage) -> DeliveryHistory:
     """What is known of a chunk that is delivered again.
 
     A worker that is not in Redis any more is gone, and its children with it.
     """
     key, (_, *fields) = keys.deliveries(message.job), keys.delivery_fields(message.index)
     at, why, deaths, bad = cast("list[bytes | None]", client.hmget(key, fields))
-    story = Story(_read(at, Note), _read(why, Death), int(deaths or 0), _read(bad, list[FailureRecord]) or [])
-    note, death = story.note, story.death
+    history = DeliveryHistory(
+        _read(at, RunIntent), _read(why, ChildDeath), int(deaths or 0), _read(bad, list[FailureRecord]) or []
+    )
+    note, death = history.note, history.death
     if note and not (death and (death.worker, death.pid) == (note.worker, note.pid)):
-        story.death = None
+        history.death = None
         if not client.exists(keys.worker(note.worker)):
-            story.death = Death(note.worker, note.pid, "Killed", f"the worker that ran it, {note.worker}, is gone")
-            story.deaths = client.hincrby(key, f"{message.index}:deaths", 1)
-    return story
+            history.death = ChildDeath(
+                note.worker, note.pid, "Killed", f"the worker that ran it, {note.worker}, is gone"
+            )
+            history.deaths = client.hincrby(key, f"{message.index}:deaths", 1)
+    return history
 
 
-def condemn(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:
+def exclude_rows(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:
     """Keep the rows that are never to be run again; what led to it has served."""
     _note(client, message, "bad", bad)
 
 
-def write(client: redis.Redis, message: ChunkMessage, worker: str, step: Step) -> None:
+def record_intent(client: redis.Redis, message: ChunkMessage, worker: str, step: RowRange) -> None:
     """Note what this child is about to run."""
-    note = Note(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic())
+    note = RunIntent(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic())
     _note(client, message, "at", note)
 
 
-def tell(client: redis.Redis, message: ChunkMessage, death: Death) -> None:
+def record_death(client: redis.Redis, message: ChunkMessage, death: ChildDeath) -> None:
     """Note what became of a child that ran the chunk."""
     values = [message.index, msgspec.msgpack.encode(death), "1" if death.type else "0", death.worker, death.pid]
     scripts.run(client, "note_death", [keys.deliveries(message.job)], values)

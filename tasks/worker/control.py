@@ -79,5 +79,5 @@ def _changed(change: Any, n: int, inspection: Any) -> dict[str, str]:
         change(n)
     except UsageError as error:
         return {"error": str(error)}
-    inspection.refresh()
+    inspection.heartbeat()
     return {"ok": f"{inspection.size.wanted} children; `inspect ready` tells which of them are"}

@@ -34,10 +34,10 @@ class Drain:
         is_on: whether the worker takes no chunks.
     """
 
-    def __init__(self, controller: Any, models: ModelSet, refresh: Callable[[], None]) -> None:
+    def __init__(self, controller: Any, models: ModelSet, heartbeat: Callable[[], None]) -> None:
         self._controller = controller
         self._models = models
-        self._refresh = refresh
+        self._heartbeat = heartbeat
         self.wanted = False
         self.is_on = False
 
@@ -46,10 +46,10 @@ class Drain:
         if self.wanted != self.is_on:
             self.is_on = self.wanted
             (self._begin if self.is_on else self._end)()
-            self._refresh()
+            self._heartbeat()
 
     def _begin(self) -> None:
-        with suppress(OSError):  # a full disk: a child that comes is a slot until the next refresh
+        with suppress(OSError):  # a full disk: a child that comes is a slot until the next heartbeat
             draining_path(self._models.folder).touch()
         consumer = self._controller.consumer
         queues = consumer.app.amqp.queues

@@ -144,7 +144,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
     models = ModelSet(folder, Generation(served, shop.held))
-    models.leave_word()
+    models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
     return MainProcess(
@@ -258,11 +258,11 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             _main.reports,
             _main.counters,
             _main.started,
-            lambda: self._refresh(controller),
+            lambda: self._heartbeat(controller),
         )
         # At once too: whatever Redis loses from now on, it is told again.
-        self._refresh(controller)
-        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))
+        self._heartbeat(controller)
+        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._heartbeat, (controller,))
         # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller,))
@@ -280,24 +280,24 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             if _main.settings.spool:
                 spool.remove_mark(_main.settings.spool, _main.spool_mark)
             try:
-                worker_registry.withdraw(_main.client, _main.worker)
+                worker_registry.deregister(_main.client, _main.worker)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker ends: %s", error)
 
     terminate = stop
 
-    def _refresh(self, controller: Any) -> None:
+    def _heartbeat(self, controller: Any) -> None:
         if _main is not None:
             try:
                 self._forget(controller.consumer)
                 self._inspection.waiting(queues.waiting(_main.client, _main.models.queues))
                 if self._inspection.drain.is_on:
-                    return worker_registry.stand_aside(_main.client, _main.worker, _main.models.queues)
+                    return worker_registry.deregister_slots(_main.client, _main.worker, _main.models.queues)
                 pids = [process.pid for process in self._inspection.size.staying]
                 # A child's own word, too: Redis may have lost what it was told since the last time.
-                known = [*worker_registry.words_left(_main.models.folder), *self._up]
-                told_by, facts = _main.models.told_by, _main.facts
-                self._up = worker_registry.refresh(_main.client, _main.worker, pids, known, told_by, facts)
+                known = [*worker_registry.saved_slots(_main.models.folder), *self._up]
+                updated, facts = _main.models.updated, _main.facts
+                self._up = worker_registry.heartbeat(_main.client, _main.worker, pids, known, updated, facts)
             except redis.RedisError as error:
                 logger.warning("cannot tell Redis that this worker lives: %s", error)
 
@@ -310,7 +310,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 controller.consumer.add_task_queue(_main.models.current.queue)
         except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
             logger.warning("cannot change queues: %s", error)
-        self._refresh(controller)
+        self._heartbeat(controller)
 
     def _forget(self, consumer: Any) -> None:
         """Give up the models that no running job wants any more."""

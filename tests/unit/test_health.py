@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tasks.health import Limits, describe, judge, main
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Counters, Counts, Sums
+from tasks.telemetry.counters import Counters, Counts, WorkerTotals
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import run_folder
 
@@ -106,11 +106,11 @@ def test_a_status_is_found_while_its_process_lives(
 
 def test_the_sums_of_all_slots_are_those_of_children_that_are_gone_too() -> None:
     counters = Counters()
-    assert counters.sums() == Sums()
+    assert counters.totals() == WorkerTotals()
     for slot in (0, 1, 0):
         counters.begin(slot)
         counters.answered(slot, Counts(1, 10, 2, 1, 3, 10, 12))
-    assert (counters.sums().counts, counters.sums().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
+    assert (counters.totals().counts, counters.totals().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
 
 
 def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
