@@ -2,8 +2,8 @@
 
     field       is                                                                          written by
     INDEX       deliveries, counted before work begins                                      child
-    INDEX:at    what was to be run next (`poison_rows.Note`), from the second delivery on      child
-    INDEX:why   what became of a child that ran the chunk (`poison_rows.Death`)                main process
+    INDEX:at    what was to be run next (`poison_rows.RunIntent`), from the second delivery on  child
+    INDEX:why   what became of a child that ran the chunk (`poison_rows.ChildDeath`)           main process
     INDEX:deaths  how many there were of which anything could be learned                    main process
     INDEX:bad   records of the rows that are never run again                                child
 

@@ -21,7 +21,8 @@ from tasks.protocol.messages import ChunkMessage, OnError, from_plain
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import ChildDeath
 from tasks.telemetry.logs import about
-from tasks.worker import child_death, main_process
+from tasks.worker import child_death
+from tasks.worker.main_process import main_process
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class ChunkRequest(Request):  # type: ignore[misc]
 
     def _record_death(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
         """Note it, and give what a row that fails does to the chunk's job."""
-        main = main_process.main_process()
+        main = main_process(self._app)
         if main is None:
             return "raise"
         death = ChildDeath(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
