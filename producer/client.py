@@ -24,7 +24,7 @@ from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
-from tasks.protocol.codec.compression import Compression, check_installed
+from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.trees import leaves_of, tree_of

@@ -33,7 +33,7 @@ from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS, marks
 from producer.sinks.journal import JsonValue
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS

@@ -16,8 +16,8 @@ from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
 from tasks.protocol import keys
 from tasks.protocol.records import JobRecord, Plan, SlotRecord
+from tasks.transport import scripts
 from tasks.transport.connection import broker_errors
-from tasks.transport.job_expiry import keep
 from tasks.transport.resend_detached import take_resend, unanswered
 from worker_config.errors import NoWorkerError
 from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
@@ -78,7 +78,7 @@ class Watcher:
                 self._last = job_store.read_known(self._channel.client, self._id)
                 if self._last[0] is JobState.RUNNING:
                     self._look_after(self._last[1], now)
-                keep(self._channel.client, self._id, self._plan.ttl_seconds)
+                scripts.keep_job(self._channel.client, self._id, self._plan.ttl_seconds)
         return self._last
 
     def _look_after(self, record: JobRecord, now: float) -> None:

@@ -13,7 +13,7 @@ from producer.doctor.findings import Finding, raised
 from producer.doctor.machine import ManifestFacts
 from producer.embedded.local import LEAST_MEMORY_BYTES, MEMORY_FOLDER
 from producer.embedded.redis_server import find_redis_server
-from tasks.protocol.host_facts import versions_here
+from tasks.protocol.records import versions_here
 from tasks.snapshots.cache import cache_folder
 from worker_config.errors import BrokerError, ConfigError
 from worker_config.settings import Settings

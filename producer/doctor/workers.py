@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from producer.doctor.findings import Finding, count_of, error, ok, warning
 from producer.scheduling.model_pinning import refs
-from tasks.protocol.host_facts import WorkerFacts
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import SlotRecord, WorkerFacts
 from worker_config.errors import ExitCode
 
 # Of clocks: what a network, a busy machine and a second that is cut off make of equal ones is less.

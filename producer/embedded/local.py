@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 from producer.client import Client
 from producer.embedded.redis_server import find_redis_server
 from producer.embedded.watch import Watch
+from tasks.transport import run_folder
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.environment import for_worker
@@ -99,7 +99,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
                 stream.close()
         supervisor.wait()
         for leftover in (folder, spool):  # in case the supervisor was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+            run_folder.remove(leftover)
 
 
 def worker_command(workers: int | None, *options: str) -> list[str]:
@@ -109,10 +109,10 @@ def worker_command(workers: int | None, *options: str) -> list[str]:
 
 
 def _private_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="celeriac-"))
+    folder = run_folder.make("celeriac-")
     if len(str(folder)) > _LONGEST_FOLDER:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="celeriac-", dir="/tmp"))
+        run_folder.remove(folder)
+        folder = run_folder.make("celeriac-", "/tmp")  # noqa: S108 - private: made by mkdtemp
     return folder
 
 
@@ -120,7 +120,7 @@ def _spool_folder(folder: Path) -> Path:
     """In memory, where there is enough of it; else on the disk."""
     memory = MEMORY_FOLDER
     if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= LEAST_MEMORY_BYTES:
-        return Path(tempfile.mkdtemp(prefix="celeriac-", dir=memory))
+        return run_folder.make("celeriac-", memory)
     spool = folder / "spool"
     spool.mkdir()
     return spool

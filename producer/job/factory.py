@@ -25,9 +25,8 @@ from producer.records.timeline import Timeline
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
-from tasks.protocol.host_facts import versions_here
 from tasks.protocol.messages import Differed, StoreName
-from tasks.protocol.records import ModelInfo
+from tasks.protocol.records import ModelInfo, versions_here
 from worker_config.settings import Settings
 
 

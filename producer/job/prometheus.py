@@ -22,8 +22,8 @@ from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.throughput import STORES, Throughput
 from producer.scheduling.window import Window
+from tasks.protocol.messages import STAGES
 from tasks.telemetry.http_endpoint import HttpEndpoint
-from tasks.telemetry.stopwatch import STAGES
 from worker_config.errors import JobCancelledError
 
 if TYPE_CHECKING:

@@ -29,11 +29,10 @@ from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
-from tasks.models.ragged import columns_of
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import FailureRecord, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
-from tasks.protocol.trees import leaves_of
+from tasks.protocol.trees import columns_of, leaves_of
 from worker_config.settings import Settings
 
 Start = Callable[[JobSpec, Feed, ChunkSizer], Job]

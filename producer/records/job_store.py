@@ -21,7 +21,7 @@ from producer.records.ledger import Ledger
 from tasks.protocol import job_fields, keys
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
-from tasks.transport.job_expiry import keep
+from tasks.transport import scripts
 from worker_config.errors import UnknownJobError
 
 _Kind = TypeVar("_Kind", FailureRecord, Differed)
@@ -34,16 +34,6 @@ class JobState(StrEnum):
     DONE = "done"  # every row has its prediction
     FAILED = "failed"  # ended by an error, which the record tells
     CANCELLED = "cancelled"  # ended by its caller, or by `celeriac cancel`
-
-
-# Nothing that has expired comes back to life.
-_CANCEL = """
-local job = KEYS[1]
-local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
-if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
-redis.call('UNLINK', unpack(KEYS, 2))
-return state
-"""
 
 
 def new_record(
@@ -107,7 +97,7 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
         pipe.hset(keys.job(record.id), job_fields.RECORD, cast("str", msgspec.json.encode(record)))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
         pipe.hsetnx(keys.job(record.id), job_fields.STATE, JobState.RUNNING.value)
-        keep(pipe, record.id, ttl_seconds)
+        scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.hget(keys.job(record.id), job_fields.STATE)
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
@@ -144,7 +134,7 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """
     _, record = read(client, job_id)
     held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
-    state = cast("bytes | None", client.register_script(_CANCEL)(keys=held))
+    state = cast("bytes | None", scripts.run(client, "cancel_job", held))
     if state is None:
         raise UnknownJobError(f"job {record.id} has expired")
     return JobState(state.decode()), record
@@ -217,7 +207,7 @@ def _write(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds:
     values = {job_fields.STATE: state.value, job_fields.RECORD: msgspec.json.encode(record), **fields}
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping=cast("dict[Any, Any]", values))
-        keep(pipe, record.id, ttl_seconds)
+        scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.execute()
 
 

@@ -16,9 +16,8 @@ from typing import Literal
 
 import msgspec
 
-from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.messages import Answer, Failure
-from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.records import ModelInfo, SlotRecord, WorkerFacts
 
 MOST_ENTRIES = 20_000
 MOST_EVENTS = 1_000

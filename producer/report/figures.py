@@ -14,7 +14,7 @@ import numpy as np
 
 from producer.records.timeline import Event, TimelineSummary
 from producer.report.timeline_lanes import AWAY, KINDS, Bar, Span, short_names
-from tasks.telemetry.stopwatch import STAGES
+from tasks.protocol.messages import STAGES
 
 Figure = dict[str, Any]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
-from tasks.protocol.fill_values import filler_rows
+from tasks.protocol.dtypes import filler_rows
 from tasks.protocol.messages import FailureRecord
 
 # NumPy copies what overlaps, so not all rows are moved at once.

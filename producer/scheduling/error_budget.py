@@ -19,7 +19,7 @@ class ErrorBudget:
 
     Attributes:
         on_error: "raise" ends the job; with "skip" the row is left out of the output, with "fill" a filler stands there
-            (`tasks/protocol/fill_values.py`), and the row is marked.
+            (`tasks/protocol/dtypes.py`), and the row is marked.
         most_rows: that may fail; infinite where there is no such limit.
         most_share: of all rows that may fail.
         on_nonfinite: with "fail" a row with a NaN or an infinity, in what a model takes or gives, is one that fails;

@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from producer.sources import ArraySource, BatchSource, Source
-from tasks.protocol.codec.arrays import dtype_name
+from tasks.protocol.codec import dtype_name
 from tasks.protocol.messages import SliceRef, StoreName
 from tasks.protocol.records import SlotRecord
 from tasks.transport import spool
-from tasks.transport.file_slices import is_under
+from tasks.transport.files import is_under
 from worker_config.errors import UsageError
 from worker_config.settings import Settings
 

@@ -13,7 +13,7 @@ from producer.sinks.journal import Journal
 from producer.sinks.marks import Fill
 from producer.sinks.temp_paths import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
-from tasks.protocol.fill_values import told_filler
+from tasks.protocol.dtypes import told_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.rows.part import RowSpec
-from tasks.transport.atomic_files import sync_file
+from tasks.transport.files import sync_file
 from worker_config.errors import OutputError
 
 

@@ -19,7 +19,7 @@ from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
 from tasks.protocol.trees import Key
-from tasks.transport.atomic_files import sync_file
+from tasks.transport.files import sync_file
 from worker_config.errors import OutputError
 
 ZARR_CHUNK_BYTES = 4 * 2**20

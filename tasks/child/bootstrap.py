@@ -1,6 +1,6 @@
 """This module is a worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
 
-    fork --set threads--> load and warm each model --announce in Redis--> tell the main process --> take chunks
+    fork --set threads--> load and warm each model --register in Redis--> tell the main process --> take chunks
 
 A child that cannot load its models tells its main process why and exits; it never takes a chunk.
 """
@@ -25,7 +25,7 @@ from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
-from tasks.transport.reusable_buffer import ReusableBuffer
+from tasks.transport.files import ReusableBuffer
 from tasks.transport.run_folder import draining_path
 from worker_config.errors import ExitCode, ModelError
 from worker_config.retry_policy import CHILD_COMMAND_RETRIES
@@ -131,9 +131,9 @@ def start(
             data_roots=roots,
             older=models.older_sets(),
         )
-        worker_registry.leave_word(models.folder, record)
+        worker_registry.save_slot(models.folder, record)
         if not draining_path(models.folder).exists():
-            worker_registry.announce(client, [record])
+            worker_registry.register_slots(client, [record])
     except BaseException as error:
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.

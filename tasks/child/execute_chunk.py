@@ -39,7 +39,7 @@ from tasks.protocol.messages import (
     from_plain,
 )
 from tasks.recovery import delivery_log
-from tasks.recovery.poison_rows import Death, Step, is_hopeless, steps
+from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
@@ -143,7 +143,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
             pipe.hget(message.ref.key, str(message.index))
         (state, *differed), answered, deliveries, _, *payload = pipe.execute()
     if state != b"running" or answered:
-        child.client.hdel(key, *delivery_log.fields_of(message.index))
+        child.client.hdel(key, *keys.delivery_fields(message.index))
         return 0, None, []
     own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
     return deliveries, payload[0] if payload else None, own_graph
@@ -184,7 +184,7 @@ def _run_chunk(
     watch = child.stopwatch
     watch.enter("fetch")
     try:
-        story = delivery_log.read(child.client, message) if deliveries > 1 else None
+        history = delivery_log.read(child.client, message) if deliveries > 1 else None
         rows = fetch(child, message, payload)
         watch.enter("model")
         models, unloaded = load(child, message)
@@ -192,30 +192,30 @@ def _run_chunk(
         online_checks.begin(models, message, own_graph)
         if not models:
             ran = Ran(failed=unloaded)
-        elif story is None:
-            todo = [Step(message.start, message.stop, message.stop)]
+        elif history is None:
+            todo = [RowRange(message.start, message.stop, message.stop)]
             before: Before = _unnoted
             ran = _run(message, models, rows, todo, before, [], watch)
         else:
             batch_rows = max(model.info.batch_rows for model in models.values())
-            poison_rows, condemned = story.judge(batch_rows)
+            poison_rows, condemned = history.judge(batch_rows)
             if condemned:
-                story.bad.append(condemned)
-                delivery_log.condemn(child.client, message, story.bad)
-            story.bad = with_values(story.bad, rows, message.start)
-            if failure := _given_up(child, message, story):
+                history.bad.append(condemned)
+                delivery_log.exclude_rows(child.client, message, history.bad)
+            history.bad = with_values(history.bad, rows, message.start)
+            if failure := _given_up(child, message, history):
                 return failure
-            left_out = {record.start for record in story.bad}
+            left_out = {record.start for record in history.bad}
             if not have_independent_rows(models):
                 # Each would have another prediction without the others.
                 batch_rows, poison_rows = max(1, message.stop - message.start), None
             todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
-            before = partial(delivery_log.write, child.client, message, child.worker)
-            ran = _run(message, models, rows, todo, before, story.bad, watch)
+            before = partial(delivery_log.record_intent, child.client, message, child.worker)
+            ran = _run(message, models, rows, todo, before, history.bad, watch)
         if found := online_checks.differed(models, message):
             differed += found
             watch.enter("infer")
-            ran = _run(message, models, rows, todo, before, story.bad if story else [], watch)
+            ran = _run(message, models, rows, todo, before, history.bad if history else [], watch)
         made += online_checks.by_executor(models)
         if models:
             ran.failed[:0] = unloaded
@@ -250,7 +250,7 @@ def _run_chunk(
         return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
 
 
-def _unnoted(step: Step) -> None:
+def _unnoted(step: RowRange) -> None:
     """Nobody needs to know how far the first delivery of a chunk is."""
 
 
@@ -283,7 +283,7 @@ def _run(
     message: ChunkMessage,
     models: dict[str, LoadedModel],
     rows: Any,
-    todo: list[Step],
+    todo: list[RowRange],
     before: Before,
     bad: list[FailureRecord],
     watch: Stopwatch,
@@ -293,14 +293,16 @@ def _run(
     return run_apart(message, models, rows, todo, before, watch, bad)
 
 
-def _given_up(child: Child, message: ChunkMessage, story: delivery_log.Story) -> Failure | None:
+def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> Failure | None:
     """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
-    if story.bad and message.on_error == "raise":
-        return Failure(message.job, message.index, str(child), story.bad[0])
-    if not is_hopeless(story.deaths, len(story.bad)):
+    if history.bad and message.on_error == "raise":
+        return Failure(message.job, message.index, str(child), history.bad[0])
+    if not is_hopeless(history.deaths, len(history.bad)):
         return None
-    cause = story.death or Death("", 0, "Killed", "the cause is not known")
-    text = f"{story.deaths} children died with these rows, and no row was found that kills; the last one: {cause.text}"
+    cause = history.death or ChildDeath("", 0, "Killed", "the cause is not known")
+    text = (
+        f"{history.deaths} children died with these rows, and no row was found that kills; the last one: {cause.text}"
+    )
     record = FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
     return Failure(message.job, message.index, str(child), record)
 

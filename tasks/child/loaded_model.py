@@ -26,7 +26,7 @@ from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
-from tasks.models.ragged import columns_of, is_ragged, run_ragged
+from tasks.models.ragged import run_ragged
 from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow
@@ -35,7 +35,7 @@ from tasks.preparation.reference import read_reference
 from tasks.preparation.served import Served, chained, info_of
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
-from tasks.protocol.trees import leaves_of
+from tasks.protocol.trees import columns_of, is_ragged, leaves_of
 from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
 from worker_config.errors import ModelError, ModelLoadError

@@ -12,10 +12,9 @@ import msgspec
 import numpy as np
 
 from tasks.models.batches import widened
-from tasks.models.ragged import columns_of, tree_like
-from tasks.protocol.fill_values import filler
+from tasks.protocol.dtypes import filler
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import Key, leaves_of, tree_of
+from tasks.protocol.trees import Key, columns_of, leaves_of, tree_like, tree_of
 from worker_config.errors import InputError, ModelError
 
 Array = np.ndarray[Any, Any]

@@ -28,12 +28,12 @@ from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
 from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
-from tasks.recovery.poison_rows import Step
+from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
 from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
 
 # Called with a step before it runs.
-Before = Callable[[Step], None]
+Before = Callable[[RowRange], None]
 
 
 @dataclass
@@ -81,7 +81,7 @@ def run_together(
     message: ChunkMessage,
     models: dict[str, LoadedModel],
     rows: Any,
-    steps: Sequence[Step],
+    steps: Sequence[RowRange],
     before: Before,
     watch: Stopwatch,
 ) -> Ran:
@@ -125,7 +125,7 @@ def run_apart(
     message: ChunkMessage,
     models: dict[str, LoadedModel],
     rows: Any,
-    steps: Sequence[Step],
+    steps: Sequence[RowRange],
     before: Before,
     watch: Stopwatch,
     bad: Sequence[FailureRecord] = (),

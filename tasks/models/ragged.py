@@ -5,21 +5,15 @@ A column of such rows is a list with one array for each row; a model sees arrays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tasks.models.batches import check_names, widened
 from tasks.protocol.signature import Arrays, Rows
+from tasks.protocol.trees import Columns, columns_of, tree_like
 from worker_config.errors import InputError, ModelError
-
-Columns = dict[Any, Any]
-
-
-def is_ragged(rows: object) -> bool:
-    """Whether some column is a list of rows."""
-    return any(isinstance(column, list) for column in columns_of(rows).values())
 
 
 def run_ragged(
@@ -69,17 +63,3 @@ def _groups(columns: Columns) -> Iterator[list[int]]:
     for index, row in enumerate(zip(*lists, strict=True)):
         by_shape.setdefault(tuple(value.shape for value in row), []).append(index)
     yield from by_shape.values()
-
-
-def columns_of(rows: Any) -> Columns:
-    """The columns by name, by number, or by "" where there is but one."""
-    if isinstance(rows, Mapping):
-        return dict(rows)
-    return dict(enumerate(rows)) if isinstance(rows, tuple) else {"": rows}
-
-
-def tree_like(rows: Any, columns: Columns) -> Rows:
-    """Columns of these names in the form of `rows`."""
-    if isinstance(rows, Mapping):
-        return columns
-    return tuple(columns.values()) if isinstance(rows, tuple) else columns[""]

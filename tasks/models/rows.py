@@ -6,11 +6,10 @@ rows --columns--> batches of as many rows --function--> an array, or a dict of a
 from __future__ import annotations
 
 from tasks.models.batches import run_batches
-from tasks.models.ragged import columns_of, tree_like
 from tasks.models.user_functions import Step, finished
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows
-from tasks.protocol.trees import leaves_of
+from tasks.protocol.trees import columns_of, leaves_of, tree_like
 from worker_config.errors import InputError, ModelError
 
 # The name of an output that is no dict's.

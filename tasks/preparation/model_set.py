@@ -21,7 +21,7 @@ from tasks.preparation.served import Served, describe
 from tasks.protocol import job_fields, keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.files import write_whole
 from tasks.transport.run_folder import model_path
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS
@@ -54,7 +54,7 @@ class ModelSet:
     current: Generation
     older: list[Generation] = field(default_factory=list)
 
-    def leave_word(self) -> None:
+    def publish(self) -> None:
         """Tell children, those that there are and those to come, how to load what is served now."""
         for served in self.current.served.values():
             path = model_path(self.folder, ModelRef(served.name, served.digest))
@@ -64,7 +64,7 @@ class ModelSet:
         """Serve these from now on, and the others as long as they are wanted."""
         self.older.append(dataclasses.replace(self.current, replaced_at=time.monotonic()))
         self.current = Generation(served, held)
-        self.leave_word()
+        self.publish()
 
     @property
     def queues(self) -> list[str]:
@@ -75,7 +75,7 @@ class ModelSet:
         """What children still serve, besides the current models."""
         return [OlderSet(one.queue, sorted(one.refs, key=str)) for one in self.older]
 
-    def told_by(self, slot: SlotRecord) -> SlotRecord:
+    def updated(self, slot: SlotRecord) -> SlotRecord:
         """A child's record, as it should be now: what it tells of itself is of the time when it was forked."""
         older = self.older_sets()
         if slot.queue != self.current.queue:

@@ -69,6 +69,11 @@ def deliveries(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}:deliveries"
 
 
+def delivery_fields(index: int) -> list[str]:
+    """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
+    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad"))]
+
+
 def failures(job_id: str) -> str:
     """Records of the rows that failed."""
     return f"{KEY_PREFIX}job:{job_id}:failures"

@@ -14,6 +14,8 @@ import msgspec
 from worker_config.errors import MessageError
 
 MESSAGE_VERSION = 1
+# Of a chunk, in their order. "wait" is before it came, "answer" that of the chunk before it.
+STAGES = ("wait", "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "store", "answer")
 TASK_NAME = "celeriac.infer"
 # A larger payload in the message would pass through the worker's main process, twice over a pipe.
 MAX_INLINE_BYTES = 64 * 2**10
@@ -178,7 +180,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
     each of the others. `failed_rows` are rows that have no prediction, each with its record: a filler stands in their
-    place (`tasks/protocol/fill_values.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a
+    place (`tasks/protocol/dtypes.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a
     preprocess function left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and
     `nonfinite_outputs` count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that
     ran, in their versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds),

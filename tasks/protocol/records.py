@@ -1,10 +1,14 @@
 """What stands in Redis of workers and jobs, for people and other processes: models, slots, plans of detached jobs.
 
-child --SlotRecord--> Redis --> producers, inspection        producer --JobRecord--> Redis --> status, report
+child --SlotRecord--> Redis --> producers, inspection        main process --WorkerFacts--> Redis --> doctor
+producer --JobRecord--> Redis --> status, report
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -179,3 +183,76 @@ class JobRecord(_Record, frozen=True):
     dependent: dict[str, str] = {}
     differed: dict[str, Differed] = {}
     void: int = 0
+
+
+# What may differ between two machines and matter. TensorFlow goes by several names.
+_DISTRIBUTIONS = ("celeriac", "celery", "redis", "numpy")
+_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-aarch64", "tf-nightly")
+
+
+class WorkerFacts(msgspec.Struct, frozen=True):
+    """A worker besides its slots, as its main process sees it, for `celeriac doctor`.
+
+    Nothing depends on it: a form that is not known here, as that of another version, is read as far as it goes.
+
+    Attributes:
+        versions: of Python and of what is installed, by name.
+        children: how many it keeps.
+        threads: TensorFlow threads of each child.
+        cores: those that it may use.
+        gpus: likewise, by name.
+        spool: its spool folder; empty where it has none.
+        clock_ahead: seconds by which its clock is ahead of Redis's.
+    """
+
+    versions: dict[str, str] = {}
+    children: int = 0
+    threads: int = 0
+    cores: int = 0
+    gpus: list[str] = []
+    spool: str = ""
+    clock_ahead: float = 0.0
+
+
+def facts_of(children: int, threads: int, gpus: Sequence[str], spool: Path | None) -> WorkerFacts:
+    """What is known when a worker starts."""
+    cores = len(os.sched_getaffinity(0))
+    return WorkerFacts(versions_here(), children, threads, cores, list(gpus), str(spool or ""))
+
+
+def versions_here() -> dict[str, str]:
+    """Versions on this machine, by name; of what is installed alone, and without importing any of it."""
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        if known := version_of([name]):
+            versions[name] = known
+    if known := version_of(_TENSORFLOW):
+        versions["tensorflow"] = known
+    return versions
+
+
+def version_of(names: Iterable[str]) -> str | None:
+    """The version of the first of these distributions that is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def pack_facts(facts: WorkerFacts, clock_ahead: float) -> bytes:
+    """What is kept in Redis; with the clock as it stands now."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(facts, clock_ahead=clock_ahead))
+
+
+def unpack_facts(data: bytes | None) -> WorkerFacts | None:
+    """What a worker tells; None where it tells nothing that could be read."""
+    try:
+        return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
+    except msgspec.DecodeError:
+        return None

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.protocol.casting import can_cast, cast
+from tasks.protocol.dtypes import can_cast, cast
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import InputError
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 # The names that lead from the root to a leaf: () for a bare one, ("digits", "scores") for a nested one.
 Key: TypeAlias = tuple[str, ...]
+Columns: TypeAlias = dict[Any, Any]
 
 
 class Position(str):
@@ -42,3 +43,22 @@ def tree_of(leaves: Mapping[Key, Any]) -> Any:
         branches.setdefault(name, {})[tuple(rest)] = leaf
     tree = {name: tree_of(branch) for name, branch in branches.items()}
     return tuple(tree.values()) if any(isinstance(name, Position) for name in tree) else tree
+
+
+def columns_of(rows: Any) -> Columns:
+    """The columns by name, by number, or by "" where there is but one."""
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    return dict(enumerate(rows)) if isinstance(rows, tuple) else {"": rows}
+
+
+def tree_like(rows: Any, columns: Columns) -> Any:
+    """Columns of these names in the form of `rows`."""
+    if isinstance(rows, Mapping):
+        return columns
+    return tuple(columns.values()) if isinstance(rows, tuple) else columns[""]
+
+
+def is_ragged(rows: object) -> bool:
+    """Whether some column is a list of rows."""
+    return any(isinstance(column, list) for column in columns_of(rows).values())

@@ -22,7 +22,7 @@ from worker_config.retry_policy import MAX_DEATHS, MAX_DEATHS_PER_ROW
 FEW_ROWS = 16
 
 
-class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RunIntent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a child is about to run: rows `[start, stop)`; those up to `until` are next, in pieces as small.
 
     `since` is the system's monotonic clock.
@@ -36,7 +36,7 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: float
 
 
-class Death(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChildDeath(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What became of a child, as its main process saw it at `at` (the monotonic clock).
 
     `type` is empty where the child was stopped for no fault of its rows; `limit_seconds` is the time that it had, where
@@ -61,15 +61,15 @@ class PoisonRows:
 
 
 @dataclass(frozen=True)
-class Step:
-    """Rows that are run together; see `Note`."""
+class RowRange:
+    """Rows that are run together; see `RunIntent`."""
 
     start: int
     stop: int
     until: int
 
 
-def judge(note: Note, death: Death, batch_rows: int) -> tuple[PoisonRows | None, FailureRecord | None]:
+def judge(note: RunIntent, death: ChildDeath, batch_rows: int) -> tuple[PoisonRows | None, FailureRecord | None]:
     """What a death tells of the rows that were noted: those that are suspect, and the one that is condemned."""
     if (note.worker, note.pid) != (death.worker, death.pid) or not death.type:
         return None, None
@@ -89,10 +89,10 @@ def is_hopeless(deaths: int, condemned: int) -> bool:
 
 def steps(
     start: int, stop: int, batch_rows: int, poison_rows: PoisonRows | None, left_out: Collection[int]
-) -> list[Step]:
+) -> list[RowRange]:
     """The rows `[start, stop)` in order, without those that are left out."""
     if start == stop:
-        return [Step(start, stop, stop)]
+        return [RowRange(start, stop, stop)]
     if poison_rows is None:
         poison_rows = PoisonRows(stop, stop, 1)
     found = [
@@ -101,7 +101,7 @@ def steps(
         *_cut(poison_rows.stop, stop, batch_rows, left_out),
     ]
     inside = range(poison_rows.start, poison_rows.stop)
-    return [Step(first, last, poison_rows.stop if first in inside else last) for first, last in found]
+    return [RowRange(first, last, poison_rows.stop if first in inside else last) for first, last in found]
 
 
 def _cut(start: int, stop: int, size: int, left_out: Collection[int]) -> Iterator[tuple[int, int]]:

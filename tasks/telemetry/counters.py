@@ -16,14 +16,15 @@ from collections.abc import MutableSequence
 from dataclasses import dataclass, field, fields
 from typing import cast
 
-from tasks.telemetry.stopwatch import CELLS, STAGES, seconds_in
+from tasks.protocol.messages import STAGES
+from tasks.telemetry.stopwatch import CELLS, seconds_in
 
 # Only pages that are written to take memory.
 _SLOTS = 4096
 
 
 @dataclass(frozen=True)
-class Done:
+class ChildTotals:
     """What a child has answered; `slot_chunks` are those of the children before it in its slot, too."""
 
     chunks: int = 0
@@ -60,7 +61,7 @@ class Counts:
 
 
 @dataclass
-class Sums:
+class WorkerTotals:
     """What all children of a worker have done, those that are gone too.
 
     Attributes:
@@ -108,27 +109,27 @@ class Counters:
                 self._whole[place] += getattr(done, name)
             self._real[at + _LAST_AT] = time.monotonic()
 
-    def of(self, slot: int, pid: int) -> Done:
+    def of(self, slot: int, pid: int) -> ChildTotals:
         """What this child has answered; nothing as long as it has not begun."""
         if slot >= _SLOTS:
-            return Done()
+            return ChildTotals()
         at, whole = slot * _SIZE, self._whole
         chunks, rows = whole[at + _CHUNKS], whole[at + _ROWS]
         is_its = whole[at + _PID] == pid
         own = (chunks - whole[at + _CHUNKS_BEFORE], rows - whole[at + _ROWS_BEFORE]) if is_its else (0, 0)
-        return Done(*own, chunks, self._real[at + _LAST_AT])
+        return ChildTotals(*own, chunks, self._real[at + _LAST_AT])
 
-    def sums(self) -> Sums:
+    def totals(self) -> WorkerTotals:
         """What all children have done up to now."""
-        sums, counts = Sums(), [0] * len(_NAMES)
+        totals, counts = WorkerTotals(), [0] * len(_NAMES)
         now = time.monotonic()
         for at in range(0, _SLOTS * _SIZE, _SIZE):
             if not self._whole[at + _PID]:  # no slot beyond it has begun
                 break
-            sums.children += self._whole[at + _CHILDREN]
+            totals.children += self._whole[at + _CHILDREN]
             for number in range(len(_NAMES)):
                 counts[number] += self._whole[at + _COUNTS + number]
             for stage, seconds in seconds_in(self._real[at + _WATCH : at + _SIZE], now).items():
-                sums.stages[stage] += seconds
-        sums.counts = Counts(*counts)
-        return sums
+                totals.stages[stage] += seconds
+        totals.counts = Counts(*counts)
+        return totals

@@ -43,7 +43,7 @@ _TOLD = {
 }
 
 
-def serve(settings: Settings, folder: Path, tally: Counters) -> None:
+def serve(settings: Settings, folder: Path, counters: Counters) -> None:
     """Serve a worker's metrics, if the settings have a port for them.
 
     Args:
@@ -54,39 +54,39 @@ def serve(settings: Settings, folder: Path, tally: Counters) -> None:
         ConfigError: prometheus_client is not installed, or the port cannot be had.
     """
     if settings.metrics_port:
-        HttpEndpoint(_Watched(folder, tally).collect, settings.metrics_host, settings.metrics_port)
+        HttpEndpoint(_Watched(folder, counters).collect, settings.metrics_host, settings.metrics_port)
 
 
 class _Watched:
     """A worker, as it was last told of."""
 
-    def __init__(self, folder: Path, tally: Counters) -> None:
+    def __init__(self, folder: Path, counters: Counters) -> None:
         self._folder = folder
-        self._tally = tally
+        self._counters = counters
         self._stages: dict[str, float] = {}
         self._memory: dict[int, tuple[int, int]] = {}
         self._looked_at = -MEMORY_EACH_SECONDS
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the worker, as they are now."""
-        records = worker_registry.words_left(self._folder)
-        yield from self._counters()
+        records = worker_registry.saved_slots(self._folder)
+        yield from self._totals()
         yield from _state(status_file.read(self._folder))
         yield from _models(records)
         yield from self._memory_of(records)
 
-    def _counters(self) -> Iterator[Metric]:
+    def _totals(self) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily
 
-        sums = self._tally.sums()
-        counts: Counts = sums.counts
+        totals = self._counters.totals()
+        counts: Counts = totals.counts
         for name, text in _TOLD.items():
             yield CounterMetricFamily(PREFIX + name, text, getattr(counts, name))
-        yield CounterMetricFamily(PREFIX + "children_started", "Children that have held their models.", sums.children)
+        yield CounterMetricFamily(PREFIX + "children_started", "Children that have held their models.", totals.children)
         stages = CounterMetricFamily(
             PREFIX + "stage_seconds", "What children spent their time on, up to now.", labels=["stage"]
         )
-        for stage, seconds in sums.stages.items():
+        for stage, seconds in totals.stages.items():
             # A child may be between two stages, and its last second be missing for an instant.
             self._stages[stage] = max(seconds, self._stages.get(stage, 0.0))
             stages.add_metric([stage], self._stages[stage])

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -21,10 +18,7 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
-from tasks.transport.atomic_files import write_whole
-
-# A folder of a main process that is gone is left for so long to whoever wants to look into it.
-ABANDONED_SECONDS = 3_600.0
+from tasks.transport.files import write_whole
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -83,22 +77,11 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     redis_lost_at: float | None = None
 
 
-def make_folder() -> Path:
-    """A worker's run folder, in which its status is found; those of workers that were killed are removed."""
-    for path in _all_status_files():
-        with suppress(OSError, msgspec.DecodeError):
-            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
-            # The main process of another container that shares this folder is not seen, but it writes.
-            if born(status.pid) != status.born and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path.parent)
-    return Path(tempfile.mkdtemp(prefix=run_folder.PREFIX))
-
-
 def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
     """The status of a worker that has just begun, which this process is."""
     now = time.monotonic()
     pid = os.getpid()
-    return WorkerStatus(node, pid, born(pid), mark_of(broker_url), "starting", now, now, chunk_limit)
+    return WorkerStatus(node, pid, run_folder.born(pid), mark_of(broker_url), "starting", now, now, chunk_limit)
 
 
 def write(folder: Path, status: WorkerStatus) -> None:
@@ -110,18 +93,10 @@ def write(folder: Path, status: WorkerStatus) -> None:
 def read_all() -> list[WorkerStatus]:
     """Of all workers of this user on this machine, or in this container, whose main process lives."""
     found = []
-    for path in _all_status_files():
+    for path in run_folder.status_files():
         with suppress(OSError, msgspec.DecodeError):  # of a worker that just ends, or of another version
             found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
-    return [status for status in found if born(status.pid) == status.born]
-
-
-def _all_status_files() -> Iterator[Path]:
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{run_folder.PREFIX}*/{run_folder.STATUS}")):
-        with suppress(OSError):
-            # Anyone may make such a folder in /tmp.
-            if path.parent.stat().st_uid == os.geteuid():
-                yield path
+    return [status for status in found if run_folder.born(status.pid) == status.born]
 
 
 def read(folder: Path) -> WorkerStatus | None:
@@ -135,13 +110,3 @@ def read(folder: Path) -> WorkerStatus | None:
 def mark_of(broker_url: str) -> str:
     """Short, and the same for the same URL; the URL itself may hold a password."""
     return hashlib.sha256(broker_url.encode()).hexdigest()[:16]
-
-
-def born(pid: int) -> int:
-    """When the process began, in the kernel's ticks; -1 if it is gone, 0 where that cannot be known."""
-    try:
-        # The second field, the command's name, may hold anything.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return -1 if Path("/proc/self/stat").exists() else 0
-    return -1 if state == "Z" else int(fields[18])

@@ -12,8 +12,8 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 
-# In the order in which a chunk goes through them. "wait" is before it came, "answer" that of the chunk before it.
-STAGES = ("wait", "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "store", "answer")
+from tasks.protocol.messages import STAGES
+
 _NUMBERS: Mapping[str, int] = {stage: number for number, stage in enumerate(STAGES)}
 # In the cells: when the stage that runs began, 0 if none has; its number; then the seconds of each stage.
 _SINCE, _STAGE, _SUMS = 0, 1, 2

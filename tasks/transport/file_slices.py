@@ -16,19 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.protocol.codec import DEFAULT_LIMIT_BYTES
-from tasks.protocol.codec.arrays import DTYPES
+from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, DTYPES
 from tasks.protocol.messages import SliceRef
-from tasks.transport.reusable_buffer import ReusableBuffer
+from tasks.transport.files import ReusableBuffer, split_root
 from worker_config.errors import PayloadError
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def is_under(path: str, roots: Sequence[str | Path]) -> bool:
-    """Whether a path, after its links are followed, lies under one of the roots, after theirs are."""
-    return _split(path, roots) is not None
 
 
 def read_slice(
@@ -39,7 +33,7 @@ def read_slice(
     Raises:
         PayloadError: the file is not under a root, is not the one that was meant, or has no such rows.
     """
-    place = _split(ref.path, roots)
+    place = split_root(ref.path, roots)
     if place is None:
         raise PayloadError(f"{ref.path} is not under a folder of CELERIAC_DATA_ROOTS here")
     dtype = DTYPES.get(ref.dtype)
@@ -51,15 +45,6 @@ def read_slice(
         raise PayloadError(f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}")
     data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or ReusableBuffer())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
-
-
-def _split(path: str, roots: Sequence[str | Path]) -> tuple[Path, Path] | None:
-    """The root that a path lies under, and the way from there, both without links; None where there is no such root."""
-    real = Path(os.path.realpath(path))
-    for root in map(Path, map(os.path.realpath, roots)):
-        if real.is_relative_to(root):
-            return root, real.relative_to(root)
-    return None
 
 
 def _open(root: Path, way: Path) -> int:

@@ -14,19 +14,10 @@ from typing import Any, cast
 import redis
 
 from tasks.protocol import keys
+from tasks.transport import scripts
 from worker_config.errors import UsageError
-from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.queue_names import QUEUE
 from worker_config.retry_policy import QUEUE_TTL_SECONDS
-
-# In one step, so that no queue goes whose worker is just starting.
-_NOTE = f"""
-local now = tonumber(redis.call('TIME')[1])
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now, ARGV[i]) end
-redis.call('EXPIRE', KEYS[1], 2 * ARGV[1])
-local left = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
-for _, queue in ipairs(left) do redis.call('UNLINK', '{KEY_PREFIX}' .. queue) end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
-"""
 
 
 def consume_only(app: Any, queue: str) -> None:
@@ -58,4 +49,4 @@ def note(client: redis.Redis, consumed: Collection[str]) -> None:
     `client` may be a pipeline.
     """
     if consumed:
-        client.eval(_NOTE, 1, keys.QUEUES, QUEUE_TTL_SECONDS, *sorted(consumed))
+        scripts.run(client, "note_queues", [keys.QUEUES], [QUEUE_TTL_SECONDS, keys.queue(""), *sorted(consumed)])

@@ -1,18 +1,63 @@
-"""The files of a worker's run folder, by which its main process, its children and `tasks.health` reach each other.
+"""A worker's run folder, by which its main process, its children and `tasks.health` reach each other.
 
 main process --status, draining, a file for each model version--> health, children
-child        --slot-N--> main process, should Redis lose what the child announced
+child        --slot-N--> main process, should Redis lose what the child registered
+
+Each has the file `owner`, which says whose it is: a folder of a process that was killed is removed by whoever makes the
+next one in the same place. The embedded system's folders are kept so, too.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
 
 from tasks.protocol.messages import ModelRef
 
 PREFIX = "celeriac-worker-"
 SLOT_FILES = "slot-*[0-9]"
 STATUS = "status"
+OWNER = "owner"
+# Whether the main process of another container that shares this place lives is not seen, but it writes its status.
+ABANDONED_SECONDS = 3_600.0
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """A process: its pid says who it is within its machine's boot and its namespace of pids, while it lives."""
+
+    pid: int
+    born: int
+    namespace: str
+
+
+def make(prefix: str = PREFIX, place: str | Path | None = None) -> Path:
+    """A folder of this process, in the temporary folder or in `place`; those of processes that were killed go."""
+    for folder in _own_folders(place or tempfile.gettempdir()):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    pid = os.getpid()
+    (folder / OWNER).write_bytes(msgspec.json.encode(Owner(pid, born(pid), _namespace())))
+    return folder
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, or what can be of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def status_files() -> Iterator[Path]:
+    """The status of every worker of this user that shares the temporary folder, also of those that are gone."""
+    for folder in _own_folders(tempfile.gettempdir()):
+        if (folder / STATUS).exists():
+            yield folder / STATUS
 
 
 def status_path(folder: Path) -> Path:
@@ -26,10 +71,48 @@ def draining_path(folder: Path) -> Path:
 
 
 def slot_path(folder: Path, slot: int) -> Path:
-    """The record of a slot, as its child announced it."""
+    """The record of a slot, as its child registered it."""
     return folder / f"slot-{slot}"
 
 
 def model_path(folder: Path, ref: ModelRef) -> Path:
     """How a version of a model is served, for children that there are and those to come."""
     return folder / f"{ref.name}@{ref.digest}.json"
+
+
+def born(pid: int) -> int:
+    """When the process began, in the kernel's ticks; -1 if it is gone, 0 where that cannot be known."""
+    try:
+        # The second field, the command's name, may hold anything.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1 if Path("/proc/self/stat").exists() else 0
+    return -1 if state == "Z" else int(fields[18])
+
+
+def _own_folders(place: str | Path) -> Iterator[Path]:
+    for folder in sorted(Path(place).glob("celeriac-*")):
+        with suppress(OSError):
+            # Anyone may make such a folder in /tmp.
+            if folder.lstat().st_uid == os.geteuid() and folder.is_dir() and not folder.is_symlink():
+                yield folder
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether its process is surely gone; of one that cannot be seen from here: whether it has long been silent."""
+    try:
+        owner = msgspec.json.decode((folder / OWNER).read_bytes(), type=Owner)
+        if owner.namespace and owner.namespace == _namespace():
+            return born(owner.pid) != owner.born
+        return time.time() - (folder / STATUS).stat().st_mtime > ABANDONED_SECONDS
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+def _namespace() -> str:
+    """Where a pid means one process: the same for two that see each other; empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.protocol.messages import FileRef
-from tasks.transport.reusable_buffer import ReusableBuffer
+from tasks.transport.files import ReusableBuffer
 from worker_config.errors import PayloadError
 
 _FREE = "free-"

@@ -1,11 +1,11 @@
-"""This module keeps, in Redis, which slots are up and which models they hold.
+"""The registry, in Redis, of which slots are up and which models they hold.
 
-child, when its models are loaded --announce--> celeriac:worker:WORKER --read_slots--> producers
-worker's main process, every few seconds --refresh--> (keeps the record alive, drops slots of dead children)
-child --leave_word--> its worker's folder --words_left--> main process, should Redis have lost what it announced
+child, when its models are loaded --register_slots--> celeriac:worker:WORKER --read_slots--> producers
+worker's main process, every few seconds --heartbeat--> (keeps the record alive, drops slots of dead children)
+child --save_slot--> its worker's folder --saved_slots--> main process, should Redis have lost what it registered
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
-`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/host_facts.py`).
+`main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/records.py`).
 One that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its
 notes count as those of a worker that lives.
 """
@@ -21,18 +21,17 @@ from typing import Any, cast
 import redis
 
 from tasks.protocol import keys
-from tasks.protocol.host_facts import WorkerFacts, pack_facts, unpack_facts
 from tasks.protocol.messages import pack, unpack
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
 from tasks.transport import queues, run_folder
-from tasks.transport.atomic_files import write_whole
+from tasks.transport.files import write_whole
 from worker_config.errors import MessageError
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 _MAIN = b"main"
 
 
-def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
+def register_slots(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
     """Tell that these slots are ready."""
     with client.pipeline() as pipe:
         for slot in slots:
@@ -44,29 +43,29 @@ def announce(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
         pipe.execute()
 
 
-def leave_word(folder: Path, slot: SlotRecord) -> None:
+def save_slot(folder: Path, slot: SlotRecord) -> None:
     """Keep a slot's record where its main process finds it, in place of that of the child before."""
     with suppress(OSError):  # a full disk; Redis will hardly lose its data at this moment
         write_whole(run_folder.slot_path(folder, slot.slot), pack(slot))
 
 
-def words_left(folder: Path) -> list[SlotRecord]:
+def saved_slots(folder: Path) -> list[SlotRecord]:
     """The records of all slots; some may be of children that have died."""
     return _slots_in({path.name.encode(): path.read_bytes() for path in folder.glob(run_folder.SLOT_FILES)})
 
 
-def refresh(
+def heartbeat(
     client: redis.Redis,
     worker: str,
     live_pids: Collection[int],
     known: Collection[SlotRecord],
-    told_by: Callable[[SlotRecord], SlotRecord] = lambda slot: slot,
+    updated: Callable[[SlotRecord], SlotRecord] = lambda slot: slot,
     facts: WorkerFacts | None = None,
 ) -> list[SlotRecord]:
     """Keep a worker's record alive, without the slots whose child has died; return the slots that are up.
 
     `known` are slots that Redis should have, whichever children they are of: one that lost its data gets them again.
-    `told_by` brings a record up to date. `facts` are told with them, and how far the clocks are apart.
+    `updated` brings a record up to date. `facts` are told with them, and how far the clocks are apart.
     """
     with client.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.worker(worker))
@@ -75,7 +74,7 @@ def refresh(
         told, its_time = pipe.execute()
     found, clock_ahead = _slots_in(told), clock_ahead_of(its_time, asked, time.time())
     slots = {slot.pid: slot for slot in (*known, *found)}
-    up = [told_by(slot) for pid, slot in slots.items() if pid in live_pids]
+    up = [updated(slot) for pid, slot in slots.items() if pid in live_pids]
     main = pack_facts(facts, clock_ahead) if facts else b""
     fields = {_MAIN: main, **{str(slot.slot).encode(): pack(slot) for slot in up}}
     with client.pipeline() as pipe:
@@ -90,7 +89,7 @@ def refresh(
     return up
 
 
-def stand_aside(client: redis.Redis, worker: str, consumed: Collection[str]) -> None:
+def deregister_slots(client: redis.Redis, worker: str, consumed: Collection[str]) -> None:
     """Tell that a worker lives and has no slots, since it drains; its queues are kept."""
     with client.pipeline() as pipe:
         pipe.srem(keys.WORKERS, worker)
@@ -101,7 +100,7 @@ def stand_aside(client: redis.Redis, worker: str, consumed: Collection[str]) -> 
         pipe.execute()
 
 
-def withdraw(client: redis.Redis, worker: str) -> None:
+def deregister(client: redis.Redis, worker: str) -> None:
     """Forget a worker that ends."""
     client.delete(keys.worker(worker))
     client.srem(keys.WORKERS, worker)

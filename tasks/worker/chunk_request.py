@@ -19,9 +19,10 @@ from celery.worker.request import Request
 
 from tasks.protocol.messages import ChunkMessage, OnError, from_plain
 from tasks.recovery import delivery_log
-from tasks.recovery.poison_rows import Death
+from tasks.recovery.poison_rows import ChildDeath
 from tasks.telemetry.logs import about
-from tasks.worker import child_death, main_process
+from tasks.worker import child_death
+from tasks.worker.main_process import main_process
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class ChunkRequest(Request):  # type: ignore[misc]
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and not stopped:
             stop = child_death.is_stop(error)
-            on_error = self._tell("" if stop else "WorkerLostError", child_death.cause_of(error))
+            on_error = self._record_death("" if stop else "WorkerLostError", child_death.cause_of(error))
             if on_error != "raise" and not stop:
                 self._context.retries = self.task.max_retries
         with about(self.argsrepr):
@@ -49,28 +50,28 @@ class ChunkRequest(Request):  # type: ignore[misc]
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Note that the child took too long, before it is killed."""
         if not soft:
-            self._tell("TimeLimitExceeded", f"ran longer than {timeout:g} s", timeout)
+            self._record_death("TimeLimitExceeded", f"ran longer than {timeout:g} s", timeout)
         with about(self.argsrepr):
             super().on_timeout(soft, timeout)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Note that the child is stopped for no fault of its rows."""
-        self._tell("", "the worker was stopped")
+        self._record_death("", "the worker was stopped")
         super().cancel(pool, signal=signal, emit_retry=emit_retry)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """For `inspect active` and Flower: the arguments in words, since they may hold 64 KiB of rows."""
         return dict(super().info(safe=True))
 
-    def _tell(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
+    def _record_death(self, error_type: str, text: str, limit_seconds: float = 0.0) -> OnError:
         """Note it, and give what a row that fails does to the chunk's job."""
-        main = main_process.main_process()
+        main = main_process(self._app)
         if main is None:
             return "raise"
-        death = Death(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
+        death = ChildDeath(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
         try:
             message = from_plain(self.args[0], ChunkMessage)
-            delivery_log.tell(main.client, message, death)
+            delivery_log.record_death(main.client, message, death)
             return message.on_error
         except (CeleriacError, redis.RedisError, LookupError) as error:
             logger.error("cannot note why a child died: %s", error)

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from tasks.worker.main_process import wants_reload
+from tasks.worker.main_process import main_process, wants_reload
 from worker_config.errors import UsageError
 
 _NO_WORKER = {"error": "this is no Celeriac worker"}
@@ -34,7 +34,7 @@ def models(state: Any) -> dict[str, Any]:
 @control_command()  # type: ignore[untyped-decorator]
 def reload_models(state: Any) -> dict[str, str]:
     """Take new versions of the models from their files and the manifest, without stopping."""
-    if not wants_reload():
+    if not wants_reload(state.app):
         return _NO_WORKER
     return {"ok": "models are being reloaded; the worker's output tells when it is done, and what has changed"}
 
@@ -65,8 +65,8 @@ def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
 
 
 def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    inspection = getattr(state.consumer.controller, "inspection", None)
-    return act(inspection) if inspection else _NO_WORKER
+    main = main_process(state.app)
+    return act(main.inspection) if main and main.inspection else _NO_WORKER
 
 
 def _drained(inspection: Any, *, wanted: bool, told: str) -> dict[str, str]:
@@ -79,5 +79,5 @@ def _changed(change: Any, n: int, inspection: Any) -> dict[str, str]:
         change(n)
     except UsageError as error:
         return {"error": str(error)}
-    inspection.refresh()
+    inspection.heartbeat()
     return {"ok": f"{inspection.size.wanted} children; `inspect ready` tells which of them are"}

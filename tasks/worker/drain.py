@@ -10,7 +10,7 @@ one that has ended: they wait for another one, or give the chunks of its queue t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -34,10 +34,10 @@ class Drain:
         is_on: whether the worker takes no chunks.
     """
 
-    def __init__(self, controller: Any, models: ModelSet, refresh: Callable[[], None]) -> None:
+    def __init__(self, controller: Any, models: ModelSet, heartbeat: Callable[[], None]) -> None:
         self._controller = controller
         self._models = models
-        self._refresh = refresh
+        self._heartbeat = heartbeat
         self.wanted = False
         self.is_on = False
 
@@ -46,25 +46,26 @@ class Drain:
         if self.wanted != self.is_on:
             self.is_on = self.wanted
             (self._begin if self.is_on else self._end)()
-            self._refresh()
+            self._heartbeat()
 
     def _begin(self) -> None:
-        with suppress(OSError):  # a full disk: a child that comes is a slot until the next refresh
+        with suppress(OSError):  # a full disk: a child that comes is a slot until the next heartbeat
             draining_path(self._models.folder).touch()
-        consumer = self._controller.consumer
-        queues = consumer.app.amqp.queues
+        queues = self._controller.app.amqp.queues
         # So that a new connection does not consume them either.
         for queue in tuple(queues.consume_from):
             queues.deselect(queue)
-        try:
-            hand_back(self._controller)
-        except (OSError, AttributeError, *consumer.connection_errors) as error:
-            logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
+        hand_back(self._controller)
 
     def _end(self) -> None:
         draining_path(self._models.folder).unlink(missing_ok=True)
-        for queue in self._models.queues:
-            try:
-                self._controller.consumer.add_task_queue(queue)
-            except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
-                logger.warning("cannot change queues: %s", error)
+        change_queues(self._controller.consumer.add_task_queue, self._models.queues)
+
+
+def change_queues(change: Callable[[str], None], queues: Iterable[str]) -> None:
+    """Consume these queues, or cease to, by a method of Celery's consumer."""
+    for queue in queues:
+        try:
+            change(queue)
+        except (OSError, AttributeError) as error:  # not connected; it heeds them when it is
+            logger.warning("cannot change queues: %s", error)

@@ -55,13 +55,9 @@ class GracefulShutdown:
             return
         from celery.worker import state
 
-        consumer = self._controller.consumer
         if self._deadline is None:
             self._deadline = time.monotonic() + self._controller.app.conf.worker_soft_shutdown_timeout
-            try:
-                hand_back(self._controller)
-            except (OSError, AttributeError, *consumer.connection_errors) as error:
-                logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
+            hand_back(self._controller)
         if state.active_requests and time.monotonic() < self._deadline:
             return
         for request in list(state.active_requests):
@@ -71,7 +67,14 @@ class GracefulShutdown:
 
 
 def hand_back(controller: Any) -> None:
-    """Take no more chunks, and give back those that no child has begun; raises what a lost connection does."""
+    """Take no more chunks, and give back those that no child has begun."""
+    try:
+        _hand_back(controller)
+    except (OSError, AttributeError, *controller.consumer.connection_errors) as error:
+        logger.warning("cannot hand back chunks; Redis gives them back later: %s", error)
+
+
+def _hand_back(controller: Any) -> None:
     from celery.worker import state
 
     waiting = set(state.reserved_requests) - set(state.active_requests)

@@ -52,17 +52,17 @@ class Inspection:
         reports: ChildPipe,
         counters: Counters,
         told: WorkerStatus,
-        refresh: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         self._models = models
-        self._tally = counters
+        self._counters = counters
         self._told = told
         # By slot: whether its child was ready when last seen, and since when.
         self._since: dict[int, tuple[bool, float]] = {}
         self._chunks_of: dict[int, int] = {}
-        self.refresh = refresh
+        self.heartbeat = heartbeat
         self.size = Resize(controller, reports)
-        self.drain = Drain(controller, models, refresh)
+        self.drain = Drain(controller, models, heartbeat)
 
     def look(self) -> None:
         """Do what is wanted, and tell of it now and then; called often."""
@@ -89,7 +89,7 @@ class Inspection:
         processes = [*self.size.staying, *self.size.leaving]
         leaving = {process.pid for process in self.size.leaving}
         for process in processes:
-            done = self._tally.of(process.index, process.pid)
+            done = self._counters.of(process.index, process.pid)
             chunk, chunk_since = running.get(process.pid, ("", 0.0))
             ready = self.size.is_ready(process)
             found.append(
@@ -129,7 +129,7 @@ class Inspection:
         """The answer to `inspect models`."""
         now = time.monotonic()
         records = {
-            record.pid: self._models.told_by(record) for record in worker_registry.words_left(self._models.folder)
+            record.pid: self._models.updated(record) for record in worker_registry.saved_slots(self._models.folder)
         }
         told = []
         for one in self.children():
@@ -167,7 +167,7 @@ class Inspection:
     def _tell(self, redis_lost_at: float | None) -> None:
         now = time.monotonic()
         children = self.children()
-        finished = [done.last_at for one in children if (done := self._tally.of(one.slot, one.pid)).last_at]
+        finished = [done.last_at for one in children if (done := self._counters.of(one.slot, one.pid)).last_at]
         changed = self._told.state != self._state
         self._told = msgspec.structs.replace(
             self._told,

@@ -16,9 +16,8 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,15 +32,15 @@ from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
-from tasks.protocol.host_facts import WorkerFacts, facts_of
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
-from tasks.transport import queues, spool, worker_registry
+from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.worker import fork_guard, inspection, reconnect, reload
 from tasks.worker.child_death import answer_for_child
+from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
 from worker_config.environment import unheeded_celery
@@ -59,56 +58,59 @@ ENDING_LOOK_SECONDS = 0.2
 RECYCLE_KIB = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class MainProcess:
-    """What the main process has read and made before its first fork; children inherit it."""
+    """What the main process has read and made before its first fork, kept by its Celery app; children inherit it.
 
-    pid: int
+    Attributes:
+        worker: the worker's id, as NAME@HOST:TOKEN.
+        client: of Redis; one short try, since the main process feeds its children and must not wait.
+        reports: what children say while they start.
+        memory_limit: bytes that a child's models may take.
+        facts: what doctor is shown; with the number of children and the threads of each.
+        inspection: None until the first children are ready.
+    """
+
     worker: str
-    broker_url: str
     client: redis.Redis
     reports: ChildPipe
     counters: Counters
     started: status_file.WorkerStatus
-    settings: Settings
     spool_mark: str
     models: ModelSet
     reloader: Reloader
     memory_limit: int
-    threads: int
-    concurrency: int
     facts: WorkerFacts
+    inspection: inspection.Inspection | None = None
+    pid: int = field(default_factory=os.getpid)
 
 
-_main: MainProcess | None = None
-
-
-def main_process() -> MainProcess | None:
-    """What this process has made, if it is a worker's main process."""
-    return _main if _main is not None and os.getpid() == _main.pid else None
+def main_process(app: Any) -> MainProcess | None:
+    """What this process has made, if it is the main process of a worker of `app`."""
+    main = getattr(app, "main_process", None)
+    return main if main is not None and os.getpid() == main.pid else None
 
 
 def prepare_worker(app: Any, settings: Settings) -> None:
     """Connect what a worker of `app` does; in other commands this costs nothing."""
 
     def on_worker_init(sender: Any, **_: object) -> None:
-        global _main
-        folder = status_file.make_folder()
+        folder = run_folder.make()
         try:
-            _main = _prepare(app, settings, sender, folder)
-        except CeleriacError as error:
-            end(error)
-        except Exception as error:
+            main = app.main_process = _prepare(app, settings, sender, folder)
+        except BaseException as error:
+            run_folder.remove(folder)
+            if isinstance(error, CeleriacError):
+                end(error)
+            if not isinstance(error, Exception):
+                raise
             # Celery would swallow it and start a worker without models.
             end(WorkerStartError(f"the worker cannot start: {type(error).__name__}: {error}"))
-        finally:
-            if _main is None:
-                shutil.rmtree(folder, ignore_errors=True)
+        signals.worker_before_create_process.connect(partial(_before_fork, main), weak=False)
+        signals.worker_process_init.connect(partial(_after_fork, main, app, settings), weak=False)
+        signals.task_failure.connect(partial(_on_task_failure, app, settings.job_ttl_seconds), weak=False)
 
     signals.worker_init.connect(on_worker_init, weak=False)
-    signals.worker_before_create_process.connect(_before_fork, weak=False)
-    signals.worker_process_init.connect(_after_fork, weak=False)
-    signals.task_failure.connect(_on_task_failure, weak=False)
     app.steps["worker"].add(Children)
 
 
@@ -132,8 +134,8 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
     broker_url = app.conf.broker_url
-    told = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
-    status_file.write(folder, told)
+    started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
+    status_file.write(folder, started)
     counters = Counters()
     metrics.serve(settings, folder, counters)
     wait_until_up(broker_url)
@@ -146,25 +148,19 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
     models = ModelSet(folder, Generation(served, shop.held))
-    models.leave_word()
+    models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
     return MainProcess(
-        pid=os.getpid(),
         worker=f"{controller.hostname}:{secrets.token_hex(4)}",
-        broker_url=broker_url,
-        # One short try: the main process feeds its children and must not wait.
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=ChildPipe(),
         counters=counters,
-        started=told,
-        settings=settings,
+        started=started,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
         reloader=Reloader(models, shop, partial(read_entries, settings), say),
         memory_limit=memory_limit,
-        threads=threads,
-        concurrency=concurrency,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
     )
 
@@ -178,11 +174,12 @@ def read_entries(settings: Settings) -> dict[str, ModelEntry]:
     return select(read_manifest(settings.models_path), settings.model_set)
 
 
-def wants_reload() -> bool:
+def wants_reload(app: Any) -> bool:
     """Let new versions of the models come, soon; False if this process is no worker."""
-    if _main is None:
+    main = main_process(app)
+    if main is None:
         return False
-    _main.reloader.wanted = True
+    main.reloader.wanted = True
     return True
 
 
@@ -194,37 +191,34 @@ def _import_tensorflow(threads: int, broker_url: str) -> None:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 
 
-def _before_fork(sender: Any, **_: object) -> None:
-    if _main is None:
-        return
+def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
     try:
         fork_guard.check_not_initialized()
-        _main.reports.read()
-        _main.reports.check_silent_deaths(sender._processes)
+        main.reports.read()
+        main.reports.check_silent_deaths(sender._processes)
     except CeleriacError as error:
         end(error)
     # A collection in a child would write to every page that holds an object, and so take a copy of it.
     gc.freeze()
-    _main.reports.forks += 1
+    main.reports.forks += 1
 
 
-def _after_fork(**_: object) -> None:
-    if _main is not None:
-        from tasks.child import bootstrap
+def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
+    from tasks.child import bootstrap
 
-        bootstrap.start(
-            _main.worker,
-            _main.models,
-            memory_limit=_main.memory_limit,
-            threads=_main.threads,
-            pin_cores=bool(_main.settings.pin_cores),
-            broker_url=_main.broker_url,
-            job_ttl_seconds=_main.settings.job_ttl_seconds,
-            places=bootstrap.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
-            counters=_main.counters,
-            report_fd=_main.reports.write_fd,
-            trace_exporters=_main.settings.trace_exporters,
-        )
+    bootstrap.start(
+        main.worker,
+        main.models,
+        memory_limit=main.memory_limit,
+        threads=main.facts.threads,
+        pin_cores=bool(settings.pin_cores),
+        broker_url=app.conf.broker_url,
+        job_ttl_seconds=settings.job_ttl_seconds,
+        places=bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        counters=main.counters,
+        report_fd=main.reports.write_fd,
+        trace_exporters=settings.trace_exporters,
+    )
 
 
 class Children(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -235,94 +229,86 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, controller: Any, **options: Any) -> None:
         super().__init__(controller, **options)
         self._up: list[SlotRecord] = []
-        self._inspection: Any = None  # until the children are ready
 
     def start(self, controller: Any) -> None:
         """Return when every child holds its models; end the worker if one cannot."""
-        if _main is None:
+        main = main_process(controller.app)
+        if main is None:
             return
         try:
-            while _main.reports.ready < _main.concurrency:
-                _main.reports.read(wait_seconds=0.2)
-                _check_alive(controller, _main.reports)
+            while main.reports.ready < main.facts.children:
+                main.reports.read(wait_seconds=0.2)
+                _check_alive(controller, main.reports)
         except CeleriacError as error:
             end(error)
         # They have. Celery looks again as it begins to listen, and would end the worker for one that has died since.
         controller.pool.did_start_ok = lambda: True
-        models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(_main.models.current.served.items()))
-        say(f"{_main.concurrency} children hold {models}, {_main.threads} threads each")
+        models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(main.models.current.served.items()))
+        say(f"{main.facts.children} children hold {models}, {main.facts.threads} threads each")
         # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
         # each child, a job of few chunks would leave other workers without.
         controller.consumer.initial_prefetch_count += 1
-        self._inspection = controller.inspection = inspection.Inspection(
-            controller,
-            _main.models,
-            _main.reports,
-            _main.counters,
-            _main.started,
-            lambda: self._refresh(controller),
+        heartbeat = partial(self._heartbeat, controller, main)
+        main.inspection = inspection.Inspection(
+            controller, main.models, main.reports, main.counters, main.started, heartbeat
         )
         # At once too: whatever Redis loses from now on, it is told again.
-        self._refresh(controller)
-        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, self._refresh, (controller,))
+        heartbeat()
+        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, heartbeat)
         # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
-        controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller,))
+        controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))
         # Celery's own handler would start the whole worker again.
-        signal.signal(signal.SIGHUP, lambda *_: wants_reload())
+        signal.signal(signal.SIGHUP, lambda *_: wants_reload(controller.app))
         ending = GracefulShutdown(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
-        controller.timer.call_repeatedly(inspection.LOOK_SECONDS, controller.inspection.look)
+        controller.timer.call_repeatedly(inspection.LOOK_SECONDS, main.inspection.look)
 
     def stop(self, controller: Any) -> None:
         """Tell Redis that this worker is gone."""
-        if _main is not None:
-            shutil.rmtree(_main.models.folder, ignore_errors=True)
-            if _main.settings.spool:
-                spool.remove_mark(_main.settings.spool, _main.spool_mark)
-            try:
-                worker_registry.withdraw(_main.client, _main.worker)
-            except redis.RedisError as error:
-                logger.warning("cannot tell Redis that this worker ends: %s", error)
+        main = main_process(controller.app)
+        if main is None:
+            return
+        run_folder.remove(main.models.folder)
+        if main.spool_mark:
+            spool.remove_mark(Path(main.facts.spool), main.spool_mark)
+        try:
+            worker_registry.deregister(main.client, main.worker)
+        except redis.RedisError as error:
+            logger.warning("cannot tell Redis that this worker ends: %s", error)
 
     terminate = stop
 
-    def _refresh(self, controller: Any) -> None:
-        if _main is not None:
-            try:
-                self._forget(controller.consumer)
-                self._inspection.waiting(queues.waiting(_main.client, _main.models.queues))
-                if self._inspection.drain.is_on:
-                    return worker_registry.stand_aside(_main.client, _main.worker, _main.models.queues)
-                pids = [process.pid for process in self._inspection.size.staying]
-                # A child's own word, too: Redis may have lost what it was told since the last time.
-                known = [*worker_registry.words_left(_main.models.folder), *self._up]
-                told_by, facts = _main.models.told_by, _main.facts
-                self._up = worker_registry.refresh(_main.client, _main.worker, pids, known, told_by, facts)
-            except redis.RedisError as error:
-                logger.warning("cannot tell Redis that this worker lives: %s", error)
-
-    def _reload(self, controller: Any) -> None:
-        """Take chunks for new models before producers hear of them, and for old ones as long as jobs are pinned."""
-        if _main is None or not _main.reloader.look():
+    def _heartbeat(self, controller: Any, main: MainProcess) -> None:
+        if main.inspection is None:  # the children are not ready
             return
         try:
-            if not self._inspection.drain.is_on:
-                controller.consumer.add_task_queue(_main.models.current.queue)
-        except (OSError, AttributeError) as error:  # not connected; it takes them up when it is
-            logger.warning("cannot change queues: %s", error)
-        self._refresh(controller)
+            self._forget(controller.consumer, main)
+            main.inspection.waiting(queues.waiting(main.client, main.models.queues))
+            if main.inspection.drain.is_on:
+                return worker_registry.deregister_slots(main.client, main.worker, main.models.queues)
+            pids = [process.pid for process in main.inspection.size.staying]
+            # What children saved, too: Redis may have lost what was registered since the last time.
+            known = [*worker_registry.saved_slots(main.models.folder), *self._up]
+            updated, facts = main.models.updated, main.facts
+            self._up = worker_registry.heartbeat(main.client, main.worker, pids, known, updated, facts)
+        except redis.RedisError as error:
+            logger.warning("cannot tell Redis that this worker lives: %s", error)
 
-    def _forget(self, consumer: Any) -> None:
-        """Give up the models that no running job wants any more."""
-        if _main is None or not _main.models.older:
+    def _reload(self, controller: Any, main: MainProcess) -> None:
+        """Take chunks for new models before producers hear of them, and for old ones as long as jobs are pinned."""
+        if not main.reloader.look():
             return
-        for queue in _main.models.forget(pinned_models(_main.client), os.close):
-            try:
-                consumer.cancel_task_queue(queue)
-            except (OSError, AttributeError) as error:
-                logger.warning("cannot change queues: %s", error)
+        if not (main.inspection and main.inspection.drain.is_on):
+            change_queues(controller.consumer.add_task_queue, [main.models.current.queue])
+        self._heartbeat(controller, main)
+
+    def _forget(self, consumer: Any, main: MainProcess) -> None:
+        """Give up the models that no running job wants any more."""
+        if not main.models.older:
+            return
+        change_queues(consumer.cancel_task_queue, main.models.forget(pinned_models(main.client), os.close))
 
 
 def _check_alive(controller: Any, reports: ChildPipe) -> None:
@@ -335,7 +321,7 @@ def _check_alive(controller: Any, reports: ChildPipe) -> None:
         )
 
 
-def _on_task_failure(exception: BaseException, args: Any, **_: object) -> None:
+def _on_task_failure(app: Any, ttl_seconds: int, exception: BaseException, args: Any, **_: object) -> None:
     """Ordinary errors were answered by the child itself."""
-    if _main is not None and os.getpid() == _main.pid:
-        answer_for_child(_main.client, exception, args, _main.settings.job_ttl_seconds)
+    if main := main_process(app):
+        answer_for_child(main.client, exception, args, ttl_seconds)

@@ -22,8 +22,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
         ensure = conn.ensure_connection
-        # There is none before the children are ready.
-        inspection = getattr(self.controller, "inspection", None)
+        # See `tasks.worker.main_process`; there is no inspection before the children are ready.
+        inspection = getattr(getattr(self.app, "main_process", None), "inspection", None)
 
         def patiently(*args: Any, callback: Callable[[], Any] | None = None, **options: Any) -> Any:
             def between_tries() -> None:

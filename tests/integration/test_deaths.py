@@ -38,7 +38,7 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
 from tasks.transport.connection import connect
-from tasks.transport.worker_registry import announce
+from tasks.transport.worker_registry import register_slots
 from tests.forms import in_long_form
 from tests.held import held_child, holding, write_held_model
 from tests.manifests import write_manifest
@@ -151,7 +151,7 @@ def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
     with slow_system.standing_still():
         server.flushall()
         # As the worker does itself, perhaps before the producer looks.
-        announce(server, slots)
+        register_slots(server, slots)
         assert not queues(server)
         assert job.ledger.chunks_answered < 6
 

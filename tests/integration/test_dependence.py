@@ -14,7 +14,7 @@ import pytest
 
 from producer import Client
 from tasks.protocol import keys
-from tasks.recovery.poison_rows import Note
+from tasks.recovery.poison_rows import RunIntent
 from tests import dependent
 from tests.acceptance.commands import Celeriac
 from tests.chunks import chunks_of, outputs_of
@@ -103,7 +103,7 @@ def test_a_chunk_whose_rows_are_meant_to_depend_fails_as_a_whole(client: Client)
 
 def test_a_chunk_in_which_a_child_has_died_is_run_whole(system: System, client: Client) -> None:
     rows = rows_of(2 * ROWS)
-    note = msgspec.msgpack.encode(Note("a-worker-that-is-gone", 1, 0, ROWS, ROWS, 0.0))
+    note = msgspec.msgpack.encode(RunIntent("a-worker-that-is-gone", 1, 0, ROWS, ROWS, 0.0))
     found = {}
     for name in "centred", "centred_meant":
         with chunks_of(system, "feed0000dead") as chunks:

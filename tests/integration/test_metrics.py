@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from producer import Client, serve_metrics
-from tasks.telemetry.stopwatch import STAGES
+from tasks.protocol.messages import STAGES
 from tests.manifests import write_manifest
 from tests.metrics import JobFacts, free_port, grown, names, scrape
 from tests.systems import BIN, System, serving

@@ -10,7 +10,7 @@ import redis
 from tasks.protocol import keys
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef
 from tasks.recovery import delivery_log
-from tasks.recovery.poison_rows import Death, PoisonRows, Step
+from tasks.recovery.poison_rows import ChildDeath, PoisonRows, RowRange
 from tasks.transport.connection import connect
 from tests.systems import System
 
@@ -28,29 +28,29 @@ def server(system: System) -> Iterator[redis.Redis]:
         yield server
 
 
-def note(server: redis.Redis, monkeypatch: pytest.MonkeyPatch, pid: int, step: Step) -> None:
+def note(server: redis.Redis, monkeypatch: pytest.MonkeyPatch, pid: int, step: RowRange) -> None:
     monkeypatch.setattr(delivery_log.os, "getpid", lambda: pid)
-    delivery_log.write(server, MESSAGE, WORKER, step)
+    delivery_log.record_intent(server, MESSAGE, WORKER, step)
 
 
 def die(server: redis.Redis, pid: int, error_type: str = "WorkerLostError") -> None:
-    delivery_log.tell(server, MESSAGE, Death(WORKER, pid, error_type, "by a signal"))
+    delivery_log.record_death(server, MESSAGE, ChildDeath(WORKER, pid, error_type, "by a signal"))
 
 
 def test_the_death_of_a_copy_beside_the_one_that_noted_tells_nothing(
     server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(server, monkeypatch, 12, Step(16, 32, 32))
+    note(server, monkeypatch, 12, RowRange(16, 32, 32))
     die(server, 11)
-    story = delivery_log.read(server, MESSAGE)
-    assert (story.death, story.deaths) == (None, 0)
-    assert story.judge(BATCH) == (None, None)
+    history = delivery_log.read(server, MESSAGE)
+    assert (history.death, history.deaths) == (None, 0)
+    assert history.judge(BATCH) == (None, None)
 
     die(server, 12)
     die(server, 13)  # later, before it noted anything
-    story = delivery_log.read(server, MESSAGE)
-    assert (story.death and story.death.pid, story.deaths) == (12, 2)
-    assert story.judge(BATCH) == (PoisonRows(16, 32, 1), None)
+    history = delivery_log.read(server, MESSAGE)
+    assert (history.death and history.death.pid, history.deaths) == (12, 2)
+    assert history.judge(BATCH) == (PoisonRows(16, 32, 1), None)
 
 
 def test_deaths_count_where_nothing_is_noted(server: redis.Redis) -> None:
@@ -60,25 +60,25 @@ def test_deaths_count_where_nothing_is_noted(server: redis.Redis) -> None:
 
 
 def test_a_child_that_was_stopped_is_no_death(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    note(server, monkeypatch, 12, Step(16, 32, 32))
+    note(server, monkeypatch, 12, RowRange(16, 32, 32))
     die(server, 12, "")
-    story = delivery_log.read(server, MESSAGE)
-    assert (story.deaths, story.judge(BATCH)) == (0, (None, None))
+    history = delivery_log.read(server, MESSAGE)
+    assert (history.deaths, history.judge(BATCH)) == (0, (None, None))
 
 
 def test_condemned_rows_stay_and_what_led_to_them_goes(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    note(server, monkeypatch, 12, Step(16, 17, 32))
+    note(server, monkeypatch, 12, RowRange(16, 17, 32))
     die(server, 12)
     poison_rows, condemned = delivery_log.read(server, MESSAGE).judge(BATCH)
     assert condemned == FailureRecord(16, 17, "worker", "WorkerLostError", "by a signal")
     assert poison_rows == PoisonRows(17, 32, 1)
-    delivery_log.condemn(server, MESSAGE, [condemned])
-    assert delivery_log.read(server, MESSAGE) == delivery_log.Story(deaths=1, bad=[condemned])
+    delivery_log.exclude_rows(server, MESSAGE, [condemned])
+    assert delivery_log.read(server, MESSAGE) == delivery_log.DeliveryHistory(deaths=1, bad=[condemned])
 
 
 def test_of_a_chunk_that_is_answered_nothing_is_noted(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     server.delete(keys.deliveries(MESSAGE.job))
-    note(server, monkeypatch, 12, Step(16, 32, 32))
+    note(server, monkeypatch, 12, RowRange(16, 32, 32))
     die(server, 12)
-    delivery_log.condemn(server, MESSAGE, [])
+    delivery_log.exclude_rows(server, MESSAGE, [])
     assert not server.exists(keys.deliveries(MESSAGE.job))

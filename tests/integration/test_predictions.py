@@ -20,7 +20,7 @@ from producer.scheduling.window import CHUNKS_PER_SLOT
 from producer.sources import from_rows
 from tasks.models.model_version import model_digest
 from tasks.protocol import keys
-from tasks.telemetry.stopwatch import STAGES
+from tasks.protocol.messages import STAGES
 from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.systems import System, queued_messages, serving

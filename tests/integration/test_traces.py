@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer import Job, local
+from tasks.protocol.messages import STAGES
 from tasks.telemetry import tracing
-from tasks.telemetry.stopwatch import STAGES
 from tests.acceptance.commands import Celeriac
 from tests.collector import Collector, Span, collecting
 from tests.manifests import write_manifest

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.protocol.casting import can_cast, cast
+from tasks.protocol.dtypes import can_cast, cast
 from tasks.protocol.signature import numpy_dtype
 from worker_config.errors import OutOfRangeError
 

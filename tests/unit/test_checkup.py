@@ -16,8 +16,7 @@ from producer.doctor.findings import Finding, Level, error, exit_code, lines, ok
 from producer.doctor.folders import FolderFacts
 from producer.doctor.machine import ManifestFacts
 from producer.doctor.workers import WorkerState
-from tasks.protocol.host_facts import WorkerFacts
-from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.records import ModelInfo, SlotRecord, WorkerFacts
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError
 from worker_config.queue_names import queue_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from producer.rows.drop_rows import blank_like, count_rows, drop_rows
 from producer.rows.part import Part
-from tasks.protocol.fill_values import filler_rows, told_filler
+from tasks.protocol.dtypes import filler_rows, told_filler
 from tasks.protocol.messages import FailureRecord
 
 

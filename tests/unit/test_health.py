@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from tasks.health import Limits, describe, judge, main
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Counters, Counts, Sums
+from tasks.telemetry.counters import Counters, Counts, WorkerTotals
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
+from tasks.transport import run_folder
 
 NOW = 10_000.0
 READY = [ChildStatus(slot, 70 + slot, True, 9_000.0) for slot in range(4)]
@@ -86,10 +90,10 @@ def test_a_status_is_found_while_its_process_lives(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     url = "redis://:secret@here:6379/0"
     told = status_file.starting("celery@here", url, 600.0)
-    status_file.write(status_file.make_folder(), told)
+    status_file.write(run_folder.make(), told)
     # Of one that has ended, though its pid is taken again.
-    status_file.write(status_file.make_folder(), replace(told, node="celery@gone", born=told.born - 1))
-    (status_file.make_folder() / "status").write_text("of another version")
+    status_file.write(run_folder.make(), replace(told, node="celery@gone", born=told.born - 1))
+    (run_folder.make() / "status").write_text("of another version")
 
     assert status_file.read_all() == [told]
     assert main(["--broker", url]) == 0
@@ -102,11 +106,11 @@ def test_a_status_is_found_while_its_process_lives(
 
 def test_the_sums_of_all_slots_are_those_of_children_that_are_gone_too() -> None:
     counters = Counters()
-    assert counters.sums() == Sums()
+    assert counters.totals() == WorkerTotals()
     for slot in (0, 1, 0):
         counters.begin(slot)
         counters.answered(slot, Counts(1, 10, 2, 1, 3, 10, 12))
-    assert (counters.sums().counts, counters.sums().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
+    assert (counters.totals().counts, counters.totals().children) == (Counts(3, 30, 6, 3, 9, 30, 36), 3)
 
 
 def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,16 +132,39 @@ def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -
     assert counters.of(10**6, pid).chunks == 0
 
 
-def test_folders_of_killed_workers_are_removed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_killed_workers_are_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    long_ago = time.time() - status_file.ABANDONED_SECONDS - 1
+    code = """if True:
+        import os, signal
+        from tasks.transport import run_folder
+        for prefix in "celeriac-worker-", "celeriac-":  # the second as the embedded system's
+            print(run_folder.make(prefix), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert all(Path(folder, "owner").exists() for folder in killed.stdout.split()), killed.stderr
+    assert len(killed.stdout.split()) == 2
+    long_ago = time.time() - run_folder.ABANDONED_SECONDS - 1
     folders = {}
-    for name, pid, at in [("alive", os.getpid(), long_ago), ("fresh", -1, time.time()), ("gone", -1, long_ago)]:
-        folders[name] = status_file.make_folder()
-        status_file.write(folders[name], replace(status_file.starting(name, "redis://h", 600.0), pid=pid))
-        os.utime(folders[name] / "status", (at, at))
-    (folders["gone"] / "slot-0").write_text("{}")
+    for name, changes, at in [
+        ("alive", {}, long_ago),
+        ("pid taken again", {"born": 1}, time.time()),
+        ("of another container", {"pid": -1, "namespace": "there"}, time.time()),
+        ("of another container, silent", {"pid": -1, "namespace": "there"}, long_ago),
+        ("of an unknown process", {"pid": -1, "namespace": ""}, time.time()),
+    ]:
+        folder = folders[name] = run_folder.make()
+        owner = msgspec.json.decode((folder / "owner").read_bytes(), type=run_folder.Owner)
+        status_file.write(folder, status_file.starting(name, "redis://h", 600.0))
+        os.utime(folder / "status", (at, at))
+        (folder / "slot-0").write_text("{}")
+        (folder / "owner").write_bytes(msgspec.json.encode(replace(owner, **changes)))
+    (tmp_path / "celeriac-of-somebody").mkdir()
 
-    status_file.make_folder()
+    run_folder.make()
 
-    assert {name for name, folder in folders.items() if folder.exists()} == {"alive", "fresh"}
+    assert not any(Path(folder).exists() for folder in killed.stdout.split())
+    left = {name for name, folder in folders.items() if folder.exists()}
+    assert left == {"alive", "of another container", "of an unknown process"}
+    assert (tmp_path / "celeriac-of-somebody").exists()

@@ -16,7 +16,7 @@ from tasks.models.batches import BatchSize
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
 from tasks.protocol.records import ModelInfo, TensorSpec
-from tasks.recovery.poison_rows import Step
+from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
 
 NAN, INF = float("nan"), float("inf")
@@ -63,7 +63,7 @@ def run(
         on_error=on_error,
         on_nonfinite=on_nonfinite,
     )
-    todo = [Step(FIRST + a, FIRST + b, FIRST + b) for a, b in steps or [(0, len(rows))]]
+    todo = [RowRange(FIRST + a, FIRST + b, FIRST + b) for a, b in steps or [(0, len(rows))]]
     way = run_together if on_error == "raise" else run_apart
     return way(message, {one.info.name: one for one in models}, rows, todo, lambda _: None, Stopwatch())
 

@@ -27,7 +27,7 @@ from producer.sinks import patch_rows as patch_module
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from tasks.protocol.fill_values import told_filler
+from tasks.protocol.dtypes import told_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES

@@ -17,9 +17,8 @@ from producer.records.job_store import JobState, new_record
 from producer.records.timeline import Entry, Event, TimelineSummary
 from producer.report import JobFacts, make_page
 from producer.report.figures import throughput
-from tasks.protocol.host_facts import WorkerFacts
 from tasks.protocol.messages import FailureRecord, ModelRef
-from tasks.protocol.records import JobRecord, ModelInfo
+from tasks.protocol.records import JobRecord, ModelInfo, WorkerFacts
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
 LIBRARY = "window.Plotly = {newPlot() { return 1 < 2; }};"

@@ -14,8 +14,8 @@ import pytest
 from tasks.protocol import codec
 from tasks.protocol.messages import FileRef, SliceRef
 from tasks.transport import spool
-from tasks.transport.file_slices import is_under, read_slice
-from tasks.transport.reusable_buffer import ReusableBuffer
+from tasks.transport.file_slices import read_slice
+from tasks.transport.files import ReusableBuffer, is_under
 from worker_config.errors import PayloadError
 
 ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)

@@ -321,7 +321,7 @@ def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, mon
     now = [1000.0]
     monkeypatch.setattr("tasks.preparation.model_set.time.monotonic", lambda: now[0])
     models = ModelSet(tmp_path, Generation(served("a"), [1]))
-    models.leave_word()
+    models.publish()
     first = models.current.queue
     models.replace(served("b"), [2])
     second = models.current.queue

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.telemetry.stopwatch import CELLS, STAGES, Stopwatch, seconds_in
+from tasks.protocol.messages import STAGES
+from tasks.telemetry.stopwatch import CELLS, Stopwatch, seconds_in
 
 
 def test_the_stages_have_all_seconds() -> None:

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.recovery.poison_rows import Death, Note, PoisonRows, Step, is_hopeless, judge, steps
+from tasks.recovery.poison_rows import ChildDeath, PoisonRows, RowRange, RunIntent, is_hopeless, judge, steps
 
 WORKER = "w@host:1"
 
 
-def note_of(start: int, stop: int, until: int | None = None, since: float = 0.0) -> Note:
-    return Note(WORKER, 7, start, stop, until or stop, since)
+def note_of(start: int, stop: int, until: int | None = None, since: float = 0.0) -> RunIntent:
+    return RunIntent(WORKER, 7, start, stop, until or stop, since)
 
 
-def death_of(**more: object) -> Death:
-    return Death(**{"worker": WORKER, "pid": 7, "type": "WorkerLostError", "text": "signal 11", "at": 9.0, **more})  # type: ignore[arg-type]
+def death_of(**more: object) -> ChildDeath:
+    return ChildDeath(**{"worker": WORKER, "pid": 7, "type": "WorkerLostError", "text": "signal 11", "at": 9.0, **more})  # type: ignore[arg-type]
 
 
 def story(rows: int, batch_rows: int, killers: set[int]) -> Iterator[tuple[int, set[int]]]:
@@ -32,7 +32,7 @@ def story(rows: int, batch_rows: int, killers: set[int]) -> Iterator[tuple[int, 
             if condemned:
                 bad.add(condemned.start)
         assert not is_hopeless(deaths, len(bad))
-        todo = [Step(0, rows, rows)] if delivery == 1 else steps(0, rows, batch_rows, poison_rows, bad)
+        todo = [RowRange(0, rows, rows)] if delivery == 1 else steps(0, rows, batch_rows, poison_rows, bad)
         ran = [row for step in todo for row in range(step.start, step.stop)]
         assert ran == [row for row in range(rows) if row not in bad]
         died = next((step for step in todo if killers & set(range(step.start, step.stop))), None)
@@ -71,14 +71,14 @@ def test_rows_beside_suspects_run_in_blocks() -> None:
 
 
 def test_no_rows_are_one_step() -> None:
-    assert steps(5, 5, 8, None, set()) == [Step(5, 5, 5)]
+    assert steps(5, 5, 8, None, set()) == [RowRange(5, 5, 5)]
 
 
 @pytest.mark.parametrize(
     "death", [death_of(pid=8), death_of(worker="w@host:2"), death_of(type="")], ids=["pid", "worker", "stopped"]
 )
 @pytest.mark.parametrize("stop", [4, 20])
-def test_a_death_of_another_or_for_no_fault_of_the_rows_tells_nothing(death: Death, stop: int) -> None:
+def test_a_death_of_another_or_for_no_fault_of_the_rows_tells_nothing(death: ChildDeath, stop: int) -> None:
     assert judge(note_of(3, stop), death, 16) == (None, None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tasks.protocol.host_facts import WorkerFacts, facts_of, pack_facts, unpack_facts, version_of
+from tasks.protocol.records import WorkerFacts, facts_of, pack_facts, unpack_facts, version_of
 from tasks.transport.worker_registry import clock_ahead_of
 
 

@@ -12,18 +12,22 @@ bool, str, bytes, None, list or dict is msgpack's own. Three extension types eac
 
 from __future__ import annotations
 
-from tasks.protocol.codec.compression import Compression, is_wrapped, unwrap, wrap
+from tasks.protocol.codec.arrays import DTYPES, dtype_name
+from tasks.protocol.codec.compression import Compression, check_installed, is_wrapped, unwrap, wrap
 from tasks.protocol.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
 from tasks.protocol.codec.reader import PayloadReader
 from tasks.protocol.codec.writer import PayloadWriter
 
 __all__ = [
     "DEFAULT_LIMIT_BYTES",
+    "DTYPES",
     "FORMAT_VERSION",
     "MAX_DEPTH",
     "Compression",
     "Tree",
+    "check_installed",
     "decode",
+    "dtype_name",
     "encode",
     "encode_parts",
 ]

@@ -1,8 +1,15 @@
-"""How rows become the dtype of a model's input: exactly, or rounded; what it cannot hold is an error, never a wrap.
+"""How rows become the dtype of a model's input, and what stands in the place of a row without a prediction.
 
     array, dtype --within its limits?--> array of that dtype        a value beyond them --> OutOfRangeError
 
-NaN and infinities of floats stay what they are.
+NaN and infinities of floats stay what they are. A filler is no ordinary value, where the dtype has such:
+
+    floats, complex numbers      NaN
+    signed integers              -1
+    unsigned integers            the largest value
+    dates, durations             NaT
+    booleans                     False
+    texts, bytes                 empty
 """
 
 from __future__ import annotations
@@ -60,6 +67,46 @@ def limits_of(dtype: np.dtype[Any]) -> tuple[float, float]:
         return int(whole.min), int(whole.max)
     floats = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return float(floats.min), float(floats.max)
+
+
+def filler(dtype: np.dtype[Any], like: object = None) -> Any:
+    """The value for a dtype; for an object array, text or bytes like a value that it has, bytes by default."""
+    if dtype.kind == "O":
+        return "" if isinstance(like, str) else b""
+    if dtype.kind in "fc":
+        return np.nan
+    if dtype.kind in "Mm":
+        return np.array("NaT", dtype)
+    if dtype.kind == "T":
+        return ""
+    if is_integer(dtype):
+        least, largest = limits_of(dtype)
+        return np.array(-1 if least < 0 else largest).astype(dtype)[()]
+    if dtype.kind == "V" and not dtype.names:  # such as bfloat16, which numpy does not know for a float
+        try:
+            ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+            return np.array(np.nan, np.float32).astype(dtype)
+        except ValueError:
+            pass
+    return np.zeros((), dtype)[()]
+
+
+def told_filler(dtype: np.dtype[Any]) -> int | bool | str:
+    """The same as JSON can tell it: a number, false, "", "NaN" or "NaT"."""
+    if dtype.kind in "OTSU":
+        return ""
+    if dtype.kind in "Mm":
+        return "NaT"
+    if is_integer(dtype):
+        return int(filler(dtype))
+    return bool(filler(dtype)) if dtype.kind == "b" else "NaN"
+
+
+def filler_rows(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """An array of it."""
+    rows = np.empty(shape, dtype)
+    rows[...] = filler(dtype)
+    return rows
 
 
 def _check(array: Array, dtype: np.dtype[Any], what: str) -> None:

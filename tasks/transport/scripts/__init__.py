@@ -1,0 +1,48 @@
+"""The scripts that Redis runs in one step, a Lua file each, and the one way to run them.
+
+NAME.lua, what it includes --SHA-1--> Redis --unknown there, as after a restart--> whole text --> Redis
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+
+from tasks.protocol import keys
+
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
+
+def run(client: redis.Redis, name: str, held: Sequence[str], values: Sequence[Any] = ()) -> Any:
+    """What the script gives; nothing yet where `client` is a pipeline.
+
+    A pipeline that is sent again after a lost connection may find a Redis that has forgotten scripts, and cannot send
+    one in between: it carries the whole text.
+    """
+    if isinstance(client, Pipeline):
+        return client.eval(text_of(name), len(held), *held, *values)
+    return client.register_script(text_of(name))(held, values)
+
+
+def keep_job(client: redis.Redis, job_id: str, ttl_seconds: int) -> None:
+    """Let all that a job has in Redis live on for `ttl_seconds`; a job that has expired stays so.
+
+    `celeriac:jobs` has each id by the time at which its job expires, and lives as long as the last of them.
+
+    `client` may be a pipeline.
+    """
+    held = [keys.job(job_id), keys.payloads(job_id), keys.answers(job_id), keys.unproven(job_id)]
+    run(client, "keep_job", [keys.JOBS, *held], [job_id, ttl_seconds])
+
+
+@cache
+def text_of(name: str) -> str:
+    """The script, with those that it includes in their places."""
+    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda line: text_of(line[1]), text)

@@ -1,0 +1,50 @@
+"""What the producer may know of the worker's side: what travels, how, and what tells versions."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import producer
+
+KNOWN = {
+    "tasks.models.model_version",
+    "tasks.models.version_folders",
+    "tasks.protocol.codec",
+    "tasks.protocol.dtypes",
+    "tasks.protocol.keys",
+    "tasks.protocol.messages",
+    "tasks.protocol.records",
+    "tasks.protocol.signature",
+    "tasks.protocol.trees",
+    "tasks.snapshots.cache",
+    "tasks.snapshots.record",
+    "tasks.telemetry.http_endpoint",
+    "tasks.telemetry.tracing",
+    "tasks.transport.connection",
+    "tasks.transport.files",
+    "tasks.transport.resend_detached",
+    "tasks.transport.run_folder",
+    "tasks.transport.scripts",
+    "tasks.transport.spool",
+    "tasks.transport.worker_registry",
+}
+
+
+def test_the_producer_imports_these_modules_of_tasks_and_no_other() -> None:
+    imported = set()
+    for path in Path(producer.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported.update(name.name for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.update(_module_of(node.module, name.name) for name in node.names)
+    assert {name for name in imported if name.partition(".")[0] == "tasks"} == KNOWN
+
+
+def _module_of(package: str, name: str) -> str:
+    """The submodule that is imported from a package, or the module itself."""
+    inside = f"{package}.{name}"
+    is_submodule = package.startswith("tasks") and importlib.util.find_spec(package).submodule_search_locations
+    return inside if is_submodule and importlib.util.find_spec(inside) else package
