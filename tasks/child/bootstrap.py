@@ -8,6 +8,7 @@ A child that cannot load its models tells its main process why and exits; it nev
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from billiard import current_process, pool
 from tasks.child.child_pipe import report
 from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
+from tasks.models.tensorflow_import import settle_keras
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry.counters import Counters
@@ -97,6 +99,8 @@ def start(
         settle(slot, threads=threads, pin_cores=pin_cores)
         model_cache = ModelCache(models.current.served.values(), models.folder, memory_limit)
         model_cache.preload()
+        if "keras" in sys.modules:  # imported by a function in whose own module nothing says so
+            settle_keras()
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
         pool.mem_rss = lambda: 2 if model_cache.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.

@@ -80,7 +80,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:
-        raise Reject(f"{child} has no room for the models of {message}; a fresh child takes it", requeue=True) from None
+        raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))

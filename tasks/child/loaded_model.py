@@ -29,7 +29,7 @@ from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_ca
 from tasks.models.ragged import columns_of, is_ragged, run_ragged
 from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
-from tasks.models.tensorflow_import import import_tensorflow
+from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import Array, Step, finished, import_step, prepared, stacked
 from tasks.preparation.reference import read_reference
 from tasks.preparation.served import Served, chained, info_of
@@ -196,8 +196,8 @@ def load_model(served: Served) -> LoadedModel:
     Raises:
         ModelLoadError: it cannot be loaded; the text names model, path and cause.
     """
-    import_tensorflow()  # so that its own time and memory are not taken for the model's
-
+    if needs_tensorflow([served.entry]):
+        import_tensorflow()  # so that its own time and memory are not taken for the model's
     if served.members:
         return _load_chain(served)
     name, entry = served.name, served.entry
