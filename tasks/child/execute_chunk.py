@@ -21,9 +21,9 @@ from celery.exceptions import Reject
 from tasks.child import online_checks, report_differed
 from tasks.child.bootstrap import Child, current_child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
+from tasks.child.chunk_rows import with_values
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
-from tasks.child.output_assembler import with_values
 from tasks.child.run_models import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.models.batches import filled
 from tasks.protocol import codec, keys

@@ -27,10 +27,9 @@ from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.ragged import columns_of, is_ragged, run_ragged
-from tasks.models.rows import ONLY, run_function
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
-from tasks.models.user_functions import Array, Step, finished, import_step, prepared, stacked
+from tasks.models.user_functions import ONLY, Array, Step, finished, import_step, prepared, run_function, stacked
 from tasks.preparation.reference import read_reference
 from tasks.preparation.served import Served, chained, info_of
 from tasks.protocol.records import ModelInfo, TensorSpec

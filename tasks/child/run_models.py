@@ -17,12 +17,13 @@ import numpy as np
 import redis
 
 from tasks.child.bootstrap import Child
+from tasks.child.chunk_rows import check_rows, rows_between
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
 from tasks.child.model_outputs import ModelOutputs, add_to, merged, together
-from tasks.child.output_assembler import Array, OutputAssembler, check_rows, rows_between
 from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
+from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol import codec
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows

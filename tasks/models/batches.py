@@ -1,4 +1,4 @@
-"""This module runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
+"""Runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
 
 One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk, as long as the
 model's rows are independent (`tasks/preparation/independence.py`). Where a batch is too large for the memory that there
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.models.output_assembler import OutputAssembler
 from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 
@@ -101,51 +102,18 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
     rows = len(next(iter(inputs.values())))
     # Zero rows run one batch of padding, so that the outputs have the model's dtypes and shapes.
     starts = range(0, rows, batch_rows) if rows else [0]
-    whole: Arrays = {}
+    whole = OutputAssembler(rows, model)
     for start in starts:
         kept = min(batch_rows, rows - start)
         batch = {name: _padded(array[start : start + kept], batch_rows) for name, array in inputs.items()}
         outputs = call(batch)
-        check_names(outputs, whole or outputs, model)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != batch_rows:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
                 raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {batch_rows} rows")
-            if len(starts) == 1:
-                whole[name] = array[:kept]
-                continue
-            if start == 0:
-                whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
-            whole[name] = widened(whole[name], array)
-            _place(whole[name], start, array[:kept], name, model)
-    return whole
-
-
-def check_names(outputs: Arrays, before: Arrays, model: str) -> None:
-    """Make sure that a batch has the outputs that others had.
-
-    Raises:
-        ModelError: it has not; no model file does so, but a function may.
-    """
-    if outputs.keys() != before.keys():
-        names = [", ".join(map(repr, sorted(some))) for some in (before, outputs)]
-        raise ModelError(f"model {model}: outputs {names[0]} in one batch and {names[1]} in another")
-
-
-def widened(whole: np.ndarray[Any, Any], more: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`whole`, of a dtype that takes the values of `more` too: a function's strings have the length of the longest."""
-    if whole.dtype == more.dtype:
-        return whole
-    return whole.astype(np.promote_types(whole.dtype, more.dtype))
-
-
-def _place(whole: np.ndarray[Any, Any], start: int, rows: np.ndarray[Any, Any], name: str, model: str) -> None:
-    if rows.shape[1:] != whole.shape[1:]:
-        raise ModelError(
-            f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} in one batch and {rows.shape[1:]} in "
-            "another; outputs must be of one shape"
-        )
-    whole[start : start + len(rows)] = rows
+        whole.add(start, start + kept, {name: array[:kept] for name, array in outputs.items()})
+    joined: Arrays = whole.finish()
+    return joined
 
 
 def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:

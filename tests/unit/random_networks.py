@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.operations.hurting_rows import hurting_rows
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import in_batches
-from tasks.executors.hurting_rows import hurting_rows
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.prepare import Preparation, prepare

@@ -401,7 +401,7 @@ def test_errors_of_functions_name_function_and_model(folder: Path) -> None:
         loaded(ModelEntry("format_functions:fail")).predict(np.arange(7))
     with pytest.raises(ModelError, match="model m: function format_functions:lose returned 4 rows for 5"):
         loaded(ModelEntry("format_functions:lose")).predict(np.arange(7))
-    with pytest.raises(ModelError, match="model m: outputs 'a' in one batch and 'b' in another"):
+    with pytest.raises(ModelError, match="model m: outputs 'a' for some rows and 'b' for others"):
         loaded(ModelEntry("format_functions:waver")).predict(np.arange(7))
 
 
