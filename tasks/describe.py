@@ -50,7 +50,7 @@ def _loaded(served: Served) -> ModelInfo:
     """Of a model without a snapshot, which only loading can describe."""
 
     def load() -> ModelInfo:
-        from tasks.child.loaded_model import load_model
+        from tasks.child.load_model import load_model
 
         return load_model(served).info
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.child.loaded_model import LoadedModel, load_model
+from tasks.child.load_model import load_model
+from tasks.child.loaded_model import LoadedModel
+from tasks.models.batches import BatchCounts
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.served import Served, describe
@@ -98,6 +100,14 @@ class ModelCache:
         self._loaded.move_to_end(ref)
         self._used[ref] = time.monotonic()
         return model
+
+    def take_batch_counts(self) -> BatchCounts:
+        """Of the batches that all models have run since the last time."""
+        total = BatchCounts()
+        for model in self._loaded.values():
+            for link in model.links:
+                link.batch.counts.move_to(total)
+        return total
 
     def check_size(self) -> None:
         """After a chunk: set `recycle` if the child has become too large, and a fresh one would be smaller."""

@@ -38,7 +38,7 @@ Before = Callable[[Step], None]
 
 
 @dataclass
-class Ran:
+class ChunkOutputs:
     """What came of a chunk.
 
     Attributes:
@@ -85,9 +85,9 @@ def run_together(
     steps: Sequence[Step],
     before: Before,
     watch: Stopwatch,
-) -> Ran:
+) -> ChunkOutputs:
     """Run each model for itself: one that fails at any step is left out."""
-    ran = Ran()
+    ran = ChunkOutputs()
     count = message.stop - message.start
     joined = {name: OutputAssembler(count) for name in models}
     nonfinite = {name: NotFinite(count) for name in models}
@@ -130,7 +130,7 @@ def run_apart(
     before: Before,
     watch: Stopwatch,
     bad: Sequence[FailureRecord] = (),
-) -> Ran:
+) -> ChunkOutputs:
     """Run all models, and find the rows on which any of them fails; `bad` are records of rows that are not run.
 
     Raises:
@@ -179,7 +179,9 @@ def run_apart(
     left_out = np.zeros(count, bool)
     for record in failed:
         left_out[record.start - message.start : record.stop - message.start] = True
-    ran = Ran(failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped))
+    ran = ChunkOutputs(
+        failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped)
+    )
     if joined.rows or not (count or failed):
         ran.outputs = joined.finish()
     return ran

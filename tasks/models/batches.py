@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,22 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class BatchSize:
-    """Rows of one call of a model, which become fewer where memory does not do.
-
-    Attributes:
-        rows: so far.
-        fixed: whether the model takes no other number.
-        remember: called with the smaller number, once a chunk has gone through with it.
-    """
-
-    rows: int
-    fixed: bool = False
-    remember: Callable[[int], None] | None = None
-
-
-@dataclass
-class Filled:
+class BatchCounts:
     """Calls of models that gave outputs: how many, with how many rows, and with places for how many."""
 
     batches: int = 0
@@ -51,9 +36,29 @@ class Filled:
         self.rows += rows
         self.places += batches * batch_rows
 
+    def move_to(self, total: BatchCounts) -> None:
+        """Add these to others, and count from 0 again."""
+        total.batches += self.batches
+        total.rows += self.rows
+        total.places += self.places
+        self.batches = self.rows = self.places = 0
 
-# Of this process, since they were last counted.
-filled = Filled()
+
+@dataclass
+class BatchSize:
+    """Rows of one call of a model, which become fewer where memory does not do.
+
+    Attributes:
+        rows: so far.
+        fixed: whether the model takes no other number.
+        remember: called with the smaller number, once a chunk has gone through with it.
+        counts: of the batches that were run.
+    """
+
+    rows: int
+    fixed: bool = False
+    remember: Callable[[int], None] | None = None
+    counts: BatchCounts = field(default_factory=BatchCounts)
 
 
 def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:

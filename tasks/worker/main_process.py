@@ -216,15 +216,17 @@ def _after_fork(**_: object) -> None:
         bootstrap.start(
             _main.worker,
             _main.models,
-            memory_limit=_main.memory_limit,
-            threads=_main.threads,
-            pin_cores=bool(_main.settings.pin_cores),
-            broker_url=_main.broker_url,
-            job_ttl_seconds=_main.settings.job_ttl_seconds,
-            places=bootstrap.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
-            counters=_main.counters,
-            report_fd=_main.reports.write_fd,
-            trace_exporters=_main.settings.trace_exporters,
+            bootstrap.Places(_main.settings.spool, _main.spool_mark, _main.settings.data_roots),
+            _main.counters,
+            _main.reports.write_fd,
+            bootstrap.ChildSettings(
+                _main.broker_url,
+                _main.settings.job_ttl_seconds,
+                _main.memory_limit,
+                _main.threads,
+                bool(_main.settings.pin_cores),
+                _main.settings.trace_exporters,
+            ),
         )
 
 

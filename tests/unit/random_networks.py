@@ -220,7 +220,7 @@ def difference(wanted: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> str:
 
 def outcome(seed: int, served: Served, layers: list[str]) -> Outcome:
     """Predict the rows that hurt; in a process that may run TensorFlow."""
-    from tasks.child.loaded_model import load_model
+    from tasks.child.load_model import load_model
 
     snapshot = served.snapshot
     assert snapshot, served.note

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from producer.cli.manifest import check_names, model_digests
-from tasks.child.loaded_model import load_model
+from tasks.child.load_model import load_model
 from tasks.models.formats import open_model
 from tasks.models.model_version import entry_digest
 from tasks.preparation.served import Served
@@ -438,7 +438,7 @@ def test_a_thousand_batches_cost_no_trace_and_no_memory(
         return program.run(tensors)
 
     counted = dataclasses.replace(program, run=run) if program.run else program
-    monkeypatch.setattr("tasks.child.loaded_model.open_model", lambda _: counted)
+    monkeypatch.setattr("tasks.child.load_model.open_model", lambda _: counted)
     model = loaded(known.entry)
     rng, batches, early = np.random.default_rng(2), 0, 0
     while batches < 1_000:
