@@ -1,4 +1,4 @@
-"""This module is a program of its own: it prepares a manifest's models as a worker would, and prints what they are.
+"""A program of its own: it prepares a manifest's models as a worker would, and prints what they are.
 
     manifest --prepare, load where only that tells--> Described of each model, as JSON on stdout
 

@@ -1,4 +1,4 @@
-"""This module is a worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
+"""A worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
 
     fork --set threads--> load and warm each model --announce in Redis--> tell the main process --> take chunks
 

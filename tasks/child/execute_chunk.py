@@ -1,4 +1,4 @@
-"""This module is one chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
+"""One chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
 
 A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
 run in steps that are noted before they run, so that a row that kills its child is found

@@ -1,4 +1,4 @@
-"""This module holds a child's models: those that it began with, and those that chunks have asked for since.
+"""Holds a child's models: those that it began with, and those that chunks have asked for since.
 
     chunk's ModelRef --held?--> LoadedModel
                      --known to the worker? (begun with, or a file of its run folder)--> load

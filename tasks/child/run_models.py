@@ -1,4 +1,4 @@
-"""This module runs a chunk's rows through its models, all at once or step by step, and joins what comes out.
+"""Runs a chunk's rows through its models, all at once or step by step, and joins what comes out.
 
 on_error "raise"   a model that fails is left out, with a record of the whole chunk
 otherwise          what fails is halved until the rows that fail stand alone; no model has outputs for these

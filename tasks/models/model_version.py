@@ -1,4 +1,4 @@
-"""This module names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
+"""Names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
 
 Of a tree of versions only the served one counts. Functions are a part of a model, or all of it: their names count, and
 the files in which they stand. So does what else the manifest says that changes predictions.

@@ -1,4 +1,4 @@
-"""This module decides, before the fork, how children get each model; TensorFlow runs in other processes alone.
+"""Decides, before the fork, how children get each model; TensorFlow runs in other processes alone.
 
 digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked process, under the model's lock
        --> trials of this machine? missing: each executor in a forked process
