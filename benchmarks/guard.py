@@ -52,11 +52,11 @@ def prepared(path: Path, batch_rows: int) -> Any:
 
 
 def _measure(name: str, served: Any, quick: bool) -> bool:
-    from tasks.child.loaded_model import load_model
-    from tasks.executors.guarded import Limits
+    from tasks.child.load_model import load_model
+    from tasks.executors.guarded import TrustedRange
 
     guarded = load_model(served)
-    bare = replace(guarded, limits=Limits())
+    bare = replace(guarded, limits=TrustedRange())
     random = np.random.default_rng(3)
     shape = (BATCH_ROWS, *SHAPES[name])
     rows = (

@@ -44,7 +44,7 @@ def question(quick: bool) -> bool:
 
 
 def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
-    from tasks.child.loaded_model import load_model
+    from tasks.child.load_model import load_model
     from tasks.executors import EXECUTORS
 
     # Whatever the trials found.

@@ -1,4 +1,4 @@
-"""This module is a program of its own: it prepares a manifest's models as a worker would, and prints what they are.
+"""A program of its own: it prepares a manifest's models as a worker would, and prints what they are.
 
     manifest --prepare, load where only that tells--> Described of each model, as JSON on stdout
 
@@ -50,7 +50,7 @@ def _loaded(served: Served) -> ModelInfo:
     """Of a model without a snapshot, which only loading can describe."""
 
     def load() -> ModelInfo:
-        from tasks.child.loaded_model import load_model
+        from tasks.child.load_model import load_model
 
         return load_model(served).info
 

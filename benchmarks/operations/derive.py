@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from benchmarks.operations.case import Case
 from benchmarks.operations.patterns import PATTERNS
 from benchmarks.operations.seen import NAMES, Seen
-from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Swept, Table, judge, worst
+from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, worst
 from tasks.executors.reached import INFINITE
 
 PRODUCTS = ("MatMul", "BiasAdd")
@@ -40,7 +40,7 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
                     by_infinity[name].add(key)
                 entry[name] = _worse(entry[name], verdicts[one.name][name])
     layers = {
-        one.name: Swept(
+        one.name: SweptLayer(
             one.keys, verdicts[one.name], one.tflite_operators, {n: why for n in NAMES if (why := one.first(n))}
         )
         for _, one in sorted(swept, key=lambda pair: (pair[0].is_layer, pair[0].name))
@@ -72,7 +72,7 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
     return known, missing
 
 
-def is_better(known: Table, swept: Swept, executor: str) -> bool:
+def is_better(known: Table, swept: SweptLayer, executor: str) -> bool:
     """Whether the table promises more of this executor than the sweep has seen of a case."""
     seen = swept.verdicts[executor]
     if seen == NOT_BUILT:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.operations.case import LEAST, Owner
+from benchmarks.operations.hurting_rows import Group
 from benchmarks.operations.seen import Found
 from tasks.executors import EXECUTORS
-from tasks.executors.hurting_rows import Group
 from tasks.models.finite import magnitude
 
 # Whose weights a lower precision rounds.

@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks.operations.case import COLUMNS, ROWS, Case, Owner, program_of
 from benchmarks.operations.converted import operators
+from benchmarks.operations.hurting_rows import hurting_rows
 from benchmarks.operations.judging import RELATIVE, ROUNDED, differences
 from benchmarks.operations.seen import NAMES, Found, Seen, summary
 from tasks.executors import EXECUTORS, bfloat16, frozen, tflite
-from tasks.executors.hurting_rows import hurting_rows
 from tasks.executors.operations import operations_of
 from tasks.models.devices import limit_threads
 from tasks.models.program import concrete

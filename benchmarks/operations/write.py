@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from benchmarks.operations import judging
 from benchmarks.operations.case import COLUMNS, ROWS
+from benchmarks.operations.hurting_rows import hurting_rows
 from benchmarks.operations.layers import LEFT_OUT
 from benchmarks.operations.seen import NAMES, Seen
-from tasks.executors.hurting_rows import hurting_rows
 from tasks.executors.operations import LEVELS, NOT_BUILT, TABLE, Table
 from tasks.protocol.records import TensorSpec
 

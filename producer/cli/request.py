@@ -17,7 +17,7 @@ from producer.client import Client
 from producer.embedded import local
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source, fingerprint, open_source
-from tasks.protocol.codec.compression import Compression
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 
 # A number of rows, or a share of them such as "5%"; None for any number.

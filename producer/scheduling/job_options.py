@@ -11,8 +11,7 @@ from typing import TypedDict
 
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
-from tasks.protocol.codec import Compression
-from tasks.protocol.codec.compression import check_installed
+from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError

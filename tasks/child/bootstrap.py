@@ -1,4 +1,4 @@
-"""This module is a worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
+"""A worker's child from its fork to its first chunk: threads, models, warm-up, sign of readiness.
 
     fork --set threads--> load and warm each model --register in Redis--> tell the main process --> take chunks
 
@@ -8,6 +8,7 @@ A child that cannot load its models tells its main process why and exits; it nev
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from billiard import current_process, pool
 from tasks.child.child_pipe import report
 from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
+from tasks.models.tensorflow_import import settle_keras
 from tasks.preparation.model_set import ModelSet
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry.counters import Counters
@@ -41,6 +43,18 @@ class Places:
     spool: Path | None = None
     spool_mark: str = ""
     data_roots: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChildSettings:
+    """Settings of a worker that its children need; memory in bytes, without limit where that is 0."""
+
+    broker_url: str
+    job_ttl_seconds: int
+    memory_limit: int
+    threads: int
+    pin_cores: bool = False
+    trace_exporters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,41 +92,32 @@ def current_child() -> Child:
 
 
 def start(
-    worker: str,
-    models: ModelSet,
-    *,
-    memory_limit: int,
-    threads: int,
-    pin_cores: bool,
-    broker_url: str,
-    job_ttl_seconds: int,
-    places: Places,
-    counters: Counters,
-    report_fd: int,
-    trace_exporters: tuple[str, ...],
+    worker: str, models: ModelSet, places: Places, counters: Counters, report_fd: int, settings: ChildSettings
 ) -> None:
     """Load the model set into this child, or tell the main process why not and exit."""
     global _this
     try:
         slot = current_process().index
-        settle(slot, threads=threads, pin_cores=pin_cores)
-        model_cache = ModelCache(models.current.served.values(), models.folder, memory_limit)
+        settle(slot, threads=settings.threads, pin_cores=settings.pin_cores)
+        model_cache = ModelCache(models.current.served.values(), models.folder, settings.memory_limit)
         model_cache.preload()
+        if "keras" in sys.modules:  # imported by a function in whose own module nothing says so
+            settle_keras()
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
         pool.mem_rss = lambda: 2 if model_cache.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
-        client = connect(broker_url, retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
+        client = connect(settings.broker_url, retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
         watch, trace = Stopwatch(cells=counters.begin(slot)), None
-        if trace_exporters:
+        if settings.trace_exporters:
             from tasks.telemetry import chunk_spans
 
-            trace = chunk_spans.begin(trace_exporters, watch, f"{worker}/{slot}")
+            trace = chunk_spans.begin(settings.trace_exporters, watch, f"{worker}/{slot}")
         _this = Child(
             worker,
             slot,
             model_cache,
             client,
-            job_ttl_seconds,
+            settings.job_ttl_seconds,
             places,
             counters,
             stopwatch=watch,

@@ -1,4 +1,4 @@
-"""This module carries word from children to their main process: which are ready, and why one could not load.
+"""Carries word from children to their main process: which are ready, and why one could not load.
 
 child --one JSON line in a pipe--> Reports.read() in the main process
 """

@@ -1,4 +1,4 @@
-"""This module is one chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
+"""One chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
 
 A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
 run in steps that are noted before they run, so that a row that kills its child is found
@@ -21,11 +21,11 @@ from celery.exceptions import Reject
 from tasks.child import online_checks, report_differed
 from tasks.child.bootstrap import Child, current_child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
+from tasks.child.chunk_rows import with_values
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
-from tasks.child.output_assembler import with_values
-from tasks.child.run_models import Before, Ran, have_independent_rows, load, record_of, run_apart, run_together
-from tasks.models.batches import filled
+from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
+from tasks.models.batches import BatchCounts
 from tasks.protocol import codec, job_fields, keys
 from tasks.protocol.messages import (
     Answer,
@@ -76,11 +76,11 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         if child.trace:
             child.trace.run(message, deliveries)
         answer = _answer(child, message, payload, deliveries, own_graph, begun_at)
-        child.counters.answered(child.slot, _done(message, answer, deliveries))
+        child.counters.answered(child.slot, _done(message, answer, deliveries, child.model_cache.take_batch_counts()))
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
         raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
     except FreshChildError:
-        raise Reject(f"{child} has no room for the models of {message}; a fresh child takes it", requeue=True) from None
+        raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
@@ -191,7 +191,7 @@ def _run_chunk(
         watch.enter("infer")
         online_checks.begin(models, message, own_graph)
         if not models:
-            ran = Ran(failed=unloaded)
+            ran = ChunkOutputs(failed=unloaded)
         elif history is None:
             todo = [RowRange(message.start, message.stop, message.stop)]
             before: Before = _unnoted
@@ -254,13 +254,11 @@ def _unnoted(step: RowRange) -> None:
     """Nobody needs to know how far the first delivery of a chunk is."""
 
 
-def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:
+def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: BatchCounts) -> Counts:
     """What the chunk adds to the child's counts; its rows have not failed where another delivery is asked for."""
     failed = answer.failed_rows
     if isinstance(answer, Failure) and not failed and answer.record.stage not in ASK_AGAIN:
         failed = [answer.record]
-    batches, batch_rows, places = filled.batches, filled.rows, filled.places
-    filled.batches = filled.rows = filled.places = 0
     return Counts(
         chunks=1,
         rows=message.stop - message.start,
@@ -268,9 +266,9 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int) -> Counts:
         rows_nonfinite_inputs=answer.nonfinite_inputs if isinstance(answer, Outputs) else 0,
         rows_nonfinite_outputs=answer.nonfinite_outputs if isinstance(answer, Outputs) else 0,
         chunks_again=int(deliveries > 1),
-        batches=batches,
-        batch_rows=batch_rows,
-        batch_places=places,
+        batches=batches.batches,
+        batch_rows=batches.rows,
+        batch_places=batches.places,
     )
 
 
@@ -287,7 +285,7 @@ def _run(
     before: Before,
     bad: list[FailureRecord],
     watch: Stopwatch,
-) -> Ran:
+) -> ChunkOutputs:
     if message.on_error == "raise":
         return run_together(message, models, rows, todo, before, watch)
     return run_apart(message, models, rows, todo, before, watch, bad)
@@ -307,7 +305,7 @@ def _given_up(child: Child, message: ChunkMessage, history: delivery_log.Deliver
     return Failure(message.job, message.index, str(child), record)
 
 
-def _nothing(child: Child, message: ChunkMessage, ran: Ran) -> Failure:
+def _nothing(child: Child, message: ChunkMessage, ran: ChunkOutputs) -> Failure:
     """The failure of a chunk through which nothing went."""
     each = ran.failed if len(message.models) > 1 else []
     if not ran.failed_rows:
@@ -321,7 +319,7 @@ def _nothing(child: Child, message: ChunkMessage, ran: Ran) -> Failure:
     return Failure(message.job, message.index, str(child), whole, each, ran.failed_rows if rows else [])
 
 
-def _encode(message: ChunkMessage, ran: Ran) -> spool.Parts:
+def _encode(message: ChunkMessage, ran: ChunkOutputs) -> spool.Parts:
     """The payload of the models that went through, empty if none did; those that cannot be sent have failed too."""
 
     def encoded(outputs: Any) -> spool.Parts:

@@ -1,4 +1,4 @@
-"""This module holds a child's models: those that it began with, and those that chunks have asked for since.
+"""Holds a child's models: those that it began with, and those that chunks have asked for since.
 
     chunk's ModelRef --held?--> LoadedModel
                      --known to the worker? (begun with, or a file of its run folder)--> load
@@ -10,6 +10,7 @@ is replaced: a process that ends gives back everything.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
@@ -18,8 +19,11 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.child.loaded_model import LoadedModel, load_model
+from tasks.child.load_model import load_model
+from tasks.child.loaded_model import LoadedModel
+from tasks.models.batches import BatchCounts
 from tasks.models.memory import give_back, own_bytes
+from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.served import Served, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
@@ -31,7 +35,7 @@ IDLE_SECONDS = 60.0
 
 
 class FreshChildError(Exception):
-    """This child has no room for the model that a chunk wants; another one will."""
+    """This child has no room for the model that a chunk wants, or no TensorFlow to run it; a new child will."""
 
 
 class ModelCache:
@@ -55,6 +59,8 @@ class ModelCache:
         self._used: dict[ModelRef, float] = {}
         self._stay: set[ModelRef] = set()
         self._dropped = False
+        is_there = "tensorflow" in sys.modules or needs_tensorflow(one.entry for one in self._served.values())
+        self._has_tensorflow = is_there
         self.recycle = False
 
     def preload(self) -> None:
@@ -80,16 +86,28 @@ class ModelCache:
 
         Raises:
             ModelError: this worker does not serve it, or it cannot be loaded.
-            FreshChildError: there is no room for it, and `recycle` is set.
+            FreshChildError: there is no room for it, or no TensorFlow in a child of functions; `recycle` is set.
         """
         model = self._loaded.get(ref)
         if model is None:
             served = self._served.get(ref) or self._read(ref, child)
+            if not self._has_tensorflow and needs_tensorflow([served.entry]):
+                # It came by a reload; the main process has imported TensorFlow for children to come.
+                self.recycle = True
+                raise FreshChildError
             self._make_room(served, wanted)
             model = self._load(ref, served)
         self._loaded.move_to_end(ref)
         self._used[ref] = time.monotonic()
         return model
+
+    def take_batch_counts(self) -> BatchCounts:
+        """Of the batches that all models have run since the last time."""
+        total = BatchCounts()
+        for model in self._loaded.values():
+            for link in model.links:
+                link.batch.counts.move_to(total)
+        return total
 
     def check_size(self) -> None:
         """After a chunk: set `recycle` if the child has become too large, and a fresh one would be smaller."""

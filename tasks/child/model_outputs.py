@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.child.output_assembler import Array, OutputAssembler
 from tasks.models.nonfinite import NotFinite
+from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol.trees import leaves_of, tree_of
 
 

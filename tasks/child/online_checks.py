@@ -8,40 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tasks.executors import EXECUTORS
-from tasks.executors.deviations import Allowed
-from tasks.executors.online_check import OnlineCheck, by_column
-from tasks.preparation.served import Served
+from tasks.child.loaded_model import LoadedModel
 from tasks.protocol.messages import ChunkMessage, Differed
-from tasks.protocol.records import TensorSpec
-from tasks.snapshots import differing
-
-if TYPE_CHECKING:
-    from tasks.child.loaded_model import LoadedModel
 
 logger = logging.getLogger(__name__)
-
-
-def make_check(
-    served: Served, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
-) -> OnlineCheck | None:
-    """The check of a model; None where its executor is proven, or is the own graph."""
-    if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":
-        return None
-    allowed = Allowed(EXECUTORS[served.executor].precision == "float32", served.entry.tolerance)
-    columns = by_column("inputs", {spec.name: spec.shape for spec in inputs})
-    columns |= by_column("outputs", {spec.name: spec.shape for spec in outputs})
-    folder = Path(served.folder)
-    marked = partial(_is_marked, folder, served.executor)
-    return OnlineCheck(served.executor, allowed, batch_rows, columns, marked)
-
-
-def _is_marked(folder: Path, executor: str) -> bool:
-    return bool(differing.remembered(folder, executor))
 
 
 def begin(models: Mapping[str, LoadedModel], message: ChunkMessage, own_graph: Collection[str]) -> None:

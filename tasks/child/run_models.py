@@ -1,4 +1,4 @@
-"""This module runs a chunk's rows through its models, all at once or step by step, and joins what comes out.
+"""Runs a chunk's rows through its models, all at once or step by step, and joins what comes out.
 
 on_error "raise"   a model that fails is left out, with a record of the whole chunk
 otherwise          what fails is halved until the rows that fail stand alone; no model has outputs for these
@@ -17,12 +17,13 @@ import numpy as np
 import redis
 
 from tasks.child.bootstrap import Child
+from tasks.child.chunk_rows import check_rows, rows_between
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
 from tasks.child.model_outputs import ModelOutputs, add_to, merged, together
-from tasks.child.output_assembler import Array, OutputAssembler, check_rows, rows_between
 from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
+from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol import codec
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
@@ -37,7 +38,7 @@ Before = Callable[[RowRange], None]
 
 
 @dataclass
-class Ran:
+class ChunkOutputs:
     """What came of a chunk.
 
     Attributes:
@@ -84,9 +85,9 @@ def run_together(
     steps: Sequence[RowRange],
     before: Before,
     watch: Stopwatch,
-) -> Ran:
+) -> ChunkOutputs:
     """Run each model for itself: one that fails at any step is left out."""
-    ran = Ran()
+    ran = ChunkOutputs()
     count = message.stop - message.start
     joined = {name: OutputAssembler(count) for name in models}
     nonfinite = {name: NotFinite(count) for name in models}
@@ -129,7 +130,7 @@ def run_apart(
     before: Before,
     watch: Stopwatch,
     bad: Sequence[FailureRecord] = (),
-) -> Ran:
+) -> ChunkOutputs:
     """Run all models, and find the rows on which any of them fails; `bad` are records of rows that are not run.
 
     Raises:
@@ -178,7 +179,9 @@ def run_apart(
     left_out = np.zeros(count, bool)
     for record in failed:
         left_out[record.start - message.start : record.stop - message.start] = True
-    ran = Ran(failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped))
+    ran = ChunkOutputs(
+        failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped)
+    )
     if joined.rows or not (count or failed):
         ran.outputs = joined.finish()
     return ran

@@ -1,4 +1,4 @@
-"""This module runs any number of rows through a call that takes `batch_rows` of them: slice, pad, call, trim, join."""
+"""Runs any number of rows through a call that takes `batch_rows` of them: slice, pad, call, trim, join."""
 
 from __future__ import annotations
 

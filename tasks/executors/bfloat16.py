@@ -1,4 +1,4 @@
-"""This module runs the frozen graph with its large products in bfloat16, where the processor has instructions for it.
+"""Runs the frozen graph with its large products in bfloat16, where the processor has instructions for it.
 
     frozen graph --grappler: mixed precision, constant folding--> bfloat16.pb --import--> call
 

@@ -1,4 +1,4 @@
-"""This module runs the graph with its small weights as constants, which TensorFlow folds and fuses when it loads.
+"""Runs the graph with its small weights as constants, which TensorFlow folds and fuses when it loads.
 
     signature --inline, variables to constants--> frozen.pb, frozen.json --import--> call
                              --large constants--> frozen.bin --map--> fed to it

@@ -1,4 +1,4 @@
-"""This module runs the model's own graph, its variables aliasing the snapshot's weight file."""
+"""Runs the model's own graph, its variables aliasing the snapshot's weight file."""
 
 from __future__ import annotations
 

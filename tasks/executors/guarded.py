@@ -21,7 +21,7 @@ MANY = 0.25
 Runner = Callable[[Arrays], Arrays]
 
 
-class Limits(msgspec.Struct, frozen=True):
+class TrustedRange(msgspec.Struct, frozen=True):
     """What an executor may be given.
 
     Attributes:
@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True):
         return np.logical_or.reduce(found) if found else None
 
 
-def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: Limits) -> Arrays:
+def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: TrustedRange) -> Arrays:
     """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
 
     Args:

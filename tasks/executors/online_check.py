@@ -1,6 +1,6 @@
 """Which rows of running jobs are held against the model's own graph, where an executor is not proven to do as it does.
 
-    executor's outputs --pick--> rows that are new of their kind --budget--> own graph --differs--> Found, or nothing
+    executor's outputs --pick--> rows that are new of their kind --budget--> own graph --> Difference, or none
 
 Rows on which an executor is wrong are mostly odd, or their outputs are. So held against the own graph are: the first
 batch of a job; outputs that are not finite; the first row of zeros, and the first constant one; rows beyond what the
@@ -56,7 +56,7 @@ _ENOUGH = 64
 
 
 @dataclass(frozen=True)
-class Found:
+class Difference:
     """A difference: the row, counted as `OnlineCheck.place` says, and what differs, for people."""
 
     row: int
@@ -138,7 +138,7 @@ class OnlineCheck:
     ) -> None:
         self.executor = executor
         self.by_own_graph = False
-        self.found: Found | None = None
+        self.found: Difference | None = None
         self.clock = clock
         self.rows_held = 0
         self._allowed, self._batch_rows, self._by_column, self._marked = allowed, batch_rows, by_column, marked
@@ -239,12 +239,12 @@ class OnlineCheck:
             if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
                 return
             # Which of them it refuses comes to light when the chunk is run again.
-            self.found = Found(int(rows.numbers[0]), f"the own graph refuses it, or one after it: {error}"[:300])
+            self.found = Difference(int(rows.numbers[0]), f"the own graph refuses it, or one after it: {error}"[:300])
             return
         reached = {name: np.maximum(np.abs(one.low), np.abs(one.high)) for name, one in self._job.outputs.items()}
         wrong = deviation(reference, rows.outputs, self._allowed, reached)
         if wrong:
-            self.found = Found(int(rows.numbers[wrong[0]]), wrong[1])
+            self.found = Difference(int(rows.numbers[wrong[0]]), wrong[1])
             return
         self._job.not_finite += int(np.count_nonzero(rows.scores >= _NOT_FINITE / 2))
 

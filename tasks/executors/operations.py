@@ -19,7 +19,7 @@ import msgspec
 
 from tasks.executors.reached import operation_key, operations_of
 
-__all__ = ["Level", "Pattern", "Swept", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
+__all__ = ["Level", "Pattern", "SweptLayer", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
 
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
@@ -41,7 +41,7 @@ class Pattern(msgspec.Struct, frozen=True, omit_defaults=True):
     int8: str = "all"
 
 
-class Swept(msgspec.Struct, frozen=True, omit_defaults=True):
+class SweptLayer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the sweep saw of one case: an operation, a function or a layer.
 
     Attributes:
@@ -78,7 +78,7 @@ class Table(msgspec.Struct, frozen=True):
     by_size: dict[str, list[str]] = {}
     tflite_operators: dict[str, str] = {}
     patterns: list[Pattern] = []
-    layers: dict[str, Swept] = {}
+    layers: dict[str, SweptLayer] = {}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""This package makes a model of the manifest ready to run.
+"""Makes a model of the manifest ready to run.
 
 path --versions--> file or folder --formats--> Program --(snapshot, executor)--> LoadedModel
 """

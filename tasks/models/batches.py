@@ -1,4 +1,4 @@
-"""This module runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
+"""Runs a chunk through a model in batches of one fixed shape: slice, pad the tail, call, trim, join.
 
 One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk, as long as the
 model's rows are independent (`tasks/preparation/independence.py`). Where a batch is too large for the memory that there
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tasks.models.output_assembler import OutputAssembler
 from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 
@@ -21,22 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class BatchSize:
-    """Rows of one call of a model, which become fewer where memory does not do.
-
-    Attributes:
-        rows: so far.
-        fixed: whether the model takes no other number.
-        remember: called with the smaller number, once a chunk has gone through with it.
-    """
-
-    rows: int
-    fixed: bool = False
-    remember: Callable[[int], None] | None = None
-
-
-@dataclass
-class Filled:
+class BatchCounts:
     """Calls of models that gave outputs: how many, with how many rows, and with places for how many."""
 
     batches: int = 0
@@ -50,9 +36,29 @@ class Filled:
         self.rows += rows
         self.places += batches * batch_rows
 
+    def move_to(self, total: BatchCounts) -> None:
+        """Add these to others, and count from 0 again."""
+        total.batches += self.batches
+        total.rows += self.rows
+        total.places += self.places
+        self.batches = self.rows = self.places = 0
 
-# Of this process, since they were last counted.
-filled = Filled()
+
+@dataclass
+class BatchSize:
+    """Rows of one call of a model, which become fewer where memory does not do.
+
+    Attributes:
+        rows: so far.
+        fixed: whether the model takes no other number.
+        remember: called with the smaller number, once a chunk has gone through with it.
+        counts: of the batches that were run.
+    """
+
+    rows: int
+    fixed: bool = False
+    remember: Callable[[int], None] | None = None
+    counts: BatchCounts = field(default_factory=BatchCounts)
 
 
 def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:
@@ -101,51 +107,18 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
     rows = len(next(iter(inputs.values())))
     # Zero rows run one batch of padding, so that the outputs have the model's dtypes and shapes.
     starts = range(0, rows, batch_rows) if rows else [0]
-    whole: Arrays = {}
+    whole = OutputAssembler(rows, model)
     for start in starts:
         kept = min(batch_rows, rows - start)
         batch = {name: _padded(array[start : start + kept], batch_rows) for name, array in inputs.items()}
         outputs = call(batch)
-        check_names(outputs, whole or outputs, model)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != batch_rows:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
                 raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {batch_rows} rows")
-            if len(starts) == 1:
-                whole[name] = array[:kept]
-                continue
-            if start == 0:
-                whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
-            whole[name] = widened(whole[name], array)
-            _place(whole[name], start, array[:kept], name, model)
-    return whole
-
-
-def check_names(outputs: Arrays, before: Arrays, model: str) -> None:
-    """Make sure that a batch has the outputs that others had.
-
-    Raises:
-        ModelError: it has not; no model file does so, but a function may.
-    """
-    if outputs.keys() != before.keys():
-        names = [", ".join(map(repr, sorted(some))) for some in (before, outputs)]
-        raise ModelError(f"model {model}: outputs {names[0]} in one batch and {names[1]} in another")
-
-
-def widened(whole: np.ndarray[Any, Any], more: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`whole`, of a dtype that takes the values of `more` too: a function's strings have the length of the longest."""
-    if whole.dtype == more.dtype:
-        return whole
-    return whole.astype(np.promote_types(whole.dtype, more.dtype))
-
-
-def _place(whole: np.ndarray[Any, Any], start: int, rows: np.ndarray[Any, Any], name: str, model: str) -> None:
-    if rows.shape[1:] != whole.shape[1:]:
-        raise ModelError(
-            f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} in one batch and {rows.shape[1:]} in "
-            "another; outputs must be of one shape"
-        )
-    whole[start : start + len(rows)] = rows
+        whole.add(start, start + kept, {name: array[:kept] for name, array in outputs.items()})
+    joined: Arrays = whole.finish()
+    return joined
 
 
 def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""This module gives each child its share of the machine: threads, a GPU, and, if wished, cores of its own.
+"""Gives each child its share of the machine: threads, a GPU, and, if wished, cores of its own.
 
 Child k gets GPU k modulo their number. Nothing here touches CUDA in the main process: a process that has done so cannot
 be forked.
@@ -7,10 +7,11 @@ be forked.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.models.stderr_filter import hushed
+from tasks.models.stderr_filter import hushed, settle_chatter
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -44,6 +45,12 @@ def settle(slot: int, *, threads: int, pin_cores: bool) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used, which is below
     if pin_cores:
         os.sched_setaffinity(0, cores_of(slot, sorted(os.sched_getaffinity(0)), threads))
+    if "tensorflow" not in sys.modules:
+        # Functions may import it yet, and then find there what is told to it below.
+        settle_chatter()
+        os.environ.update(TF_NUM_INTRAOP_THREADS=str(threads), TF_NUM_INTEROP_THREADS="1")
+        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        return
     limit_threads(threads)
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""This module takes, from an error that explains itself over many lines, the first one that says something."""
+"""Takes, from an error that explains itself over many lines, the first one that says something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads how much memory this process has of its own, and how much new ones may have."""
+"""Reads how much memory this process has of its own, and how much new ones may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
+"""Names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
 
 Of a tree of versions only the served one counts. Functions are a part of a model, or all of it: their names count, and
 the files in which they stand. So does what else the manifest says that changes predictions.
@@ -65,11 +65,17 @@ def digest_or_error(name: str, entry: ModelEntry) -> str:
 
 def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
     """The SHA-256 of the file of each function that models name, by the function's name."""
+    sources = function_sources(entries)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items()}
+
+
+def function_sources(entries: Iterable[ModelEntry]) -> dict[str, Path]:
+    """The file of each function that models name, by the function's name, where there is one."""
     all_entries = [one for entry in entries for one in (entry, *entry.members.values())]
     named = (name for entry in all_entries for name in (entry.path, entry.preprocess, entry.postprocess))
     names = {name for name in named if is_function(name)}
     sources = {name: _source_of(name.partition(":")[0]) for name in names}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items() if path}
+    return {name: path for name, path in sources.items() if path}
 
 
 def _settings(entry: ModelEntry) -> dict[str, object]:

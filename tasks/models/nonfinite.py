@@ -22,7 +22,7 @@ Side = Literal["inputs", "outputs"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class NotFiniteColumn:
     """What was found: at which stage, what holds it, and a mask of the rows."""
 
     stage: str
@@ -37,7 +37,7 @@ class NotFinite:
     rows: int
     inputs: Array | None = None
     outputs: Array | None = None
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[NotFiniteColumn] = field(default_factory=list)
 
     def look(
         self, side: Side, columns: Iterable[tuple[Key, Any]], kept: Array | None, *, stage: str, model: str
@@ -62,7 +62,7 @@ class NotFinite:
                 at = np.zeros(self.rows, bool)
                 at[np.flatnonzero(kept)[mask]] = True
             named = f"{side[:-1]} {'/'.join(map(str, name))!r}" if name else f"its {side[:-1]}"
-            self.findings.append(Finding(stage, f"model {model}: {named}", at))
+            self.findings.append(NotFiniteColumn(stage, f"model {model}: {named}", at))
             self._mark(side, 0, at)
 
     def add(self, other: NotFinite, start: int = 0) -> None:
@@ -83,7 +83,7 @@ class NotFinite:
             mask &= kept
         return mask if mask.any() else None
 
-    def first_of(self, row: int) -> Finding:
+    def first_of(self, row: int) -> NotFiniteColumn:
         """What was found first in a row that `any_of` has."""
         return next(one for one in self.findings if one.mask[row])
 

@@ -1,4 +1,4 @@
-"""This module holds what every format's loader gives: a model's inputs and outputs, and a way to run it.
+"""Holds what every format's loader gives: a model's inputs and outputs, and a way to run it.
 
 Program.run        TensorFlow: tensors in the order of the inputs -> tensors in the order of the outputs
 Program.call       anything else: arrays -> arrays

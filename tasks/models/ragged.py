@@ -1,4 +1,4 @@
-"""This module runs rows of uneven shape: those of one shape go through the model together, then each to its place.
+"""Runs rows of uneven shape: those of one shape go through the model together, then each to its place.
 
 A column of such rows is a list with one array for each row; a model sees arrays alone.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.models.batches import check_names, widened
+from tasks.models.output_assembler import OutputAssembler
 from tasks.protocol.signature import Arrays, Rows
 from tasks.protocol.trees import Columns, columns_of, tree_like
-from worker_config.errors import InputError, ModelError
+from worker_config.errors import InputError
 
 
 def run_ragged(
@@ -35,7 +35,8 @@ def run_ragged(
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1:
         raise InputError(f"model {model}: the columns have {sorted(counts)} rows; they must have equally many")
-    placed: Arrays = {}
+    [count] = counts
+    whole = OutputAssembler(count, model)
     for indexes in _groups(columns):
         group = {
             name: np.stack([column[i] for i in indexes]) if isinstance(column, list) else column[indexes]
@@ -43,18 +44,9 @@ def run_ragged(
         }
         if before is not None:
             before(indexes)
-        outputs = run(tree_like(rows, group))
-        check_names(outputs, placed or outputs, model)
-        for name, output in outputs.items():
-            whole = placed.setdefault(name, np.empty((counts.copy().pop(), *output.shape[1:]), output.dtype))
-            if whole.shape[1:] != output.shape[1:]:
-                raise ModelError(
-                    f"model {model}: output {name!r} has rows of shape {whole.shape[1:]} and {output.shape[1:]}; "
-                    "outputs must be of one shape, whatever the shape of the input"
-                )
-            placed[name] = whole = widened(whole, output)
-            whole[indexes] = output
-    return placed
+        whole.add_at(indexes, run(tree_like(rows, group)))
+    outputs: Arrays = whole.finish()
+    return outputs
 
 
 def _groups(columns: Columns) -> Iterator[list[int]]:

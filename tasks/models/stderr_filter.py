@@ -1,4 +1,4 @@
-"""This module keeps what TensorFlow says of itself at its start off the terminal, and lets its errors through.
+"""Keeps what TensorFlow says of itself at its start off the terminal, and lets its errors through.
 
 Its C++ half writes to file descriptor 2, in part before it has read `TF_CPP_MIN_LOG_LEVEL`. So around what is known to
 talk, the descriptor goes to a file, from which all but the chatter is written to where it was meant to go.

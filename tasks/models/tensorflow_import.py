@@ -1,23 +1,38 @@
-"""This module imports TensorFlow as a worker needs it: without a word, without what only serves training, and with
-Keras as its makers ship it, whatever the user's environment and `keras.json` say.
+"""Imports TensorFlow as a worker needs it: without output, without what only serves training, and with Keras as its
+makers ship it, whatever the user's environment and `keras.json` say.
+
+    entries of the manifest --needs_tensorflow--> imported before the fork, once, or not at all
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.models.model_version import function_sources
 from tasks.models.stderr_filter import hushed
 from worker_config.environment import settle_models
 from worker_config.errors import ConfigError
+from worker_config.manifest import ModelEntry
 
 # With it, Keras defines estimators that train: `keras.wrappers`. Without, those say that it is missing.
 _FOR_TRAINING = "sklearn"
 
+_MENTIONED = re.compile(rb"\b(?:tensorflow|keras|tf_keras)\b")
+
 _settled = False
+
+
+def needs_tensorflow(entries: Iterable[ModelEntry]) -> bool:
+    """Whether one of the models has a file, or a function in whose module TensorFlow or Keras is mentioned."""
+    with_members = [one for entry in entries for one in (entry, *entry.members.values())]
+    if any(entry.has_file for entry in with_members):
+        return True
+    return any(_MENTIONED.search(path.read_bytes()) for path in function_sources(with_members).values())
 
 
 def import_tensorflow() -> list[str]:
@@ -40,12 +55,12 @@ def import_tensorflow() -> list[str]:
         path = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "keras.json"
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConfigError(f"TensorFlow cannot be imported ({said}); is {path} in order? It can do without") from None
-    _settle_keras()
+    settle_keras()
     _settled = True
     return unheeded
 
 
-def _settle_keras() -> None:
+def settle_keras() -> None:
     """Keras's own defaults in place of those of `keras.json`."""
     import keras
 

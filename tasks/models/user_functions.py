@@ -1,4 +1,6 @@
-"""This module runs a model's own functions around it: rows -> preprocess -> rows, outputs -> postprocess -> outputs.
+"""Runs a model's own functions around it, and functions that are models.
+
+    rows --preprocess--> rows --model, or function in batches--> outputs --postprocess--> outputs
 
 A function is named `package.module:function` in the manifest, and gets all rows of a chunk at once. It is imported in
 the child, after the fork, from what is installed and from the folder in which the worker was started.
@@ -14,12 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from tasks.models.batches import run_batches
 from tasks.models.error_text import telling_line
-from tasks.protocol.trees import Key, leaves_of, tree_of
-from worker_config.errors import ModelError, RowCountError
+from tasks.protocol.records import ModelInfo
+from tasks.protocol.signature import Arrays, Rows
+from tasks.protocol.trees import Key, columns_of, leaves_of, tree_like, tree_of
+from worker_config.errors import InputError, ModelError, RowCountError
 
 Step = Callable[[Any], Any]
 Array = np.ndarray[Any, Any]
+# The name of an output that is no dict's.
+ONLY = ""
 
 
 def import_step(name: str) -> Step:
@@ -106,6 +113,30 @@ def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
     leaves = {key: _array(leaf, what) for key, leaf in _leaves(_call(step, outputs, what)).items()}
     _check_count(leaves.values(), count, what)
     return tree_of(leaves)
+
+
+def run_function(function: Step, rows: Rows, info: ModelInfo) -> Arrays:
+    """The outputs for rows of even shape, of which there is at least one.
+
+    Raises:
+        InputError: the columns have different numbers of rows.
+        ModelError: the function failed, or returned no arrays, or another number of rows.
+    """
+    columns = columns_of(rows)
+    counts = sorted({len(column) for column in columns.values()})
+    if len(counts) != 1:
+        raise InputError(f"model {info.name}: the columns have {counts} rows; they must have equally many")
+    what = f"model {info.name}: function {info.function}"
+
+    def call(batch: Arrays) -> Arrays:
+        outputs = finished(function, tree_like(rows, batch), info.batch_rows, what)
+        if isinstance(outputs, tuple):
+            raise ModelError(f"{what} returned a tuple; a model's outputs are one array, or a dict of arrays")
+        if any(len(key) > 1 for key, _ in leaves_of(outputs)):
+            raise ModelError(f"{what} returned a dict in a dict; a model's outputs are one array, or a dict of arrays")
+        return outputs if isinstance(outputs, dict) else {ONLY: outputs}
+
+    return run_batches(call, columns, info.batch_rows, info.name)
 
 
 def _leaves(result: Any) -> dict[Key, Any]:

@@ -1,4 +1,4 @@
-"""This module finds the file or folder that is served of a model's path, which may be a tree of versions.
+"""Finds the file or folder that is served of a model's path, which may be a tree of versions.
 
 PATH/1/saved_model.pb...    a version is a SavedModel folder,
 PATH/2/model.keras          or a folder with one model file

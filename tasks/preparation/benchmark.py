@@ -29,7 +29,7 @@ from tasks.models.state import state_of
 from tasks.preparation.accuracy_gate import compare, tells_apart
 from tasks.preparation.calibration import bearable, calibration_rows
 from tasks.preparation.calibration_rows import GENERATED, gate_rows
-from tasks.preparation.edge_cases import Group, edge_cases
+from tasks.preparation.edge_cases import EdgeCases, edge_cases
 from tasks.preparation.trusted import Trust, capped, trust, with_reference
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
@@ -54,7 +54,7 @@ class TellingRows:
     rows: Arrays = field(default_factory=list)
     reference: Arrays = field(default_factory=list)
     why: str = ""
-    groups: list[Group] = field(default_factory=list)
+    groups: list[EdgeCases] = field(default_factory=list)
     of: int = 0
 
     @property
@@ -105,7 +105,7 @@ def try_executor(
     snapshot: Snapshot,
     batch_rows: int,
     threads: int,
-    reporter: TellingRows,
+    telling: TellingRows,
 ) -> Trial:
     """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
 
@@ -117,7 +117,7 @@ def try_executor(
         threads: of TFLite; TensorFlow's own are the process's.
         telling: rows with what the model gives for them.
     """
-    executor, entry, rows = EXECUTORS[name], snapshot.entry, reporter.rows
+    executor, entry, rows = EXECUTORS[name], snapshot.entry, telling.rows
     exact = executor.precision == "float32"
     try:
         if executor.build:
@@ -136,7 +136,7 @@ def try_executor(
             return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
         outputs = in_batches(call, rows, batch_rows)
         found = compare(
-            reporter.reference,
+            telling.reference,
             outputs,
             exact=exact,
             tolerance=entry.tolerance,
@@ -149,16 +149,16 @@ def try_executor(
             error=found.error,
             agreement=found.agreement,
             why=found.why,
-            rows=len(reporter.reference[0]),
+            rows=len(telling.reference[0]),
             classes=found.classes,
         )
         trusted = Trust(found.why)
         if found.agrees and name != "graph":
-            trusted = trust(reporter.groups, call, batch_rows, exact=exact, seen=reporter.seen)
+            trusted = trust(telling.groups, call, batch_rows, exact=exact, seen=telling.seen)
         if trusted.why and name != "graph":
             return replace(tried, agrees=False, why=trusted.why)
         if promised.of_finite:
-            trusted = capped(trusted, reporter.seen)
+            trusted = capped(trusted, telling.seen)
         seconds, processor_seconds = _batch_seconds(call, batch)
         give_back()
         return replace(

@@ -31,7 +31,7 @@ _SEED = 20240301
 Make = Callable[[tuple[int, ...], np.random.Generator], np.ndarray[Any, Any]]
 
 
-class Group(msgspec.Struct, frozen=True):
+class EdgeCases(msgspec.Struct, frozen=True):
     """Rows of one size, and what the model makes of them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Group(msgspec.Struct, frozen=True):
     sizes: Arrays = []
 
 
-def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[Group]:
+def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[EdgeCases]:
     """Groups of rows for the inputs, without a reference yet.
 
     Args:
@@ -63,10 +63,12 @@ def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> li
     for label, (largest, kinds) in _FLOATS.items():
         if any(is_float(array) and array.ndim for array in ordinary):
             rows = _replaced(ordinary, count, kinds, is_float)
-            groups.append(Group(label, largest, rows, sizes=[_sizes(rows)] if label == CLOSE_TO_0 else []))
+            groups.append(EdgeCases(label, largest, rows, sizes=[_sizes(rows)] if label == CLOSE_TO_0 else []))
     for label, kinds in _INTEGERS.items():
         if any(array.dtype.kind in "iu" and array.ndim for array in ordinary):
-            groups.append(Group(label, 0.0, _replaced(ordinary, count, kinds, lambda array: array.dtype.kind in "iu")))
+            groups.append(
+                EdgeCases(label, 0.0, _replaced(ordinary, count, kinds, lambda array: array.dtype.kind in "iu"))
+            )
     return groups
 
 

@@ -1,4 +1,4 @@
-"""This module makes a snapshot of a model, in a process of its own, and holds it against the model itself.
+"""Makes a snapshot of a model, in a process of its own, and holds it against the model itself.
 
     model file --open_model--> Program --SavedModel, without its checkpoint--> model/
                                       --variables--> weights.bin

@@ -1,4 +1,4 @@
-"""This module is the model set of a worker as its main process knows it: what it serves now, and what it still can.
+"""The model set of a worker as its main process knows it: what it serves now, and what it still can.
 
 A job is pinned to the versions that it began with. After a change children go on serving those, from their snapshots,
 until no job that runs is pinned to them.

@@ -1,4 +1,4 @@
-"""This module decides, before the fork, how children get each model; TensorFlow runs in other processes alone.
+"""Decides, before the fork, how children get each model; TensorFlow runs in other processes alone.
 
 digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked process, under the model's lock
        --> trials of this machine? missing: each executor in a forked process
@@ -174,13 +174,13 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Preparati
     if known := known_trials(folder, entry, shop):
         return known
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
-    reporter = read_reference(folder)
+    telling = read_reference(folder)
     names, left_out = candidates(snapshot, entry, shop.gpus)
     clear_built(folder)
     if own_graph := why_own_graph(snapshot, entry):
-        reporter = TellingRows(why=own_graph)
-    if reporter.why:
-        trials = [Trial("graph", agrees=True, why=reporter.why)]
+        telling = TellingRows(why=own_graph)
+    if telling.why:
+        trials = [Trial("graph", agrees=True, why=telling.why)]
     else:
         trials = []
         for name in names:
@@ -191,7 +191,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Preparati
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, reporter.label, built, reporter.of)
+    found = Trials(trials, telling.label, built, telling.of)
     write_whole(_record(folder, entry, shop), msgspec.json.encode(found))
     return found
 

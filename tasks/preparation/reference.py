@@ -12,7 +12,7 @@ import msgspec
 
 from tasks.models.program import FlatCall
 from tasks.preparation.benchmark import TellingRows, telling_rows
-from tasks.preparation.edge_cases import Group
+from tasks.preparation.edge_cases import EdgeCases
 from tasks.protocol import codec
 from tasks.snapshots.record import Snapshot
 
@@ -37,4 +37,4 @@ def read_reference(folder: Path) -> TellingRows:
         PayloadError, OSError: it is damaged or missing.
     """
     tree = cast("dict[str, Any]", codec.decode((folder / _FILE).read_bytes()))
-    return TellingRows(**{**tree, "groups": [Group(**group) for group in tree["groups"]]})
+    return TellingRows(**{**tree, "groups": [EdgeCases(**group) for group in tree["groups"]]})

@@ -1,4 +1,4 @@
-"""This module says how children get a model: which snapshot and executor, or the plain file; the main process decides.
+"""Says how children get a model: which snapshot and executor, or the plain file; the main process decides.
 
 main process: prepare --Served--> (fork, or a file of the worker's run folder) --> child: load_model
 """

@@ -16,7 +16,7 @@ from tasks.executors.batched import in_batches
 from tasks.models.program import FlatCall
 from tasks.preparation.accuracy_gate import differs
 from tasks.preparation.calibration_rows import Arrays
-from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, Group
+from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, EdgeCases
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
 FINITE = float(np.finfo(np.float64).max)
@@ -37,12 +37,12 @@ class Trust(msgspec.Struct, frozen=True):
     tiny: bool = True
 
 
-def with_reference(groups: Sequence[Group], call: FlatCall, batch_rows: int) -> list[Group]:
+def with_reference(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int) -> list[EdgeCases]:
     """The groups with what the model gives for their rows, and apart from them the rows that it refuses."""
     return [_referred(group, call, batch_rows) for group in groups]
 
 
-def _referred(group: Group, call: FlatCall, batch_rows: int) -> Group:
+def _referred(group: EdgeCases, call: FlatCall, batch_rows: int) -> EdgeCases:
     try:
         return msgspec.structs.replace(group, reference=in_batches(call, group.rows, batch_rows))
     except Exception:
@@ -59,7 +59,7 @@ def _referred(group: Group, call: FlatCall, batch_rows: int) -> Group:
     )
 
 
-def trust(groups: Sequence[Group], call: FlatCall, batch_rows: int, *, exact: bool, seen: float) -> Trust:
+def trust(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int, *, exact: bool, seen: float) -> Trust:
     """Run the groups, the smallest numbers first, up to the first on which the executor is not like the model.
 
     Args:
@@ -94,7 +94,7 @@ def capped(trusted: Trust, seen: float) -> Trust:
     return msgspec.structs.replace(trusted, limit=most if trusted.limit is None else min(trusted.limit, most))
 
 
-def _differs(group: Group, call: FlatCall, batch_rows: int, exact: bool) -> str:
+def _differs(group: EdgeCases, call: FlatCall, batch_rows: int, exact: bool) -> str:
     if group.reference:
         try:
             outputs = in_batches(call, group.rows, batch_rows)

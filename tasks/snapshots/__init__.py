@@ -1,1 +1,1 @@
-"""This package keeps models in a form that children load at once and share: see `record` for what a snapshot is."""
+"""Keeps models in a form that children load at once and share: see `record` for what a snapshot is."""

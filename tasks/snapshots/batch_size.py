@@ -1,4 +1,4 @@
-"""This module remembers batches that were too large for a machine's memory, beside the model's snapshot."""
+"""Remembers batches that were too large for a machine's memory, beside the model's snapshot."""
 
 from __future__ import annotations
 

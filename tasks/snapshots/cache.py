@@ -1,4 +1,4 @@
-"""This module is the folder in which snapshots are kept: found by key, locked while made or used, bounded in size.
+"""The folder in which snapshots are kept: found by key, locked while made or used, bounded in size.
 
 CACHE/KEY/          a snapshot; comes into being by one rename, when it is whole
 CACHE/KEY.lock      held by whoever makes it, tries executors on it or removes it

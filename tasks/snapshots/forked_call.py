@@ -1,4 +1,4 @@
-"""This module runs a function in a forked process of its own, whose memory, threads and end are nobody else's.
+"""Runs a function in a forked process of its own, whose memory, threads and end are nobody else's.
 
     run_forked(function) --fork--> function() --msgpack over a pipe--> its result
 

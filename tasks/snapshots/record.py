@@ -1,4 +1,4 @@
-"""This module defines what a snapshot says of itself, in `snapshot.json`, and what trials on a machine have found.
+"""Defines what a snapshot says of itself, in `snapshot.json`, and what trials on a machine have found.
 
 CACHE/KEY/snapshot.json       Snapshot: inputs, outputs, where each weight stands, sizes and hashes of the files
 CACHE/KEY/model/              the model as a SavedModel without its checkpoint

@@ -1,4 +1,4 @@
-"""This module writes arrays into one file, and gives tensors that alias it: one copy of them for all processes.
+"""Writes arrays into one file, and gives tensors that alias it: one copy of them for all processes.
 
     write_arrays   arrays --> file, each at a multiple of 64 bytes, on the disk
     map_arrays     file --copy-on-write map--> arrays --dlpack--> tensors

@@ -1,6 +1,6 @@
 """This module is a worker's main process: checks before the fork, waits for its children, keeps their record alive.
 
-worker_init       manifest, digests, queue, Redis, `import tensorflow`; ends the worker if one of them fails
+worker_init       manifest, digests, queue, Redis, `import tensorflow` if a model needs it; ends the worker if one fails
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
 every 5 seconds   tells Redis that the worker lives
@@ -29,7 +29,7 @@ from celery.concurrency.prefork import TaskPool
 from tasks.child.child_pipe import ChildPipe
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
-from tasks.models.tensorflow_import import import_tensorflow
+from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
@@ -43,7 +43,7 @@ from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
-from worker_config.environment import unheeded_celery
+from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
 from worker_config.queue_names import queue_of
@@ -143,7 +143,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     # Celery resolves "auto" only after this.
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
-    _import_tensorflow(threads, settings.broker_url)
+    _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
     shop = workshop(settings, threads, concurrency, say)
     served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
@@ -183,11 +183,12 @@ def wants_reload(app: Any) -> bool:
     return True
 
 
-def _import_tensorflow(threads: int, broker_url: str) -> None:
+def _settle_libraries(threads: int, broker_url: str, with_tensorflow: bool) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # `-b` leaves its own word there.
     unheeded = [name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url]
-    if unheeded := unheeded + import_tensorflow():
+    unheeded += import_tensorflow() if with_tensorflow else settle_models(os.environ)
+    if unheeded:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 
 
@@ -209,15 +210,17 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
     bootstrap.start(
         main.worker,
         main.models,
-        memory_limit=main.memory_limit,
-        threads=main.facts.threads,
-        pin_cores=bool(settings.pin_cores),
-        broker_url=app.conf.broker_url,
-        job_ttl_seconds=settings.job_ttl_seconds,
-        places=bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
-        counters=main.counters,
-        report_fd=main.reports.write_fd,
-        trace_exporters=settings.trace_exporters,
+        bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        main.counters,
+        main.reports.write_fd,
+        bootstrap.ChildSettings(
+            app.conf.broker_url,
+            settings.job_ttl_seconds,
+            main.memory_limit,
+            main.facts.threads,
+            bool(settings.pin_cores),
+            settings.trace_exporters,
+        ),
     )
 
 

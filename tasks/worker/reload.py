@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.models.model_version import digest_or_error, function_digests
+from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import ModelSet
 from tasks.preparation.prepare import Preparation, prepare
 from tasks.preparation.served import Served, describe
@@ -74,6 +75,8 @@ class Reloader:
         if not changed:
             self._say("models reloaded: nothing has changed")
             return False
+        if needs_tensorflow(one.entry for one in served.values()):
+            import_tensorflow()  # before the next fork, where models so far were functions alone
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
         self._models.replace(served, held)
         self._functions.update(function_digests(one.entry for one in served.values()))

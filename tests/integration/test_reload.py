@@ -167,3 +167,29 @@ def test_a_higher_version_of_a_tree_is_taken(system: System, manifest: Path) -> 
 
     with Client(system.url) as client:
         np.testing.assert_allclose(client.predict("times", np.ones((50, 4), np.float32)), 20.0)
+
+
+def test_a_worker_of_functions_has_no_tensorflow_until_a_reload_brings_a_model_of_it(
+    system: System, manifest: Path
+) -> None:
+    (manifest.parent / "plain.py").write_text("def double(rows):\n    return rows * 2\n")
+    functions = '[models.double]\npath = "plain:double"\n'
+    times = manifest.read_text()
+    manifest.write_text(functions)
+    worker = system.start_ready_worker(manifest, 1)
+    wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
+    (slot,) = system.slots()
+    rows = np.ones((50, 4), np.float32)
+    with Client(system.url) as client:
+        np.testing.assert_array_equal(client.predict("double", rows), rows * 2)
+        for pid in (worker.pid, slot.pid):
+            assert "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text()
+
+        manifest.write_text(functions + times)
+        os.kill(worker.pid, signal.SIGHUP)
+        wait_until(lambda: {info.name for info in system.slots()[0].models} == {"double", "times"}, "both are served")
+
+        np.testing.assert_allclose(client.predict("times", rows), 4.0)
+        np.testing.assert_array_equal(client.predict("double", rows), rows * 2)
+    assert "libtensorflow" in Path(f"/proc/{worker.pid}/maps").read_text()
+    assert slot.pid not in {one.pid for one in system.slots()}, "a child forked with TensorFlow is in its place"

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.operations.hurting_rows import hurting_rows
 from tasks.executors import EXECUTORS
 from tasks.executors.batched import in_batches
-from tasks.executors.hurting_rows import hurting_rows
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.prepare import Preparation, prepare
@@ -220,7 +220,7 @@ def difference(wanted: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> str:
 
 def outcome(seed: int, served: Served, layers: list[str]) -> Outcome:
     """Predict the rows that hurt; in a process that may run TensorFlow."""
-    from tasks.child.loaded_model import load_model
+    from tasks.child.load_model import load_model
 
     snapshot = served.snapshot
     assert snapshot, served.note

@@ -15,10 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.child.loaded_model import plain_call
 from tasks.executors import EXECUTORS, Executor
 from tasks.executors.batched import in_batches
-from tasks.models.program import Program
+from tasks.models.program import Program, plain_call
 from tasks.preparation import benchmark
 from tasks.preparation.benchmark import TellingRows, telling_rows, try_executor
 from tasks.preparation.candidates import candidates

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from producer.cli.manifest import check_names, model_digests
-from tasks.child.loaded_model import load_model
+from tasks.child.load_model import load_model
 from tasks.models.formats import open_model
 from tasks.models.model_version import entry_digest
 from tasks.preparation.served import Served
@@ -401,7 +401,7 @@ def test_errors_of_functions_name_function_and_model(folder: Path) -> None:
         loaded(ModelEntry("format_functions:fail")).predict(np.arange(7))
     with pytest.raises(ModelError, match="model m: function format_functions:lose returned 4 rows for 5"):
         loaded(ModelEntry("format_functions:lose")).predict(np.arange(7))
-    with pytest.raises(ModelError, match="model m: outputs 'a' in one batch and 'b' in another"):
+    with pytest.raises(ModelError, match="model m: outputs 'a' for some rows and 'b' for others"):
         loaded(ModelEntry("format_functions:waver")).predict(np.arange(7))
 
 
@@ -438,7 +438,7 @@ def test_a_thousand_batches_cost_no_trace_and_no_memory(
         return program.run(tensors)
 
     counted = dataclasses.replace(program, run=run) if program.run else program
-    monkeypatch.setattr("tasks.child.loaded_model.open_model", lambda _: counted)
+    monkeypatch.setattr("tasks.child.load_model.open_model", lambda _: counted)
     model = loaded(known.entry)
     rng, batches, early = np.random.default_rng(2), 0, 0
     while batches < 1_000:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from producer.scheduling.admission import check_fits
-from tasks.child.loaded_model import LoadedModel, load_model
+from tasks.child.load_model import load_model
+from tasks.child.loaded_model import LoadedModel
 from tasks.models.model_version import entry_digest
 from tasks.preparation.served import Served
 from tasks.protocol.records import ModelInfo, TensorSpec

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.child.loaded_model import LoadedModel
-from tasks.child.run_models import Ran, run_apart, run_together
+from tasks.child.run_models import ChunkOutputs, run_apart, run_together
 from tasks.models.batches import BatchSize
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
@@ -49,7 +49,7 @@ def run(
     on_error: OnError = "raise",
     on_nonfinite: OnNonfinite = "warn",
     steps: list[tuple[int, int]] | None = None,
-) -> Ran:
+) -> ChunkOutputs:
     stop = FIRST + len(rows)
     message = ChunkMessage(
         version=1,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.operations.hurting_rows import hurting_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.hurting_rows import hurting_rows
 from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
 from tasks.protocol.records import TensorSpec
 

@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.child.output_assembler import OutputAssembler, check_rows, rows_between
+from tasks.child.chunk_rows import check_rows, rows_between
+from tasks.models.output_assembler import OutputAssembler
 from tasks.protocol import codec
 from worker_config.errors import InputError, ModelError
 
@@ -115,7 +116,7 @@ def test_longer_texts_and_wider_numbers_widen_the_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "reason"),
+    ("outputs", "error"),
     [
         (np.ones((2, 4)), r"the output has rows of shape \(3,\) and of shape \(4,\)"),
         (np.array([["a"] * 3] * 2), "do not go together"),
@@ -123,10 +124,10 @@ def test_longer_texts_and_wider_numbers_widen_the_whole() -> None:
     ],
     ids=["shape", "kind", "names"],
 )
-def test_outputs_of_another_form_are_refused_and_their_rows_stay_missing(outputs: Any, reason: str) -> None:
+def test_outputs_of_another_form_are_refused_and_their_rows_stay_missing(outputs: Any, error: str) -> None:
     joined = OutputAssembler(4)
     joined.add(0, 2, np.ones((2, 3)))
-    with pytest.raises(ModelError, match=reason):
+    with pytest.raises(ModelError, match=error):
         joined.add(2, 4, outputs)
     whole = joined.finish()
     assert joined.rows == 2

@@ -18,6 +18,7 @@ import pytest
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
+from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.prepare import clear_built
 from tasks.preparation.served import Served
@@ -258,6 +259,22 @@ def test_a_child_settles_on_its_gpu_before_tensorflow_looks_for_one(monkeypatch:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     devices.settle(3, threads=2, pin_cores=False)
     assert seen == [2, ("all", "")]
+
+
+def test_only_models_with_a_file_and_functions_that_mention_it_need_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "with_keras.py").write_text("import keras\n")
+    (tmp_path / "with_numpy.py").write_text("import numpy\n")
+    monkeypatch.chdir(tmp_path)
+    plain, step = ModelEntry(path="with_numpy:one"), ModelEntry(preprocess="with_numpy:two")
+    chain = ModelEntry(chain=["a", "b"], members={"a": plain, "b": step})
+    assert not needs_tensorflow([plain, step, chain])
+    assert not needs_tensorflow([ModelEntry(preprocess="not_there:one")])
+    assert needs_tensorflow([plain, ModelEntry(path="digits.keras")])
+    assert needs_tensorflow([plain, ModelEntry(path="with_keras:one")])
+    assert needs_tensorflow([ModelEntry(preprocess="with_numpy:one", postprocess="with_keras:two")])
+    assert needs_tensorflow([msgspec.structs.replace(chain, members={"a": plain, "b": ModelEntry(path="b.tflite")})])
 
 
 def test_children_have_cores_of_their_own_as_far_as_there_are_some() -> None:

@@ -1,4 +1,4 @@
-"""This package reads models, one module for each kind of file; each gives a `Program`.
+"""Reads models, one module for each kind of file; each gives a `Program`.
 
 .keras, .h5, .hdf5        keras.py          keras.models.load_model, safe mode, not compiled
 SavedModel folder         saved_model.py    tf.saved_model.load, one signature; sessions.py for those of TensorFlow 1

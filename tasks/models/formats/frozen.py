@@ -1,4 +1,4 @@
-"""This module makes a program of a frozen graph.
+"""Makes a program of a frozen graph.
 
     GraphDef --lift--> graph without its large constants, variables --import while tracing--> run
 

@@ -1,4 +1,4 @@
-"""This module takes a Python function for a model: the rows of a batch -> an array, or a dict of arrays."""
+"""Takes a Python function for a model: the rows of a batch -> an array, or a dict of arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads frozen graphs, `.pb`: a GraphDef whose variables are constants."""
+"""Reads frozen graphs, `.pb`: a GraphDef whose variables are constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module takes frozen graphs apart, as values: their ends, what an output needs, large constants, functions.
+"""Takes frozen graphs apart, as values: their ends, what an output needs, large constants, functions.
 
 A tensor is named "node:0", as with Session.run; in a node's own inputs it stands as "node" or "node:1", and "^node"
 is a node that must have run before.

@@ -1,4 +1,4 @@
-"""This module reads Keras files, `.keras` and `.h5`: in safe mode, not compiled.
+"""Reads Keras files, `.keras` and `.h5`: in safe mode, not compiled.
 
 A Lambda layer is Python code in the file, which runs when it is read: only with `lambdas = true` in the manifest.
 """

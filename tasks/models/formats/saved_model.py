@@ -1,4 +1,4 @@
-"""This module reads SavedModel folders, one signature of each."""
+"""Reads SavedModel folders, one signature of each."""
 
 from __future__ import annotations
 

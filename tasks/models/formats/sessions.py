@@ -1,4 +1,4 @@
-"""This module reads what TensorFlow 1 wrote with variables, and freezes it in a session of its own.
+"""Reads what TensorFlow 1 wrote with variables, and freezes it in a session of its own.
 
 .meta, .index, .data-*                    checkpoint and its graph
 SavedModel folder without object graph    one signature of it

@@ -1,4 +1,4 @@
-"""This module finds the tensors of a graph that are to be fed and fetched, or says which there are."""
+"""Finds the tensors of a graph that are to be fed and fetched, or says which there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module runs `.tflite` files in TensorFlow's own interpreter."""
+"""Runs `.tflite` files in TensorFlow's own interpreter."""
 
 from __future__ import annotations
 

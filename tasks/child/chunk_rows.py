@@ -1,0 +1,56 @@
+"""The rows of a chunk, as its models and its failure records take them.
+
+rows --check_rows--> as many in each column --rows_between--> those of a step --> models
+records of rows --with_values--> records that say what the row is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.trees import columns_of, tree_like
+from worker_config.errors import InputError
+
+# Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.
+MOST_VALUE_CHARACTERS = 4_096
+
+
+def check_rows(rows: Any, count: int) -> None:
+    """Make sure that every column has `count` rows, so that pieces of it are rows.
+
+    Raises:
+        InputError: one has not.
+    """
+    counts = sorted(
+        {len(column) if isinstance(column, list) else column.shape[:1] for column in _listed(rows)}, key=str
+    )
+    if counts not in ([count], [(count,)], sorted([count, (count,)], key=str)):
+        raise InputError(f"the columns of {count} rows have {', '.join(map(str, counts))}")
+
+
+def rows_between(rows: Any, start: int, stop: int) -> Any:
+    """Rows `[start, stop)` of an array, a list of rows of uneven shape, or a dict or tuple of these."""
+    return tree_like(rows, {name: column[start:stop] for name, column in columns_of(rows).items()})
+
+
+def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list[FailureRecord]:
+    """The records, those of single rows with the text that the row is, if it is one; `rows` begin at row `first`."""
+    return [
+        msgspec.structs.replace(record, value=_text(rows, record.start - first))
+        if record.stop - record.start == 1 and not record.value
+        else record
+        for record in records
+    ]
+
+
+def _text(rows: Any, position: int) -> str:
+    values = [column[position] for column in _listed(rows) if position < len(column)]
+    return next((str(value)[:MOST_VALUE_CHARACTERS] for value in values if isinstance(value, str)), "")
+
+
+def _listed(rows: Any) -> list[Any]:
+    return list(columns_of(rows).values())

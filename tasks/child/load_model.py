@@ -1,0 +1,205 @@
+"""Loads a model into a child, and runs it before the first chunk does.
+
+Served --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from functools import cache, partial
+from pathlib import Path
+
+import msgspec
+
+from tasks.child.loaded_model import LoadedModel
+from tasks.executors import EXECUTORS
+from tasks.executors.deviations import Allowed
+from tasks.executors.guarded import TrustedRange
+from tasks.executors.online_check import OnlineCheck, by_column
+from tasks.models.batches import BatchSize, run_batches
+from tasks.models.error_text import telling_line
+from tasks.models.formats import open_model
+from tasks.models.memory import give_back, own_bytes
+from tasks.models.model_version import entry_digest
+from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
+from tasks.models.state import State, state_of
+from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
+from tasks.models.user_functions import import_step
+from tasks.preparation.reference import read_reference
+from tasks.preparation.served import Served, chained, info_of
+from tasks.protocol.records import TensorSpec
+from tasks.protocol.signature import Arrays, blank_rows
+from tasks.snapshots import differing
+from tasks.snapshots.batch_size import remember
+from worker_config.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+# An error may quote a whole configuration.
+_CAUSE_CHARACTERS = 400
+# By name, so as not to import TensorFlow: what it, and TFLite's interpreter, raise for rows that they refuse.
+_OF_ROWS = frozenset(("InvalidArgumentError", "OutOfRangeError", "RuntimeError"))
+
+
+def load_model(served: Served) -> LoadedModel:
+    """Load one model and run it once on blank rows, so that the first chunk does not pay for it.
+
+    Raises:
+        ModelLoadError: it cannot be loaded; the text names model, path and cause.
+    """
+    if needs_tensorflow([served.entry]):
+        import_tensorflow()  # so that its own time and memory are not taken for the model's
+    if served.members:
+        return _load_chain(served)
+    name, entry = served.name, served.entry
+    started, memory_before = time.monotonic(), own_bytes()
+    try:
+        program, batch_rows = _open(served), served.batch_rows
+        inputs, outputs = program.inputs, program.outputs
+        if not served.snapshot:
+            batch_rows = batch_rows_of(inputs, entry.batch_rows)
+        call: Call = _no_call
+        state: State | None = None
+        batch_seconds = 0.0
+        if entry.has_file:
+            _check_rows(inputs)
+            flat = plain_call(program)
+            call, state = by_name(flat, inputs, outputs), state_of(flat)
+            batch_seconds = _warm_up(call, served, inputs, batch_rows)
+        give_back()
+        preprocess = import_step(entry.preprocess) if entry.preprocess else None
+        postprocess = import_step(entry.postprocess) if entry.postprocess else None
+    except Exception as error:
+        raise ModelLoadError(
+            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: {_cause(error)}"
+        ) from error
+    if not served.folder and entry_digest(entry) != served.digest:
+        # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
+        raise ModelLoadError(
+            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: its files have changed since the "
+            "worker started; start it again"
+        )
+    info = info_of(
+        served,
+        inputs,
+        outputs,
+        ordered=program.ordered,
+        batch_rows=batch_rows,
+        load_seconds=time.monotonic() - started,
+        memory_bytes=max(0, own_bytes() - memory_before),
+        batch_seconds=batch_seconds,
+    )
+    # Rows that depend on their batch would not bear another one.
+    fixed = not entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
+    note = partial(remember, Path(served.folder), served.executor) if served.folder else None
+    size = BatchSize(batch_rows, fixed, note)
+    other = served.executor in EXECUTORS and served.executor != "graph"
+    own_graph = cache(partial(_own_graph, served)) if other else None
+    trial = served.trial
+    limits = TrustedRange(trial.limit, trial.tiny) if trial and other else TrustedRange()
+    # A row that depends on others, or on calls, cannot be held against what it would be without them.
+    check = None if state is not None or info.dependence else _check_of(served, inputs, outputs, batch_rows)
+    return LoadedModel(
+        info,
+        call,
+        size,
+        preprocess,
+        postprocess,
+        program.function,
+        own_graph,
+        limits,
+        state,
+        check=check,
+        remember_difference=partial(differing.remember, Path(served.folder), served.executor) if check else None,
+    )
+
+
+def _load_chain(served: Served) -> LoadedModel:
+    started = time.monotonic()
+    links = tuple(map(load_model, served.members))
+    info = chained(served, [link.info for link in links], time.monotonic() - started)
+    return LoadedModel(info, _no_call, BatchSize(info.batch_rows), chain=links)
+
+
+def _own_graph(served: Served) -> Call:
+    program = _open(msgspec.structs.replace(served, executor="graph"))
+    return by_name(plain_call(program), program.inputs, program.outputs)
+
+
+def _open(served: Served) -> Program:
+    folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
+    if snapshot and snapshot.kind == "mapped":
+        call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
+        return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)
+    if snapshot:  # the file itself may have another version by now
+        copy = folder / "source" / snapshot.source
+        entry = msgspec.structs.replace(entry, path=str(copy), version=0)
+    return open_model(entry)
+
+
+def _cause(error: Exception) -> str:
+    """Keras and TensorFlow explain over many lines; the first that says something will do."""
+    if isinstance(error, FileNotFoundError) and error.strerror:
+        return error.strerror
+    line = telling_line(error)[:_CAUSE_CHARACTERS]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _check_rows(inputs: list[TensorSpec]) -> None:
+    if not inputs:
+        raise ValueError("it has no inputs")
+    for spec in inputs:
+        if not spec.shape:
+            raise ValueError(f"its input {spec.name!r} is a single value, and not one for each row")
+
+
+def _no_call(arrays: Arrays) -> Arrays:
+    raise AssertionError("a function has no inputs to be called with")
+
+
+def _warm_up(call: Call, served: Served, inputs: list[TensorSpec], batch_rows: int) -> float:
+    """Run the model twice on blank rows, or rows that it is known to take; the second time tells what a batch takes.
+
+    A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
+
+    Raises:
+        Exception: it fails on rows that it took before.
+    """
+    if any(size is None for spec in inputs for size in spec.shape[1:]):
+        return 0.0  # no blank row of a free shape is sure to be valid
+    try:
+        return _second_run(call, blank_rows(inputs), batch_rows, served.name)
+    except Exception as error:
+        if type(error).__name__ not in _OF_ROWS:
+            raise
+        logger.info("model %s does not take blank rows: %s", served.name, telling_line(error))
+    known = read_reference(Path(served.folder)).rows if served.snapshot and served.snapshot.kind == "mapped" else []
+    rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known, strict=False)}
+    return _second_run(call, rows, batch_rows, served.name) if rows else 0.0
+
+
+def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
+    run_batches(call, rows, batch_rows, name)
+    started = time.monotonic()
+    run_batches(call, rows, batch_rows, name)
+    return time.monotonic() - started
+
+
+def _check_of(
+    served: Served, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
+) -> OnlineCheck | None:
+    """The check of a model; None where its executor is proven, or is the own graph."""
+    if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":
+        return None
+    allowed = Allowed(EXECUTORS[served.executor].precision == "float32", served.entry.tolerance)
+    columns = by_column("inputs", {spec.name: spec.shape for spec in inputs})
+    columns |= by_column("outputs", {spec.name: spec.shape for spec in outputs})
+    folder = Path(served.folder)
+    marked = partial(_is_marked, folder, served.executor)
+    return OnlineCheck(served.executor, allowed, batch_rows, columns, marked)
+
+
+def _is_marked(folder: Path, executor: str) -> bool:
+    return bool(differing.remembered(folder, executor))
