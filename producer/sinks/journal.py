@@ -129,10 +129,17 @@ class Journal:
             record["left_out"] = left_out
         if any(nonfinite):
             record["nonfinite"] = nonfinite
-        self._append(record)
+        interrupt = None
+        try:
+            self._append(record)
+        except KeyboardInterrupt as error:  # nothing has failed: what is on the disk need not be predicted again
+            interrupt = error
+            self._append(record)
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
         self.failures += failures
         self.left_out, self.nonfinite = left_out, nonfinite
+        if interrupt:
+            raise interrupt
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""
