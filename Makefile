@@ -2,29 +2,51 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is installed: enough for the demo; all that development needs; a browser for tests of pages besides. CI has to
+# run those, and brings one along where the machine has no Chromium; elsewhere they are skipped, or: make pages
+BASE := $(VENV)/.base
+DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
+PAGES := $(VENV)/.ready-pages
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos transcript docs bench operations check format wheel clean
+.PHONY: help install pages demo test chaos transcript docs bench operations check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Celeriac needs Python 3.11 or newer; name one with: make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(INSTALL) hatchling editables
+	@touch $@
+
+$(DEMO): $(BASE)
+	$(INSTALL) --no-build-isolation --editable '.[demo]'
+	@touch $@
+
+$(READY): $(BASE)
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $(DEMO) $@
+
+$(PAGES): $(READY)
+	$(INSTALL) --no-build-isolation --editable '.[dev,pages]'
 	@touch $@
 
 install: $(READY)  ## make .venv with everything in it
 
-demo: $(READY)  ## predict scikit-learn's digits through the embedded system
+pages: $(PAGES)  ## install a browser for tests of pages, where there is no Chromium
+
+demo: $(DEMO)  ## predict scikit-learn's digits through the embedded system
 	$(BIN)/celeriac demo
 
-test: $(READY)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# What each file costs: make test ARGS="-p tests.costs"
+test: $(READY) $(BROWSER)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
 	LONG=1 $(BIN)/python -m pytest tests/chaos \

@@ -1,13 +1,15 @@
-"""A real browser, Chromium in Qt, without a screen: what a page shows, says on its console, and asks others for.
+"""A real browser without a screen: what a page shows, says on its console, and asks others for.
 
 look_at(page) --a process of its own--> Seen: text, console, requests, values of JavaScript, a picture
+
+It is the machine's Chromium, driven by its devtools protocol (`tests.chromium`), else that in Qt, the extra `pages`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ import pytest
 
 TIMEOUT_SECONDS = 90.0
 MOST_PIXELS = 8_000
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 LIBRARIES = "from PyQt6 import QtCore, QtGui, QtWebEngineCore, QtWebEngineWidgets, QtWidgets"
 SETTLED = "document.readyState === 'complete' && document.fonts.status === 'loaded'"
 
@@ -45,12 +48,20 @@ class Seen:
 
 
 def check_there_is_one() -> None:
-    """Skip the test where the browser cannot be loaded, and say what is missing."""
+    """Skip the test where there is no browser, and say what is missing."""
+    if find_chromium():
+        return
     tried = subprocess.run(
         [sys.executable, "-c", LIBRARIES], env=_environ(), capture_output=True, text=True, timeout=60, check=False
     )
     if tried.returncode:
-        pytest.skip(f"no browser: {tried.stderr.strip().splitlines()[-1]}")
+        why = tried.stderr.strip().splitlines()[-1]
+        pytest.skip(f"no browser: install Chromium, or run `make pages` (PyQt6 cannot be loaded: {why})")
+
+
+def find_chromium() -> str | None:
+    """The machine's own browser."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
 def look_at(
@@ -60,19 +71,20 @@ def look_at(
     ask: Mapping[str, str] | None = None,
     ready: str = "true",
     height: int = 900,
-    user: tuple[str, str] | None = None,
 ) -> Seen:
     """Open a file or a URL 1280 pixels wide, wait until it is drawn, and take a picture of all of it.
 
     Args:
         ask: expressions of JavaScript, by name.
         ready: an expression that is true when the page is drawn.
-        user: name and password, where the server asks for them.
     """
     url = page if isinstance(page, str) else page.resolve().as_uri()
-    told = {"url": url, "picture": str(picture), "ask": dict(ask or {}), "ready": ready, "height": height, "user": user}
+    told = {"url": url, "picture": str(picture), "ask": dict(ask or {}), "ready": ready, "height": height}
+    chromium = find_chromium()
+    told |= {"settled": SETTLED, "most_pixels": MOST_PIXELS, "timeout_seconds": TIMEOUT_SECONDS, "program": chromium}
+    program = Path(__file__).with_name("chromium.py") if chromium else Path(__file__)
     ended = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), json.dumps(told)],
+        [sys.executable, str(program.resolve()), json.dumps(told)],
         env=_environ(),
         capture_output=True,
         text=True,
@@ -115,9 +127,6 @@ def _main(told: dict[str, Any]) -> int:
         def interceptRequest(self, info: Any) -> None:  # noqa: N802 - Qt's name
             url = info.requestUrl()
             inside = url.scheme() in ("data", "blob", "qrc") or (url.scheme(), url.authority()) == own
-            if user := told["user"]:
-                password = base64.b64encode(":".join(user).encode())
-                info.setHttpHeader(b"Authorization", b"Basic " + password)
             if not inside:
                 requests.append(url.toString())
                 info.block(True)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
-import tempfile
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,13 +14,12 @@ import hypothesis
 import pytest
 
 from tests.acceptance.commands import Celeriac
+from tests.leftovers import RunFolder
 from tests.models import write_models, write_special_models
 from tests.systems import System, serving
 
-# Models and their snapshots: found again by every test of a run, in whichever of its processes, and gone after it.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _shared = tempfile.TemporaryDirectory(prefix="celeriac-tests-")
-    os.environ["XDG_CACHE_HOME"] = _shared.name
+# Of the whole run: models and their snapshots are found again by every test, in whichever of its processes.
+_run_folder = None if "PYTEST_XDIST_WORKER" in os.environ else RunFolder()
 
 # How long an example takes depends on who else uses the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -28,6 +27,15 @@ hypothesis.settings.load_profile("untimed")
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """When all else has ended, the run fails if something of it is left."""
+    yield
+    if _run_folder is not None and (left := _run_folder.end()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nleft by the tests, if no others ran meanwhile:", *left, sep="\n  ", file=sys.stderr)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,9 @@ from producer.embedded.redis_server import find_redis_server
 from tasks.protocol.records import SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
+from tests import warm
 from tests.waiting import descendants_of, wait_until
+from tests.warm import Forked
 from worker_config.queue_names import KEY_PREFIX, QUEUE
 
 BIN = Path(sys.executable).parent
@@ -79,7 +81,7 @@ class RedisServer:
 class Worker:
     """`celery -A tasks worker` as a process in a session of its own."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log: Path
 
     @property
@@ -125,20 +127,30 @@ class System:
         *options: str,
         environ: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        fresh: bool = False,
     ) -> Worker:
-        """Start a worker without waiting for it; `prefix` is what its command begins with, to run it elsewhere."""
+        """Start a worker without waiting for it; `prefix` is what its command begins with, to run it elsewhere.
+
+        It comes out of a process that has imported TensorFlow already (`tests.warm`), unless it must be `fresh`.
+        """
         log = self.folder / f"worker{len(self.workers)}.log"
-        command = [*prefix, str(BIN / "celery"), "-A", "tasks", "worker", "-c", str(children), "-l", "info", *options]
+        command = [str(BIN / "celery"), "-A", "tasks", "worker", "-c", str(children), "-l", "info", *options]
+        environ = environ or {}
+        fresh = fresh or bool(prefix) or not warm.suits(environ)
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self.environ(manifest, **(environ or {})),
-                cwd=self.folder,
-                start_new_session=True,
-            )
+            process: subprocess.Popen[bytes] | Forked
+            if fresh:
+                process = subprocess.Popen(
+                    [*prefix, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.environ(manifest, **environ),
+                    cwd=self.folder,
+                    start_new_session=True,
+                )
+            else:
+                process = warm.start("worker", command, self.folder, self.environ(manifest, **environ), output)
         worker = Worker(process, log)
         self.workers.append(worker)
         return worker

@@ -130,10 +130,17 @@ class Journal:
         new = {name: failure for name, failure in dropped.items() if name not in self.dropped}
         run = _Run(self.done_rows, stop, mark, [] if self.specs else outputs, new, list(failures), left_out)
         run.nonfinite = list(nonfinite) if any(nonfinite) else []
-        self._append(to_plain(run))
+        record, interrupt = to_plain(run), None
+        try:
+            self._append(record)
+        except KeyboardInterrupt as error:  # nothing has failed: what is on the disk need not be predicted again
+            interrupt = error
+            self._append(record)
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
         self.failures += failures
         self.left_out, self.nonfinite = left_out, nonfinite
+        if interrupt:
+            raise interrupt
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""

@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.commands import Celeriac, Ended, Running, seconds_until
 from tests.manifests import by_stem, write_manifest
 from tests.systems import System, serving
-from tests.waiting import descendants_of, is_alive, wait_until
+from tests.waiting import descendants_of, is_alive, slowdown, wait_until
 from worker_config.errors import ExitCode
 
 # What a user who presses Ctrl-C is promised.
@@ -136,7 +136,7 @@ def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
     assert f"job {seen.id} was cancelled" in line
     assert f"{ledger['predicted']} of {MANY_ROWS} rows were predicted" in line
     assert ended.json["error"] == line.removeprefix("celeriac: ")
-    assert seconds < INTERRUPT_SECONDS
+    assert seconds < INTERRUPT_SECONDS * slowdown()
 
 
 def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac, special_models: Path) -> None:
@@ -149,7 +149,7 @@ def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac, sp
     ended = running.end()
     check_cancelled(celeriac, ended)
     assert ended.lines[0] == "celeriac: interrupted; nothing was left behind"
-    assert seconds < INTERRUPT_SECONDS
+    assert seconds < INTERRUPT_SECONDS * slowdown()
 
 
 def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
@@ -160,7 +160,7 @@ def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
     seconds = running.signal(signal.SIGINT)
     print(f"SIGINT with a broker: {seconds:.2f} s")
     check_cancelled(celeriac, running.end())
-    assert seconds < INTERRUPT_SECONDS
+    assert seconds < INTERRUPT_SECONDS * slowdown()
 
     told = celeriac.succeeds("status", seen.id, "--broker", slow_system.url, "--json").json
     assert told["state"] == "cancelled"
@@ -197,7 +197,7 @@ def test_a_background_job_of_a_script_ignores_ctrl_c_and_ends_when_terminated(
         lambda: running.job_that_predicts(slow_system.url).ledger["predicted"] > seen.ledger["predicted"],
         "more rows are predicted",
     )
-    assert running.signal(signal.SIGTERM) < INTERRUPT_SECONDS
+    assert running.signal(signal.SIGTERM) < INTERRUPT_SECONDS * slowdown()
     check_cancelled(celeriac, running.end())
 
 

@@ -231,7 +231,7 @@ def test_where_rows_shall_end_the_job_a_chunk_fails_as_a_whole(chunks: Chunks) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "error_type", "reason"),
+    ("kind", "error_type", "message"),
     [
         (DIES, "WorkerLostError", "the child that ran it was killed by signal 11 (SIGSEGV)"),
         (EXITS, "WorkerLostError", "the child that ran it ended with exit code 3"),
@@ -240,7 +240,7 @@ def test_where_rows_shall_end_the_job_a_chunk_fails_as_a_whole(chunks: Chunks) -
     ids=["segmentation fault", "exit", "endless loop"],
 )
 def test_a_row_that_kills_is_found_in_few_deaths(
-    chunks: Chunks, worker: Worker, kind: int, error_type: str, reason: str
+    chunks: Chunks, worker: Worker, kind: int, error_type: str, message: str
 ) -> None:
     before = deaths(worker)
     rows = rows_with({19: kind})
@@ -250,7 +250,7 @@ def test_a_row_that_kills_is_found_in_few_deaths(
     assert isinstance(answer, Outputs)
     (record,) = answer.failed_rows
     assert (record.start, record.stop, record.stage, record.type) == (119, 120, "worker", error_type)
-    assert record.text == reason
+    assert record.text == message
     assert deaths(worker) - before <= 4
     assert chunks.noted() == {}
 

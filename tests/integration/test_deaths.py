@@ -194,7 +194,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "message"),
     [
         (lambda job: b"\xc1 no answer", "bytes from Redis are not"),
         (lambda job: b"", "bytes from Redis are not"),
@@ -208,7 +208,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
     ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
 )
 def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
-    slow_system: System, client: Client, server: redis.Redis, answer: Any, reason: str
+    slow_system: System, client: Client, server: redis.Redis, answer: Any, message: str
 ) -> None:
     with slow_system.standing_still():
         job = client.submit("slow", ROWS[:3], chunk_rows=1)
@@ -218,7 +218,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
         with pytest.raises(MessageError) as caught:
             _result(job)
 
-    assert reason in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert job.wait(timeout_seconds=30)
     assert job.state is JobState.FAILED

@@ -47,6 +47,10 @@ def chunks(system: System, manifest: Path) -> Iterator[Chunks]:
 
 
 def start(system: System, manifest: Path, name: str, **environ: str) -> Worker:
+    """A worker with a temporary folder of its own, beside its log."""
+    temporary = system.folder / f"worker{len(system.workers)}.tmp"
+    temporary.mkdir()
+    environ["TMPDIR"] = str(temporary)
     worker = system.start_ready_worker(manifest, 1, "-n", f"{name}@%h", environ=environ)
     wait_until(lambda: " ready." in worker.output(), "the worker takes chunks")
     return worker
@@ -72,6 +76,7 @@ def begun(chunks: Chunks) -> set[int]:
 def ends_well(worker: Worker, children: list[int]) -> None:
     assert worker.process.wait(60) == 0, worker.output()
     wait_until(lambda: not any(map(is_alive, children)), "its children are gone")
+    assert list(worker.log.with_suffix(".tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("environ", [{}, {"REMAP_SIGTERM": "SIGQUIT"}], ids=["by itself", "with REMAP_SIGTERM"])

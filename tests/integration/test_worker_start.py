@@ -139,7 +139,7 @@ def test_a_model_that_is_not_there_ends_the_worker_with_one_line_that_names_it(r
 
 
 @pytest.mark.parametrize(
-    ("options", "environ", "reason"),
+    ("options", "environ", "message"),
     [
         ((), {"CELERIAC_MODELS": "/nowhere/models.toml"}, "the manifest /nowhere/models.toml cannot be read"),
         ((), {"CELERIAC_INTRA_OP_THREADS": "many"}, "CELERIAC_INTRA_OP_THREADS='many' is not a whole number"),
@@ -151,13 +151,13 @@ def test_a_model_that_is_not_there_ends_the_worker_with_one_line_that_names_it(r
     ids=["no manifest", "bad number", "no broker", "other broker", "threads", "solo"],
 )
 def test_what_was_told_wrongly_ends_the_worker_with_one_line(
-    redis_alone: System, models: Path, options: tuple[str, ...], environ: dict[str, str], reason: str
+    redis_alone: System, models: Path, options: tuple[str, ...], environ: dict[str, str], message: str
 ) -> None:
     worker = redis_alone.start_worker(models / "models.toml", 1, *options, environ=environ)
 
     assert _exit_code(worker) == ExitCode.USAGE, worker.output()
     (line,) = _our_lines(worker)
-    assert reason in line
+    assert message in line
     assert "Traceback" not in worker.output()
 
 

@@ -443,6 +443,30 @@ def test_a_name_that_cannot_be_given_leaves_all_rows_to_the_next_run(path: Path)
     assert_holds(path, outputs_for(path))
 
 
+def test_rows_whose_note_is_interrupted_are_safe_as_they_are_on_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, interrupts = os.fsync, []
+
+    def interrupted(descriptor: int) -> None:
+        sync(descriptor)
+        if not interrupts and os.fstat(descriptor).st_ino == journal_path(path).stat().st_ino:
+            interrupts.append(descriptor)
+            raise KeyboardInterrupt
+
+    first, *_ = parts_of(outputs_for(path))
+    sink = open_journalled(path)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt), sink:
+        sink.write(first)
+    assert sink.safe_rows == first.stop
+
+    sink = open_journalled(path, resume=True)
+    assert sink.done_rows == first.stop
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
