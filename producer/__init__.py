@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from producer.detached.detached_job import DetachedJob
     from producer.embedded import local
     from producer.job.job import Job
-    from producer.job.progress import Progress
-    from producer.job.prometheus import serve_metrics
+    from producer.job.telemetry.progress import Progress
+    from producer.job.telemetry.prometheus import serve_metrics
     from producer.preflight.preflight import Preflight, Wanted
     from producer.records.job_store import JobState
     from producer.records.ledger import Ledger
@@ -56,8 +56,8 @@ _MODULES = {
     "producer.detached.detached_job": ["DetachedJob"],
     "producer.embedded": ["local"],
     "producer.job.job": ["Job"],
-    "producer.job.progress": ["Progress"],
-    "producer.job.prometheus": ["serve_metrics"],
+    "producer.job.telemetry.progress": ["Progress"],
+    "producer.job.telemetry.prometheus": ["serve_metrics"],
     "producer.preflight.preflight": ["Preflight", "Wanted"],
     "producer.records.job_store": ["JobState"],
     "producer.records.ledger": ["Ledger"],

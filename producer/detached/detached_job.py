@@ -19,7 +19,7 @@ from typing import cast
 
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
-from producer.job.progress import Progress, progress_of
+from producer.job.telemetry.progress import Progress, progress_of
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger

@@ -15,8 +15,8 @@ from functools import partial
 from typing import cast
 
 from producer.detached.plan import RedisBudget, choose_chunk_rows
-from producer.job import trace_span
 from producer.job.broker_channel import BrokerChannel
+from producer.job.telemetry import trace_span
 from producer.records import job_store
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows

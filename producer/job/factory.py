@@ -10,14 +10,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from producer.job import prometheus, trace_span
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.job import Job
 from producer.job.job_context import JobContext
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
-from producer.job.settings_text import job_settings
+from producer.job.telemetry import prometheus, trace_span
+from producer.job.telemetry.settings_text import job_settings
 from producer.records import job_store
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
-from producer.job.trace_span import JobTrace
+from producer.job.telemetry.trace_span import JobTrace
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from producer.job.progress import Progress
+from producer.job.telemetry.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import OutputTree, Part

@@ -18,7 +18,7 @@ from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
-from producer.job.progress import Progress
+from producer.job.telemetry.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.rows.part import Part

@@ -12,7 +12,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.job.settings_text import job_settings
+from producer.job.telemetry.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, Outcome, RowsByTime, Timeline
 from producer.report.timeline_lanes import AWAY, bars_of, clock_shifts, short_names, spans_of

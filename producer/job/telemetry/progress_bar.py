@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from producer.job.job_handle import JobHandle
-from producer.job.progress import Pace, Progress, details_of, line_of
+from producer.job.telemetry.progress import Pace, Progress, details_of, line_of
 from producer.records.job_store import JobState
 
 LOOK_SECONDS = 0.5
