@@ -1,4 +1,4 @@
-"""This module is the rival of `small_chunks`: the barest Celery task, with Celeriac's own settings for Celery.
+"""The rival of `small_chunks`: the barest Celery task, with Celeriac's own settings for Celery.
 
 `celery -A benchmarks.bare_task worker` runs it; its queue has a name of its own, so that both workers share a Redis.
 """

@@ -1,4 +1,4 @@
-"""This module is preprocessing that holds the interpreter: a loop in Python, of ten milliseconds or so for each row.
+"""Preprocessing that holds the interpreter: a loop in Python, of ten milliseconds or so for each row.
 
 How long the loop is stands in an environment variable, so that all processes of all arms do the same work.
 """

@@ -1,4 +1,4 @@
-"""This module compares arms: run them interleaved in blocks, check every output, give ratios with their intervals.
+"""Compares arms: run them interleaved in blocks, check every output, give ratios with their intervals.
 
     block 1:  ours   rival A  rival B  ours (control)
     block 2:  ours (control)  rival B  rival A  ours       ... five blocks or more

@@ -1,4 +1,4 @@
-"""This module is a program of its own, the process whose memory `memory` measures: a producer with one job.
+"""A program of its own, the process whose memory `memory` measures: a producer with one job.
 
 Its argument is JSON: `models`, a manifest; `data`, an `.npy` file or null for a generator; `rows`; `store` or null.
 It prints a line of JSON when all is up, runs the job when it gets a line on stdin, checks each row, and prints another.

@@ -1,4 +1,4 @@
-"""This module reads what is used: processors, by a tree of processes and by all others; memory, by one process."""
+"""Reads what is used: processors, by a tree of processes and by all others; memory, by one process."""
 
 from __future__ import annotations
 

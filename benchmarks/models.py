@@ -1,4 +1,4 @@
-"""This module is a program of its own that makes untrained models and runs one, so that nobody else needs TensorFlow.
+"""A program of its own that makes untrained models and runs one, so that nobody else needs TensorFlow.
 
     python -m benchmarks.models write FOLDER
     python -m benchmarks.models predict MODEL ROWS.npy OUTPUT.npy

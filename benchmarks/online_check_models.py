@@ -1,4 +1,4 @@
-"""This module is a program: it writes the models of `online_check` into the folder that it is told."""
+"""A program: it writes the models of `online_check` into the folder that it is told."""
 
 from __future__ import annotations
 

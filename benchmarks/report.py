@@ -1,4 +1,4 @@
-"""This module writes what was measured: one line of JSON with all there is to know, one line of a table for people."""
+"""Writes what was measured: one line of JSON with all there is to know, one line of a table for people."""
 
 from __future__ import annotations
 

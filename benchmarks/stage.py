@@ -1,4 +1,4 @@
-"""This module sets the stage for a question: a folder, rows to predict, an embedded system, rivals that stand ready."""
+"""Sets the stage for a question: a folder, rows to predict, an embedded system, rivals that stand ready."""
 
 from __future__ import annotations
 

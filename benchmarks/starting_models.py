@@ -1,4 +1,4 @@
-"""This module is a program of its own that makes eight models of several kinds: FOLDER COUNT."""
+"""A program of its own that makes eight models of several kinds: FOLDER COUNT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module is the rival of `safety`: Celeriac's own worker, without what keeps rows from being lost.
+"""The rival of `safety`: Celeriac's own worker, without what keeps rows from being lost.
 
 `celery -A benchmarks.unsafe worker` runs it, and nobody else may import it: functions of the product, which has no
 switch for this, are replaced before the worker forks, so that its children never do what they are for.

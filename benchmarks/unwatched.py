@@ -1,4 +1,4 @@
-"""This module is the rival of `monitoring`: Celeriac's own worker, of which nobody hears while it works.
+"""The rival of `monitoring`: Celeriac's own worker, of which nobody hears while it works.
 
 `celery -A benchmarks.unwatched worker` runs it, and nobody else may import it: it sends no events for Celery's tools,
 and functions of the product, which has no switch for this, are replaced before the worker forks.

@@ -1,4 +1,4 @@
-"""This module is a program of its own: it makes a model with large weights, and runs its graph, loaded plainly.
+"""A program of its own: it makes a model with large weights, and runs its graph, loaded plainly.
 
 python -m benchmarks.weights_model write FOLDER WIDTH
 python -m benchmarks.weights_model predict FOLDER BATCH_ROWS

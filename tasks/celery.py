@@ -1,4 +1,4 @@
-"""This module holds the Celery app that `celery -A tasks` finds, and its one task.
+"""Holds the Celery app that `celery -A tasks` finds, and its one task.
 
 A bad setting ends the command with one line; TensorFlow is imported only when a worker starts.
 """

@@ -1,4 +1,4 @@
-"""This module is a program of its own: in one line and an exit code it says whether the workers beside it are well.
+"""A program of its own: in one line and an exit code it says whether the workers beside it are well.
 
     status file of each worker (`tasks/telemetry/status_file.py`) --judge--> exit code 0 or 1, one line
 

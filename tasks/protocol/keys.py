@@ -1,4 +1,4 @@
-"""This module names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
+"""Names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
 
     celeriac:job:ID              hash    the job's state, record and counts: see `tasks/protocol/job_fields.py`
     celeriac:job:ID:payload:N    string  chunk N's payload

@@ -1,4 +1,4 @@
-"""This module fits rows to a model's inputs: names them, checks dtype and shape, casts where that is harmless.
+"""Fits rows to a model's inputs: names them, checks dtype and shape, casts where that is harmless.
 
 The producer asks with one row, before it sends anything; the worker asks again with each chunk.
 """

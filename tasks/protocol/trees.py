@@ -1,4 +1,4 @@
-"""This module takes trees of arrays apart and puts them together: dicts and tuples within each other, one leaf or many.
+"""Takes trees of arrays apart and puts them together: dicts and tuples within each other, one leaf or many.
 
 ({"image": a, "mask": b}, c)  <-->  {("0", "image"): a, ("0", "mask"): b, ("1",): c}
 """

@@ -1,4 +1,4 @@
-"""This module finds bad rows: what fails as a whole is run in halves, and those again, until bad rows stand alone.
+"""Finds bad rows: what fails as a whole is run in halves, and those again, until bad rows stand alone.
 
 One bad row among n costs about 2 log2(n) more calls; n bad rows cost 2n - 1 in all.
 """

@@ -1,4 +1,4 @@
-"""This module keeps, in Redis, how often a chunk was begun and what became of it, in one hash for each job.
+"""Keeps, in Redis, how often a chunk was begun and what became of it, in one hash for each job.
 
     field       is                                                                          written by
     INDEX       deliveries, counted before work begins                                      child

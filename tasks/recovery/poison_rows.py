@@ -1,4 +1,4 @@
-"""This module decides which rows of a chunk run together when children died with it: fewer and fewer.
+"""Decides which rows of a chunk run together when children died with it: fewer and fewer.
 
 first delivery    the whole chunk
 second            blocks of a batch's rows, each noted before it runs

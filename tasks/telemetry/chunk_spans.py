@@ -1,4 +1,4 @@
-"""This module makes the spans of a child: one for each chunk that it runs, and in it one for each stage.
+"""Makes the spans of a child: one for each chunk that it runs, and in it one for each stage.
 
     stopwatch --stage, begin, end--> kept while the chunk runs --> spans, when it is answered
 

@@ -1,4 +1,4 @@
-"""This module counts what each child of a worker has done, in memory that it shares with the main process.
+"""Counts what each child of a worker has done, in memory that it shares with the main process.
 
 child, after each answer and at each stage --numbers--> memory shared since the fork --> main process, when asked
 

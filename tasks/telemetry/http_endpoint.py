@@ -1,4 +1,4 @@
-"""This module serves metrics over HTTP, for Prometheus: what a function gives, at the time when somebody asks.
+"""Serves metrics over HTTP, for Prometheus: what a function gives, at the time when somebody asks.
 
 collect() --families of metrics--> http://HOST:PORT/metrics
 """

@@ -1,4 +1,4 @@
-"""This module is the form of a worker's log: one line for each event, with the chunk and job that it is about.
+"""The form of a worker's log: one line for each event, with the chunk and job that it is about.
 
     record of Celery, of ours, of a user's function --place--> text, or an object of JSON
     what is told before Celery has a log            --say----> the same, on stderr

@@ -1,4 +1,4 @@
-"""This module tells Prometheus of a worker: what its children have done, their models, their memory.
+"""Tells Prometheus of a worker: what its children have done, their models, their memory.
 
 memory shared with the children, the worker's run folder --when somebody asks--> families of metrics
 

@@ -1,4 +1,4 @@
-"""This module sends spans to a collector that may be away: it says so once, and leaves it alone for a while.
+"""Sends spans to a collector that may be away: it says so once, and leaves it alone for a while.
 
 spans --> OTLP exporter --it failed--> one warning, and no further try for 30 seconds; the spans are lost
 """

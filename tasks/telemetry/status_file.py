@@ -1,4 +1,4 @@
-"""This module is what a worker's main process tells of itself, in a file of its run folder that it keeps up to date.
+"""What a worker's main process tells of itself, in a file of its run folder that it keeps up to date.
 
     main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`
 

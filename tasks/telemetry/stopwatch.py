@@ -1,4 +1,4 @@
-"""This module shares a child's time among the stages of its chunks, so that no second of it is missing.
+"""Shares a child's time among the stages of its chunks, so that no second of it is missing.
 
 wait --a chunk comes--> fetch, decode, model, preprocess, infer, postprocess, encode, store, answer --> wait
 

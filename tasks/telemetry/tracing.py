@@ -1,4 +1,4 @@
-"""This module gives a process its tracer, where traces are wanted: the application's own, or one that sends spans.
+"""Gives a process its tracer, where traces are wanted: the application's own, or one that sends spans.
 
     OTEL_TRACES_EXPORTER=otlp      spans --> queue of the SDK, its thread --> OTLP over HTTP, to a collector
     OTEL_TRACES_EXPORTER=console   spans --> stderr

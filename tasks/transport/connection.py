@@ -1,4 +1,4 @@
-"""This module opens connections to Redis with time limits, and turns redis-py's errors into ours."""
+"""Opens connections to Redis with time limits, and turns redis-py's errors into ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads rows from a producer's own file, without a copy on the way: the ref tells where they stand.
+"""Reads rows from a producer's own file, without a copy on the way: the ref tells where they stand.
 
     producer: SliceRef(path, offset, dtype, row shape) --> child: under a root? still the same file? --> read
 

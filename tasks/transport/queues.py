@@ -1,4 +1,4 @@
-"""This module binds a worker to the queue of its model set, and deletes queues that no worker consumes any more.
+"""Binds a worker to the queue of its model set, and deletes queues that no worker consumes any more.
 
     worker starts --consume_only--> celeriac.0123456789ab      every few seconds --note--> celeriac:queues
 

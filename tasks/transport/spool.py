@@ -1,4 +1,4 @@
-"""This module keeps payloads as files in a folder that producer and workers share: memory on one machine, or a network.
+"""Keeps payloads as files in a folder that producer and workers share: memory on one machine, or a network.
 
 SPOOL/JOB/NAME         a payload, whole before anybody is told of it
 SPOOL/JOB/free-TOKEN   a file that nobody needs any more; the job's next payload is written over it

@@ -1,4 +1,4 @@
-"""This module says why a child died, and answers in its place when its chunk is not sent again."""
+"""Says why a child died, and answers in its place when its chunk is not sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module is a chunk as a worker's main process sees it: it notes why a child died, before Celery acts on it.
+"""A chunk as a worker's main process sees it: it notes why a child died, before Celery acts on it.
 
 child died, or was too slow --cause--> Redis, for whoever runs the chunk next --> Celery: again, or a failure
 

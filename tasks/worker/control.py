@@ -1,4 +1,4 @@
-"""This module holds Celeriac's commands for `celery -A tasks inspect` and `control`; a worker's main process runs them.
+"""Holds Celeriac's commands for `celery -A tasks inspect` and `control`; a worker's main process runs them.
 
 inspect ready, models                        `tasks/worker/inspection.py`
 control reload_models                        `tasks/worker/reload.py`

@@ -1,4 +1,4 @@
-"""This module takes a worker out of service, and back: `control drain` and `control resume`.
+"""Takes a worker out of service, and back: `control drain` and `control resume`.
 
     drain    queues are given up --> what no child has begun goes back to them --> slots leave Redis --> what runs ends
     resume   queues are consumed again --> slots are back

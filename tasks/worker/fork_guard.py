@@ -1,4 +1,4 @@
-"""This module refuses to fork a process in which TensorFlow has already run an operation.
+"""Refuses to fork a process in which TensorFlow has already run an operation.
 
 Its thread pool does not survive the fork: the child would wait for ever at its first operation.
 """

@@ -1,4 +1,4 @@
-"""This module ends a worker that is asked to, by SIGTERM: what runs is finished, the rest is handed back at once.
+"""Ends a worker that is asked to, by SIGTERM: what runs is finished, the rest is handed back at once.
 
 Celery's own ways will not do. A warm end runs what was fetched beforehand too, without a bound. A cold one
 (REMAP_SIGTERM=SIGQUIT) sleeps for all of `worker_soft_shutdown_timeout` in its signal handler, without a look at what

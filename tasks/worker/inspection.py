@@ -1,4 +1,4 @@
-"""This module is what a running worker's main process knows of its children, and what it is told to do with them.
+"""What a running worker's main process knows of its children, and what it is told to do with them.
 
 inspect ready, inspect models     --> told from the pool, from what children share, from what Celery runs now
 control drain, resume             --> `tasks/worker/drain.py`

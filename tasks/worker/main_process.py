@@ -1,4 +1,4 @@
-"""This module is a worker's main process: checks before the fork, waits for its children, keeps their record alive.
+"""A worker's main process: checks before the fork, waits for its children, keeps their record alive.
 
 worker_init       manifest, digests, queue, Redis, `import tensorflow` if a model needs it; ends the worker if one fails
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models

@@ -1,4 +1,4 @@
-"""This module lets a worker's main process live through a Redis that goes away, or has no memory left."""
+"""Lets a worker's main process live through a Redis that goes away, or has no memory left."""
 
 from __future__ import annotations
 

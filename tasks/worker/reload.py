@@ -1,4 +1,4 @@
-"""This module takes new versions of models into a worker that runs: `control reload_models`, or SIGHUP.
+"""Takes new versions of models into a worker that runs: `control reload_models`, or SIGHUP.
 
     manifest and files --prepare, in a forked process--> Served --main process--> word for children, slots, queue
 

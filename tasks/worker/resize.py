@@ -1,4 +1,4 @@
-"""This module makes a worker's pool larger or smaller while it runs: `control pool_grow` and `pool_shrink`.
+"""Makes a worker's pool larger or smaller while it runs: `control pool_grow` and `pool_shrink`.
 
 grow     new child --loads its models--> slot in Redis; only then does the worker take a chunk more at a time
 shrink   child's slot goes at once --no further chunk--> ends what it runs --> is stopped

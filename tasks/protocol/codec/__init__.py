@@ -1,4 +1,4 @@
-"""This module turns a tree of arrays and plain values into the bytes of a payload, and such bytes into a tree.
+"""Turns a tree of arrays and plain values into the bytes of a payload, and such bytes into a tree.
 
 The wire form is msgpack, and any msgpack library can read it. The top is `[FORMAT_VERSION, tree]`. An int, float,
 bool, str, bytes, None, list or dict is msgpack's own. Three extension types each hold one msgpack array:

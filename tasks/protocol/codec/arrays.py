@@ -1,4 +1,4 @@
-"""This module says which numpy arrays travel in a payload, and turns them into bytes or texts and back.
+"""Says which numpy arrays travel in a payload, and turns them into bytes or texts and back.
 
 A numeric array travels as its elements' bytes, little-endian and in C order, under a dtype name of `DTYPES`.
 An array of str and bytes travels as the flat list of its elements. Nothing else travels.

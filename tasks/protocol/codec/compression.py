@@ -1,4 +1,4 @@
-"""This module wraps a payload in its compressed form, and opens such a wrap within the reader's limit.
+"""Wraps a payload in its compressed form, and opens such a wrap within the reader's limit.
 
     [FORMAT_VERSION, "lz4" or "zstd", length of the payload, the compressed payload]
 

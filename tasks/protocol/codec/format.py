@@ -1,4 +1,4 @@
-"""This module holds what the writer and the reader of payloads must agree on: the numbers, and the memory count.
+"""Holds what the writer and the reader of payloads must agree on: the numbers, and the memory count.
 
 Both count the memory that a decoded tree takes, value by value and before the value is made or written. So a limit
 that lets a payload out lets it in again, and bytes from outside cannot make the reader take more than the limit.

@@ -1,4 +1,4 @@
-"""This module reads the heads of msgpack values, and lets none of them reach beyond the bytes that are there.
+"""Reads the heads of msgpack values, and lets none of them reach beyond the bytes that are there.
 
 msgpack's own unpacker is not used: it makes lists as long as a head announces, at each level anew.
 """

@@ -1,4 +1,4 @@
-"""This module reads a payload back into a tree; what a value will take in memory is counted before it is made."""
+"""Reads a payload back into a tree; what a value will take in memory is counted before it is made."""
 
 from __future__ import annotations
 

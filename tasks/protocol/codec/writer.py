@@ -1,4 +1,4 @@
-"""This module writes a tree as the parts of a payload; those of a well laid out array are its own memory."""
+"""Writes a tree as the parts of a payload; those of a well laid out array are its own memory."""
 
 from __future__ import annotations
 
