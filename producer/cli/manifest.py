@@ -6,9 +6,9 @@ from pathlib import Path
 
 from producer.client import Client
 from tasks.models.model_version import digest_or_error
-from tasks.models.version_folders import served_path
 from worker_config.errors import ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.version_folders import served_path
 
 
 def check_names(names: list[str], manifest: Path) -> None:

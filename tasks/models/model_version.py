@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.models.version_folders import served_path
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
+from worker_config.version_folders import served_path
 
 _DEFAULTS = ModelEntry()
 

@@ -23,7 +23,6 @@ from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
-from tasks.models.version_folders import served_path
 from tasks.preparation.independence import examine, with_chance
 from tasks.preparation.reference import make_reference, read_reference
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
@@ -31,6 +30,7 @@ from tasks.snapshots.record import WEIGHTS, Snapshot, Weight
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
+from worker_config.version_folders import served_path
 
 
 def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:

@@ -10,7 +10,6 @@ import producer
 
 KNOWN = {
     "tasks.models.model_version",
-    "tasks.models.version_folders",
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",
     "tasks.protocol.keys",

@@ -22,8 +22,8 @@ from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
 from tasks.models.program import Program, in_order
-from tasks.models.version_folders import SUFFIXES, served_path
 from worker_config.manifest import ModelEntry, is_function
+from worker_config.version_folders import SUFFIXES, served_path
 
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
     ".keras": open_keras,
