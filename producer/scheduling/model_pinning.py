@@ -61,7 +61,7 @@ def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
 
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
     """Bytes of one row of all outputs, without those whose shape or size nobody knows beforehand."""
-    from tasks.protocol.codec.arrays import DTYPES  # with NumPy, which `celeriac status` does without
+    from tasks.protocol.codec import DTYPES  # with NumPy, which `celeriac status` does without
 
     total = 0.0
     for spec in (spec for info in infos if not info.postprocess for spec in info.outputs):

@@ -12,6 +12,7 @@ KNOWN = {
     "tasks.models.model_version",
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",
+    "tasks.protocol.job_fields",
     "tasks.protocol.keys",
     "tasks.protocol.messages",
     "tasks.protocol.records",
