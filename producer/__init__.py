@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from producer.detached.detached_job import DetachedJob
     from producer.embedded import local
     from producer.job.job import Job
-    from producer.job.telemetry.progress import Progress
     from producer.job.telemetry.prometheus import serve_metrics
     from producer.preflight.preflight import Preflight, Wanted
     from producer.records.job_store import JobState
     from producer.records.ledger import Ledger
+    from producer.records.progress import Progress
     from producer.rows.part import Part
     from producer.training import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
     from tasks.protocol.messages import FailureRecord
@@ -56,7 +56,7 @@ _MODULES = {
     "producer.detached.detached_job": ["DetachedJob"],
     "producer.embedded": ["local"],
     "producer.job.job": ["Job"],
-    "producer.job.telemetry.progress": ["Progress"],
+    "producer.records.progress": ["Progress"],
     "producer.job.telemetry.prometheus": ["serve_metrics"],
     "producer.preflight.preflight": ["Preflight", "Wanted"],
     "producer.records.job_store": ["JobState"],

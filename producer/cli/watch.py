@@ -15,11 +15,11 @@ from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.client import Client
-from producer.job.telemetry.progress import Pace, Progress, progress_of, rate_of
 from producer.job.telemetry.progress_bar import ProgressReporter
 from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
+from producer.records.progress import Pace, Progress, progress_of, rate_of
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors, connect

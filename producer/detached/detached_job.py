@@ -19,10 +19,10 @@ from typing import cast
 
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
-from producer.job.telemetry.progress import Progress, progress_of
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
+from producer.records.progress import Progress, progress_of
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.scheduling import model_pinning

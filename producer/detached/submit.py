@@ -16,8 +16,7 @@ from typing import cast
 
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
-from producer.job.telemetry import trace_span
-from producer.records import job_store
+from producer.records import job_store, trace_span
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows
 from producer.scheduling import model_pinning

@@ -16,9 +16,9 @@ from producer.job.job import Job
 from producer.job.job_context import JobContext
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
-from producer.job.telemetry import prometheus, trace_span
+from producer.job.telemetry import prometheus
 from producer.job.telemetry.settings_text import job_settings
-from producer.records import job_store
+from producer.records import job_store, trace_span
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline

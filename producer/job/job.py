@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
-from producer.job.telemetry.progress import Progress
 from producer.job.telemetry.progress_bar import show_until_end
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
+from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
 from tasks.protocol.messages import Differed, FailureRecord
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
-from producer.job.telemetry.trace_span import JobTrace
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
+from producer.records.trace_span import JobTrace
 from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol.messages import Differed, ModelRef
 from tasks.protocol.records import JobRecord

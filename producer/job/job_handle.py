@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from producer.job.telemetry.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
+from producer.records.progress import Progress
 from producer.rows.part import OutputTree, Part
 from tasks.protocol.messages import Differed, FailureRecord
 

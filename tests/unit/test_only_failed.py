@@ -18,9 +18,9 @@ from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
-from producer.job.telemetry.progress import Progress
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
+from producer.records.progress import Progress
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
-from producer.job.telemetry.progress import Pace, Progress, details_of, line_of
 from producer.job.telemetry.progress_bar import ProgressReporter, bar_kind, follow, paced
 from producer.records.job_store import JobState
+from producer.records.progress import Pace, Progress, details_of, line_of
 
 RUNNING = Progress(JobState.RUNNING, 6000, predicted=1150, failed=30, in_flight=7, slots=2, seconds=2.5, skipped=20)
 

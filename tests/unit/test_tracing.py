@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from producer.job.telemetry import trace_span
+from producer.records import trace_span
 from tasks.protocol.messages import ChunkMessage, InlineRef, ModelRef
 from tasks.telemetry import tracing
 from tasks.telemetry.chunk_spans import MOST_STAGES, ChunkTrace
@@ -51,9 +51,9 @@ def ended() -> None:
 
 def test_off_we_import_nothing_of_it() -> None:
     code = (
-        "import sys, producer, producer.job.telemetry.trace_span, tasks.celery\n"
+        "import sys, producer, producer.records.trace_span, tasks.celery\n"
         "import tasks.child.execute_chunk, tasks.child.bootstrap, tasks.worker.main_process\n"
-        "assert producer.job.telemetry.trace_span.begin('0', [], 'redis').headers == {}\n"
+        "assert producer.records.trace_span.begin('0', [], 'redis').headers == {}\n"
         # redis-py brings the other half itself, where it finds it.
         "assert not {'opentelemetry.sdk.trace', 'opentelemetry.exporter', 'opentelemetry.propagate'} & set(sys.modules)"
     )

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from producer.job.job_handle import JobHandle
-from producer.job.telemetry.progress import Pace, Progress, details_of, line_of
 from producer.records.job_store import JobState
+from producer.records.progress import Pace, Progress, details_of, line_of
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0
