@@ -17,7 +17,6 @@ from producer.job.job_context import JobContext
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
 from producer.job.telemetry import prometheus
-from producer.job.telemetry.settings_text import job_settings
 from producer.records import job_store, trace_span
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
@@ -25,6 +24,7 @@ from producer.records.timeline import Timeline
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
+from producer.scheduling.settings_text import job_settings
 from tasks.protocol.messages import Differed, StoreName
 from tasks.protocol.records import ModelInfo, versions_here
 from worker_config.settings import Settings

@@ -12,13 +12,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.job.telemetry.settings_text import job_settings
 from producer.records import timeline, timeline_store
 from producer.records.timeline import Entry, Outcome, RowsByTime, Timeline
 from producer.report.timeline_lanes import AWAY, bars_of, clock_shifts, short_names, spans_of
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions, JobSpec
+from producer.scheduling.settings_text import job_settings
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import SlotRecord
 from worker_config.settings import Settings
