@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from producer.detached.detached_job import DetachedJob
     from producer.embedded import local
     from producer.job.job import Job
-    from producer.job.telemetry.prometheus import serve_metrics
+    from producer.job.prometheus import serve_metrics
     from producer.preflight.preflight import Preflight, Wanted
     from producer.records.job_store import JobState
     from producer.records.ledger import Ledger
@@ -57,7 +57,7 @@ _MODULES = {
     "producer.embedded": ["local"],
     "producer.job.job": ["Job"],
     "producer.records.progress": ["Progress"],
-    "producer.job.telemetry.prometheus": ["serve_metrics"],
+    "producer.job.prometheus": ["serve_metrics"],
     "producer.preflight.preflight": ["Preflight", "Wanted"],
     "producer.records.job_store": ["JobState"],
     "producer.records.ledger": ["Ledger"],

@@ -23,7 +23,7 @@ from producer.cli.request import PredictRequest, RunOptions, open_input, open_sy
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
-from producer.job.telemetry.progress_bar import shown
+from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
 from producer.sinks import JournalHead, open_sink

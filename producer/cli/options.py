@@ -36,7 +36,7 @@ def _read_max_failed(_: click.Context, __: click.Parameter, text: str | None) ->
 def _serve_metrics(context: click.Context, _: click.Parameter, port: int | None) -> None:
     """Until the command ends; so few commands are long enough to be asked for their last numbers otherwise."""
     if port:
-        from producer.job.telemetry.prometheus import serve_metrics
+        from producer.job.prometheus import serve_metrics
 
         host = Settings.from_env().metrics_host
         context.with_resource(serve_metrics(port, host, linger_seconds=LINGER_SECONDS))

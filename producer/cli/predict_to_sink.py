@@ -18,7 +18,7 @@ from producer.cli.request import MaxFailed, PredictRequest, RunOptions, open_inp
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.job import Job
-from producer.job.telemetry.progress_bar import paced, shown
+from producer.job.progress_bar import paced, shown
 from producer.records.ledger import Ledger
 from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sources import BatchSource, Source

@@ -15,7 +15,7 @@ from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import broker_option, json_option, needed, timeout_option
 from producer.client import Client
-from producer.job.telemetry.progress_bar import ProgressReporter
+from producer.job.progress_bar import ProgressReporter
 from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState

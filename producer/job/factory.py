@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from producer.job import prometheus
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.job import Job
 from producer.job.job_context import JobContext
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
-from producer.job.telemetry import prometheus
 from producer.records import job_store, trace_span
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger

@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+from producer.job.progress_bar import show_until_end
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
-from producer.job.telemetry.progress_bar import show_until_end
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.progress import Progress

@@ -20,9 +20,9 @@ import redis
 from producer.job.collector import Collector
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
+from producer.job.job_reporter import JobReporter
 from producer.job.part_queue import PartQueue, Restarted
 from producer.job.resend import Resender
-from producer.job.telemetry.job_reporter import JobReporter
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from producer import Client, Progress
-from producer.job.telemetry.progress_bar import LOOK_SECONDS, follow
+from producer.job.progress_bar import LOOK_SECONDS, follow
 from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, serving
@@ -170,7 +170,7 @@ def _keep(seen: list[tuple[Progress, float]], progress: Progress, rows_per_secon
 def test_a_job_in_a_script_shows_itself_to_its_end(
     client: Client, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.job.telemetry.progress_bar.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("producer.job.progress_bar.LINE_SECONDS", 0.0)
     job = client.submit("even", np.zeros((200, 2)), chunk_rows=20).show_progress()
     assert np.shape(job.result()) == (200, 2)
     wait_until(lambda: not [one for one in threading.enumerate() if one.name == "celeriac-progress"], "it has ended")

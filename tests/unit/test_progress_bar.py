@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
-from producer.job.telemetry.progress_bar import ProgressReporter, bar_kind, follow, paced
+from producer.job.progress_bar import ProgressReporter, bar_kind, follow, paced
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, details_of, line_of
 
@@ -70,7 +70,7 @@ def test_a_bar_s_time_left_is_that_of_the_pace() -> None:
 
 @pytest.mark.parametrize("over_by", ["state", "event", "nobody"])
 def test_a_job_is_followed_to_its_end_and_its_end_is_shown(over_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.job.telemetry.progress_bar.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("producer.job.progress_bar.LOOK_SECONDS", 0.0)
     shown: list[int] = []
     is_over = threading.Event()
 
@@ -130,7 +130,7 @@ sys.modules["IPython"] = ipython = types.ModuleType("IPython")
 ipython.get_ipython = object
 sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")  # a notebook, by which tqdm knows it
 sys.modules["ipywidgets"] = None
-from producer.job.telemetry.progress_bar import bar_kind
+from producer.job.progress_bar import bar_kind
 print(any(base.__module__ == "tqdm.notebook" for base in bar_kind().__mro__))
 """
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=False)
