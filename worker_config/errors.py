@@ -2,6 +2,7 @@
 
 CeleriacError
   UsageError              the caller asked for what cannot be
+    UnknownJobError         no job of that id
     ConfigError             a setting or the manifest is wrong
     OutputError             the output cannot be written
     UnknownLengthError      nobody knows how many batches there are
@@ -11,16 +12,18 @@ CeleriacError
   PayloadError            bytes that are no payload, or a value that cannot become one
   MessageError            a task message or a result that is not of our form
   ModelError              a model cannot be used
+    RowCountError           a model, or a function around it, gave another number of rows
     UnknownModelError       no model of that name
     ModelLoadError          a model of the manifest cannot be loaded
     ExecutorDifferedError   outputs that were handed over are not the model's own
   InfrastructureError     something between producer and model is missing
-    BrokerError             Redis cannot be reached or refuses us
+    BrokerError             Redis cannot be reached
+      BrokerFullError         Redis has no memory left
+      BrokerRefusedError      Redis refuses us
     WorkerStartError        a worker did not come up
     NoWorkerError           no worker holds the model
   RowsFailedError         rows have no prediction
   JobCancelledError       the job was cancelled
-  UnknownJobError         no job of that id
 """
 
 from __future__ import annotations
