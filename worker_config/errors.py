@@ -12,7 +12,7 @@ CeleriacError
   PayloadError            bytes that are no payload, or a value that cannot become one
   MessageError            a task message or a result that is not of our form
   ModelError              a model cannot be used
-    RowCountError           a model, or a function around it, gave another number of rows
+    RowCountError           a function gave another number of rows than it got
     UnknownModelError       no model of that name
     ModelLoadError          a model of the manifest cannot be loaded
     ExecutorDifferedError   outputs that were handed over are not the model's own
