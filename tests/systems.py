@@ -162,10 +162,11 @@ class System:
         *options: str,
         environ: Mapping[str, str] | None = None,
         start_seconds: float = 90.0,
+        fresh: bool = False,
     ) -> Worker:
         """Start a worker and wait until its children hold their models, which takes seconds for each new model."""
         before = len(self.slots())
-        worker = self.start_worker(manifest, children, *options, environ=environ)
+        worker = self.start_worker(manifest, children, *options, environ=environ, fresh=fresh)
 
         def ready() -> bool:
             assert worker.process.poll() is None, worker.output()

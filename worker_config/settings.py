@@ -81,13 +81,18 @@ class Settings:
             environ = {name: value for name, value in environ.items() if name != "OTEL_TRACES_EXPORTER"}
         values: dict[str, Any] = {}
         for name, form in get_type_hints(cls, include_extras=True).items():
-            variable = _VARIABLES.get(name, f"CELERIAC_{name.upper()}")
+            variable = variable_of(name)
             if text := environ.get(variable):
                 try:
                     values[name] = _READERS[name](text) if name in _READERS else _converted(text, form)
                 except ValueError as error:
                     raise ConfigError(f"{variable}={error}") from None
         return cls(**values)
+
+
+def variable_of(setting: str) -> str:
+    """The environment variable that a setting is read from."""
+    return _VARIABLES.get(setting, f"CELERIAC_{setting.upper()}")
 
 
 def _converted(text: str, form: Any) -> Any:

@@ -83,7 +83,7 @@ _TRIALS = """
 import sys, pathlib, numpy
 from tasks.executors import EXECUTORS, Executor
 from tasks.protocol.records import TensorSpec
-from tasks.snapshots import preparing
+from tasks.preparation import prepare as preparing
 from tasks.snapshots.record import Snapshot
 from tasks.preparation.reference import make_reference
 from worker_config.manifest import ModelEntry

@@ -37,7 +37,7 @@ NAMES = ("whole", "file", "resumed", "once", "parts", "left", "early")
 _HOOK = """
 import msgspec
 
-from tasks.snapshots import preparing
+from tasks.preparation import prepare as preparing
 from tasks.snapshots.record import Trial, Trials
 
 prepare = preparing.prepare

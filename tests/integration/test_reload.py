@@ -176,7 +176,7 @@ def test_a_worker_of_functions_has_no_tensorflow_until_a_reload_brings_a_model_o
     functions = '[models.double]\npath = "plain:double"\n'
     times = manifest.read_text()
     manifest.write_text(functions)
-    worker = system.start_ready_worker(manifest, 1)
+    worker = system.start_ready_worker(manifest, 1, fresh=True)
     wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
     (slot,) = system.slots()
     rows = np.ones((50, 4), np.float32)

@@ -25,7 +25,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from producer.job import trace_span
+from producer.records import trace_span
 from tasks.telemetry import tracing
 from tasks.protocol.messages import ModelRef
 
