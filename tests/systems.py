@@ -17,6 +17,8 @@ import psutil
 import redis
 
 from producer.embedded.redis_server import find_redis_server
+from producer.job.dispatcher import OVERDUE
+from producer.records import timeline_store
 from tasks.protocol.records import SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
@@ -174,6 +176,13 @@ class System:
 
         wait_until(ready, "the worker's children are ready", start_seconds)
         return worker
+
+    def resent(self, job_id: str) -> list[str]:
+        """Why chunks of a job that has ended were sent again, but for those that a busy machine made late."""
+        with connect(self.url) as client:
+            found = timeline_store.read(client, job_id)
+        assert found
+        return [one.text for one in found[0].events if one.kind == "sent again" and one.text != OVERDUE]
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 BATCH_CHUNKS = 16
 BATCH_BYTES = 2**20
 # Why a chunk is sent again.
-_OVERDUE = "its answer is overdue"
+OVERDUE = "its answer is overdue"
 _LOST = "it came back without outputs, or Redis may have lost it"
 _WORKER_GONE = "the worker that had it is gone"
 
@@ -165,7 +165,7 @@ class Dispatcher:
             self._balancer.closed(chunk.queue)
             chunk.queue = self._balancer.choose()
             batch.append(chunk)
-            why = _OVERDUE if late else _LOST if with_rows else _WORKER_GONE
+            why = OVERDUE if late else _LOST if with_rows else _WORKER_GONE
             self._context.timeline.sent_again(chunk.index, why)
         if batch:
             self._context.ledger.chunks_sent_again += len(batch)

@@ -94,7 +94,7 @@ def test_a_producer_without_the_spool_folder_gets_large_outputs_through_redis(
         job = alone.submit("digits", file, chunk_rows=len(ROWS), store="slices")  # outputs of 117 KiB
         np.testing.assert_allclose(job.result(), expected, **CLOSE)
         assert job.wait(timeout_seconds=30)
-    assert job.ledger.chunks_sent_again == 0
+    assert not shared.resent(job.id)
     assert not (shared.folder / "spool" / job.id).exists()
 
 
