@@ -57,17 +57,17 @@ def main(words: Sequence[str] | None = None) -> int:
         help_text = f"{what} (default {seconds:g})"
         parser.add_argument(f"--{name}-seconds", type=float, default=seconds, metavar="N", help=help_text)
     parser.add_argument("--ready-share", type=float, default=1.0, metavar="N", help="of the children (default 1)")
-    told = parser.parse_args(words)
-    limits = Limits(told.start_seconds, told.child_seconds, told.idle_seconds, told.ready_share)
+    options = parser.parse_args(words)
+    limits = Limits(options.start_seconds, options.child_seconds, options.idle_seconds, options.ready_share)
     try:
-        url = check_broker_url(told.broker, "--broker") if told.broker else Settings.from_env().broker_url
+        url = check_broker_url(options.broker, "--broker") if options.broker else Settings.from_env().broker_url
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
     workers = [one for one in read_all() if url is None or one.broker == mark_of(celery_url(url))]
-    workers = [one for one in workers if told.node in (None, one.node)]
+    workers = [one for one in workers if options.node in (None, one.node)]
     if not workers:
-        where = f"no worker {told.node}" if told.node else "no worker"
+        where = f"no worker {options.node}" if options.node else "no worker"
         print(f"unhealthy: {where} of this broker runs here, or it has just begun to start")
         return 1
     judged = [(one, judge(one, time.monotonic(), limits)) for one in workers]

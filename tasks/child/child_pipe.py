@@ -45,9 +45,9 @@ class ChildPipe:
             return
         self._unread += os.read(self._read_fd, 1 << 20)
         *lines, self._unread = self._unread.split(b"\n")
-        for told in map(json.loads, lines):
-            if "failed" in told:
-                raise ModelLoadError(told["failed"])
+        for message in map(json.loads, lines):
+            if "failed" in message:
+                raise ModelLoadError(message["failed"])
             self.ready += 1
 
     def check_silent_deaths(self, children: int) -> None:

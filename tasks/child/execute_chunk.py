@@ -90,10 +90,10 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     child.model_cache.check_size()
     if isinstance(answer, Failure):
         return f"{message}: {answer.record}"
-    told = [f"{answer.seconds:.3f} s", *map(str, answer.failed)]
+    texts = [f"{answer.seconds:.3f} s", *map(str, answer.failed)]
     if answer.failed_rows:
-        told.append(f"{len(answer.failed_rows)} rows failed, the first: {answer.failed_rows[0]}")
-    return f"{message}: {'; '.join(told)}"
+        texts.append(f"{len(answer.failed_rows)} rows failed, the first: {answer.failed_rows[0]}")
+    return f"{message}: {'; '.join(texts)}"
 
 
 def _answer(

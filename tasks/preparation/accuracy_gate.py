@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE
 from tasks.models.finite import is_float
-from tasks.preparation.agreement import Agreement, agreements, told
+from tasks.preparation.agreement import Agreement, agreement_text, agreements
 from tasks.snapshots.record import OfClass
 
 OF_SPREAD = 1e-2
@@ -184,7 +184,7 @@ def _not_close(
     if kept.share is None:
         return "no output has several columns whose largest one differs between rows: the agreement means nothing"
     if kept.share < agreement:
-        return f"has {told(kept.share, kept.classes, rows)}, {100 * agreement:g} % are asked for"
+        return f"has {agreement_text(kept.share, kept.classes, rows)}, {100 * agreement:g} % are asked for"
     return ""
 
 

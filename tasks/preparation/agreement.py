@@ -82,7 +82,7 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{math.floor(round(share * 10 ** (digits + 2), 6)) / 10**digits:.{digits}f} %"
 
 
-def told(share: float, classes: Sequence[OfClass], rows: int) -> str:
+def agreement_text(share: float, classes: Sequence[OfClass], rows: int) -> str:
     """What a share of `rows` and its classes say, for people."""
     least = _worst(classes)
     return f"the same largest output for {percent(share)} of {rows:,} rows" + (f" ({least})" if least else "")

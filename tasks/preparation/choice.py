@@ -9,7 +9,7 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 from __future__ import annotations
 
 from tasks.executors import EXECUTORS
-from tasks.preparation.agreement import told, too_few
+from tasks.preparation.agreement import agreement_text, too_few
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
@@ -69,7 +69,7 @@ def _looked_at(trials: Trials, entry: ModelEntry, chosen: Trial) -> list[str]:
     notes = []
     if chosen in tried:
         if entry.agreement and chosen.agreement is not None:
-            kept = told(chosen.agreement, chosen.classes, chosen.rows)
+            kept = agreement_text(chosen.agreement, chosen.classes, chosen.rows)
         else:
             kept = f"a deviation of {chosen.error:.2g} of the outputs' spread on {chosen.rows:,} rows"
         notes.append(f"{chosen.executor} has {kept}")

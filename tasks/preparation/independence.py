@@ -66,7 +66,7 @@ def examine(
     Raises:
         ConfigError: the calibration file is not as it should be.
     """
-    told: dict[bool, list[Dependence]] = {}
+    dependences: dict[bool, list[Dependence]] = {}
     beside_odd = 0.0
     for rows in _candidates(inputs, entry, batch_rows):
         examined = _Examined(call, rows, half=half)
@@ -81,17 +81,19 @@ def examine(
             continue
         finally:
             examined.restore()
-        if is_telling not in told:
-            told[is_telling] = found
+        if is_telling not in dependences:
+            dependences[is_telling] = found
         else:
             # A number that is out of its new type's range comes out by place, on some rows but not on all.
             moves = any(one.on == "place" for one in found)
-            told[is_telling] = [one for one in told[is_telling] if moves or one.on != "place"]
-        if is_telling and (len(told[True]) < len(found) or not any(one.on == "place" for one in told[True])):
+            dependences[is_telling] = [one for one in dependences[is_telling] if moves or one.on != "place"]
+        if is_telling and (
+            len(dependences[True]) < len(found) or not any(one.on == "place" for one in dependences[True])
+        ):
             break
     if beside_odd:
-        told[True] = [*told.get(True, []), _dependence("neighbours", beside_odd)]
-    return told.get(True, told.get(False))
+        dependences[True] = [*dependences.get(True, []), _dependence("neighbours", beside_odd)]
+    return dependences.get(True, dependences.get(False))
 
 
 def with_chance(found: list[Dependence] | None, operations: Collection[str]) -> list[Dependence] | None:

@@ -107,11 +107,11 @@ def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str) ->
         # A collection would look at all that TensorFlow's import has made, and copy its pages.
         gc.freeze()
         try:
-            told = b"r" + msgspec.msgpack.encode(function())
+            reply = b"r" + msgspec.msgpack.encode(function())
         except BaseException as error:
-            told = b"e" + f"{type(error).__name__}: {telling_line(error)}".removesuffix(": ").encode()
+            reply = b"e" + f"{type(error).__name__}: {telling_line(error)}".removesuffix(": ").encode()
         with os.fdopen(writer, "wb") as pipe:
-            pipe.write(told)
+            pipe.write(reply)
         code = 0
     finally:
         # Neither exit handlers nor buffers of the process that it was forked from.

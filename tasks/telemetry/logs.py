@@ -64,8 +64,8 @@ def say(text: str, level: int = logging.INFO) -> None:
     if _json is None:
         line = f"celeriac: {text}" if level >= logging.ERROR else text
     else:
-        told = {"name": "celeriac", "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
-        line = _json.format(logging.makeLogRecord(told))
+        attributes = {"name": "celeriac", "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
+        line = _json.format(logging.makeLogRecord(attributes))
     # Celery redirects sys.stderr to its log.
     print(line, file=sys.__stderr__, flush=True)
 

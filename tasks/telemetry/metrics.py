@@ -110,16 +110,16 @@ class _Watched:
         yield pss
 
 
-def _state(told: status_file.WorkerStatus | None) -> Iterator[Metric]:
+def _state(status: status_file.WorkerStatus | None) -> Iterator[Metric]:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
-    staying = [one for one in told.children if not one.leaving] if told else []
+    staying = [one for one in status.children if not one.leaving] if status else []
     ready = sum(one.ready for one in staying)
     children = GaugeMetricFamily(PREFIX + "children", "Children, by whether they are ready.", labels=["state"])
     children.add_metric(["ready"], ready)
     children.add_metric(["not_ready"], len(staying) - ready)
     yield children
-    waiting = told.waiting if told else 0
+    waiting = status.waiting if status else 0
     yield GaugeMetricFamily(PREFIX + "chunks_waiting", "Chunks in the worker's queues that nobody has taken.", waiting)
 
 

@@ -71,8 +71,8 @@ def heartbeat(
         pipe.hgetall(keys.worker(worker))
         pipe.time()
         asked = time.time()
-        told, its_time = pipe.execute()
-    found, clock_ahead = _slots_in(told), clock_ahead_of(its_time, asked, time.time())
+        stored, its_time = pipe.execute()
+    found, clock_ahead = _slots_in(stored), clock_ahead_of(its_time, asked, time.time())
     slots = {slot.pid: slot for slot in (*known, *found)}
     up = [updated(slot) for pid, slot in slots.items() if pid in live_pids]
     main = pack_facts(facts, clock_ahead) if facts else b""
@@ -125,8 +125,8 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
 
 def read_facts(client: redis.Redis, workers: Iterable[str]) -> dict[str, WorkerFacts | None]:
     """What each worker tells of itself; None where it has not yet, or is of a version that does not."""
-    told = {worker: client.hget(keys.worker(worker), _MAIN.decode()) for worker in workers}
-    return {worker: unpack_facts(cast("bytes | None", data)) for worker, data in told.items()}
+    stored = {worker: client.hget(keys.worker(worker), _MAIN.decode()) for worker in workers}
+    return {worker: unpack_facts(cast("bytes | None", data)) for worker, data in stored.items()}
 
 
 def clock_ahead_of(its_time: tuple[int, int], asked: float, answered: float) -> float:

@@ -42,14 +42,16 @@ def reload_models(state: Any) -> dict[str, str]:
 @control_command()  # type: ignore[untyped-decorator]
 def drain(state: Any) -> dict[str, str]:
     """Take no more chunks, finish what runs, hand back the rest; the worker stays up."""
-    told = "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"
-    return _steered(state, lambda inspection: _drained(inspection, wanted=True, told=told))
+    message = "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"
+    return _steered(state, lambda inspection: _drained(inspection, wanted=True, message=message))
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def resume(state: Any) -> dict[str, str]:
     """Take chunks again, after a drain."""
-    return _steered(state, lambda inspection: _drained(inspection, wanted=False, told="the worker takes chunks again"))
+    return _steered(
+        state, lambda inspection: _drained(inspection, wanted=False, message="the worker takes chunks again")
+    )
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
@@ -69,9 +71,9 @@ def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]
     return act(main.inspection) if main and main.inspection else _NO_WORKER
 
 
-def _drained(inspection: Any, *, wanted: bool, told: str) -> dict[str, str]:
+def _drained(inspection: Any, *, wanted: bool, message: str) -> dict[str, str]:
     inspection.drain.wanted = wanted
-    return {"ok": told}
+    return {"ok": message}
 
 
 def _changed(change: Any, n: int, inspection: Any) -> dict[str, str]:

@@ -51,12 +51,12 @@ class Inspection:
         models: ModelSet,
         reports: ChildPipe,
         counters: Counters,
-        told: WorkerStatus,
+        status: WorkerStatus,
         heartbeat: Callable[[], None],
     ) -> None:
         self._models = models
         self._counters = counters
-        self._told = told
+        self._status = status
         # By slot: whether its child was ready when last seen, and since when.
         self._since: dict[int, tuple[bool, float]] = {}
         self._chunks_of: dict[int, int] = {}
@@ -68,19 +68,19 @@ class Inspection:
         """Do what is wanted, and tell of it now and then; called often."""
         self.size.look()
         self.drain.look()
-        changed = self._told.state != self._state or self._told.redis_lost_at is not None
-        if changed or time.monotonic() - self._told.written_at > STATUS_SECONDS:
+        changed = self._status.state != self._state or self._status.redis_lost_at is not None
+        if changed or time.monotonic() - self._status.written_at > STATUS_SECONDS:
             self._tell(redis_lost_at=None)
 
     def redis_is_lost(self) -> None:
         """Called while the main process waits for Redis, and does nothing else."""
-        if time.monotonic() - self._told.written_at > STATUS_SECONDS / 2:
-            self._tell(redis_lost_at=self._told.redis_lost_at or time.monotonic())
+        if time.monotonic() - self._status.written_at > STATUS_SECONDS / 2:
+            self._tell(redis_lost_at=self._status.redis_lost_at or time.monotonic())
 
     def waiting(self, chunks: int) -> None:
         """Take note of how many chunks nobody has taken."""
-        since = (self._told.waiting_since or time.monotonic()) if chunks else None
-        self._told = msgspec.structs.replace(self._told, waiting=chunks, waiting_since=since)
+        since = (self._status.waiting_since or time.monotonic()) if chunks else None
+        self._status = msgspec.structs.replace(self._status, waiting=chunks, waiting_since=since)
 
     def children(self) -> list[ChildStatus]:
         """All children, those that go and those that are to come too, by slot."""
@@ -131,11 +131,11 @@ class Inspection:
         records = {
             record.pid: self._models.updated(record) for record in worker_registry.saved_slots(self._models.folder)
         }
-        told = []
+        children = []
         for one in self.children():
             record = records.get(one.pid) if one.ready else None
             own, pss = _memory_of(one.pid) if time.monotonic() - now < MEMORY_SECONDS else (None, None)
-            told.append(
+            children.append(
                 {
                     "slot": one.slot,
                     "pid": one.pid,
@@ -158,7 +158,7 @@ class Inspection:
                     "runs_for_seconds": round(now - one.chunk_since, 1) if one.chunk else None,
                 }
             )
-        return {"state": self._state, "children": told}
+        return {"state": self._state, "children": children}
 
     @property
     def _state(self) -> str:
@@ -168,18 +168,18 @@ class Inspection:
         now = time.monotonic()
         children = self.children()
         finished = [done.last_at for one in children if (done := self._counters.of(one.slot, one.pid)).last_at]
-        changed = self._told.state != self._state
-        self._told = msgspec.structs.replace(
-            self._told,
+        changed = self._status.state != self._state
+        self._status = msgspec.structs.replace(
+            self._status,
             state=self._state,
-            since=now if changed else self._told.since,
+            since=now if changed else self._status.since,
             written_at=now,
             children=children,
             chunks=sum(self._chunks_of.values()),
-            finished_at=max([*finished, self._told.finished_at or 0.0]) or None,
+            finished_at=max([*finished, self._status.finished_at or 0.0]) or None,
             redis_lost_at=redis_lost_at,
         )
-        status_file.write(self._models.folder, self._told)
+        status_file.write(self._models.folder, self._status)
 
     def _when(self, slot: int, ready: bool, now: float) -> float:
         """Since when the slot is what it is; of one whose children die while they load, not since the last one."""

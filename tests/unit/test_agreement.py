@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.preparation.accuracy_gate import compare
-from tasks.preparation.agreement import agreements, percent, rows_needed, told, too_few
+from tasks.preparation.agreement import agreement_text, agreements, percent, rows_needed, too_few
 from tasks.preparation.choice import choose
 from tasks.snapshots.record import OfClass, Trial, Trials
 from worker_config.manifest import ModelEntry
@@ -42,7 +42,7 @@ def test_a_rare_class_that_is_lost_shows_though_the_whole_agrees() -> None:
 
 def test_no_class_is_the_least_where_all_agree_alike() -> None:
     found = agreements([SCORES], [SCORES])
-    assert told(1.0, found.classes, 1000) == "the same largest output for 100.00 % of 1,000 rows"
+    assert agreement_text(1.0, found.classes, 1000) == "the same largest output for 100.00 % of 1,000 rows"
 
 
 def test_labels_texts_and_places_have_classes_too() -> None:
@@ -53,7 +53,7 @@ def test_labels_texts_and_places_have_classes_too() -> None:
     assert sum(one.rows for one in agreements([places], [places]).classes) == 4
     both = agreements([SCORES, TRUTH], [SCORES, np.where(TRUTH == 2, 1, TRUTH)])
     assert both.share == 0.99
-    assert "least of class 2 of output 1: 0.00 % of 10" in told(0.99, both.classes, 1000)
+    assert "least of class 2 of output 1: 0.00 % of 10" in agreement_text(0.99, both.classes, 1000)
 
 
 def test_of_a_vocabulary_the_thousand_that_agree_least_are_listed() -> None:
