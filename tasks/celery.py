@@ -11,7 +11,8 @@ from typing import Any
 from celery import Task
 
 import tasks.worker.control  # noqa: F401 - `celery -A tasks control` must know of its commands
-from tasks.protocol.messages import TASK_NAME, ChunkMessage, from_plain
+from tasks.protocol.chunk_args import describe
+from tasks.protocol.messages import TASK_NAME
 from tasks.telemetry import logs
 from tasks.worker.main_process import prepare_worker
 from worker_config.celery_app import make_app
@@ -46,7 +47,7 @@ class ChunkTask(Task):  # type: ignore[misc]
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send with a readable form of the arguments."""
-        options.setdefault("argsrepr", str(from_plain(args[0], ChunkMessage)))
+        options.setdefault("argsrepr", describe(args))
         return super().apply_async(args, kwargs, **options)
 
 
@@ -54,12 +55,12 @@ class ChunkTask(Task):  # type: ignore[misc]
 # kill, there are none (`tasks/worker/chunk_request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a
 # task of whichever app is the current one.
 @app.task(name=TASK_NAME, base=ChunkTask, max_retries=TASK_RETRIES, default_retry_delay=TASK_RETRY_SECONDS, lazy=False)  # type: ignore[untyped-decorator]
-def infer(message: dict[str, Any]) -> str:
+def infer(*args: Any) -> str:
     """Run one chunk; see `tasks.child.execute_chunk`."""
     # Children alone need numpy, the models and what they bring.
     from tasks.child.execute_chunk import run_message
 
-    return run_message(message, infer.request.headers)
+    return run_message(args, infer.request.delivery_info["routing_key"], infer.request.headers)
 
 
 logs.set_up(settings.log_format)

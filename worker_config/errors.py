@@ -92,8 +92,16 @@ class PayloadError(CeleriacError):
     exit_code = ExitCode.INPUT
 
 
+class SealError(PayloadError):
+    """Bytes that were damaged on their way, moved, or not signed by whom they should be."""
+
+
 class MessageError(CeleriacError):
     """A task message or a result that is not of our form."""
+
+
+class VersionError(MessageError):
+    """A message of another version than the one that is understood here."""
 
 
 class ModelError(CeleriacError):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +16,9 @@ import msgspec
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.errors import ConfigError
+
+# Half of what a good one has.
+LEAST_KEY_CHARACTERS = 32
 
 # The texts say what is allowed; they end the sentence "VARIABLE='value' is not ...".
 _Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, description="a whole number of at least 0")]
@@ -44,6 +48,8 @@ class Settings:
         metrics_port: where a worker serves its metrics; 0 for not at all.
         metrics_host: the address at which metrics are served.
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
+        signing_key: keys; messages are signed with the first, and believed if one of them has signed them. Without any
+            they carry checksums.
         trace_exporters: where traces go, `otlp` or `console` or both; nowhere if it names none.
     """
 
@@ -64,10 +70,12 @@ class Settings:
     log_format: _LogFormat = "text"
     metrics_port: _Natural = 0
     metrics_host: str = "127.0.0.1"
+    signing_key: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["broker_url"] = redacted(self.broker_url)
+        values["signing_key"] = ("***",) * len(self.signing_key)
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @classmethod
@@ -109,6 +117,24 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _signing_keys(text: str) -> tuple[str, ...]:
+    """Keys, or the path of a file that has one in each line; none of them is ever shown."""
+    if text.startswith("/"):
+        try:
+            text = Path(text).read_text()
+        except OSError as error:
+            raise ConfigError(f"CELERIAC_SIGNING_KEY names a file that cannot be read: {error}") from None
+    keys = tuple(text.replace(",", " ").split())
+    if not keys or min(map(len, keys)) < LEAST_KEY_CHARACTERS:
+        raise ConfigError(
+            f"CELERIAC_SIGNING_KEY has a key of less than {LEAST_KEY_CHARACTERS} characters; make one with: "
+            "openssl rand -hex 32"
+        )
+    if importlib.util.find_spec("cryptography") is None:
+        raise ConfigError("CELERIAC_SIGNING_KEY needs the library cryptography: pip install 'celeriac[signing]'")
+    return keys
+
+
 def _exporters(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     if unknown := [name for name in names if name not in ("", "none", "otlp", "console")]:
@@ -142,6 +168,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "broker_url": lambda text: check_broker_url(text, "CELERIAC_BROKER_URL"),
     "models_path": Path,
     "model_set": _names,
+    "signing_key": _signing_keys,
     "spool": _folder,
     "data_roots": lambda text: tuple(_folder(root) for root in text.split(os.pathsep) if root),
     "cache": _absolute,

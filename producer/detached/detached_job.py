@@ -29,6 +29,7 @@ from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.seal import Sealer, answer_context, outputs_context
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
 from worker_config.errors import (
@@ -278,16 +279,18 @@ class DetachedJob:
         return [] if None in answers else cast("list[bytes]", answers)
 
     def _part(self, index: int, data: bytes, failed: Mapping[str, FailureRecord]) -> Part:
-        answer: Answer = unpack(data, Answer)
         expected = message(self.id, self._plan, index)
-        if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
-            raise MessageError(f"the answer to {expected} is not one of a detached job")
-        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
-            raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
+        sealer = Sealer(self._settings.signing_key)
         try:
-            outputs = cast("OutputTree", codec.decode(answer.ref.payload))
+            answer: Answer = unpack(sealer.open(answer_context(self.id), data), Answer)
+            if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
+                raise MessageError(f"the answer to {expected} is not one of a detached job")
+            if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
+                raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
+            payload = sealer.open(outputs_context(self.id, index), answer.ref.payload)
+            outputs = cast("OutputTree", codec.decode(payload, borrow=True))
         except PayloadError as error:
-            raise MessageError(f"the answer to {expected} cannot be read: {error}") from None
+            raise MessageError(f"the answer to {expected} cannot be read: {error}; submit the job again") from None
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
         nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)

@@ -27,6 +27,7 @@ from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
+from tasks.protocol.seal import rows_context
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
@@ -151,7 +152,8 @@ class _Upload:
         """Store the next chunk; raises InputError if no model takes such rows as the first has."""
         if not self.chunks:
             check_fits(self.infos, rows)
-        payload = codec.encode(cast("codec.Tree", rows), compression=self.options.compression)
+        parts = codec.encode_parts(cast("codec.Tree", rows), compression=self.options.compression)
+        payload = b"".join(self.channel.sealer.seal(rows_context(self.job_id, self.chunks), parts))
         self.rows += count
         self.bytes += len(payload)
         self.chunks += 1

@@ -6,6 +6,7 @@ take answers from the job's list --> load their outputs --> forget what was answ
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,11 +19,14 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.records.throughput import Throughput
 from tasks.protocol import keys
+from tasks.protocol.chunk_args import to_args
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
     TASK_NAME,
     Answer,
     ChunkMessage,
+    Failure,
+    FailureRecord,
     FileRef,
     InlineRef,
     Outputs,
@@ -30,19 +34,21 @@ from tasks.protocol.messages import (
     RedisRef,
     RowsRef,
     StoreName,
-    to_plain,
     unpack,
 )
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.files import ReusableBuffer
 from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
-from worker_config.errors import BrokerError, MessageError, PayloadError
+from worker_config.errors import BrokerError, MessageError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # Answers taken at once.
 ANSWERS_AT_ONCE = 64
@@ -55,6 +61,7 @@ class BrokerChannel:
 
     Attributes:
         headers: of the Celery messages; they name the trace that the job belongs to.
+        damaged: answers and outputs that were not as they had been written.
     """
 
     def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
@@ -62,6 +69,8 @@ class BrokerChannel:
         self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
         self._settings = settings
+        self.sealer = Sealer(settings.signing_key)
+        self.damaged = 0
         self._app: Celery = make_app(settings)
         self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
@@ -72,13 +81,14 @@ class BrokerChannel:
         if settings.spool:
             spool.forget_old_jobs(settings.spool, settings.job_ttl_seconds)
 
-    def put(self, index: int, parts: spool.Parts, *, only_redis: bool = False) -> PayloadRef:
+    def put(self, index: int, parts: Parts, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
         ref = self._put(index, parts, only_redis)
         self.measures.put(ref, sum(map(len, parts)))
         return ref
 
-    def _put(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
+    def _put(self, index: int, parts: Parts, only_redis: bool) -> PayloadRef:
+        parts = self.sealer.seal(rows_context(self._job, index), parts)
         if sum(map(len, parts)) <= MAX_INLINE_BYTES:
             return InlineRef(b"".join(parts))
         if self._shared is not None and self._puts_files and not only_redis:
@@ -102,7 +112,7 @@ class BrokerChannel:
                 for queue, message in messages:
                     self._app.send_task(
                         TASK_NAME,
-                        args=[to_plain(message)],
+                        args=to_args(message, queue, self.sealer),
                         argsrepr=str(message),
                         kwargsrepr="{}",
                         headers=self.headers,
@@ -139,16 +149,44 @@ class BrokerChannel:
             if not came:
                 first = cast("tuple[bytes, bytes] | None", self.client.blpop([key], timeout=wait_seconds))
                 came = [first[1]] if first else []
-        return [unpack(data, Answer) for data in came]
+        return [answer for data in came if (answer := self._opened(data))]
 
-    def load(self, ref: PayloadRef, buffer: ReusableBuffer | None = None) -> bytes | memoryview | None:
-        """The outputs of an answer, which are then gone from where they were; None if they are gone already.
+    def _opened(self, data: bytes) -> Answer | None:
+        """An answer; of one that was damaged, a failure that has its chunk sent again, if it can be seen which that is.
+
+        The chunk of another one is late soon.
+        """
+        context = answer_context(self._job)
+        try:
+            answer: Answer = unpack(self.sealer.open(context, data), Answer)
+        except SealError as error:
+            self._is_damaged(error)
+            self.invalidate()  # its outputs, if it has any, are where nobody knows
+            try:
+                answer = unpack(content_of(data), Answer)
+            except MessageError:
+                return None
+            return Failure(self._job, answer.index, "", FailureRecord(0, 0, "fetch", type(error).__name__, str(error)))
+        return answer
+
+    def load(self, answer: Outputs, buffer: ReusableBuffer | None = None) -> memoryview | None:
+        """The outputs of an answer, which are then gone from where they were; None if they are gone, or damaged.
 
         Those of a file stand in `buffer`, where one is given.
         """
-        payload = self._load(ref, buffer)
-        self.measures.taken(ref, len(payload or b""))
-        return payload
+        sealed = self._load(answer.ref, buffer)
+        self.measures.taken(answer.ref, len(sealed or b""))
+        if sealed is None:
+            return None
+        try:
+            return self.sealer.open(outputs_context(self._job, answer.index), sealed)
+        except SealError as error:
+            self._is_damaged(error)
+            return None
+
+    def _is_damaged(self, error: SealError) -> None:
+        self.damaged += 1
+        logger.warning("job %s: %s", self._job, error)
 
     def _load(self, ref: PayloadRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
         if isinstance(ref, InlineRef):
@@ -163,10 +201,15 @@ class BrokerChannel:
         with broker_errors(self.url):
             return cast("bytes | None", self.client.getdel(ref.key))
 
-    def load_into(self, ref: PayloadRef, parts: spool.Parts) -> bool:
+    def load_into(self, answer: Outputs, parts: Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
-        if not (isinstance(ref, FileRef) and spool.read_into(self._shared, ref, parts)):
+        ref, head = answer.ref, bytearray(self.sealer.head_bytes)
+        if not (isinstance(ref, FileRef) and spool.read_into(self._shared, ref, head, parts)):
             return False
+        try:
+            self.sealer.check(outputs_context(self._job, answer.index), head, parts)
+        except SealError:
+            return False  # which `load` finds too
         self.measures.taken(ref, sum(map(len, parts)))
         self.release([ref])
         return True
@@ -229,8 +272,8 @@ class BrokerChannel:
                     for key in self.client.scan_iter(pattern, count=1_000):
                         self.client.unlink(key)
         for data in late:
-            with suppress(MessageError):
-                answer: Answer = unpack(data, Answer)
+            with suppress(MessageError, SealError):
+                answer: Answer = unpack(self.sealer.open(answer_context(self._job), data), Answer)
                 if isinstance(answer, Outputs):
                     self.forget([answer.ref])
         if self._shared is not None:

@@ -28,7 +28,7 @@ from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
 from tasks.transport.files import ReusableBuffer
-from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
+from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError, SealError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
@@ -180,6 +180,7 @@ class Collector:
         if goes_on and answer.failed_rows:
             self._join_part(answer, chunk, answer.failed_rows)
             return True
+        self._channel.damaged += record.type == SealError.__name__ and bool(answer.slot)
         if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
             return False
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:
@@ -259,9 +260,9 @@ class Collector:
             room = result_arrays.room(answer.start, answer.stop)
             form = room[name] if name and isinstance(room, dict) else room
             parts = [] if form is None else codec.encode_parts(cast("codec.Tree", form))
-            if room is not None and self._channel.load_into(answer.ref, parts):
+            if room is not None and self._channel.load_into(answer, parts):
                 return room, sum(map(len, parts))
-        payload = self._channel.load(answer.ref, self._buffer if result_arrays else None)
+        payload = self._channel.load(answer, self._buffer if result_arrays else None)
         if payload is None and chunk.times_sent < MAX_SENDS:
             return None
         try:
@@ -269,7 +270,7 @@ class Collector:
         except PayloadError as error:
             raise MessageError(f"the answer to {message} cannot be read: {error}") from None
         outputs = without({name: outputs} if name else outputs, self._failures.models)
-        if result_arrays and isinstance(payload, memoryview):  # the next answer is read into the same memory
+        if result_arrays and isinstance(answer.ref, FileRef):  # the next answer is read into the same memory
             outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
         return outputs, len(payload or b"")
 

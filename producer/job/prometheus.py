@@ -59,6 +59,7 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "chunks_sent_again": ("Times that a chunk was sent once more.", "", ("",)),
     "duplicates": ("Answers dropped since their chunk was answered.", "", ("",)),
     "duplicates_differing": ("Of these, answers with other outputs.", "", ("",)),
+    "damaged": ("Rows, outputs and answers that were damaged on their way, or forged.", "", ("",)),
     "executors_differed": ("Executors that gave other outputs than their models.", "", ("",)),
     "jobs_ended": ("Jobs that have ended.", "state", tuple(s.value for s in JobState if s is not JobState.RUNNING)),
     "slot_seconds": ("What slots spent their time on for the jobs.", "stage", STAGES),

@@ -187,6 +187,7 @@ class Runner:
                 self._collect(self._answers[0])
                 self._answers.popleft()  # only now: Redis has it no more
         finally:  # what came before a failure is the caller's to keep
+            self.ledger.damaged = self._channel.damaged
             self._hand_over()
 
     def _hand_over(self) -> None:

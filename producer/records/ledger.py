@@ -30,6 +30,7 @@ class Ledger:
         chunks_sent_again: times that a chunk was sent once more.
         duplicates: answers dropped since their chunk was already answered.
         duplicates_differing: those of them whose outputs were not the first answer's to the bit.
+        damaged: rows, outputs and answers that were not as they had been written; their chunks were sent again.
     """
 
     rows: int = 0
@@ -45,6 +46,7 @@ class Ledger:
     chunks_sent_again: int = 0
     duplicates: int = 0
     duplicates_differing: int = 0
+    damaged: int = 0
 
     def check(self, *, handed_over: bool = True) -> None:
         """Make sure that no row was lost or counted twice.
@@ -79,7 +81,7 @@ class Ledger:
             f"not finite in {self.nonfinite_inputs} inputs and {self.nonfinite_outputs} outputs; "
             f"{self.chunks_answered}/{self.chunks_sent} chunks answered, "
             f"{self.chunks_sent_again} sent again, {self.duplicates} duplicates dropped, "
-            f"{self.duplicates_differing} of which differed"
+            f"{self.duplicates_differing} of which differed, {self.damaged} damaged on their way"
         )
 
 

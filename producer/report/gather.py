@@ -19,6 +19,7 @@ from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, 
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.seal import content_of
 from worker_config.errors import MessageError
 
 # Answers carry their outputs along, so not all are looked at.
@@ -101,7 +102,7 @@ def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:
 
 def _entry(data: bytes) -> Entry | None:
     try:
-        answer: Answer = unpack(data, Answer)
+        answer: Answer = unpack(content_of(data), Answer)
     except MessageError:  # of another version
         return None
     if not isinstance(answer, Outputs) or not answer.begun_at:

@@ -33,6 +33,7 @@ _COUNTS = {
     "chunks_sent_again": "times that a chunk was sent once more",
     "duplicates": "second answers, dropped",
     "duplicates_differing": "of these, not equal to the first to the bit",
+    "damaged": "damaged on their way, and sent again",
 }
 
 

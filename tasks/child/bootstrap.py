@@ -22,7 +22,9 @@ from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
 from tasks.models.tensorflow_import import settle_keras
 from tasks.preparation.model_set import ModelSet
+from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.seal import Sealer
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
@@ -55,6 +57,7 @@ class ChildSettings:
     threads: int
     pin_cores: bool = False
     trace_exporters: tuple[str, ...] = ()
+    sealer: Sealer = field(default_factory=Sealer)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Child:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
     folder: Path | None = None  # of the worker's run, where slots leave word
+    sealer: Sealer = field(default_factory=Sealer)
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -123,6 +127,7 @@ def start(
             stopwatch=watch,
             trace=trace,
             folder=models.folder,
+            sealer=settings.sealer,
         )
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
@@ -135,6 +140,7 @@ def start(
             spool_mark=places.spool_mark,
             data_roots=roots,
             older=models.older_sets(),
+            message_version=MESSAGE_VERSION,
         )
         worker_registry.save_slot(models.folder, record)
         if not draining_path(models.folder).exists():

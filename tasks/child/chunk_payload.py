@@ -5,9 +5,10 @@ ChunkMessage.ref --fetch--> rows        outputs, encoded --store--> PayloadRef, 
 
 from __future__ import annotations
 
-import zlib
 from contextlib import suppress
 from typing import Any
+
+import xxhash
 
 from tasks.child.bootstrap import Child
 from tasks.protocol import codec, keys
@@ -20,16 +21,17 @@ from tasks.protocol.messages import (
     RedisRef,
     SliceRef,
 )
+from tasks.protocol.seal import Parts, outputs_context, rows_context
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
 from worker_config.errors import PayloadError
 
 
-def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
+def fetch(child: Child, message: ChunkMessage, payload: bytes | memoryview | None) -> Any:
     """The chunk's rows, wherever they are.
 
     Raises:
-        PayloadError: they are not there, or no payload.
+        PayloadError: they are not there, were damaged on their way, or are no payload.
     """
     ref = message.ref
     if isinstance(ref, SliceRef):
@@ -38,18 +40,17 @@ def fetch(child: Child, message: ChunkMessage, payload: bytes | None) -> Any:
         payload = ref.payload
     elif isinstance(ref, FileRef):
         # In memory that the next chunk is read into: nothing of a chunk outlives it.
-        data = spool.read(child.places.spool, ref, child.scratch)
-        child.stopwatch.enter("decode")
-        return codec.decode(data, borrow=True)
+        payload = spool.read(child.places.spool, ref, child.scratch)
     if payload is None:
         # It may have been answered by another delivery; the join then drops this failure.
         raise PayloadError("the payload is not in Redis any more")
     child.stopwatch.enter("decode")
-    return codec.decode(payload)
+    return codec.decode(child.sealer.open(rows_context(message.job, message.index), payload), borrow=True)
 
 
-def store(child: Child, message: ChunkMessage, parts: spool.Parts) -> PayloadRef:
+def store(child: Child, message: ChunkMessage, parts: Parts) -> PayloadRef:
     """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
+    parts = child.sealer.seal(outputs_context(message.job, message.index), parts) if parts else parts
     if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
         return InlineRef(b"".join(parts))
     if message.reply == "files" and child.places.spool is not None:
@@ -68,9 +69,9 @@ def forget(child: Child, ref: PayloadRef) -> None:
         spool.forget(child.places.spool, [ref])
 
 
-def checksum(parts: spool.Parts) -> int:
-    """The CRC-32 of a payload, given in parts; 4 MiB take a millisecond."""
-    value = 0
+def checksum(parts: Parts) -> int:
+    """The XXH3-64 of a payload, given in parts."""
+    digest = xxhash.xxh3_64()
     for part in parts:
-        value = zlib.crc32(part, value)
-    return value
+        digest.update(part)
+    return int(digest.intdigest())

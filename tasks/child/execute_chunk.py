@@ -26,6 +26,7 @@ from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.models.batches import BatchCounts
 from tasks.protocol import codec, job_fields, keys
+from tasks.protocol.chunk_args import from_args
 from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
@@ -35,9 +36,8 @@ from tasks.protocol.messages import (
     HashRef,
     Outputs,
     RedisRef,
-    from_plain,
 )
-from tasks.recovery import delivery_log
+from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
 from tasks.telemetry.stopwatch import Stopwatch
@@ -47,20 +47,20 @@ from tasks.transport.resend_detached import send_void
 from worker_config.errors import PayloadError
 
 
-def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
-    """Run the chunk that a Celery message brought; return a short text for Celery's log.
+def run_message(args: Any, queue: str, headers: Mapping[str, str] | None = None) -> str:
+    """Run the chunk that a Celery message brought from this queue; return a short text for Celery's log.
 
     Its headers may name the trace that the chunk belongs to.
 
     Raises:
-        MessageError: the message is not of our form.
+        MessageError, SealError: the message is not of our form, was damaged, or is not signed as it should be.
         Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
     """
     child = current_child()
     child.stopwatch.enter("fetch")
     begun_at = time.time()
     try:
-        return _run_message(child, from_plain(plain, ChunkMessage), begun_at)
+        return _run_message(child, from_args(args, queue, child.sealer), begun_at)
     finally:
         child.stopwatch.enter("wait")
         if child.trace:
@@ -83,7 +83,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
-        push_answer(child.client, answer, child.job_ttl_seconds)
+        push_answer(child.client, answer, child.job_ttl_seconds, child.sealer)
     if child.trace:
         child.trace.answer = answer
     child.model_cache.check_size()
@@ -109,7 +109,7 @@ def _answer(
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
         try:
-            is_taken = push_answer(child.client, answer, child.job_ttl_seconds)
+            is_taken = push_answer(child.client, answer, child.job_ttl_seconds, child.sealer)
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]
             continue
@@ -117,7 +117,7 @@ def _answer(
             forget(child, answer.ref)
         if answer.differed:
             report_differed.tell(child.client, child.folder, answer)
-            send_void(child.client, answer.job)
+            send_void(child.client, answer.job, child.sealer)
         return answer
 
 
@@ -180,10 +180,10 @@ def _run_chunk(
 ) -> Answer:
     """As `run_chunk`; which executors under check made the outputs, and what came to light of them, is added."""
     started = time.monotonic()
-    watch = child.stopwatch
+    watch, log = child.stopwatch, DeliveryLog(child.client, child.sealer, message)
     watch.enter("fetch")
     try:
-        history = delivery_log.read(child.client, message) if deliveries > 1 else None
+        history = log.read() if deliveries > 1 else None
         rows = fetch(child, message, payload)
         watch.enter("model")
         models, unloaded = load(child, message)
@@ -200,16 +200,16 @@ def _run_chunk(
             poison_rows, condemned = history.judge(batch_rows)
             if condemned:
                 history.bad.append(condemned)
-                delivery_log.exclude_rows(child.client, message, history.bad)
+                log.exclude_rows(history.bad)
             history.bad = with_values(history.bad, rows, message.start)
-            if failure := _given_up(child, message, history):
+            if failure := _given_up(child, message, log, history):
                 return failure
             left_out = {record.start for record in history.bad}
             if not have_independent_rows(models):
                 # Each would have another prediction without the others.
                 batch_rows, poison_rows = max(1, message.stop - message.start), None
             todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
-            before = partial(delivery_log.record_intent, child.client, message, child.worker)
+            before = partial(log.record_intent, child.worker)
             ran = _run(message, models, rows, todo, before, history.bad, watch)
         if found := online_checks.differed(models, message):
             differed += found
@@ -290,11 +290,11 @@ def _run(
     return run_apart(message, models, rows, todo, before, watch, bad)
 
 
-def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> Failure | None:
+def _given_up(child: Child, message: ChunkMessage, log: DeliveryLog, history: DeliveryHistory) -> Failure | None:
     """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
     if history.bad and message.on_error == "raise":
         return Failure(message.job, message.index, str(child), history.bad[0])
-    if message.on_error != "raise" and delivery_log.yields(child.client, message, child.worker, history):
+    if message.on_error != "raise" and log.yields(child.worker, history):
         record = FailureRecord(message.start, message.stop, "worker", "Yielded", "another delivery is at work")
         return Failure(message.job, message.index, str(child), record)
     if not is_hopeless(history.deaths, len(history.bad)):

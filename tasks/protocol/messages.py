@@ -13,7 +13,7 @@ import msgspec
 
 from worker_config.errors import MessageError
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 # Of a chunk, in their order. "wait" is before it came, "answer" that of the chunk before it.
 STAGES = ("wait", "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "store", "answer")
 TASK_NAME = "celeriac.infer"
@@ -183,7 +183,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
     place (`tasks/protocol/dtypes.py`), and in that of the `dropped`: runs of rows `[start, stop)` that a
     preprocess function left out on purpose. Where no row has outputs the payload is empty. `nonfinite_inputs` and
     `nonfinite_outputs` count, of the rows that have outputs, those with a NaN or an infinity. `models` are those that
-    ran, in their versions; `checksum` is the CRC-32 of the payload. `begun_at` is when the child began (Unix seconds),
+    ran, in their versions; `checksum` is the XXH3-64 of the payload. `begun_at` is when the child began (Unix seconds),
     `stages` are its seconds by stage since its last answer (`tasks/telemetry/stopwatch.py`). `by_executor` names the
     models of which an executor made the outputs that is still held against their own graphs; `differed` are those of
     which it was found with this chunk that it differs: their outputs here are the own graphs', and earlier ones are
@@ -263,7 +263,7 @@ def pack(value: msgspec.Struct) -> bytes:
     return msgspec.msgpack.encode(value)
 
 
-def unpack(data: bytes, form: Any) -> Any:
+def unpack(data: bytes | memoryview, form: Any) -> Any:
     """Check msgpack bytes from Redis.
 
     Raises:

@@ -23,9 +23,10 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, FailureRecord, unpack
+from tasks.protocol.seal import Sealer, note_context
 from tasks.recovery.poison_rows import ChildDeath, PoisonRows, RowRange, RunIntent, judge
 from tasks.transport import scripts
-from worker_config.errors import MessageError
+from worker_config.errors import MessageError, SealError
 
 
 @dataclass
@@ -51,69 +52,74 @@ class DeliveryHistory:
         return judge(self.note, self.death, batch_rows) if self.note and self.death else (None, None)
 
 
-def read(client: redis.Redis, message: ChunkMessage) -> DeliveryHistory:
-    """What is known of a chunk that is delivered again.
+class DeliveryLog:
+    """What is noted of one chunk; each note is sealed."""
 
-    A worker that is not in Redis any more is gone, and its children with it.
-    """
-    key, (_, *fields) = keys.deliveries(message.job), keys.delivery_fields(message.index)
-    at, why, deaths, bad, yielded = cast("list[bytes | None]", client.hmget(key, fields))
-    history = DeliveryHistory(
-        _read(at, RunIntent),
-        _read(why, ChildDeath),
-        int(deaths or 0),
-        _read(bad, list[FailureRecord]) or [],
-        _read(yielded, RunIntent),
-    )
-    note, death = history.note, history.death
-    if note and not (death and (death.worker, death.pid) == (note.worker, note.pid)):
-        history.death = None
-        if not client.exists(keys.worker(note.worker)):
-            history.death = ChildDeath(
-                note.worker, note.pid, "Killed", f"the worker that ran it, {note.worker}, is gone"
-            )
-            history.deaths = client.hincrby(key, f"{message.index}:deaths", 1)
-    return history
+    def __init__(self, client: redis.Redis, sealer: Sealer, message: ChunkMessage) -> None:
+        self._client, self._sealer = client, sealer
+        self._job, self._index = message.job, message.index
+        self._key = keys.deliveries(message.job)
 
+    def read(self) -> DeliveryHistory:
+        """What is known of a chunk that is delivered again.
 
-def yields(client: redis.Redis, message: ChunkMessage, worker: str, history: DeliveryHistory) -> bool:
-    """Whether this delivery of rows that kill is one too many: another, which may live, has noted them.
+        A worker that is not in Redis any more is gone, and its children with it.
+        """
+        _, *fields = keys.delivery_fields(self._index)
+        at, why, deaths, bad, yielded = cast("list[bytes | None]", self._client.hmget(self._key, fields))
+        history = DeliveryHistory(
+            self._open("at", at, RunIntent),
+            self._open("why", why, ChildDeath),
+            int(deaths or 0),
+            self._open("bad", bad, list[FailureRecord]) or [],
+            self._open("yielded", yielded, RunIntent),
+        )
+        note, death = history.note, history.death
+        if note and not (death and (death.worker, death.pid) == (note.worker, note.pid)):
+            history.death = None
+            if not self._client.exists(keys.worker(note.worker)):
+                gone = f"the worker that ran it, {note.worker}, is gone"
+                history.death = ChildDeath(note.worker, note.pid, "Killed", gone)
+                history.deaths = self._client.hincrby(self._key, f"{self._index}:deaths", 1)
+        return history
 
-    It yields to each note once: whoever wrote it may have lost the chunk without dying.
-    """
-    note = history.note
-    if note is None or history.death or not history.deaths or (note.worker, note.pid) == (worker, os.getpid()):
-        return False
-    if note == history.yielded_to:
-        return False
-    _note(client, message, "yielded", note)
-    return True
+    def yields(self, worker: str, history: DeliveryHistory) -> bool:
+        """Whether this delivery of rows that kill is one too many: another, which may live, has noted them.
 
+        It yields to each note once: whoever wrote it may have lost the chunk without dying.
+        """
+        note = history.note
+        if note is None or history.death or not history.deaths or (note.worker, note.pid) == (worker, os.getpid()):
+            return False
+        if note == history.yielded_to:
+            return False
+        self._note("yielded", note)
+        return True
 
-def exclude_rows(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:
-    """Keep the rows that are never to be run again; what led to it has served."""
-    _note(client, message, "bad", bad)
+    def exclude_rows(self, bad: list[FailureRecord]) -> None:
+        """Keep the rows that are never to be run again; what led to it has served."""
+        self._note("bad", bad)
 
+    def record_intent(self, worker: str, step: RowRange) -> None:
+        """Note what this child is about to run."""
+        self._note("at", RunIntent(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic()))
 
-def record_intent(client: redis.Redis, message: ChunkMessage, worker: str, step: RowRange) -> None:
-    """Note what this child is about to run."""
-    note = RunIntent(worker, os.getpid(), step.start, step.stop, step.until, time.monotonic())
-    _note(client, message, "at", note)
+    def record_death(self, death: ChildDeath) -> None:
+        """Note what became of a child that ran the chunk."""
+        sealed = self._seal("why", death)
+        values = [self._index, sealed, "1" if death.type else "0", death.worker, death.pid]
+        scripts.run(self._client, "note_death", [self._key], values)
 
+    def _note(self, name: str, value: Any) -> None:
+        scripts.run(self._client, "note_delivery", [self._key], [self._index, name, self._seal(name, value)])
 
-def record_death(client: redis.Redis, message: ChunkMessage, death: ChildDeath) -> None:
-    """Note what became of a child that ran the chunk."""
-    values = [message.index, msgspec.msgpack.encode(death), "1" if death.type else "0", death.worker, death.pid]
-    scripts.run(client, "note_death", [keys.deliveries(message.job)], values)
+    def _seal(self, name: str, value: Any) -> bytes:
+        context = note_context(self._job, self._index, name)
+        return self._sealer.seal_bytes(context, msgspec.msgpack.encode(value))
 
-
-def _note(client: redis.Redis, message: ChunkMessage, name: str, value: Any) -> None:
-    values = [message.index, name, msgspec.msgpack.encode(value)]
-    scripts.run(client, "note_delivery", [keys.deliveries(message.job)], values)
-
-
-def _read(data: bytes | None, form: Any) -> Any:
-    try:
-        return None if data is None else unpack(data, form)
-    except MessageError:
-        return None  # of a worker of another version
+    def _open(self, name: str, sealed: bytes | None, form: Any) -> Any:
+        try:
+            context = note_context(self._job, self._index, name)
+            return unpack(self._sealer.open(context, sealed), form) if sealed else None
+        except (MessageError, SealError):
+            return None  # of a worker of another version, or damaged: the rows are looked for anew

@@ -18,6 +18,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, Failure, Outputs, pack
+from tasks.protocol.seal import Sealer, answer_context
 from tasks.transport import scripts
 
 # Failures after which the chunk may come again.
@@ -28,7 +29,7 @@ class VoidAnswerError(Exception):
     """The chunk is to be run again, by the own graphs of its models."""
 
 
-def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
+def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: Sealer) -> bool:
     """Give the answer to its job; False if the job is over or, detached, had this chunk's answer already.
 
     `ttl_seconds` is for the list of an attached job; a detached one has its own.
@@ -43,7 +44,8 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int) -> bool:
     failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else keys.delivery_fields(answer.index)
-    values: list[bytes | str | int] = [pack(answer), ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    sealed = sealer.seal_bytes(answer_context(job), pack(answer))
+    values: list[bytes | str | int] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
     nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
     values += [*nonfinite, len(noted), len(answer.by_executor), len(answer.differed), *noted, *answer.by_executor]
     for one in answer.differed:

@@ -16,8 +16,10 @@ import redis
 from celery import current_task
 
 from tasks.protocol import job_fields, keys
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, to_plain
+from tasks.protocol.chunk_args import to_args
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef
 from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.seal import Sealer
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
     return indexes
 
 
-def send_void(client: redis.Redis, job_id: str) -> None:
+def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
     """Send the chunks of a job whose answers are void, if it is detached, to the queue that this task came from.
 
     One that is under way comes twice then, which does no harm: what is answered is not run.
@@ -70,5 +72,10 @@ def send_void(client: redis.Redis, job_id: str) -> None:
     for index in unanswered(client, job_id, plan):
         chunk = message(job_id, plan, index)
         current_task.apply_async(
-            [to_plain(chunk)], argsrepr=str(chunk), kwargsrepr="{}", headers=plan.trace, queue=queue, ignore_result=True
+            to_args(chunk, queue, sealer),
+            argsrepr=str(chunk),
+            kwargsrepr="{}",
+            headers=plan.trace,
+            queue=queue,
+            ignore_result=True,
         )

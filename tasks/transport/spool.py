@@ -14,19 +14,18 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from tasks.protocol.messages import FileRef
+from tasks.protocol.seal import Part, Parts
 from tasks.transport.files import ReusableBuffer
 from worker_config.errors import PayloadError
 
 _FREE = "free-"
 # The system takes no more parts of one write.
 _PARTS_AT_ONCE = 512
-
-Parts = Sequence[bytes | memoryview]
 
 
 def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:
@@ -70,15 +69,15 @@ def read(spool: Path | None, ref: FileRef, scratch: ReusableBuffer | None = None
         raise PayloadError(f"the payload {path} cannot be read: {error.strerror}") from None
 
 
-def read_into(spool: Path | None, ref: FileRef, parts: Parts) -> bool:
+def read_into(spool: Path | None, ref: FileRef, head: bytearray, parts: Parts) -> bool:
     """Read a payload over the arrays whose `codec.encode_parts` are `parts`, if it is one of arrays of that form.
 
-    False if it is not, or is not there; what stands in the arrays is then of no use.
+    Its seal's head goes to `head`. False if it is not, or is not there; what stands in the arrays is then of no use.
     """
     # The heads say what the arrays are, so they must be the same; between them the arrays' own memory is filled.
     heads = {at: bytearray(len(part)) for at, part in enumerate(parts) if isinstance(part, bytes)}
-    buffers = [heads.get(at, part) for at, part in enumerate(parts)]
-    length = sum(map(len, parts))
+    buffers: list[Part] = [head, *(heads.get(at, part) for at, part in enumerate(parts))]
+    length = sum(map(len, buffers))
     try:
         fd = os.open((spool or Path()) / ref.name, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -87,7 +86,7 @@ def read_into(spool: Path | None, ref: FileRef, parts: Parts) -> bool:
             os.close(fd)
     except OSError:
         return False
-    return whole and all(bytes(head) == bytes(parts[at]) for at, head in heads.items())
+    return whole and all(bytes(found) == bytes(parts[at]) for at, found in heads.items())
 
 
 def release(spool: Path, refs: Iterable[FileRef]) -> None:

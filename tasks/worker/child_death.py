@@ -10,23 +10,27 @@ from typing import Any
 import redis
 from billiard.exceptions import WorkerLostError
 
-from tasks.protocol.messages import ChunkMessage, Failure, FailureRecord, from_plain
-from tasks.recovery import delivery_log
+from tasks.protocol.chunk_args import from_args
+from tasks.protocol.messages import Failure, FailureRecord
+from tasks.protocol.seal import Sealer
+from tasks.recovery.delivery_log import DeliveryLog
 from tasks.transport.publish_answer import push_answer
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
 
 
-def answer_for_child(client: redis.Redis, exception: BaseException, args: Any, ttl_seconds: int) -> None:
+def answer_for_child(
+    client: redis.Redis, sealer: Sealer, exception: BaseException, args: Any, queue: str, ttl_seconds: int
+) -> None:
     """Answer for a child that was killed, or was too slow."""
     try:
-        message = from_plain(args[0], ChunkMessage)
+        message = from_args(args, queue, sealer)
         record = FailureRecord(message.start, message.stop, "worker", type(exception).__name__, str(exception)[:500])
         # With another policy the chunk comes again, and who runs it then decides.
-        if message.on_error == "raise" and (row := delivery_log.read(client, message).judge(1)[1]):
+        if message.on_error == "raise" and (row := DeliveryLog(client, sealer, message).read().judge(1)[1]):
             record = row
-        push_answer(client, Failure(message.job, message.index, "", record), ttl_seconds)
+        push_answer(client, Failure(message.job, message.index, "", record), ttl_seconds, sealer)
     except (CeleriacError, redis.RedisError, LookupError) as error:
         logger.error("cannot report a lost chunk: %s", error)
 

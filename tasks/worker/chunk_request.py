@@ -17,8 +17,9 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
-from tasks.protocol.messages import ChunkMessage, OnError, from_plain
-from tasks.recovery import delivery_log
+from tasks.protocol.chunk_args import from_args
+from tasks.protocol.messages import OnError
+from tasks.recovery.delivery_log import DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath
 from tasks.telemetry.logs import about
 from tasks.worker import child_death
@@ -70,8 +71,8 @@ class ChunkRequest(Request):  # type: ignore[misc]
             return "raise"
         death = ChildDeath(main.worker, self.worker_pid or 0, error_type, text, time.monotonic(), limit_seconds)
         try:
-            message = from_plain(self.args[0], ChunkMessage)
-            delivery_log.record_death(main.client, message, death)
+            message = from_args(self.args, self.delivery_info["routing_key"], main.sealer)
+            DeliveryLog(main.client, main.sealer, message).record_death(death)
             return message.on_error
         except (CeleriacError, redis.RedisError, LookupError) as error:
             logger.error("cannot note why a child died: %s", error)

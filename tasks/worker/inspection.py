@@ -18,14 +18,13 @@ from celery.worker import state
 from tasks.child.child_pipe import ChildPipe
 from tasks.models import memory
 from tasks.preparation.model_set import ModelSet
-from tasks.protocol.messages import ChunkMessage, from_plain
+from tasks.protocol.chunk_args import describe
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
-from worker_config.errors import MessageError
 from worker_config.retry_policy import STATUS_SECONDS
 
 LOOK_SECONDS = 0.2
@@ -192,11 +191,7 @@ def _running() -> Iterator[tuple[int, tuple[str, float]]]:
     """By child: the chunk that it runs, for people, and since when."""
     now, today = time.monotonic(), time.time()
     for request in tuple(state.active_requests):
-        try:
-            chunk = str(from_plain(request.args[0], ChunkMessage))
-        except (MessageError, LookupError):
-            chunk = str(request)  # which its child is about to refuse
-        yield request.worker_pid, (chunk, now - (today - (request.time_start or today)))
+        yield request.worker_pid, (describe(request.args), now - (today - (request.time_start or today)))
 
 
 def _in_words(child: ChildStatus, now: float) -> str:

@@ -33,6 +33,7 @@ from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
+from tasks.protocol.seal import Sealer
 from tasks.telemetry import metrics, status_file, tracing
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
@@ -81,6 +82,7 @@ class MainProcess:
     reloader: Reloader
     memory_limit: int
     facts: WorkerFacts
+    sealer: Sealer = field(default_factory=Sealer)
     inspection: inspection.Inspection | None = None
     pid: int = field(default_factory=os.getpid)
 
@@ -162,6 +164,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         reloader=Reloader(models, shop, partial(read_entries, settings), say),
         memory_limit=memory_limit,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
+        sealer=Sealer(settings.signing_key),
     )
 
 
@@ -220,6 +223,7 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
             main.facts.threads,
             bool(settings.pin_cores),
             settings.trace_exporters,
+            main.sealer,
         ),
     )
 
@@ -324,7 +328,8 @@ def _check_alive(controller: Any, reports: ChildPipe) -> None:
         )
 
 
-def _on_task_failure(app: Any, ttl_seconds: int, exception: BaseException, args: Any, **_: object) -> None:
+def _on_task_failure(app: Any, ttl_seconds: int, sender: Any, exception: BaseException, args: Any, **_: object) -> None:
     """Ordinary errors were answered by the child itself."""
     if main := main_process(app):
-        answer_for_child(main.client, exception, args, ttl_seconds)
+        queue = sender.request.delivery_info["routing_key"]
+        answer_for_child(main.client, main.sealer, exception, args, queue, ttl_seconds)
