@@ -24,17 +24,16 @@ from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
-from tasks.protocol.codec import Compression, check_installed
+from tasks.protocol.codec import Compression, check_installed, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
-from tasks.protocol.trees import leaves_of, tree_of
-from tasks.telemetry import tracing
 from tasks.transport.connection import broker_errors, connect, ping
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 
 class Client:

@@ -17,9 +17,8 @@ import msgspec
 from tasks.models.model_version import digest_or_error
 from tasks.preparation.prepare import Preparation, known_trials, prepare, workshop
 from tasks.preparation.served import Served, describe
-from tasks.protocol.records import ModelInfo
+from tasks.protocol.records import Described, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
-from tasks.snapshots.record import Described
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.settings import Settings
@@ -43,7 +42,7 @@ def main(manifest: Path) -> int:
 def _described(name: str, entry: ModelEntry, shop: Preparation) -> Described:
     served = prepare(name, entry, digest_or_error(name, entry), shop)
     trials = known_trials(Path(served.folder), entry, shop) if served.trial else None
-    return Described(describe(served) or _loaded(served), trials.trials if trials else [])
+    return Described(describe(served) or _loaded(served), msgspec.to_builtins(trials.trials) if trials else [])
 
 
 def _loaded(served: Served) -> ModelInfo:

@@ -27,9 +27,8 @@ from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
 from tasks.models.model_version import digest_or_error
 from tasks.protocol import keys
-from tasks.protocol.records import ModelInfo
+from tasks.protocol.records import Described, ModelInfo
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
-from tasks.snapshots.record import Described, Trial
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
@@ -65,7 +64,7 @@ def models(
         pruned = prune(manifest)
         click.echo(json.dumps(prune_values(*pruned)) if as_json else prune_lines(*pruned))
         return
-    trials: dict[str, list[Trial]] = {}
+    trials: dict[str, list[Any]] = {}
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             slots = read_slots(client)
@@ -110,12 +109,11 @@ def _run_of(info: ModelInfo) -> list[str]:
 
 
 def models_values(
-    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Trial]]
+    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """The same, as plain values, and with the trials of executors, where known."""
     models = [
-        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": msgspec.to_builtins(trials.get(key))}
-        for key, info in infos.items()
+        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": trials.get(key)} for key, info in infos.items()
     ]
     return {"models": models}
 

@@ -20,8 +20,8 @@ import msgspec
 from producer.sinks.marks import Fill, mask_path
 from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from tasks.transport.files import write_whole
 from worker_config.errors import OutputError
+from worker_config.files import write_whole
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
 

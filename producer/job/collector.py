@@ -27,7 +27,7 @@ from producer.scheduling import model_pinning
 from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
-from tasks.transport.files import ReusableBuffer
+from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 

@@ -29,10 +29,9 @@ from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
-from tasks.protocol.codec import Compression
+from tasks.protocol.codec import Compression, columns_of, leaves_of
 from tasks.protocol.messages import FailureRecord, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
-from tasks.protocol.trees import columns_of, leaves_of
 from worker_config.settings import Settings
 
 Start = Callable[[JobSpec, Feed, ChunkSizer], Job]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.rows.part import RowSpec
-from tasks.transport.files import sync_file
 from worker_config.errors import OutputError
+from worker_config.files import sync_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
 from producer.sinks.temp_paths import OutputTarget, not_continued
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
 Specs: TypeAlias = dict[Key, RowSpec]

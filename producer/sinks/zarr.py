@@ -18,9 +18,9 @@ from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
-from tasks.protocol.trees import Key
-from tasks.transport.files import sync_file
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
+from worker_config.files import sync_file
 
 ZARR_CHUNK_BYTES = 4 * 2**20
 

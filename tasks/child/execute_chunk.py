@@ -25,7 +25,8 @@ from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.models.batches import BatchCounts
-from tasks.protocol import codec, job_fields, keys
+from tasks.protocol import codec, keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
@@ -130,7 +131,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
     # All at once: a cancel in between would leave the count behind.
     with child.client.pipeline() as pipe:
         names = [model.name for model in message.models]
-        pipe.hmget(keys.job(message.job), [job_fields.STATE, *(f"{job_fields.OWN_GRAPH}{name}" for name in names)])
+        pipe.hmget(keys.job(message.job), [JobField.STATE, *(f"{JobField.OWN_GRAPH}{name}" for name in names)])
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
         # Before work begins: who dies with the chunk cannot count it.

@@ -22,9 +22,9 @@ from tasks.models.program import Call
 from tasks.models.ragged import run_ragged
 from tasks.models.state import State
 from tasks.models.user_functions import ONLY, Array, Step, finished, prepared, run_function, stacked
+from tasks.protocol.codec import columns_of, is_ragged, leaves_of
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
-from tasks.protocol.trees import columns_of, is_ragged, leaves_of
 from worker_config.errors import ModelError
 
 logger = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
 from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol import codec
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
-from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch

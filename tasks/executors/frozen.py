@@ -21,7 +21,7 @@ from tasks.models.formats.graph_def import lift_constants, name_functions_apart
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 FILE = f"{BUILT}/frozen.pb"
 CONSTANTS = f"{BUILT}/frozen.bin"  # where `write_graph` puts them

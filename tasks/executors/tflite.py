@@ -21,7 +21,7 @@ from tasks.executors.frozen import freeze
 from tasks.models.program import FlatCall
 from tasks.models.stderr_filter import hushed
 from tasks.snapshots.record import BUILT, Snapshot
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:

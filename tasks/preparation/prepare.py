@@ -33,8 +33,8 @@ from tasks.preparation.served import Served
 from tasks.snapshots import batch_size, cache, differing
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
-from tasks.transport.files import write_whole
 from worker_config.errors import ConfigError, ModelLoadError
+from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 

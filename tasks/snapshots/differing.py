@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 logger = logging.getLogger(__name__)
 

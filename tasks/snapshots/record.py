@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
+from tasks.protocol.records import Dependence, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.
@@ -133,10 +133,3 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: list[int] = []
     seeds: list[int] = []
     dependence: list[Dependence] | None = None
-
-
-class Described(msgspec.Struct, frozen=True):
-    """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it."""
-
-    info: ModelInfo
-    trials: list[Trial]

@@ -33,7 +33,7 @@ from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import prepare, workshop
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
-from tasks.telemetry import metrics, status_file, tracing
+from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
@@ -49,6 +49,7 @@ from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit,
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
