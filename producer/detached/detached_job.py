@@ -25,8 +25,9 @@ from producer.records.ledger import Ledger
 from producer.records.progress import Progress, progress_of
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
+from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
-from tasks.protocol import codec, keys
+from tasks.protocol import keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport.connection import broker_errors, connect
@@ -35,7 +36,6 @@ from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
     MessageError,
-    PayloadError,
     RowsFailedError,
     UnknownJobError,
     UsageError,
@@ -282,13 +282,9 @@ class DetachedJob:
         expected = message(self.id, self._plan, index)
         if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
             raise MessageError(f"the answer to {expected} is not one of a detached job")
-        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
+        if (answer.job, answer.index) != (self.id, index):
             raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
-        try:
-            outputs = cast("OutputTree", codec.decode(answer.ref.payload))
-        except PayloadError as error:
-            raise MessageError(f"the answer to {expected} cannot be read: {error}") from None
+        part, outputs = part_of(answer, expected), read_outputs(answer.ref.payload, expected)
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
-        nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)
-        return Part(index, answer.start, answer.stop, outputs, nonfinite=nonfinite).without(self._failed)
+        return replace(part, outputs=outputs).without(self._failed)
