@@ -69,18 +69,18 @@ def fetch(
 
 
 def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
-    """As `_fetch_to_sink`; from the first row again, where those that were read have become void."""
+    """As `fetch_to_sink`; from the first row again, where those that were read have become void."""
     while True:
         with open_sink(output, job.rows_out, force) as sink:
             try:
-                return _fetch_to_sink(job, sink, quiet)
+                return fetch_to_sink(job, sink, quiet)
             except PredictionFailedError as failed:
                 if not isinstance(failed.error, ExecutorDifferedError):
                     raise
                 click.echo(f"celeriac: {failed.error}; that is done now", err=True)
 
 
-def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
+def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
     """Write all parts and commit; on any error nothing is written.
 
     Raises:
@@ -101,16 +101,21 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
         summary = _summary(record, sink, written)
         summary.write_beside(_head(record), sink.failures)
         return summary
-    except KeyboardInterrupt:
-        stopped = NotWaitedForError(
-            f"interrupted: {written} of {record.rows} rows were fetched, nothing was written; job {job.id} stays in "
-            "the system: fetch it again"
-        )
-        raise PredictionFailedError(stopped, _summary(record, sink, written, stopped)) from None
-    except CeleriacError as error:
-        with suppress(CeleriacError):  # what was known before will do
-            record = job.record
-        raise PredictionFailedError(error, _summary(record, sink, written, error)) from error
+    except (KeyboardInterrupt, CeleriacError) as cause:
+        if isinstance(cause, CeleriacError):
+            error = cause
+            with suppress(CeleriacError):  # what was known before will do
+                record = job.record
+        else:
+            error = NotWaitedForError(f"interrupted: {written} of {record.rows} rows were fetched")
+        if sink.committed:
+            error.args = (f"{error}; {sink.path} is complete",)
+        elif error is not cause:
+            error.args = (f"{error}, nothing was written; job {job.id} stays in the system: fetch it again",)
+        summary = _summary(record, sink, written, error)
+        with suppress(CeleriacError):  # which may be the error
+            summary.write_beside(_head(record), sink.failures)
+        raise PredictionFailedError(error, summary) from error
 
 
 def _head(record: JobRecord) -> JournalHead:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
+from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
 # What a usual Prometheus takes from one time to the next.
@@ -91,7 +92,7 @@ broker_option = click.option(
 timeout_option = click.option(
     "--worker-timeout-seconds",
     type=click.FloatRange(0),
-    default=30.0,
+    default=WORKER_TIMEOUT_SECONDS,
     show_default=True,
     help="How long to wait for a worker that holds the model.",
 )
