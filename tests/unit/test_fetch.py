@@ -59,7 +59,8 @@ def test_an_interrupt_before_the_end_leaves_nothing(tmp_path: Path) -> None:
 
     assert isinstance(failed.error, NotWaitedForError)
     assert str(failed.error) == (
-        "interrupted: 2 of 4 rows were fetched, nothing was written; job 3f2a90bc41d7 stays in the system: fetch it again"
+        "interrupted: 2 of 4 rows were fetched, nothing was written; job 3f2a90bc41d7 stays in the system: "
+        "fetch it again"
     )
     assert (failed.summary.output, failed.summary.ledger["written"]) == (None, 0)
     assert list(tmp_path.iterdir()) == []
