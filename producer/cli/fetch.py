@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import broker_option, json_option, needed, timeout_option
+from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
@@ -29,7 +29,7 @@ class NotWaitedForError(CeleriacError):
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
 )
-@broker_option
+@required_broker_option
 @timeout_option
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
@@ -37,7 +37,7 @@ class NotWaitedForError(CeleriacError):
 def fetch(
     job: str,
     output: Path,
-    broker_url: str | None,
+    broker_url: str,
     worker_timeout_seconds: float,
     force: bool,
     quiet: bool,
@@ -47,7 +47,7 @@ def fetch(
 
     The first characters of its id are enough. A job can be fetched again until it expires.
     """
-    with Client(needed(broker_url), worker_timeout_seconds=worker_timeout_seconds) as client:
+    with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
         try:
@@ -134,11 +134,11 @@ def _drop_failed(job: DetachedJob, sink: Sink) -> None:
 def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None) -> Summary:
     """As of `predict`; `seconds` are those from the job's submission to its last answer."""
     return Summary(
-        record.id,
-        record.ledger | {"written": written if sink.committed else 0},
-        round(record.updated_at - record.submitted_at, 6),
-        str(sink.path) if sink.committed else None,
-        str(error) if error else None,
+        job=record.id,
+        ledger=record.ledger | {"written": written if sink.committed else 0},
+        seconds=round(record.updated_at - record.submitted_at, 6),
+        output=str(sink.path) if sink.committed else None,
+        error=str(error) if error else None,
         failed_models=record.failed_models,
         dependent=record.dependent,
         differed=record.differed,
