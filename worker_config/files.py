@@ -13,8 +13,11 @@ from pathlib import Path
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there with all its bytes, or not at all; the last of several writers wins."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:

@@ -119,11 +119,7 @@ def models_values(
 
 
 def check_tensorflow() -> None:
-    """Make sure that TensorFlow is there, without importing it.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise ConfigError unless TensorFlow is there; it is not imported."""
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
             "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
@@ -132,13 +128,7 @@ def check_tensorflow() -> None:
 
 
 def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
-    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest.
-
-    Raises:
-        ConfigError, ModelLoadError, UnknownModelError: the manifest or a file cannot be read.
-        BrokerError: Redis cannot be reached.
-        NoWorkerError: none is up.
-    """
+    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest."""
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             queues = {slot.queue for slot in read_slots(client)}
@@ -151,11 +141,7 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
 
 
 def describe(manifest: Path) -> dict[str, Described]:
-    """Load the models in a process of its own, and return what they say of themselves, by name.
-
-    Raises:
-        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
-    """
+    """Load the models in a process of its own, and return what they say of themselves, by name."""
     check_files(read_manifest(manifest), manifest)
     check_tensorflow()
     check_no_shadow(Path.cwd())  # where `-m` looks first
@@ -170,11 +156,7 @@ def describe(manifest: Path) -> dict[str, Described]:
 
 
 def prune(manifest: Path) -> tuple[Path, list[Swept]]:
-    """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone.
-
-    Raises:
-        ConfigError, ModelLoadError: which ones the manifest needs cannot be told, or one cannot be removed.
-    """
+    """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone."""
     entries = read_manifest(manifest)
     check_files(entries, manifest)
     check_tensorflow()  # another one needs other snapshots

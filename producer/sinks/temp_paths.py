@@ -62,6 +62,20 @@ def check_free(path: Path, needed: int) -> None:
         )
 
 
+def check_parent(path: Path) -> None:
+    """Raise OutputError unless there is the folder of an output."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def check_regular_file(path: Path) -> None:
+    """Raise OutputError unless what has the name of an output already is a file, which it may replace."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it")
+    if not path.is_file():
+        raise OutputError(f"{path}: exists and is not a regular file; choose another name")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut; not every file system can, and the rows are safe without."""
     with suppress(OSError):
