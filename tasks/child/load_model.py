@@ -1,6 +1,6 @@
 """Loads a model into a child, and runs it before the first chunk does.
 
-Served --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
+ServingSpec --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from tasks.child.loaded_model import LoadedModel
 from tasks.executors import EXECUTORS
 from tasks.executors.deviations import Allowed
-from tasks.executors.guarded import TrustedRange
+from tasks.executors.guarded import InputRange
 from tasks.executors.online_check import OnlineCheck, by_column
 from tasks.models.batches import BatchSize, run_batches
 from tasks.models.error_text import telling_line
@@ -28,7 +28,7 @@ from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import import_step
 from tasks.preparation.reference import read_reference
-from tasks.preparation.served import Served, chained, info_of
+from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
 from tasks.snapshots import differing
@@ -43,7 +43,7 @@ _CAUSE_CHARACTERS = 400
 _OF_ROWS = frozenset(("InvalidArgumentError", "OutOfRangeError", "RuntimeError"))
 
 
-def load_model(served: Served) -> LoadedModel:
+def load_model(served: ServingSpec) -> LoadedModel:
     """Load one model and run it once on blank rows, so that the first chunk does not pay for it.
 
     Raises:
@@ -98,7 +98,7 @@ def load_model(served: Served) -> LoadedModel:
     other = served.executor in EXECUTORS and served.executor != "graph"
     own_graph = cache(partial(_own_graph, served)) if other else None
     trial = served.trial
-    limits = TrustedRange(trial.limit, trial.tiny) if trial and other else TrustedRange()
+    limits = InputRange(trial.limit, trial.tiny) if trial and other else InputRange()
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     check = None if state is not None or info.dependence else _check_of(served, inputs, outputs, batch_rows)
     return LoadedModel(
@@ -116,19 +116,19 @@ def load_model(served: Served) -> LoadedModel:
     )
 
 
-def _load_chain(served: Served) -> LoadedModel:
+def _load_chain(served: ServingSpec) -> LoadedModel:
     started = time.monotonic()
     links = tuple(map(load_model, served.members))
     info = chained(served, [link.info for link in links], time.monotonic() - started)
     return LoadedModel(info, _no_call, BatchSize(info.batch_rows), chain=links)
 
 
-def _own_graph(served: Served) -> Call:
+def _own_graph(served: ServingSpec) -> Call:
     program = _open(msgspec.structs.replace(served, executor="graph"))
     return by_name(plain_call(program), program.inputs, program.outputs)
 
 
-def _open(served: Served) -> Program:
+def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
@@ -159,7 +159,7 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, served: Served, inputs: list[TensorSpec], batch_rows: int) -> float:
+def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> float:
     """Run the model twice on blank rows, or rows that it is known to take; the second time tells what a batch takes.
 
     A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
@@ -188,7 +188,7 @@ def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
 
 
 def _check_of(
-    served: Served, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
+    served: ServingSpec, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
 ) -> OnlineCheck | None:
     """The check of a model; None where its executor is proven, or is the own graph."""
     if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.guarded import TrustedRange, run_guarded
+from tasks.executors.guarded import InputRange, run_guarded
 from tasks.executors.online_check import OnlineCheck
 from tasks.models.batches import BatchSize, is_out_of_memory, run_batches, run_bearable
 from tasks.models.program import Call
@@ -53,7 +53,7 @@ class LoadedModel:
     postprocess: Step | None = None
     function: Step | None = None
     own_graph: Callable[[], Call] | None = None
-    limits: TrustedRange = field(default_factory=TrustedRange)
+    limits: InputRange = field(default_factory=InputRange)
     state: State | None = None
     chain: tuple[LoadedModel, ...] = ()
     check: OnlineCheck | None = None

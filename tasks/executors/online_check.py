@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tasks.executors.deviations import Allowed, deviation
-from tasks.executors.reach import MOST_VALUES, Array, Range, Scored, extremes, made_finite
+from tasks.executors.value_ranges import MOST_VALUES, Array, Range, Scored, extremes, made_finite
 from tasks.models.finite import is_float
 
 Arrays: TypeAlias = dict[str, Array]

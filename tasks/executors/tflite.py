@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze
+from tasks.models.batches import in_batches
 from tasks.models.program import FlatCall
 from tasks.models.stderr_filter import hushed
 from tasks.snapshots.record import BUILT, Snapshot

@@ -18,8 +18,9 @@ from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays
 
 Call = Callable[[Arrays], Arrays]
+FlatArrays = list[np.ndarray[Any, Any]]
 # What it keeps between calls is in its attribute `state`; see `state_of`.
-FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], list[np.ndarray[Any, Any]]]
+FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], FlatArrays]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
-from tasks.preparation.served import Served, describe
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol import job_fields, keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
@@ -31,7 +31,7 @@ from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 class Generation:
     """The models between two changes; `replaced_at` is of `time.monotonic`."""
 
-    served: dict[str, Served]
+    served: dict[str, ServingSpec]
     held: list[int]
     replaced_at: float = 0.0
 
@@ -60,7 +60,7 @@ class ModelSet:
             path = model_path(self.folder, ModelRef(served.name, served.digest))
             write_whole(path, msgspec.json.encode(served))
 
-    def replace(self, served: dict[str, Served], held: list[int]) -> None:
+    def replace(self, served: dict[str, ServingSpec], held: list[int]) -> None:
         """Serve these from now on, and the others as long as they are wanted."""
         self.older.append(dataclasses.replace(self.current, replaced_at=time.monotonic()))
         self.current = Generation(served, held)

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.executors.deviations import Allowed, deviation
 from tasks.executors.online_check import FREE_CALLS, LOOK_SHARE, SHARE, OnlineCheck
-from tasks.executors.reach import extremes
+from tasks.executors.value_ranges import extremes
 
 ROWS, COLUMNS, BATCH, CHUNK = 100_000, 20, 256, 4_096
 ODD = 10

@@ -1,16 +1,25 @@
-"""The online checks of all models of a chunk (`tasks/executors/online_check.py`): begun, asked, and told of.
+"""Executors that differ from the models' own graphs: the online checks of a chunk, begun, asked and reported.
 
 chunk --begin--> each model's check --runs--> by_executor: which outputs an executor made that is under check
                                            --> differed: what came to light; from then on the own graph runs
+answer --report--> the notes of the models, in the records of all slots of the worker, which `celeriac models` shows
+
+The check itself is `tasks/executors/online_check.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import msgspec
+import redis
 
 from tasks.child.loaded_model import LoadedModel
-from tasks.protocol.messages import ChunkMessage, Differed
+from tasks.protocol.messages import Answer, ChunkMessage, Differed
+from tasks.transport.run_folder import draining_path
+from tasks.transport.worker_registry import register_slots, save_slot, saved_slots
 
 logger = logging.getLogger(__name__)
 
@@ -48,3 +57,18 @@ def differed(models: Mapping[str, LoadedModel], message: ChunkMessage) -> list[D
             if link.check is not None:
                 link.check.by_own_graph, link.check.found = True, None
     return list({one.model: one for one in reversed(seen)}.values())
+
+
+def report(client: redis.Redis, folder: Path | None, answer: Answer) -> None:
+    """Let the records of all slots of the worker with this run folder say what an answer has brought to light."""
+    notes = {one.model: one.note(answer.job) for one in answer.differed}
+    changed = []
+    for slot in saved_slots(folder) if folder else ():
+        infos = [msgspec.structs.replace(info, note=notes.get(info.name, info.note)) for info in slot.models]
+        if infos != slot.models:
+            changed.append(msgspec.structs.replace(slot, models=infos))
+    if folder and changed:
+        for slot in changed:
+            save_slot(folder, slot)
+        if not draining_path(folder).exists():
+            register_slots(client, changed)
