@@ -17,6 +17,7 @@ import msgspec
 import redis
 
 from tasks.child.loaded_model import LoadedModel
+from tasks.executors.online_check import OnlineCheck
 from tasks.protocol.messages import Answer, ChunkMessage, Differed
 from tasks.transport.run_folder import draining_path
 from tasks.transport.worker_registry import register_slots, save_slot, saved_slots
@@ -27,36 +28,37 @@ logger = logging.getLogger(__name__)
 def begin(models: Mapping[str, LoadedModel], message: ChunkMessage, own_graph: Collection[str]) -> None:
     """A chunk begins, in which these models are run by their own graphs."""
     for name, model in models.items():
-        for link in model.links:
-            if link.check is not None:
-                link.check.begin(message.job, message.index, by_own_graph=name in own_graph)
+        for _, check in _checks(model):
+            check.begin(message.job, message.index, by_own_graph=name in own_graph)
 
 
 def by_executor(models: Mapping[str, LoadedModel]) -> list[str]:
     """The models of which an executor that is under check runs something."""
-    checks = {name: [link.check for link in model.links] for name, model in models.items()}
-    return [name for name, some in checks.items() if any(check and not check.by_own_graph for check in some)]
+    return [name for name, model in models.items() if any(not check.by_own_graph for _, check in _checks(model))]
 
 
 def differed(models: Mapping[str, LoadedModel], message: ChunkMessage) -> list[Differed]:
     """What came to light in the chunk; those models are marked, and run by their own graphs from now on."""
-    seen = []
+    seen: dict[str, Differed] = {}
     for name, model in models.items():
-        for link in model.links:
-            if link.check is None or link.check.found is None:
+        for member, check in _checks(model):
+            if check.found is None:
                 continue
-            found = Differed(name, link.check.executor, link.check.found.row, link.check.found.text)
-            member = "" if link.info.name == name else f", in its member {link.info.name}"
-            logger.warning("job %s: model %s%s: %s", message.job, name, member, found)
-            if link.remember_difference is not None:
-                link.remember_difference(found.note(message.job))
-            link.check.by_own_graph = True
-            seen.append(found)
-    for one in seen:  # of a chain, all members: a job knows the whole alone
-        for link in models[one.model].links:
-            if link.check is not None:
-                link.check.by_own_graph, link.check.found = True, None
-    return list({one.model: one for one in reversed(seen)}.values())
+            found = Differed(name, check.executor, check.found.row, check.found.text)
+            where = "" if member == name else f", in its member {member}"
+            logger.warning("job %s: model %s%s: %s", message.job, name, where, found)
+            if check.mark is not None:
+                check.mark.write(found.note(message.job))
+            seen.setdefault(name, found)
+        if name in seen:
+            for _, check in _checks(model):  # of a chain, all members: a job knows the whole alone
+                check.by_own_graph, check.found = True, None
+    return list(seen.values())
+
+
+def _checks(model: LoadedModel) -> list[tuple[str, OnlineCheck]]:
+    """The checks of a model, or of the members of a chain, with their names."""
+    return [(link.info.name, link.runner.check) for link in model.links if link.runner.check is not None]
 
 
 def report(client: redis.Redis, folder: Path | None, answer: Answer) -> None:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import msgspec
 
 from tasks.child.loaded_model import LoadedModel
+from tasks.child.model_runner import ModelRunner
 from tasks.executors import EXECUTORS
 from tasks.executors.deviations import Allowed
 from tasks.executors.guarded import InputRange
-from tasks.executors.online_check import OnlineCheck, by_column
+from tasks.executors.online_check import OnlineCheck
+from tasks.executors.row_picker import by_column
 from tasks.models.batches import BatchSize, run_batches
-from tasks.models.error_text import telling_line
+from tasks.models.error_text import telling_line, typed_line
 from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
@@ -31,8 +33,8 @@ from tasks.preparation.reference import read_reference
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
-from tasks.snapshots import differing
 from tasks.snapshots.batch_size import remember
+from tasks.snapshots.difference_mark import DifferenceMark
 from worker_config.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -91,36 +93,40 @@ def load_model(served: ServingSpec) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
-    # Rows that depend on their batch would not bear another one.
-    fixed = not entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    note = partial(remember, Path(served.folder), served.executor) if served.folder else None
-    size = BatchSize(batch_rows, fixed, note)
-    other = served.executor in EXECUTORS and served.executor != "graph"
-    own_graph = cache(partial(_own_graph, served)) if other else None
-    trial = served.trial
-    limits = InputRange(trial.limit, trial.tiny) if trial and other else InputRange()
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
-    check = None if state is not None or info.dependence else _check_of(served, inputs, outputs, batch_rows)
-    return LoadedModel(
-        info,
-        call,
-        size,
-        preprocess,
-        postprocess,
-        program.function,
-        own_graph,
-        limits,
-        state,
-        check=check,
-        remember_difference=partial(differing.remember, Path(served.folder), served.executor) if check else None,
-    )
+    can_be_held = state is None and not info.dependence
+    runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)
+    return LoadedModel(info, runner, preprocess, postprocess, program.function, state)
 
 
 def _load_chain(served: ServingSpec) -> LoadedModel:
     started = time.monotonic()
     links = tuple(map(load_model, served.members))
     info = chained(served, [link.info for link in links], time.monotonic() - started)
-    return LoadedModel(info, _no_call, BatchSize(info.batch_rows), chain=links)
+    return LoadedModel(info, ModelRunner(served.name, _no_call, BatchSize(info.batch_rows)), chain=links)
+
+
+def _runner(
+    served: ServingSpec,
+    call: Call,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    batch_rows: int,
+    can_be_held: bool,
+) -> ModelRunner:
+    executor, folder = served.executor, Path(served.folder)
+    # Rows that depend on their batch would not bear another one.
+    fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
+    size = BatchSize(batch_rows, fixed, partial(remember, folder, executor) if served.folder else None)
+    if executor not in EXECUTORS or executor == "graph":
+        return ModelRunner(served.name, call, size)
+    limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
+    check = None
+    if served.unproven and can_be_held:
+        allowed = Allowed(EXECUTORS[executor].precision == "float32", served.entry.tolerance)
+        columns = by_column("inputs", inputs) | by_column("outputs", outputs)
+        check = OnlineCheck(executor, allowed, batch_rows, columns, DifferenceMark(folder, executor))
+    return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
 
 
 def _own_graph(served: ServingSpec) -> Call:
@@ -143,8 +149,7 @@ def _cause(error: Exception) -> str:
     """Keras and TensorFlow explain over many lines; the first that says something will do."""
     if isinstance(error, FileNotFoundError) and error.strerror:
         return error.strerror
-    line = telling_line(error)[:_CAUSE_CHARACTERS]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return typed_line(error, _CAUSE_CHARACTERS)
 
 
 def _check_rows(inputs: list[TensorSpec]) -> None:
@@ -185,21 +190,3 @@ def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
     started = time.monotonic()
     run_batches(call, rows, batch_rows, name)
     return time.monotonic() - started
-
-
-def _check_of(
-    served: ServingSpec, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
-) -> OnlineCheck | None:
-    """The check of a model; None where its executor is proven, or is the own graph."""
-    if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":
-        return None
-    allowed = Allowed(EXECUTORS[served.executor].precision == "float32", served.entry.tolerance)
-    columns = by_column("inputs", {spec.name: spec.shape for spec in inputs})
-    columns |= by_column("outputs", {spec.name: spec.shape for spec in outputs})
-    folder = Path(served.folder)
-    marked = partial(_is_marked, folder, served.executor)
-    return OnlineCheck(served.executor, allowed, batch_rows, columns, marked)
-
-
-def _is_marked(folder: Path, executor: str) -> bool:
-    return bool(differing.remembered(folder, executor))

@@ -106,7 +106,7 @@ class ModelCache:
         total = BatchCounts()
         for model in self._loaded.values():
             for link in model.links:
-                link.batch.counts.move_to(total)
+                link.runner.batch.counts.move_to(total)
         return total
 
     def check_size(self) -> None:

@@ -11,7 +11,9 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +32,8 @@ from tasks.preparation.choice import choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
-from tasks.snapshots import batch_size, cache, differing
+from tasks.snapshots import batch_size, cache
+from tasks.snapshots.difference_mark import DifferenceMark
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from tasks.transport.files import write_whole
@@ -114,7 +117,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         children=context.children,
         available_bytes=available_bytes(),
     )
-    if seen := differing.remembered(folder, trial.executor):
+    if seen := DifferenceMark(folder, trial.executor).read():
         trial, note = trials.trials[0], seen
     if trial.unproven:
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
@@ -142,14 +145,11 @@ def _existing(folder: Path, name: str, context: PreparationContext) -> Snapshot 
 def _make(name: str, entry: ModelEntry, digest: str, key: str, context: PreparationContext) -> Snapshot:
     try:
         with cache.making(context.cache, key) as folder:
-
-            def make() -> Snapshot:
-                limit_threads(context.threads)
-                return make_snapshot(entry, digest, folder)
-
-            snapshot = _logged(make, Snapshot, folder)
+            snapshot = _forked(partial(make_snapshot, entry, digest, folder), Snapshot, folder, context.threads)
             if snapshot.kind == "copied" and snapshot.dependence is None:
-                snapshot = _examined(snapshot, folder, context)
+                examine = partial(examine_copy, snapshot, folder)
+                with suppress(ForkedError):  # nobody knows then
+                    snapshot = _forked(examine, Snapshot, folder, context.threads, TRIAL_SECONDS)
     except ForkedError as error:
         # A class of ours says nothing to people, and its text does.
         cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
@@ -158,29 +158,18 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, context: Preparat
     return snapshot
 
 
-def _examined(snapshot: Snapshot, folder: Path, context: PreparationContext) -> Snapshot:
-    def examine() -> Snapshot:
-        limit_threads(context.threads)
-        return examine_copy(snapshot, folder)
-
-    try:
-        return _logged(examine, Snapshot, folder, TRIAL_SECONDS)
-    except ForkedError:
-        return snapshot  # nobody knows then
-
-
 def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
-    telling = read_reference(folder)
+    reference = read_reference(folder)
     names, left_out = candidates(snapshot, entry, context.gpus)
     clear_built(folder)
     if own_graph := why_own_graph(snapshot, entry):
-        telling = GateRows(why=own_graph)
-    if telling.why:
-        trials = [Trial("graph", agrees=True, why=telling.why)]
+        reference = GateRows(why=own_graph)
+    if reference.why:
+        trials = [Trial("graph", agrees=True, why=reference.why)]
     else:
         trials = []
         for name in names:
@@ -191,7 +180,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, telling.label, built, telling.of)
+    found = Trials(trials, reference.label, built, reference.of)
     write_whole(_record(folder, entry, context), msgspec.json.encode(found))
     return found
 
@@ -203,10 +192,9 @@ def _built(folder: Path) -> set[Path]:
 def clear_built(folder: Path) -> None:
     """Remove what is damaged, or of trials that came to no end; what trials of other threads have found is in use."""
     found = [_read_trials(folder, record) for record in folder.glob(f"{_TRIALS}*.json")]
-    kept = {name for trials in found if trials for name in trials.files}
-    for path in _built(folder):
-        if path.relative_to(folder).as_posix() not in kept:
-            path.unlink()
+    kept = {folder / name for trials in found if trials for name in trials.files}
+    for path in _built(folder) - kept:
+        path.unlink()
 
 
 def known_trials(folder: Path, entry: ModelEntry, context: PreparationContext) -> Trials | None:
@@ -223,39 +211,42 @@ def _read_trials(folder: Path, record: Path) -> Trials | None:
     return known
 
 
-def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
-    return folder / f"{_TRIALS}{_machine(entry, context)}.json"
-
-
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
     def attempt() -> Trial:
-        limit_threads(threads)
         return try_executor(name, folder, snapshot, batch_rows, threads, read_reference(folder))
 
     try:
-        trial = _logged(attempt, Trial, folder, TRIAL_SECONDS)
+        trial = _forked(attempt, Trial, folder, threads, TRIAL_SECONDS)
         has_measure = trial.error is not None and math.isfinite(trial.error)
         return msgspec.structs.replace(trial, error=trial.error if has_measure else None)
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))
 
 
-def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds: float | None = None) -> T:
-    """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
+def _forked(
+    function: Callable[[], T], form: Any, folder: Path, threads: int, timeout_seconds: float | None = None
+) -> T:
+    """Run it in a process of its own. What TensorFlow and its converters say there, nobody needs once it has ended."""
+
+    def run() -> T:
+        limit_threads(threads)
+        return function()
+
     # Imported here, it need not be by each process that is forked.
     import_tensorflow()
     log = folder.with_name(f"{folder.name}.log")
     try:
-        return run_forked(function, form, log, timeout_seconds)
+        return run_forked(run, form, log, timeout_seconds)
     finally:
         log.unlink(missing_ok=True)
 
 
-def _machine(entry: ModelEntry, context: PreparationContext) -> str:
-    """Another processor, or another share of it, has another fastest executor."""
+def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
+    """Where trials are kept. Another processor, or another share of it, has another fastest executor."""
     table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
     parts = [_processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    machine = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return folder / f"{_TRIALS}{machine}.json"
 
 
 def _processor() -> str:
