@@ -12,7 +12,7 @@ from producer.report import gather, make_page
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 from worker_config.errors import OutputError
 
 ENDINGS = (".html", ".htm")

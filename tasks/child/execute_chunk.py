@@ -17,7 +17,7 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks.child import online_checks, report_differed
+from tasks.child import executor_differences
 from tasks.child.bootstrap import Child, current_child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
 from tasks.child.chunk_rows import with_values
@@ -117,7 +117,7 @@ def _answer(
         if not is_taken and isinstance(answer, Outputs):
             forget(child, answer.ref)
         if answer.differed:
-            report_differed.tell(child.client, child.folder, answer)
+            executor_differences.report(child.client, child.folder, answer)
             send_void(child.client, answer.job)
         return answer
 
@@ -189,7 +189,7 @@ def _run_chunk(
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
-        online_checks.begin(models, message, own_graph)
+        executor_differences.begin(models, message, own_graph)
         if not models:
             ran = ChunkOutputs(failed=unloaded)
         elif history is None:
@@ -212,11 +212,11 @@ def _run_chunk(
             todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
             before = partial(delivery_log.record_intent, child.client, message, child.worker)
             ran = _run(message, models, rows, todo, before, history.bad, watch)
-        if found := online_checks.differed(models, message):
+        if found := executor_differences.differed(models, message):
             differed += found
             watch.enter("infer")
             ran = _run(message, models, rows, todo, before, history.bad if history else [], watch)
-        made += online_checks.by_executor(models)
+        made += executor_differences.by_executor(models)
         if models:
             ran.failed[:0] = unloaded
         watch.enter("encode")

@@ -17,9 +17,9 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
-from tasks.preparation.served import Served, describe
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.transport.run_folder import model_path
@@ -32,7 +32,7 @@ from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 class Generation:
     """The models between two changes; `replaced_at` is of `time.monotonic`."""
 
-    served: dict[str, Served]
+    served: dict[str, ServingSpec]
     held: list[int]
     replaced_at: float = 0.0
 
@@ -61,7 +61,7 @@ class ModelSet:
             path = model_path(self.folder, ModelRef(served.name, served.digest))
             write_whole(path, msgspec.json.encode(served))
 
-    def replace(self, served: dict[str, Served], held: list[int]) -> None:
+    def replace(self, served: dict[str, ServingSpec], held: list[int]) -> None:
         """Serve these from now on, and the others as long as they are wanted."""
         self.older.append(dataclasses.replace(self.current, replaced_at=time.monotonic()))
         self.current = Generation(served, held)

@@ -98,8 +98,8 @@ snapshot = Snapshot(1, "mapped", "d", "2", entry, ends, ends, [], 0, {})
 EXECUTORS.update(graph=gives(2), wrong=gives(numpy.nan))
 preparing.candidates = lambda *_: (["graph", "wrong"], {})
 make_reference(folder, snapshot, lambda arrays: [arrays[0] * numpy.float32(2)], 8)
-shop = preparing.workshop(Settings(), 1, 1, print)
-found = preparing._trials(folder, snapshot, entry, shop)
-assert preparing.known_trials(folder, entry, shop) == found
+context = preparing.PreparationContext.of(Settings(), 1, 1, print)
+found = preparing._trials(folder, snapshot, entry, context)
+assert preparing.known_trials(folder, entry, context) == found
 print(found.trials[1].error, found.trials[1].why)
 """
