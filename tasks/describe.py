@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from tasks.models.model_version import digest_or_error
-from tasks.protocol.records import Described, ModelInfo
 from tasks.preparation.prepare import PreparationContext, known_trials, prepare
 from tasks.preparation.serving_spec import ServingSpec, describe
+from tasks.protocol.records import Described, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest

@@ -12,8 +12,8 @@ from producer.report import gather, make_page
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
 from tasks.transport.connection import broker_errors, connect
-from worker_config.files import write_whole
 from worker_config.errors import OutputError
+from worker_config.files import write_whole
 
 ENDINGS = (".html", ".htm")
 

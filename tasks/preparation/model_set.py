@@ -17,9 +17,9 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.transport.run_folder import model_path
