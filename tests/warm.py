@@ -83,13 +83,15 @@ def start(
     folder: Path,
     environ: Mapping[str, str],
     stdout: IO[bytes],
-    stderr: IO[bytes] | None = None,
+    stderr: IO[bytes] | int | None = None,
 ) -> Forked:
     """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    error = stdout if stderr is None else stderr
+    streams = stdout.fileno(), error if isinstance(error, int) else error.fileno()
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
         atexit.register(_warm[kind].end)
-    return _warm[kind].start(command, folder, environ, stdout, stderr or stdout)
+    return _warm[kind].start(command, folder, environ, *streams)
 
 
 class _Warm:
@@ -109,12 +111,12 @@ class _Warm:
         return self._process.poll() is None
 
     def start(
-        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
+        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], stdout: int, stderr: int
     ) -> Forked:
         told = json.dumps({"argv": list(command), "folder": str(folder), "environ": dict(environ)}).encode()
         ended, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            socket.send_fds(self._socket, [told], [stdout.fileno(), stderr.fileno(), theirs.fileno()])
+            socket.send_fds(self._socket, [told], [stdout, stderr, theirs.fileno()])
         return Forked(int(ended.recv(16)), ended)
 
     def end(self) -> None:
@@ -163,11 +165,15 @@ def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
     if kind == "command":
-        import pyarrow.parquet  # noqa: F401
+        import click
+        import kombu.transport.redis
+        import zarr  # noqa: F401
 
-        from producer.cli import main
+        from producer.cli import commands
 
-        return main
+        for name in commands.COMMANDS:
+            commands.cli.get_command(click.Context(commands.cli), name)
+        return commands.main
     # As `tasks.models.tensorflow_import` does; and of Celery what reads no settings.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")

@@ -17,7 +17,7 @@ from benchmarks.operations.case import COLUMNS, ROWS
 from benchmarks.operations.hurting_rows import hurting_rows
 from benchmarks.operations.layers import LEFT_OUT
 from benchmarks.operations.seen import NAMES, Seen
-from tasks.executors.operations import LEVELS, NOT_BUILT, TABLE, Table
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, TABLE, Table
 from tasks.protocol.records import TensorSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"

@@ -16,7 +16,7 @@ import msgspec
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, open_input, open_system
 from producer.doctor.findings import count_of, mib
-from producer.preflight.preflight import Preflight, Wanted
+from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
@@ -42,18 +42,19 @@ def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     policy = ErrorBudget(
         request.on_error or "raise", most_failed(max_failed, source.rows or 0), on_nonfinite=run.on_nonfinite
     )
-    wanted = Wanted(run.chunk_rows, run.store, run.compression, not can_drop(output), policy)
+    options = JobOptions(
+        run.chunk_rows, store=run.store, compression=run.compression, fail_together=not can_drop(output), policy=policy
+    )
     with open_system(request) as system, system.start() as client:
-        preflight = client.try_out(request.models, source, wanted)
+        preflight = client.try_out(request.models, source, options)
     _report(request, preflight, output)
 
 
 def dry_run_detached(request: PredictRequest, options: JobOptions) -> None:
     """The same of a job that would be left with the broker."""
     source = open_source(request.input_path, **request.input_options)
-    wanted = Wanted(options.chunk_rows, options.store, options.compression, policy=options.policy, wishes=options)
     with request.connect() as client:
-        preflight = client.try_out(request.models, source, wanted)
+        preflight = client.try_out(request.models, source, options)
     _report(request, preflight, None)
 
 

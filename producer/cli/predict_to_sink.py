@@ -31,11 +31,7 @@ _PLAIN = RunOptions()
 
 @contextmanager
 def ending(sink: Sink) -> Iterator[Sink]:
-    """End with the sink aborted, unless it was committed; an error then says which rows are safe.
-
-    Raises:
-        JobCancelledError: in the place of KeyboardInterrupt.
-    """
+    """Abort the sink in the end, unless it was committed; an error, also an interrupt, says which rows are safe."""
     try:
         yield sink
     except PredictionFailedError:
@@ -178,11 +174,7 @@ def _dropped(sink: Sink, on_error: str) -> int:
 
 
 def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summary:
-    """Commit a sink that an earlier run had given all its rows.
-
-    Raises:
-        RowsFailedError: more of them failed than may.
-    """
+    """Commit a sink that an earlier run had given all its rows, unless more of them failed than may."""
     started = time.monotonic()
     rows, failed = sink.done_rows, sink.failed_rows
     if failed > most_failed(max_failed, rows):
@@ -233,11 +225,7 @@ def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
 
 
 def check_same_models(job: Job, digests: Mapping[str, str]) -> None:
-    """Make sure that a job runs with these models.
-
-    Raises:
-        ModelError: it does not.
-    """
+    """Raise ModelError unless a job runs with these models."""
     changed = [name for name, digest in job.digests.items() if digests[name] != digest]
     if changed:
         raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
@@ -247,11 +235,11 @@ def _summary(
     sink: Sink, started: float, ledger: Ledger, job: Job | None = None, error: CeleriacError | None = None
 ) -> Summary:
     return Summary(
-        job.id if job else None,
-        ledger.as_dict(),
-        round(time.monotonic() - started, 6),
-        str(sink.path) if sink.committed else None,
-        str(error) if error else None,
+        job=job.id if job else None,
+        ledger=ledger.as_dict(),
+        seconds=round(time.monotonic() - started, 6),
+        output=str(sink.path) if sink.committed else None,
+        error=str(error) if error else None,
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
         fill=sink.fill,

@@ -88,11 +88,7 @@ class System:
 
 @contextmanager
 def open_system(request: PredictRequest) -> Iterator[System]:
-    """Look for the models, with the workers or in the manifest; nothing is started yet.
-
-    Raises:
-        BrokerError, NoWorkerError, UnknownModelError, ConfigError, ModelLoadError: they are not to be had.
-    """
+    """Look for the models, with the workers or in the manifest; nothing is started yet."""
     with request.connect() if request.broker_url else nullcontext() as client:
         names = request.models
         yield System(request, client, client.digests(names) if client else model_digests(names, request.manifest))

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 import msgspec
 
-from producer.cli.sidecar_files import OutputLedger, failures_path, write_beside
+from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
 from producer.sinks import JournalHead
-from producer.sinks.marks import Fill
-from tasks.protocol.messages import Differed, FailureRecord
+from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError, RowsFailedError
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
+class Summary(RunRecord, frozen=True, kw_only=True):
+    """How a run went: also where its output is, if it is complete, and the seconds of slots by what they did."""
 
-    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
-    `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
-    `stages` are seconds of slots by what they did; `dependent` are models whose rows are not independent, each with
-    what a prediction depends on besides its row; `differed` are models of which an executor gave other outputs than
-    their own graphs, which have predicted all rows.
-    """
-
-    job: str | None
-    ledger: dict[str, int]
-    seconds: float
     output: str | None
-    error: str | None = None
-    failed_models: dict[str, FailureRecord] = field(default_factory=dict)
-    failures: int = 0
-    fill: Fill | None = None
-    stages: dict[str, float] = field(default_factory=dict)
-    dependent: dict[str, str] = field(default_factory=dict)
-    differed: dict[str, Differed] = field(default_factory=dict)
+    error: str | None
+    stages: dict[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -62,26 +44,11 @@ class Summary:
         )
 
     def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord]) -> None:
-        """Write beside the output, which is complete, what became of its rows.
-
-        Raises:
-            OutputError: the disk refuses.
-        """
+        """Write beside the output, if it is complete, what became of its rows; OutputError if the disk refuses."""
         if self.output is None:
             return
-        ledger = OutputLedger(
-            job=self.job,
-            source=dict(head.source),
-            models=dict(head.models),
-            on_error=head.on_error,
-            ledger=self.ledger,
-            seconds=self.seconds,
-            failed_models=self.failed_models,
-            failures=len(failures),
-            fill=self.fill,
-            dependent=self.dependent,
-            differed=self.differed,
-        )
+        same = {name: getattr(self, name) for name in RunRecord.__struct_fields__}
+        ledger = OutputLedger(**same, source=dict(head.source), models=dict(head.models), on_error=head.on_error)
         write_beside(Path(self.output), ledger, failures)
 
     def report_nonfinite(self) -> None:

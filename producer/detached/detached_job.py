@@ -25,8 +25,9 @@ from producer.records.ledger import Ledger
 from producer.records.progress import Progress, progress_of
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
+from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
-from tasks.protocol import codec, keys
+from tasks.protocol import keys
 from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
@@ -36,8 +37,8 @@ from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
     MessageError,
-    PayloadError,
     RowsFailedError,
+    SealError,
     UnknownJobError,
     UsageError,
 )
@@ -285,13 +286,12 @@ class DetachedJob:
             answer: Answer = unpack(sealer.open(answer_context(self.id), data), Answer)
             if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
                 raise MessageError(f"the answer to {expected} is not one of a detached job")
-            if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
-                raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
             payload = sealer.open(outputs_context(self.id, index), answer.ref.payload)
-            outputs = cast("OutputTree", codec.decode(payload, borrow=True))
-        except PayloadError as error:
+        except SealError as error:
             raise MessageError(f"the answer to {expected} cannot be read: {error}; submit the job again") from None
+        if (answer.job, answer.index) != (self.id, index):
+            raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
+        part, outputs = part_of(answer, expected), read_outputs(payload, expected, borrow=True)
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
-        nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)
-        return Part(index, answer.start, answer.stop, outputs, nonfinite=nonfinite).without(self._failed)
+        return replace(part, outputs=outputs).without(self._failed)

@@ -40,7 +40,7 @@ from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.files import ReusableBuffer
+from tasks.transport.spool import ReusableBuffer
 from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn, cast
 
@@ -23,12 +22,13 @@ from producer.records.timeline import Outcome
 from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import blank_like, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without
+from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
 from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
-from tasks.transport.files import ReusableBuffer
-from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError, SealError
+from tasks.transport.spool import ReusableBuffer
+from worker_config.errors import ExecutorDifferedError, MessageError, RowsFailedError, SealError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,7 @@ class Collector:
         if isinstance(answer, Failure):
             return self._close_failed(answer, chunk)
         message = chunk.message
-        if (answer.start, answer.stop) != (message.start, message.stop):
-            raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        part = part_of(answer, message, answer.failed_rows)
         if answer.models and answer.models != message.models:
             others = ", ".join(map(str, answer.models))
             logger.warning("job %s: an answer of %s is not joined: %s", self._context.id, others, message)
@@ -128,12 +127,11 @@ class Collector:
         loaded = (None, 0) if answer.is_blank else self._load(answer, chunk)
         if loaded is None:
             return False
-        outputs, size = loaded
         self._failures.keep(answer.failed)
         self._checksums[answer.index] = answer.checksum
         if len(self._checksums) > MOST_CHECKSUMS:
             self._checksums.popitem(last=False)
-        self._join_part(answer, chunk, answer.failed_rows, outputs, size)
+        self._join_part(answer, chunk, part, *loaded)
         return True
 
     def end(self) -> None:
@@ -178,7 +176,7 @@ class Collector:
     def _close_failed(self, answer: Failure, chunk: OpenChunk) -> bool:
         record, goes_on = answer.record, self._policy.goes_on
         if goes_on and answer.failed_rows:
-            self._join_part(answer, chunk, answer.failed_rows)
+            self._join_part(answer, chunk, part_of(answer, chunk.message, answer.failed_rows))
             return True
         self._channel.damaged += record.type == SealError.__name__ and bool(answer.slot)
         if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
@@ -186,38 +184,22 @@ class Collector:
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:
             return False
         if goes_on and record.stage != "model":
-            self._join_part(answer, chunk, [record])
+            self._join_part(answer, chunk, part_of(answer, chunk.message, [record]))
             return True
         # Those that had failed before are not why the job ends.
         last = self._failures.judge(answer.failed) if self._failures.models else None
         self._fail(last if last and last.model else self._named(record, chunk.message))
 
     def _join_part(
-        self,
-        answer: Answer,
-        chunk: OpenChunk,
-        failed: Sequence[FailureRecord],
-        outputs: OutputTree | None = None,
-        size: int = 0,
+        self, answer: Answer, chunk: OpenChunk, part: Part, outputs: OutputTree | None = None, size: int = 0
     ) -> None:
-        """The chunk is answered: first what may be wrong with it, then all that must happen once."""
-        message, joined = chunk.message, answer if isinstance(answer, Outputs) else None
-        part = Part(
-            message.index - self._context.first_index,
-            message.start,
-            message.stop,
-            {} if outputs is None else outputs,
-            tuple(failed),
-            dropped=_checked(tuple(joined.dropped), message) if joined else (),
-            nonfinite=(joined.nonfinite_inputs, joined.nonfinite_outputs) if joined else (0, 0),
-        )
-        if max(part.nonfinite) > part.predicted_rows:
-            raise MessageError(f"the answer to {message} counts more rows that are not finite than it has")
+        """The chunk is answered: first what may be wrong with its outputs, then all that must happen once."""
+        part = replace(part, index=part.index - self._context.first_index)
         if outputs is not None:
-            part = self._formed(part)
-        self._failures.keep(failed)
+            part = self._formed(replace(part, outputs=outputs))
+        self._failures.keep(part.failed)
         self._unproven.update(answer.by_executor)
-        self._dispatcher.answered(chunk, joined.seconds if joined else 0.0, size)
+        self._dispatcher.answered(chunk, answer.seconds if isinstance(answer, Outputs) else 0.0, size)
         if chunk.times_sent == 1:
             self._channel.measures.answered(answer, chunk.published_at)
         self._ledger.chunks_answered += 1
@@ -265,10 +247,7 @@ class Collector:
         payload = self._channel.load(answer, self._buffer if result_arrays else None)
         if payload is None and chunk.times_sent < MAX_SENDS:
             return None
-        try:
-            outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
-        except PayloadError as error:
-            raise MessageError(f"the answer to {message} cannot be read: {error}") from None
+        outputs = read_outputs(payload or b"", message, borrow=True)  # the join looks at it
         outputs = without({name: outputs} if name else outputs, self._failures.models)
         if result_arrays and isinstance(answer.ref, FileRef):  # the next answer is read into the same memory
             outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
@@ -295,11 +274,3 @@ class Collector:
         self._ledger.failed += record.stop - record.start
         self._ledger.chunks_answered += 1
         raise RowsFailedError(str(record))
-
-
-def _checked(dropped: tuple[tuple[int, int], ...], message: ChunkMessage) -> tuple[tuple[int, int], ...]:
-    """Runs of rows, if they are of the chunk, in order and apart; raises MessageError."""
-    bounds = [message.start, *(bound for run in dropped for bound in run), message.stop]
-    if bounds != sorted(bounds):
-        raise MessageError(f"the answer to {message} drops the rows {dropped}")
-    return dropped

@@ -23,8 +23,8 @@ from producer.records.ledger import Ledger
 from producer.records.throughput import STORES, Throughput
 from producer.scheduling.window import Window
 from tasks.protocol.messages import STAGES
-from tasks.telemetry.http_endpoint import HttpEndpoint
 from worker_config.errors import JobCancelledError
+from worker_config.telemetry.http_endpoint import HttpEndpoint
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

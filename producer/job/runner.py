@@ -43,7 +43,6 @@ from worker_config.errors import (
     JobCancelledError,
     NoWorkerError,
 )
-from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +77,12 @@ class Runner:
         self._collector = Collector(context, self._dispatcher)
         self.stages, self.gather = self._collector.stages, self._collector.gather
         self._reporter = JobReporter(context, self.stages)
-        self._liveness, self._stragglers = WorkerLiveness(context.id, context.models, context.spec.slots), Stragglers()
+        self._stragglers = Stragglers()
+        timeout_seconds = context.worker_timeout_seconds
+        self._liveness = WorkerLiveness(context.id, context.models, timeout_seconds, context.spec.slots)
         self._resender = Resender(self._channel, self._dispatcher, self._liveness, self._stragglers)
         self._answers: deque[Answer] = deque()
         self._run_id, self._cancelled, self._tries = "", False, 0
-        self._last_look = self._last_worker = time.monotonic()
 
     @property
     def next_index(self) -> int:
@@ -158,6 +158,7 @@ class Runner:
             raise JobCancelledError(self._how_far("was cancelled"))
         self.window.leave_room(self._channel.redis_room())
         self._run_id = self._channel.run_id()
+        self._liveness.is_due(time.monotonic())  # not before a second has gone
 
     def _send(self) -> None:
         max_parts = math.inf if self.feed.rows is not None else self.window.slots * CHUNKS_PER_SLOT
@@ -227,16 +228,15 @@ class Runner:
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
         now = time.monotonic()
-        if now - self._last_look < LIVENESS_LOOK_SECONDS:
+        if not self._liveness.is_due(now):
             return
-        self._last_look = now
         self._context.watch()
         state, lost = self._reporter.update()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
         run_id, self._run_id = self._run_id, self._channel.run_id()
         workers = self._channel.workers()
-        self._liveness.update(workers, self._channel.seconds_left(workers), now)
+        self._liveness.update(workers, now, self._channel.seconds_left(workers))
         self._context.timeline.look(self.slots)
         self.window.slots = len(self.slots)
         self.window.leave_room(self._channel.redis_room())
@@ -245,11 +245,8 @@ class Runner:
             self._invalidate()
         self._resender.stranded(now)
         self._resender.lost()
-        if self.slots or not self._dispatcher.open:
-            self._last_worker = now
-        elif now - self._last_worker > (timeout_seconds := self._context.worker_timeout_seconds):
-            names = ", ".join(map(str, self._context.models))
-            raise NoWorkerError(self._how_far(f"ends: no worker has held {names} for {timeout_seconds:.0f} seconds"))
+        if absence := self._liveness.absence(now, needed=bool(self._dispatcher.open)):
+            raise NoWorkerError(self._how_far(f"ends: {absence}"))
 
     def _wait_for_redis(self, error: BrokerError) -> None:
         """Until it answers, or somebody cancels the job; or for nothing, as it has ended with the embedded system."""
@@ -264,11 +261,11 @@ class Runner:
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
-        if not isinstance(error, BrokerFullError):
+        was_away = not isinstance(error, BrokerFullError)
+        if was_away:
             logger.warning("job %s goes on", self._context.id)
             self._invalidate()
-            self._last_worker = time.monotonic()  # workers have to come back, too
-        self._last_look = -LIVENESS_LOOK_SECONDS  # at once
+        self._liveness.look_at_once(time.monotonic(), was_away=was_away)
 
     def _invalidate(self) -> None:
         """Redis may have lost whatever it was given."""

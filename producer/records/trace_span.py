@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.protocol.messages import ModelRef
-from tasks.telemetry.tracing import tracer
+from worker_config.telemetry.tracing import tracer
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

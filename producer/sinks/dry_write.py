@@ -17,8 +17,8 @@ import numpy as np
 from producer.rows.part import Part
 from producer.sinks.opening import open_sink
 from producer.sinks.temp_paths import check_free, one_line_errors
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import leaves_of
 from worker_config.errors import OutputError
 
 # Of the whole output, what is on the disk at a time, where that is looked at before the first row is written.

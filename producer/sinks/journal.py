@@ -34,8 +34,8 @@ import numpy as np
 
 from producer.rows.part import RowSpec
 from producer.sinks.temp_paths import not_continued, sync_folder
+from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord, OnError, to_plain
-from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
 FORMAT = 3

@@ -20,7 +20,7 @@ from producer.rows.part import Array, RowSpec, output_name
 from producer.sinks.marks import mask_path
 from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
 

@@ -13,7 +13,7 @@ from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
 from producer.sinks.parquet import ParquetWriter
 from producer.sinks.sink import Sink
-from producer.sinks.temp_paths import OutputTarget, not_continued, one_line_errors
+from producer.sinks.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from producer.sinks.writer import Writer
 from producer.sinks.zarr import ZarrWriter
 from worker_config.errors import OutputError
@@ -92,8 +92,7 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None
     path = Path(os.path.realpath(path))
     writer = _writer(OutputTarget(path, None, ""))
     with one_line_errors(path):
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+        check_parent(path)
         if path.exists():
             writer.check_replaceable()
             if not force and resume and not journal_path(path).exists():

@@ -16,8 +16,8 @@ from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
 from producer.rows.source import MAX_BATCH_BYTES
 from producer.sinks.read_back import OutputReader
+from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError
 
 

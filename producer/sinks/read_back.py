@@ -19,7 +19,7 @@ from producer.sources.arrays import ArraySource
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
 from producer.sources.zarr import open_zarr
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
 # What can be read as it was written; JSON has neither dtypes nor NaN.

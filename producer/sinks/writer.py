@@ -10,7 +10,6 @@ An OSError or a CeleriacError that leaves any of these reaches the caller as one
 from __future__ import annotations
 
 import os
-import shutil
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
-from producer.sinks.temp_paths import OutputTarget, not_continued
-from tasks.protocol.trees import Key
-from worker_config.errors import OutputError
+from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
+from tasks.protocol.codec import Key
 
 Specs: TypeAlias = dict[Key, RowSpec]
 Arrays: TypeAlias = dict[Key, Array]
@@ -67,15 +65,8 @@ class Writer(ABC):
         return self.name(self.mark) if self.mark else ""
 
     def check_replaceable(self) -> None:
-        """Make sure that what has the final name already is an output of this kind.
-
-        Raises:
-            OutputError: it is something else.
-        """
-        if self.target.path.is_dir():
-            raise OutputError(f"{self.target.path}: is a folder; name a file in it")
-        if not self.target.path.is_file():
-            raise OutputError(f"{self.target.path}: exists and is not a regular file; choose another name")
+        """Raise OutputError unless what has the final name already is an output of this kind."""
+        check_regular_file(self.target.path)
 
     @abstractmethod
     def create(self) -> None:
@@ -187,11 +178,7 @@ class FileWriter(Writer):
 
 
 def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
-    """Hold a temporary file against the journal.
-
-    Raises:
-        OutputError: it is shorter than the journal says.
-    """
+    """Raise OutputError where a temporary file is shorter than the journal says."""
     length = os.fstat(stream.fileno()).st_size
     if length < least:
         raise not_continued(target.path, f"{stream.name} has {length} bytes, its journal says {least}")
@@ -200,8 +187,3 @@ def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
 def title(numbers: Array) -> str:
     """Rows of the data set, for people."""
     return f"rows {numbers[0]}-{numbers[-1] + 1}" if len(numbers) else "no rows"
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it; harmless where it is gone."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ whole, so a writer that is killed leaves the old or the new one, and never half 
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any
@@ -17,10 +18,10 @@ import numpy as np
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
-from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
-from tasks.protocol.trees import Key
-from tasks.transport.files import sync_file
+from producer.sinks.writer import Arrays, Specs, Writer, title
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
+from worker_config.files import sync_file
 
 ZARR_CHUNK_BYTES = 4 * 2**20
 
@@ -124,7 +125,7 @@ class ZarrWriter(Writer):
         """Bring everything to the disk."""
         self._unsynced = {(key, number) for key, number in self._unsynced if not self.is_dropped(key)}
         for model in self.dropped:
-            remove_folder(self.temporary / model)
+            shutil.rmtree(self.temporary / model, ignore_errors=True)
         for key, array in self._arrays.items():
             if not self.is_dropped(key) and array.shape[0] > rows:
                 array.resize((rows, *array.shape[1:]))
@@ -136,7 +137,7 @@ class ZarrWriter(Writer):
         path, old = self.target.path, self.target.temporary("old")
         if path.exists():
             self.check_replaceable()
-            remove_folder(old)
+            shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         try:
             self.temporary.rename(path)
@@ -144,14 +145,14 @@ class ZarrWriter(Writer):
             if old.exists():
                 old.rename(path)
             raise
-        remove_folder(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
         """No file is held open."""
 
     def remove(self) -> None:
         """Remove the folder."""
-        remove_folder(self.temporary)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _path(self, key: Key) -> str:
         """Of an array in the store; empty for the store itself, in which there can be no other."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, Part, flatten, output_name
-from tasks.protocol.trees import Key, leaves_of, tree_of
+from tasks.protocol.codec import Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 
 

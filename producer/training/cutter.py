@@ -17,7 +17,7 @@ import numpy as np
 from producer.rows.part import Array, OutputTree, Part, unflatten
 from producer.rows.rebatcher import Rebatcher, columns
 from producer.training.order import Order
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import MessageError, RowsFailedError
 
 

@@ -18,7 +18,7 @@ from producer.rows.part import OutputTree, Part, flatten
 from producer.rows.read_errors import import_optional
 from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
-from tasks.protocol.trees import leaves_of
+from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 
 logger = logging.getLogger(__name__)

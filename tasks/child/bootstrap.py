@@ -29,8 +29,8 @@ from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
-from tasks.transport.files import ReusableBuffer
 from tasks.transport.run_folder import draining_path
+from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import ExitCode, ModelError
 from worker_config.retry_policy import CHILD_COMMAND_RETRIES
 

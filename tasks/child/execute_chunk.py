@@ -17,7 +17,7 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks.child import online_checks, report_differed
+from tasks.child import executor_differences
 from tasks.child.bootstrap import Child, current_child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
 from tasks.child.chunk_rows import with_values
@@ -25,8 +25,9 @@ from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
 from tasks.models.batches import BatchCounts
-from tasks.protocol import codec, job_fields, keys
+from tasks.protocol import codec, keys
 from tasks.protocol.chunk_args import from_args
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
@@ -37,11 +38,11 @@ from tasks.protocol.messages import (
     Outputs,
     RedisRef,
 )
+from tasks.protocol.seal import Parts
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
 from tasks.telemetry.stopwatch import Stopwatch
-from tasks.transport import spool
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.transport.resend_detached import send_void
 from worker_config.errors import PayloadError
@@ -116,7 +117,7 @@ def _answer(
         if not is_taken and isinstance(answer, Outputs):
             forget(child, answer.ref)
         if answer.differed:
-            report_differed.tell(child.client, child.folder, answer)
+            executor_differences.report(child.client, child.folder, answer)
             send_void(child.client, answer.job, child.sealer)
         return answer
 
@@ -130,7 +131,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
     # All at once: a cancel in between would leave the count behind.
     with child.client.pipeline() as pipe:
         names = [model.name for model in message.models]
-        pipe.hmget(keys.job(message.job), [job_fields.STATE, *(f"{job_fields.OWN_GRAPH}{name}" for name in names)])
+        pipe.hmget(keys.job(message.job), [JobField.STATE, *(f"{JobField.OWN_GRAPH}{name}" for name in names)])
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
         # Before work begins: who dies with the chunk cannot count it.
@@ -188,7 +189,7 @@ def _run_chunk(
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
-        online_checks.begin(models, message, own_graph)
+        executor_differences.begin(models, message, own_graph)
         if not models:
             ran = ChunkOutputs(failed=unloaded)
         elif history is None:
@@ -211,11 +212,11 @@ def _run_chunk(
             todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
             before = partial(log.record_intent, child.worker)
             ran = _run(message, models, rows, todo, before, history.bad, watch)
-        if found := online_checks.differed(models, message):
+        if found := executor_differences.differed(models, message):
             differed += found
             watch.enter("infer")
             ran = _run(message, models, rows, todo, before, history.bad if history else [], watch)
-        made += online_checks.by_executor(models)
+        made += executor_differences.by_executor(models)
         if models:
             ran.failed[:0] = unloaded
         watch.enter("encode")
@@ -319,10 +320,10 @@ def _nothing(child: Child, message: ChunkMessage, ran: ChunkOutputs) -> Failure:
     return Failure(message.job, message.index, str(child), whole, each, ran.failed_rows if rows else [])
 
 
-def _encode(message: ChunkMessage, ran: ChunkOutputs) -> spool.Parts:
+def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:
     """The payload of the models that went through, empty if none did; those that cannot be sent have failed too."""
 
-    def encoded(outputs: Any) -> spool.Parts:
+    def encoded(outputs: Any) -> Parts:
         return codec.encode_parts(outputs, compression=message.compression)
 
     outputs = ran.outputs

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.models.nonfinite import NotFinite
 from tasks.models.output_assembler import Array, OutputAssembler
-from tasks.protocol.trees import leaves_of, tree_of
+from tasks.protocol.codec import leaves_of, tree_of
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
 from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol import codec
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
-from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
@@ -250,8 +250,8 @@ def _run_model(
             watch.enter("infer")
             if not link.is_step:
                 nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
-            if link.check is not None:
-                link.check.place(start, kept)
+            if link.runner.check is not None:
+                link.runner.check.place(start, kept)
             outputs = link.predict(rows)
             is_last = link is model.links[-1]
             if is_last or not link.is_step:  # what a step makes for another link is no output

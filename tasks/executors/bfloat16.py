@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.executors.frozen import freeze, load_graph, tensor_names, write_graph
+from tasks.executors.frozen import freeze, load_graph, write_graph
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import BUILT, Snapshot
 
@@ -35,7 +35,7 @@ def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
         if node.op == "Const":
             # What was folded still waits for what it was folded from; loops, where that matters, are functions here.
             del node.input[:]
-    write_graph(folder / FILE, rewritten, *tensor_names(function))
+    write_graph(folder / FILE, rewritten, function)
 
 
 def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:

@@ -2,7 +2,7 @@
 
     arrays --executor--> outputs --rows beyond the limit, or with outputs that are not finite--> own graph --> outputs
 
-What an executor was seen to agree on is in its trial (`tasks/preparation/trusted.py`).
+What an executor was seen to agree on is in its trial (`tasks/preparation/input_limits.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANY = 0.25
 Runner = Callable[[Arrays], Arrays]
 
 
-class TrustedRange(msgspec.Struct, frozen=True):
+class InputRange(msgspec.Struct, frozen=True):
     """What an executor may be given.
 
     Attributes:
@@ -45,7 +45,7 @@ class TrustedRange(msgspec.Struct, frozen=True):
         return np.logical_or.reduce(found) if found else None
 
 
-def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: TrustedRange) -> Arrays:
+def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: InputRange) -> Arrays:
     """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
 
     Args:

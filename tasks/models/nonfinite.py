@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.models.finite import rows_beyond
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 
 Array = np.ndarray[Any, Any]
 Side = Literal["inputs", "outputs"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.protocol.codec import Key, leaves_of, tree_of
 from tasks.protocol.dtypes import filler
-from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import ModelError
 
 Array = np.ndarray[Any, Any]

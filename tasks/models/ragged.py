@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tasks.models.output_assembler import OutputAssembler
+from tasks.protocol.codec import Columns, columns_of, tree_like
 from tasks.protocol.signature import Arrays, Rows
-from tasks.protocol.trees import Columns, columns_of, tree_like
 from worker_config.errors import InputError
 
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from tasks.models.batches import run_batches
 from tasks.models.error_text import telling_line
+from tasks.protocol.codec import Key, columns_of, leaves_of, tree_like, tree_of
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows
-from tasks.protocol.trees import Key, columns_of, leaves_of, tree_like, tree_of
 from worker_config.errors import InputError, ModelError, RowCountError
 
 Step = Callable[[Any], Any]

@@ -21,8 +21,8 @@ import numpy as np
 
 from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE
 from tasks.models.finite import is_float
-from tasks.preparation.agreement import Agreement, agreement_text, agreements
-from tasks.snapshots.record import OfClass
+from tasks.preparation.class_agreement import Agreement, agreement_text, agreements
+from tasks.snapshots.record import ClassAgreement
 
 OF_SPREAD = 1e-2
 LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be over `OF_SPREAD`
@@ -49,7 +49,7 @@ class Comparison:
     error: float = 0.0
     agreement: float | None = None
     why: str = ""
-    classes: list[OfClass] = field(default_factory=list)
+    classes: list[ClassAgreement] = field(default_factory=list)
 
 
 def tells_apart(reference: Sequence[Array]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.executors.promises import promise
+from tasks.executors.operation_table import judge
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
@@ -52,8 +52,7 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
             _ALL_CONSTANTS, f"{snapshot.weight_bytes / 1e9:.1f} GB of weights do not fit into a graph as constants"
         )
     for name in names[1:]:
-        if why := promise(name, snapshot).why:
-            leave_out([name], why)
+        leave_out([name], judge(name, snapshot.operations, tensorflow=snapshot.tensorflow).refusal)
     return [name for name in dict.fromkeys(names) if name not in reasons], reasons
 
 

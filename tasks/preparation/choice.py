@@ -9,7 +9,7 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 from __future__ import annotations
 
 from tasks.executors import EXECUTORS
-from tasks.preparation.agreement import agreement_text, too_few
+from tasks.preparation.class_agreement import agreement_text, too_few
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 

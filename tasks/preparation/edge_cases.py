@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tasks.models.finite import is_float
-from tasks.preparation.calibration_rows import Arrays
+from tasks.models.program import FlatArrays
 from tasks.protocol.records import TensorSpec
 
 # Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.
@@ -45,13 +45,13 @@ class EdgeCases(msgspec.Struct, frozen=True):
 
     label: str
     largest: float
-    rows: Arrays = []
-    reference: Arrays = []
-    refused: Arrays = []
-    sizes: Arrays = []
+    rows: FlatArrays = []
+    reference: FlatArrays = []
+    refused: FlatArrays = []
+    sizes: FlatArrays = []
 
 
-def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[EdgeCases]:
+def edge_cases(inputs: Sequence[TensorSpec], ordinary: FlatArrays, count: int) -> list[EdgeCases]:
     """Groups of rows for the inputs, without a reference yet.
 
     Args:
@@ -72,14 +72,14 @@ def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> li
     return groups
 
 
-def _sizes(rows: Arrays) -> np.ndarray[Any, Any]:
+def _sizes(rows: FlatArrays) -> np.ndarray[Any, Any]:
     """The largest absolute value of a float in each row."""
     floats = [array for array in rows if array.ndim and is_float(array)]
     numbers = [np.abs(array if array.dtype.kind == "c" else array.astype(np.float64)) for array in floats]
     return np.asarray(np.max([array.reshape(len(array), -1).max(axis=1, initial=0.0) for array in numbers], axis=0))
 
 
-def _replaced(ordinary: Arrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> Arrays:
+def _replaced(ordinary: FlatArrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> FlatArrays:
     random = np.random.default_rng(_SEED)
     return [
         _filled(array[:count], kinds, random)

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from tasks.executors import graph
-from tasks.executors.batched import in_batches
-from tasks.executors.operations import operations_of
+from tasks.executors.operation_table import operations_of
+from tasks.models.batches import in_batches
 from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call

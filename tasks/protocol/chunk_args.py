@@ -7,7 +7,7 @@ The first three stand there in every version, so that a worker of another one ca
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ from tasks.protocol.seal import Sealer, content_of
 from worker_config.errors import MessageError, VersionError
 
 
-class ChunkId(NamedTuple):
+class ChunkId(msgspec.Struct, frozen=True, array_like=True):
     """What every version tells of a chunk."""
 
     version: int
@@ -38,7 +38,7 @@ def chunk_id(args: Any) -> ChunkId:
     """
     try:
         if args and isinstance(args[0], dict):  # message version 1
-            return msgspec.convert([args[0].get(name) for name in ChunkId._fields], ChunkId)
+            return msgspec.convert([args[0].get(name) for name in ("version", "job", "index")], ChunkId)
         return msgspec.convert(list(args[:3]), ChunkId)
     except (msgspec.ValidationError, TypeError) as error:
         raise MessageError(f"a message is no chunk: {error}") from None
@@ -52,7 +52,8 @@ def from_args(args: Any, queue: str, sealer: Sealer) -> ChunkMessage:
         SealError: it was damaged, or is not signed with a key that is known here.
         MessageError: it is no chunk.
     """
-    version, job, index = chunk_id(args)
+    chunk = chunk_id(args)
+    version, job, index = chunk.version, chunk.job, chunk.index
     if version != MESSAGE_VERSION:
         raise VersionError(
             f"chunk {index} of job {job} has message version {version}, only {MESSAGE_VERSION} is understood here; "

@@ -25,7 +25,7 @@ import msgspec
 
 from tasks.models.model_version import calibration_digest
 from tasks.snapshots.record import Snapshot
-from tasks.transport.files import sync_file
+from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 

@@ -15,8 +15,8 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord
-from tasks.telemetry import tracing
 from tasks.telemetry.stopwatch import Stopwatch
+from worker_config.telemetry import tracing
 
 # Rows that fail, or that kill, are looked for in many small pieces.
 MOST_STAGES = 100

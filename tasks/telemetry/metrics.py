@@ -16,9 +16,9 @@ from tasks.models import memory
 from tasks.protocol.records import SlotRecord
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Counters, Counts
-from tasks.telemetry.http_endpoint import HttpEndpoint
 from tasks.transport import worker_registry
 from worker_config.settings import Settings
+from worker_config.telemetry.http_endpoint import HttpEndpoint
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 
 class ChildStatus(msgspec.Struct, frozen=True):

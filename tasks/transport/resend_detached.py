@@ -15,8 +15,9 @@ import msgspec
 import redis
 from celery import current_task
 
-from tasks.protocol import job_fields, keys
+from tasks.protocol import keys
 from tasks.protocol.chunk_args import to_args
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer
@@ -44,7 +45,7 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
 
 def take_resend(client: redis.Redis, job_id: str) -> bool:
     """Whether chunks of a detached job are to be sent again, their answers being void; True for one who asks."""
-    return bool(client.hdel(keys.job(job_id), job_fields.RESEND))
+    return bool(client.hdel(keys.job(job_id), JobField.RESEND))
 
 
 def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
@@ -52,7 +53,7 @@ def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
     answered = cast("list[bytes]", client.hkeys(keys.answers(job_id)))
     indexes = sorted(set(range(plan.chunks)) - set(map(int, answered)))
     logger.warning("job %s: sends %s of its chunks again", job_id, len(indexes))
-    client.hincrby(keys.job(job_id), job_fields.SENT_AGAIN, len(indexes))
+    client.hincrby(keys.job(job_id), JobField.SENT_AGAIN, len(indexes))
     return indexes
 
 
@@ -63,7 +64,7 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
     """
     if not take_resend(client, job_id):
         return
-    names = [job_fields.STATE, job_fields.RECORD]
+    names = [JobField.STATE, JobField.RECORD]
     state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))
     plan = msgspec.json.decode(record, type=JobRecord).plan if record and state == b"running" else None
     if plan is None:

@@ -24,8 +24,8 @@ from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
 from tasks.transport import queues, run_folder
-from tasks.transport.files import write_whole
 from worker_config.errors import MessageError
+from worker_config.files import write_whole
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 _MAIN = b"main"

@@ -31,10 +31,10 @@ from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
-from tasks.preparation.prepare import prepare, workshop
+from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.seal import Sealer
-from tasks.telemetry import metrics, status_file, tracing
+from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
@@ -50,6 +50,7 @@ from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit,
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +147,10 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
     _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
-    shop = workshop(settings, threads, concurrency, say)
-    served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
+    context = PreparationContext.of(settings, threads, concurrency, say)
+    served = {name: prepare(name, entry, digests[name], context) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
-    models = ModelSet(folder, Generation(served, shop.held))
+    models = ModelSet(folder, Generation(served, context.held))
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
@@ -161,7 +162,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         started=started,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
-        reloader=Reloader(models, shop, partial(read_entries, settings), say),
+        reloader=Reloader(models, context, partial(read_entries, settings), say),
         memory_limit=memory_limit,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
         sealer=Sealer(settings.signing_key),

@@ -1,6 +1,6 @@
 """Takes new versions of models into a worker that runs: `control reload_models`, or SIGHUP.
 
-    manifest and files --prepare, in a forked process--> Served --main process--> word for children, slots, queue
+    manifest and files --prepare, in a forked process--> ServingSpec --main process--> word for children, slots, queue
 
 No child is stopped, and no chunk: a child loads the version that a chunk asks for when it comes, from its snapshot, in
 a fraction of a second. New jobs get the new versions, as soon as the worker's slots tell of them; jobs that run go on
@@ -17,8 +17,8 @@ from pathlib import Path
 from tasks.models.model_version import digest_or_error, function_digests
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import ModelSet
-from tasks.preparation.prepare import Preparation, prepare
-from tasks.preparation.served import Served, describe
+from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError
 from worker_config.errors import ConfigError, ModelLoadError
@@ -32,7 +32,7 @@ class Reloader:
 
     Args:
         models: of the worker.
-        shop: of the worker.
+        context: of the worker.
         read: the entries of the manifest as it stands when called.
         say: tell the person who started the worker.
     """
@@ -40,12 +40,12 @@ class Reloader:
     def __init__(
         self,
         models: ModelSet,
-        shop: Preparation,
+        context: PreparationContext,
         read: Callable[[], dict[str, ModelEntry]],
         say: Callable[[str], None],
     ) -> None:
         self._models = models
-        self._shop = shop
+        self._context = context
         self._read = read
         self._say = say
         self._functions = function_digests(one.entry for one in models.current.served.values())
@@ -57,9 +57,9 @@ class Reloader:
         if self._forked is None:
             if self.wanted:
                 self.wanted = False
-                read, shop, functions = self._read, self._shop, self._functions
-                work = partial(_prepare_all, read, shop, functions)
-                self._forked = Forked(work, dict[str, Served], Path(os.devnull))
+                read, context, functions = self._read, self._context, self._functions
+                work = partial(_prepare_all, read, context, functions)
+                self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
             return False
         if not self._forked.is_done():
             return False
@@ -70,7 +70,7 @@ class Reloader:
             self._say(f"models are not reloaded: {error}")
             return False
 
-    def _take(self, served: dict[str, Served]) -> bool:
+    def _take(self, served: dict[str, ServingSpec]) -> bool:
         changed = what_changed(self._models.current.served, served)
         if not changed:
             self._say("models reloaded: nothing has changed")
@@ -85,15 +85,15 @@ class Reloader:
 
 
 def _prepare_all(
-    read: Callable[[], dict[str, ModelEntry]], shop: Preparation, functions: Mapping[str, str]
-) -> dict[str, Served]:
+    read: Callable[[], dict[str, ModelEntry]], context: PreparationContext, functions: Mapping[str, str]
+) -> dict[str, ServingSpec]:
     entries = read()
     now = function_digests(entries.values())
     if changed := sorted(name for name, digest in now.items() if functions.get(name, digest) != digest):
         raise ConfigError(
             f"the function {changed[0]} has changed, which running children have imported; start the worker again"
         )
-    served = {name: prepare(name, entry, digest_or_error(name, entry), shop) for name, entry in entries.items()}
+    served = {name: prepare(name, entry, digest_or_error(name, entry), context) for name, entry in entries.items()}
     for name, one in served.items():
         if describe(one) is None:
             raise ModelLoadError(
@@ -102,7 +102,7 @@ def _prepare_all(
     return served
 
 
-def what_changed(before: Mapping[str, Served], after: Mapping[str, Served]) -> str:
+def what_changed(before: Mapping[str, ServingSpec], after: Mapping[str, ServingSpec]) -> str:
     """For the log: models that came, went, or have another version."""
     words = []
     for name in sorted(before.keys() | after.keys()):

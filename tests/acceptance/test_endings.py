@@ -39,9 +39,10 @@ def slow_rows(rows: int) -> np.ndarray:
 
 
 def start_slow(celeriac: Celeriac, rows: int, *words: object, model: str = "slow") -> Running:
-    """Predict rows with a model that takes its time, a batch in each chunk."""
+    """Predict rows with a model that takes its time, a batch in each chunk; a whole system of its own starts afresh."""
     np.save(celeriac.folder / "rows.npy", slow_rows(rows))
-    return celeriac.start("predict", model, "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *words)
+    command = ("predict", model, "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *words)
+    return celeriac.start(*command, fresh="--broker" not in words)
 
 
 def check_cancelled(celeriac: Celeriac, ended: Ended) -> None:

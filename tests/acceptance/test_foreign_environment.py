@@ -89,6 +89,7 @@ def test_an_embedded_run_whose_worker_or_redis_dies_ends_at_once(celeriac: Celer
         running = celeriac.start(
             *("predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", 10),
             *("--models", manifest, "--workers", 1),
+            fresh=True,
         )
         wait_until(lambda: held_child(celeriac.folder) or running.check_running(), "a chunk is in the middle")
         os.kill(main_process_of(running.pid, part), signal.SIGKILL)

@@ -257,7 +257,7 @@ def slow_rows() -> np.ndarray:
 def start_slow(celeriac: Celeriac, *words: object) -> Running:
     """Begin; return when rows are safe, and many are not."""
     np.save(celeriac.folder / "rows.npy", slow_rows())
-    running = celeriac.start(*predict_slow(), *words)
+    running = celeriac.start(*predict_slow(), *words, fresh="--broker" not in words)
     wait_until(lambda: running.check_running() or journal_of(celeriac).count(b"\n") > 1, "rows are safe")
     return running
 

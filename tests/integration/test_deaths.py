@@ -23,6 +23,7 @@ from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child, Places
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import ModelCache
+from tasks.child.model_runner import ModelRunner
 from tasks.models.batches import BatchSize
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -292,7 +293,8 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
         raise MemoryError("Unable to allocate 1 PiB")
 
     spec = TensorSpec("rows", "float32", (None, 4))
-    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call, BatchSize(1))
+    runner = ModelRunner("slow", call, BatchSize(1))
+    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), runner)
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
     child = Child("here", 0, model_cache, server, 60, Places())

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.operations.hurting_rows import hurting_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
 from tasks.protocol.records import TensorSpec
 
 NAMES = [name for name in EXECUTORS if name != "graph"]

@@ -20,7 +20,7 @@ from tasks.models.memory import available_bytes
 from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.prepare import clear_built
-from tasks.preparation.served import Served
+from tasks.preparation.serving_spec import ServingSpec
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.snapshots import batch_size, cache
@@ -328,8 +328,8 @@ class TestBatches:
 
 
 def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def served(digest: str) -> dict[str, Served]:
-        return {"m": Served("m", digest * 64, ENTRY)}
+    def served(digest: str) -> dict[str, ServingSpec]:
+        return {"m": ServingSpec("m", digest * 64, ENTRY)}
 
     now = [1000.0]
     monkeypatch.setattr("tasks.preparation.model_set.time.monotonic", lambda: now[0])

@@ -118,7 +118,7 @@ def _exporter(name: str) -> SpanExporter:
         return ConsoleSpanExporter(out=sys.__stderr__ or sys.stderr)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from tasks.telemetry.quiet_exporter import QuietExporter
+    from worker_config.telemetry.quiet_exporter import QuietExporter
 
     return QuietExporter(OTLPSpanExporter(timeout=None if _variable("TIMEOUT") else TIMEOUT_SECONDS))
 

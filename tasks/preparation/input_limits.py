@@ -1,40 +1,25 @@
-"""How far an executor can be trusted: up to which size of numbers it gave what the model gives for edge cases.
+"""Up to which size of numbers an executor gives what the model gives, by edge cases.
 
-    groups of edge cases --model--> reference, or refused  --executor--> why it is not used, or a limit for its rows
+    groups of edge cases --model--> reference, or refused  --executor--> why it is not used, or an InputRange
 
-Rows beyond the limit go to the model's own graph, each for itself (`tasks/executors/guarded.py`).
+Rows outside the range go to the model's own graph, each for itself (`tasks/executors/guarded.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from tasks.executors.batched import in_batches
-from tasks.models.program import FlatCall
+from tasks.executors.guarded import InputRange
+from tasks.models.batches import in_batches
+from tasks.models.program import FlatArrays, FlatCall
 from tasks.preparation.accuracy_gate import differs
-from tasks.preparation.calibration_rows import Arrays
 from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, EdgeCases
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
 FINITE = float(np.finfo(np.float64).max)
-
-
-class Trust(msgspec.Struct, frozen=True):
-    """What an executor may be given.
-
-    Attributes:
-        why: why it is not used at all; empty where it is.
-        limit: the largest absolute value of a float up to which it agrees with the model; rows beyond, and those that
-            are not finite, are not for it. None where it agrees on all rows.
-        tiny: whether rows with numbers very close to 0 are for it.
-    """
-
-    why: str = ""
-    limit: float | None = None
-    tiny: bool = True
 
 
 def with_reference(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int) -> list[EdgeCases]:
@@ -46,20 +31,20 @@ def _referred(group: EdgeCases, call: FlatCall, batch_rows: int) -> EdgeCases:
     try:
         return msgspec.structs.replace(group, reference=in_batches(call, group.rows, batch_rows))
     except Exception:
-        taken = [
-            number for number in range(_count(group.rows)) if _is_taken(call, _rows(group.rows, [number]), batch_rows)
-        ]
-    refused = _rows(group.rows, [number for number in range(_count(group.rows)) if number not in taken])
+        count = max((len(array) for array in group.rows if array.ndim), default=0)
+        is_taken = [_is_taken(call, _rows(group.rows, [number]), batch_rows) for number in range(count)]
+    taken, refused = ([number for number in range(count) if is_taken[number] is one] for one in (True, False))
+    group = msgspec.structs.replace(group, refused=_rows(group.rows, refused))
     if not taken:
-        return msgspec.structs.replace(group, rows=[], refused=refused)
+        return msgspec.structs.replace(group, rows=[])
     rows = _rows(group.rows, taken)
     reference = in_batches(call, rows, batch_rows)
-    return msgspec.structs.replace(
-        group, rows=rows, reference=reference, refused=refused, sizes=_rows(group.sizes, taken)
-    )
+    return msgspec.structs.replace(group, rows=rows, reference=reference, sizes=_rows(group.sizes, taken))
 
 
-def trust(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int, *, exact: bool, seen: float) -> Trust:
+def common_range(
+    groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int, *, exact: bool, seen: float
+) -> tuple[str, InputRange]:
     """Run the groups, the smallest numbers first, up to the first on which the executor is not like the model.
 
     Args:
@@ -68,6 +53,9 @@ def trust(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int, *, exact
         batch_rows: rows in one call.
         exact: of a float32 executor; of another the places of NaN and infinity alone are compared.
         seen: the largest absolute value of the rows on which it was found to agree before.
+
+    Returns:
+        Why it is not used at all, empty where it is; and the rows that it may be given.
     """
     limit: float | None = None
     tiny = True
@@ -80,18 +68,18 @@ def trust(groups: Sequence[EdgeCases], call: FlatCall, batch_rows: int, *, exact
         if group.label == TINY:
             tiny = False
         elif group.largest <= max(ORDINARY, seen):
-            return Trust(f"for rows of {group.label}, {why}")
+            return f"for rows of {group.label}, {why}", InputRange()
         else:
             limit = max(ORDINARY, seen, *(one.largest for one in groups if one.largest < group.largest))
     if not exact:  # its numbers were compared on the user's own rows alone
         limit = min(FINITE if limit is None else limit, max(ORDINARY, seen))
-    return Trust(limit=limit, tiny=tiny)
+    return "", InputRange(limit, tiny)
 
 
-def capped(trusted: Trust, seen: float) -> Trust:
+def capped(inputs: InputRange, seen: float) -> InputRange:
     """The same of an executor that is known, or thought, to agree on finite rows of moderate size alone."""
     most = max(LARGE, seen)
-    return msgspec.structs.replace(trusted, limit=most if trusted.limit is None else min(trusted.limit, most))
+    return InputRange(most if inputs.limit is None else min(inputs.limit, most), inputs.tiny)
 
 
 def _differs(group: EdgeCases, call: FlatCall, batch_rows: int, exact: bool) -> str:
@@ -103,13 +91,13 @@ def _differs(group: EdgeCases, call: FlatCall, batch_rows: int, exact: bool) -> 
         sizes = group.sizes[0] if group.sizes else None
         if why := differs(group.reference, outputs, exact=exact, sizes=sizes):
             return why
-    for row in _each(group.refused):
-        if _is_taken(call, row, batch_rows):
-            return "it takes a row that the model refuses"
+    count = max((len(array) for array in group.refused if array.ndim), default=0)
+    if any(_is_taken(call, _rows(group.refused, [number]), batch_rows) for number in range(count)):
+        return "it takes a row that the model refuses"
     return ""
 
 
-def _is_taken(call: FlatCall, row: Arrays, batch_rows: int) -> bool:
+def _is_taken(call: FlatCall, row: FlatArrays, batch_rows: int) -> bool:
     try:
         in_batches(call, row, batch_rows)
     except Exception:
@@ -117,14 +105,5 @@ def _is_taken(call: FlatCall, row: Arrays, batch_rows: int) -> bool:
     return True
 
 
-def _each(rows: Arrays) -> Iterator[Arrays]:
-    for number in range(_count(rows)):
-        yield _rows(rows, [number])
-
-
-def _count(rows: Arrays) -> int:
-    return max((len(array) for array in rows if array.ndim), default=0)
-
-
-def _rows(rows: Arrays, numbers: Sequence[int]) -> Arrays:
+def _rows(rows: FlatArrays, numbers: Sequence[int]) -> FlatArrays:
     return [array[list(numbers)] if array.ndim else array for array in rows]

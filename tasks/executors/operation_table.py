@@ -1,6 +1,6 @@
 """What executors make of TensorFlow's operations, as a sweep has found it, and what follows for a model.
 
-    operations.json --(executor, the model's operations)--> judge --> Verdict: level, because, unknown
+    operations.json --(executor, the model's operations)--> judge --> Verdict: refusal, is_of_finite, unknown
 
 `python -m benchmarks.operations` makes the table; docs/executors.md shows it. An entry holds for one version of
 TensorFlow: under another one every operation is unknown.
@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.executors.reached import operation_key, operations_of
+from tasks.executors.graph_operations import operation_key, operations_of
 
 __all__ = ["Level", "Pattern", "SweptLayer", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
 
@@ -27,6 +27,7 @@ Level = Literal["all", "finite", "no"]
 LEVELS: tuple[Level, ...] = ("all", "finite", "no")
 NOT_BUILT = "-"
 _BY_TFLITE = ("tflite", "int8")
+_NAMED = 3
 
 
 class Pattern(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,6 +95,19 @@ class Verdict:
     level: Level
     because: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why the executor is not for the model; empty where it may be."""
+        if self.level != "no":
+            return ""
+        more = f" and {len(self.because) - _NAMED} more" if len(self.because) > _NAMED else ""
+        return f"it does not give what the model gives for {', '.join(self.because[:_NAMED])}{more}"
+
+    @property
+    def is_of_finite(self) -> bool:
+        """Whether it is equal on finite rows of moderate size alone, as far as is known."""
+        return self.level == "finite" or bool(self.unknown)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.ranges import POSITIVE, constant, sign_of
+from tasks.executors.sign_analysis import POSITIVE, constant, sign_of
 
 # What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), reads of variables.
 PLUMBING = frozenset((
