@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import redis
+import xxhash
 
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
@@ -27,6 +27,8 @@ from tasks.protocol.messages import (
     Outputs,
 )
 from tasks.protocol.records import JobRecord
+from tasks.protocol.seal import outputs_context
+from tests.seals import SEALER, rows_ref
 from tests.systems import System, Worker
 from tests.waiting import wait_until
 from worker_config.settings import Settings
@@ -55,7 +57,7 @@ class Chunks:
         """A chunk of rows that begin at `start`."""
         column = next(iter(rows.values())) if isinstance(rows, dict) else rows
         refs = [self.refs[name] for name in models.split(",")]
-        payload = InlineRef(codec.encode(rows))
+        payload = rows_ref(self.job, index, rows)
         message = ChunkMessage(MESSAGE_VERSION, self.job, index, start, start + len(column), None, refs, payload)
         return msgspec.structs.replace(message, on_error=on_error, **more)
 
@@ -103,8 +105,9 @@ def outputs_of(answer: Answer) -> Any:
     """What a child made of a chunk that it could run; the checksum is right."""
     assert isinstance(answer, Outputs), answer
     assert isinstance(answer.ref, InlineRef)
-    assert answer.checksum == zlib.crc32(answer.ref.payload)
-    return codec.decode(answer.ref.payload)
+    payload = SEALER.open(outputs_context(answer.job, answer.index), answer.ref.payload)
+    assert answer.checksum == xxhash.xxh3_64_intdigest(payload)
+    return codec.decode(payload)
 
 
 def deaths(worker: Worker) -> int:

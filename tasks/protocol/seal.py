@@ -101,7 +101,7 @@ class Sealer:
                 raise SealError(f"{context} is damaged: its checksum differs")
             return
         key = self._keys.get(head[4:8])
-        if head[3] != _SIGNED or key is None or len(head) < SIGNATURE_BYTES:
+        if head[3] != _SIGNED or key is None or len(head) < SIGNATURE_BYTES or any(head[8:16] + head[44:]):
             raise SealError(f"{context} is not signed with a key of CELERIAC_SIGNING_KEY, or damaged")
         if not hmac.compare_digest(_tag(key, head[16:28], context, parts), head[28:44]):
             raise SealError(f"{context} is damaged or forged: its signature does not fit")

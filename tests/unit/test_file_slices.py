@@ -153,7 +153,7 @@ def test_a_released_file_is_written_over_and_cut_to_its_new_length(tmp_path: Pat
 def test_a_payload_is_read_straight_into_arrays_of_its_form(tmp_path: Path, tree: Any) -> None:
     ref = spool.write(tmp_path, "0123456789ab", "output-1", codec.encode_parts(tree))
     room = {name: np.full_like(array, 9) for name, array in tree.items()} if isinstance(tree, dict) else tree * 0
-    assert spool.read_into(tmp_path, ref, codec.encode_parts(room))
+    assert spool.read_into(tmp_path, ref, bytearray(), codec.encode_parts(room))
     np.testing.assert_equal(room, tree)
 
 
@@ -170,11 +170,11 @@ def test_a_payload_is_read_straight_into_arrays_of_its_form(tmp_path: Path, tree
 )
 def test_a_payload_of_another_form_is_not_taken(tmp_path: Path, other: Any) -> None:
     ref = spool.write(tmp_path, "0123456789ab", "output-1", codec.encode_parts(np.arange(12.0).reshape(3, 4)))
-    assert not spool.read_into(tmp_path, ref, codec.encode_parts(other))
+    assert not spool.read_into(tmp_path, ref, bytearray(), codec.encode_parts(other))
     gone = FileRef("0123456789ab/output-2-00000000")
-    assert not spool.read_into(tmp_path, gone, codec.encode_parts(np.zeros((3, 4))))
+    assert not spool.read_into(tmp_path, gone, bytearray(), codec.encode_parts(np.zeros((3, 4))))
     same = spool.write(tmp_path, "0123456789ab", "output-3", codec.encode_parts(other))
-    assert spool.read_into(tmp_path, same, codec.encode_parts(other)) == (len(other) < 500)
+    assert spool.read_into(tmp_path, same, bytearray(), codec.encode_parts(other)) == (len(other) < 500)
 
 
 def test_a_forgotten_payload_is_read_to_its_end_by_who_has_it_open(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_all_counts_are_given_by_name() -> None:
         "chunks_sent_again": 0,
         "duplicates": 1,
         "duplicates_differing": 0,
+        "damaged": 0,
     }
 
 
@@ -79,5 +80,6 @@ def test_people_get_one_line() -> None:
     assert str(ledger) == (
         "10 rows: 9 predicted, 1 failed, 0 skipped, 9 written, 4 resumed, "
         "not finite in 0 inputs and 0 outputs; "
-        "3/3 chunks answered, 2 sent again, 1 duplicates dropped, 0 of which differed"
+        "3/3 chunks answered, 2 sent again, 1 duplicates dropped, 0 of which differed, "
+        "0 damaged on their way"
     )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.protocol.messages import (
+    MESSAGE_VERSION,
     Answer,
     ChunkMessage,
     Failure,
@@ -31,7 +32,7 @@ from tasks.protocol.messages import (
 from worker_config.errors import MessageError
 
 MESSAGE = ChunkMessage(
-    version=1,
+    version=MESSAGE_VERSION,
     job="0123456789ab",
     index=17,
     start=4352,
@@ -65,7 +66,7 @@ def test_a_message_survives_the_way_through_celery(ref: RowsRef) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", MESSAGE_VERSION + 1),
         ("job", "../../etc/passwd"),
         ("index", -1),
         ("start", "0"),

@@ -40,6 +40,7 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_LOG_FORMAT": "json",
         "CELERIAC_METRICS_PORT": "9464",
         "CELERIAC_METRICS_HOST": "0.0.0.0",  # noqa: S104 - not listened at
+        "CELERIAC_SIGNING_KEY": f"{'k' * 32},{'l' * 32}",
     }
     expected = Settings(
         broker_url="redis://host:6380/1",
@@ -59,6 +60,7 @@ def test_every_variable_reaches_its_setting() -> None:
         log_format="json",
         metrics_port=9464,
         metrics_host="0.0.0.0",  # noqa: S104
+        signing_key=("k" * 32, "l" * 32),
     )
     settings = Settings.from_env(environ)
     assert settings == expected
@@ -123,3 +125,22 @@ def test_the_app_never_accepts_pickle() -> None:
     app = make_app(Settings(broker_url="redis://host/0"))
     assert set(app.conf.accept_content) == {"msgpack", "json"}
     assert app.conf.broker_url == "redis://host/0"
+
+
+def test_signing_keys_stand_in_a_file_and_are_never_shown(tmp_path: Path) -> None:
+    keys = ("n" * 32, "o" * 40)
+    file = tmp_path / "keys"
+    file.write_text("\n".join(keys) + "\n")
+    settings = Settings.from_env({"CELERIAC_SIGNING_KEY": str(file)})
+    assert settings.signing_key == keys
+    assert not any(key in repr(settings) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("k" * 31, "less than 32 characters"), (",", "less than 32 characters"), ("/not/there", "cannot be read")],
+)
+def test_a_signing_key_that_does_not_do_is_refused_and_not_shown(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as raised:
+        Settings.from_env({"CELERIAC_SIGNING_KEY": text})
+    assert "kkk" not in str(raised.value)
