@@ -1,6 +1,6 @@
 """What a worker's main process tells of itself, in a file of its run folder that it keeps up to date.
 
-    main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`
+    main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`, metrics
 
 Whoever reads it asks nobody, so that also a main process that hangs is seen: its file gets old. Times are those of
 `time.monotonic`, which all processes of a machine share, and nobody sets back.
@@ -44,6 +44,13 @@ class ChildStatus(msgspec.Struct, frozen=True):
     chunks: int = 0
     rows: int = 0
 
+    def in_words(self, now: float) -> str:
+        """What it does, for people."""
+        if not self.ready:
+            return f"not ready for {now - self.since:.1f} s"
+        runs = f"runs {self.chunk} for {now - self.chunk_since:.1f} s" if self.chunk else "ready"
+        return f"leaves, {runs}" if self.leaving else runs
+
 
 class WorkerStatus(msgspec.Struct, frozen=True):
     """One worker.
@@ -75,6 +82,21 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     waiting: int = 0
     waiting_since: float | None = None
     redis_lost_at: float | None = None
+
+    @property
+    def staying(self) -> list[ChildStatus]:
+        """The children that are to go on, and those that are to come."""
+        return [child for child in self.children if not child.leaving]
+
+    @property
+    def ready(self) -> int:
+        """How many of these are ready."""
+        return sum(child.ready for child in self.staying)
+
+    @property
+    def running(self) -> int:
+        """How many children run a chunk, those that go too."""
+        return sum(bool(child.chunk) for child in self.children)
 
 
 def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
