@@ -64,7 +64,6 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "put_bytes": ("Payloads of rows, by what carried them.", "store", tuple(STORES.values())),
     "taken_bytes": ("Payloads of outputs, by what carried them.", "store", tuple(STORES.values())),
 }
-_ROWS = ("predicted", "failed", "skipped", "written", "resumed", "nonfinite_inputs", "nonfinite_outputs")
 
 _lock = threading.Lock()
 _jobs: list[_Numbers] = []
@@ -145,12 +144,10 @@ def _sum_up() -> None:
 
 def _add(totals: Totals, numbers: _Numbers) -> None:
     for name, count in numbers.ledger.as_dict().items():
-        totals[f"rows_{name}" if name in _ROWS else name, ""] += count
+        totals[f"rows_{name}" if f"rows_{name}" in _COUNTERS else name, ""] += count
     measures = numbers.measures
-    totals["queue_seconds", ""] += measures.queue_seconds
-    totals["queued_chunks", ""] += measures.queued_chunks
-    totals["join_seconds", ""] += measures.join_seconds
-    totals["executors_differed", ""] += measures.executors_differed
+    for name in ("queue_seconds", "queued_chunks", "join_seconds", "executors_differed"):
+        totals[name, ""] += getattr(measures, name)
     if measures.ended:
         totals["jobs_ended", measures.ended] += 1
     for name, amounts in (

@@ -24,31 +24,24 @@ from tasks.telemetry.stopwatch import CELLS, seconds_in
 _SLOTS = 4096
 
 
+def _count(text: str) -> int:
+    counted: int = field(default=0, metadata={"text": text})
+    return counted
+
+
 @dataclass(frozen=True)
 class Counts:
-    """What was done, by a chunk or by all of them.
+    """What was done, by a chunk or by all of them; each with a text for people."""
 
-    Attributes:
-        chunks: answered.
-        rows: of these.
-        rows_failed: of these, without an output.
-        rows_nonfinite_inputs: of the rows with an output, those with a NaN or an infinity in what a model took.
-        rows_nonfinite_outputs: the same in what a model or its function gave.
-        chunks_again: of the chunks, those that had been delivered before.
-        batches: calls of a model, or of a function that is one, that gave outputs.
-        batch_rows: rows in them.
-        batch_places: rows that they had room for.
-    """
-
-    chunks: int = 0
-    rows: int = 0
-    rows_failed: int = 0
-    rows_nonfinite_inputs: int = 0
-    rows_nonfinite_outputs: int = 0
-    chunks_again: int = 0
-    batches: int = 0
-    batch_rows: int = 0
-    batch_places: int = 0
+    chunks: int = _count("Chunks answered.")
+    rows: int = _count("Rows of the chunks answered.")
+    rows_failed: int = _count("Rows without an output, as answers told.")
+    rows_nonfinite_inputs: int = _count("Rows with an output of which a model took a NaN or an infinity.")
+    rows_nonfinite_outputs: int = _count("Rows with an output that holds a NaN or an infinity.")
+    chunks_again: int = _count("Chunks answered that had been delivered before.")
+    batches: int = _count("Calls of models, or of functions that are models, that gave outputs.")
+    batch_rows: int = _count("Rows in these calls.")
+    batch_places: int = _count("Rows that these calls had room for.")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from tasks.models import memory
@@ -22,18 +23,6 @@ PREFIX = "celeriac_worker_"
 # To look at the memory of a child takes milliseconds, in which it cannot change its own.
 MEMORY_EACH_SECONDS = 10.0
 
-# Counts by their names.
-_COUNTS = {
-    "chunks": "Chunks answered.",
-    "rows": "Rows of the chunks answered.",
-    "rows_failed": "Rows without an output, as answers told.",
-    "rows_nonfinite_inputs": "Rows with an output of which a model took a NaN or an infinity.",
-    "rows_nonfinite_outputs": "Rows with an output that holds a NaN or an infinity.",
-    "chunks_again": "Chunks answered that had been delivered before.",
-    "batches": "Calls of models that gave outputs.",
-    "batch_rows": "Rows in these calls.",
-    "batch_places": "Rows that these calls had room for.",
-}
 _MEMORY = {
     "child_own_bytes": "Memory of the child alone.",
     "child_pss_bytes": "The same with its share of what it shares.",
@@ -68,8 +57,9 @@ class _Watched:
         """All metrics of the worker, as they are now."""
         totals, status = self._counters.totals(), status_file.read(self._folder)
         records = worker_registry.saved_slots(self._folder)
-        for name, text in _COUNTS.items():
-            yield MetricFamily("counter", PREFIX + name, text, getattr(totals.counts, name))
+        for one in fields(totals.counts):
+            count = getattr(totals.counts, one.name)
+            yield MetricFamily("counter", PREFIX + one.name, one.metadata["text"], count)
         started = "Children that have held their models."
         yield MetricFamily("counter", PREFIX + "children_started", started, totals.children)
         for stage, seconds in totals.stages.items():

@@ -114,15 +114,12 @@ def write(folder: Path, status: WorkerStatus) -> None:
 
 def read_all() -> list[WorkerStatus]:
     """Of all workers of this user on this machine, or in this container, whose main process lives."""
-    found = []
-    for path in run_folder.status_files():
-        with suppress(OSError, msgspec.DecodeError):  # of a worker that just ends, or of another version
-            found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
+    found = filter(None, map(read, run_folder.own_folders()))
     return [status for status in found if run_folder.born(status.pid) == status.born]
 
 
 def read(folder: Path) -> WorkerStatus | None:
-    """Of the worker with this run folder; None where none was written."""
+    """Of the worker with this run folder; None where there is none, or that of another version."""
     try:
         return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
     except (OSError, msgspec.DecodeError):

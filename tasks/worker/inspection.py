@@ -82,7 +82,7 @@ class Inspection:
         status, now = self._refreshed(), time.monotonic()
         return {
             "state": status.state,
-            "children": self.size.wanted,
+            "children": self.size.target,
             "ready": status.ready,
             "running": status.running,
             "slots": {str(one.slot): one.in_words(now) for one in status.children},
@@ -163,8 +163,8 @@ class Inspection:
                 chunks=chunks,
                 rows=rows,
             )
-        missing = self.size.wanted - len(self.size.staying)
-        free = [slot for slot in range(self.size.wanted + len(found)) if slot not in found][: max(0, missing)]
+        missing = self.size.target - len(self.size.staying)
+        free = [slot for slot in range(self.size.target + len(found)) if slot not in found][: max(0, missing)]
         found |= {slot: ChildStatus(slot, 0, False, since(slot, False)) for slot in free}
         return [found[slot] for slot in sorted(found)]
 
