@@ -18,7 +18,7 @@ import redis
 from celery.exceptions import Reject
 
 from tasks.child import executor_differences
-from tasks.child.bootstrap import Child, current_child
+from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
 from tasks.child.chunk_rows import with_values
 from tasks.child.loaded_model import LoadedModel
@@ -45,19 +45,24 @@ from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.transport.resend_detached import send_void
-from worker_config.errors import PayloadError
+from worker_config.errors import ModelError, PayloadError
 
 
-def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
+def run_message(child: Child | None, plain: object, headers: Mapping[str, str] | None = None) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
 
-    Its headers may name the trace that the chunk belongs to.
+    Args:
+        child: this process; None where it is none.
+        plain: the message.
+        headers: of it, which may name the trace that the chunk belongs to.
 
     Raises:
+        ModelError: this process holds no models.
         MessageError: the message is not of our form.
         Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
     """
-    child = current_child()
+    if child is None:
+        raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
     child.stopwatch.enter("fetch")
     begun_at = time.time()
     try:

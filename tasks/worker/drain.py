@@ -27,10 +27,10 @@ class Drain:
     Args:
         controller: Celery's worker.
         models: of the worker.
-        refresh: tell Redis which slots are up.
+        heartbeat: tell Redis which slots are up.
 
     Attributes:
-        wanted: what was asked for last; comes true at the next look.
+        requested: what was asked for last; comes true at the next look.
         is_on: whether the worker takes no chunks.
     """
 
@@ -38,13 +38,13 @@ class Drain:
         self._controller = controller
         self._models = models
         self._heartbeat = heartbeat
-        self.wanted = False
+        self.requested = False
         self.is_on = False
 
     def look(self) -> None:
         """Do what is wanted."""
-        if self.wanted != self.is_on:
-            self.is_on = self.wanted
+        if self.requested != self.is_on:
+            self.is_on = self.requested
             (self._begin if self.is_on else self._end)()
             self._heartbeat()
 

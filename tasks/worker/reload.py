@@ -50,13 +50,13 @@ class Reloader:
         self._say = say
         self._functions = function_digests(one.entry for one in models.current.served.values())
         self._forked: Forked | None = None
-        self.wanted = False
+        self.requested = False
 
     def look(self) -> bool:
         """Begin what is wanted, end what is done; whether other models are served from now on."""
         if self._forked is None:
-            if self.wanted:
-                self.wanted = False
+            if self.requested:
+                self.requested = False
                 read, context, functions = self._read, self._context, self._functions
                 work = partial(_prepare_all, read, context, functions)
                 self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
@@ -65,12 +65,12 @@ class Reloader:
             return False
         forked, self._forked = self._forked, None
         try:
-            return self._take(forked.result())
+            return self._switch(forked.result())
         except (ForkedError, OSError) as error:
             self._say(f"models are not reloaded: {error}")
             return False
 
-    def _take(self, served: dict[str, ServingSpec]) -> bool:
+    def _switch(self, served: dict[str, ServingSpec]) -> bool:
         changed = what_changed(self._models.current.served, served)
         if not changed:
             self._say("models reloaded: nothing has changed")

@@ -298,13 +298,12 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
     child = Child("here", 0, model_cache, server, 60, Places())
-    monkeypatch.setattr(execute_chunk, "current_child", lambda: child)
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("slow", "digest")])
     job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
 
-    told = execute_chunk.run_message(to_plain(message))
+    told = execute_chunk.run_message(child, to_plain(message))
 
     answer = unpack(cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))), Outputs | Failure)
     assert isinstance(answer, Failure)
