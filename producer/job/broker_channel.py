@@ -61,9 +61,8 @@ class BrokerChannel:
         self.url = url
         self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
-        self._settings = settings
+        self.settings = settings
         self._app: Celery = make_app(settings)
-        self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self.measures = Throughput()
@@ -74,13 +73,12 @@ class BrokerChannel:
 
     def put(self, index: int, parts: spool.Parts, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
-        ref = self._put(index, parts, only_redis)
-        self.measures.put(ref, sum(map(len, parts)))
+        size = sum(map(len, parts))
+        ref = InlineRef(b"".join(parts)) if size <= MAX_INLINE_BYTES else self._store(index, parts, only_redis)
+        self.measures.put(ref, size)
         return ref
 
-    def _put(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
-        if sum(map(len, parts)) <= MAX_INLINE_BYTES:
-            return InlineRef(b"".join(parts))
+    def _store(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
         if self._shared is not None and self._puts_files and not only_redis:
             try:
                 return spool.write(self._shared, self._job, f"rows-{index}", parts)
@@ -88,7 +86,7 @@ class BrokerChannel:
                 self._puts_files = False  # full: Redis takes the rest
         key = keys.payload(self._job, index)
         with broker_errors(self.url):
-            self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
+            self.client.set(key, b"".join(parts), ex=self.settings.job_ttl_seconds)
         return RedisRef(key)
 
     def publish(self, messages: Sequence[tuple[str, ChunkMessage]], *, first: bool = False) -> None:
@@ -114,7 +112,7 @@ class BrokerChannel:
             cause = error.__cause__ or error
             # Nothing of a connection that failed half-way is used again.
             self._app.close()
-            self._app = make_app(self._settings)
+            self._app = make_app(self.settings)
             if "OOM" in str(cause):
                 with broker_errors(self.url):
                     raise redis.exceptions.OutOfMemoryError from None

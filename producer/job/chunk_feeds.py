@@ -27,7 +27,7 @@ class Feed(ABC):
         label: the data set, for people.
         rows: how many there are; None where nobody knows.
         first_row: where the first chunk begins; rows before it are left out.
-        first_index: of the first chunk.
+        first_index: of the first chunk; parts count from there.
 
     Attributes:
         poll_seconds: how long the job may wait for answers before it asks again.
@@ -41,6 +41,7 @@ class Feed(ABC):
         self.label = label
         self.rows = rows
         self.first_row = first_row
+        self.first_index = first_index
         self._next = Chunk(first_index, first_row, first_row)
         # While this is the next chunk, none was made: a data set without rows is still one chunk.
         self._very_first = Chunk(first_index, 0, 0)
@@ -67,8 +68,11 @@ class Feed(ABC):
         return None
 
     @abstractmethod
-    def restart(self, first_index: int, first_row: int) -> Feed | None:
-        """The same data set from `first_row` on, its chunks counted from `first_index`; None where it is read up."""
+    def restart(self, first_row: int) -> Feed | None:
+        """The same data set from `first_row` on; None where it is read up.
+
+        Chunks go on counting: what comes late of those so far is no answer to them.
+        """
 
     @abstractmethod
     def end_by(self, error: CeleriacError) -> None:
@@ -99,7 +103,6 @@ class SourceFeed(Feed):
     def __init__(
         self,
         source: Source,
-        *,
         with_rows: bool = True,
         first_row: int = 0,
         first_index: int = 0,
@@ -126,11 +129,9 @@ class SourceFeed(Feed):
         """The rows of a chunk, as often as asked for."""
         return self._slice(chunk.start, chunk.stop)
 
-    def restart(self, first_index: int, first_row: int) -> SourceFeed:
+    def restart(self, first_row: int) -> SourceFeed:
         """The same from a row on."""
-        return SourceFeed(
-            self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index, rows=self._rows
-        )
+        return SourceFeed(self._source, self._with_rows, first_row, self._next.index, self._rows)
 
     def end_by(self, error: CeleriacError) -> None:
         """Make no more chunks."""
@@ -210,15 +211,14 @@ class BatchFeed(Feed):
             return None
         return self._advance(count), taken
 
-    def restart(self, first_index: int, first_row: int) -> BatchFeed | None:
+    def restart(self, first_row: int) -> BatchFeed | None:
         """The same from a row on, if the data set can be read once more."""
         try:
             self._source.batches().close()  # not begun
         except CeleriacError:
             return None
-        return BatchFeed(
-            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.next_row
-        )
+        begin = self._source, self._check, self._blank, self._max_delay
+        return BatchFeed(*begin, first_row, self._next.index, least_rows=self.next_row)
 
     def end_by(self, error: CeleriacError) -> None:
         """Read no further, and forget the rows that wait."""

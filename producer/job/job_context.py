@@ -11,10 +11,9 @@ from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
 from producer.records.trace_span import JobTrace
-from producer.scheduling.job_options import JobOptions, JobSpec
-from tasks.protocol.messages import Differed, ModelRef
+from producer.scheduling.job_options import JobSpec
+from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
-from worker_config.settings import Settings
 
 
 @dataclass
@@ -22,26 +21,19 @@ class JobContext:
     """One run of one job.
 
     Attributes:
-        settings: with the broker's URL.
-        spec: what is to be done; `options` are this run's, which may begin at another row.
-        models: as messages name them.
+        spec: what is to be done in this run, which may begin at another row than the one before.
         record: the job's, as it was when the job was made.
-        feed: where chunks come from.
-        first_index: that of the run's first chunk; parts count from 0.
+        feed: where chunks come from; parts count from its first one.
         differed: models of which an executor was found to differ from their own graphs; those found are added.
         trace: the span of the job, which ends with its last run.
         worker_timeout_seconds: how long to wait for a worker, where none is up.
         watch: raises when the system has ended.
     """
 
-    settings: Settings
     spec: JobSpec
-    options: JobOptions
-    models: list[ModelRef]
     record: JobRecord
     channel: BrokerChannel
     feed: Feed
-    first_index: int
     ledger: Ledger
     failures: Failures
     timeline: Timeline

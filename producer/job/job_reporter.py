@@ -19,17 +19,12 @@ from tasks.transport.connection import broker_errors
 
 
 class JobReporter:
-    """One job; used by its thread.
+    """One job; used by its thread."""
 
-    Args:
-        stages: what slots did so far, as it grows.
-    """
-
-    def __init__(self, context: JobContext, stages: dict[str, float]) -> None:
+    def __init__(self, context: JobContext) -> None:
         self._context = context
         self._client = context.channel.client
-        self._ttl_seconds = context.settings.job_ttl_seconds
-        self._stages = stages
+        self._ttl_seconds = context.channel.settings.job_ttl_seconds
         self._failures_written = 0
 
     def begin(self) -> None:
@@ -76,7 +71,7 @@ class JobReporter:
             updated_at=time.time(),
             ledger=context.ledger.as_dict(),
             failed_models=dict(context.failures.models),
-            stages=self._stages,
+            stages=context.channel.measures.stages,
             differed=dict(context.differed),
         )
 
