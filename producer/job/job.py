@@ -6,18 +6,20 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from producer.job.job_context import JobContext
+from producer.job.job_handle import JobHandle
 from producer.job.progress_bar import show_until_end
 from producer.job.restartable_runner import RestartableRunner
 from producer.records.job_store import JobState
-from producer.records.ledger import Ledger
 from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
-from tasks.protocol.messages import Differed, FailureRecord
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.records import JobRecord
 
 
-class Job:
+class Job(JobHandle):
     """A data set on its way through one or several models; made by `Client.submit`.
 
     The work goes on in a thread of its own. Its predictions can be taken once: by `parts` or by `result`.
@@ -52,21 +54,11 @@ class Job:
         return self._runner.run.context
 
     @property
-    def ledger(self) -> Ledger:
-        """What became of the rows so far."""
-        return self._context.ledger
-
-    @property
-    def state(self) -> JobState:
-        """Running, done, failed or cancelled."""
-        return self._runner.run.state
-
-    @property
     def rows_out(self) -> int | None:
         """Rows of all parts together; None where nobody knows it yet, since the data set or what is skipped tells."""
         if self._rows is None or (self._skips and self.state is not JobState.DONE):
             return None
-        return self._rows - self._context.feed.first_row - (self.ledger.failed if self._skips else 0)
+        return self._rows - self._context.feed.first_row - (self._context.ledger.failed if self._skips else 0)
 
     @property
     def begun(self) -> bool:
@@ -134,25 +126,9 @@ class Job:
         """
         self._runner.allow_restart(on_again, first_row)
 
-    @property
-    def differed(self) -> dict[str, Differed]:
-        """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
-        return dict(self._context.differed)
-
     def progress(self) -> Progress:
-        """How far the job is."""
-        run, ledger = self._runner.run, self.ledger
-        return Progress(
-            state=run.state,
-            rows=self._rows,
-            predicted=ledger.predicted,
-            failed=ledger.failed,
-            in_flight=run.in_flight,
-            slots=len(run.slots),
-            seconds=self._seconds or time.monotonic() - self._started,
-            skipped=ledger.skipped,
-            sent_again=ledger.chunks_sent_again,
-        )
+        """How far the job is; `seconds` until its last part was taken."""
+        return replace(super().progress(), seconds=self._seconds or time.monotonic() - self._started)
 
     def show_progress(self) -> Job:
         """Show a bar until the job ends, in a notebook as one of its widgets, in a log as lines; returns the job."""
@@ -179,11 +155,6 @@ class Job:
         return self._context.failures.more
 
     @property
-    def failed_models(self) -> dict[str, FailureRecord]:
-        """Models that failed alone, while others went on, each with the record of the first rows where it did."""
-        return dict(self._context.failures.models)
-
-    @property
     def stages(self) -> dict[str, float]:
         """What slots did in the seconds of the job, by stage: "infer", "preprocess", ..., and "wait" for chunks.
 
@@ -202,13 +173,20 @@ class Job:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    def _read(self) -> tuple[JobState, JobRecord]:
+        run = self._runner.run
+        return run.state, run.context.record_now()
+
+    def _count_slots(self) -> int:
+        return len(self._runner.run.slots)
+
     def _take_parts(self) -> Iterator[Part]:
         self._begun = True
         try:
             while (part := self._runner.part_queue.take()) is not None:
-                self.ledger.written += part.predicted_rows
+                self._context.ledger.written += part.predicted_rows
                 self._marks.add(part)
                 yield part.without(self._context.failures.models)
-            self.ledger.check()
+            self._context.ledger.check()
         finally:
             self._seconds = time.monotonic() - self._started

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
@@ -22,7 +25,7 @@ class JobContext:
 
     Attributes:
         spec: what is to be done in this run, which may begin at another row than the one before.
-        record: the job's, as it was when the job was made.
+        record: the job's, as it was when the job was made; `record_now` tells how far it is.
         feed: where chunks come from; parts count from its first one.
         differed: models of which an executor was found to differ from their own graphs; those found are added.
         trace: the span of the job, which ends with its last run.
@@ -46,3 +49,14 @@ class JobContext:
     def id(self) -> str:
         """The job's id."""
         return self.record.id
+
+    def record_now(self) -> JobRecord:
+        """The job's record, with all that was counted so far."""
+        return msgspec.structs.replace(
+            self.record,
+            updated_at=time.time(),
+            ledger=self.ledger.as_dict(),
+            failed_models=dict(self.failures.models),
+            stages=dict(self.channel.measures.stages),
+            differed=dict(self.differed),
+        )
