@@ -191,14 +191,7 @@ class DetachedJob(JobHandle):
         return closing(BrokerChannel(self._url, self._settings, self.id))
 
     def _watcher(self, channel: BrokerChannel) -> Watcher:
-        return Watcher(
-            channel,
-            self._read()[1],
-            self._plan,
-            worker_timeout_seconds=self._worker_timeout_seconds,
-            watch=self._watch,
-            chunk_timeout_seconds=self._settings.chunk_timeout_seconds,
-        )
+        return Watcher(channel, self.record, self._plan, self._worker_timeout_seconds, self._watch)
 
     def _read(self) -> tuple[JobState, JobRecord]:
         with broker_errors(self._url), connect(self._url) as client:

@@ -8,7 +8,7 @@ No message leaves before everything is there: what is too large, or cannot be re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import cast
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store, trace_span
+from producer.rows.read_errors import foreign_errors
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows
 from producer.scheduling import model_pinning
@@ -30,7 +31,8 @@ from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
-from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
+from tasks.transport.worker_registry import read_slots
+from worker_config.errors import BrokerError, InputError, UsageError
 from worker_config.settings import Settings
 
 # Messages published together.
@@ -112,8 +114,8 @@ def leave(
         record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(channel.url):
             job_store.create(channel.client, record, ttl_seconds)
-        # To those that are still up.
-        send(channel, job_id, plan, range(plan.chunks), model_pinning.usable(channel.slots(), plan.models) or slots)
+            still_up = model_pinning.usable(read_slots(channel.client), plan.models)
+        send(channel, job_id, plan, range(plan.chunks), still_up or slots)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
@@ -177,13 +179,14 @@ class _Upload:
     def put_batches(self, source: BatchSource, choose: Choose) -> int:
         """Store all rows as they are read; rows of a chunk."""
         waiting, chunk_rows = Rebatcher(), 0
-        for batch in _read(source):
-            waiting.add(batch)
-            if waiting.rows and not self.chunks:
-                chunk_rows = choose(waiting.bytes / waiting.rows)
-            self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
-            while chunk_rows and waiting.rows >= chunk_rows:
-                self.put(*waiting.take(chunk_rows))
+        with foreign_errors(f"{source.label}: reading it raised"), closing(source.batches()) as batches:
+            for batch in batches:
+                waiting.add(batch)
+                if waiting.rows and not self.chunks:
+                    chunk_rows = choose(waiting.bytes / waiting.rows)
+                self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
+                while chunk_rows and waiting.rows >= chunk_rows:
+                    self.put(*waiting.take(chunk_rows))
         if waiting.rows:
             self.put(*waiting.take(waiting.rows))
         elif not self.chunks:
@@ -191,14 +194,3 @@ class _Upload:
         if source.rows is not None and self.rows != source.rows:
             raise InputError(f"{source.label}: has {self.rows} rows, not the {source.rows} that it announced")
         return chunk_rows or 1
-
-
-def _read(source: BatchSource) -> Iterator[Rows]:
-    """The batches; whatever reading raises becomes an InputError."""
-    try:
-        with closing(source.batches()) as batches:
-            yield from batches
-    except CeleriacError:
-        raise
-    except Exception as error:
-        raise InputError(f"{source.label}: reading it raised {type(error).__name__}: {error}") from error

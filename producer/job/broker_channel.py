@@ -144,22 +144,22 @@ class BrokerChannel:
 
         Those of a file stand in `buffer`, where one is given.
         """
-        payload = self._load(ref, buffer)
+        if isinstance(ref, InlineRef):
+            payload: bytes | memoryview | None = ref.payload
+        elif isinstance(ref, FileRef):
+            payload = self._load_file(ref, buffer)
+        else:
+            with broker_errors(self.url):
+                payload = cast("bytes | None", self.client.getdel(ref.key))
         self.measures.taken(ref, len(payload or b""))
         return payload
 
-    def _load(self, ref: PayloadRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
-        if isinstance(ref, InlineRef):
-            return ref.payload
-        if isinstance(ref, FileRef):
-            try:
-                payload = spool.read(self._shared, ref, buffer)
-            except PayloadError:
-                return None
+    def _load_file(self, ref: FileRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
+        with suppress(PayloadError):
+            payload = spool.read(self._shared, ref, buffer)
             self.release([ref])
             return payload
-        with broker_errors(self.url):
-            return cast("bytes | None", self.client.getdel(ref.key))
+        return None
 
     def load_into(self, ref: PayloadRef, parts: spool.Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
@@ -196,10 +196,6 @@ class BrokerChannel:
         """After which each worker counts as gone, should no sign of life come."""
         with broker_errors(self.url):
             return seconds_left(self.client, workers)
-
-    def slots(self) -> list[SlotRecord]:
-        """Every slot that is up."""
-        return [slot for slots in self.workers().values() for slot in slots]
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

@@ -126,17 +126,14 @@ def collect() -> Iterator[Metric]:
             family.add_metric([value] if label else [], totals[name, value])
         yield family
     windows = [one.window for one in jobs if not one.measures.ended]
+    window_bytes = sum(one.bytes_in_flight for one in windows)
     for name, text, number in (
         ("jobs", "Jobs that run.", len(windows)),
         ("slots", "Slots that can run them, counted for each job.", sum(one.slots for one in windows)),
         ("window_chunks", "Chunks sent and not answered.", sum(map(len, windows))),
-        ("window_bytes", "Their payloads, with the outputs that they will have.", _bytes(windows)),
+        ("window_bytes", "Their payloads, with the outputs that they will have.", window_bytes),
     ):
         yield GaugeMetricFamily(PREFIX + name, text, number)
-
-
-def _bytes(windows: list[Window]) -> int:
-    return sum(window.bytes_in_flight for window in windows)
 
 
 def _sum_up() -> None:
