@@ -184,6 +184,33 @@ def test_parts_that_nobody_takes_close_the_room_until_one_is_taken() -> None:
     assert part_queue.wake.is_set()
 
 
+def test_who_has_taken_parts_throws_them_away_before_the_first_one_that_comes_once_more() -> None:
+    part_queue, seen = PartQueue(), list[object]()
+    part_queue.give(part(0))
+    part_queue.give(part(1))
+    assert part_queue.take() is not None
+    assert not part_queue.void(), "who took it cannot throw it away"
+    part_queue.on_restart = lambda: seen.append("restart")
+    assert part_queue.void()
+    part_queue.restart()
+    part_queue.give(part(0))
+    part_queue.close()
+    while (taken := part_queue.take()) is not None:
+        seen.append(taken.index)
+    assert seen == ["restart", 0], "the part that nobody had taken came once"
+
+
+def test_parts_that_nobody_has_taken_can_come_once_more_whoever_takes_them() -> None:
+    part_queue = PartQueue()
+    part_queue.give(part(0))
+    assert part_queue.void()
+    part_queue.restart()
+    part_queue.give(part(7))
+    taken = part_queue.take()
+    assert taken is not None
+    assert taken.index == 7
+
+
 def feed_of(rows: Iterable[Any], max_delay: float | None = None, batch_rows: int = 1) -> BatchFeed:
     source = from_rows(rows, batch_rows=batch_rows, label="stream")
     return BatchFeed(source, check=lambda rows: None, blank={"x": np.zeros((0, 2))}, max_delay=max_delay)
