@@ -65,7 +65,7 @@ class Watcher:
 
     def _look_after(self, record: JobRecord, now: float) -> None:
         client, liveness = self._channel.client, self._liveness
-        liveness.update(self._channel.workers(), now)
+        liveness.update(now, *self._channel.workers())
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
         if absence := liveness.absence(now):

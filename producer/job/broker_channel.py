@@ -187,15 +187,14 @@ class BrokerChannel:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
-    def workers(self) -> dict[str, list[SlotRecord]]:
-        """Every worker that is up, with its slots; none while its only child is being replaced."""
-        with broker_errors(self.url):
-            return read_workers(self.client)
+    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float]]:
+        """Every worker that is up, with its slots, none while its only child is being replaced.
 
-    def seconds_left(self, workers: Iterable[str]) -> dict[str, float]:
-        """After which each worker counts as gone, should no sign of life come."""
+        And after how many seconds each counts as gone, should no sign of life come.
+        """
         with broker_errors(self.url):
-            return seconds_left(self.client, workers)
+            workers = read_workers(self.client)
+            return workers, seconds_left(self.client, workers)
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

@@ -35,8 +35,7 @@ class Resender:
 
     def look(self, now: float) -> None:
         """See which workers are up, and send what waits in queues of those that are gone, and what Redis has lost."""
-        workers = self._channel.workers()
-        self.liveness.update(workers, now, self._channel.seconds_left(workers))
+        self.liveness.update(now, *self._channel.workers())
         slots, queues = self.liveness.slots, self.liveness.pop_stranded()
         self._dispatcher.use(slots)
         chunks = [one for one in self._dispatcher.open.values() if one.queue in queues and one.times_sent == 1]

@@ -44,12 +44,7 @@ class RestartableRunner:
             self.part_queue.restart()
 
     def allow_restart(self, on_restart: Callable[[], None], first_row: int | None = None) -> None:
-        """From now on parts may be taken that are void later: `on_restart` is then called by who takes the next one.
-
-        Args:
-            on_restart: throws away what was taken.
-            first_row: where the parts then begin; where the job began, if left out.
-        """
+        """Begin again though parts were taken, as `Job.allow_again` says."""
         if first_row is not None:
             self._restart_row = first_row
         self.part_queue.on_restart = on_restart

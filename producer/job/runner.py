@@ -73,11 +73,6 @@ class Runner:
         self._run_id, self._cancelled, self._tries = "", False, 0
 
     @property
-    def in_flight(self) -> int:
-        """Chunks sent and not answered."""
-        return len(self.window)
-
-    @property
     def slots(self) -> list[SlotRecord]:
         """Slots that can run the job."""
         return self._resender.liveness.slots
