@@ -1,6 +1,6 @@
 """Tells Prometheus of this process's jobs: their ledgers, their windows, and where the seconds went.
 
-job --ledger, stages, measures, window--> open jobs --Job is gone--> totals
+job --ledger, measures, window--> open jobs --Job is gone--> totals
 collect() --totals and open jobs, added up--> families of metrics
 
 A counter never goes back: a job that has ended stays in it. Only a few numbers are kept of it, and of jobs that nobody
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,7 +35,6 @@ class _Numbers:
     """What a job is told by; nothing of its rows."""
 
     ledger: Ledger
-    stages: Mapping[str, float]
     measures: Throughput
     window: Window
 
@@ -98,9 +97,9 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
             endpoint.close()
 
 
-def follow(run: Runner, measures: Throughput) -> None:
+def follow(run: Runner) -> None:
     """Tell of a run of a job from now on."""
-    numbers = _Numbers(run.ledger, run.stages, measures, run.window)
+    numbers = _Numbers(run.context.ledger, run.context.channel.measures, run.window)
     with _lock:
         _sum_up()
         _jobs.append(numbers)
@@ -121,15 +120,12 @@ def collect() -> Iterator[MetricFamily]:
         else:
             yield MetricFamily("counter", PREFIX + name, text, totals[name, ""])
     windows = [one.window for one in jobs if not one.measures.ended]
+    window_bytes = sum(one.bytes_in_flight for one in windows)
     for name, text, number in (
         ("jobs", "Jobs that run.", len(windows)),
         ("slots", "Slots that can run them, counted for each job.", sum(one.slots for one in windows)),
         ("window_chunks", "Chunks sent and not answered.", sum(map(len, windows))),
-        (
-            "window_bytes",
-            "Their payloads, with the outputs that they will have.",
-            sum(one.bytes_in_flight for one in windows),
-        ),
+        ("window_bytes", "Their payloads, with the outputs that they will have.", window_bytes),
     ):
         yield MetricFamily("gauge", PREFIX + name, text, number)
 
@@ -151,7 +147,7 @@ def _add(totals: Totals, numbers: _Numbers) -> None:
     if measures.ended:
         totals["jobs_ended", measures.ended] += 1
     for name, amounts in (
-        ("slot_seconds", numbers.stages),
+        ("slot_seconds", measures.stages),
         ("put_bytes", measures.put_bytes),
         ("taken_bytes", measures.taken_bytes),
     ):

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from tasks.protocol.trees import tree_like
 
 from producer.rows.columns import (
     check_lengths,
     check_rows,
     columns_of,
-    kind_of,
     place,
     row_bytes,
     runs_of,
     taken_dtype,
     to_array,
-    tree_of,
 )
 from producer.rows.part import Array, RowSpec
 from producer.rows.source import Arrays, check_slice
@@ -98,7 +97,7 @@ class ArraySource:
             return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         columns = columns_of(self.data, self.label)
-        taken: Arrays = tree_of({name: rows(array) for name, array in columns.items()}, kind_of(self.data))
+        taken: Arrays = tree_like(self.data, {name: rows(array) for name, array in columns.items()})
         return taken
 
 
@@ -116,7 +115,7 @@ def from_arrays(data: object) -> ArraySource:
     where = "the data set"
     arrays = {name: _as_rows(value, name) for name, value in columns_of(data, where).items()}
     label = ", ".join(f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items())
-    return array_source(tree_of(arrays, kind_of(data)), label, where)
+    return array_source(tree_like(data, arrays), label, where)
 
 
 def array_source(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
 
 import numpy as np
+from tasks.protocol.trees import tree_like
 
 from producer.rows.columns import (
     check_dtype,
     check_text,
     columns_of,
-    kind_of,
     place,
     taken_dtype,
     to_array,
-    tree_of,
 )
 from producer.rows.part import Array
 from producer.rows.source import MAX_BATCH_BYTES, Batches, Column
@@ -71,11 +70,11 @@ class RowSchema:
         """The values of a tree by name, which must be those of the trees before."""
         values = columns_of(tree, where)
         if self._kind is None:
-            self._kind = kind_of(tree)
+            self._kind = _kind_of(tree)
             self._names = list(values)
-        if kind_of(tree) is not self._kind or values.keys() != set(self._names):
+        if _kind_of(tree) is not self._kind or values.keys() != set(self._names):
             raise InputError(
-                f"{where}: is {_describe(kind_of(tree), values)}, earlier ones are "
+                f"{where}: is {_describe(_kind_of(tree), values)}, earlier ones are "
                 f"{_describe(self._kind, self._names)}; give all the same form"
             )
         return {name: values[name] for name in self._names}
@@ -94,7 +93,7 @@ class RowSchema:
 
     def batch(self, columns: dict[str, Any]) -> Any:
         """The tree of a batch, of its columns by name."""
-        return tree_of(columns, self._kind or dict)
+        return tree_like((self._kind or dict)(), columns)
 
 
 def stack(values: list[Array]) -> Column:
@@ -104,6 +103,12 @@ def stack(values: list[Array]) -> Column:
 
 def _stacked(columns: dict[str, list[Array]]) -> dict[str, Column]:
     return {name: stack(values) for name, values in columns.items()}
+
+
+def _kind_of(tree: object) -> type:
+    if isinstance(tree, tuple):
+        return tuple
+    return dict if isinstance(tree, Mapping) else object
 
 
 def _describe(kind: type, names: Any) -> str:

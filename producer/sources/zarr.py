@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
+from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader
@@ -54,8 +54,7 @@ def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
 
     def read(start: int, stop: int) -> Arrays:
         taken = {name: reader.take(start, stop) for name, reader in readers.items()}
-        tree: Arrays = tree_of(taken, np.ndarray if "" in taken else dict)
-        return tree
+        return taken.get("", taken)
 
     return SliceReader(path.name, rows, sum(reader.row_bytes for reader in readers.values()), read)
 
