@@ -18,7 +18,7 @@ import numpy as np
 from producer.cli.options import broker_option, metrics_port_option
 from producer.cli.predict_to_sink import predict_to_sink
 from producer.cli.request import RunOptions
-from producer.cli.summary import PredictionFailedError
+from producer.cli.summary import ending_as_told
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array
@@ -62,11 +62,9 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
-        try:
+        with ending_as_told(as_json=False):
             rows = open_file(folder / "digits.npy")
             summary = predict_to_sink(client, [MODEL], rows, sink, run=RunOptions(quiet=quiet))
-        except PredictionFailedError as failed:
-            raise failed.error from None
     scores = np.load(folder / "predictions.npy")
     right = scores.argmax(axis=1) == digits
     _say("accuracy", f"{right[1::2].mean():.3f} on the {len(right[1::2])} rows that were not trained on")

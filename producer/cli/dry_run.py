@@ -73,7 +73,7 @@ def lines(preflight: Preflight, output: Path | None, written: DryWrite | None) -
     models = ", ".join(f"{name}@{digest[:8]}" for name, digest in preflight.models.items())
     parts = {
         "input": _input(preflight),
-        "models": f"{models}, in {_held(preflight)}",
+        "models": f"{models}, in {count_of(preflight.slots, 'slot')} of {count_of(preflight.workers, 'worker')}",
         "batch": _batch(preflight),
         "store": f"{preflight.store}: {preflight.reason}",
         "chunks": _chunks(preflight),
@@ -141,10 +141,6 @@ def _specs(specs: list[TensorSpec]) -> str:
     return ", ".join(str(spec).strip() for spec in specs)
 
 
-def _held(preflight: Preflight) -> str:
-    return f"{count_of(preflight.slots, 'slot')} of {count_of(preflight.workers, 'worker')}"
-
-
 def _batch(preflight: Preflight) -> str:
     probe = preflight.probe
     failed = f", {probe.failed_rows} failed" if probe.failed_rows else ""
@@ -161,11 +157,8 @@ def _chunks(preflight: Preflight) -> str:
 
 def _memory(preflight: Preflight) -> str:
     if preflight.detached_limit:
-        needed = (
-            "what its rows need is not known"
-            if preflight.detached_bytes is None
-            else f"{mib(preflight.detached_bytes)}"
-        )
+        size = preflight.detached_bytes
+        needed = "what its rows need is not known" if size is None else mib(size)
         return f"{needed} in Redis, of {mib(preflight.detached_limit)} that a detached job may keep"
     amount = f"about {mib(preflight.in_flight_bytes)} at a time in "
     if preflight.spool_free is None:

@@ -46,11 +46,7 @@ class Watch:
             yield json.loads(line)
 
     def check(self) -> None:
-        """Do nothing while the system runs.
-
-        Raises:
-            NoWorkerError, BrokerError: the worker or Redis has ended, which nobody starts again.
-        """
+        """Raise NoWorkerError or BrokerError if the worker or Redis has ended, which nobody starts again."""
         with self._lock:
             if self._ended is None:
                 self._ended = next((event for event in self.events(0.0) if "ended" in event), None)

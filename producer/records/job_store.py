@@ -128,9 +128,6 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """Ask a running job to end; return the state that it was in, and its record.
 
     A detached job ends at once, also when it is done: its rows and outputs are gone when this returns.
-
-    Raises:
-        UnknownJobError: there is no such job.
     """
     _, record = read(client, job_id)
     held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
@@ -156,11 +153,7 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """The same by the whole id.
-
-    Raises:
-        UnknownJobError: the job has expired.
-    """
+    """The same by the whole id."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
     try:
         state = JobState(fields[job_fields.STATE.encode()].decode())

@@ -39,13 +39,7 @@ class DryWrite:
 
 
 def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, FailureRecord]) -> DryWrite:
-    """Write a part, the first one, to nowhere.
-
-    Args:
-        path: the output.
-        part: its first rows.
-        rows: of the whole output; None where unknown.
-        dropped: models that are not in it.
+    """Write the first part of an output of `rows` rows, None where unknown, without the `dropped` models, to nowhere.
 
     Raises:
         OutputError: the format cannot hold such outputs, the folder cannot be written to, or the disk is too small.

@@ -25,18 +25,13 @@ from worker_config.errors import OutputError
 
 
 class Column:
-    """An array on disk; of full size from the start where the number of rows is known."""
+    """An array on disk."""
 
-    def __init__(self, stream: IO[bytes], spec: RowSpec, rows: int | None) -> None:
+    def __init__(self, stream: IO[bytes], spec: RowSpec) -> None:
         self.stream = stream
         self._spec = spec
-        self._rows = rows
-        self._offset = len(_header(spec, rows or 0))
+        self._offset = len(_header(spec, 0))
         self._row_bytes = bytes_of(spec, 1)
-
-    def begin(self) -> None:
-        """Make room for the rows."""
-        self.finish(self._rows or 0)
 
     def reopen(self, target: OutputTarget, rows: int) -> None:
         """Make sure that so many rows are there; raises OutputError."""
@@ -78,14 +73,14 @@ class ColumnsWriter(FileWriter):
         check_dtypes(self.target.path, specs)
         self.check_room(specs)
         for key, path in self.paths(specs).items():
-            self.columns[key] = Column(self.open(path, "wb+"), specs[key], self.target.rows)
-            self.columns[key].begin()
+            self.columns[key] = Column(self.open(path, "wb+"), specs[key])
+            self.columns[key].finish(self.target.rows or 0)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
         for key, path in self.paths(specs).items():
             if not self.is_dropped(key):
-                self.columns[key] = Column(self.open(path, "rb+"), specs[key], self.target.rows)
+                self.columns[key] = Column(self.open(path, "rb+"), specs[key])
                 self.columns[key].reopen(self.target, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
@@ -142,11 +137,7 @@ class NpyWriter(ColumnsWriter):
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:
-    """Refuse what NumPy would pickle, or read back as raw bytes.
-
-    Raises:
-        OutputError: an output is strings or of a dtype that is not NumPy's own.
-    """
+    """Raise OutputError for what NumPy would pickle, strings, or read back as raw bytes, dtypes not its own."""
     for key, spec in specs.items():
         if spec.dtype.hasobject:
             raise OutputError(

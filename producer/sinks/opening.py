@@ -73,22 +73,13 @@ def open_sink(
 
 
 def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Sink:
-    """Throw away all rows of an output, those of former runs too, and begin it anew.
-
-    Raises:
-        OutputError: as `open_sink`.
-    """
+    """Throw away all rows of an output, those of former runs too, and begin it anew."""
     sink.discard()
     return open_sink(sink.path, rows, True, journal=journal)
 
 
 def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
-    """Say before anything is done what would keep an output from being written there; nothing is made.
-
-    Raises:
-        OutputError: the output cannot be written; the text names it, the cause, and what to do.
-        ConfigError: the library that writes such outputs is not installed.
-    """
+    """Raise what `open_sink` would, as far as it can be known before anything is made."""
     path = Path(os.path.realpath(path))
     writer = _writer(OutputTarget(path, None, ""))
     with one_line_errors(path):
@@ -102,11 +93,7 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None
 
 
 def can_drop(path: Path) -> bool:
-    """Whether a model that fails alone can be left out of an output of this format.
-
-    Raises:
-        OutputError, ConfigError: as `check_output`.
-    """
+    """Whether a model that fails alone can be left out of an output of this format."""
     return _writer(OutputTarget(path, None, "")).can_drop
 
 

@@ -23,13 +23,10 @@ import numpy as np
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget
-from producer.sinks.writer import Arrays, FileWriter, Specs, title
+from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
 ROW_GROUP_BYTES = 16 * 2**20
-
-# The column that says which row of the data set it is.
-ROW = "row"
 
 
 class ParquetWriter(FileWriter):
@@ -46,10 +43,9 @@ class ParquetWriter(FileWriter):
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Fix the columns."""
+        self.check_no_row_column(specs)
         fields = [self._arrow.field(ROW, self._arrow.int64())]
         for key, spec in specs.items():
-            if self.name(key) == ROW:
-                raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
             value = _value_type(self._arrow, spec, first[key])
             if value is None or 0 in spec.shape:
                 rows = f"rows of {spec}" if value else str(spec.dtype)

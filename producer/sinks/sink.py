@@ -91,11 +91,7 @@ class Sink:
         return self._writer.can_drop
 
     def drop(self, model: str, record: FailureRecord) -> None:
-        """Leave a model out, with the rows of it that are written, and those in parts to come; harmless when repeated.
-
-        Raises:
-            OutputError: the format has no places that could be left out.
-        """
+        """Leave a model out, with the rows of it that are written and those to come; harmless when repeated."""
         if model in self.dropped:
             return
         if not self.can_drop:

@@ -19,6 +19,10 @@ from producer.rows.part import Array, RowSpec
 from producer.sinks.marks import SPEC, free_name
 from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
 from tasks.protocol.trees import Key
+from worker_config.errors import OutputError
+
+# The column, or name, that says which row of the data set it is.
+ROW = "row"
 
 Specs: TypeAlias = dict[Key, RowSpec]
 Arrays: TypeAlias = dict[Key, Array]
@@ -50,6 +54,11 @@ class Writer(ABC):
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
         return "/".join(key) or self.nameless
+
+    def check_no_row_column(self, specs: Specs) -> None:
+        """Raise OutputError where an output has the name of the column that has the rows' numbers."""
+        if ROW in map(self.name, specs):
+            raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
 
     def mark_rows(self, specs: Specs) -> None:
         """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""

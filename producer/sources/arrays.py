@@ -75,9 +75,6 @@ class ArraySource:
         """Give copies of the rows of these numbers, in this order, else as `take` does.
 
         Rows of a file are read in the order of the file, those that follow each other at once.
-
-        Raises:
-            InputError: as `take`.
         """
         if len(numbers):
             check_slice(int(numbers.min()), int(numbers.max()) + 1, self.rows, self.label)
@@ -122,11 +119,7 @@ def from_arrays(data: object) -> ArraySource:
 def array_source(
     data: Arrays, label: str, where: str, path: Path | None = None, stamp: Stamp | None = None
 ) -> ArraySource:
-    """Check the arrays against each other and make the data set of them.
-
-    Raises:
-        InputError: there are none, one is no rows or of a dtype that no model takes, or their lengths differ.
-    """
+    """Check the arrays against each other and make the data set of them; raise InputError as `from_arrays`."""
     arrays: dict[str, Array] = columns_of(data, where)
     for name, array in arrays.items():
         check_rows(array.dtype, array.ndim, place(where, name))
