@@ -26,6 +26,12 @@ from producer.sources import open_source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError
 
+# What `--json` has as it is.
+_FORECAST = (
+    *("models", "dependent", "slots", "workers", "store", "reason", "reply"),
+    *("chunk_rows", "chunks", "seconds", "in_flight_bytes"),
+)
+
 
 def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     """Try out a run that would write `output`, and report how it would go.
@@ -97,11 +103,8 @@ def values(preflight: Preflight, output: Path | None, written: DryWrite | None) 
             "row_bytes": preflight.row_bytes,
             "columns": msgspec.to_builtins(preflight.inputs),
         },
-        "models": preflight.models,
-        "dependent": preflight.dependent,
+        **{name: getattr(preflight, name) for name in _FORECAST},
         "failed_models": {name: msgspec.to_builtins(record) for name, record in preflight.failed_models.items()},
-        "slots": preflight.slots,
-        "workers": preflight.workers,
         "batch": {
             "rows": probe.stop - probe.start,
             "failed": probe.failed_rows,
@@ -112,13 +115,6 @@ def values(preflight: Preflight, output: Path | None, written: DryWrite | None) 
             "outputs": msgspec.to_builtins(preflight.outputs),
             "output_row_bytes": preflight.output_row_bytes,
         },
-        "store": preflight.store,
-        "reason": preflight.reason,
-        "reply": preflight.reply,
-        "chunk_rows": preflight.chunk_rows,
-        "chunks": preflight.chunks,
-        "seconds": preflight.seconds,
-        "in_flight_bytes": preflight.in_flight_bytes,
         "spool_free_bytes": preflight.spool_free,
         "detached": _detached_values(preflight) if output is None else None,
         "output": os.path.realpath(output) if output else None,

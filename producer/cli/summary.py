@@ -12,7 +12,8 @@ import msgspec
 from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
-from producer.sinks import JournalHead, marks
+from producer.sinks import JournalHead
+from producer.sinks.failed_mask import MASK_NAME, mask_path
 from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
 
@@ -62,8 +63,8 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             click.echo(line)
         if as_json:
             click.echo(self.as_json())
-        if self.fill and self.fill.mark not in (marks.NAME, marks.mask_path(Path(str(self.output))).name):
-            name = f"an output or a model is named {marks.NAME!r}"
+        if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
+            name = f"an output or a model is named {MASK_NAME!r}"
             click.echo(f"celeriac: {name}: rows that failed are marked as {self.fill.mark!r}", err=True)
         if on_nonfinite != "allow" and (counts := nonfinite_text(self.ledger)):
             click.echo(

@@ -37,7 +37,7 @@ def check_readable(path: Path) -> None:
 
 
 class OutputReader:
-    """A finished output, read in order, once; without the rows' numbers, and the `mark` of those that failed.
+    """A finished output, read in order, once; without the rows' numbers, and the `mask` of those that failed.
 
     As a context manager it closes its files.
 
@@ -46,9 +46,9 @@ class OutputReader:
         row_bytes: about what one of them takes.
     """
 
-    def __init__(self, path: Path, mark: str = "") -> None:
+    def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()
-        self._hidden = {name for name in (mark, ROW if suffix == ".parquet" else "") if name}
+        self._hidden = {name for name in (mask, ROW if suffix == ".parquet" else "") if name}
         self._shapes = row_shapes(path) if suffix == ".parquet" else {}
         source = _open(path)
         self._dtypes = _text_dtypes(source)
@@ -60,7 +60,7 @@ class OutputReader:
             self._no_rows = self._outputs(with_columns(first, [column[:0] for column in columns(first)]))
         self.row_bytes = self._waiting.bytes / max(1, self._waiting.rows)
 
-    def take(self, rows: int) -> dict[Key, Array]:
+    def read(self, rows: int) -> dict[Key, Array]:
         """The next rows, by output: `()` for an array without a name, else the name in the file."""
         while self._waiting.rows < rows and (batch := next(self._batches, None)) is not None:
             self._waiting.add(batch)

@@ -1,9 +1,9 @@
 """Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
-rows that failed are marked, the array "output" beside the marks. Only the
-first axis is cut, into Zarr chunks of about 4 MiB. Rows are written in place: each file of the store is replaced as a
-whole, so a writer that is killed leaves the old or the new one, and never half of either.
+rows that failed are marked, the array "output" beside the mask. Only the first axis is cut, into Zarr chunks of about
+4 MiB. Rows are written in place: each file of the store is replaced as a whole, so a writer that is killed leaves the
+old or the new one, and never half of either.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, title
+from producer.sources.zarr import has_metadata
 from tasks.protocol.trees import Key
 from tasks.transport.files import sync_file
 from worker_config.errors import OutputError
@@ -27,9 +28,6 @@ ZARR_CHUNK_BYTES = 4 * 2**20
 
 # A string is kept as a pointer in memory; this is a guess at what it takes in the file.
 _STRING_BYTES = 64
-
-# Files that a folder has if it is a Zarr store of format 3 or 2.
-_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrWriter(Writer):
@@ -47,7 +45,7 @@ class ZarrWriter(Writer):
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
         path = self.target.path
-        if not path.is_dir() or not any((path / name).exists() for name in _MARKERS):
+        if not path.is_dir() or not has_metadata(path):
             raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
 
     def create(self) -> None:
@@ -156,7 +154,7 @@ class ZarrWriter(Writer):
 
     def _path(self, key: Key) -> str:
         """Of an array in the store; empty for the store itself, in which there can be no other."""
-        return "/".join(key) or (self.nameless if self.mark else "")
+        return "/".join(key) or (self.nameless if self.mask else "")
 
     def _sync_metadata(self) -> None:
         for path in self.temporary.rglob("zarr.json"):
