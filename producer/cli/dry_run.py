@@ -34,11 +34,7 @@ _FORECAST = (
 
 
 def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
-    """Try out a run that would write `output`, and report how it would go.
-
-    Raises:
-        CeleriacError: whatever the run would end with at its first batch.
-    """
+    """Try out a run that would write `output`, and report how it would go; raise what it would at its first batch."""
     source, _ = open_input(request)
     check_output(output, force, resume=False)
     run = request.run

@@ -72,11 +72,7 @@ def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
 
 
 def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
-    """Write all parts and commit; on any error nothing is written.
-
-    Raises:
-        PredictionFailedError: the job has no whole output, or nobody waited for it.
-    """
+    """Write all parts and commit; PredictionFailedError where the job has no whole output, or nobody waited for it."""
     written, record = 0, job.record
     try:
         with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:

@@ -138,12 +138,9 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """A job's state and record; the first characters of its id are enough.
+    """A job's state and record, of a detached one with the counts as they stand.
 
-    The record of a detached job has the counts as they stand.
-
-    Raises:
-        UnknownJobError: no job, or more than one, begins so.
+    The first characters of its id are enough; UnknownJobError where no job, or more than one, begins so.
     """
     ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
     if len(ids) != 1:

@@ -210,12 +210,7 @@ class Timeline:
 
 
 class RowsByTime:
-    """Rows in bins of equal time, which double their width when there are too many.
-
-    Attributes:
-        seconds: of a bin.
-        bins: rows in each, the first one from the beginning on.
-    """
+    """Rows in `bins` of equal `seconds` since the beginning, which double their width when there are too many."""
 
     def __init__(self, seconds: float = 0.01) -> None:
         self.seconds = seconds

@@ -44,11 +44,7 @@ class JobFacts:
 
 
 def gather(client: redis.Redis, job_id: str) -> JobFacts:
-    """All that is known of a job; the first characters of its id are enough.
-
-    Raises:
-        UnknownJobError: there is no such job, or it has expired.
-    """
+    """All that is known of a job; the first characters of its id are enough."""
     state, record = job_store.read(client, job_id)
     failures = job_store.read_failures(client, record)
     if record.plan:

@@ -27,12 +27,7 @@ _AT_A_TIME = {".npy": 1, ".npz": 2}
 
 @dataclass(frozen=True)
 class DryWrite:
-    """What an output will be.
-
-    Attributes:
-        bytes: of all rows, about; None where nobody knows how many there are.
-        free: bytes on the disk on which it will be.
-    """
+    """What an output will take, about, None where nobody knows how many rows there are; and what its disk has free."""
 
     bytes: int | None
     free: int

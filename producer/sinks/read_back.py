@@ -39,11 +39,7 @@ def check_readable(path: Path) -> None:
 class OutputReader:
     """A finished output, read in order, once; without the rows' numbers, and the `mask` of those that failed.
 
-    As a context manager it closes its files.
-
-    Attributes:
-        rows: how many it has.
-        row_bytes: about what one of them takes.
+    It has so many `rows`, of about so many `row_bytes`. As a context manager it closes its files.
     """
 
     def __init__(self, path: Path, mask: str = "") -> None:

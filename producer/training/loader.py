@@ -123,11 +123,7 @@ class Loader:
         return self._iterate()
 
     def __len__(self) -> int:
-        """How many batches an iteration has.
-
-        Raises:
-            UnknownLengthError: nobody knows: an endless loader, rows of unknown number, or rows that may be dropped.
-        """
+        """How many batches an iteration has; UnknownLengthError where nobody knows."""
         batches = self.batches_per_epoch
         if batches is None:
             why = "drops rows on purpose" if self._refill else "reads a data set of unknown length"

@@ -51,12 +51,7 @@ class IndexedBatches:
         self._assigned: dict[int, tuple[Order, OutputTree | None]] = {}
 
     def get(self, index: int) -> OutputTree:
-        """The batch of an index, in this epoch.
-
-        Raises:
-            IndexError: there is no such batch.
-            CeleriacError: it did not come.
-        """
+        """The batch of an index, in this epoch; IndexError where there is none."""
         if not 0 <= index < self.batches:
             raise IndexError(f"no batch {index}, there are {self.batches}")
         with self._lock:

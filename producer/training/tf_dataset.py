@@ -71,12 +71,7 @@ class _Parts:
         self._gone = isinstance(job, Job) and job.begun
 
     def learn(self, schema: BatchSchema) -> None:
-        """Have the schema see what batches look like, from the first part that has rows.
-
-        Raises:
-            InputError: there is none.
-            UsageError: the parts were taken before.
-        """
+        """Have the schema see what batches look like, from the first part that has rows."""
         with closing(self._open()) as parts:
             for part in parts:
                 self._peeked.append(part)
