@@ -51,7 +51,10 @@ MODEL = "digits"
 def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, quiet: bool) -> None:
     """Train a small network on handwritten digits and predict them all, embedded or with a broker's workers."""
     _check_installed(["sklearn"] if broker_url and _is_trained(folder) else ["sklearn", "tensorflow"])
-    images, digits = _load_digits()
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    images = images.astype(np.float32)
     _say("data", f"{len(images):,} handwritten digits of 8x8 pixels, from scikit-learn")
     if not (broker_url and _is_trained(folder)):
         _train(folder, images, digits)
@@ -78,13 +81,6 @@ def _check_installed(modules: list[str]) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"the demo needs {' and '.join(missing)}: pip install 'celeriac[demo]'")
-
-
-def _load_digits() -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits
-
-    images, digits = load_digits(return_X_y=True)
-    return images.astype(np.float32), digits
 
 
 def _is_trained(folder: Path) -> bool:

@@ -166,14 +166,11 @@ class _RowGroups:
 def _value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
     """Give the type of one value; None where Parquet has none."""
     if spec.dtype.kind in "OUS":
-        return arrow.binary() if _holds_bytes(first) else arrow.string()
+        is_binary = spec.dtype.kind == "S" or (spec.dtype.hasobject and any(isinstance(v, bytes) for v in first.flat))
+        return arrow.binary() if is_binary else arrow.string()
     if spec.dtype.kind in "biuf" and spec.dtype.isbuiltin != 2 and spec.dtype.itemsize <= 8:
         return arrow.from_numpy_dtype(spec.dtype.newbyteorder("="))
     return None
-
-
-def _holds_bytes(array: Array) -> bool:
-    return array.dtype.kind == "S" or (array.dtype.kind == "O" and any(isinstance(v, bytes) for v in array.flat))
 
 
 def _column(arrow: Any, array: Array, column_type: Any) -> Any:

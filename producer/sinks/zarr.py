@@ -8,16 +8,15 @@ old or the new one, and never half of either.
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
-
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
+from producer.sinks.temp_paths import OutputTarget, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, title
 from producer.sources.zarr import has_metadata
 from tasks.protocol.trees import Key
@@ -57,7 +56,8 @@ class ZarrWriter(Writer):
         for key in specs:
             self._check_name(key, specs)
         for key, spec in specs.items():
-            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
+            value_bytes = _STRING_BYTES if spec.dtype.kind == "O" else spec.dtype.itemsize
+            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, math.prod(spec.shape) * value_bytes))
             if self.target.rows is not None:
                 chunk_rows = min(chunk_rows, max(1, self.target.rows))
             self._arrays[key] = self._zarr.create_array(
@@ -181,9 +181,3 @@ class ZarrWriter(Writer):
             f"{self.target.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
             "use .jsonl, or change it with a postprocess function"
         )
-
-
-def _row_bytes(spec: RowSpec) -> int:
-    if spec.dtype.kind == "O":
-        return bytes_of(RowSpec(np.dtype(f"S{_STRING_BYTES}"), spec.shape), 1)
-    return bytes_of(spec, 1)

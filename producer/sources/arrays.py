@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,13 +63,7 @@ class ArraySource:
             InputError: the data set has no such rows, or its file has them no more.
         """
         check_slice(start, stop, self.rows, self.label)
-
-        def rows_of(array: Array) -> Array:
-            if isinstance(array, np.memmap) and array.flags.c_contiguous:
-                return _read_rows(array, [(start, stop)], self.label, self.stamp)
-            return array[start:stop]
-
-        return self._taken(rows_of)
+        return self._rows(slice(start, stop), [(start, stop)])
 
     def pick(self, numbers: Array) -> Arrays:
         """Give copies of the rows of these numbers, in this order, else as `take` does.
@@ -79,24 +73,27 @@ class ArraySource:
         if len(numbers):
             check_slice(int(numbers.min()), int(numbers.max()) + 1, self.rows, self.label)
         by_place = np.argsort(numbers)
+        return self._rows(numbers, runs_of(numbers[by_place]), by_place)
+
+    def _rows(self, index: slice | Array, runs: list[tuple[int, int]], by_place: Array | None = None) -> Arrays:
+        """The rows of an index; of a file by runs, whose rows then go to their places."""
 
         def rows_of(array: Array) -> Array:
             if not (isinstance(array, np.memmap) and array.flags.c_contiguous):
-                return array[numbers]
-            read = _read_rows(array, runs_of(numbers[by_place]), self.label, self.stamp)
+                return array[index]
+            read = _read_rows(array, runs, self.label, self.stamp)
+            if by_place is None:
+                return read
             rows = np.empty_like(read)
             rows[by_place] = read
             return rows
 
-        return self._taken(rows_of)
-
-    def _taken(self, rows_of: Callable[[Array], Array]) -> Arrays:
-        def rows(array: Array) -> Array:
+        def as_given(array: Array) -> Array:
             return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         columns = columns_of(self.data, self.label)
-        taken: Arrays = tree_of({name: rows(array) for name, array in columns.items()}, kind_of(self.data))
-        return taken
+        rows: Arrays = tree_of({name: as_given(array) for name, array in columns.items()}, kind_of(self.data))
+        return rows
 
 
 def from_arrays(data: object) -> ArraySource:
