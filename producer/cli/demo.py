@@ -18,7 +18,7 @@ import numpy as np
 from producer.cli.options import broker_option, metrics_port_option
 from producer.cli.predict_to_sink import predict_to_sink
 from producer.cli.request import RunOptions
-from producer.cli.summary import ending_as_told
+from producer.cli.summary import reporting_failure
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array
@@ -65,7 +65,7 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
-        with ending_as_told(as_json=False):
+        with reporting_failure(as_json=False):
             rows = open_file(folder / "digits.npy")
             summary = predict_to_sink(client, [MODEL], rows, sink, run=RunOptions(quiet=quiet))
     scores = np.load(folder / "predictions.npy")

@@ -26,7 +26,7 @@ from producer.sources import open_source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError
 
-# What `--json` has as it is.
+# Attributes of `Preflight` that `--json` gives as they are.
 _FORECAST = (
     *("models", "dependent", "slots", "workers", "store", "reason", "reply"),
     *("chunk_rows", "chunks", "seconds", "in_flight_bytes"),

@@ -9,7 +9,7 @@ import click
 
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
-from producer.cli.summary import PredictionFailedError, Summary, ending_as_told
+from producer.cli.summary import PredictionFailedError, Summary, reporting_failure
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
@@ -50,7 +50,7 @@ def fetch(
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        with ending_as_told(as_json):
+        with reporting_failure(as_json):
             summary = _fetch(left, output, force, quiet)
     line = (
         f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "

@@ -28,7 +28,7 @@ from producer.cli.options import (
 )
 from producer.cli.predict_to_sink import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
-from producer.cli.summary import ending_as_told
+from producer.cli.summary import reporting_failure
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS
@@ -192,7 +192,7 @@ def predict(
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     if is_dry:
         return dry_run(request, output, force)
-    with ending_as_told(as_json):
+    with reporting_failure(as_json):
         if only_failed:
             summary = predict_failed_rows(request, output)
         else:

@@ -86,8 +86,8 @@ class PredictionFailedError(CeleriacError):
 
 
 @contextmanager
-def ending_as_told(as_json: bool) -> Iterator[None]:
-    """End with the error of a job that did not end well, after its summary."""
+def reporting_failure(as_json: bool) -> Iterator[None]:
+    """A job in the block that does not end well ends with its own error, after its summary."""
     try:
         yield
     except PredictionFailedError as failed:
