@@ -21,9 +21,8 @@ from tasks.child import executor_differences
 from tasks.child.bootstrap import Child, current_child
 from tasks.child.chunk_payload import checksum, fetch, forget, store
 from tasks.child.chunk_rows import with_values
-from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
-from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
+from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
 from tasks.protocol import codec, job_fields, keys
 from tasks.protocol.messages import (
@@ -40,7 +39,6 @@ from tasks.protocol.messages import (
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
-from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.transport.resend_detached import send_void
@@ -82,7 +80,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
-        answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
+        answer = _failure(child, message, record_of(message, "memory", error))
         push_answer(child.client, answer, child.job_ttl_seconds)
     if child.trace:
         child.trace.answer = answer
@@ -189,35 +187,24 @@ def _run_chunk(
         models, unloaded = load(child, message)
         watch.enter("infer")
         executor_differences.begin(models, message, own_graph)
-        if not models:
-            ran = ChunkOutputs(failed=unloaded)
-        elif history is None:
-            todo = [RowRange(message.start, message.stop, message.stop)]
-            before: Before = _unnoted
-            ran = _run(message, models, rows, todo, before, [], watch)
-        else:
-            batch_rows = max(model.info.batch_rows for model in models.values())
-            poison_rows, condemned = history.judge(batch_rows)
-            if condemned:
-                history.bad.append(condemned)
-                delivery_log.exclude_rows(child.client, message, history.bad)
-            history.bad = with_values(history.bad, rows, message.start)
-            if failure := _given_up(child, message, history):
-                return failure
-            left_out = {record.start for record in history.bad}
-            if not have_independent_rows(models):
-                # Each would have another prediction without the others.
-                batch_rows, poison_rows = max(1, message.stop - message.start), None
-            todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
-            before = partial(delivery_log.record_intent, child.client, message, child.worker)
-            ran = _run(message, models, rows, todo, before, history.bad, watch)
-        if found := executor_differences.differed(models, message):
-            differed += found
-            watch.enter("infer")
-            ran = _run(message, models, rows, todo, before, history.bad if history else [], watch)
-        made += executor_differences.by_executor(models)
+        ran = ChunkOutputs()
         if models:
-            ran.failed[:0] = unloaded
+            run = ChunkRun(message, models, rows, watch)
+            todo = [RowRange(message.start, message.stop, message.stop)]
+            before: Before | None = None  # nobody needs to know how far the first delivery is
+            if history is not None:
+                todo = _steps(child, run, history)
+                if record := _given_up(child, message, history):
+                    return _failure(child, message, record)
+                before = partial(delivery_log.record_intent, child.client, message, child.worker)
+            bad = history.bad if history else []
+            ran = run.run(todo, before, bad)
+            if found := executor_differences.differed(models, message):
+                differed += found
+                watch.enter("infer")
+                ran = run.run(todo, before, bad)
+        made += executor_differences.by_executor(models)
+        ran.failed[:0] = unloaded
         watch.enter("encode")
         parts = _encode(message, ran)
         ran.failed = with_values(ran.failed, rows, message.start)
@@ -246,11 +233,19 @@ def _run_chunk(
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
+        # "store" and "decode" are not stages that people need to tell from these.
+        stage = {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
+        return _failure(child, message, record_of(message, stage, error))
 
 
-def _unnoted(step: RowRange) -> None:
-    """Nobody needs to know how far the first delivery of a chunk is."""
+def _failure(
+    child: Child,
+    message: ChunkMessage,
+    record: FailureRecord,
+    each: list[FailureRecord] | None = None,
+    rows: list[FailureRecord] | None = None,
+) -> Failure:
+    return Failure(message.job, message.index, str(child), record, each or [], rows or [])
 
 
 def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: BatchCounts) -> Counts:
@@ -271,52 +266,46 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: Batch
     )
 
 
-def _stage(watch: Stopwatch) -> str:
-    """The stage as records name it, which people need not tell apart so finely."""
-    return {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
+def _steps(child: Child, run: ChunkRun, history: delivery_log.DeliveryHistory) -> list[RowRange]:
+    """The rows to run, in which steps, after what earlier deliveries have come to; `history` has those never run."""
+    message = run.message
+    batch_rows = max(model.info.batch_rows for model in run.models.values())
+    poison_rows, condemned = history.judge(batch_rows)
+    if condemned:
+        history.bad.append(condemned)
+        delivery_log.exclude_rows(child.client, message, history.bad)
+    history.bad = with_values(history.bad, run.rows, message.start)
+    if not run.has_independent_rows:
+        # Each would have another prediction without the others.
+        batch_rows, poison_rows = max(1, message.stop - message.start), None
+    return steps(message.start, message.stop, batch_rows, poison_rows, {record.start for record in history.bad})
 
 
-def _run(
-    message: ChunkMessage,
-    models: dict[str, LoadedModel],
-    rows: Any,
-    todo: list[RowRange],
-    before: Before,
-    bad: list[FailureRecord],
-    watch: Stopwatch,
-) -> ChunkOutputs:
-    if message.on_error == "raise":
-        return run_together(message, models, rows, todo, before, watch)
-    return run_apart(message, models, rows, todo, before, watch, bad)
-
-
-def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> Failure | None:
-    """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
+def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> FailureRecord | None:
+    """The record of a chunk that is not run again: for a row that kills, or since nobody finds it."""
     if history.bad and message.on_error == "raise":
-        return Failure(message.job, message.index, str(child), history.bad[0])
+        return history.bad[0]
     if message.on_error != "raise" and delivery_log.yields(child.client, message, child.worker, history):
-        record = FailureRecord(message.start, message.stop, "worker", "Yielded", "another delivery is at work")
-        return Failure(message.job, message.index, str(child), record)
+        return FailureRecord(message.start, message.stop, "worker", "Yielded", "another delivery is at work")
     if not is_hopeless(history.deaths, len(history.bad)):
         return None
     cause = history.death or ChildDeath("", 0, "Killed", "the cause is not known")
     text = f"{history.deaths} children died with these rows, of which none was found that kills; at last: {cause.text}"
-    record = FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
-    return Failure(message.job, message.index, str(child), record)
+    return FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
 
 
 def _nothing(child: Child, message: ChunkMessage, ran: ChunkOutputs) -> Failure:
     """The failure of a chunk through which nothing went."""
     each = ran.failed if len(message.models) > 1 else []
     if not ran.failed_rows:
-        return Failure(message.job, message.index, str(child), _of_all(ran.failed), each)
+        return _failure(child, message, _of_all(ran.failed), each)
     first = ran.failed_rows[0]
     rows = message.stop - message.start
     text = f"all {rows} rows failed; {first.rows}: {first.text}"[:500] if rows > 1 else first.text
     # "worker" would ask for another delivery.
     stage = "killed" if first.stage == "worker" else first.stage
     whole = FailureRecord(message.start, message.stop, stage, first.type, text)
-    return Failure(message.job, message.index, str(child), whole, each, ran.failed_rows if rows else [])
+    return _failure(child, message, whole, each, ran.failed_rows if rows else [])
 
 
 def _encode(message: ChunkMessage, ran: ChunkOutputs) -> spool.Parts:
