@@ -28,7 +28,7 @@ from benchmarks.operations.judging import RELATIVE, ROUNDED, differences
 from benchmarks.operations.seen import NAMES, Found, Seen, summary
 from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS, bfloat16, frozen, tflite
-from tasks.executors.operation_table import operations_of
+from tasks.executors.graph_operations import operations_of
 from tasks.models.devices import limit_threads
 from tasks.models.program import concrete
 from tasks.snapshots.record import Snapshot

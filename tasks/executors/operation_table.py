@@ -17,10 +17,6 @@ from typing import Literal
 
 import msgspec
 
-from tasks.executors.graph_operations import operation_key, operations_of
-
-__all__ = ["Level", "Pattern", "SweptLayer", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
-
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
 Level = Literal["all", "finite", "no"]

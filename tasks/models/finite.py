@@ -38,21 +38,27 @@ def magnitude(array: Array) -> float:
     return float("nan") if np.isnan(low) else max(-low, high)  # one NaN makes both NaN
 
 
+def any_mask(masks: Iterable[Array | None]) -> Array | None:
+    """A mask of what any of these has; None where there are none, or none of them has anything."""
+    found = [mask for mask in masks if mask is not None]
+    whole = np.logical_or.reduce(found) if found else None
+    return whole if whole is not None and whole.any() else None
+
+
 def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
     """A mask of the rows that hold an integer beyond `EXACT`; None where none do.
 
     Args:
         arrays: integers, rows on the first axis, equally many; arrays of anything else are passed over.
     """
-    mask: Array | None = None
+    masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind in "iu" and array.itemsize > 2:
             if array.max() <= EXACT and array.min() >= -EXACT:
                 continue
             beyond = (array > EXACT) | (array < -EXACT) if array.dtype.kind == "i" else array > EXACT
-            found = np.asarray(beyond.reshape(len(array), -1).any(axis=1))
-            mask = found if mask is None else mask | found
-    return mask
+            masks.append(np.asarray(beyond.reshape(len(array), -1).any(axis=1)))
+    return any_mask(masks)
 
 
 def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
@@ -61,14 +67,13 @@ def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
     Args:
         arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
     """
-    mask: Array | None = None
+    masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind == "f":
             sizes = np.abs(array.reshape(len(array), -1))
             least = max(TINY, float(np.finfo(array.dtype).tiny))
-            found = np.asarray(((sizes > 0) & (sizes < least)).any(axis=1))
-            mask = found if mask is None else mask | found
-    return mask if mask is not None and mask.any() else None
+            masks.append(np.asarray(((sizes > 0) & (sizes < least)).any(axis=1)))
+    return any_mask(masks)
 
 
 def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | None:
@@ -78,7 +83,7 @@ def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | Non
         arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
         limit: the largest absolute value that is not beyond.
     """
-    mask: Array | None = None
+    masks = []
     for array in arrays:
         largest = magnitude(array)
         if not array.ndim or (largest <= limit and math.isfinite(largest)):
@@ -88,6 +93,5 @@ def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | Non
         for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
             # In float64, as a limit may be larger than what the array's own kind can hold.
             within = np.isfinite(part) & (np.abs(part) <= np.float64(limit))
-            beyond = np.asarray(~within.reshape(len(part), -1).all(axis=1))
-            mask = beyond if mask is None else mask | beyond
-    return mask if mask is not None and mask.any() else None
+            masks.append(np.asarray(~within.reshape(len(part), -1).all(axis=1)))
+    return any_mask(masks)

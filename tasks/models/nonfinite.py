@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.models.finite import rows_beyond
+from tasks.models.finite import any_mask, rows_beyond
 from tasks.protocol.trees import Key
 
 Array = np.ndarray[Any, Any]
@@ -75,13 +75,8 @@ class NotFinite:
 
     def any_of(self, kept: Array | None) -> Array | None:
         """A mask of the rows that are not finite, among those of another mask; None where there are none."""
-        found = [mask for mask in (self.inputs, self.outputs) if mask is not None]
-        if not found:
-            return None
-        mask = np.logical_or.reduce(found)
-        if kept is not None:
-            mask &= kept
-        return mask if mask.any() else None
+        mask = any_mask((self.inputs, self.outputs))
+        return mask if mask is None or kept is None else any_mask([mask & kept])
 
     def first_of(self, row: int) -> NotFiniteColumn:
         """What was found first in a row that `any_of` has."""

@@ -65,7 +65,7 @@ def tells_apart(reference: Sequence[Array]) -> str:
         values = _numbers(array)
         if not values.size:
             return f"{name} has no values"
-        if not np.isfinite(_raw(array)).all():
+        if not np.isfinite(in_float64(array)).all():
             return f"{name} is not finite"
         magnitude = np.abs(values).max()
         spread = _spread(values)
@@ -136,7 +136,7 @@ def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
         name = _name(number, reference)
         if wanted.shape != got.shape or wanted.dtype != got.dtype:
             return f"{name} is {got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}"
-        if is_float(wanted) and (places := _other_places(_raw(wanted), _raw(got))):
+        if is_float(wanted) and (places := _other_places(in_float64(wanted), in_float64(got))):
             return f"{name} is not finite at other places than the model's, {places} of {wanted.size}"
     return ""
 
@@ -230,14 +230,20 @@ def _least_spread(array: Array) -> float:
 
 def _numbers(array: Array) -> Array:
     """In float64, with 0 in the place of what is not finite, which is looked at for itself."""
-    numbers = _raw(array)
+    numbers = in_float64(array)
     return numbers if np.isfinite(numbers).all() else np.where(np.isfinite(numbers), numbers, 0.0)
 
 
-def _raw(array: Array) -> Array:
+def in_float64(array: Array) -> Array:
+    """The numbers; of complex ones both parts, on a new last axis."""
     if array.dtype.kind == "c":
-        return np.stack([array.real, array.imag], axis=-1).astype(np.float64)
-    return array.astype(np.float64)
+        array = np.stack([array.real, array.imag], axis=-1)
+    return np.asarray(array.astype(np.float64))
+
+
+def is_equal(wanted: Array, got: Array) -> bool:
+    """Whether arrays are equal to the bit, but for what a NaN may be."""
+    return np.array_equal(wanted, got, equal_nan=wanted.dtype.kind in "fc")
 
 
 def _name(number: int, reference: Sequence[Array]) -> str:

@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 
 from tasks.executors import graph
-from tasks.executors.operation_table import operations_of
+from tasks.executors.graph_operations import operations_of
 from tasks.models.batches import in_batches
 from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
+from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
 from tasks.preparation.reference import make_reference, read_reference
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
@@ -135,7 +136,7 @@ def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
         return
     outputs = in_batches(graph.load(folder, snapshot, batch_rows, 1), found.rows, batch_rows)
     for spec, expected, output in zip(snapshot.outputs, found.reference, outputs, strict=True):
-        if not np.array_equal(expected, output, equal_nan=expected.dtype.kind in "fc"):
+        if not is_equal(expected, output):
             raise ValueError(f"output {spec.name!r} of the snapshot differs")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
+from tasks.executors.graph_operations import operations_of
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, Table, judge, table
 from tasks.protocol.records import TensorSpec
 
 NAMES = [name for name in EXECUTORS if name != "graph"]
