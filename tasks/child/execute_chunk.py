@@ -19,7 +19,7 @@ from celery.exceptions import Reject
 
 from tasks.child import executor_differences
 from tasks.child.bootstrap import Child, current_child
-from tasks.child.chunk_payload import checksum, fetch, forget, store
+from tasks.child.chunk_payload import checksum
 from tasks.child.chunk_rows import with_values
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
@@ -81,7 +81,7 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = _failure(child, message, record_of(message, "memory", error))
-        push_answer(child.client, answer, child.job_ttl_seconds)
+        push_answer(child.client, answer, child.payloads.job_ttl_seconds)
     if child.trace:
         child.trace.answer = answer
     child.model_cache.check_size()
@@ -107,14 +107,14 @@ def _answer(
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
         try:
-            is_taken = push_answer(child.client, answer, child.job_ttl_seconds)
+            is_taken = push_answer(child.client, answer, child.payloads.job_ttl_seconds)
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]
             continue
         if not is_taken and isinstance(answer, Outputs):
-            forget(child, answer.ref)
+            child.payloads.forget(answer.ref)
         if answer.differed:
-            executor_differences.report(child.client, child.folder, answer)
+            executor_differences.report(child.client, child.model_cache.folder, answer)
             send_void(child.client, answer.job)
         return answer
 
@@ -133,7 +133,7 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
         pipe.hexists(keys.answers(message.job), str(message.index))
         # Before work begins: who dies with the chunk cannot count it.
         pipe.hincrby(key, str(message.index), 1)
-        pipe.expire(key, child.job_ttl_seconds)
+        pipe.expire(key, child.payloads.job_ttl_seconds)
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         elif isinstance(message.ref, HashRef):
@@ -182,7 +182,7 @@ def _run_chunk(
     watch.enter("fetch")
     try:
         history = delivery_log.read(child.client, message) if deliveries > 1 else None
-        rows = fetch(child, message, payload)
+        rows = child.payloads.fetch(message, payload, watch)
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
@@ -219,7 +219,7 @@ def _run_chunk(
             start=message.start,
             stop=message.stop,
             slot=str(child),
-            ref=store(child, message, parts),
+            ref=child.payloads.store(message, parts),
             seconds=time.monotonic() - started,
             failed=ran.failed,
             failed_rows=ran.failed_rows,

@@ -206,11 +206,12 @@ def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
 
 def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
     from tasks.child import bootstrap
+    from tasks.child.chunk_payload import Places
 
     bootstrap.start(
         main.worker,
         main.models,
-        bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        Places(settings.spool, main.spool_mark, settings.data_roots),
         main.counters,
         main.reports.write_fd,
         bootstrap.ChildSettings(
