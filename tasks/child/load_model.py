@@ -33,8 +33,7 @@ from tasks.preparation.reference import read_reference
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
-from tasks.snapshots.batch_size import remember
-from tasks.snapshots.difference_mark import DifferenceMark
+from tasks.snapshots.executor_notes import ExecutorNotes
 from worker_config.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -114,10 +113,10 @@ def _runner(
     batch_rows: int,
     can_be_held: bool,
 ) -> ModelRunner:
-    executor, folder = served.executor, Path(served.folder)
+    executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    size = BatchSize(batch_rows, fixed, partial(remember, folder, executor) if served.folder else None)
+    size = BatchSize(batch_rows, fixed, notes.note_batch_rows if served.folder else None)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
@@ -125,7 +124,7 @@ def _runner(
     if served.unproven and can_be_held:
         allowed = Allowed(EXECUTORS[executor].precision == "float32", served.entry.tolerance)
         columns = by_column("inputs", inputs) | by_column("outputs", outputs)
-        check = OnlineCheck(executor, allowed, batch_rows, columns, DifferenceMark(folder, executor))
+        check = OnlineCheck(executor, allowed, batch_rows, columns, notes)
     return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
 
 

@@ -43,12 +43,6 @@ class InputRange(msgspec.Struct, frozen=True):
 def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: InputRange) -> Arrays:
     """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
 
-    Args:
-        run: the executor.
-        own_graph: the model's own graph; called only where rows need it.
-        arrays: by the names of the inputs, rows first.
-        limits: what the executor may be given.
-
     Raises:
         Exception: what either raises.
     """

@@ -132,12 +132,8 @@ def judge(
 
     What is equal on finite rows alone is not where another operation makes NaN or infinities of finite rows.
 
-    Args:
-        executor: a name of `EXECUTORS`.
-        operations: what `operations_of` gives.
-        tflite_operators: builtin operators of the converted model, where the executor is one of TFLite.
-        tensorflow: the version that runs the model; of what is installed where None.
-        known: another table than the package's.
+    `tflite_operators` are those of the model as converted, where the executor is one of TFLite; `tensorflow` is the
+    version that runs the model, None the one that is installed.
     """
     if executor == "graph":
         return Verdict("all")

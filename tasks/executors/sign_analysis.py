@@ -26,10 +26,7 @@ _FLOATS = {1: np.float32, 2: np.float64, 19: np.float16}
 def sign_of(nodes: Mapping[str, Any], tensor: str, depth: int = 0) -> int:
     """`POSITIVE`, `NOT_NEGATIVE`, or `ANY` where it is not known; of finite rows.
 
-    Args:
-        nodes: of the graph or the function, by name.
-        tensor: its name, as an input of a node.
-        depth: nodes between it and what was asked.
+    `nodes` are those of the graph or the function, by name; `tensor` is named as an input of a node.
     """
     node = nodes.get(tensor.partition(":")[0])
     if node is None or depth > _DEEPEST:

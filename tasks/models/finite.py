@@ -2,7 +2,8 @@
 
     arrays, rows first --magnitude--> largest absolute value --above a limit?--> rows_beyond: a mask of rows
 
-The first look reads each array twice, at the speed of memory; rows are told apart only where it finds something.
+The first look reads each array twice, at the speed of memory; rows are told apart only where it finds something. Arrays
+have equally many rows, on the first axis; those of a kind that a function does not look for are passed over.
 """
 
 from __future__ import annotations
@@ -46,11 +47,7 @@ def any_mask(masks: Iterable[Array | None]) -> Array | None:
 
 
 def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
-    """A mask of the rows that hold an integer beyond `EXACT`; None where none do.
-
-    Args:
-        arrays: integers, rows on the first axis, equally many; arrays of anything else are passed over.
-    """
+    """A mask of the rows that hold an integer beyond `EXACT`; None where none do."""
     masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind in "iu" and array.itemsize > 2:
@@ -62,11 +59,7 @@ def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
 
 
 def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
-    """A mask of the rows that hold a number other than 0 that is closer to it than `TINY`; None where none do.
-
-    Args:
-        arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
-    """
+    """A mask of the rows that hold a number other than 0 that is closer to it than `TINY`; None where none do."""
     masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind == "f":
@@ -77,12 +70,7 @@ def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
 
 
 def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | None:
-    """A mask of the rows that hold a NaN, an infinity or a value beyond `limit`; None where there are none.
-
-    Args:
-        arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
-        limit: the largest absolute value that is not beyond.
-    """
+    """A mask of the rows that hold a NaN, an infinity or a value beyond `limit`; None where there are none."""
     masks = []
     for array in arrays:
         largest = magnitude(array)

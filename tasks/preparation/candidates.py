@@ -24,11 +24,6 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
     """The executors to try, "graph" first, and by name why one is left out.
 
     A lower precision that the manifest does not list is in neither. A copied snapshot has no executors.
-
-    Args:
-        snapshot: the model in the cache.
-        entry: what its user wants.
-        gpus: that the machine's workers use.
     """
     if snapshot.kind != "mapped":
         return [], {}

@@ -55,12 +55,7 @@ def examine(
 ) -> list[Dependence] | None:
     """What a row's prediction depends on besides the row, and how much; None where the model runs on no such rows.
 
-    Args:
-        call: the model; it is left in its saved state.
-        inputs: the model's.
-        entry: names the calibration file.
-        batch_rows: rows in one call.
-        half: whether it computes in half precision.
+    The model is left in its saved state; `half` says whether it computes in half precision.
 
     Raises:
         ConfigError: the calibration file is not as it should be.
@@ -96,12 +91,7 @@ def examine(
 
 
 def with_chance(found: list[Dependence] | None, operations: Collection[str]) -> list[Dependence] | None:
-    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them.
-
-    Args:
-        found: what `examine` gave.
-        operations: keys of the graph's operations between rows and outputs.
-    """
+    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them."""
     known = {one.on for one in found or ()}
     if known & {"chance", "history", "place"} or not any(map(is_chance, operations)):
         return found

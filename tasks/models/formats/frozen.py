@@ -46,10 +46,7 @@ def open_graph(path: Path, entry: ModelEntry) -> Program:
 def frozen_program(graph_def: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Program:
     """Run a graph; its GraphDef loses its large constants.
 
-    Args:
-        graph_def: the graph, frozen.
-        inputs: which tensors to feed, by the names that rows have.
-        outputs: which tensors to fetch, by the names that outputs have.
+    `inputs` and `outputs` say which tensors to feed and to fetch, by the names that rows and outputs have.
 
     Raises:
         ValueError: it is not frozen, or TensorFlow does not know its operations.
