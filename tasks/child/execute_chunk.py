@@ -161,22 +161,8 @@ def run_chunk(
         FreshChildError: there is no room for a model.
         RedisError: Redis is out of reach.
     """
-    made: list[str] = []
+    by_executor: list[str] = []
     differed: list[Differed] = []
-    answer = _run_chunk(child, message, payload, deliveries, own_graph, made, differed)
-    return msgspec.structs.replace(answer, by_executor=made, differed=differed) if made or differed else answer
-
-
-def _run_chunk(
-    child: Child,
-    message: ChunkMessage,
-    payload: bytes | None,
-    deliveries: int,
-    own_graph: Collection[str],
-    made: list[str],
-    differed: list[Differed],
-) -> Answer:
-    """As `run_chunk`; which executors under check made the outputs, and what came to light of them, is added."""
     started = time.monotonic()
     watch = child.stopwatch
     watch.enter("fetch")
@@ -199,43 +185,45 @@ def _run_chunk(
                 before = partial(delivery_log.record_intent, child.client, message, child.worker)
             bad = history.bad if history else []
             ran = run.run(todo, before, bad)
-            if found := executor_differences.differed(models, message):
-                differed += found
+            differed = executor_differences.differed(models, message)
+            if differed:
                 watch.enter("infer")
                 ran = run.run(todo, before, bad)
-        made += executor_differences.by_executor(models)
+        by_executor = executor_differences.by_executor(models)
         ran.failed[:0] = unloaded
         watch.enter("encode")
         parts = _encode(message, ran)
         ran.failed = with_values(ran.failed, rows, message.start)
         ran.failed_rows = with_values(ran.failed_rows, rows, message.start)
         if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
-            return _nothing(child, message, ran)
-        sum_of_parts = checksum(parts)
-        watch.enter("store")
-        return Outputs(
-            job=message.job,
-            index=message.index,
-            start=message.start,
-            stop=message.stop,
-            slot=str(child),
-            ref=child.payloads.store(message, parts),
-            seconds=time.monotonic() - started,
-            failed=ran.failed,
-            failed_rows=ran.failed_rows,
-            dropped=ran.dropped,
-            nonfinite_inputs=ran.nonfinite[0],
-            nonfinite_outputs=ran.nonfinite[1],
-            models=message.models,
-            checksum=sum_of_parts,
-        )
+            answer: Answer = _nothing(child, message, ran)
+        else:
+            sum_of_parts = checksum(parts)
+            watch.enter("store")
+            answer = Outputs(
+                job=message.job,
+                index=message.index,
+                start=message.start,
+                stop=message.stop,
+                slot=str(child),
+                ref=child.payloads.store(message, parts),
+                seconds=time.monotonic() - started,
+                failed=ran.failed,
+                failed_rows=ran.failed_rows,
+                dropped=ran.dropped,
+                nonfinite_inputs=ran.nonfinite[0],
+                nonfinite_outputs=ran.nonfinite[1],
+                models=message.models,
+                checksum=sum_of_parts,
+            )
     except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        # "store" and "decode" are not stages that people need to tell from these.
+        # People need not tell the stages apart so finely.
         stage = {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
-        return _failure(child, message, record_of(message, stage, error))
+        answer = _failure(child, message, record_of(message, stage, error))
+    return msgspec.structs.replace(answer, by_executor=by_executor, differed=differed)
 
 
 def _failure(

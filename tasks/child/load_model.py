@@ -54,7 +54,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
         import_tensorflow()  # so that its own time and memory are not taken for the model's
     if served.members:
         return _load_chain(served)
-    name, entry = served.name, served.entry
+    entry = served.entry
+    failed = f"model {served.name} cannot be loaded from {entry.path or entry.preprocess}"
     started, memory_before = time.monotonic(), own_bytes()
     try:
         program, batch_rows = _open(served), served.batch_rows
@@ -73,15 +74,10 @@ def load_model(served: ServingSpec) -> LoadedModel:
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: {_cause(error)}"
-        ) from error
+        raise ModelLoadError(f"{failed}: {_cause(error)}") from error
     if not served.folder and entry_digest(entry) != served.digest:
         # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: its files have changed since the "
-            "worker started; start it again"
-        )
+        raise ModelLoadError(f"{failed}: its files have changed since the worker started; start it again")
     info = info_of(
         served,
         inputs,

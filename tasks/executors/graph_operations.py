@@ -101,10 +101,8 @@ def is_chance(key: str) -> bool:
 def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = False) -> str:
     """The key of a `NodeDef`: its operation, the class of its type, and what is known of the operand that matters.
 
-    Args:
-        node: the `NodeDef`.
-        fixed: for each input, whether it is the same for all rows.
-        has_no_pole: whether what it takes the root, the logarithm or the inverse of is positive for all rows.
+    `fixed` says of each input whether it is the same for all rows, `has_no_pole` whether what it takes the root, the
+    logarithm or the inverse of is positive for all rows.
     """
     name = (
         node.op.removeprefix("Stateless") if node.op in ("StatelessIf", "StatelessWhile", "StatelessCase") else node.op

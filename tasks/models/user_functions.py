@@ -57,12 +57,8 @@ def import_step(name: str) -> Step:
 def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = False) -> tuple[Any, Array | None]:
     """What the function makes of the rows: as many, as one array, a list of arrays, or a tree of these.
 
-    Args:
-        step: the function.
-        rows: a chunk's rows, as the data set has them.
-        count: how many; at least one.
-        what: model and function, for the error.
-        drops: whether the function may leave out rows, by None in their place in a list.
+    A chunk's `count` rows are at least one; `what` names model and function. Where it `drops` rows, None stands in their
+    place in a list.
 
     Returns:
         The rows without those left out; and a mask of those that are not, None where that is all.

@@ -12,8 +12,9 @@ class that never wins, has no error worth measuring in its own unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -100,7 +101,10 @@ def compare(
         return Comparison(False, float("inf"), None, refused)
     error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if is_float(r)), default=0.0)
     kept = agreements(reference, outputs, by_class=not exact)
-    why = _not_exact(reference, outputs) if exact else _not_close(reference, outputs, error, kept, tolerance, agreement)
+    if exact:
+        why = _too_far(reference, outputs, ("spread", _error, OF_SPREAD), ("size", _of_size, RELATIVE))
+    else:
+        why = _not_close(reference, outputs, error, kept, tolerance, agreement)
     return Comparison(not why, error, kept.share, why, kept.classes)
 
 
@@ -118,15 +122,7 @@ def differs(
     """
     if why := _other_form(reference, outputs):
         return why
-    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True) if exact else ()):
-        if not is_float(wanted):
-            if not np.array_equal(wanted, got):
-                return (
-                    f"{_name(number, reference)} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
-                )
-        elif wanted.size and (relative := _of_size(wanted, got, sizes)) > OF_SIZE:
-            return f"{_name(number, reference)} deviates by {relative:.2g} of its size, {OF_SIZE:g} is allowed"
-    return ""
+    return _too_far(reference, outputs, ("size", partial(_of_size, sizes=sizes), OF_SIZE)) if exact else ""
 
 
 def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
@@ -149,18 +145,19 @@ def _other_places(wanted: Array, got: Array) -> int:
     return int(np.count_nonzero(~same))
 
 
-def _not_exact(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
+def _too_far(
+    reference: Sequence[Array], outputs: Sequence[Array], *bounds: tuple[str, Callable[[Array, Array], float], float]
+) -> str:
+    """The first output that is not equal, or as a float beyond a bound: the unit, the deviation in it, and the most."""
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         name = _name(number, reference)
         if not is_float(wanted):
             if not np.array_equal(wanted, got):
                 return f"{name} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
             continue
-        error = _error(wanted, got)
-        if error > OF_SPREAD:
-            return f"{name} deviates by {error:.2g} of its spread, {OF_SPREAD:g} is allowed"
-        if (relative := _of_size(wanted, got)) > RELATIVE:
-            return f"{name} deviates by {relative:.2g} of its size, {RELATIVE:g} is allowed"
+        for unit, measure, most in bounds if wanted.size else ():
+            if (deviation := measure(wanted, got)) > most:
+                return f"{name} deviates by {deviation:.2g} of its {unit}, {most:g} is allowed"
     return ""
 
 

@@ -65,15 +65,7 @@ def try_executor(
             tolerance=entry.tolerance,
             agreement=entry.agreement,
         )
-        tried = Trial(
-            name,
-            found.agrees,
-            error=found.error,
-            agreement=found.agreement,
-            why=found.why,
-            rows=len(reference.reference[0]),
-            classes=found.classes,
-        )
+        tried = Trial(name, rows=len(reference.reference[0]), **vars(found))
         inputs = InputRange()
         if name != "graph":
             why = found.why

@@ -24,12 +24,7 @@ def choose(
 ) -> tuple[Trial, str]:
     """The executor to use, and why it is not another one that was asked for or is faster; one line, maybe empty.
 
-    Args:
-        trials: of this kind of machine, "graph" first.
-        entry: what the user wants.
-        weight_bytes: of the model, which the mapped executors share.
-        children: processes that hold the model.
-        available_bytes: memory that is free on the machine.
+    The mapped executors share `weight_bytes`; `children` processes hold the model.
     """
     graph = trials.trials[0]
     if not trials.rows:

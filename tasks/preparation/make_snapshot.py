@@ -9,12 +9,13 @@ What cannot be saved so is copied as it is, and loaded plainly by each child.
 
 from __future__ import annotations
 
+import math
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import numpy as np
+from msgspec.structs import replace
 
 from tasks.executors import graph
 from tasks.executors.graph_operations import operations_of
@@ -60,15 +61,22 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         return _copied(plain, folder)
     try:
         weights, state, seeds = _save(program, folder)
-        mapped = msgspec.structs.replace(
-            plain, kind="mapped", weights=weights, weight_bytes=_bytes(program), state=state, seeds=seeds
-        )
-        mapped = msgspec.structs.replace(mapped, operations=sorted(operations_of(folder / "model")))
+        operations = sorted(operations_of(folder / "model"))
         call = plain_call(program)
         plain = _with_dependence(plain, call, batch_rows)
-        mapped = msgspec.structs.replace(mapped, dependence=with_chance(plain.dependence, mapped.operations))
+        mapped = replace(
+            plain,
+            kind="mapped",
+            weights=weights,
+            weight_bytes=sum(math.prod(one.shape) * one.dtype.size for one in program.variables),
+            state=state,
+            seeds=seeds,
+            operations=operations,
+            dependence=with_chance(plain.dependence, operations),
+        )
         make_reference(folder, mapped, call, batch_rows)
-        if not _is_chance(mapped):
+        # Else no two runs of it are equal, even from the same state.
+        if not any(one.on == "chance" and not one.seeded for one in mapped.dependence or ()):
             _check_equal(folder, mapped, batch_rows)
     except ConfigError:
         raise
@@ -76,19 +84,14 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         why = f"no snapshot can be made of it ({type(error).__name__}: {telling_line(error)[:300]})"
-        return _copied(msgspec.structs.replace(plain, why=why), folder)
+        return _copied(replace(plain, why=why), folder)
     return _recorded(mapped, folder)
 
 
 def _with_dependence(snapshot: Snapshot, call: FlatCall, batch_rows: int) -> Snapshot:
     function = getattr(call, "function", None)  # of TensorFlow's
     found = examine(call, snapshot.inputs, snapshot.entry, batch_rows, half=function is not None and is_half(function))
-    return msgspec.structs.replace(snapshot, dependence=found)
-
-
-def _is_chance(snapshot: Snapshot) -> bool:
-    """Whether no two runs of it are equal, even from the same state."""
-    return any(one.on == "chance" and not one.seeded for one in snapshot.dependence or ())
+    return replace(snapshot, dependence=found)
 
 
 def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
@@ -100,7 +103,7 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
         Exception: the model cannot be loaded.
     """
     copy = str(folder / "source" / snapshot.source)
-    program = open_model(msgspec.structs.replace(snapshot.entry, path=copy, version=0))
+    program = open_model(replace(snapshot.entry, path=copy, version=0))
     batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
     found = _with_dependence(snapshot, plain_call(program), batch_rows)
     (folder / RECORD).write_bytes(msgspec.json.encode(found))
@@ -151,14 +154,10 @@ def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
             shutil.copytree(path, source / path.name)
         else:
             shutil.copyfile(path, source / path.name)
-    return _recorded(msgspec.structs.replace(snapshot, source=served.name), folder)
+    return _recorded(replace(snapshot, source=served.name), folder)
 
 
 def _recorded(snapshot: Snapshot, folder: Path) -> Snapshot:
-    snapshot = msgspec.structs.replace(snapshot, files=fingerprints(folder))
+    snapshot = replace(snapshot, files=fingerprints(folder))
     (folder / RECORD).write_bytes(msgspec.json.encode(snapshot))
     return snapshot
-
-
-def _bytes(program: Program) -> int:
-    return sum(int(np.prod(variable.shape, dtype=np.int64)) * variable.dtype.size for variable in program.variables)
