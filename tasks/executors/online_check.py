@@ -162,11 +162,7 @@ class OnlineCheck:
     def hold(self, inputs: Arrays, outputs: Arrays, own_graph: Call, seconds: float) -> None:
         """Hold what is new of its kind against the own graph, and tell in `found`.
 
-        Args:
-            inputs: arrays, rows first.
-            outputs: what the executor made of them.
-            own_graph: any number of rows through the model's own graph.
-            seconds: that the executor took, by the same clock.
+        The executor took `seconds` by the same clock; `own_graph` takes any number of rows.
         """
         rows = len(next(iter(inputs.values())))
         if not rows or self.found:

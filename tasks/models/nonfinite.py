@@ -44,12 +44,7 @@ class NotFinite:
     ) -> None:
         """Look at arrays, or lists of a row's arrays each.
 
-        Args:
-            side: whether a model takes or gives them.
-            columns: with their names; as many rows in each as `kept` has, or all.
-            kept: a mask of the rows that they are; None where that is all.
-            stage: for a failure record.
-            model: its name, for the text of one.
+        There are as many rows in each column as `kept` has, a mask of the rows that they are; None where that is all.
         """
         for name, column in columns:
             if not isinstance(column, list | np.ndarray):
