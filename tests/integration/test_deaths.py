@@ -20,7 +20,8 @@ from producer import Client, Job, JobState
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
-from tasks.child.bootstrap import Child, Places
+from tasks.child.bootstrap import Child
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import ModelCache
 from tasks.child.model_runner import ModelRunner
@@ -297,7 +298,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), runner)
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
-    child = Child("here", 0, model_cache, server, 60, Places())
+    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places()))
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("slow", "digest")])

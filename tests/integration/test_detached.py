@@ -19,7 +19,8 @@ from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
-from tasks.child.bootstrap import Child, Places
+from tasks.child.bootstrap import Child
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
@@ -374,7 +375,7 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert (job.state, job.ledger.predicted, job.ledger.duplicates) == (JobState.RUNNING, 2, 2)
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]
-        plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, 60, Places())
+        plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, PayloadStore(server, 60, Places()))
         assert execute_chunk.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
         wanted, payload, _ = execute_chunk.ask(child, message(job.id, plan, 1))
         assert wanted
