@@ -219,8 +219,11 @@ class Client:
         model_pinning.warn(infos)
         if detach:
             check_can_be_left(infos, options)
-            return leave(self._settings, source, infos, slots, options)
-        spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
+        # Nothing of a detached job is in the spool folder.
+        settings = replace(self._settings, spool=None) if detach else self._settings
+        spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store))
+        if detach:
+            return leave(settings, source, spec)
         feed = make_feed(
             source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
         )

@@ -60,7 +60,9 @@ def infer(*args: Any) -> str:
     # Children alone need numpy, the models and what they bring.
     from tasks.child.execute_chunk import run_message
 
-    return run_message(args, infer.request.delivery_info["routing_key"], infer.request.headers)
+    return run_message(
+        getattr(infer.app, "child", None), args, infer.request.delivery_info["routing_key"], infer.request.headers
+    )
 
 
 logs.set_up(settings.log_format)

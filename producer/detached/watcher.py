@@ -29,7 +29,6 @@ class Watcher:
         record: the job's, as it was read first.
         plan: from its record.
         worker_timeout_seconds: how long no worker may hold the models.
-        chunk_timeout_seconds: the longest that workers let a chunk run.
         watch: raises when the system has ended.
     """
 
@@ -38,13 +37,10 @@ class Watcher:
         channel: BrokerChannel,
         record: JobRecord,
         plan: Plan,
-        *,
         worker_timeout_seconds: float,
-        chunk_timeout_seconds: float,
         watch: Callable[[], None],
     ) -> None:
         self._channel, self._plan, self._watch = channel, plan, watch
-        self._chunk_timeout_seconds = chunk_timeout_seconds
         self._liveness = WorkerLiveness(record.id, plan.models, worker_timeout_seconds, workers=plan.workers)
         self._answered, self._moved_at = -1, time.monotonic()
         self._last = (JobState.RUNNING, record)
@@ -69,7 +65,7 @@ class Watcher:
 
     def _look_after(self, record: JobRecord, now: float) -> None:
         client, liveness = self._channel.client, self._liveness
-        liveness.update(self._channel.workers(), now)
+        liveness.update(now, *self._channel.workers())
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
         if absence := liveness.absence(now):
@@ -80,7 +76,7 @@ class Watcher:
         if not liveness.slots:
             return
         # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
-        due = liveness.has_lost or now - self._moved_at > self._chunk_timeout_seconds
+        due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
         if take_resend(client, record.id) or (due and not self._channel.queued({one.queue for one in liveness.slots})):
             # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
             send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)

@@ -68,11 +68,10 @@ class BrokerChannel:
         self.url = url
         self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
-        self._settings = settings
+        self.settings = settings
         self.sealer = Sealer(settings.signing_key)
         self.damaged = 0
         self._app: Celery = make_app(settings)
-        self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self.measures = Throughput()
@@ -83,14 +82,13 @@ class BrokerChannel:
 
     def put(self, index: int, parts: Parts, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
-        ref = self._put(index, parts, only_redis)
-        self.measures.put(ref, sum(map(len, parts)))
+        parts = self.sealer.seal(rows_context(self._job, index), parts)
+        size = sum(map(len, parts))
+        ref = InlineRef(b"".join(parts)) if size <= MAX_INLINE_BYTES else self._store(index, parts, only_redis)
+        self.measures.put(ref, size)
         return ref
 
-    def _put(self, index: int, parts: Parts, only_redis: bool) -> PayloadRef:
-        parts = self.sealer.seal(rows_context(self._job, index), parts)
-        if sum(map(len, parts)) <= MAX_INLINE_BYTES:
-            return InlineRef(b"".join(parts))
+    def _store(self, index: int, parts: Parts, only_redis: bool) -> PayloadRef:
         if self._shared is not None and self._puts_files and not only_redis:
             try:
                 return spool.write(self._shared, self._job, f"rows-{index}", parts)
@@ -98,7 +96,7 @@ class BrokerChannel:
                 self._puts_files = False  # full: Redis takes the rest
         key = keys.payload(self._job, index)
         with broker_errors(self.url):
-            self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
+            self.client.set(key, b"".join(parts), ex=self.settings.job_ttl_seconds)
         return RedisRef(key)
 
     def publish(self, messages: Sequence[tuple[str, ChunkMessage]], *, first: bool = False) -> None:
@@ -124,7 +122,7 @@ class BrokerChannel:
             cause = error.__cause__ or error
             # Nothing of a connection that failed half-way is used again.
             self._app.close()
-            self._app = make_app(self._settings)
+            self._app = make_app(self.settings)
             if "OOM" in str(cause):
                 with broker_errors(self.url):
                     raise redis.exceptions.OutOfMemoryError from None
@@ -174,8 +172,15 @@ class BrokerChannel:
 
         Those of a file stand in `buffer`, where one is given.
         """
-        sealed = self._load(answer.ref, buffer)
-        self.measures.taken(answer.ref, len(sealed or b""))
+        ref = answer.ref
+        if isinstance(ref, InlineRef):
+            sealed: bytes | memoryview | None = ref.payload
+        elif isinstance(ref, FileRef):
+            sealed = self._load_file(ref, buffer)
+        else:
+            with broker_errors(self.url):
+                sealed = cast("bytes | None", self.client.getdel(ref.key))
+        self.measures.taken(ref, len(sealed or b""))
         if sealed is None:
             return None
         try:
@@ -188,18 +193,12 @@ class BrokerChannel:
         self.damaged += 1
         logger.warning("job %s: %s", self._job, error)
 
-    def _load(self, ref: PayloadRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
-        if isinstance(ref, InlineRef):
-            return ref.payload
-        if isinstance(ref, FileRef):
-            try:
-                payload = spool.read(self._shared, ref, buffer)
-            except PayloadError:
-                return None
+    def _load_file(self, ref: FileRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
+        with suppress(PayloadError):
+            payload = spool.read(self._shared, ref, buffer)
             self.release([ref])
             return payload
-        with broker_errors(self.url):
-            return cast("bytes | None", self.client.getdel(ref.key))
+        return None
 
     def load_into(self, answer: Outputs, parts: Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
@@ -232,19 +231,14 @@ class BrokerChannel:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
-    def workers(self) -> dict[str, list[SlotRecord]]:
-        """Every worker that is up, with its slots; none while its only child is being replaced."""
-        with broker_errors(self.url):
-            return read_workers(self.client)
+    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float]]:
+        """Every worker that is up, with its slots, none while its only child is being replaced.
 
-    def seconds_left(self, workers: Iterable[str]) -> dict[str, float]:
-        """After which each worker counts as gone, should no sign of life come."""
+        And after how many seconds each counts as gone, should no sign of life come.
+        """
         with broker_errors(self.url):
-            return seconds_left(self.client, workers)
-
-    def slots(self) -> list[SlotRecord]:
-        """Every slot that is up."""
-        return [slot for slots in self.workers().values() for slot in slots]
+            workers = read_workers(self.client)
+            return workers, seconds_left(self.client, workers)
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

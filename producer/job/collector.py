@@ -8,7 +8,6 @@ An answer that is of no use (its rows or outputs are gone, its child was killed)
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict
 from dataclasses import replace
 from typing import NoReturn, cast
@@ -47,21 +46,18 @@ class Collector:
     Attributes:
         result_arrays: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
         join: parts that are answered, and wait for an earlier one or for being handed over.
-        stages: what slots did in all seconds up to their last answers.
     """
 
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
         self.result_arrays: ResultArrays | None = None
-        self.stages: dict[str, float] = {}
-        self._started = time.monotonic()
         self._context = context
         self._channel = context.channel
         self._dispatcher = dispatcher
-        self._several = len(context.models) > 1
+        self._several = len(context.spec.infos) > 1
         self._ledger = context.ledger
         self._failures = context.failures
-        self._policy = context.options.policy
-        self.join = Join(ordered=context.options.ordered)
+        self._policy = context.spec.options.policy
+        self.join = Join(ordered=context.spec.options.ordered)
         self._buffer = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -76,13 +72,6 @@ class Collector:
             feed = self._context.feed
             self.result_arrays = ResultArrays(feed.rows, feed.first_row, self._failures.models)
         return self.result_arrays
-
-    def count_stages(self, answer: Answer) -> None:
-        """Add the seconds of an answer; a slot that waited before the job began did not wait for it."""
-        for stage, seconds in answer.stages.items():
-            if stage == "wait":
-                seconds = min(seconds, time.monotonic() - self._started)
-            self.stages[stage] = round(self.stages.get(stage, 0.0) + seconds, 6)
 
     def collect(self, answer: Answer) -> tuple[Outcome, RowsFailedError | None]:
         """Join an answer; what became of it, and the error that it ends the job with, if rows of it failed.
@@ -194,7 +183,7 @@ class Collector:
         self, answer: Answer, chunk: OpenChunk, part: Part, outputs: OutputTree | None = None, size: int = 0
     ) -> None:
         """The chunk is answered: first what may be wrong with its outputs, then all that must happen once."""
-        part = replace(part, index=part.index - self._context.first_index)
+        part = replace(part, index=part.index - self._context.feed.first_index)
         if outputs is not None:
             part = self._formed(replace(part, outputs=outputs))
         self._failures.keep(part.failed)

@@ -10,7 +10,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from producer.scheduling import model_pinning
 from tasks.protocol.messages import ModelRef
@@ -64,12 +63,7 @@ class WorkerLiveness:
         if was_away:
             self._served_at = now
 
-    def update(
-        self,
-        workers: Mapping[str, list[SlotRecord]],
-        now: float,
-        seconds_left: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
+    def update(self, now: float, workers: Mapping[str, list[SlotRecord]], seconds_left: Mapping[str, float]) -> None:
         """Take note of the workers that are up; one may have no slot for a while.
 
         Args:

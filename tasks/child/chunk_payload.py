@@ -6,11 +6,13 @@ ChunkMessage.ref --fetch--> rows        outputs, encoded --store--> PayloadRef, 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import redis
 import xxhash
 
-from tasks.child.bootstrap import Child
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
@@ -21,52 +23,71 @@ from tasks.protocol.messages import (
     RedisRef,
     SliceRef,
 )
-from tasks.protocol.seal import Parts, outputs_context, rows_context
+from tasks.protocol.seal import Parts, Sealer, outputs_context, rows_context
+from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
+from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
 
 
-def fetch(child: Child, message: ChunkMessage, payload: bytes | memoryview | None) -> Any:
-    """The chunk's rows, wherever they are.
+@dataclass(frozen=True)
+class Places:
+    """Where a worker may look for rows besides Redis, and how producers see that they share the spool folder."""
 
-    Raises:
-        PayloadError: they are not there, were damaged on their way, or are no payload.
-    """
-    ref = message.ref
-    if isinstance(ref, SliceRef):
-        return read_slice(ref, message.start, message.stop, child.places.data_roots, child.scratch)
-    if isinstance(ref, InlineRef):
-        payload = ref.payload
-    elif isinstance(ref, FileRef):
-        # In memory that the next chunk is read into: nothing of a chunk outlives it.
-        payload = spool.read(child.places.spool, ref, child.scratch)
-    if payload is None:
-        # It may have been answered by another delivery; the join then drops this failure.
-        raise PayloadError("the payload is not in Redis any more")
-    child.stopwatch.enter("decode")
-    return codec.decode(child.sealer.open(rows_context(message.job, message.index), payload), borrow=True)
+    spool: Path | None = None
+    spool_mark: str = ""
+    data_roots: tuple[Path, ...] = ()
 
 
-def store(child: Child, message: ChunkMessage, parts: Parts) -> PayloadRef:
-    """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
-    parts = child.sealer.seal(outputs_context(message.job, message.index), parts) if parts else parts
-    if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
-        return InlineRef(b"".join(parts))
-    if message.reply == "files" and child.places.spool is not None:
-        with suppress(OSError):
-            return spool.write(child.places.spool, message.job, f"output-{message.index}", parts)
-    key = keys.output(message.job, message.index)
-    child.client.set(key, b"".join(parts), ex=child.job_ttl_seconds)
-    return RedisRef(key)
+@dataclass(frozen=True)
+class PayloadStore:
+    """What a child reads rows from and writes outputs to."""
 
+    client: redis.Redis
+    job_ttl_seconds: int
+    places: Places
+    sealer: Sealer = field(default_factory=Sealer)
+    scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
 
-def forget(child: Child, ref: PayloadRef) -> None:
-    """Delete outputs that nobody will fetch."""
-    if isinstance(ref, RedisRef):
-        child.client.unlink(ref.key)
-    elif isinstance(ref, FileRef) and child.places.spool is not None:
-        spool.forget(child.places.spool, [ref])
+    def fetch(self, message: ChunkMessage, payload: bytes | memoryview | None, watch: Stopwatch) -> Any:
+        """The chunk's rows, wherever they are; `payload` is what Redis holds of them.
+
+        Raises:
+            PayloadError: they are not there, were damaged on their way, or are no payload.
+        """
+        ref = message.ref
+        if isinstance(ref, SliceRef):
+            return read_slice(ref, message.start, message.stop, self.places.data_roots, self.scratch)
+        if isinstance(ref, InlineRef):
+            payload = ref.payload
+        elif isinstance(ref, FileRef):
+            # In memory that the next chunk is read into: nothing of a chunk outlives it.
+            payload = spool.read(self.places.spool, ref, self.scratch)
+        if payload is None:
+            # It may have been answered by another delivery; the join then drops this failure.
+            raise PayloadError("the payload is not in Redis any more")
+        watch.enter("decode")
+        return codec.decode(self.sealer.open(rows_context(message.job, message.index), payload), borrow=True)
+
+    def store(self, message: ChunkMessage, parts: Parts) -> PayloadRef:
+        """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
+        parts = self.sealer.seal(outputs_context(message.job, message.index), parts) if parts else parts
+        if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
+            return InlineRef(b"".join(parts))
+        if message.reply == "files" and self.places.spool is not None:
+            with suppress(OSError):
+                return spool.write(self.places.spool, message.job, f"output-{message.index}", parts)
+        key = keys.output(message.job, message.index)
+        self.client.set(key, b"".join(parts), ex=self.job_ttl_seconds)
+        return RedisRef(key)
+
+    def forget(self, ref: PayloadRef) -> None:
+        """Delete outputs that nobody will fetch."""
+        if isinstance(ref, RedisRef):
+            self.client.unlink(ref.key)
+        elif isinstance(ref, FileRef) and self.places.spool is not None:
+            spool.forget(self.places.spool, [ref])
 
 
 def checksum(parts: Parts) -> int:

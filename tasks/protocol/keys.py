@@ -22,6 +22,7 @@ Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached jo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from worker_config.queue_names import KEY_PREFIX
@@ -68,59 +69,33 @@ class JobField:
     RESEND: Final = "resend"
 
 
-def job(job_id: str) -> str:
-    """The job's record."""
-    return f"{KEY_PREFIX}job:{job_id}"
+def _of_job(part: str = "") -> Callable[[str], str]:
+    return lambda job_id: f"{KEY_PREFIX}job:{job_id}{part}"
+
+
+job = _of_job()
+results = _of_job(":results")
+payloads = _of_job(":payloads")
+answers = _of_job(":answers")
+deliveries = _of_job(":deliveries")
+unproven = _of_job(":unproven")
+failures = _of_job(":failures")
+timeline = _of_job(":timeline")
 
 
 def payload(job_id: str, index: int | str) -> str:
     """The payload of chunk `index`; of all with "*"."""
-    return f"{KEY_PREFIX}job:{job_id}:payload:{index}"
+    return f"{job(job_id)}:payload:{index}"
 
 
 def output(job_id: str, index: int | str) -> str:
     """The outputs of chunk `index`; of all with "*"."""
-    return f"{KEY_PREFIX}job:{job_id}:output:{index}"
-
-
-def results(job_id: str) -> str:
-    """Where children push the job's answers."""
-    return f"{KEY_PREFIX}job:{job_id}:results"
-
-
-def payloads(job_id: str) -> str:
-    """The payloads of a detached job."""
-    return f"{KEY_PREFIX}job:{job_id}:payloads"
-
-
-def answers(job_id: str) -> str:
-    """The answers of a detached job."""
-    return f"{KEY_PREFIX}job:{job_id}:answers"
-
-
-def unproven(job_id: str) -> str:
-    """The rows of a detached job's chunks whose answers are void if an executor is found to differ."""
-    return f"{KEY_PREFIX}job:{job_id}:unproven"
-
-
-def deliveries(job_id: str) -> str:
-    """How often each chunk was begun that is not answered."""
-    return f"{KEY_PREFIX}job:{job_id}:deliveries"
+    return f"{job(job_id)}:output:{index}"
 
 
 def delivery_fields(index: int) -> list[str]:
     """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
     return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad", "yielded"))]
-
-
-def failures(job_id: str) -> str:
-    """Records of the rows that failed."""
-    return f"{KEY_PREFIX}job:{job_id}:failures"
-
-
-def timeline(job_id: str) -> str:
-    """What happened in a job, and when."""
-    return f"{KEY_PREFIX}job:{job_id}:timeline"
 
 
 def worker(worker_id: str) -> str:

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -178,12 +178,12 @@ def read_entries(settings: Settings) -> dict[str, ModelEntry]:
     return select(read_manifest(settings.models_path), settings.model_set)
 
 
-def wants_reload(app: Any) -> bool:
+def request_reload(app: Any) -> bool:
     """Let new versions of the models come, soon; False if this process is no worker."""
     main = main_process(app)
     if main is None:
         return False
-    main.reloader.wanted = True
+    main.reloader.requested = True
     return True
 
 
@@ -210,22 +210,16 @@ def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
 
 def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
     from tasks.child import bootstrap
+    from tasks.child.chunk_payload import Places
 
-    bootstrap.start(
+    app.child = bootstrap.start(
         main.worker,
         main.models,
-        bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        Places(settings.spool, main.spool_mark, settings.data_roots),
         main.counters,
         main.reports.write_fd,
-        bootstrap.ChildSettings(
-            app.conf.broker_url,
-            settings.job_ttl_seconds,
-            main.memory_limit,
-            main.facts.threads,
-            bool(settings.pin_cores),
-            settings.trace_exporters,
-            main.sealer,
-        ),
+        replace(settings, broker_url=app.conf.broker_url, intra_op_threads=main.facts.threads),
+        main.memory_limit,
     )
 
 
@@ -267,7 +261,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))
         # Celery's own handler would start the whole worker again.
-        signal.signal(signal.SIGHUP, lambda *_: wants_reload(controller.app))
+        signal.signal(signal.SIGHUP, lambda *_: request_reload(controller.app))
         ending = GracefulShutdown(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
