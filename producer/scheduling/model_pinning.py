@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tasks.protocol.messages import ModelRef
+from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 
@@ -32,6 +32,13 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
     """
     if not slots:
         raise NoWorkerError("no worker is up; start one with `celeriac worker` (or `celery -A tasks worker`)")
+    if not (understood := _understood(slots)):
+        others = ", ".join(sorted({str(slot.message_version) for slot in slots}))
+        raise NoWorkerError(
+            f"the workers speak message version {others}, and this process {MESSAGE_VERSION}; run the same release of "
+            "Celeriac on both sides"
+        )
+    slots = understood
     held = {info.name for slot in slots for info in slot.models}
     for name in names:
         if name not in held:
@@ -49,6 +56,10 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
         )
     newest = {version: max(slot.ready_at for slot in held_by) for version, held_by in holders.items()}
     return infos[max(holders, key=lambda version: (len(holders[version]), newest[version]))]
+
+
+def _understood(slots: Iterable[SlotRecord]) -> list[SlotRecord]:
+    return [slot for slot in slots if slot.message_version == MESSAGE_VERSION]
 
 
 def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
@@ -169,7 +180,7 @@ def usable(slots: Iterable[SlotRecord], models: Iterable[ModelRef]) -> list[Slot
     """The slots that run all of these models, in these versions, each with the queue for chunks of them."""
     needed = set(models)
     runnable = []
-    for slot in slots:
+    for slot in _understood(slots):
         older = next((one.queue for one in slot.older if needed <= set(one.models)), None)
         if needed <= set(refs(slot.models)):
             runnable.append(slot)

@@ -25,7 +25,7 @@ from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
 from tasks.protocol import codec, keys
-from tasks.protocol.chunk_args import from_args
+from tasks.protocol.chunk_args import chunk_id, from_args
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import (
     Answer,
@@ -41,9 +41,9 @@ from tasks.protocol.seal import Parts
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
-from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
+from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
 from tasks.transport.resend_detached import send_void
-from worker_config.errors import ModelError, PayloadError
+from worker_config.errors import ModelError, PayloadError, SealError, VersionError
 
 
 def run_message(child: Child | None, args: Any, queue: str, headers: Mapping[str, str] | None = None) -> str:
@@ -65,7 +65,12 @@ def run_message(child: Child | None, args: Any, queue: str, headers: Mapping[str
     child.stopwatch.enter("fetch")
     begun_at = time.time()
     try:
-        return _run_message(child, from_args(args, queue, child.payloads.sealer), begun_at)
+        try:
+            message = from_args(args, queue, child.payloads.sealer)
+        except (VersionError, SealError) as error:
+            refuse(child.client, chunk_id(args), error, str(child), child.payloads.job_ttl_seconds, child.payloads.sealer)
+            raise
+        return _run_message(child, message, begun_at)
     finally:
         child.stopwatch.enter("wait")
         if child.trace:

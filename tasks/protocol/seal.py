@@ -53,6 +53,11 @@ class Sealer:
         self._signs_with = _identity(keys[0]) if keys else b""
 
     @property
+    def signs(self) -> bool:
+        """Whether it has keys."""
+        return bool(self._keys)
+
+    @property
     def head_bytes(self) -> int:
         """How long the head is of what is sealed here."""
         return SIGNATURE_BYTES if self._keys else CHECKSUM_BYTES

@@ -17,9 +17,11 @@ import msgspec
 import redis
 
 from tasks.protocol import keys
-from tasks.protocol.messages import Answer, Failure, Outputs, pack
+from tasks.protocol.chunk_args import ChunkId
+from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context
 from tasks.transport import scripts
+from worker_config.errors import CeleriacError, SealError
 
 # Failures after which the chunk may come again.
 ASK_AGAIN = ("fetch", "worker")
@@ -57,3 +59,16 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: S
     if pushed == -1:
         raise VoidAnswerError
     return bool(pushed)
+
+
+def refuse(
+    client: redis.Redis, chunk: ChunkId, error: CeleriacError, slot: str, ttl_seconds: int, sealer: Sealer
+) -> None:
+    """Say why a message is not heeded: one of another version never is, and a damaged one comes again.
+
+    Where messages are signed nothing is said of one that is not: anybody may have sent it.
+    """
+    damaged = isinstance(error, SealError)
+    if not (damaged and sealer.signs):
+        record = FailureRecord(0, 0, "fetch" if damaged else "message", type(error).__name__, str(error))
+        push_answer(client, Failure(chunk.job, chunk.index, slot, record), ttl_seconds, sealer)

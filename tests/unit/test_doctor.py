@@ -16,6 +16,7 @@ from producer.doctor.findings import Finding, Level, error, exit_code, lines, ok
 from producer.doctor.folders import FolderFacts
 from producer.doctor.machine import ManifestFacts
 from producer.doctor.workers import WorkerState
+from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import ModelInfo, SlotRecord, WorkerFacts
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError
 from worker_config.queue_names import queue_of
@@ -37,7 +38,7 @@ def worker(
 ) -> WorkerState:
     models = [ModelInfo(model, digest, 64, [], [], 0.0, 0) for model, digest in digests.items()]
     held = [
-        SlotRecord(name, number, 1, 0.0, queue_of(digests), models, data_roots=list(roots)) for number in range(slots)
+        SlotRecord(name, number, 1, 0.0, queue_of(digests), models, data_roots=list(roots), message_version=MESSAGE_VERSION) for number in range(slots)
     ]
     return WorkerState(name, held, facts)
 

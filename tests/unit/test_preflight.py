@@ -18,7 +18,7 @@ from producer.scheduling.payload_route import why
 from producer.scheduling.window import MAX_BYTES, Window
 from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import from_arrays, from_batches
-from tasks.protocol.messages import FailureRecord
+from tasks.protocol.messages import MESSAGE_VERSION, FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from worker_config.errors import InputError, OutputError
 from worker_config.settings import Settings
@@ -94,11 +94,11 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_sent() -> None:
 
 
 def test_the_store_is_explained(tmp_path: Path) -> None:
-    slots = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL])]
+    slots = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL], message_version=MESSAGE_VERSION)]
     assert "no .npy file" in why(from_arrays(np.zeros((9, 2))), slots, Settings(), None)
     assert why(from_arrays(np.zeros((9, 2))), slots, Settings(), "redis") == "as was asked for"
     (tmp_path / "mark").touch()
-    shared = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL], spool_mark="mark")]
+    shared = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL], spool_mark="mark", message_version=MESSAGE_VERSION)]
     assert "all share" in why(from_arrays(np.zeros((9, 2))), shared, Settings(spool=tmp_path), None)
 
 

@@ -24,6 +24,7 @@ from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.model_pinning import pin, refs, usable
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from producer.sources import from_arrays, from_rows
+from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until
 from worker_config.errors import InputError, NoWorkerError, UnknownModelError
@@ -32,7 +33,7 @@ from worker_config.queue_names import queue_of
 
 def slot(worker: str, ready_at: float = 0.0, **digests: str) -> SlotRecord:
     models = [ModelInfo(name, digest, 64, [], [], 0.0, 0) for name, digest in digests.items()]
-    return SlotRecord(worker, 0, 1, ready_at, queue_of(digests), models)
+    return SlotRecord(worker, 0, 1, ready_at, queue_of(digests), models, message_version=MESSAGE_VERSION)
 
 
 def part(index: int, rows: int = 1) -> Part:

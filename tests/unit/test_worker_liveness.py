@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from producer.scheduling.worker_liveness import WorkerLiveness
-from tasks.protocol.messages import ModelRef
+from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 
 MODEL = ModelInfo("digits", "d" * 64, 64, [], [], 0.0, 0)
@@ -14,7 +14,7 @@ LEFT = 20.0
 
 
 def slot(worker: str, queue: str = "a") -> SlotRecord:
-    return SlotRecord(worker, 0, 1, 0.0, queue, [MODEL])
+    return SlotRecord(worker, 0, 1, 0.0, queue, [MODEL], message_version=MESSAGE_VERSION)
 
 
 def liveness(*slots: SlotRecord) -> WorkerLiveness:
