@@ -68,7 +68,9 @@ def run_message(child: Child | None, args: Any, queue: str, headers: Mapping[str
         try:
             message = from_args(args, queue, child.payloads.sealer)
         except (VersionError, SealError) as error:
-            refuse(child.client, chunk_id(args), error, str(child), child.payloads.job_ttl_seconds, child.payloads.sealer)
+            refuse(
+                child.client, chunk_id(args), error, str(child), child.payloads.job_ttl_seconds, child.payloads.sealer
+            )
             raise
         return _run_message(child, message, begun_at)
     finally:

@@ -16,12 +16,12 @@ import psutil
 import redis
 
 from tasks.protocol import keys
-from tasks.protocol.messages import Answer, unpack
+from tasks.protocol.messages import Answer
 from tasks.transport.connection import connect
-from tasks.transport.publish_answer import push_answer
 from tests.chaos.calls import Idleness
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Injury, Kind
+from tests.seals import opened_answer, push
 from tests.waiting import descendants_of, is_alive, wait_until
 
 Condition = Callable[[], object]
@@ -130,13 +130,13 @@ def some_connections_cut(scene: Scene, injury: Injury) -> Course:
 def answer_delayed(scene: Scene, injury: Injury) -> Course:
     answer = _take_answer(scene)
     yield _further(scene, injury)
-    push_answer(scene.server, answer, ANSWERS_TTL_SECONDS)  # unless the job is over, since the chunk was sent again
+    push(scene.server, answer, ANSWERS_TTL_SECONDS)  # unless the job is over, since the chunk was sent again
 
 
 def answer_doubled(scene: Scene, injury: Injury) -> Course:
     answer = _take_answer(scene)
     for _ in range(2):
-        assert push_answer(scene.server, answer, ANSWERS_TTL_SECONDS), "the job runs"
+        assert push(scene.server, answer, ANSWERS_TTL_SECONDS), "the job runs"
     scene.doubled += 1
     yield at_once
 
@@ -223,7 +223,7 @@ def _take_answer(scene: Scene) -> Answer:
         taken = cast("list[bytes] | None", scene.server.blpop([keys.results(scene.job_id())], timeout=1))
         return taken[1] if taken else None
 
-    answer: Answer = unpack(wait_until(take, "an answer comes"), Answer)
+    answer = opened_answer(scene.job_id(), wait_until(take, "an answer comes"))
     assert answer.job == scene.job_id()
     return answer
 

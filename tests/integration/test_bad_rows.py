@@ -11,10 +11,11 @@ import pytest
 
 from tasks.protocol import keys
 from tasks.protocol.messages import Failure, Outputs
-from tasks.recovery import delivery_log
+from tasks.recovery.delivery_log import DeliveryLog
 from tasks.recovery.poison_rows import RowRange
 from tests.chunks import Chunks, chunks_of, deaths, outputs_of, without_rows
 from tests.manifests import write_manifest
+from tests.seals import SEALER
 from tests.systems import System, Worker, queued_messages, serving
 
 ROWS = 40
@@ -315,7 +316,7 @@ def test_a_single_row_that_somebody_else_runs_is_not_condemned(chunks: Chunks, s
     message = chunks.message("picky", rows_with())
     for _ in range(9):
         chunks.server.hincrby(keys.deliveries(chunks.job), "0", 1)
-    delivery_log.record_intent(chunks.server, message, system.slots()[0].worker, RowRange(19, 20, 20))
+    DeliveryLog(chunks.server, SEALER, message).record_intent(system.slots()[0].worker, RowRange(19, 20, 20))
     answer = chunks.run(message)
     assert isinstance(answer, Outputs)
     assert answer.failed_rows == []
@@ -324,7 +325,7 @@ def test_a_single_row_that_somebody_else_runs_is_not_condemned(chunks: Chunks, s
 def test_a_row_that_took_its_whole_worker_with_it_is_condemned(chunks: Chunks) -> None:
     message = chunks.message("picky", rows_with())
     chunks.server.hset(keys.deliveries(chunks.job), "0", "3")
-    delivery_log.record_intent(chunks.server, message, "gone@host:0", RowRange(19, 20, 20))
+    DeliveryLog(chunks.server, SEALER, message).record_intent("gone@host:0", RowRange(19, 20, 20))
     answer = chunks.run(message)
     assert isinstance(answer, Outputs)
     (record,) = answer.failed_rows

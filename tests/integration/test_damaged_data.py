@@ -31,9 +31,9 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import connect
-from tasks.transport.publish_answer import push_answer
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
+from tests.seals import push
 from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import InputError, RowsFailedError
@@ -146,7 +146,7 @@ def test_rows_that_fail_wait_for_those_before_them(system: System, client: Clien
             record = FailureRecord(
                 index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS, "infer", "ValueError", f"chunk {index}"
             )
-            push_answer(server, Failure(job.id, index, "w/1", record), 60)
+            push(server, Failure(job.id, index, "w/1", record), 60)
         wait_until(lambda: job.progress().failed == 2 * CHUNK_ROWS, "they have failed")
         assert not job.wait(timeout_seconds=0)
         assert job.ledger.predicted == 0

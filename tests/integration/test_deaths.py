@@ -26,7 +26,8 @@ from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import ModelCache
 from tasks.child.model_runner import ModelRunner
 from tasks.models.batches import BatchSize
-from tasks.protocol import codec, keys
+from tasks.protocol import keys
+from tasks.protocol.chunk_args import to_args
 from tasks.protocol.messages import (
     MESSAGE_VERSION,
     ChunkMessage,
@@ -34,9 +35,6 @@ from tasks.protocol.messages import (
     InlineRef,
     ModelRef,
     Outputs,
-    pack,
-    to_plain,
-    unpack,
 )
 from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
 from tasks.transport.connection import connect
@@ -44,6 +42,7 @@ from tasks.transport.worker_registry import register_slots
 from tests.forms import in_long_form
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
+from tests.seals import SEALER, opened_answer, outputs_ref, rows_ref, sealed_answer
 from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
@@ -182,7 +181,7 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
         job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         ours = np.full((1, 4), -1, np.float32)
-        answer = pack(Outputs(job.id, 0, 0, 1, "by hand", 0.1, InlineRef(codec.encode(ours))))
+        answer = sealed_answer(Outputs(job.id, 0, 0, 1, "by hand", 0.1, outputs_ref(job.id, 0, ours)))
         server.rpush(keys.results(job.id), answer, answer)
         wait_until(lambda: job.ledger.duplicates, "the copy is dropped")
         assert (job.ledger.duplicates, job.ledger.predicted) == (1, 1)
@@ -197,16 +196,10 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda job: b"\xc1 no answer", "bytes from Redis are not"),
-        (lambda job: b"", "bytes from Redis are not"),
-        (lambda job: pack(Outputs(job, 0, 0, 2, "?", 0.1, InlineRef(codec.encode(ROWS[:2])))), "is for rows 0-2"),
-        (
-            lambda job: pack(Outputs(UNKNOWN_JOB, 0, 0, 1, "?", 0.1, InlineRef(codec.encode(ROWS[:1])))),
-            f"job {UNKNOWN_JOB}",
-        ),
-        (lambda job: pack(Outputs(job, 0, 0, 1, "?", 0.1, InlineRef(codec.encode(ROWS[:2])))), "it must have 1 rows"),
+        (lambda job: Outputs(job, 0, 0, 2, "?", 0.1, outputs_ref(job, 0, ROWS[:2])), "is for rows 0-2"),
+        (lambda job: Outputs(job, 0, 0, 1, "?", 0.1, outputs_ref(job, 0, ROWS[:2])), "it must have 1 rows"),
     ],
-    ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
+    ids=["other rows", "too many rows"],
 )
 def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
     held_system: System, client: Client, server: redis.Redis, answer: Any, message: str
@@ -214,7 +207,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
     with held_system.standing_still():
         job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
-        server.rpush(keys.results(job.id), answer(job.id))
+        server.rpush(keys.results(job.id), sealed_answer(answer(job.id)))
 
         with pytest.raises(MessageError) as caught:
             _result(job)
@@ -227,17 +220,22 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
     assert job_store.read(server, job.id)[0] is JobState.FAILED
 
 
-def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_error(
+def test_answers_that_were_damaged_are_dropped_and_counted(
     held_system: System, client: Client, server: redis.Redis
 ) -> None:
     with held_system.standing_still():
         job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
-        server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, InlineRef(b"garbage"))))
+        damaged = bytearray(sealed_answer(Outputs(job.id, 0, 0, 1, "?", 0.1, outputs_ref(job.id, 0, ROWS[:1]))))
+        damaged[-1] ^= 1
+        of_another = sealed_answer(Outputs(UNKNOWN_JOB, 0, 0, 1, "?", 0.1, outputs_ref(UNKNOWN_JOB, 0, ROWS[:1])))
+        no_outputs = sealed_answer(Outputs(job.id, 1, 1, 2, "?", 0.1, InlineRef(b"garbage")))
+        answers = [b"\xc1 no answer", b"", bytes(damaged), of_another, no_outputs]
+        server.rpush(keys.results(job.id), *answers)
+        wait_until(lambda: job.ledger.damaged == len(answers), "they are dropped")
 
-        with pytest.raises(MessageError, match="chunk 0"):
-            _result(job)
-    assert job.wait(timeout_seconds=30)
+    np.testing.assert_array_equal(_result(job), ROWS[:3] * 2)
+    job.ledger.check()
 
 
 def test_cancel_drops_queued_chunks_unrun(held_system: System, worker: Worker, client: Client) -> None:
@@ -302,9 +300,9 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     message = _message([ModelRef("held", "digest")])
     job_store.create(server, JobRecord(UNKNOWN_JOB, ["held"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
 
-    told = execute_chunk.run_message(child, to_plain(message))
+    told = execute_chunk.run_message(child, to_args(message, "celeriac.q", SEALER), "celeriac.q")
 
-    answer = unpack(cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))), Outputs | Failure)
+    answer = opened_answer(UNKNOWN_JOB, cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))))
     assert isinstance(answer, Failure)
     assert answer.record.type == "MemoryError"
     assert answer.record.text == "Unable to allocate 1 PiB"
@@ -324,7 +322,7 @@ def call_with_any_arguments(function: Any) -> Any:
 
 def _message(models: list[ModelRef]) -> ChunkMessage:
     """The one chunk of a job that does not exist."""
-    payload = InlineRef(codec.encode(ROWS[:1]))
+    payload = rows_ref(UNKNOWN_JOB, 0, ROWS[:1])
     return ChunkMessage(MESSAGE_VERSION, UNKNOWN_JOB, 0, 0, 1, 1, models, payload)
 
 

@@ -24,13 +24,14 @@ from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
+from tasks.protocol.seal import rows_context
 from tasks.transport.connection import connect
-from tasks.transport.publish_answer import push_answer
 from tasks.transport.resend_detached import message
 from tests.forms import in_long_form
 from tests.held import write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process
+from tests.seals import SEALER, push
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
 from worker_config.errors import (
@@ -378,10 +379,10 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         job = client.attach(client.submit("digits", ROWS[:4], chunk_rows=2, detach=True))
         first = Outputs(job.id, 0, 0, 2, "first", 0.1, InlineRef(b""), nonfinite_inputs=1, nonfinite_outputs=2)
         record = FailureRecord(0, 2, "fetch", "PayloadError", "the payload is not in Redis any more")
-        assert push_answer(server, first, 60)
+        assert push(server, first, 60)
         second = Outputs(job.id, 0, 0, 2, "second", 0.1, InlineRef(b""), nonfinite_inputs=2)
-        assert not push_answer(server, second, 60)
-        assert not push_answer(server, Failure(job.id, 0, "third", record), 60)
+        assert not push(server, second, 60)
+        assert not push(server, Failure(job.id, 0, "third", record), 60)
         assert (job.ledger.nonfinite_inputs, job.ledger.nonfinite_outputs) == (1, 2)
         assert (job.state, job.ledger.predicted, job.ledger.duplicates) == (JobState.RUNNING, 2, 2)
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
@@ -390,10 +391,11 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert execute_chunk.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
         wanted, payload, _ = execute_chunk.ask(child, message(job.id, plan, 1))
         assert wanted
-        np.testing.assert_array_equal(codec.decode(payload or b""), ROWS[2:4])
+        rows = SEALER.open(rows_context(job.id, 1), payload or b"")
+        np.testing.assert_array_equal(codec.decode(rows), ROWS[2:4])
         assert server.ttl(keys.answers(job.id)) > 60
         job.cancel()
-        assert not push_answer(server, Outputs(job.id, 1, 2, 4, "late", 0.1, InlineRef(b"")), 60)
+        assert not push(server, Outputs(job.id, 1, 2, 4, "late", 0.1, InlineRef(b"")), 60)
         assert set(keys_of(server, job.id)) == {keys.job(job.id)}
 
 

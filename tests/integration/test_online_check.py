@@ -16,14 +16,14 @@ from producer import Client, JobState
 from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
-from tasks.protocol import codec
-from tasks.protocol.messages import Differed, InlineRef, ModelRef, Outputs
+from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.records import Plan
 from tasks.transport.connection import connect
-from tasks.transport.publish_answer import VoidAnswerError, push_answer
+from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
+from tests.seals import outputs_ref, push
 from tests.systems import BIN, REPOSITORY, System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExecutorDifferedError, ExitCode
@@ -250,12 +250,13 @@ def leave(server: redis.Redis, job_id: str) -> Plan:
 
 def answer(server: redis.Redis, plan: Plan, job_id: str, index: int, value: float, *, executor: bool) -> bool:
     told = message(job_id, plan, index)
-    payload = codec.encode(np.full(2, value, np.float32))
     made, differed = (["m"], []) if executor else ([], [SEEN])
-    outputs = Outputs(job_id, index, told.start, told.stop, "w/1", 0.1, InlineRef(payload))
+    outputs = Outputs(
+        job_id, index, told.start, told.stop, "w/1", 0.1, outputs_ref(job_id, index, np.full(2, value, np.float32))
+    )
     import msgspec
 
-    return push_answer(server, msgspec.structs.replace(outputs, by_executor=made, differed=differed), 60)
+    return push(server, msgspec.structs.replace(outputs, by_executor=made, differed=differed), 60)
 
 
 def test_answers_by_an_executor_that_differs_are_void_and_no_more_are_taken(

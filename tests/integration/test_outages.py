@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import xxhash
 
 from producer import Client, Job
 from tasks.protocol import codec, keys
-from tasks.protocol.messages import InlineRef, ModelRef, Outputs, pack
+from tasks.protocol.messages import ModelRef, Outputs
 from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import write_manifest
+from tests.seals import outputs_ref, sealed_answer
 from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
@@ -164,9 +165,8 @@ def test_a_stopped_child_costs_no_row(system: System, client: Client) -> None:
 
 def answer(job: Job, index: int, outputs: np.ndarray, **more: Any) -> bytes:
     start = index * CHUNK_ROWS
-    return pack(
-        Outputs(job.id, index, start, start + len(outputs), "w/0", 0.1, InlineRef(codec.encode(outputs)), **more)
-    )
+    ref = outputs_ref(job.id, index, outputs)
+    return sealed_answer(Outputs(job.id, index, start, start + len(outputs), "w/0", 0.1, ref, **more))
 
 
 def test_duplicates_are_dropped_and_those_that_differ_are_counted(system: System, client: Client) -> None:
@@ -174,7 +174,7 @@ def test_duplicates_are_dropped_and_those_that_differ_are_counted(system: System
     job = client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
     wait_until(lambda: job.ledger.chunks_answered == 9, "all chunks but one are answered")
     outputs = rows[:CHUNK_ROWS] + 1
-    same = zlib.crc32(codec.encode(outputs))
+    same = xxhash.xxh3_64_intdigest(codec.encode(outputs))
     with connect(system.url) as server:
         for checksum in (same, same + 1, same):
             server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum, nonfinite_inputs=1))

@@ -11,7 +11,7 @@ from tasks.protocol import keys
 from tasks.protocol.messages import InlineRef, Outputs
 from tasks.transport import queues, scripts
 from tasks.transport.connection import connect
-from tasks.transport.publish_answer import push_answer
+from tests.seals import push
 from tests.systems import System
 
 JOB = "0123456789ab"
@@ -33,7 +33,7 @@ def test_a_script_runs_once_where_redis_has_forgotten_it(server: redis.Redis) ->
     server.hset(keys.job(JOB), "state", "running")
     for answers in (1, 2):
         server.script_flush()
-        assert push_answer(server, Outputs(JOB, 0, 0, 1, "slot", 0.0, InlineRef(b"")), 60)
+        assert push(server, Outputs(JOB, 0, 0, 1, "slot", 0.0, InlineRef(b"")), 60)
         assert server.llen(keys.results(JOB)) == answers
 
 

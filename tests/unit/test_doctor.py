@@ -38,7 +38,10 @@ def worker(
 ) -> WorkerState:
     models = [ModelInfo(model, digest, 64, [], [], 0.0, 0) for model, digest in digests.items()]
     held = [
-        SlotRecord(name, number, 1, 0.0, queue_of(digests), models, data_roots=list(roots), message_version=MESSAGE_VERSION) for number in range(slots)
+        SlotRecord(
+            name, number, 1, 0.0, queue_of(digests), models, data_roots=list(roots), message_version=MESSAGE_VERSION
+        )
+        for number in range(slots)
     ]
     return WorkerState(name, held, facts)
 

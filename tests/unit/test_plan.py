@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, RedisBudget, choose_chunk_rows
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from producer.scheduling.model_pinning import output_row_bytes
-from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, from_plain, to_plain
+from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, pack, unpack
 from tasks.protocol.records import ModelInfo, Plan, TensorSpec
 from tasks.transport.resend_detached import message
 from worker_config.errors import UsageError
@@ -43,7 +43,7 @@ def test_a_message_says_where_its_rows_are_and_survives_celery(slice_ref: SliceR
     sent = message(JOB, plan(100, 30, slice_ref), 3)
     assert sent.ref == slice_ref or sent.ref == HashRef(f"celeriac:job:{JOB}:payloads")
     assert (sent.reply, sent.compression, str(sent.models[0])) == ("answer", "zstd", "digits@abababab")
-    assert from_plain(to_plain(sent), ChunkMessage) == sent
+    assert unpack(pack(sent), ChunkMessage) == sent
 
 
 @pytest.mark.parametrize(
