@@ -39,7 +39,7 @@ from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
-from tasks.worker import fork_guard, inspection, reconnect, reload
+from tasks.worker import fork_guard, inspection, reconnect, refused, reload
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
@@ -136,6 +136,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
+    refused.put_aside(lambda: app.main_process.client)
     broker_url = app.conf.broker_url
     started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status_file.write(folder, started)
