@@ -18,7 +18,7 @@ from tasks.protocol import keys
 from tasks.protocol.records import JobRecord, Plan, SlotRecord
 from tasks.transport import scripts
 from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import take_resend, unanswered
+from tasks.transport.resend_detached import claim_resend, unanswered
 from worker_config.errors import NoWorkerError
 from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
@@ -92,7 +92,7 @@ class Watcher:
             self._worker_at = now
             # Also in case a worker came and went while nobody looked.
             still = now - self._moved_at > self._chunk_timeout_seconds
-            if take_resend(self._channel.client, self._id) or ((self._gone or still) and not self._queued()):
+            if claim_resend(self._channel.client, self._id) or ((self._gone or still) and not self._queued()):
                 self._send_again()
                 self._gone, self._moved_at = set(), now
         elif now - self._worker_at > self._worker_timeout_seconds:
