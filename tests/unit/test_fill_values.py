@@ -8,7 +8,7 @@ import pytest
 
 from producer.rows.drop_rows import blank_like, count_rows, drop_rows
 from producer.rows.part import Part
-from tasks.protocol.dtypes import filler_rows, told_filler
+from tasks.protocol.dtypes import filler_rows, json_filler
 from tasks.protocol.messages import FailureRecord
 
 
@@ -32,7 +32,7 @@ def failed(start: int, stop: int) -> FailureRecord:
     ],
 )
 def test_values_that_have_no_nan(dtype: object, value: object) -> None:
-    assert told_filler(np.dtype(dtype)) == (value or (value if value is False else ""))  # type: ignore[call-overload]
+    assert json_filler(np.dtype(dtype)) == (value or (value if value is False else ""))  # type: ignore[call-overload]
     rows = filler_rows(np.dtype(dtype), (2, 3))  # type: ignore[call-overload]
     assert rows.shape == (2, 3)
     assert rows.dtype == np.dtype(dtype)  # type: ignore[call-overload]
@@ -43,7 +43,7 @@ def test_values_that_have_no_nan(dtype: object, value: object) -> None:
 def test_values_that_have(dtype: type) -> None:
     rows = filler_rows(np.dtype(dtype), (4,))
     assert rows.dtype == dtype
-    assert told_filler(rows.dtype) == "NaN"
+    assert json_filler(rows.dtype) == "NaN"
     assert np.isnan(rows.astype(np.complex128)).all()
 
 
