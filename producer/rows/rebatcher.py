@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from tasks.protocol.trees import tree_like
 
 from producer.rows.columns import columns_of
 from producer.rows.part import Array
 from producer.rows.source import Column, Rows
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from tasks.protocol.trees import tree_like
 
 from producer.rows.columns import (
     check_lengths,
@@ -23,6 +22,7 @@ from producer.rows.columns import (
 )
 from producer.rows.part import Array, RowSpec
 from producer.rows.source import Arrays, check_slice
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.

@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-from tasks.protocol.trees import tree_like
 
 from producer.rows.columns import (
     check_dtype,
@@ -19,6 +18,7 @@ from producer.rows.columns import (
 )
 from producer.rows.part import Array
 from producer.rows.source import MAX_BATCH_BYTES, Batches, Column
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 
