@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,8 +30,9 @@ def main(manifest: Path) -> int:
     try:
         settings = Settings.from_env()
         cores = len(os.sched_getaffinity(0))
+        say = partial(print, file=sys.stderr, flush=True)
         # As a worker with a child for each core.
-        context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, _say)
+        context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, say)
         described = [_described(name, entry, context) for name, entry in read_manifest(manifest).items()]
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
@@ -57,10 +59,6 @@ def _loaded(served: ServingSpec) -> ModelInfo:
         return run_forked(load, ModelInfo, Path(os.devnull))
     except ForkedError as error:
         raise ModelLoadError(str(error).partition(": ")[2] or str(error)) from None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

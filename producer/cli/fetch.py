@@ -9,7 +9,7 @@ import click
 
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.cli.summary import PredictionFailedError, Summary, reporting_failure
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
@@ -50,22 +50,13 @@ def fetch(
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        try:
+        with reporting_failure(as_json):
             summary = _fetch(left, output, force, quiet)
-        except PredictionFailedError as failed:
-            if as_json:
-                click.echo(failed.summary.as_json())
-            raise failed.error from None
-    if not quiet:
-        click.echo(
-            f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
-            f"written to {summary.output}"
-        )
-    if as_json:
-        click.echo(summary.as_json())
-    if plan is None or plan.on_nonfinite != "allow":
-        summary.report_nonfinite()
-    summary.check_no_model_failed()
+    line = (
+        f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
+        f"written to {summary.output}"
+    )
+    summary.report(line, quiet=quiet, as_json=as_json, on_nonfinite=plan.on_nonfinite if plan else "warn")
 
 
 def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
@@ -81,17 +72,16 @@ def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
 
 
 def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
-    """Write all parts and commit; on any error nothing is written.
-
-    Raises:
-        PredictionFailedError: the job has no whole output, or nobody waited for it.
-    """
+    """Write all parts and commit; PredictionFailedError where the job has no whole output, or nobody waited for it."""
     written, record = 0, job.record
     try:
         with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:
             for part in parts:
                 if len(record.models) > 1 and len(part.outputs) < len(record.models) - len(sink.dropped):
-                    _drop_failed(job, sink)
+                    for name, failure in job.failed_models.items():
+                        if not sink.can_drop:
+                            raise RowsFailedError(f"job {job.id}: {failure}; {OTHERS_WOULD_GO_ON}")
+                        sink.drop(name, failure)
                 sink.write(part)
                 written += part.predicted_rows
                 bar.update(part.stop - part.start)
@@ -122,13 +112,6 @@ def _head(record: JobRecord) -> JournalHead:
     """What is written beside the output; of the data set nobody here knows more than its name."""
     models = record.plan.models if record.plan else ()
     return JournalHead({"input": record.input}, {model.name: model.digest for model in models})
-
-
-def _drop_failed(job: DetachedJob, sink: Sink) -> None:
-    for name, failure in job.failed_models.items():
-        if not sink.can_drop:
-            raise RowsFailedError(f"job {job.id}: {failure}; {OTHERS_WOULD_GO_ON}")
-        sink.drop(name, failure)
 
 
 def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None) -> Summary:

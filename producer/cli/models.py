@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,8 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
         inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
         inputs += map(str, info.inputs)
         outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
-        for line in range(max(len(inputs), len(outputs))):
-            tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
-            first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+        first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+        for line, tensors in enumerate(zip_longest(inputs, outputs, fillvalue="")):
             rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
         notes[len(rows) - 1] = "\n  ".join(filter(None, [info.note, dependent([info]).get(info.name)]))
     lines = columns(rows).splitlines()
@@ -186,8 +186,7 @@ def prune_lines(cache: Path, swept: list[Swept]) -> str:
 
 def prune_values(cache: Path, swept: list[Swept]) -> dict[str, Any]:
     """The same, as plain values."""
-    removed = [{"key": one.key, "source": one.source, "bytes": one.bytes} for one in swept]
-    return {"cache": str(cache), "removed": removed, "bytes": sum(one.bytes for one in swept)}
+    return {"cache": str(cache), "removed": msgspec.to_builtins(swept), "bytes": sum(one.bytes for one in swept)}
 
 
 def _mib(size: int) -> str:

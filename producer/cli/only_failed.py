@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.cli.predict_to_sink import check_same_models, interrupted
+from producer.cli.predict_to_sink import check_same_models, end_by
 from producer.cli.request import PredictRequest, RunOptions, open_input, open_system
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
@@ -116,7 +116,7 @@ def predict_failed(
     names = [name for name in models if name not in finished.sidecar.failed_models]
     error: CeleriacError | None = None
     fills, fill = head.on_error == "fill", finished.sidecar.fill
-    with open_sink(path, finished.rows, force=True, marks=fills) as sink:
+    with open_sink(path, finished.rows, force=True, mask=fills) as sink:
         job = client.submit(
             names,
             pick(source, failed),
@@ -147,9 +147,7 @@ def predict_failed(
                 )
             sink.commit()
         except (KeyboardInterrupt, CeleriacError) as cause:
-            job.cancel()
-            job.wait(timeout_seconds=2.0)
-            error = cause if isinstance(cause, CeleriacError) else interrupted(job, len(failed))
+            error = end_by(cause, job, len(failed))
             error.args = (f"{error}; {path} {'is complete' if sink.committed else 'is as it was'}",)
         records = sink.failures if sink.committed else finished.records
         summary = Summary(

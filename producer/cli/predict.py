@@ -28,10 +28,10 @@ from producer.cli.options import (
 )
 from producer.cli.predict_to_sink import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.cli.summary import reporting_failure
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
-from producer.sinks import FORMATS, marks
+from producer.sinks import FORMATS
 from producer.sinks.journal import JsonValue
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
@@ -192,29 +192,12 @@ def predict(
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     if is_dry:
         return dry_run(request, output, force)
-    try:
+    with reporting_failure(as_json):
         if only_failed:
             summary = predict_failed_rows(request, output)
         else:
             summary = predict_to_output(request, output, resume=resume, force=force)
-    except PredictionFailedError as failed:
-        if as_json:
-            click.echo(failed.summary.as_json())
-        raise failed.error from None
-    _report(summary, request, output)
-
-
-def _report(summary: Summary, request: PredictRequest, output: Path) -> None:
-    if not request.run.quiet:
-        click.echo(summary.as_line())
-    if request.as_json:
-        click.echo(summary.as_json())
-    if summary.fill and summary.fill.mark not in (marks.NAME, marks.mask_path(output).name):
-        name = f"an output or a model is named {marks.NAME!r}"
-        click.echo(f"celeriac: {name}: rows that failed are marked as {summary.fill.mark!r}", err=True)
-    if request.run.on_nonfinite != "allow":
-        summary.report_nonfinite()
-    summary.check_no_model_failed()
+    summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 
 def _check_excluded(given: Mapping[str, object]) -> None:
@@ -225,12 +208,8 @@ def _check_excluded(given: Mapping[str, object]) -> None:
 
 
 def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
-    options: dict[str, JsonValue] = {}
-    if columns is not None:
-        options["columns"] = [*columns.split(",")]
-    if contents:
-        options["contents"] = True
-    return options
+    options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+    return options | ({"contents": True} if contents else {})
 
 
 def _names(models: str) -> list[str]:

@@ -95,10 +95,6 @@ def predict_to_sink(
     earlier run has dropped it; else the job fails.
 
     Args:
-        client: the workers' side.
-        models: their names.
-        source: the rows.
-        sink: the output.
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
             treated so, and it is written beside the output. Left out: rows that fail end the job, nothing is written.
         run: how; `max_failed` counts rows of an earlier run too, `on_nonfinite` is for those of this run alone.
@@ -152,9 +148,7 @@ def predict_to_sink(
             summary.write_beside(head, sink.failures)
         return summary
     except (KeyboardInterrupt, CeleriacError) as cause:
-        job.cancel()
-        job.wait(timeout_seconds=2.0)
-        error = cause if isinstance(cause, CeleriacError) else interrupted(job, source.rows)
+        error = end_by(cause, job, source.rows)
         alone = len(models) > 1 and any(record.model for record in job.failures())
         if isinstance(error, RowsFailedError) and on_error == "raise" and alone and not sink.can_drop:
             error.args = (f"{error}; {OTHERS_WOULD_GO_ON}",)
@@ -204,8 +198,12 @@ def most_failed(max_failed: MaxFailed, rows: int) -> float:
     return math.inf if max_failed is None else max_failed
 
 
-def interrupted(job: Job, rows: int | None) -> JobCancelledError:
-    """What to say of a job that the user has interrupted."""
+def end_by(cause: KeyboardInterrupt | CeleriacError, job: Job, rows: int | None) -> CeleriacError:
+    """End a job, and give its error: the cause, or what to say of a job that the user has interrupted."""
+    job.cancel()
+    job.wait(timeout_seconds=2.0)
+    if isinstance(cause, CeleriacError):
+        return cause
     predicted = f"{job.ledger.predicted} of {'?' if rows is None else rows} rows were predicted"
     return JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}")
 

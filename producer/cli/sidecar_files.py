@@ -3,7 +3,7 @@
     OUTPUT.ledger.json      one object: the job, what was predicted by what, the ledger
     OUTPUT.failures.jsonl   a failure record per line; only where rows have no prediction
 
-The marks of an `.npy` output, OUTPUT.failed.npy, are the sink's; those of an earlier output go with its failures.
+The mask of an `.npy` output, OUTPUT.failed.npy, is the sink's; that of an earlier output goes with its failures.
 
 They are written, whole, when the output has its name: the second one first, so that the first one never counts
 records that are not there. What an earlier output had beside it is replaced, or goes.
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from producer.sinks.marks import Fill, mask_path
+from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from worker_config.errors import OutputError

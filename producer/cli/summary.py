@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -12,7 +13,8 @@ from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, w
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
 from producer.sinks import JournalHead
-from tasks.protocol.messages import FailureRecord
+from producer.sinks.failed_mask import MASK_NAME, mask_path
+from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
 
 
@@ -51,15 +53,23 @@ class Summary(RunRecord, frozen=True, kw_only=True):
         ledger = OutputLedger(**same, source=dict(head.source), models=dict(head.models), on_error=head.on_error)
         write_beside(Path(self.output), ledger, failures)
 
-    def report_nonfinite(self) -> None:
-        """One line on stderr, if rows that were predicted are not finite."""
-        if counts := nonfinite_text(self.ledger):
+    def report(self, line: str, *, quiet: bool, as_json: bool, on_nonfinite: OnNonfinite) -> None:
+        """Say how a run went whose output is complete, and what is to be known of that.
+
+        Raises:
+            RowsFailedError: a model failed alone: the output is without it.
+        """
+        if not quiet:
+            click.echo(line)
+        if as_json:
+            click.echo(self.as_json())
+        if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
+            name = f"an output or a model is named {MASK_NAME!r}"
+            click.echo(f"celeriac: {name}: rows that failed are marked as {self.fill.mark!r}", err=True)
+        if on_nonfinite != "allow" and (counts := nonfinite_text(self.ledger)):
             click.echo(
                 f"celeriac: {counts}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True
             )
-
-    def check_no_model_failed(self) -> None:
-        """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
         if self.failed_models:
             raise RowsFailedError(
                 f"{failed_alone(self.failed_models)} of {self.output}, which is complete with the others"
@@ -73,3 +83,14 @@ class PredictionFailedError(CeleriacError):
         super().__init__(str(error))
         self.error = error
         self.summary = summary
+
+
+@contextmanager
+def reporting_failure(as_json: bool) -> Iterator[None]:
+    """A job in the block that does not end well ends with its own error, after its summary."""
+    try:
+        yield
+    except PredictionFailedError as failed:
+        if as_json:
+            click.echo(failed.summary.as_json())
+        raise failed.error from None

@@ -97,11 +97,7 @@ def try_out(
     options: JobOptions,
     start: Start,
 ) -> Preflight:
-    """Send one batch through every stage, and tell what the whole job would be like.
-
-    Raises:
-        CeleriacError: whatever the job would end with at its beginning.
-    """
+    """Send one batch through every stage, and tell what the whole job would be like; raise what it would."""
     if options.detach:
         settings = replace(settings, spool=None)
     store, slice_ref = choose_store(source, slots, settings, options.store)

@@ -129,9 +129,6 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """Ask a running job to end; return the state that it was in, and its record.
 
     A detached job ends at once, also when it is done: its rows and outputs are gone when this returns.
-
-    Raises:
-        UnknownJobError: there is no such job.
     """
     _, record = read(client, job_id)
     held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
@@ -142,12 +139,9 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """A job's state and record; the first characters of its id are enough.
+    """A job's state and record, of a detached one with the counts as they stand.
 
-    The record of a detached job has the counts as they stand.
-
-    Raises:
-        UnknownJobError: no job, or more than one, begins so.
+    The first characters of its id are enough; UnknownJobError where no job, or more than one, begins so.
     """
     ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
     if len(ids) != 1:
@@ -157,11 +151,7 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """The same by the whole id.
-
-    Raises:
-        UnknownJobError: the job has expired.
-    """
+    """The same by the whole id."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
     try:
         state = JobState(fields[JobField.STATE.encode()].decode())

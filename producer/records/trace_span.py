@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 class JobTrace:
-    """One job, or the submission of one that goes on without its producer.
-
-    Attributes:
-        headers: for the messages of its chunks.
-    """
+    """One job, or the submission of one that goes on without its producer; `headers` are for messages of its chunks."""
 
     def __init__(self, span: Span | None, headers: dict[str, str]) -> None:
         self.headers = headers

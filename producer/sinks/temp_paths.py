@@ -50,11 +50,7 @@ def bytes_of(spec: RowSpec, rows: int) -> int:
 
 
 def check_free(path: Path, needed: int) -> None:
-    """Find out before the work, where the size of the output is known.
-
-    Raises:
-        OutputError: the disk has less than `needed` bytes free.
-    """
+    """Raise OutputError unless the disk has so many bytes free; before the work, where the size is known."""
     disk = shutil.disk_usage(path.parent)
     if disk.total and needed > disk.free:  # a file system that does not know its size says 0
         raise OutputError(

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
-from producer.sinks.marks import SPEC, free_name
+from producer.sinks.failed_mask import MASK_SPEC, free_name
 from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
 from tasks.protocol.codec import Key
+from worker_config.errors import OutputError
+
+# The column, or name, that says which row of the data set it is.
+ROW = "row"
 
 Specs: TypeAlias = dict[Key, RowSpec]
 Arrays: TypeAlias = dict[Key, Array]
@@ -33,7 +37,7 @@ class Writer(ABC):
         nameless: the name in the file of an output without one.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
-        mark: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
+        mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
     """
 
     any_order: ClassVar[bool] = False
@@ -45,24 +49,29 @@ class Writer(ABC):
         self.target = target
         self.temporary = target.temporary()
         self.dropped: set[str] = set()
-        self.mark: Key | None = None
+        self.mask: Key | None = None
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
         return "/".join(key) or self.nameless
 
-    def mark_rows(self, specs: Specs) -> None:
-        """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""
-        self.mark = (free_name(name for key in specs for name in (self.name(key), *key[:1])),)
+    def check_no_row_column(self, specs: Specs) -> None:
+        """Raise OutputError where an output has the name of the column that has the rows' numbers."""
+        if ROW in map(self.name, specs):
+            raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
 
-    def with_mark(self, specs: Specs) -> Specs:
-        """The outputs, and the mark if there is one."""
-        return {**specs, self.mark: SPEC} if self.mark else specs
+    def add_mask(self, specs: Specs) -> None:
+        """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""
+        self.mask = (free_name(name for key in specs for name in (self.name(key), *key[:1])),)
+
+    def with_mask(self, specs: Specs) -> Specs:
+        """The outputs, and the mask if there is one."""
+        return {**specs, self.mask: MASK_SPEC} if self.mask else specs
 
     @property
-    def mark_name(self) -> str:
-        """Where people find the mark; empty where there is none."""
-        return self.name(self.mark) if self.mark else ""
+    def mask_name(self) -> str:
+        """Where people find the mask; empty where there is none."""
+        return self.name(self.mask) if self.mask else ""
 
     def check_replaceable(self) -> None:
         """Raise OutputError unless what has the final name already is an output of this kind."""

@@ -58,11 +58,7 @@ class RowSchema:
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def check(self, tree: object, where: str) -> dict[str, Array]:
-        """The values of a row by name, copied.
-
-        Raises:
-            InputError: they have other names or dtypes than before.
-        """
+        """The values of a row by name, copied; InputError if they have other names or dtypes than before."""
         values = self.columns(tree, where)
         return {name: self.value(name, value, place(where, name)) for name, value in values.items()}
 

@@ -11,13 +11,13 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
 from billiard import current_process, pool
 
 from tasks.child.child_pipe import report
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
 from tasks.models.tensorflow_import import settle_keras
@@ -28,22 +28,12 @@ from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
 from tasks.transport.run_folder import draining_path
-from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import ExitCode
 from worker_config.retry_policy import CHILD_COMMAND_RETRIES
 from worker_config.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.telemetry.chunk_spans import ChunkTrace
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a worker may look for rows besides Redis, and how producers see that they share the spool folder."""
-
-    spool: Path | None = None
-    spool_mark: str = ""
-    data_roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,13 +44,10 @@ class Child:
     slot: int
     model_cache: ModelCache
     client: redis.Redis
-    job_ttl_seconds: int
-    places: Places
+    payloads: PayloadStore
     counters: Counters = field(default_factory=Counters)
-    scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
-    folder: Path | None = None  # of the worker's run, where slots leave word
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
@@ -99,18 +86,8 @@ def start(
             from tasks.telemetry import chunk_spans
 
             trace = chunk_spans.begin(settings.trace_exporters, watch, f"{worker}/{slot}")
-        child = Child(
-            worker,
-            slot,
-            model_cache,
-            client,
-            settings.job_ttl_seconds,
-            places,
-            counters,
-            stopwatch=watch,
-            trace=trace,
-            folder=models.folder,
-        )
+        payloads = PayloadStore(client, settings.job_ttl_seconds, places)
+        child = Child(worker, slot, model_cache, client, payloads, counters, watch, trace)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,

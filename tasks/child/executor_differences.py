@@ -47,8 +47,8 @@ def differed(models: Mapping[str, LoadedModel], message: ChunkMessage) -> list[D
             found = Differed(name, check.executor, check.found.row, check.found.text)
             where = "" if member == name else f", in its member {member}"
             logger.warning("job %s: model %s%s: %s", message.job, name, where, found)
-            if check.mark is not None:
-                check.mark.write(found.note(message.job))
+            if check.notes is not None:
+                check.notes.note_difference(found.note(message.job))
             seen.setdefault(name, found)
         if name in seen:
             for _, check in _checks(model):  # of a chain, all members: a job knows the whole alone

@@ -33,8 +33,7 @@ from tasks.preparation.reference import read_reference
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
-from tasks.snapshots.batch_size import remember
-from tasks.snapshots.difference_mark import DifferenceMark
+from tasks.snapshots.executor_notes import ExecutorNotes
 from worker_config.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
         import_tensorflow()  # so that its own time and memory are not taken for the model's
     if served.members:
         return _load_chain(served)
-    name, entry = served.name, served.entry
+    entry = served.entry
+    failed = f"model {served.name} cannot be loaded from {entry.path or entry.preprocess}"
     started, memory_before = time.monotonic(), own_bytes()
     try:
         program, batch_rows = _open(served), served.batch_rows
@@ -74,15 +74,10 @@ def load_model(served: ServingSpec) -> LoadedModel:
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: {_cause(error)}"
-        ) from error
+        raise ModelLoadError(f"{failed}: {_cause(error)}") from error
     if not served.folder and entry_digest(entry) != served.digest:
         # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: its files have changed since the "
-            "worker started; start it again"
-        )
+        raise ModelLoadError(f"{failed}: its files have changed since the worker started; start it again")
     info = info_of(
         served,
         inputs,
@@ -114,10 +109,10 @@ def _runner(
     batch_rows: int,
     can_be_held: bool,
 ) -> ModelRunner:
-    executor, folder = served.executor, Path(served.folder)
+    executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    size = BatchSize(batch_rows, fixed, partial(remember, folder, executor) if served.folder else None)
+    size = BatchSize(batch_rows, fixed, notes.note_batch_rows if served.folder else None)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
@@ -125,7 +120,7 @@ def _runner(
     if served.unproven and can_be_held:
         allowed = Allowed(EXECUTORS[executor].precision == "float32", served.entry.tolerance)
         columns = by_column("inputs", inputs) | by_column("outputs", outputs)
-        check = OnlineCheck(executor, allowed, batch_rows, columns, DifferenceMark(folder, executor))
+        check = OnlineCheck(executor, allowed, batch_rows, columns, notes)
     return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
 
 

@@ -47,13 +47,14 @@ class ModelCache:
         limit_bytes: memory that the child may have of its own; 0 is without limit.
 
     Attributes:
+        folder: as given.
         recycle: whether the child should be replaced after this chunk.
     """
 
     def __init__(self, served: Iterable[ServingSpec], folder: Path | None = None, limit_bytes: int = 0) -> None:
         self._served = {ModelRef(one.name, one.digest): one for one in served}
         self._current = list(self._served)
-        self._folder = folder
+        self.folder = folder
         self._limit_bytes = limit_bytes
         self._loaded: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
         self._used: dict[ModelRef, float] = {}
@@ -120,9 +121,9 @@ class ModelCache:
         return model
 
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
-        if self._folder is not None:
+        if self.folder is not None:
             with suppress(OSError, msgspec.DecodeError):
-                served = msgspec.json.decode(model_path(self._folder, ref).read_bytes(), type=ServingSpec)
+                served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served
         others = ", ".join(sorted(str(known) for known in self._served if known.name == ref.name))

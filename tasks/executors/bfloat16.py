@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.executors.frozen import freeze, load_graph, write_graph
 from tasks.models.program import FlatCall
+from tasks.models.state import all_nodes
 from tasks.snapshots.record import BUILT, Snapshot
 
 FILE = f"{BUILT}/bfloat16.pb"
@@ -69,7 +70,5 @@ def _rewritten(function: Any) -> Any:
 def _uses_bfloat16(graph_def: Any) -> bool:
     import tensorflow as tf
 
-    bodies = [graph_def.node, *(function.node_def for function in graph_def.library.function)]
-    return any(
-        node.op == "Cast" and node.attr["DstT"].type == tf.bfloat16.as_datatype_enum for body in bodies for node in body
-    )
+    wanted = tf.bfloat16.as_datatype_enum
+    return any(node.op == "Cast" and node.attr["DstT"].type == wanted for node in all_nodes(graph_def))

@@ -41,11 +41,7 @@ def listed(
 
     A signature's own outputs are in the order of their names, "output_10" before "output_2".
 
-    Args:
-        folder: the snapshot's.
-        snapshot: tells inputs and outputs.
-        batch_rows: rows on the first axis, where the model leaves them free; None keeps them so.
-        jit_compile: as `tf.function` has it.
+    Its rows are free where the model leaves them so, or `batch_rows` of them; `jit_compile` is that of `tf.function`.
     """
     import tensorflow as tf
 

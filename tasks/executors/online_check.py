@@ -28,7 +28,7 @@ from tasks.models.batches import is_out_of_memory
 from tasks.models.finite import Array
 from tasks.models.program import Call
 from tasks.protocol.signature import Arrays
-from tasks.snapshots.difference_mark import DifferenceMark
+from tasks.snapshots.executor_notes import ExecutorNotes
 
 # Of the executor's time, together: a hundredth, with what is not counted.
 SHARE = 0.008
@@ -101,7 +101,7 @@ class OnlineCheck:
         allowed: by how much outputs may deviate.
         batch_rows: rows that are run at once, and that wait, at most.
         by_column: inputs and outputs whose rows are of few columns, always as many.
-        mark: whether a difference is known of an earlier job, or of another child; None where nobody would know.
+        notes: tell of a difference in an earlier job, or in another child; None where nobody would know.
         clock: seconds. Those of the wall, in which the executor and the own graph are alike; to ask for those of the
             processor can cost more than a look.
 
@@ -116,13 +116,13 @@ class OnlineCheck:
         allowed: Allowed,
         batch_rows: int,
         by_column: Collection[Column] = (),
-        mark: DifferenceMark | None = None,
+        notes: ExecutorNotes | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.executor = executor
         self.by_own_graph = False
         self.found: Difference | None = None
-        self.mark = mark
+        self.notes = notes
         self.clock = clock
         self.rows_held = 0
         self._allowed, self._batch_rows = allowed, batch_rows
@@ -140,7 +140,7 @@ class OnlineCheck:
         """A chunk of a job begins; of one that is not known yet, see what is known of the model by now."""
         if job not in self._jobs:
             self._jobs[job] = _Job()
-            self._is_marked = self._is_marked or (self.mark is not None and bool(self.mark.read()))
+            self._is_marked = self._is_marked or (self.notes is not None and bool(self.notes.difference()))
             if len(self._jobs) > MOST_JOBS:
                 self._jobs.popitem(last=False)
         self._jobs.move_to_end(job)
@@ -162,11 +162,7 @@ class OnlineCheck:
     def hold(self, inputs: Arrays, outputs: Arrays, own_graph: Call, seconds: float) -> None:
         """Hold what is new of its kind against the own graph, and tell in `found`.
 
-        Args:
-            inputs: arrays, rows first.
-            outputs: what the executor made of them.
-            own_graph: any number of rows through the model's own graph.
-            seconds: that the executor took, by the same clock.
+        The executor took `seconds` by the same clock; `own_graph` takes any number of rows.
         """
         rows = len(next(iter(inputs.values())))
         if not rows or self.found:

@@ -17,10 +17,6 @@ from typing import Literal
 
 import msgspec
 
-from tasks.executors.graph_operations import operation_key, operations_of
-
-__all__ = ["Level", "Pattern", "SweptLayer", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
-
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
 Level = Literal["all", "finite", "no"]
@@ -136,12 +132,8 @@ def judge(
 
     What is equal on finite rows alone is not where another operation makes NaN or infinities of finite rows.
 
-    Args:
-        executor: a name of `EXECUTORS`.
-        operations: what `operations_of` gives.
-        tflite_operators: builtin operators of the converted model, where the executor is one of TFLite.
-        tensorflow: the version that runs the model; of what is installed where None.
-        known: another table than the package's.
+    `tflite_operators` are those of the model as converted, where the executor is one of TFLite; `tensorflow` is the
+    version that runs the model, None the one that is installed.
     """
     if executor == "graph":
         return Verdict("all")

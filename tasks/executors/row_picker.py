@@ -83,12 +83,7 @@ class RowPicker:
     ) -> Scored:
         """The rows to be held against the own graph, each once, no more than a batch of them, the best first.
 
-        Args:
-            seen: of the job; takes these rows in.
-            inputs, outputs: arrays, rows first.
-            rows: how many there are.
-            seconds: that the executor took.
-            chance: of this chunk.
+        What is `seen` of the job takes these rows in; the executor took `seconds`; `chance` is the chunk's own.
         """
         began = self._clock()
         self.look_seconds += LOOK_SHARE * seconds

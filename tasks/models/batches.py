@@ -96,11 +96,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: int, model: str) -> Arrays:
     """The model's outputs for all rows of `inputs`.
 
-    Args:
-        call: the model, from exactly `batch_rows` rows to as many.
-        inputs: arrays by input name, each with the same number of rows, zero included.
-        batch_rows: rows in one call.
-        model: its name, for the error.
+    `call` takes exactly `batch_rows` rows and gives as many; zero rows are rows too.
 
     Raises:
         ModelError: the model returned another number of rows than it was given.

@@ -38,13 +38,7 @@ def try_executor(
 ) -> Trial:
     """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
 
-    Args:
-        name: of `EXECUTORS`.
-        folder: the snapshot's.
-        snapshot: tells the tolerance and agreement that a lower precision is held to.
-        batch_rows: rows in one call.
-        threads: of TFLite; TensorFlow's own are the process's.
-        reference: rows with what the model gives for them.
+    `threads` are those of TFLite; TensorFlow's own are the process's.
     """
     executor, entry, rows = EXECUTORS[name], snapshot.entry, reference.rows
     exact = executor.precision == "float32"
@@ -71,15 +65,7 @@ def try_executor(
             tolerance=entry.tolerance,
             agreement=entry.agreement,
         )
-        tried = Trial(
-            name,
-            found.agrees,
-            error=found.error,
-            agreement=found.agreement,
-            why=found.why,
-            rows=len(reference.reference[0]),
-            classes=found.classes,
-        )
+        tried = Trial(name, rows=len(reference.reference[0]), **vars(found))
         inputs = InputRange()
         if name != "graph":
             why = found.why

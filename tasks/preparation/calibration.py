@@ -50,13 +50,7 @@ def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[FlatArra
 
 
 def bearable(call: FlatCall, rows: FlatArrays, batch_rows: int) -> FlatArrays:
-    """As many of the rows as can be held against others in good time and memory, spread evenly.
-
-    Args:
-        call: the reference: the model as it is, which runs a batch twice.
-        rows: an array per input.
-        batch_rows: rows in one call.
-    """
+    """As many of the rows as can be held against others in good time and memory, spread evenly."""
     batch = [array[:batch_rows] for array in rows]
     in_batches(call, batch, batch_rows)  # the first call takes longer than any other
     started = time.perf_counter()

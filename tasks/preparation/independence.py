@@ -21,7 +21,7 @@ import numpy as np
 from tasks.executors.graph_operations import is_chance
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.state import state_of
-from tasks.preparation.accuracy_gate import tells_apart
+from tasks.preparation.accuracy_gate import in_float64, is_equal, tells_apart
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.generated_rows import generated_rows, shape_of
 from tasks.protocol.records import Dependence, TensorSpec
@@ -55,12 +55,7 @@ def examine(
 ) -> list[Dependence] | None:
     """What a row's prediction depends on besides the row, and how much; None where the model runs on no such rows.
 
-    Args:
-        call: the model; it is left in its saved state.
-        inputs: the model's.
-        entry: names the calibration file.
-        batch_rows: rows in one call.
-        half: whether it computes in half precision.
+    The model is left in its saved state; `half` says whether it computes in half precision.
 
     Raises:
         ConfigError: the calibration file is not as it should be.
@@ -96,12 +91,7 @@ def examine(
 
 
 def with_chance(found: list[Dependence] | None, operations: Collection[str]) -> list[Dependence] | None:
-    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them.
-
-    Args:
-        found: what `examine` gave.
-        operations: keys of the graph's operations between rows and outputs.
-    """
+    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them."""
     known = {one.on for one in found or ()}
     if known & {"chance", "history", "place"} or not any(map(is_chance, operations)):
         return found
@@ -163,7 +153,7 @@ class _Examined:
         fresh = self._run(self._rows)
         if chance := self._amount(fresh, LEAST_AT_SAME_PLACE):
             return [_dependence("chance", chance)]
-        is_exact = self._state is not None and all(map(_equal, self.whole, fresh))
+        is_exact = self._state is not None and all(map(is_equal, self.whole, fresh))
         by_seed = self._amount(self._run(self._rows, first_row=1), LEAST_AT_SAME_PLACE)
         amounts = {
             "neighbours": self._neighbours(),
@@ -224,7 +214,7 @@ class _Examined:
                 return math.inf
             if whole.dtype.kind in "fcV":
                 bits = LEAST_OF_HALF if whole.dtype.itemsize < 4 and least == self._least else least
-                amounts.append(_deviation(_numbers(whole), _numbers(one)[rows], _numbers(other)[rows], bits))
+                amounts.append(_deviation(in_float64(whole), in_float64(one)[rows], in_float64(other)[rows], bits))
             else:
                 amounts.append(_share(one[rows], other[rows], at_same_place=least < self._least))
         return max(amounts, default=0.0)
@@ -267,17 +257,6 @@ def _share(wanted: Array, got: Array, *, at_same_place: bool) -> float:
     count, rows = int(differ.sum()), len(differ)
     few = at_same_place or rows < 2 * LEAST_ROWS
     return count / rows if count >= (1 if few else max(LEAST_ROWS, math.ceil(LEAST_SHARE * rows))) else 0.0
-
-
-def _equal(one: Array, other: Array) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
-
-
-def _numbers(array: Array) -> Array:
-    if array.dtype.kind == "c":
-        array = np.stack([array.real, array.imag], axis=-1)
-    numbers: Array = array.astype(np.float64)
-    return numbers
 
 
 def _candidates(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> Iterator[FlatArrays]:

@@ -47,12 +47,8 @@ def common_range(
 ) -> tuple[str, InputRange]:
     """Run the groups, the smallest numbers first, up to the first on which the executor is not like the model.
 
-    Args:
-        groups: with their reference, in the order in which `edge_cases` gives them.
-        call: the executor.
-        batch_rows: rows in one call.
-        exact: of a float32 executor; of another the places of NaN and infinity alone are compared.
-        seen: the largest absolute value of the rows on which it was found to agree before.
+    Of an executor that is not `exact`, the places of NaN and infinity alone are compared. On rows up to `seen`, their
+    largest absolute value, it was found to agree before.
 
     Returns:
         Why it is not used at all, empty where it is; and the rows that it may be given.

@@ -32,8 +32,8 @@ from tasks.preparation.choice import choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
-from tasks.snapshots import batch_size, cache
-from tasks.snapshots.difference_mark import DifferenceMark
+from tasks.snapshots import cache
+from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
 from worker_config.errors import ConfigError, ModelLoadError
@@ -117,7 +117,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         children=context.children,
         available_bytes=available_bytes(),
     )
-    if seen := DifferenceMark(folder, trial.executor).read():
+    if seen := ExecutorNotes(folder, trial.executor).difference():
         trial, note = trials.trials[0], seen
     if trial.unproven:
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
@@ -127,7 +127,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         served,
         executor=trial.executor,
         trial=trial,
-        batch_rows=batch_size.remembered(folder, trial.executor, rows),
+        batch_rows=ExecutorNotes(folder, trial.executor).batch_rows(rows),
         note=note,
         unproven=trial.unproven,
     )

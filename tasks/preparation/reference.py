@@ -55,12 +55,6 @@ class GateRows:
 def gate_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> GateRows:
     """The first rows that the model runs without error and gives different outputs for.
 
-    Args:
-        call: the reference: the model as it is.
-        inputs: the model's.
-        entry: names the calibration file.
-        batch_rows: rows in one call.
-
     Raises:
         ConfigError: the calibration file is not as it should be.
     """

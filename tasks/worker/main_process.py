@@ -207,11 +207,12 @@ def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
 
 def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
     from tasks.child import bootstrap
+    from tasks.child.chunk_payload import Places
 
     app.child = bootstrap.start(
         main.worker,
         main.models,
-        bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        Places(settings.spool, main.spool_mark, settings.data_roots),
         main.counters,
         main.reports.write_fd,
         replace(settings, broker_url=app.conf.broker_url, intra_op_threads=main.facts.threads),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,38 +28,34 @@ from worker_config.manifest import ModelEntry
 LOOK_SECONDS = 0.1
 
 
+@dataclass
 class Reloader:
     """Reloads of one worker, one at a time; `look` is called often, by the main process's timer.
 
-    Args:
+    Attributes:
         models: of the worker.
         context: of the worker.
         read: the entries of the manifest as it stands when called.
         say: tell the person who started the worker.
+        requested: whether a reload was asked for.
     """
 
-    def __init__(
-        self,
-        models: ModelSet,
-        context: PreparationContext,
-        read: Callable[[], dict[str, ModelEntry]],
-        say: Callable[[str], None],
-    ) -> None:
-        self._models = models
-        self._context = context
-        self._read = read
-        self._say = say
-        self._functions = function_digests(one.entry for one in models.current.served.values())
+    models: ModelSet
+    context: PreparationContext
+    read: Callable[[], dict[str, ModelEntry]]
+    say: Callable[[str], None]
+    requested: bool = False
+
+    def __post_init__(self) -> None:
+        self._functions = function_digests(one.entry for one in self.models.current.served.values())
         self._forked: Forked | None = None
-        self.requested = False
 
     def look(self) -> bool:
         """Begin what is wanted, end what is done; whether other models are served from now on."""
         if self._forked is None:
             if self.requested:
                 self.requested = False
-                read, context, functions = self._read, self._context, self._functions
-                work = partial(_prepare_all, read, context, functions)
+                work = partial(_prepare_all, self.read, self.context, self._functions)
                 self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
             return False
         if not self._forked.is_done():
@@ -67,20 +64,20 @@ class Reloader:
         try:
             return self._switch(forked.result())
         except (ForkedError, OSError) as error:
-            self._say(f"models are not reloaded: {error}")
+            self.say(f"models are not reloaded: {error}")
             return False
 
     def _switch(self, served: dict[str, ServingSpec]) -> bool:
-        changed = what_changed(self._models.current.served, served)
+        changed = what_changed(self.models.current.served, served)
         if not changed:
-            self._say("models reloaded: nothing has changed")
+            self.say("models reloaded: nothing has changed")
             return False
         if needs_tensorflow(one.entry for one in served.values()):
             import_tensorflow()  # before the next fork, where models so far were functions alone
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
-        self._models.replace(served, held)
+        self.models.replace(served, held)
         self._functions.update(function_digests(one.entry for one in served.values()))
-        self._say(f"models reloaded: {changed}")
+        self.say(f"models reloaded: {changed}")
         return True
 
 

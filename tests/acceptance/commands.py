@@ -274,13 +274,17 @@ class Celeriac:
                 process.kill()
 
     def _marked(self) -> list[tuple[psutil.Process, list[str]]]:
-        """By environment, which all inherit; Redis overwrites its own with a title that names its folder."""
+        """By environment, which all inherit; Redis overwrites its own with a title that names its folder.
+
+        A fork of a warm process shows that one's environment, and works in our folder.
+        """
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 words = process.cmdline()
                 by_title = any(str(self.temporary) in word for word in words)
-                if by_title or process.environ().get(MARK) == self.mark:
+                works_here = words and Path(process.cwd()).is_relative_to(self.root)
+                if by_title or works_here or process.environ().get(MARK) == self.mark:
                     found.append((process, words))
         return found
 

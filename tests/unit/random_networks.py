@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.operations.hurting_rows import hurting_rows
+from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS
 from tasks.models.batches import in_batches
 from tasks.models.model_version import entry_digest
@@ -227,7 +227,7 @@ def outcome(seed: int, served: ServingSpec, layers: list[str]) -> Outcome:
     model = load_model(served)
     graph = EXECUTORS["graph"].load(Path(served.folder), snapshot, BATCH_ROWS, 1)
     result = Outcome(seed, layers, served.executor)
-    for group in hurting_rows(snapshot.inputs, ROWS):
+    for group in sweep_rows(snapshot.inputs, ROWS):
         if group.kind == "finite" and not group.is_exact:
             continue  # nothing but rounding
         wanted, got = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.executors.operation_table import operations_of
+from tasks.executors.graph_operations import operations_of
 from tasks.models.batches import in_batches
 from tasks.models.formats import open_model
 from tasks.models.program import Program, plain_call

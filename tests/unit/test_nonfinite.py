@@ -12,7 +12,7 @@ import pytest
 
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_runner import ModelRunner
-from tasks.child.run_models import ChunkOutputs, run_apart, run_together
+from tasks.child.run_models import ChunkOutputs, ChunkRun
 from tasks.models.batches import BatchSize
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
@@ -66,8 +66,7 @@ def run(
         on_nonfinite=on_nonfinite,
     )
     todo = [RowRange(FIRST + a, FIRST + b, FIRST + b) for a, b in steps or [(0, len(rows))]]
-    way = run_together if on_error == "raise" else run_apart
-    return way(message, {one.info.name: one for one in models}, rows, todo, lambda _: None, Stopwatch())
+    return ChunkRun(message, {one.info.name: one for one in models}, rows, Stopwatch()).run(todo, lambda _: None)
 
 
 def rows_of(failed: list[FailureRecord]) -> list[int]:

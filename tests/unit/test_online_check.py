@@ -13,7 +13,7 @@ from tasks.executors.deviations import Allowed, deviation
 from tasks.executors.online_check import FREE_CALLS, SHARE, OnlineCheck
 from tasks.executors.row_picker import LOOK_SHARE
 from tasks.executors.value_ranges import extremes
-from tasks.snapshots.difference_mark import DifferenceMark
+from tasks.snapshots.executor_notes import ExecutorNotes
 
 ROWS, COLUMNS, BATCH, CHUNK = 100_000, 20, 256, 4_096
 ODD = 10
@@ -202,10 +202,10 @@ def test_what_the_own_graph_refuses_is_a_difference_and_a_want_of_memory_is_none
 
 
 def test_a_mark_counts_from_the_next_job_on_and_for_good(tmp_path: Path) -> None:
-    mark = DifferenceMark(tmp_path, "fast")
-    check = OnlineCheck("fast", Allowed(), BATCH, mark=mark)
+    notes = ExecutorNotes(tmp_path, "fast")
+    check = OnlineCheck("fast", Allowed(), BATCH, notes=notes)
     check.begin("a", 0, by_own_graph=False)
-    mark.write("it differed")
+    notes.note_difference("it differed")
     check.begin("a", 1, by_own_graph=False)
     assert not check.by_own_graph
     check.begin("b", 0, by_own_graph=False)

@@ -24,7 +24,7 @@ from producer.records.progress import Progress
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
-from producer.sinks.marks import Fill, mask_path
+from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.protocol.dtypes import told_filler
@@ -112,7 +112,7 @@ def one(rows: Any) -> Any:
 
 
 def predict(path: Path, run: Callable[[Any], Any], on_error: OnError, failed: set[int] = FAILED) -> Summary:
-    sink = open_sink(path, ROWS, False, marks=on_error == "fill")
+    sink = open_sink(path, ROWS, False, mask=on_error == "fill")
     head = JournalHead(*HEAD, on_error)
     client = cast("Client", Model(run, failed))
     return predict_to_sink(client, ["m"], from_arrays(np.arange(ROWS)), sink, head, RunOptions(quiet=True))
