@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.rows.drop_rows import blank_like, count_rows, drop_rows
+from producer.rows.drop_rows import blank_like, drop_rows
 from producer.rows.part import Part
 from tasks.protocol.dtypes import filler_rows, json_filler
 from tasks.protocol.messages import FailureRecord
@@ -54,7 +54,7 @@ def test_rows_are_left_out_of_every_output() -> None:
     assert (dropped.rows, dropped.skipped, dropped.failed) == (2, 3, part.failed)
     assert dropped.outputs["a"].tolist() == [0, 2]  # type: ignore[index]
     assert dropped.outputs["b"]["c"].tolist() == [[0, 1], [4, 5]]  # type: ignore[index]
-    assert count_rows(part.failed) == 3
+    assert part.failed_rows == 3
 
 
 @pytest.mark.parametrize(("with_failed", "numbers"), [(True, [10, 14]), (False, [10, 11, 14])])
