@@ -43,6 +43,7 @@ class ChildSettings:
     job_ttl_seconds: int
     memory_limit: int
     threads: int
+    places: Places
     pin_cores: bool = False
     trace_exporters: tuple[str, ...] = ()
 
@@ -78,9 +79,7 @@ def current_child() -> Child:
     return _this
 
 
-def start(
-    worker: str, models: ModelSet, places: Places, counters: Counters, report_fd: int, settings: ChildSettings
-) -> None:
+def start(worker: str, models: ModelSet, counters: Counters, report_fd: int, settings: ChildSettings) -> None:
     """Load the model set into this child, or tell the main process why not and exit."""
     global _this
     try:
@@ -99,9 +98,8 @@ def start(
             from tasks.telemetry import chunk_spans
 
             trace = chunk_spans.begin(settings.trace_exporters, watch, f"{worker}/{slot}")
-        payloads = PayloadStore(client, settings.job_ttl_seconds, places)
+        payloads = PayloadStore(client, settings.job_ttl_seconds, settings.places)
         _this = Child(worker, slot, model_cache, client, payloads, counters, watch, trace)
-        roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,
             slot=slot,
@@ -109,8 +107,8 @@ def start(
             ready_at=time.time(),
             queue=models.current.queue,
             models=model_cache.infos(),
-            spool_mark=places.spool_mark,
-            data_roots=roots,
+            spool_mark=settings.places.spool_mark,
+            data_roots=[str(root) for root in settings.places.data_roots],
             older=models.older_sets(),
         )
         worker_registry.save_slot(models.folder, record)

@@ -26,7 +26,9 @@ import redis
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
+from tasks.child import bootstrap
 from tasks.child.child_pipe import ChildPipe
+from tasks.child.chunk_payload import Places
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
@@ -66,7 +68,7 @@ class MainProcess:
         worker: the worker's id, as NAME@HOST:TOKEN.
         client: of Redis; one short try, since the main process feeds its children and must not wait.
         reports: what children say while they start.
-        memory_limit: bytes that a child's models may take.
+        child_settings: what children are given at their fork.
         facts: what doctor is shown; with the number of children and the threads of each.
         inspection: None until the first children are ready.
     """
@@ -76,10 +78,9 @@ class MainProcess:
     reports: ChildPipe
     counters: Counters
     started: status_file.WorkerStatus
-    spool_mark: str
     models: ModelSet
     reloader: Reloader
-    memory_limit: int
+    child_settings: bootstrap.ChildSettings
     facts: WorkerFacts
     inspection: inspection.Inspection | None = None
     pid: int = field(default_factory=os.getpid)
@@ -107,7 +108,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
             # Celery would swallow it and start a worker without models.
             end(WorkerStartError(f"the worker cannot start: {type(error).__name__}: {error}"))
         signals.worker_before_create_process.connect(partial(_before_fork, main), weak=False)
-        signals.worker_process_init.connect(partial(_after_fork, main, app, settings), weak=False)
+        signals.worker_process_init.connect(partial(_after_fork, main), weak=False)
         signals.task_failure.connect(partial(_on_task_failure, app, settings.job_ttl_seconds), weak=False)
 
     signals.worker_init.connect(on_worker_init, weak=False)
@@ -146,7 +147,16 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
     context = PreparationContext.of(settings, threads, concurrency, say)
     served = {name: prepare(name, entry, digests[name], context) for name, entry in entries.items()}
-    memory_limit = read_memory_limit(settings.models_path)
+    mark = spool.make_mark(settings.spool) if settings.spool else ""
+    child_settings = bootstrap.ChildSettings(
+        broker_url,
+        settings.job_ttl_seconds,
+        read_memory_limit(settings.models_path),
+        threads,
+        Places(settings.spool, mark, settings.data_roots),
+        bool(settings.pin_cores),
+        settings.trace_exporters,
+    )
     models = ModelSet(folder, Generation(served, context.held))
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
@@ -157,10 +167,9 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         reports=ChildPipe(),
         counters=counters,
         started=started,
-        spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
         reloader=Reloader(models, context, partial(read_entries, settings), say),
-        memory_limit=memory_limit,
+        child_settings=child_settings,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
     )
 
@@ -204,25 +213,8 @@ def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
     main.reports.forks += 1
 
 
-def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
-    from tasks.child import bootstrap
-    from tasks.child.chunk_payload import Places
-
-    bootstrap.start(
-        main.worker,
-        main.models,
-        Places(settings.spool, main.spool_mark, settings.data_roots),
-        main.counters,
-        main.reports.write_fd,
-        bootstrap.ChildSettings(
-            app.conf.broker_url,
-            settings.job_ttl_seconds,
-            main.memory_limit,
-            main.facts.threads,
-            bool(settings.pin_cores),
-            settings.trace_exporters,
-        ),
-    )
+def _after_fork(main: MainProcess, **_: object) -> None:
+    bootstrap.start(main.worker, main.models, main.counters, main.reports.write_fd, main.child_settings)
 
 
 class Children(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -275,8 +267,9 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if main is None:
             return
         run_folder.remove(main.models.folder)
-        if main.spool_mark:
-            spool.remove_mark(Path(main.facts.spool), main.spool_mark)
+        places = main.child_settings.places
+        if places.spool:
+            spool.remove_mark(places.spool, places.spool_mark)
         try:
             worker_registry.deregister(main.client, main.worker)
         except redis.RedisError as error:
