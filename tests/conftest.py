@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests.acceptance.commands import Celeriac
+from tests.forms import LONG
 from tests.leftovers import RunFolder
 from tests.models import write_models, write_special_models
 from tests.systems import System, serving
@@ -21,8 +22,8 @@ from tests.systems import System, serving
 # Of the whole run: models and their snapshots are found again by every test, in whichever of its processes.
 _run_folder = None if "PYTEST_XDIST_WORKER" in os.environ else RunFolder()
 
-# How long an example takes depends on who else uses the machine.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes depends on who else uses the machine. The long form looks at more of them.
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 40)
 hypothesis.settings.load_profile("untimed")
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psutil
 import redis
@@ -25,7 +25,9 @@ from tasks.transport.worker_registry import read_slots
 from tests import warm
 from tests.waiting import descendants_of, wait_until
 from tests.warm import Forked
+from worker_config.celery_app import make_app
 from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent
 # For workers whose models use what tests share.
@@ -210,6 +212,13 @@ class System:
             timeout=timeout_seconds,
             check=False,
         )
+
+    def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
+        """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
+        with make_app(Settings(broker_url=self.url)) as app:
+            answers = app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=30, limit=1)
+        assert answers, f"{node} does not answer"
+        return cast("dict[str, Any]", answers[0][node])
 
     def stop(self) -> None:
         for worker in self.workers:

@@ -1,8 +1,7 @@
 """One chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
 
-A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
-run in steps that are noted before they run, so that a row that kills its child is found
-(`tasks/recovery/poison_rows.py`).
+A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again
+runs in steps that are noted before, so that a row that kills is found (`tasks/recovery/poison_rows.py`).
 """
 
 from __future__ import annotations
@@ -295,12 +294,13 @@ def _given_up(child: Child, message: ChunkMessage, history: delivery_log.Deliver
     """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
     if history.bad and message.on_error == "raise":
         return Failure(message.job, message.index, str(child), history.bad[0])
+    if message.on_error != "raise" and delivery_log.yields(child.client, message, child.worker, history):
+        record = FailureRecord(message.start, message.stop, "worker", "Yielded", "another delivery is at work")
+        return Failure(message.job, message.index, str(child), record)
     if not is_hopeless(history.deaths, len(history.bad)):
         return None
     cause = history.death or ChildDeath("", 0, "Killed", "the cause is not known")
-    text = (
-        f"{history.deaths} children died with these rows, and no row was found that kills; the last one: {cause.text}"
-    )
+    text = f"{history.deaths} children died with these rows, of which none was found that kills; at last: {cause.text}"
     record = FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
     return Failure(message.job, message.index, str(child), record)
 

@@ -71,7 +71,7 @@ def deliveries(job_id: str) -> str:
 
 def delivery_fields(index: int) -> list[str]:
     """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
-    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad"))]
+    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad", "yielded"))]
 
 
 def failures(job_id: str) -> str:
