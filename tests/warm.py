@@ -4,8 +4,9 @@ test process --command, folder, environment, stdout, stderr--> warm process --fo
                                                                <--pid, exit code--
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
-already: for a worker TensorFlow, as far as its main process imports it before it forks its children, and nothing of
-ours; for `celeriac` all that it imports. Tests of imports and of the environment use fresh processes.
+already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports and of the environment
+use fresh processes.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+# A command is `celeriac`, or one of Celery's that is no worker.
 Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
 _HERE = Path(__file__).resolve()
+# For processes whose models use what tests share.
+REPOSITORY = _HERE.parents[1]
 _warm: dict[Kind, _Warm] = {}
 
 
@@ -73,8 +77,9 @@ class Forked:
 
 
 def suits(environ: Mapping[str, str]) -> bool:
-    """Whether what a process is told besides our own environment concerns nothing that is imported."""
-    return all(name.startswith(NAMES) for name in environ)
+    """Whether what a process is told besides our own environment concerns nothing that has been imported."""
+    ours = ("PYTHONPATH", str(REPOSITORY))
+    return all(name.startswith(NAMES) or (name, value) == ours for name, value in environ.items())
 
 
 def start(
@@ -85,7 +90,7 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes] | None = None,
 ) -> Forked:
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
         atexit.register(_warm[kind].end)
@@ -162,12 +167,14 @@ def _received(requests: socket.socket) -> tuple[bytes, list[int], int, Any]:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
+    import celery.bin.celery  # noqa: F401 - with all of its commands, Flower's too
+
     if kind == "command":
         import pyarrow.parquet  # noqa: F401
 
         from producer.cli import main
 
-        return main
+        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else main()
     # As `tasks.models.tensorflow_import` does; and of Celery what reads no settings.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
@@ -180,12 +187,13 @@ def _import(kind: Kind) -> Callable[[], object]:
     import msgspec  # noqa: F401
     import psutil  # noqa: F401
 
-    def main() -> None:
-        from celery.__main__ import main
+    return _celery
 
-        main()
 
-    return main
+def _celery() -> None:
+    from celery.__main__ import main
+
+    main()
 
 
 def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
@@ -199,6 +207,7 @@ def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environ"])
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
     time.tzset()
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
