@@ -33,7 +33,6 @@ Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
 _HERE = Path(__file__).resolve()
-<<<<<<< ours
 _STAND_IN = _HERE.with_name("warm_python.py")
 # What forked commands take for Python: where it is to import TensorFlow, a fork stands in for it.
 _PYTHON = """\
@@ -43,11 +42,8 @@ case "$1 $2" in
 esac
 exec {python} "$@"
 """
-||||||| base
-=======
 # For processes whose models use what tests share.
 REPOSITORY = _HERE.parents[1]
->>>>>>> theirs
 _warm: dict[Kind, _Warm] = {}
 
 
@@ -105,8 +101,7 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes] | int | None = None,
 ) -> Forked:
-<<<<<<< ours
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
     error = stdout if stderr is None else stderr
     streams = stdout.fileno(), error if isinstance(error, int) else error.fileno()
     told = {"argv": list(command), "folder": str(folder), "environ": dict(environ)}
@@ -116,11 +111,6 @@ def start(
 
 
 def _process(kind: Kind) -> _Warm:
-||||||| base
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
-=======
-    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
->>>>>>> theirs
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
         atexit.register(_warm[kind].end)
@@ -214,7 +204,7 @@ def _serve(kind: Kind, listener: socket.socket) -> None:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
-    import celery.bin.celery  # noqa: F401 - with all of its commands, Flower's too
+    import celery.bin.celery
 
     if kind == "command":
         import click
@@ -223,18 +213,10 @@ def _import(kind: Kind) -> Callable[[], object]:
 
         from producer.cli import commands
 
-<<<<<<< ours
         for name in commands.COMMANDS:
             commands.cli.get_command(click.Context(commands.cli), name)
-        return commands.main
+        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
     # As `tasks.models.tensorflow_import` does; and of Celery what has no app yet.
-||||||| base
-        return main
-    # As `tasks.models.tensorflow_import` does; and of Celery what reads no settings.
-=======
-        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else main()
-    # As `tasks.models.tensorflow_import` does; and of Celery what reads no settings.
->>>>>>> theirs
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
     import tensorflow  # noqa: F401
@@ -251,26 +233,15 @@ def _import(kind: Kind) -> Callable[[], object]:
     import msgspec  # noqa: F401
     import psutil  # noqa: F401
 
-<<<<<<< ours
     def main() -> None:
         if sys.argv[1:2] != ["-m"]:
-            from celery.__main__ import main
-||||||| base
-    def main() -> None:
-        from celery.__main__ import main
-=======
-    return _celery
->>>>>>> theirs
-
-<<<<<<< ours
-            main()
+            _celery()
         _, _, module, *sys.argv[1:] = sys.argv
         sys.path[0] = str(Path.cwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-||||||| base
-        main()
-=======
->>>>>>> theirs
+
+    return main
+
 
 def _celery() -> None:
     from celery.__main__ import main
