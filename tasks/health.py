@@ -79,8 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
     """What is wrong with a worker; empty if nothing is."""
     if worker.state == "starting":
-        took = now - worker.since
-        return f"starts for {took:.0f} s, its children are not ready yet" if took >= limits.start_seconds else ""
+        seconds = now - worker.since
+        return f"starts for {seconds:.0f} s, its children are not ready yet" if seconds >= limits.start_seconds else ""
     if now - worker.written_at > SILENT_SECONDS:
         return f"the main process (pid {worker.pid}) has not answered for {now - worker.written_at:.0f} s"
     if worker.redis_lost_at is not None:
@@ -91,9 +91,9 @@ def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
         names = ", ".join(f"{_name(child)} for {now - child.since:.0f} s" for child in late)
         return f"not ready: {names}"
     for child in worker.children:
-        took = now - child.chunk_since
-        if child.chunk and took > worker.chunk_limit + OVER_LIMIT_SECONDS:
-            return f"{_name(child)} runs {child.chunk} for {took:.0f} s, {worker.chunk_limit:.0f} are allowed"
+        seconds = now - child.chunk_since
+        if child.chunk and seconds > worker.chunk_limit + OVER_LIMIT_SECONDS:
+            return f"{_name(child)} runs {child.chunk} for {seconds:.0f} s, {worker.chunk_limit:.0f} are allowed"
     return _stalled(worker, now, limits)
 
 

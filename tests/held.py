@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.waiting import is_alive
 
 # `held` tells who runs rows with the number that stands in the file `hold`, and waits for the lock on that file; `slow`
-# takes its time for each chunk.
+# and `slower` take their time for each chunk.
 _MODELS = """
 import fcntl
 import os
@@ -36,13 +36,18 @@ def held(rows):
 def slow(rows):
     time.sleep(0.1)
     return rows * 2
+
+
+def slower(rows):
+    time.sleep(0.5)
+    return rows * 2
 """
 
 
 def write_held_models(folder: Path) -> dict[str, object]:
-    """Write `held` and `slow` beside a manifest, and give their entries."""
+    """Write the functions beside a manifest, and give their entries."""
     (folder / "models_held.py").write_text(_MODELS)
-    return {name: {"path": f"models_held:{name}", "batch_rows": 5000} for name in ("held", "slow")}
+    return {name: {"path": f"models_held:{name}", "batch_rows": 5000} for name in ("held", "slow", "slower")}
 
 
 @contextmanager

@@ -4,8 +4,9 @@ test process --command, folder, environment, stdout, stderr--> warm process --fo
                                                                <--pid, exit code--
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
-already: for a worker TensorFlow, as far as its main process imports it before it forks its children, and nothing of
-ours; for `celeriac` all that it imports. Tests of imports and of the environment use fresh processes.
+already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports and of the environment
+use fresh processes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+# A command is `celeriac`, or one of Celery's that is no worker.
 Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
@@ -40,6 +42,8 @@ case "$1 $2" in
 esac
 exec {python} "$@"
 """
+# For processes whose models use what tests share.
+REPOSITORY = _HERE.parents[1]
 _warm: dict[Kind, _Warm] = {}
 
 
@@ -84,8 +88,9 @@ class Forked:
 
 
 def suits(environ: Mapping[str, str]) -> bool:
-    """Whether what a process is told besides our own environment concerns nothing that is imported."""
-    return all(name.startswith(NAMES) for name in environ)
+    """Whether what a process is told besides our own environment concerns nothing that has been imported."""
+    ours = ("PYTHONPATH", str(REPOSITORY))
+    return all(name.startswith(NAMES) or (name, value) == ours for name, value in environ.items())
 
 
 def start(
@@ -96,7 +101,7 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes] | int | None = None,
 ) -> Forked:
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
     error = stdout if stderr is None else stderr
     streams = stdout.fileno(), error if isinstance(error, int) else error.fileno()
     told = {"argv": list(command), "folder": str(folder), "environ": dict(environ)}
@@ -199,6 +204,8 @@ def _serve(kind: Kind, listener: socket.socket) -> None:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
+    import celery.bin.celery
+
     if kind == "command":
         import click
         import kombu.transport.redis
@@ -208,7 +215,7 @@ def _import(kind: Kind) -> Callable[[], object]:
 
         for name in commands.COMMANDS:
             commands.cli.get_command(click.Context(commands.cli), name)
-        return commands.main
+        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
     # As `tasks.models.tensorflow_import` does; and of Celery what has no app yet.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
@@ -228,14 +235,18 @@ def _import(kind: Kind) -> Callable[[], object]:
 
     def main() -> None:
         if sys.argv[1:2] != ["-m"]:
-            from celery.__main__ import main
-
-            main()
+            _celery()
         _, _, module, *sys.argv[1:] = sys.argv
         sys.path[0] = str(Path.cwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return main
+
+
+def _celery() -> None:
+    from celery.__main__ import main
+
+    main()
 
 
 def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
@@ -250,6 +261,7 @@ def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environ"])
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
     time.tzset()
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)

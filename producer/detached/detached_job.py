@@ -75,9 +75,14 @@ class DetachedJob(JobHandle):
         self._failed = dict(record.failed_models)
 
     @property
+    def record(self) -> JobRecord:
+        """All that Redis knows of the job."""
+        return self._read()[1]
+
+    @property
     def failed_models(self) -> dict[str, FailureRecord]:
         """Models that failed alone, while others went on, as far as that is known, each with a record of rows."""
-        self._failed |= {name: at for name, at in self._read()[1].failed_models.items() if name not in self._failed}
+        self._failed |= {name: at for name, at in self.record.failed_models.items() if name not in self._failed}
         return dict(self._failed)
 
     @property
@@ -127,7 +132,7 @@ class DetachedJob(JobHandle):
                     time.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             # All answers were there at once only if none has become void since the first was read.
-            record = self._read()[1]
+            record = self.record
             if record.void != void:
                 self._begin_again(record, index)
 

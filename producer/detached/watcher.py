@@ -17,7 +17,7 @@ from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
 from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import take_resend, unanswered
+from tasks.transport.resend_detached import claim_resend, unanswered
 from worker_config.errors import NoWorkerError
 
 
@@ -77,7 +77,7 @@ class Watcher:
             return
         # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
         due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
-        if take_resend(client, record.id) or (due and not self._channel.queued({one.queue for one in liveness.slots})):
+        if claim_resend(client, record.id) or (due and not self._channel.queued({one.queue for one in liveness.slots})):
             # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
             send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
             liveness.has_lost, self._moved_at = False, now

@@ -53,7 +53,6 @@ class Collector:
         self._context = context
         self._channel = context.channel
         self._dispatcher = dispatcher
-        self._several = len(context.spec.infos) > 1
         self._ledger = context.ledger
         self._failures = context.failures
         self._policy = context.spec.options.policy
@@ -252,7 +251,7 @@ class Collector:
 
     def _last_model(self, message: ChunkMessage) -> str:
         """The model that is left of several, empty for other messages: its outputs and failures come without a name."""
-        return message.models[0].name if len(message.models) == 1 and self._several else ""
+        return message.models[0].name if len(message.models) == 1 < len(self._context.spec.infos) else ""
 
     def _named(self, record: FailureRecord, message: ChunkMessage) -> FailureRecord:
         whole_chunk = record.stage in ("fetch", "worker", "killed")

@@ -36,24 +36,19 @@ class JobHandle(ABC):
         return self._read()[0]
 
     @property
-    def record(self) -> JobRecord:
-        """All that is known of the job, as Redis has it."""
-        return self._read()[1]
-
-    @property
     def ledger(self) -> Ledger:
         """What became of the rows so far; of a detached job `written` stays 0, as each caller takes its own."""
-        return Ledger(**self.record.ledger)
+        return Ledger(**self._read()[1].ledger)
 
     @property
     def failed_models(self) -> dict[str, FailureRecord]:
         """Models that failed alone, while others went on, each with a record of the first rows where it did."""
-        return dict(self.record.failed_models)
+        return dict(self._read()[1].failed_models)
 
     @property
     def differed(self) -> dict[str, Differed]:
         """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
-        return dict(self.record.differed)
+        return dict(self._read()[1].differed)
 
     def progress(self) -> Progress:
         """How far the job is; of a detached one, `seconds` are those from its submission to its last answer.

@@ -13,7 +13,7 @@ from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
 from producer.sinks.temp_paths import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
-from tasks.protocol.dtypes import told_filler
+from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
@@ -82,7 +82,7 @@ class Sink:
         """How rows that failed are marked, and what stands in their place; None where they are not, or not yet."""
         if not self._writer.mask:
             return None
-        values = {self._writer.name(key): told_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
+        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
         return Fill(self._writer.mask_name, values)
 
     @property

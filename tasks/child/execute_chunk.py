@@ -119,7 +119,7 @@ def _answer(
     while True:
         answer = run_chunk(child, message, payload, deliveries, own_graph)
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
-        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
+        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.lap())
         try:
             is_taken = push_answer(child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer)
         except VoidAnswerError:

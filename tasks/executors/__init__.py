@@ -1,6 +1,6 @@
 """The ways to run a snapshot's model, and what is known of them; `tasks/preparation` chooses one.
 
-    operations of the model --reached, operations.json--> judge      EXECUTORS[name].build, .load --> a call in a child
+    graph_operations --operations--> operation_table.judge      EXECUTORS[name].build, .load --> a call in a child
 
 graph       the SavedModel's own graph on mapped weights: what all others are held against
 xla         the same graph, compiled for one batch; mapped weights

@@ -43,7 +43,7 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
     )
 
 
-def take_resend(client: redis.Redis, job_id: str) -> bool:
+def claim_resend(client: redis.Redis, job_id: str) -> bool:
     """Whether chunks of a detached job are to be sent again, their answers being void; True for one who asks."""
     return bool(client.hdel(keys.job(job_id), JobField.RESEND))
 
@@ -62,7 +62,7 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
 
     One that is under way comes twice then, which does no harm: what is answered is not run.
     """
-    if not take_resend(client, job_id):
+    if not claim_resend(client, job_id):
         return
     names = [JobField.STATE, JobField.RECORD]
     state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))

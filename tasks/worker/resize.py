@@ -80,7 +80,7 @@ class Resize:
             # What the pool gives chunks to, and what it counts as occupied; see `AsynPool._create_write_handlers`.
             pool._all_inqueues.discard(process.inqW_fd)
             pool._busy_workers.discard(process.inqW_fd)
-        self._take_at_a_time(min(self._counted, self.target))
+        self._set_prefetch(min(self._counted, self.target))
         self.look()
 
     def look(self) -> None:
@@ -96,13 +96,13 @@ class Resize:
                     os.kill(process.pid, signal.SIGKILL)
         ready = sum(map(self.is_ready, self.staying))
         if self._counted < min(ready, self.target):
-            self._take_at_a_time(min(ready, self.target))
+            self._set_prefetch(min(ready, self.target))
 
     @property
     def _pool(self) -> Any:
         return self._controller.pool._pool
 
-    def _take_at_a_time(self, children: int) -> None:
+    def _set_prefetch(self, children: int) -> None:
         consumer = self._controller.consumer
         more, self._counted = children - self._counted, children
         # For a new connection; one more than there are children, as at the start.

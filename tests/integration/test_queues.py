@@ -279,10 +279,7 @@ def test_while_workers_are_upgraded_each_job_has_one_version(system: System, mod
             job = client.attach(job) if detach else job
             np.testing.assert_allclose(job.result(), expected[new], **CLOSE)
             wait_until(lambda job=job: chunks_run(worker, job.id) == 20, "the log tells of every chunk")
-        told = subprocess.run(
-            [BIN / "celeriac", "models", "--json"], env=system.environ(), capture_output=True, text=True, check=True
-        )
-        versions = json.loads(told.stdout)["models"]
+        versions = json.loads(system.celeriac("models", "--json").stdout)["models"]
         assert [(version["name"], version["slots"]) for version in versions] == [("digits", 1)] * 2
         assert len({version["digest"] for version in versions}) == 2
 
@@ -309,12 +306,12 @@ def celeriac_worker(system: System, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, manifest: Path) -> None:
-    (system.folder / "models.toml").write_text(manifest.read_text())
-    worker = celeriac_worker(system, "--models", "pair,digits", "--workers", "1")
+def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, models: Path) -> None:
+    write_manifest(system.folder, {"digits": models / "digits.keras", **write_held_models(system.folder)})
+    worker = celeriac_worker(system, "--models", "slow,held", "--workers", "1")
     try:
         (slot,) = wait_until(system.slots, "the child is ready")
-        assert {info.name for info in slot.models} == {"digits", "pair"}
+        assert {info.name for info in slot.models} == {"held", "slow"}
     finally:
         worker.terminate()
         worker.communicate()

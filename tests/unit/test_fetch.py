@@ -90,4 +90,5 @@ def test_what_cannot_be_told_beside_an_output_does_not_deny_it(tmp_path: Path) -
 
     assert isinstance(failed.error, OutputError)
     assert str(failed.error).endswith(f"; {path} is complete")
+    assert {one.name for one in tmp_path.iterdir()} == {"out.npy", "out.npy.ledger.json"}
     np.testing.assert_array_equal(np.load(path), np.arange(ROWS))

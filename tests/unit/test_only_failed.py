@@ -27,7 +27,7 @@ from producer.sinks import patch_rows as patch_module
 from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from tasks.protocol.dtypes import told_filler
+from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
@@ -146,7 +146,7 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
     assert {file.name for file in path.parent.iterdir()} == files
     told, records = read_beside(path)
     mark = mask_path(path).name if path.suffix == ".npy" else "failed"
-    values = {name: told_filler(array.dtype) for name, array in expected.items()}
+    values = {name: json_filler(array.dtype) for name, array in expected.items()}
     assert told.fill == (
         Fill(mark, {"output" if path.suffix == ".npy" else n: v for n, v in values.items()}) if fills else None
     )

@@ -120,7 +120,7 @@ def test_a_chunk_of_very_many_pieces_has_a_bounded_number_of_spans(monkeypatch: 
             trace.run(ChunkMessage(1, JOB, stages, 0, 4, None, MODELS, InlineRef(b"")), 1)
             for number in range(1, stages):
                 watch.enter("infer" if number % 2 else "preprocess")
-                watch.take()
+                watch.lap()
             watch.enter("wait")
             trace.close(None, None)
         tracing.stop()
