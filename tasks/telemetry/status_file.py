@@ -19,6 +19,7 @@ import msgspec
 
 from tasks.transport import run_folder
 from tasks.transport.files import write_whole
+from worker_config.broker_url import address_of
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -108,5 +109,5 @@ def read(folder: Path) -> WorkerStatus | None:
 
 
 def mark_of(broker_url: str) -> str:
-    """Short, and the same for the same URL; the URL itself may hold a password."""
-    return hashlib.sha256(broker_url.encode()).hexdigest()[:16]
+    """Short, and the same for the same server, however its URL is spelled."""
+    return hashlib.sha256(repr(address_of(broker_url)).encode()).hexdigest()[:16]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from worker_config.broker_url import redacted, redis_url
+from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
     COMMAND_RETRIES,
@@ -22,6 +25,14 @@ from worker_config.retry_policy import (
     SOCKET_TIMEOUT_SECONDS,
 )
 
+# Of errors in connecting that waiting does not mend, what they have in their text, as OpenSSL and Sentinels word it.
+_REFUSED = (
+    ("CERTIFICATE_VERIFY_FAILED", "name the CA of its certificate as ssl_ca_certs=FILE in the broker URL"),
+    ("CERTIFICATE", "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"),
+    ("UNKNOWN_CA", "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
+    ("AuthenticationError", "mend sentinel_password=... in the broker URL"),
+)
 _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
 
 
@@ -37,22 +48,52 @@ def connect(
     Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
     when it is carried out twice. With `waits_for_room` they are, too, when Redis has no memory left.
     """
-    address = redis_url(url)
     full = (redis.exceptions.OutOfMemoryError,) if waits_for_room else ()
-    # A Unix socket knows no keep-alive.
-    keepalive = {} if address.startswith("unix:") else {"socket_keepalive": True}
-    return redis.Redis.from_url(
-        address,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        **keepalive,
-        retry=Retry(
+    options = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "retry": Retry(
             ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS),
             retries,
             supported_errors=(*_LOST, *full),
         ),
-        health_check_interval=HEALTH_CHECK_SECONDS,
-    )
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+        "redis_connect_func": _log_in,
+    }
+    return redis.Redis.from_pool(_pool(address_of(url), options))
+
+
+def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPool:
+    options |= {"db": address.database, "username": address.username, "password": address.password}
+    if address.scheme == "unix":
+        return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=address.path, **options)
+    # A Unix socket knows no keep-alive.
+    options |= {"socket_keepalive": True, **(address.tls or {})}
+    if address.master:
+        sentinels = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
+        has_tls = address.tls is not None
+        return SentinelConnectionPool(address.master, sentinels, ssl=has_tls, **options)  # type: ignore[no-untyped-call]
+    ((host, port),) = address.hosts
+    kind = redis.Connection if address.tls is None else redis.SSLConnection
+    return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+class _WrongServerError(redis.RedisError):
+    """A server that answers, and that we cannot work with."""
+
+
+def _log_in(connection: Any) -> None:
+    """As redis-py does by itself; then look at what kind of server this is."""
+    connection.on_connect()
+    greeting = connection.handshake_metadata or {}
+    mode = greeting.get(b"mode", b"").decode()
+    if mode == "cluster":
+        raise _WrongServerError(
+            "is a cluster, with which Celery does not work, as it takes messages from several keys at once; "
+            "give the URL of a single server, or of Sentinels"
+        )
+    if mode == "sentinel":
+        raise _WrongServerError("is a Sentinel; write sentinel://HOST:PORT,HOST:PORT/NAME/DB")
 
 
 @contextmanager
@@ -64,16 +105,26 @@ def broker_errors(url: str) -> Iterator[None]:
         raise BrokerRefusedError(
             f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
         ) from None
+    except _WrongServerError as error:
+        raise BrokerRefusedError(f"Redis at {redacted(url)} {error}") from None
     except redis.exceptions.OutOfMemoryError:
         raise BrokerFullError(
             f"Redis at {redacted(url)} is full; give it more memory (maxmemory), or wait until others have gone"
         ) from None
     except redis.ConnectionError as error:
+        why = _short(str(error))
+        if refused := next((advice for sign, advice in _REFUSED if sign in why), None):
+            raise BrokerRefusedError(f"Redis at {redacted(url)} refuses us, or we it ({why}); {refused}") from None
         raise BrokerError(
-            f"Redis at {redacted(url)} cannot be reached ({error}); is it running, and is the broker URL right?"
+            f"Redis at {redacted(url)} cannot be reached ({why}); is it running, and is the broker URL right?"
         ) from None
     except redis.RedisError as error:
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
+
+
+def _short(text: str) -> str:
+    """Without redis-py's own names for its clients of Sentinels."""
+    return re.sub(r"<redis\.client\.[^>]*?host=([^,>]*),port=(\d+)[^>]*>\)>\)> - ", r"\1:\2: ", text)
 
 
 def ping(url: str) -> None:

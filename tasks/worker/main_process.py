@@ -133,7 +133,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
-    broker_url = app.conf.broker_url
+    broker_url = settings.broker_url
     started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status_file.write(folder, started)
     counters = Counters()
@@ -214,7 +214,7 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
         main.counters,
         main.reports.write_fd,
         bootstrap.ChildSettings(
-            app.conf.broker_url,
+            str(settings.broker_url),
             settings.job_ttl_seconds,
             main.memory_limit,
             main.facts.threads,

@@ -122,4 +122,4 @@ def test_a_message_is_not_given_again_while_its_chunk_may_still_run() -> None:
 def test_the_app_never_accepts_pickle() -> None:
     app = make_app(Settings(broker_url="redis://host/0"))
     assert set(app.conf.accept_content) == {"msgpack", "json"}
-    assert app.conf.broker_url == "redis://host/0"
+    assert app.conf.broker_url == "redis://host:6379/0"
