@@ -25,11 +25,12 @@ from worker_config.retry_policy import (
     SOCKET_TIMEOUT_SECONDS,
 )
 
-# Of errors in connecting that waiting does not mend, what they have in their text, as OpenSSL and Sentinels word it.
+# Of errors in connecting that waiting does not mend, what they have in their text, as OpenSSL and redis-py word it.
+_OWN_CERTIFICATE = "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"
 _REFUSED = (
     ("CERTIFICATE_VERIFY_FAILED", "name the CA of its certificate as ssl_ca_certs=FILE in the broker URL"),
-    ("CERTIFICATE", "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"),
-    ("UNKNOWN_CA", "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"),
+    ("CERTIFICATE", _OWN_CERTIFICATE),
+    ("UNKNOWN_CA", _OWN_CERTIFICATE),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
     ("AuthenticationError", "mend sentinel_password=... in the broker URL"),
 )
@@ -85,14 +86,18 @@ class _WrongServerError(redis.RedisError):
 def _log_in(connection: Any) -> None:
     """As redis-py does by itself; then look at what kind of server this is."""
     connection.on_connect()
-    greeting = connection.handshake_metadata or {}
-    mode = greeting.get(b"mode", b"").decode()
-    if mode == "cluster":
+    greeting = connection.handshake_metadata
+    if greeting is None:  # of RESP2, which older redis-py speaks
+        connection.send_command("HELLO")
+        reply = connection.read_response()
+        greeting = dict(zip(reply[::2], reply[1::2], strict=True))
+    mode = greeting.get(b"mode")
+    if mode == b"cluster":
         raise _WrongServerError(
             "is a cluster, with which Celery does not work, as it takes messages from several keys at once; "
             "give the URL of a single server, or of Sentinels"
         )
-    if mode == "sentinel":
+    if mode == b"sentinel":
         raise _WrongServerError("is a Sentinel; write sentinel://HOST:PORT,HOST:PORT/NAME/DB")
 
 
@@ -114,7 +119,7 @@ def broker_errors(url: str) -> Iterator[None]:
     except redis.ConnectionError as error:
         why = _short(str(error))
         if refused := next((advice for sign, advice in _REFUSED if sign in why), None):
-            raise BrokerRefusedError(f"Redis at {redacted(url)} refuses us, or we it ({why}); {refused}") from None
+            raise BrokerRefusedError(f"Redis at {redacted(url)} cannot be logged in to ({why}); {refused}") from None
         raise BrokerError(
             f"Redis at {redacted(url)} cannot be reached ({why}); is it running, and is the broker URL right?"
         ) from None
@@ -135,6 +140,20 @@ def ping(url: str) -> None:
     """
     with broker_errors(url), connect(url, retries=0) as client:
         client.ping()
+
+
+def refuse_if_refused(url: str) -> None:
+    """Say what is wrong with a server, or with the login, where Celery would fail later and in other words.
+
+    Raises:
+        BrokerRefusedError: waiting would not help; what it would is left to Celery.
+    """
+    try:
+        ping(url)
+    except BrokerRefusedError:
+        raise
+    except BrokerError:
+        return
 
 
 def wait_until_up(broker_url: str) -> None:

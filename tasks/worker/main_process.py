@@ -39,6 +39,7 @@ from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.worker import fork_guard, inspection, reconnect, reload
+from tasks.worker.broker_info import BrokerInfo
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
@@ -112,6 +113,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     signals.worker_init.connect(on_worker_init, weak=False)
     app.steps["worker"].add(Children)
+    app.steps["consumer"].add(BrokerInfo)
 
 
 def end(error: CeleriacError) -> NoReturn:
