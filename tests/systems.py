@@ -78,6 +78,8 @@ class RedisServer:
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "redis.log").read_text()
         try:
             # By hand: what we do not work with is a server as well.
             with redis.Redis(unix_socket_path=str(self.socket)) as client:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
@@ -32,7 +31,6 @@ _REFUSED = (
     ("CERTIFICATE", _OWN_CERTIFICATE),
     ("UNKNOWN_CA", _OWN_CERTIFICATE),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
-    ("AuthenticationError", "mend sentinel_password=... in the broker URL"),
 )
 _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
 
@@ -71,12 +69,34 @@ def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPo
     # A Unix socket knows no keep-alive.
     options |= {"socket_keepalive": True, **(address.tls or {})}
     if address.master:
-        sentinels = Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
+        sentinels = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
         has_tls = address.tls is not None
         return SentinelConnectionPool(address.master, sentinels, ssl=has_tls, **options)  # type: ignore[no-untyped-call]
     ((host, port),) = address.hosts
     kind = redis.Connection if address.tls is None else redis.SSLConnection
     return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+class _Sentinels(Sentinel):
+    """Says in few words why there is no server; redis-py itself tells all settings of its clients instead."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The address of the primary, from the first Sentinel that knows one."""
+        errors = []
+        for sentinel in list(self.sentinels):
+            try:
+                masters = cast("dict[str, dict[str, Any]]", sentinel.sentinel_masters())
+            except redis.AuthenticationError as error:
+                raise redis.AuthenticationError(f"that of Sentinels, sentinel_password: {error}") from None
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                errors.append(str(error))
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                # It is asked first from now on.
+                self.sentinels.sort(key=lambda one: one is not sentinel)
+                return state["ip"], state["port"]
+        raise MasterNotFoundError("; ".join([f"no Sentinel knows a primary {service_name!r} that is up", *errors]))
 
 
 class _WrongServerError(redis.RedisError):
@@ -117,7 +137,7 @@ def broker_errors(url: str) -> Iterator[None]:
             f"Redis at {redacted(url)} is full; give it more memory (maxmemory), or wait until others have gone"
         ) from None
     except redis.ConnectionError as error:
-        why = _short(str(error))
+        why = str(error)
         if refused := next((advice for sign, advice in _REFUSED if sign in why), None):
             raise BrokerRefusedError(f"Redis at {redacted(url)} cannot be logged in to ({why}); {refused}") from None
         raise BrokerError(
@@ -125,11 +145,6 @@ def broker_errors(url: str) -> Iterator[None]:
         ) from None
     except redis.RedisError as error:
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
-
-
-def _short(text: str) -> str:
-    """Without redis-py's own names for its clients of Sentinels."""
-    return re.sub(r"<redis\.client\.[^>]*?host=([^,>]*),port=(\d+)[^>]*>\)>\)> - ", r"\1:\2: ", text)
 
 
 def ping(url: str) -> None:

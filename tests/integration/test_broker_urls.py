@@ -21,7 +21,7 @@ from worker_config.errors import BrokerRefusedError, ExitCode
 
 ROWS = np.random.default_rng(3).random((200, 4), np.float32)
 USER = "somebody"
-OPTIONS = ("--user", f"{USER} on >{PASSWORD} ~* &* +@all", "--user", "default off")
+OPTIONS = ("--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all", "--user", "default", "off")
 
 
 @pytest.fixture
