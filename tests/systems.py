@@ -36,7 +36,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class RedisServer:
     """A private server on a Unix socket; `prefix` is what its command begins with, to run it elsewhere.
 
-    `address` is the URL that others are given, where it is not that of the socket.
+    `address` is the URL that others are given, where it is not that of the socket; `binary` is the server's program,
+    where it is not the one that the embedded system would take.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class RedisServer:
     process: subprocess.Popen[bytes] | None = None
     prefix: tuple[str, ...] = ()
     address: str = ""
+    binary: str = ""
 
     @property
     def socket(self) -> Path:
@@ -59,7 +61,7 @@ class RedisServer:
         return self.process.pid
 
     def start(self) -> RedisServer:
-        command = [*self.prefix, find_redis_server(), "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"]
+        command = [*self.prefix, self.binary or find_redis_server(), "--port", "0", "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -86,7 +86,7 @@ broker_option = click.option(
     envvar="CELERIAC_BROKER_URL",
     show_envvar=True,
     callback=_check_broker,
-    help="Redis, as redis://HOST:PORT/DB, rediss://... or unix:///PATH.",
+    help="Redis, as redis://HOST:PORT/DB, rediss://..., unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME/DB.",
 )
 timeout_option = click.option(
     "--worker-timeout-seconds",
