@@ -40,7 +40,8 @@ class Client:
     """A producer: sends data sets to the workers on one Redis, and joins what comes back.
 
     Args:
-        broker_url: `redis://HOST:PORT/DB`, `rediss://...` or `unix:///PATH`; `CELERIAC_BROKER_URL` if left out.
+        broker_url: `redis://HOST:PORT/DB`, `rediss://...`, `unix:///PATH` or `sentinel://HOST:PORT,HOST:PORT/NAME/DB`;
+            `CELERIAC_BROKER_URL` if left out.
         worker_timeout_seconds: how long to wait for a worker, where none is up.
         settings: all other settings; from the environment if left out.
         watch: is asked while something is waited for; raises if it will not come, as the system has ended.

@@ -14,16 +14,19 @@ import tasks.worker.control  # noqa: F401 - `celery -A tasks control` must know 
 from tasks.protocol.chunk_args import describe
 from tasks.protocol.messages import TASK_NAME
 from tasks.telemetry import logs
+from tasks.transport.connection import refuse_if_refused
 from tasks.worker.main_process import prepare_worker
 from worker_config.celery_app import make_app
-from worker_config.celery_command import heed_command
-from worker_config.errors import ConfigError, UsageError
+from worker_config.celery_command import asks_redis, heed_command
+from worker_config.errors import BrokerRefusedError, ConfigError, UsageError
 from worker_config.retry_policy import TASK_RETRIES, TASK_RETRY_SECONDS
 from worker_config.settings import Settings
 
 try:
     settings = heed_command(Settings.from_env())
-except ConfigError as error:
+    if settings.broker_url and asks_redis():
+        refuse_if_refused(settings.broker_url)
+except (ConfigError, BrokerRefusedError) as error:
     print(f"celeriac: {error}", file=sys.stderr)
     raise SystemExit(int(error.exit_code)) from None
 

@@ -36,16 +36,26 @@ REPOSITORY = warm.REPOSITORY
 
 @dataclass
 class RedisServer:
-    """A private server on a Unix socket; `prefix` is what its command begins with, to run it elsewhere."""
+    """A private server on a Unix socket; `prefix` is what its command begins with, to run it elsewhere.
+
+    `address` is the URL that others are given, where it is not that of the socket; `binary` is the server's program,
+    where it is not the one that the embedded system would take.
+    """
 
     folder: Path
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     prefix: tuple[str, ...] = ()
+    address: str = ""
+    binary: str = ""
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "redis.sock"
 
     @property
     def url(self) -> str:
-        return f"unix://{self.folder}/redis.sock"
+        return self.address or f"unix://{self.socket}"
 
     @property
     def pid(self) -> int:
@@ -53,7 +63,7 @@ class RedisServer:
         return self.process.pid
 
     def start(self) -> RedisServer:
-        command = [*self.prefix, find_redis_server(), "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"]
+        command = [*self.prefix, self.binary or find_redis_server(), "--port", "0", "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -72,8 +82,11 @@ class RedisServer:
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "redis.log").read_text()
         try:
-            with connect(self.url, retries=0) as client:
+            # By hand: what we do not work with is a server as well.
+            with redis.Redis(unix_socket_path=str(self.socket)) as client:
                 return bool(client.ping())
         except redis.AuthenticationError:
             return True

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.app.utils import Settings as CelerySettings
 from celery.loaders.app import AppLoader
 
-from worker_config.broker_url import celery_url
+from worker_config.broker_url import address_of, celery_url, sentinel_options
 from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.retry_policy import (
     CELERY_SOCKET_TIMEOUT_SECONDS,
@@ -67,9 +67,12 @@ class OwnLoader(AppLoader):  # type: ignore[misc]
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings by their lower-case names."""
+    # Without a broker, one that refuses at once rather than Celery's amqp://localhost.
+    address = address_of(settings.broker_url or "unix:///nonexistent/CELERIAC_BROKER_URL-is-not-set")
+    sentinel = {"master_name": address.master, "sentinel_kwargs": sentinel_options(address)} if address.master else {}
     return {
-        # Without a broker, one that refuses at once rather than Celery's amqp://localhost.
-        "broker_url": celery_url(settings.broker_url or "redis+socket:///nonexistent/CELERIAC_BROKER_URL-is-not-set"),
+        "broker_url": celery_url(address),
+        "broker_use_ssl": address.tls,
         # Nobody consumes it, and nothing is sent there: a worker's queue is that of its model set.
         "task_default_queue": QUEUE,
         # Binary-safe and never pickle; JSON stays for control messages. Other types are lost without trace.
@@ -114,6 +117,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "health_check_interval": HEALTH_CHECK_SECONDS,
             # Keys carry the product's name; `unacked*` is otherwise shared by all apps of a database.
             "global_keyprefix": KEY_PREFIX,
+            **sentinel,
         },
         # Wait for Redis for ever; the default gives up after 100 tries.
         "broker_connection_retry_on_startup": True,

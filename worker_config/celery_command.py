@@ -19,6 +19,15 @@ from worker_config.settings import Settings
 
 _REFUSED = {"result_backend": "--result-backend", "loader": "--loader", "config": "--config"}
 
+# Those that talk to Redis, but for the worker, which waits for it.
+_ASK_REDIS = ("amqp", "call", "control", "events", "flower", "inspect", "list", "purge", "status")
+
+
+def asks_redis() -> bool:
+    """Whether Celery's command, which loads us, is about to."""
+    context = _celery_context()
+    return context is not None and context.invoked_subcommand in _ASK_REDIS
+
 
 def heed_command(settings: Settings) -> Settings:
     """The settings with what the command that loads us was told; as they are in any other process.
@@ -26,9 +35,8 @@ def heed_command(settings: Settings) -> Settings:
     Raises:
         ConfigError: an option that our app cannot follow.
     """
-    context = click.get_current_context(silent=True)
-    celery = sys.modules.get("celery.bin.celery")
-    if context is None or celery is None or context.command is not celery.celery:
+    context = _celery_context()
+    if context is None:
         return settings
     # Subcommands, whose options are read after this, take theirs from their parent's.
     context.auto_envvar_prefix = None
@@ -40,3 +48,9 @@ def heed_command(settings: Settings) -> Settings:
     if context.get_parameter_source("broker") is ParameterSource.COMMANDLINE:
         return replace(settings, broker_url=check_broker_url(context.params["broker"], "-b/--broker"))
     return settings
+
+
+def _celery_context() -> click.Context | None:
+    context = click.get_current_context(silent=True)
+    celery = sys.modules.get("celery.bin.celery")
+    return None if context is None or celery is None or context.command is not celery.celery else context

@@ -32,7 +32,7 @@ class Settings:
     """Everything that a producer or a worker is told from outside.
 
     Attributes:
-        broker_url: Redis, as `redis://`, `rediss://` or `unix://`; None where none was given.
+        broker_url: Redis, as `worker_config.broker_url` reads it; None where none was given.
         models_path: the model-set manifest.
         model_set: the models of the manifest that a worker holds, by name; all if it names none.
         intra_op_threads: threads inside one TensorFlow operation; 0 means cores / children.

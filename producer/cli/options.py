@@ -94,7 +94,7 @@ _broker_option = partial(
     metavar="URL",
     envvar="CELERIAC_BROKER_URL",
     show_envvar=True,
-    help="Redis, as redis://HOST:PORT/DB, rediss://... or unix:///PATH.",
+    help="Redis, as redis://HOST:PORT/DB, rediss://..., unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME/DB.",
 )
 broker_option = _broker_option(callback=_check_broker)
 # Of commands that cannot do without.

@@ -30,7 +30,7 @@ class BrokerFacts:
         version: of the server itself.
         compatible: the version of Redis that it stands for; its own, if it is one.
         answers_in: seconds of one question.
-        role, mode: as `INFO` tells them: "master" or "slave"; "standalone", "sentinel" or "cluster".
+        role: as `INFO` tells it: "master" or "slave".
         appends: whether every change is written to a file.
         saves: whether all is written to a file now and then; None where it does not tell.
         refuses_writes: whether it could not do that the last time.
@@ -46,7 +46,6 @@ class BrokerFacts:
     compatible: str = ""
     answers_in: float = 0.0
     role: str = "master"
-    mode: str = "standalone"
     appends: bool = False
     saves: bool | None = None
     refuses_writes: bool = False
@@ -66,7 +65,6 @@ def read(address: str, info: Mapping[str, Any], save: str | None, answers_in: fl
         compatible=str(info.get("redis_version", "")),
         answers_in=answers_in,
         role=str(info.get("role", "master")),
-        mode=str(info.get("redis_mode", "standalone")),
         appends=bool(info.get("aof_enabled")),
         saves=None if save is None else bool(save),
         refuses_writes=info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err",
@@ -94,9 +92,6 @@ def _reached(facts: BrokerFacts) -> Finding:
     if facts.role != "master":
         found = f"{facts.name} at {facts.address} is a replica, which takes no chunks"
         return error("broker", found, "give the URL of its master", ExitCode.BROKER)
-    if facts.mode != "standalone":
-        found = f"{facts.name} at {facts.address} is a {facts.mode}, which Celery does not work with"
-        return error("broker", found, "give the URL of a single server", ExitCode.BROKER)
     return ok("broker", f"{facts.name} at {facts.address} answers in {1_000 * facts.answers_in:.1f} ms")
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
+from worker_config.broker_url import address_of
 from worker_config.files import write_whole
 
 
@@ -127,5 +128,5 @@ def read(folder: Path) -> WorkerStatus | None:
 
 
 def mark_of(broker_url: str) -> str:
-    """Short, and the same for the same URL; the URL itself may hold a password."""
-    return hashlib.sha256(broker_url.encode()).hexdigest()[:16]
+    """Short, and the same for the same server, however its URL is spelled."""
+    return hashlib.sha256(repr(address_of(broker_url)).encode()).hexdigest()[:16]

@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from worker_config.broker_url import redacted, redis_url
+from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
     COMMAND_RETRIES,
@@ -22,6 +24,14 @@ from worker_config.retry_policy import (
     SOCKET_TIMEOUT_SECONDS,
 )
 
+# Of errors in connecting that waiting does not mend, what they have in their text, as OpenSSL and redis-py word it.
+_OWN_CERTIFICATE = "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"
+_REFUSED = (
+    ("CERTIFICATE_VERIFY_FAILED", "name the CA of its certificate as ssl_ca_certs=FILE in the broker URL"),
+    ("CERTIFICATE", _OWN_CERTIFICATE),
+    ("UNKNOWN_CA", _OWN_CERTIFICATE),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
+)
 _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
 
 
@@ -37,22 +47,78 @@ def connect(
     Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
     when it is carried out twice. With `waits_for_room` they are, too, when Redis has no memory left.
     """
-    address = redis_url(url)
     full = (redis.exceptions.OutOfMemoryError,) if waits_for_room else ()
-    # A Unix socket knows no keep-alive.
-    keepalive = {} if address.startswith("unix:") else {"socket_keepalive": True}
-    return redis.Redis.from_url(
-        address,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        **keepalive,
-        retry=Retry(
+    options = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "retry": Retry(
             ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS),
             retries,
             supported_errors=(*_LOST, *full),
         ),
-        health_check_interval=HEALTH_CHECK_SECONDS,
-    )
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+        "redis_connect_func": _log_in,
+    }
+    return redis.Redis.from_pool(_pool(address_of(url), options))
+
+
+def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPool:
+    options |= {"db": address.database, "username": address.username, "password": address.password}
+    if address.scheme == "unix":
+        return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=address.path, **options)
+    # A Unix socket knows no keep-alive.
+    options |= {"socket_keepalive": True, **(address.tls or {})}
+    if address.master:
+        sentinels = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
+        has_tls = address.tls is not None
+        return SentinelConnectionPool(address.master, sentinels, ssl=has_tls, **options)  # type: ignore[no-untyped-call]
+    ((host, port),) = address.hosts
+    kind = redis.Connection if address.tls is None else redis.SSLConnection
+    return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+class _Sentinels(Sentinel):
+    """Says in few words why there is no server; redis-py itself tells all settings of its clients instead."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The address of the primary, from the first Sentinel that knows one."""
+        errors = []
+        for sentinel in list(self.sentinels):
+            try:
+                masters = cast("dict[str, dict[str, Any]]", sentinel.sentinel_masters())
+            except redis.AuthenticationError as error:
+                raise redis.AuthenticationError(f"that of Sentinels, sentinel_password: {error}") from None
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                errors.append(str(error))
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                # It is asked first from now on.
+                self.sentinels.sort(key=lambda one: one is not sentinel)
+                return state["ip"], state["port"]
+        raise MasterNotFoundError("; ".join([f"no Sentinel knows a primary {service_name!r} that is up", *errors]))
+
+
+class _WrongServerError(redis.RedisError):
+    """A server that answers, and that we cannot work with."""
+
+
+def _log_in(connection: Any) -> None:
+    """As redis-py does by itself; then look at what kind of server this is."""
+    connection.on_connect()
+    greeting = connection.handshake_metadata
+    if greeting is None:  # of RESP2, which older redis-py speaks
+        connection.send_command("HELLO")
+        reply = connection.read_response()
+        greeting = dict(zip(reply[::2], reply[1::2], strict=True))
+    mode = greeting.get(b"mode")
+    if mode == b"cluster":
+        raise _WrongServerError(
+            "is a cluster, with which Celery does not work, as it takes messages from several keys at once; "
+            "give the URL of a single server, or of Sentinels"
+        )
+    if mode == b"sentinel":
+        raise _WrongServerError("is a Sentinel; write sentinel://HOST:PORT,HOST:PORT/NAME/DB")
 
 
 @contextmanager
@@ -64,13 +130,18 @@ def broker_errors(url: str) -> Iterator[None]:
         raise BrokerRefusedError(
             f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
         ) from None
+    except _WrongServerError as error:
+        raise BrokerRefusedError(f"Redis at {redacted(url)} {error}") from None
     except redis.exceptions.OutOfMemoryError:
         raise BrokerFullError(
             f"Redis at {redacted(url)} is full; give it more memory (maxmemory), or wait until others have gone"
         ) from None
     except redis.ConnectionError as error:
+        why = str(error)
+        if refused := next((advice for sign, advice in _REFUSED if sign in why), None):
+            raise BrokerRefusedError(f"Redis at {redacted(url)} cannot be logged in to ({why}); {refused}") from None
         raise BrokerError(
-            f"Redis at {redacted(url)} cannot be reached ({error}); is it running, and is the broker URL right?"
+            f"Redis at {redacted(url)} cannot be reached ({why}); is it running, and is the broker URL right?"
         ) from None
     except redis.RedisError as error:
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
@@ -84,6 +155,20 @@ def ping(url: str) -> None:
     """
     with broker_errors(url), connect(url, retries=0) as client:
         client.ping()
+
+
+def refuse_if_refused(url: str) -> None:
+    """Say what is wrong with a server, or with the login, where Celery would fail later and in other words.
+
+    Raises:
+        BrokerRefusedError: waiting would not help; what it would is left to Celery.
+    """
+    try:
+        ping(url)
+    except BrokerRefusedError:
+        raise
+    except BrokerError:
+        return
 
 
 def wait_until_up(broker_url: str) -> None:

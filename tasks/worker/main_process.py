@@ -40,6 +40,7 @@ from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.worker import fork_guard, inspection, reconnect, refused, reload
+from tasks.worker.broker_info import BrokerInfo
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
@@ -115,6 +116,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     signals.worker_init.connect(on_worker_init, weak=False)
     app.steps["worker"].add(Children)
+    app.steps["consumer"].add(BrokerInfo)
 
 
 def end(error: CeleriacError) -> NoReturn:
@@ -137,7 +139,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
     refused.put_aside(lambda: app.main_process.client)
-    broker_url = app.conf.broker_url
+    broker_url = settings.broker_url
     started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     status_file.write(folder, started)
     counters = Counters()
@@ -219,7 +221,7 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
         Places(settings.spool, main.spool_mark, settings.data_roots),
         main.counters,
         main.reports.write_fd,
-        replace(settings, broker_url=app.conf.broker_url, intra_op_threads=main.facts.threads),
+        replace(settings, intra_op_threads=main.facts.threads),
         main.memory_limit,
     )
 

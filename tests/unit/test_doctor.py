@@ -82,7 +82,6 @@ def test_each_finding_is_a_line_and_the_last_one_counts() -> None:
     [
         ({}, "broker", Level.OK),
         ({"role": "slave"}, "broker", Level.ERROR),
-        ({"mode": "cluster"}, "broker", Level.ERROR),
         ({}, "redis", Level.OK),
         ({"compatible": "6.2.0"}, "redis", Level.OK),
         ({"compatible": "6.0.16"}, "redis", Level.ERROR),

@@ -124,7 +124,7 @@ def test_a_message_is_not_given_again_while_its_chunk_may_still_run() -> None:
 def test_the_app_never_accepts_pickle() -> None:
     app = make_app(Settings(broker_url="redis://host/0"))
     assert set(app.conf.accept_content) == {"msgpack", "json"}
-    assert app.conf.broker_url == "redis://host/0"
+    assert app.conf.broker_url == "redis://host:6379/0"
 
 
 def test_signing_keys_stand_in_a_file_and_are_never_shown(tmp_path: Path) -> None:

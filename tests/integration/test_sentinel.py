@@ -1,0 +1,94 @@
+"""A primary that dies under load costs time, no row and no worker, where Sentinels name another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from producer import Client
+from tests.acceptance.commands import Celeriac
+from tests.forms import LONG
+from tests.manifests import write_manifest
+from tests.planted import check_not_in
+from tests.sentinels import NAME, Guarded
+from tests.systems import RedisServer, System
+from tests.tls import Certificates
+from tests.waiting import wait_until
+from worker_config.errors import BrokerError, BrokerRefusedError, ExitCode
+
+FAILOVERS = 6 if LONG else 1
+CHUNKS = 2_000 if LONG else 300
+ROWS = np.random.default_rng(3).random((CHUNKS * 4, 4), np.float32)
+
+
+@pytest.fixture
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("g")
+    guarded = Guarded(folder, Certificates.make(folder))
+    try:
+        yield guarded.start()
+    finally:
+        guarded.stop()
+
+
+@pytest.fixture
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("s")
+    (folder / "my_functions.py").write_text("def plus(rows):\n    return rows + 1\n")
+    return write_manifest(folder, {"plus": "my_functions:plus"})
+
+
+@pytest.mark.parametrize("with_tls", [True, False] if LONG else [True])
+def test_a_failover_under_load_costs_no_row_and_no_worker(
+    guarded: Guarded, manifest: Path, celeriac: Celeriac, with_tls: bool
+) -> None:
+    url = guarded.url(with_tls=with_tls)
+    system = System(RedisServer(manifest.parent, address=url), manifest.parent)
+    try:
+        worker = system.start_ready_worker(manifest, 2)
+        with Client(url) as client:
+            for number in range(FAILOVERS):
+                job = client.submit("plus", ROWS, chunk_rows=4)
+                wait_until(lambda job=job: job.ledger.predicted > len(ROWS) // 4, "the job is in the middle")
+                dead = guarded.kill_primary()
+                if number == 0:  # the first one that everybody asks
+                    guarded.sentinels[0].kill()
+                assert job.ledger.predicted < len(ROWS)
+                guarded.wait_for_another(dead)
+                np.testing.assert_array_equal(job.result(), ROWS + 1)
+                job.ledger.check()
+                assert job.ledger.predicted == len(ROWS)
+                assert worker.process.poll() is None, worker.output()
+                guarded.servers[dead].start()
+            detached = client.attach(client.submit("plus", ROWS[:40], detach=True))
+            np.testing.assert_array_equal(detached.result(), ROWS[:40] + 1)
+        inspected = system.celery("inspect", "stats")
+        assert inspected.returncode == 0, inspected.stderr
+        examined = celeriac.run("doctor", "--broker", url, "--models", str(manifest))
+        assert examined.code == ExitCode.OK, examined.stdout
+        check_not_in({"stats": inspected.stdout, "doctor": examined.stdout, "the worker's log": worker.output()})
+        spoke_tls = [proxy.spoke_tls for proxy in guarded.sentinel_proxies[1:]]
+        assert any(spoke_tls) == with_tls
+    finally:
+        for worker in system.workers:
+            worker.stop()
+
+
+def test_what_sentinels_do_not_know_or_do_not_tell_is_said(guarded: Guarded) -> None:
+    url = guarded.url(with_tls=False)
+    with pytest.raises(BrokerError, match="no Sentinel knows a primary 'other' that is up") as unknown:
+        Client(url.replace(f"/{NAME}/", "/other/"))
+    with pytest.raises(BrokerRefusedError, match="that of Sentinels, sentinel_password: ") as refused:
+        Client(url.partition("?")[0])
+    single = f"redis://127.0.0.1:{guarded.sentinel_proxies[0].port}?{url.partition('?sentinel_')[2]}"
+    with pytest.raises(BrokerRefusedError, match="is a Sentinel; write sentinel://"):
+        Client(single)
+    for sentinel in guarded.sentinels:
+        sentinel.kill()
+        sentinel.wait()
+    with pytest.raises(BrokerError, match=r"cannot be reached \(no Sentinel knows") as away:
+        Client(url)
+    check_not_in({"unknown": str(unknown.value), "refused": str(refused.value), "away": str(away.value)})

