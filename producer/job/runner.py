@@ -130,9 +130,9 @@ class Runner:
                 self._look_around()
                 self._resender.late()
                 self._tries = 0
-            except BrokerRefusedError:
-                raise
             except BrokerError as error:
+                if isinstance(error, BrokerRefusedError) and not self._run_id:
+                    raise  # it has never been otherwise
                 self._wait_for_redis(error)
 
     def _begin(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
-from tasks.transport.connection import ping
+from tasks.transport.connection import check_takes_writes
 from worker_config.errors import BrokerError, BrokerRefusedError
-from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
+from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, REFUSED_WAIT_SECONDS
 
 
 def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callable[[], bool]) -> None:
@@ -17,15 +18,17 @@ def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callabl
         tries: outages in a row so far: one that answers, and still does not do its part, is left alone for longer.
 
     Raises:
-        BrokerRefusedError: it refuses the user or password.
+        BrokerRefusedError: it has refused the user, the password or a right for long.
     """
+    began = time.monotonic()
     while not is_over():
         wake.wait(min(LEAST_BACKOFF_SECONDS * 2**tries, LONGEST_BACKOFF_SECONDS))
         wake.clear()
         tries += 1
         try:
-            return ping(url)
+            return check_takes_writes(url)
         except BrokerRefusedError:
-            raise
+            if time.monotonic() - began > REFUSED_WAIT_SECONDS:
+                raise
         except BrokerError:
             continue

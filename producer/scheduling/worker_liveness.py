@@ -47,7 +47,8 @@ class WorkerLiveness:
         self._expires: dict[str, float] = {}
         self._stranded: set[str] = set()
         self._handed_back: set[str] = set()
-        self._look_at = self._served_at = time.monotonic()
+        self._look_at = self._looked_at = time.monotonic()
+        self._absent_seconds = 0.0
         self._know()
 
     def is_due(self, now: float) -> bool:
@@ -61,7 +62,7 @@ class WorkerLiveness:
         """Redis has answered again; where it `was_away`, and not only full, workers have to come back, too."""
         self._look_at = now
         if was_away:
-            self._served_at = now
+            self._absent_seconds = 0.0
 
     def update(self, now: float, workers: Mapping[str, list[SlotRecord]], seconds_left: Mapping[str, float]) -> None:
         """Take note of the workers that are up; one may have no slot for a while.
@@ -80,10 +81,14 @@ class WorkerLiveness:
         self._know()
 
     def absence(self, now: float, *, needed: bool = True) -> str:
-        """What to tell where no worker has held the models for too long; while none is `needed`, no time passes."""
-        if self.slots or not needed:
-            self._served_at = now
-        if now - self._served_at <= self._timeout_seconds:
+        """What to tell where no worker has held the models for too long; while none is `needed`, no time passes.
+
+        Nor does it while Redis does not answer, and nobody looks: workers could not tell it that they live.
+        """
+        since_last = min(now - self._looked_at, 2 * LIVENESS_LOOK_SECONDS)
+        self._looked_at = now
+        self._absent_seconds = 0.0 if self.slots or not needed else self._absent_seconds + since_last
+        if self._absent_seconds <= self._timeout_seconds:
             return ""
         return f"no worker has held {', '.join(map(str, self._models))} for {self._timeout_seconds:.0f} seconds"
 

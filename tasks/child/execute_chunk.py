@@ -41,6 +41,7 @@ from tasks.protocol.seal import Parts
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
+from tasks.transport.connection import PASSING
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
 from tasks.transport.resend_detached import send_void
 from worker_config.errors import ModelError, PayloadError, SealError, VersionError
@@ -88,8 +89,8 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
             child.trace.run(message, deliveries)
         answer = _answer(child, message, payload, deliveries, own_graph, begun_at)
         child.counters.answered(child.slot, _done(message, answer, deliveries, child.model_cache.take_batch_counts()))
-    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError) as error:
-        raise Reject(f"Redis is out of reach, or full: {error}", requeue=True) from None
+    except PASSING as error:
+        raise Reject(f"Redis is out of reach, full, or takes no writes: {error}", requeue=True) from None
     except FreshChildError:
         raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:

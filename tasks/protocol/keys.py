@@ -30,6 +30,8 @@ from worker_config.queue_names import KEY_PREFIX
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
+# Never there: what is asked for it shows whether Redis takes writes.
+PROBE = f"{KEY_PREFIX}probe"
 # What lay in a queue and was no message, the last few.
 REFUSED = f"{KEY_PREFIX}refused"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import redis
+from redis._parsers.base import BaseParser
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
+from tasks.protocol import keys
 from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
@@ -24,6 +28,8 @@ from worker_config.retry_policy import (
     SOCKET_TIMEOUT_SECONDS,
 )
 
+logger = logging.getLogger(__name__)
+
 # Of errors in connecting that waiting does not mend, what they have in their text, as OpenSSL and redis-py word it.
 _OWN_CERTIFICATE = "give a certificate that it trusts as ssl_certfile=FILE and ssl_keyfile=FILE in the broker URL"
 _REFUSED = (
@@ -32,7 +38,16 @@ _REFUSED = (
     ("UNKNOWN_CA", _OWN_CERTIFICATE),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
 )
-_LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError)
+# What a server answers that has become a replica, cannot save, or is not up again: another connection may lead to
+# another server, or to itself when it has been mended.
+_UNFIT = (ReadOnlyError, ClusterDownError, MovedError)
+_LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
+# After which what was asked for may be asked for again, by whoever has time; rights can be given back.
+PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
+
+# For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, and one that
+# becomes a replica while somebody waits for an item of a list.
+BaseParser.EXCEPTION_CLASSES |= {"MISCONF": ReadOnlyError, "UNBLOCKED": ReadOnlyError}
 
 
 def connect(
@@ -47,11 +62,11 @@ def connect(
     Commands are sent again after a lost connection, with pauses from 0.1 to 2 seconds, so each must be harmless
     when it is carried out twice. With `waits_for_room` they are, too, when Redis has no memory left.
     """
-    full = (redis.exceptions.OutOfMemoryError,) if waits_for_room else ()
+    full = (OutOfMemoryError,) if waits_for_room else ()
     options = {
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "retry": Retry(
+        "retry": _Retry(
             ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS),
             retries,
             supported_errors=(*_LOST, *full),
@@ -126,13 +141,13 @@ def broker_errors(url: str) -> Iterator[None]:
     """Turn redis-py's errors in the block into a BrokerError that names the server, without its password."""
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+    except (redis.AuthenticationError, NoPermissionError) as error:
         raise BrokerRefusedError(
             f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
         ) from None
     except _WrongServerError as error:
         raise BrokerRefusedError(f"Redis at {redacted(url)} {error}") from None
-    except redis.exceptions.OutOfMemoryError:
+    except OutOfMemoryError:
         raise BrokerFullError(
             f"Redis at {redacted(url)} is full; give it more memory (maxmemory), or wait until others have gone"
         ) from None
@@ -143,8 +158,34 @@ def broker_errors(url: str) -> Iterator[None]:
         raise BrokerError(
             f"Redis at {redacted(url)} cannot be reached ({why}); is it running, and is the broker URL right?"
         ) from None
+    except _UNFIT as error:
+        raise BrokerError(f"Redis at {redacted(url)} takes no writes ({error})") from None
     except redis.RedisError as error:
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
+
+
+class _Retry(Retry):
+    """Says now and then that a server does not answer; redis-py waits without a word."""
+
+    def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
+        """As redis-py does."""
+
+        def told(error: Exception, *failures: int) -> Any:
+            if isinstance(error, redis.TimeoutError):
+                logger.warning("Redis does not answer (%s); asked again", error)
+            return fail(error, *failures)
+
+        return super().call_with_retry(do, told, *args, **options)
+
+
+def check_takes_writes(url: str) -> None:
+    """Ask the server whether it is up and does its part, once.
+
+    Raises:
+        BrokerError: it cannot be reached, refuses us, or takes no writes.
+    """
+    with broker_errors(url), connect(url, retries=0) as client:
+        client.persist(keys.PROBE)  # which is never there
 
 
 def ping(url: str) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
 from kombu.transport.redis import Transport
+from redis import RedisError
 from redis.exceptions import OutOfMemoryError
 
+from tasks.protocol import keys
+from tasks.transport.connection import PASSING
 from worker_config.retry_policy import LONGEST_BACKOFF_SECONDS
+
+logger = logging.getLogger(__name__)
 
 # OutOfMemoryError: Redis 6.2 refuses in transactions even what would free memory, such as an acknowledgement.
 # AttributeError: a channel that is closed while it holds messages looks for its connection, which is gone already.
-_COUNTED_AS_LOST = (OutOfMemoryError, AttributeError)
+# PASSING: of a server that has become a replica, cannot save, moves, or was given other rights, too.
+_COUNTED_AS_LOST = (AttributeError, *PASSING)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
@@ -35,7 +43,24 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
             return ensure(*args, callback=between_tries, interval_max=LONGEST_BACKOFF_SECONDS, **options)
 
         conn.ensure_connection = patiently
-        return super().ensure_connected(conn)
+        connected = super().ensure_connected(conn)
+        self._wait_until_it_takes_writes(inspection)
+        return connected
+
+    def _wait_until_it_takes_writes(self, inspection: Any) -> None:
+        """A server that answers and does nothing else would be connected to again and again, without a pause."""
+        main = getattr(self.app, "main_process", None)
+        while main is not None:
+            try:
+                main.client.persist(keys.PROBE)  # which is never there
+                return
+            except OutOfMemoryError:
+                return
+            except RedisError as error:
+                logger.warning("Redis does not do its part: %s; tried again", error)
+                if inspection is not None:
+                    inspection.redis_is_lost()
+                time.sleep(LONGEST_BACKOFF_SECONDS)
 
 
 def let_worker_live() -> None:

@@ -71,15 +71,28 @@ def test_chunks_wait_in_their_queue_for_a_worker_that_starts_anew() -> None:
 def test_that_there_is_no_worker_is_told_when_one_is_needed_for_too_long() -> None:
     found = liveness(slot("w0"))
     look(found, 1.0)
+
+    def absence(start: int, stop: int) -> str:
+        """After a look in each second."""
+        return [found.absence(float(second)) for second in range(start, stop + 1)][-1]
+
     assert not found.absence(100.0, needed=False)
-    assert not found.absence(104.0), "for 4 seconds"
-    assert found.absence(106.0) == f"no worker has held {REF} for 5 seconds"
+    assert not absence(101, 104), "for 4 seconds"
+    assert absence(105, 106) == f"no worker has held {REF} for 5 seconds"
     found.look_at_once(107.0, was_away=True)
-    assert not found.absence(110.0), "workers have to come back when Redis has"
-    found.look_at_once(111.0, was_away=False)
-    assert found.absence(113.0), "a Redis that was full had them all the time"
-    look(found, 114.0, slot("w1"))
+    assert not absence(108, 111), "workers have to come back when Redis has"
+    found.look_at_once(112.0, was_away=False)
+    assert absence(112, 114), "a Redis that was full had them all the time"
+    look(found, 115.0, slot("w1"))
     assert not found.absence(200.0)
+
+
+def test_seconds_in_which_nobody_could_look_do_not_count() -> None:
+    found = liveness()
+    assert not found.absence(0.0, needed=False)
+    for second in (1.0, 2.0, 300.0):
+        assert not found.absence(second)
+    assert found.absence(302.0)
 
 
 def test_workers_of_a_plan_are_missed_when_they_are_gone_at_the_first_look() -> None:

@@ -13,9 +13,12 @@ from typing import Any
 
 import redis
 from redis.client import Pipeline
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from tasks.protocol import keys
 
+# Redis 6.2 says of a script that it failed, and why in the middle of it.
+_CAUSES = {"-READONLY": ReadOnlyError, "-MISCONF": ReadOnlyError, "-OOM": OutOfMemoryError}
 _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
@@ -27,7 +30,12 @@ def run(client: redis.Redis, name: str, held: Sequence[str], values: Sequence[An
     """
     if isinstance(client, Pipeline):
         return client.eval(text_of(name), len(held), *held, *values)
-    return client.register_script(text_of(name))(held, values)
+    try:
+        return client.register_script(text_of(name))(held, values)
+    except redis.ResponseError as error:
+        if kind := next((kind for sign, kind in _CAUSES.items() if sign in str(error)), None):
+            raise kind(str(error)) from None
+        raise
 
 
 def keep_job(client: redis.Redis, job_id: str, ttl_seconds: int) -> None:

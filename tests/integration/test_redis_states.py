@@ -1,0 +1,119 @@
+"""A Redis that is there and does not do its part: every job is right at the end, and every worker lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from producer import Client, Job
+from tasks.transport.connection import connect
+from tests.forms import in_long_form
+from tests.held import holding, write_held_models
+from tests.manifests import write_manifest
+from tests.systems import System, serving
+from tests.waiting import wait_until
+
+ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
+# Which is held in the middle of a job.
+HELD = ROWS[30, 0]
+
+State = Callable[[System, redis.Redis], Any]
+
+
+@pytest.fixture
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("s")
+    with serving(folder, write_manifest(folder, write_held_models(folder))) as system:
+        yield system
+
+
+@contextmanager
+def a_replica(_: System, server: redis.Redis) -> Iterator[str]:
+    """As an old primary is after a failover, and a managed one while it is resized."""
+    server.replicaof("127.0.0.1", 1)
+    yield "takes no writes"
+    server.replicaof("NO", "ONE")
+
+
+@contextmanager
+def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
+    in_the_way = system.folder / "dump.rdb"
+    in_the_way.mkdir()
+    (in_the_way / "file").touch()
+    server.config_set("save", "1000 1000")
+    server.bgsave()
+    wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err", "it could not save")
+    yield "takes no writes"
+    (in_the_way / "file").unlink()
+    in_the_way.rmdir()
+    server.config_set("save", "")
+    server.bgsave()
+    wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "ok", "it could save")
+
+
+@contextmanager
+def that_has_taken_rights_away(_: System, server: redis.Redis) -> Iterator[str]:
+    server.execute_command("ACL", "SETUSER", "default", "-@list", "-@write")
+    yield "refuses the user or password"
+    server.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@contextmanager
+def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
+    server.config_set("maxclients", 1)
+    for one in server.client_list():
+        if one["id"] != str(server.client_id()):
+            server.client_kill_filter(_id=one["id"])
+    yield "max number of clients reached"
+    server.config_set("maxclients", 1000)
+
+
+@pytest.mark.parametrize("state", [a_replica, that_cannot_save, that_has_taken_rights_away, with_no_room_for_clients])
+def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
+    system: System, client: Client, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(system.url, retries=0) as server, holding(system.folder, HELD) as let_go:
+        job = client.submit("held", ROWS, chunk_rows=2)
+        wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
+        with state(system, server) as what:
+            let_go()
+            wait_until(lambda: f"job {job.id} waits: " in caplog.text, "the job says that it waits")
+            assert what in caplog.text
+            assert system.workers[0].process.poll() is None
+    check_whole(job)
+    assert system.workers[0].process.poll() is None, system.workers[0].output()
+    np.testing.assert_array_equal(client.predict("held", ROWS[:4]), ROWS[:4] * 2)
+
+
+@pytest.mark.parametrize("seconds", [1, *(pytest.param(seconds, marks=in_long_form) for seconds in (35, 60, 300))])
+def test_a_redis_that_stands_still_costs_time_alone(
+    system: System, client: Client, seconds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert system.redis.process
+    with holding(system.folder, HELD) as let_go:
+        job = client.submit("held", ROWS, chunk_rows=2)
+        wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
+        os.kill(system.redis.pid, signal.SIGSTOP)
+        try:
+            let_go()
+            assert not job.wait(timeout_seconds=seconds)
+        finally:
+            os.kill(system.redis.pid, signal.SIGCONT)
+    check_whole(job)
+    assert system.workers[0].process.poll() is None
+    if seconds > 11:
+        assert "Redis does not answer" in caplog.text
+
+
+def check_whole(job: Job) -> None:
+    assert job.wait(timeout_seconds=120), f"the job hangs: {job.progress()}; {job.ledger}"
+    np.testing.assert_array_equal(job.result(), ROWS * 2)
+    job.ledger.check()
+    assert job.ledger.predicted == len(ROWS)
