@@ -13,6 +13,7 @@ from celery import Task
 import tasks.worker.control  # noqa: F401 - `celery -A tasks control` must know of its commands
 from tasks.protocol.chunk_args import describe
 from tasks.protocol.messages import TASK_NAME
+from tasks.protocol.seal import Sealer
 from tasks.telemetry import logs
 from tasks.transport.connection import refuse_if_refused
 from tasks.worker.main_process import prepare_worker
@@ -31,6 +32,8 @@ except (ConfigError, BrokerRefusedError) as error:
     raise SystemExit(int(error.exit_code)) from None
 
 app = make_app(settings)
+object.__setattr__(app, "sealer", Sealer(settings.signing_key))
+app.control_cls = "tasks.worker.control_guard:SignedControl"
 
 
 def needs_queue(name: str, args: Any, kwargs: Any, options: dict[str, Any], **_: object) -> None:

@@ -127,6 +127,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # How long SIGTERM lets running chunks go on (`tasks/worker/graceful_shutdown.py`), as does SIGQUIT.
         "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_SECONDS,
         "worker_enable_soft_shutdown_on_idle": False,
+        "worker_enable_remote_control": settings.remote_control != "off",
         # One more write per task, of no use without a result backend.
         "task_track_started": False,
         # Celery's own tools and Flower follow tasks by these; a sent-event would double a publish's cost.

@@ -24,6 +24,7 @@ LEAST_KEY_CHARACTERS = 32
 _Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, description="a whole number of at least 0")]
 _Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, description="a whole number of at least 1")]
 _Minutes: TypeAlias = Annotated[int, msgspec.Meta(ge=60, description="a whole number of at least 60")]
+_RemoteControl: TypeAlias = Annotated[Literal["all", "read", "off"], msgspec.Meta(description="all, read or off")]
 _LogFormat: TypeAlias = Annotated[Literal["text", "json"], msgspec.Meta(description="text or json")]
 
 
@@ -50,6 +51,7 @@ class Settings:
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
         signing_key: keys; messages are signed with the first, and believed if one of them has signed them. Without any
             they carry checksums.
+        remote_control: what `celery inspect` and `control` may do with a worker: all, read alone, or nothing (off).
         trace_exporters: where traces go, `otlp` or `console` or both; nowhere if it names none.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     metrics_port: _Natural = 0
     metrics_host: str = "127.0.0.1"
     signing_key: tuple[str, ...] = ()
+    remote_control: _RemoteControl = "all"
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

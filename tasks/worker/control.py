@@ -4,6 +4,8 @@ inspect ready, models                        `tasks/worker/inspection.py`
 control reload_models                        `tasks/worker/reload.py`
 control drain, resume                        `tasks/worker/drain.py`
 control pool_grow, pool_shrink               `tasks/worker/resize.py`, in the place of Celery's own
+control cancel_consumer, rate_limit, time_limit    refused: a worker that takes nothing more, or kills what takes its
+                                             time, would still be counted on
 """
 
 from __future__ import annotations
@@ -64,6 +66,26 @@ def pool_grow(state: Any, n: int = 1) -> dict[str, str]:
 def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children less; one that runs a chunk ends it first."""
     return _resize(state, Resize.shrink, n)
+
+
+@control_command(args=[("queue", str)], signature="<queue>")  # type: ignore[untyped-decorator]
+def cancel_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
+    """Refused: `control drain` has a worker take no more chunks, and tells producers."""
+    return {"error": f"use `control drain`: without {queue} the worker would still be counted on"}
+
+
+@control_command(args=[("task_name", str), ("rate_limit", str)], signature="<task_name> <rate_limit>")  # type: ignore[untyped-decorator]
+def rate_limit(state: Any, **_: Any) -> dict[str, str]:
+    """Refused: jobs share workers by their windows."""
+    return {"error": "chunks have no rate limit; `control pool_shrink` or `control drain` slow a worker down"}
+
+
+@control_command(  # type: ignore[untyped-decorator]
+    args=[("task_name", str), ("soft", float), ("hard", float)], signature="<task_name> <soft_secs> [hard_secs]"
+)
+def time_limit(state: Any, **_: Any) -> dict[str, str]:
+    """Refused: the limit of a chunk is a setting, which children and producers go by."""
+    return {"error": "the time limit of a chunk is CELERIAC_CHUNK_TIMEOUT_SECONDS; start the worker again with another"}
 
 
 def _inspection(state: Any) -> Inspection | None:

@@ -39,7 +39,7 @@ from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
-from tasks.worker import fork_guard, inspection, reconnect, refused, reload
+from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
 from tasks.worker.broker_info import BrokerInfo
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
@@ -138,6 +138,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
+    control_guard.guard(settings, app.sealer)
     refused.put_aside(lambda: app.main_process.client)
     broker_url = settings.broker_url
     started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
@@ -168,7 +169,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         reloader=Reloader(models, context, partial(read_entries, settings), say),
         memory_limit=memory_limit,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
-        sealer=Sealer(settings.signing_key),
+        sealer=app.sealer,
     )
 
 

@@ -40,6 +40,7 @@ def test_every_variable_reaches_its_setting() -> None:
         "CELERIAC_LOG_FORMAT": "json",
         "CELERIAC_METRICS_PORT": "9464",
         "CELERIAC_METRICS_HOST": "0.0.0.0",  # noqa: S104 - not listened at
+        "CELERIAC_REMOTE_CONTROL": "read",
         "CELERIAC_SIGNING_KEY": f"{'k' * 32},{'l' * 32}",
     }
     expected = Settings(
@@ -61,6 +62,7 @@ def test_every_variable_reaches_its_setting() -> None:
         metrics_port=9464,
         metrics_host="0.0.0.0",  # noqa: S104
         signing_key=("k" * 32, "l" * 32),
+        remote_control="read",
     )
     settings = Settings.from_env(environ)
     assert settings == expected
