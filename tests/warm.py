@@ -111,8 +111,16 @@ def start(
 def _process(kind: Kind) -> _Warm:
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
-        atexit.register(_warm[kind].end)
     return _warm[kind]
+
+
+def end() -> None:
+    """End the warm processes; what has come out of them is told nothing."""
+    while _warm:
+        _warm.popitem()[1].end()
+
+
+atexit.register(end)
 
 
 class _Warm:
@@ -143,9 +151,8 @@ class _Warm:
         return Forked(int(ended.recv(16)), ended)
 
     def end(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.kill()
+        self._process.communicate()
         shutil.rmtree(self.python.parent, ignore_errors=True)
 
 
