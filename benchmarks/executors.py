@@ -117,12 +117,13 @@ def run_executor(place: str, name: str, batch_rows: int, output: str, start: int
         _tensorflow()
         from tasks.executors import EXECUTORS
         from tasks.models.model_version import entry_digest
-        from tasks.preparation.prepare import prepare, workshop
+        from tasks.preparation.prepare import PreparationContext, prepare
         from worker_config.manifest import read_manifest
         from worker_config.settings import Settings
 
         entry = read_manifest(Path(place) / "models.toml")[name]
-        served = prepare(name, entry, entry_digest(entry), workshop(Settings.from_env(), 1, CHILDREN, print))
+        context = PreparationContext.of(Settings.from_env(), 1, CHILDREN, print)
+        served = prepare(name, entry, entry_digest(entry), context)
         if served.snapshot is None:
             raise RuntimeError(served.note)
         call = EXECUTORS[served.executor].load(Path(served.folder), served.snapshot, batch_rows, 1)

@@ -43,20 +43,20 @@ def question(quick: bool) -> bool:
 def prepared(path: Path, batch_rows: int) -> Any:
     """A model as a worker with one child would serve it."""
     from tasks.models.model_version import entry_digest
-    from tasks.preparation.prepare import prepare, workshop
+    from tasks.preparation.prepare import PreparationContext, prepare
     from worker_config.manifest import ModelEntry
     from worker_config.settings import Settings
 
     entry = ModelEntry(path=str(path), batch_rows=batch_rows)
-    return prepare(path.stem, entry, entry_digest(entry), workshop(Settings.from_env(), 1, 1, print))
+    return prepare(path.stem, entry, entry_digest(entry), PreparationContext.of(Settings.from_env(), 1, 1, print))
 
 
 def _measure(name: str, served: Any, quick: bool) -> bool:
     from tasks.child.load_model import load_model
-    from tasks.executors.guarded import TrustedRange
+    from tasks.executors.guarded import InputRange
 
     guarded = load_model(served)
-    bare = replace(guarded, limits=TrustedRange())
+    bare = replace(guarded, runner=replace(guarded.runner, limits=InputRange()))
     random = np.random.default_rng(3)
     shape = (BATCH_ROWS, *SHAPES[name])
     rows = (
@@ -76,7 +76,7 @@ def _measure(name: str, served: Any, quick: bool) -> bool:
     same = bootstrap(ratios(seconds["bare"], seconds["again"]))
     findings = [
         at_least("speed with limits / without", bootstrap(ratios(seconds["bare"], seconds["guarded"])), AIM),
-        Finding("limit", str(guarded.limits.limit), note="None: every row is the executor's, and nothing is looked at"),
+        Finding("limit", str(guarded.runner.limits.limit), note="None: all rows are the executor's, unlooked at"),
         control("control: the same twice", same),
     ]
     sizes = {"rows": len(rows), "executor": served.executor, "blocks": len(seconds["bare"])}

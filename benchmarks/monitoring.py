@@ -31,7 +31,6 @@ from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
 from producer import Client, local, serve_metrics
-from producer.job.collector import Collector
 from producer.records import timeline_store
 from producer.records.throughput import Throughput
 from producer.records.timeline import Timeline
@@ -114,7 +113,7 @@ NOT_MEASURED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (Timeline, "answered", _nothing),
     (Timeline, "look", _nothing),
     (timeline_store, "write", _nothing),
-    (Collector, "count_stages", _nothing),
+    (Throughput, "count_stages", _nothing),
     (Throughput, "put", _nothing),
     (Throughput, "taken", _nothing),
     (Throughput, "answered", _nothing),

@@ -61,11 +61,11 @@ def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
         data = [make(rows, seed=block * chunks + chunk) for chunk in range(chunks)]
         for arm in ("bare", "held", "again") if block % 2 else ("again", "held", "bare"):
             model = held if arm == "held" else bare
-            with _counted(model.check) as seconds:
+            with _counted(model.runner.check) as seconds:
                 started = time.process_time()
                 for chunk, some in enumerate(data):
-                    if model.check is not None:
-                        model.check.begin(f"{block}", chunk, by_own_graph=False)
+                    if model.runner.check is not None:
+                        model.runner.check.begin(f"{block}", chunk, by_own_graph=False)
                     model.predict(some)
                     if not chunk:
                         firsts += seconds
@@ -74,7 +74,7 @@ def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
                 jobs[arm].append(time.process_time() - started)
             if seconds:
                 shares.append(sum(seconds) / (jobs[arm][-1] - sum(seconds)))
-                counted.append(model.check.rows_held if model.check else 0)
+                counted.append(model.runner.check.rows_held if model.runner.check else 0)
     same = bootstrap(ratios(jobs["bare"], jobs["again"]))
     share = bootstrap(shares)
     findings = [

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from producer.embedded import local
     from producer.job.job import Job
     from producer.job.prometheus import serve_metrics
-    from producer.preflight.preflight import Preflight, Wanted
+    from producer.preflight.preflight import Preflight
     from producer.records.job_store import JobState
     from producer.records.ledger import Ledger
     from producer.records.progress import Progress
     from producer.rows.part import Part
+    from producer.scheduling.job_options import JobOptions
     from producer.training import ArraySpec, Loader, py_dataset, tf_dataset, tf_outputs
     from tasks.protocol.messages import FailureRecord
 
@@ -36,13 +37,13 @@ __all__ = [
     "DetachedJob",
     "FailureRecord",
     "Job",
+    "JobOptions",
     "JobState",
     "Ledger",
     "Loader",
     "Part",
     "Preflight",
     "Progress",
-    "Wanted",
     "errors",
     "local",
     "py_dataset",
@@ -57,8 +58,9 @@ _MODULES = {
     "producer.embedded": ["local"],
     "producer.job.job": ["Job"],
     "producer.records.progress": ["Progress"],
+    "producer.scheduling.job_options": ["JobOptions"],
     "producer.job.prometheus": ["serve_metrics"],
-    "producer.preflight.preflight": ["Preflight", "Wanted"],
+    "producer.preflight.preflight": ["Preflight"],
     "producer.records.job_store": ["JobState"],
     "producer.records.ledger": ["Ledger"],
     "producer.rows.part": ["Part"],

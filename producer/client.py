@@ -15,7 +15,7 @@ from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
-from producer.preflight.preflight import Preflight, Wanted, try_out
+from producer.preflight.preflight import Preflight, try_out
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
@@ -24,17 +24,16 @@ from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
-from tasks.protocol.codec import Compression, check_installed
+from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
-from tasks.protocol.trees import leaves_of, tree_of
-from tasks.telemetry import tracing
 from tasks.transport.connection import broker_errors, connect, ping
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 
 class Client:
@@ -221,8 +220,11 @@ class Client:
         model_pinning.warn(infos)
         if detach:
             check_can_be_left(infos, options)
-            return leave(self._settings, source, infos, slots, options)
-        spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, store))
+        # Nothing of a detached job is in the spool folder.
+        settings = replace(self._settings, spool=None) if detach else self._settings
+        spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store))
+        if detach:
+            return leave(settings, source, spec)
         feed = make_feed(
             source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
         )
@@ -238,20 +240,22 @@ class Client:
         """
         return self._find(check_names(models))[0]
 
-    def try_out(self, models: str | Sequence[str], data: object, wanted: Wanted | None = None) -> Preflight:
+    def try_out(self, models: str | Sequence[str], data: object, options: JobOptions | None = None) -> Preflight:
         """Send the first batch of `data` through every stage, and forecast the whole job; nothing of it stays.
+
+        Args:
+            models, data: as for `submit`.
+            options: how; the defaults of `submit` if left out.
 
         Raises:
             CeleriacError: whatever `submit` raises, or the job ends with at its first chunk.
         """
-        names, wanted = check_names(models), wanted or Wanted()
-        if wanted.compression:
-            check_installed(wanted.compression)
+        names, options = check_names(models), options or JobOptions()
         source = open_source(data)
         infos, slots = self._find(names)
-        if wanted.wishes:
-            check_can_be_left(infos, wanted.options)
-        return try_out(self._settings, source, infos, slots, wanted, self._start)
+        if options.detach:
+            check_can_be_left(infos, options)
+        return try_out(self._settings, source, infos, slots, options, self._start)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files, by name, in the versions that a job would get now.

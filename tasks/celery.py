@@ -62,7 +62,7 @@ def infer(message: dict[str, Any]) -> str:
     # Children alone need numpy, the models and what they bring.
     from tasks.child.execute_chunk import run_message
 
-    return run_message(message, infer.request.headers)
+    return run_message(getattr(infer.app, "child", None), message, infer.request.headers)
 
 
 logs.set_up(settings.log_format)

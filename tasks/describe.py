@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from tasks.models.model_version import digest_or_error
-from tasks.preparation.prepare import Preparation, known_trials, prepare, workshop
-from tasks.preparation.served import Served, describe
-from tasks.protocol.records import ModelInfo
+from tasks.preparation.prepare import PreparationContext, known_trials, prepare
+from tasks.preparation.serving_spec import ServingSpec, describe
+from tasks.protocol.records import Described, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
-from tasks.snapshots.record import Described
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
 from worker_config.settings import Settings
@@ -30,9 +30,10 @@ def main(manifest: Path) -> int:
     try:
         settings = Settings.from_env()
         cores = len(os.sched_getaffinity(0))
+        say = partial(print, file=sys.stderr, flush=True)
         # As a worker with a child for each core.
-        shop = workshop(settings, settings.intra_op_threads or 1, cores, _say)
-        described = [_described(name, entry, shop) for name, entry in read_manifest(manifest).items()]
+        context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, say)
+        described = [_described(name, entry, context) for name, entry in read_manifest(manifest).items()]
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -40,13 +41,13 @@ def main(manifest: Path) -> int:
     return 0
 
 
-def _described(name: str, entry: ModelEntry, shop: Preparation) -> Described:
-    served = prepare(name, entry, digest_or_error(name, entry), shop)
-    trials = known_trials(Path(served.folder), entry, shop) if served.trial else None
-    return Described(describe(served) or _loaded(served), trials.trials if trials else [])
+def _described(name: str, entry: ModelEntry, context: PreparationContext) -> Described:
+    served = prepare(name, entry, digest_or_error(name, entry), context)
+    trials = known_trials(Path(served.folder), entry, context) if served.trial else None
+    return Described(describe(served) or _loaded(served), msgspec.to_builtins(trials.trials) if trials else [])
 
 
-def _loaded(served: Served) -> ModelInfo:
+def _loaded(served: ServingSpec) -> ModelInfo:
     """Of a model without a snapshot, which only loading can describe."""
 
     def load() -> ModelInfo:
@@ -58,10 +59,6 @@ def _loaded(served: Served) -> ModelInfo:
         return run_forked(load, ModelInfo, Path(os.devnull))
     except ForkedError as error:
         raise ModelLoadError(str(error).partition(": ")[2] or str(error)) from None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -79,22 +79,21 @@ def main(words: Sequence[str] | None = None) -> int:
 def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
     """What is wrong with a worker; empty if nothing is."""
     if worker.state == "starting":
-        took = now - worker.since
-        return f"starts for {took:.0f} s, its children are not ready yet" if took >= limits.start_seconds else ""
+        seconds = now - worker.since
+        return f"starts for {seconds:.0f} s, its children are not ready yet" if seconds >= limits.start_seconds else ""
     if now - worker.written_at > SILENT_SECONDS:
         return f"the main process (pid {worker.pid}) has not answered for {now - worker.written_at:.0f} s"
     if worker.redis_lost_at is not None:
         # It waits, and replaces no child meanwhile; no restart would help.
         return ""
-    staying = [child for child in worker.children if not child.leaving]
-    late = [child for child in staying if not child.ready and now - child.since >= limits.child_seconds]
-    if len(staying) - len(late) < limits.ready_share * len(staying):
+    late = [child for child in worker.staying if not child.ready and now - child.since >= limits.child_seconds]
+    if len(worker.staying) - len(late) < limits.ready_share * len(worker.staying):
         names = ", ".join(f"{_name(child)} for {now - child.since:.0f} s" for child in late)
         return f"not ready: {names}"
     for child in worker.children:
-        took = now - child.chunk_since
-        if child.chunk and took > worker.chunk_limit + OVER_LIMIT_SECONDS:
-            return f"{_name(child)} runs {child.chunk} for {took:.0f} s, {worker.chunk_limit:.0f} are allowed"
+        seconds = now - child.chunk_since
+        if child.chunk and seconds > worker.chunk_limit + OVER_LIMIT_SECONDS:
+            return f"{_name(child)} runs {child.chunk} for {seconds:.0f} s, {worker.chunk_limit:.0f} are allowed"
     return _stalled(worker, now, limits)
 
 
@@ -102,15 +101,13 @@ def describe(worker: WorkerStatus) -> str:
     """A worker with which nothing is wrong."""
     if worker.state == "starting":
         return "starts"
-    staying = [child for child in worker.children if not child.leaving]
-    words = [f"{sum(child.ready for child in staying)} of {len(staying)} children are ready"]
-    words.append(f"{worker.chunks:,} chunks done")
+    words = [f"{worker.ready} of {len(worker.staying)} children are ready", f"{worker.chunks:,} chunks done"]
     if worker.waiting:
         words.append(f"{worker.waiting:,} wait")
     if worker.redis_lost_at is not None:
         words.append("Redis is out of reach")
     if worker.state == "draining":
-        words.append(f"draining, {sum(bool(child.chunk) for child in worker.children)} chunks run")
+        words.append(f"draining, {worker.running} chunks run")
     return ", ".join(words)
 
 
@@ -119,8 +116,7 @@ def _stalled(worker: WorkerStatus, now: float, limits: Limits) -> str:
     if worker.waiting_since is None or worker.state != "serving":
         return ""
     for_seconds = now - max(worker.waiting_since, worker.finished_at or 0.0, worker.since)
-    runs = any(child.chunk for child in worker.children)
-    if for_seconds < (worker.chunk_limit + OVER_LIMIT_SECONDS if runs else limits.idle_seconds):
+    if for_seconds < (worker.chunk_limit + OVER_LIMIT_SECONDS if worker.running else limits.idle_seconds):
         return ""
     return f"{worker.waiting} chunks wait, and none was answered for {for_seconds:.0f} s"
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import warm
 from tests.acceptance.commands import Celeriac
+from tests.forms import LONG
 from tests.leftovers import RunFolder
 from tests.models import write_models, write_special_models
 from tests.systems import System, serving
@@ -21,8 +23,8 @@ from tests.systems import System, serving
 # Of the whole run: models and their snapshots are found again by every test, in whichever of its processes.
 _run_folder = None if "PYTEST_XDIST_WORKER" in os.environ else RunFolder()
 
-# How long an example takes depends on who else uses the machine.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes depends on who else uses the machine. The long form looks at more of them.
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 40)
 hypothesis.settings.load_profile("untimed")
 
 # A run in the background of a script has SIGINT ignored, and so would every command that a test wants to interrupt.
@@ -33,6 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """When all else has ended, the run fails if something of it is left."""
     yield
+    warm.end()
     if _run_folder is not None and (left := _run_folder.end()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\nleft by the tests, if no others ran meanwhile:", *left, sep="\n  ", file=sys.stderr)
@@ -89,9 +92,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
-    """A Redis and a worker with two children that hold the well-behaved models, shared by a module's tests."""
+    """A Redis and a worker with two children that hold the well-behaved models; who disturbs them mends them."""
     folder = tmp_path_factory.mktemp("s")
     with serving(folder, models / "models.toml") as system:
         yield system

@@ -1,4 +1,4 @@
-"""A model that stays at a row for as long as a test wants, so that things happen in the middle of a chunk."""
+"""Functions as models that take their time and compute nothing, so that things happen in the middle of a chunk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from tests.waiting import is_alive
 
-# Doubles rows; tells who runs those with the number that stands in the file `hold`, and waits for the lock on that.
-_MODEL = """
+# `held` tells who runs rows with the number that stands in the file `hold`, and waits for the lock on that file; `slow`
+# and `slower` take their time for each chunk.
+_MODELS = """
 import fcntl
 import os
 import pathlib
+import time
 
 HERE = pathlib.Path(__file__).parent
 
@@ -29,13 +31,23 @@ def held(rows):
         pass
     told.unlink(missing_ok=True)
     return rows * 2
+
+
+def slow(rows):
+    time.sleep(0.1)
+    return rows * 2
+
+
+def slower(rows):
+    time.sleep(0.5)
+    return rows * 2
 """
 
 
-def write_held_model(folder: Path) -> dict[str, object]:
-    """Write the model beside a manifest, and give its entry."""
-    (folder / "models_held.py").write_text(_MODEL)
-    return {"path": "models_held:held", "batch_rows": 5000}
+def write_held_models(folder: Path) -> dict[str, object]:
+    """Write the functions beside a manifest, and give their entries."""
+    (folder / "models_held.py").write_text(_MODELS)
+    return {name: {"path": f"models_held:{name}", "batch_rows": 5000} for name in ("held", "slow", "slower")}
 
 
 @contextmanager
@@ -60,5 +72,9 @@ def holding(folder: Path, number: float) -> Iterator[Callable[[], None]]:
 
 def held_child(folder: Path) -> int:
     """The pid of a child that is held, 0 if there is none."""
-    pids = [int(told.suffix[1:]) for told in folder.glob("held.*")]
-    return next((pid for pid in pids if is_alive(pid)), 0)
+    return next(iter(held_children(folder)), 0)
+
+
+def held_children(folder: Path) -> set[int]:
+    """The pids of all children that are held."""
+    return {pid for told in folder.glob("held.*") if is_alive(pid := int(told.suffix[1:]))}

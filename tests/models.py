@@ -61,23 +61,6 @@ def write_special_models(folder: Path) -> None:
     mean.save(folder / "mean.keras")
     _manifest(folder, "mean", "mean.keras")
 
-    class Slow(tf.Module):
-        """Takes a good while for a batch, in loading (the warm-up) as in running; not for rows that are made up."""
-
-        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
-        def __call__(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-            matrix = tf.random.stateless_uniform([700, 700], [1, 2], -0.01, 0.01)
-            total = tf.eye(700)
-            for _ in tf.range(tf.where(tf.reduce_any(rows < 0.0), 1, self.steps)):
-                total = tf.tanh(tf.matmul(total, matrix))
-            return {"doubled": rows * 2.0 + 0.0 * tf.reduce_sum(total)}
-
-    for name, steps in (("slow", 60), ("slow_to_load", 600)):
-        module = Slow()
-        module.steps = tf.Variable(steps)
-        tf.saved_model.save(module, folder / name, signatures={"serving_default": module.__call__})
-        _manifest(folder, name, name)
-
     class Shorter(tf.Module):
         """Loses a row."""
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.executors.operations import operations_of
+from tasks.executors.graph_operations import operations_of
 from tasks.models.program import Program, concrete
 from tasks.snapshots.record import Snapshot
 from tasks.snapshots.weights import write_arrays

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from tempfile import TemporaryFile
+from typing import Any, cast
 
 import psutil
 import redis
@@ -25,11 +26,12 @@ from tasks.transport.worker_registry import read_slots
 from tests import warm
 from tests.waiting import descendants_of, wait_until
 from tests.warm import Forked
+from worker_config.celery_app import make_app
 from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent
-# For workers whose models use what tests share.
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = warm.REPOSITORY
 
 
 @dataclass
@@ -214,15 +216,30 @@ class System:
 
     def celery(self, *words: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
-        return subprocess.run(
-            [str(BIN / "celery"), "-A", "tasks", *words],
-            env=self.environ(),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(), timeout_seconds)
+
+    def celeriac(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run `celeriac` in the system's folder, with this broker."""
+        return self._run([str(BIN / "celeriac"), *map(str, words)], {**self.environ(), **environ}, 120)
+
+    def _run(
+        self, command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        with TemporaryFile() as stdout, TemporaryFile() as stderr:
+            process = warm.start("command", command, self.folder, environ, stdout, stderr)
+            try:
+                code = process.wait(timeout_seconds)
+            finally:
+                process.kill()
+            told = [output.seek(0) or output.read().decode() for output in (stdout, stderr)]
+        return subprocess.CompletedProcess(command, code, *told)
+
+    def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
+        """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
+        with make_app(Settings(broker_url=self.url)) as app:
+            answers = app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=30, limit=1)
+        assert answers, f"{node} does not answer"
+        return cast("dict[str, Any]", answers[0][node])
 
     def stop(self) -> None:
         for worker in self.workers:

@@ -2,10 +2,12 @@
 
 test process --command, folder, environment, stdout, stderr--> warm process --fork--> the command's own `main`
                                                                <--pid, exit code--
+forked command --its Python is a script--> `warm_python.py` --the same--> warm process --fork--> embedded worker
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
-already: for a worker TensorFlow, as far as its main process imports it before it forks its children, and nothing of
-ours; for `celeriac` all that it imports. Tests of imports and of the environment use fresh processes.
+already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports, of the environment, and
+of what a killed embedded system leaves use fresh processes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,13 +26,26 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+# A command is `celeriac`, or one of Celery's that is no worker.
 Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
 _HERE = Path(__file__).resolve()
+_STAND_IN = _HERE.with_name("warm_python.py")
+# What forked commands take for Python: where it is to import TensorFlow, a fork stands in for it.
+_PYTHON = """\
+#!/bin/sh
+case "$1 $2" in
+"-m celery" | "-m tasks.describe" | "-m producer.cli.demo_model") exec {python} -IS {stand_in} {address} "$@" ;;
+esac
+exec {python} "$@"
+"""
+# For processes whose models use what tests share.
+REPOSITORY = _HERE.parents[1]
 _warm: dict[Kind, _Warm] = {}
 
 
@@ -73,8 +90,9 @@ class Forked:
 
 
 def suits(environ: Mapping[str, str]) -> bool:
-    """Whether what a process is told besides our own environment concerns nothing that is imported."""
-    return all(name.startswith(NAMES) for name in environ)
+    """Whether what a process is told besides our own environment concerns nothing that has been imported."""
+    ours = ("PYTHONPATH", str(REPOSITORY))
+    return all(name.startswith(NAMES) or (name, value) == ours for name, value in environ.items())
 
 
 def start(
@@ -83,122 +101,170 @@ def start(
     folder: Path,
     environ: Mapping[str, str],
     stdout: IO[bytes],
-    stderr: IO[bytes] | None = None,
+    stderr: IO[bytes] | int | None = None,
 ) -> Forked:
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
+    error = stdout if stderr is None else stderr
+    streams = stdout.fileno(), error if isinstance(error, int) else error.fileno()
+    told = {"argv": list(command), "folder": str(folder), "environ": dict(environ)}
+    if kind == "command":
+        told["python"] = str(_process("worker").python)
+    return _process(kind).start(told, streams)
+
+
+def _process(kind: Kind) -> _Warm:
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
-        atexit.register(_warm[kind].end)
-    return _warm[kind].start(command, folder, environ, stdout, stderr or stdout)
+    return _warm[kind]
+
+
+def end() -> None:
+    """End the warm processes; what has come out of them is told nothing."""
+    while _warm:
+        _warm.popitem()[1].end()
+
+
+atexit.register(end)
 
 
 class _Warm:
     """A warm process of this test process, which ends with it."""
 
     def __init__(self, kind: Kind) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        folder = Path(tempfile.mkdtemp(prefix="w-"))  # short: a socket's path has at most 107 bytes
+        self._address, self.python = folder / "socket", folder / "python"
+        self.python.write_text(_PYTHON.format(python=sys.executable, stand_in=_STAND_IN, address=self._address))
+        self.python.chmod(0o755)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(self._address))
+            listener.listen(100)
             self._process = subprocess.Popen(
-                [sys.executable, str(_HERE), kind, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, str(_HERE), kind, str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
                 start_new_session=True,
             )
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def start(
-        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
-    ) -> Forked:
-        told = json.dumps({"argv": list(command), "folder": str(folder), "environ": dict(environ)}).encode()
-        ended, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            socket.send_fds(self._socket, [told], [stdout.fileno(), stderr.fileno(), theirs.fileno()])
+    def start(self, told: dict[str, Any], streams: tuple[int, int]) -> Forked:
+        ended = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ended.connect(str(self._address))
+        socket.send_fds(ended, [json.dumps(told).encode()], streams)
         return Forked(int(ended.recv(16)), ended)
 
     def end(self) -> None:
-        self._socket.close()
-        self._process.wait()
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self.python.parent, ignore_errors=True)
 
 
-def _serve(kind: Kind, requests: socket.socket) -> None:
-    """Fork for each request, until nobody can make one any more."""
+def _serve(kind: Kind, listener: socket.socket) -> None:
+    """Fork for each request, until the test process lets go of stdin."""
     main = _import(kind)
     selector = selectors.DefaultSelector()
-    selector.register(requests, selectors.EVENT_READ)
+    selector.register(sys.stdin, selectors.EVENT_READ, lambda: os._exit(0))
+    selector.register(listener, selectors.EVENT_READ, lambda: begin(listener.accept()[0]))
+
+    def begin(caller: socket.socket) -> None:
+        data, streams, _, _ = socket.recv_fds(caller, 1 << 20, 2)
+        if not data:
+            caller.close()
+            return
+        told = json.loads(data)
+        if not (pid := os.fork()):
+            with suppress(BaseException):
+                selector.close()
+                listener.close()
+                caller.close()
+                _become(kind, told, *streams)
+                _run(main)
+            os._exit(1)
+        for stream in streams:
+            os.close(stream)
+        caller.send(str(pid).encode())
+        end = os.pidfd_open(pid)
+
+        def ended() -> None:
+            selector.unregister(end)
+            os.close(end)
+            with suppress(KeyError):
+                selector.unregister(caller)
+            with caller, suppress(OSError):  # whoever has asked may have gone
+                caller.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+
+        def gone() -> None:
+            if caller.fileno() < 0:  # at its end
+                return
+            selector.unregister(caller)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+        selector.register(end, selectors.EVENT_READ, ended)
+        if told.get("dies_with_caller"):
+            selector.register(caller, selectors.EVENT_READ, gone)
+
     while True:
         for key, _ in selector.select():
-            if key.fileobj is requests:
-                data, (out, err, ended), _, _ = _received(requests)
-                if not data:
-                    return
-                if not (pid := os.fork()):
-                    with suppress(BaseException):
-                        selector.close()
-                        requests.close()
-                        os.close(ended)
-                        _become(kind, json.loads(data), out, err)
-                        _run(main)
-                    os._exit(1)
-                os.close(out)
-                os.close(err)
-                answers = socket.socket(fileno=ended)
-                answers.send(str(pid).encode())
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answers))
-            else:
-                selector.unregister(key.fileobj)
-                os.close(key.fd)
-                pid, answers = key.data
-                with answers, suppress(OSError):  # the test process may have gone
-                    answers.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-
-
-def _received(requests: socket.socket) -> tuple[bytes, list[int], int, Any]:
-    data, fds, flags, address = socket.recv_fds(requests, 1 << 20, 3)
-    return data, fds or [-1, -1, -1], flags, address
+            key.data()
 
 
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
+    import_module("celery.bin.celery")
     if kind == "command":
-        import pyarrow.parquet  # noqa: F401
+        import click
 
-        from producer.cli import main
+        from producer.cli import commands
 
-        return main
-    # As `tasks.models.tensorflow_import` does; and of Celery what reads no settings.
+        for name in commands.COMMANDS:
+            commands.cli.get_command(click.Context(commands.cli), name)
+        # What they import as they run.
+        for name in ("celery.app.amqp", "celery.app.events", "kombu.transport.redis", "pyarrow.parquet", "zarr"):
+            import_module(name)
+        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
+    # As `tasks.models.tensorflow_import` does.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
-    import tensorflow  # noqa: F401
-
+    import_module("tensorflow")
     del sys.modules["sklearn"]
-    import keras  # noqa: F401
-    import kombu.transport.redis  # noqa: F401
-    import msgpack  # noqa: F401
-    import msgspec  # noqa: F401
-    import psutil  # noqa: F401
+    # Of Celery what has no app yet.
+    for name in ("bin.celery", "apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
+        import_module(f"celery.{name}")
+    for name in ("keras", "kombu.transport.redis", "msgpack", "msgspec", "psutil"):
+        import_module(name)
 
     def main() -> None:
-        from celery.__main__ import main
-
-        main()
+        if sys.argv[1:2] != ["-m"]:
+            _celery()
+        _, _, module, *sys.argv[1:] = sys.argv
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return main
+
+
+def _celery() -> None:
+    from celery.__main__ import main
+
+    main()
 
 
 def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
     """Be as the process that `subprocess.Popen` would have started."""
     if kind == "worker":
         os.setsid()
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.close(out)
-    os.close(err)
+    if "python" in told:
+        sys.executable = told["python"]
+    for number, stream in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
+        os.dup2(stream, number)
+        os.close(stream)
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environ"])
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
     time.tzset()
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)

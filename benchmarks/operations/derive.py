@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from benchmarks.operations.case import Case
 from benchmarks.operations.patterns import PATTERNS
 from benchmarks.operations.seen import NAMES, Seen
-from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, worst
-from tasks.executors.reached import INFINITE
+from tasks.executors.graph_operations import INFINITE
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, worst
 
 PRODUCTS = ("MatMul", "BiasAdd")
 _BY_TFLITE = ("tflite", "int8")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.operations.case import LEAST, Owner
-from benchmarks.operations.hurting_rows import Group
 from benchmarks.operations.seen import Found
+from benchmarks.operations.sweep_rows import Group
 from tasks.executors import EXECUTORS
 from tasks.models.finite import magnitude
 

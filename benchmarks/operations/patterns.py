@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.executors.operations import Pattern
+from tasks.executors.operation_table import Pattern
 
 PATTERNS: list[Pattern] = [
     # Fused with their bias, products overflow in another order.

@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks.operations.case import PLACES
 from tasks.executors import EXECUTORS
-from tasks.executors.operations import NOT_BUILT, Level, worst
+from tasks.executors.operation_table import NOT_BUILT, Level, worst
 
 NAMES = [name for name in EXECUTORS if name != "graph"]
 

@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.operations.case import COLUMNS, ROWS, Case, Owner, program_of
 from benchmarks.operations.converted import operators
-from benchmarks.operations.hurting_rows import hurting_rows
 from benchmarks.operations.judging import RELATIVE, ROUNDED, differences
 from benchmarks.operations.seen import NAMES, Found, Seen, summary
+from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS, bfloat16, frozen, tflite
-from tasks.executors.operations import operations_of
+from tasks.executors.graph_operations import operations_of
 from tasks.models.devices import limit_threads
 from tasks.models.program import concrete
 from tasks.snapshots.record import Snapshot
@@ -183,7 +183,7 @@ class Sweeping:
         shutil.rmtree(folder, ignore_errors=True)
         program, owners = program_of(cases, places, companion=places == 1)
         snapshot = write_snapshot(folder, program, ModelEntry(path="m", batch_rows=ROWS))
-        groups = hurting_rows(cases[0].inputs, ROWS)
+        groups = sweep_rows(cases[0].inputs, ROWS)
         if not cases[0].is_exact:
             groups = [group for group in groups if group.is_exact or group.kind != "finite"]
         rows = [_repeated(group.rows, places * len(cases), places == 1) for group in groups]

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from benchmarks.operations import judging
 from benchmarks.operations.case import COLUMNS, ROWS
-from benchmarks.operations.hurting_rows import hurting_rows
 from benchmarks.operations.layers import LEFT_OUT
 from benchmarks.operations.seen import NAMES, Seen
-from tasks.executors.operations import LEVELS, NOT_BUILT, TABLE, Table
+from benchmarks.operations.sweep_rows import sweep_rows
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, TABLE, Table
 from tasks.protocol.records import TensorSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
@@ -141,7 +141,7 @@ def _text(text: str) -> str:
 
 
 def _groups(dtype: str) -> str:
-    groups = hurting_rows([TensorSpec("x", dtype, (None, 4))], 2)
+    groups = sweep_rows([TensorSpec("x", dtype, (None, 4))], 2)
     return "; ".join(f"{group.label}{'' if group.kind == 'finite' else f' ({group.kind})'}" for group in groups)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from producer.cli.options import broker_option, metrics_port_option
 from producer.cli.predict_to_sink import predict_to_sink
 from producer.cli.request import RunOptions
-from producer.cli.summary import PredictionFailedError
+from producer.cli.summary import reporting_failure
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.part import Array
@@ -51,7 +51,10 @@ MODEL = "digits"
 def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, quiet: bool) -> None:
     """Train a small network on handwritten digits and predict them all, embedded or with a broker's workers."""
     _check_installed(["sklearn"] if broker_url and _is_trained(folder) else ["sklearn", "tensorflow"])
-    images, digits = _load_digits()
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    images = images.astype(np.float32)
     _say("data", f"{len(images):,} handwritten digits of 8x8 pixels, from scikit-learn")
     if not (broker_url and _is_trained(folder)):
         _train(folder, images, digits)
@@ -62,11 +65,9 @@ def demo(folder: Path, workers: int, broker_url: str | None, train_only: bool, q
         where = "workers on the given Redis" if broker_url else f"private Redis, prefork worker, {workers} children"
         _say("system", f"{where}; ready after {time.monotonic() - started:.1f} s")
         sink = open_sink(folder / "predictions.npy", len(images), force=True)
-        try:
+        with reporting_failure(as_json=False):
             rows = open_file(folder / "digits.npy")
             summary = predict_to_sink(client, [MODEL], rows, sink, run=RunOptions(quiet=quiet))
-        except PredictionFailedError as failed:
-            raise failed.error from None
     scores = np.load(folder / "predictions.npy")
     right = scores.argmax(axis=1) == digits
     _say("accuracy", f"{right[1::2].mean():.3f} on the {len(right[1::2])} rows that were not trained on")
@@ -80,13 +81,6 @@ def _check_installed(modules: list[str]) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"the demo needs {' and '.join(missing)}: pip install 'celeriac[demo]'")
-
-
-def _load_digits() -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits
-
-    images, digits = load_digits(return_X_y=True)
-    return images.astype(np.float32), digits
 
 
 def _is_trained(folder: Path) -> bool:

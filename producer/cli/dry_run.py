@@ -16,7 +16,7 @@ import msgspec
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, open_input, open_system
 from producer.doctor.findings import count_of, mib
-from producer.preflight.preflight import Preflight, Wanted
+from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
@@ -26,13 +26,15 @@ from producer.sources import open_source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError
 
+# Attributes of `Preflight` that `--json` gives as they are.
+_FORECAST = (
+    *("models", "dependent", "slots", "workers", "store", "reason", "reply"),
+    *("chunk_rows", "chunks", "seconds", "in_flight_bytes"),
+)
+
 
 def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
-    """Try out a run that would write `output`, and report how it would go.
-
-    Raises:
-        CeleriacError: whatever the run would end with at its first batch.
-    """
+    """Try out a run that would write `output`, and report how it would go; raise what it would at its first batch."""
     source, _ = open_input(request)
     check_output(output, force, resume=False)
     run = request.run
@@ -42,18 +44,19 @@ def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     policy = ErrorBudget(
         request.on_error or "raise", most_failed(max_failed, source.rows or 0), on_nonfinite=run.on_nonfinite
     )
-    wanted = Wanted(run.chunk_rows, run.store, run.compression, not can_drop(output), policy)
+    options = JobOptions(
+        run.chunk_rows, store=run.store, compression=run.compression, fail_together=not can_drop(output), policy=policy
+    )
     with open_system(request) as system, system.start() as client:
-        preflight = client.try_out(request.models, source, wanted)
+        preflight = client.try_out(request.models, source, options)
     _report(request, preflight, output)
 
 
 def dry_run_detached(request: PredictRequest, options: JobOptions) -> None:
     """The same of a job that would be left with the broker."""
     source = open_source(request.input_path, **request.input_options)
-    wanted = Wanted(options.chunk_rows, options.store, options.compression, policy=options.policy, wishes=options)
     with request.connect() as client:
-        preflight = client.try_out(request.models, source, wanted)
+        preflight = client.try_out(request.models, source, options)
     _report(request, preflight, None)
 
 
@@ -72,7 +75,7 @@ def lines(preflight: Preflight, output: Path | None, written: DryWrite | None) -
     models = ", ".join(f"{name}@{digest[:8]}" for name, digest in preflight.models.items())
     parts = {
         "input": _input(preflight),
-        "models": f"{models}, in {_held(preflight)}",
+        "models": f"{models}, in {count_of(preflight.slots, 'slot')} of {count_of(preflight.workers, 'worker')}",
         "batch": _batch(preflight),
         "store": f"{preflight.store}: {preflight.reason}",
         "chunks": _chunks(preflight),
@@ -96,11 +99,8 @@ def values(preflight: Preflight, output: Path | None, written: DryWrite | None) 
             "row_bytes": preflight.row_bytes,
             "columns": msgspec.to_builtins(preflight.inputs),
         },
-        "models": preflight.models,
-        "dependent": preflight.dependent,
+        **{name: getattr(preflight, name) for name in _FORECAST},
         "failed_models": {name: msgspec.to_builtins(record) for name, record in preflight.failed_models.items()},
-        "slots": preflight.slots,
-        "workers": preflight.workers,
         "batch": {
             "rows": probe.stop - probe.start,
             "failed": probe.failed_rows,
@@ -111,13 +111,6 @@ def values(preflight: Preflight, output: Path | None, written: DryWrite | None) 
             "outputs": msgspec.to_builtins(preflight.outputs),
             "output_row_bytes": preflight.output_row_bytes,
         },
-        "store": preflight.store,
-        "reason": preflight.reason,
-        "reply": preflight.reply,
-        "chunk_rows": preflight.chunk_rows,
-        "chunks": preflight.chunks,
-        "seconds": preflight.seconds,
-        "in_flight_bytes": preflight.in_flight_bytes,
         "spool_free_bytes": preflight.spool_free,
         "detached": _detached_values(preflight) if output is None else None,
         "output": os.path.realpath(output) if output else None,
@@ -140,10 +133,6 @@ def _specs(specs: list[TensorSpec]) -> str:
     return ", ".join(str(spec).strip() for spec in specs)
 
 
-def _held(preflight: Preflight) -> str:
-    return f"{count_of(preflight.slots, 'slot')} of {count_of(preflight.workers, 'worker')}"
-
-
 def _batch(preflight: Preflight) -> str:
     probe = preflight.probe
     failed = f", {probe.failed_rows} failed" if probe.failed_rows else ""
@@ -160,11 +149,8 @@ def _chunks(preflight: Preflight) -> str:
 
 def _memory(preflight: Preflight) -> str:
     if preflight.detached_limit:
-        needed = (
-            "what its rows need is not known"
-            if preflight.detached_bytes is None
-            else f"{mib(preflight.detached_bytes)}"
-        )
+        size = preflight.detached_bytes
+        needed = "what its rows need is not known" if size is None else mib(size)
         return f"{needed} in Redis, of {mib(preflight.detached_limit)} that a detached job may keep"
     amount = f"about {mib(preflight.in_flight_bytes)} at a time in "
     if preflight.spool_free is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import broker_option, json_option, needed, timeout_option
+from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.cli.summary import PredictionFailedError, Summary, reporting_failure
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
@@ -29,7 +29,7 @@ class NotWaitedForError(CeleriacError):
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
 )
-@broker_option
+@required_broker_option
 @timeout_option
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
@@ -37,7 +37,7 @@ class NotWaitedForError(CeleriacError):
 def fetch(
     job: str,
     output: Path,
-    broker_url: str | None,
+    broker_url: str,
     worker_timeout_seconds: float,
     force: bool,
     quiet: bool,
@@ -47,51 +47,41 @@ def fetch(
 
     The first characters of its id are enough. A job can be fetched again until it expires.
     """
-    with Client(needed(broker_url), worker_timeout_seconds=worker_timeout_seconds) as client:
+    with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        try:
+        with reporting_failure(as_json):
             summary = _fetch(left, output, force, quiet)
-        except PredictionFailedError as failed:
-            if as_json:
-                click.echo(failed.summary.as_json())
-            raise failed.error from None
-    if not quiet:
-        click.echo(
-            f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
-            f"written to {summary.output}"
-        )
-    if as_json:
-        click.echo(summary.as_json())
-    if plan is None or plan.on_nonfinite != "allow":
-        summary.report_nonfinite()
-    summary.check_no_model_failed()
+    line = (
+        f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
+        f"written to {summary.output}"
+    )
+    summary.report(line, quiet=quiet, as_json=as_json, on_nonfinite=plan.on_nonfinite if plan else "warn")
 
 
 def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
-    """As `_fetch_to_sink`; from the first row again, where those that were read have become void."""
+    """As `fetch_to_sink`; from the first row again, where those that were read have become void."""
     while True:
         with open_sink(output, job.rows_out, force) as sink:
             try:
-                return _fetch_to_sink(job, sink, quiet)
+                return fetch_to_sink(job, sink, quiet)
             except PredictionFailedError as failed:
                 if not isinstance(failed.error, ExecutorDifferedError):
                     raise
                 click.echo(f"celeriac: {failed.error}; that is done now", err=True)
 
 
-def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
-    """Write all parts and commit; on any error nothing is written.
-
-    Raises:
-        PredictionFailedError: the job has no whole output, or nobody waited for it.
-    """
+def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
+    """Write all parts and commit; PredictionFailedError where the job has no whole output, or nobody waited for it."""
     written, record = 0, job.record
     try:
         with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:
             for part in parts:
                 if len(record.models) > 1 and len(part.outputs) < len(record.models) - len(sink.dropped):
-                    _drop_failed(job, sink)
+                    for name, failure in job.failed_models.items():
+                        if not sink.can_drop:
+                            raise RowsFailedError(f"job {job.id}: {failure}; {OTHERS_WOULD_GO_ON}")
+                        sink.drop(name, failure)
                 sink.write(part)
                 written += part.predicted_rows
                 bar.update(part.stop - part.start)
@@ -101,16 +91,21 @@ def _fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
         summary = _summary(record, sink, written)
         summary.write_beside(_head(record), sink.failures)
         return summary
-    except KeyboardInterrupt:
-        stopped = NotWaitedForError(
-            f"interrupted: {written} of {record.rows} rows were fetched, nothing was written; job {job.id} stays in "
-            "the system: fetch it again"
-        )
-        raise PredictionFailedError(stopped, _summary(record, sink, written, stopped)) from None
-    except CeleriacError as error:
-        with suppress(CeleriacError):  # what was known before will do
-            record = job.record
-        raise PredictionFailedError(error, _summary(record, sink, written, error)) from error
+    except (KeyboardInterrupt, CeleriacError) as cause:
+        if isinstance(cause, CeleriacError):
+            error = cause
+            with suppress(CeleriacError):  # what was known before will do
+                record = job.record
+        else:
+            error = NotWaitedForError(f"interrupted: {written} of {record.rows} rows were fetched")
+        if sink.committed:
+            error.args = (f"{error}; {sink.path} is complete",)
+        elif error is not cause:
+            error.args = (f"{error}, nothing was written; job {job.id} stays in the system: fetch it again",)
+        summary = _summary(record, sink, written, error)
+        with suppress(CeleriacError):  # which may be the error
+            summary.write_beside(_head(record), sink.failures)
+        raise PredictionFailedError(error, summary) from error
 
 
 def _head(record: JobRecord) -> JournalHead:
@@ -119,21 +114,14 @@ def _head(record: JobRecord) -> JournalHead:
     return JournalHead({"input": record.input}, {model.name: model.digest for model in models})
 
 
-def _drop_failed(job: DetachedJob, sink: Sink) -> None:
-    for name, failure in job.failed_models.items():
-        if not sink.can_drop:
-            raise RowsFailedError(f"job {job.id}: {failure}; {OTHERS_WOULD_GO_ON}")
-        sink.drop(name, failure)
-
-
 def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None) -> Summary:
     """As of `predict`; `seconds` are those from the job's submission to its last answer."""
     return Summary(
-        record.id,
-        record.ledger | {"written": written if sink.committed else 0},
-        round(record.updated_at - record.submitted_at, 6),
-        str(sink.path) if sink.committed else None,
-        str(error) if error else None,
+        job=record.id,
+        ledger=record.ledger | {"written": written if sink.committed else 0},
+        seconds=round(record.updated_at - record.submitted_at, 6),
+        output=str(sink.path) if sink.committed else None,
+        error=str(error) if error else None,
         failed_models=record.failed_models,
         dependent=record.dependent,
         differed=record.differed,

@@ -7,7 +7,7 @@ import json
 import click
 
 from producer.cli import tables
-from producer.cli.options import broker_option, json_option, needed
+from producer.cli.options import json_option, required_broker_option
 from producer.records import job_store
 from producer.scheduling.model_pinning import refs
 from tasks.transport.connection import broker_errors, connect
@@ -15,12 +15,11 @@ from tasks.transport.worker_registry import read_slots
 
 
 @click.command()
-@broker_option
+@required_broker_option
 @json_option
-def jobs(broker_url: str | None, as_json: bool) -> None:
+def jobs(broker_url: str, as_json: bool) -> None:
     """List the jobs that Redis remembers."""
-    url = needed(broker_url)
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         found = job_store.read_all(client)
     click.echo(
         json.dumps({"jobs": [tables.job_values(*job) for job in found]}) if as_json else tables.jobs_table(found)
@@ -29,12 +28,11 @@ def jobs(broker_url: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("job")
-@broker_option
+@required_broker_option
 @json_option
-def status(job: str, broker_url: str | None, as_json: bool) -> None:
+def status(job: str, broker_url: str, as_json: bool) -> None:
     """Show one job; the first characters of its id are enough."""
-    url = needed(broker_url)
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job)
         expires_at = job_store.expires_at(client, record.id)
         slots = len([slot for slot in read_slots(client) if set(record.models) <= set(map(str, refs(slot.models)))])
@@ -46,12 +44,11 @@ def status(job: str, broker_url: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("job")
-@broker_option
+@required_broker_option
 @json_option
-def failures(job: str, broker_url: str | None, as_json: bool) -> None:
+def failures(job: str, broker_url: str, as_json: bool) -> None:
     """List the rows of JOB that have no prediction, and why; the first characters of its id are enough."""
-    url = needed(broker_url)
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job)
         records = job_store.read_failures(client, record)
     click.echo(
@@ -63,11 +60,10 @@ def failures(job: str, broker_url: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("job")
-@broker_option
-def cancel(job: str, broker_url: str | None) -> None:
+@required_broker_option
+def cancel(job: str, broker_url: str) -> None:
     """End a running job; its queued chunks are never run. Of a detached one, also a done one, nothing is kept."""
-    url = needed(broker_url)
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.cancel(client, job)
     running = state is job_store.JobState.RUNNING
     if record.plan and (running or state is job_store.JobState.DONE):

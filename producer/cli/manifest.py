@@ -12,11 +12,7 @@ from worker_config.version_folders import served_path
 
 
 def check_names(names: list[str], manifest: Path) -> None:
-    """Make sure that the manifest has models of these names, and that all its files are there.
-
-    Raises:
-        ConfigError, UnknownModelError, ModelLoadError: the manifest, a name or a file does not do.
-    """
+    """Raise UnknownModelError or ModelLoadError unless the manifest has these models, and its files are there."""
     known = read_manifest(manifest)
     for name in names:
         if name not in known:
@@ -25,11 +21,7 @@ def check_names(names: list[str], manifest: Path) -> None:
 
 
 def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
-    """The SHA-256 of each model's files, by name, as a worker that starts now will find them.
-
-    Raises:
-        ConfigError, ModelLoadError: the manifest or a file cannot be read.
-    """
+    """The SHA-256 of each model's files, by name, as a worker that starts now will find them."""
     entries = read_manifest(manifest)
     return {name: digest_or_error(name, entries[name]) for name in names}
 
@@ -47,11 +39,7 @@ def not_independent(names: list[str], client: Client | None, manifest: Path) -> 
 
 
 def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
-    """Make sure that the models' files are there.
-
-    Raises:
-        ModelLoadError: one is not.
-    """
+    """Raise ModelLoadError unless the models' files are there."""
     for name, entry in entries.items():
         if not entry.has_file:
             continue

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
 from tasks.models.model_version import digest_or_error
 from tasks.protocol import keys
-from tasks.protocol.records import ModelInfo
+from tasks.protocol.records import Described, ModelInfo
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
-from tasks.snapshots.record import Described, Trial
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
@@ -65,7 +65,7 @@ def models(
         pruned = prune(manifest)
         click.echo(json.dumps(prune_values(*pruned)) if as_json else prune_lines(*pruned))
         return
-    trials: dict[str, list[Trial]] = {}
+    trials: dict[str, list[Any]] = {}
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             slots = read_slots(client)
@@ -92,9 +92,8 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
         inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
         inputs += map(str, info.inputs)
         outputs = list(map(str, info.outputs)) + [f"to {info.postprocess}"] * bool(info.postprocess)
-        for line in range(max(len(inputs), len(outputs))):
-            tensors = ["".join(texts[line : line + 1]) for texts in (inputs, outputs)]
-            first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+        first, rest = [info.name, info.digest[:8]], [*_run_of(info), str(slots.get(key, "-"))]
+        for line, tensors in enumerate(zip_longest(inputs, outputs, fillvalue="")):
             rows.append(["", "", *tensors, *[""] * len(rest)] if line else [*first, *tensors, *rest])
         notes[len(rows) - 1] = "\n  ".join(filter(None, [info.note, dependent([info]).get(info.name)]))
     lines = columns(rows).splitlines()
@@ -110,22 +109,17 @@ def _run_of(info: ModelInfo) -> list[str]:
 
 
 def models_values(
-    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Trial]]
+    infos: Mapping[str, ModelInfo], slots: Mapping[str, int], trials: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """The same, as plain values, and with the trials of executors, where known."""
     models = [
-        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": msgspec.to_builtins(trials.get(key))}
-        for key, info in infos.items()
+        {**msgspec.to_builtins(info), "slots": slots.get(key), "trials": trials.get(key)} for key, info in infos.items()
     ]
     return {"models": models}
 
 
 def check_tensorflow() -> None:
-    """Make sure that TensorFlow is there, without importing it.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise ConfigError unless TensorFlow is there; it is not imported."""
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
             "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
@@ -134,13 +128,7 @@ def check_tensorflow() -> None:
 
 
 def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
-    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest.
-
-    Raises:
-        ConfigError, ModelLoadError, UnknownModelError: the manifest or a file cannot be read.
-        BrokerError: Redis cannot be reached.
-        NoWorkerError: none is up.
-    """
+    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest."""
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             queues = {slot.queue for slot in read_slots(client)}
@@ -153,11 +141,7 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
 
 
 def describe(manifest: Path) -> dict[str, Described]:
-    """Load the models in a process of its own, and return what they say of themselves, by name.
-
-    Raises:
-        ConfigError, ModelLoadError: TensorFlow is not installed, or a model cannot be loaded.
-    """
+    """Load the models in a process of its own, and return what they say of themselves, by name."""
     check_files(read_manifest(manifest), manifest)
     check_tensorflow()
     check_no_shadow(Path.cwd())  # where `-m` looks first
@@ -172,11 +156,7 @@ def describe(manifest: Path) -> dict[str, Described]:
 
 
 def prune(manifest: Path) -> tuple[Path, list[Swept]]:
-    """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone.
-
-    Raises:
-        ConfigError, ModelLoadError: which ones the manifest needs cannot be told, or one cannot be removed.
-    """
+    """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone."""
     entries = read_manifest(manifest)
     check_files(entries, manifest)
     check_tensorflow()  # another one needs other snapshots
@@ -206,8 +186,7 @@ def prune_lines(cache: Path, swept: list[Swept]) -> str:
 
 def prune_values(cache: Path, swept: list[Swept]) -> dict[str, Any]:
     """The same, as plain values."""
-    removed = [{"key": one.key, "source": one.source, "bytes": one.bytes} for one in swept]
-    return {"cache": str(cache), "removed": removed, "bytes": sum(one.bytes for one in swept)}
+    return {"cache": str(cache), "removed": msgspec.to_builtins(swept), "bytes": sum(one.bytes for one in swept)}
 
 
 def _mib(size: int) -> str:

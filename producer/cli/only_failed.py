@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.cli.predict_to_sink import check_same_models, interrupted
+from producer.cli.predict_to_sink import check_same_models, end_by
 from producer.cli.request import PredictRequest, RunOptions, open_input, open_system
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
@@ -54,11 +54,7 @@ class Finished:
         return np.concatenate([np.arange(record.start, record.stop) for record in self.records])
 
     def check_same(self, source: Source | BatchSource, head: JournalHead) -> None:
-        """Make sure that what is to be done is what was done.
-
-        Raises:
-            OutputError: the data set, a model or the policy is another one.
-        """
+        """Raise OutputError where the data set, a model or the policy is another one than before."""
         check_same(self.path, msgspec.to_builtins(self.sidecar), head.as_dict())
         if source.rows is not None:
             check_same(self.path, {"rows": self.rows}, {"rows": source.rows})
@@ -66,11 +62,7 @@ class Finished:
 
 @contextmanager
 def finished_output(output: Path) -> Iterator[Finished]:
-    """Look at a finished output, and let no other process do the same until the end of the block.
-
-    Raises:
-        OutputError: there is none whose failed rows could be predicted again.
-    """
+    """A finished output with rows that failed, which no other process may mend until the end of the block."""
     path = Path(os.path.realpath(output))
     check_readable(path)
     if not path.exists():
@@ -118,17 +110,13 @@ def predict_failed(
     head: JournalHead,
     run: RunOptions,
 ) -> Summary:
-    """Predict the failed rows, and write the output anew with those that went through.
-
-    Raises:
-        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
-    """
+    """Predict the failed rows, and write the output anew with those that went through."""
     started = time.monotonic()
     path, failed = finished.path, finished.failed()
     names = [name for name in models if name not in finished.sidecar.failed_models]
     error: CeleriacError | None = None
     fills, fill = head.on_error == "fill", finished.sidecar.fill
-    with open_sink(path, finished.rows, force=True, marks=fills) as sink:
+    with open_sink(path, finished.rows, force=True, mask=fills) as sink:
         job = client.submit(
             names,
             pick(source, failed),
@@ -159,17 +147,15 @@ def predict_failed(
                 )
             sink.commit()
         except (KeyboardInterrupt, CeleriacError) as cause:
-            job.cancel()
-            job.wait(timeout_seconds=2.0)
-            error = cause if isinstance(cause, CeleriacError) else interrupted(job, len(failed))
+            error = end_by(cause, job, len(failed))
             error.args = (f"{error}; {path} {'is complete' if sink.committed else 'is as it was'}",)
         records = sink.failures if sink.committed else finished.records
         summary = Summary(
-            job.id,
-            _ledger(finished, job.ledger).as_dict() if sink.committed else job.ledger.as_dict(),
-            round(time.monotonic() - started, 6),
-            str(path) if sink.committed else None,
-            str(error) if error else None,
+            job=job.id,
+            ledger=_ledger(finished, job.ledger).as_dict() if sink.committed else job.ledger.as_dict(),
+            seconds=round(time.monotonic() - started, 6),
+            output=str(path) if sink.committed else None,
+            error=str(error) if error else None,
             failed_models=finished.sidecar.failed_models,
             failures=len(records),
             fill=sink.fill if sink.committed else fill,

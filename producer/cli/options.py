@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
+from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
 # What a usual Prometheus takes from one time to the next.
@@ -22,6 +24,12 @@ def _check_broker(context: click.Context, option: click.Parameter, url: str | No
     """An error names where the URL came from: the option or the variable."""
     from_variable = context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
     return check_broker_url(url, "CELERIAC_BROKER_URL" if from_variable else "--broker") if url else None
+
+
+def _require_broker(context: click.Context, option: click.Parameter, url: str | None) -> str:
+    if checked := _check_broker(context, option, url):
+        return checked
+    raise ConfigError("no broker; give --broker or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
 
 
 def _read_max_failed(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
@@ -79,19 +87,22 @@ model_set_option = click.option(
     help="The manifest that lists the models; or names, to hold these of its models alone.  "
     "[env var: CELERIAC_MODELS, CELERIAC_MODEL_SET; default: models.toml, all]",
 )
-broker_option = click.option(
+_broker_option = partial(
+    click.option,
     "--broker",
     "broker_url",
     metavar="URL",
     envvar="CELERIAC_BROKER_URL",
     show_envvar=True,
-    callback=_check_broker,
     help="Redis, as redis://HOST:PORT/DB, rediss://..., unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME/DB.",
 )
+broker_option = _broker_option(callback=_check_broker)
+# Of commands that cannot do without.
+required_broker_option = _broker_option(callback=_require_broker)
 timeout_option = click.option(
     "--worker-timeout-seconds",
     type=click.FloatRange(0),
-    default=30.0,
+    default=WORKER_TIMEOUT_SECONDS,
     show_default=True,
     help="How long to wait for a worker that holds the model.",
 )
@@ -112,10 +123,3 @@ def model_set_environ(manifest_or_names: str | None) -> dict[str, str]:
     is_path = Path(manifest_or_names).is_file() or os.sep in manifest_or_names or manifest_or_names.endswith(".toml")
     names = not is_path and re.fullmatch(f"{NAME}(,{NAME})*", manifest_or_names)
     return {"CELERIAC_MODEL_SET" if names else "CELERIAC_MODELS": manifest_or_names}
-
-
-def needed(broker_url: str | None) -> str:
-    """The broker of a command that cannot do without."""
-    if not broker_url:
-        raise ConfigError("no broker; give --broker or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
-    return broker_url

@@ -28,24 +28,32 @@ from producer.cli.options import (
 )
 from producer.cli.predict_to_sink import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.cli.summary import reporting_failure
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
-from producer.sinks import FORMATS, marks
+from producer.sinks import FORMATS
 from producer.sinks.journal import JsonValue
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
 
-_DETACHED_REFUSES = {
-    "--output": "`celeriac fetch JOB -o OUTPUT` writes the output",
-    "--resume": "`celeriac fetch JOB -o OUTPUT` can be repeated",
-    "--force": "`celeriac fetch JOB -o OUTPUT --force` replaces an output",
-    "--workers": "it is for the embedded system, which ends with the command",
-    "--on-error": "a row that fails ends a detached job",
-    "--max-failed": "a row that fails ends a detached job",
-    "--only-failed": "it is for an output that is finished",
+# What an option makes senseless, and why.
+_EXCLUDED = {
+    "--detach": {
+        "--output": ": `celeriac fetch JOB -o OUTPUT` writes the output",
+        "--resume": ": `celeriac fetch JOB -o OUTPUT` can be repeated",
+        "--force": ": `celeriac fetch JOB -o OUTPUT --force` replaces an output",
+        "--workers": ": it is for the embedded system, which ends with the command",
+        "--on-error": ": a row that fails ends a detached job",
+        "--max-failed": ": a row that fails ends a detached job",
+        "--only-failed": ": it is for an output that is finished",
+    },
+    "--dry-run": dict.fromkeys(("--resume", "--only-failed"), ", which begins with the first row and writes nothing"),
+    "--only-failed": {
+        "--force": ", which replaces the output itself",
+        "--max-failed": ", which adds no failed row",
+    },
 }
 
 
@@ -139,35 +147,27 @@ def predict(
     With --dry-run the input is opened and held against the models, one batch goes through every stage, and what the
     whole run would take is told; errors are those that it would end with. Nothing is written, and no job stays.
     """
-    if detach:
-        _check_detached(
-            {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
-            | {"--on-error": on_error not in (None, "raise"), "--max-failed": max_failed is not None}
-            | {"--only-failed": only_failed}
-        )
-        options = JobOptions(
-            chunk_rows=chunk_rows,
-            store=store,
-            compression=compression,
-            policy=ErrorBudget(on_nonfinite=on_nonfinite),
-            detach=True,
-            ttl_seconds=ttl_seconds,
-        )
-        if not broker_url:
-            raise click.UsageError(
-                "--detach needs a broker: the embedded system ends with the command; give --broker or set "
-                "CELERIAC_BROKER_URL"
-            )
-    elif output is None:
+    goes_on = on_error not in (None, "raise")
+    if not detach and output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    else:
-        if ttl_seconds is not None:
-            raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
-        if broker_url and workers:
-            raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
-        if is_dry:
-            _check_dry({"--resume": resume, "--only-failed": only_failed})
-        _check_failure_options(on_error, max_failed, resume, only_failed, force)
+    if not detach and ttl_seconds is not None:
+        raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
+    if only_failed and not resume and not detach:
+        raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
+    _check_excluded(
+        {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
+        | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
+        | {"--on-error": goes_on, "--max-failed": max_failed is not None}
+    )
+    if detach and not broker_url:
+        raise click.UsageError(
+            "--detach needs a broker: the embedded system ends with the command; give --broker or set "
+            "CELERIAC_BROKER_URL"
+        )
+    if broker_url and workers:
+        raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+    if max_failed is not None and not goes_on:
+        raise click.UsageError("--max-failed is for --on-error skip or fill; else any row that fails ends the job")
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
@@ -181,67 +181,35 @@ def predict(
         as_json=as_json,
     )
     if output is None:
+        options = JobOptions(
+            chunk_rows=chunk_rows,
+            store=store,
+            compression=compression,
+            policy=ErrorBudget(on_nonfinite=on_nonfinite),
+            detach=True,
+            ttl_seconds=ttl_seconds,
+        )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     if is_dry:
         return dry_run(request, output, force)
-    try:
+    with reporting_failure(as_json):
         if only_failed:
             summary = predict_failed_rows(request, output)
         else:
             summary = predict_to_output(request, output, resume=resume, force=force)
-    except PredictionFailedError as failed:
-        if as_json:
-            click.echo(failed.summary.as_json())
-        raise failed.error from None
-    _report(summary, request, output)
+    summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 
-def _report(summary: Summary, request: PredictRequest, output: Path) -> None:
-    if not request.run.quiet:
-        click.echo(summary.as_line())
-    if request.as_json:
-        click.echo(summary.as_json())
-    if summary.fill and summary.fill.mark not in (marks.NAME, marks.mask_path(output).name):
-        name = f"an output or a model is named {marks.NAME!r}"
-        click.echo(f"celeriac: {name}: rows that failed are marked as {summary.fill.mark!r}", err=True)
-    if request.run.on_nonfinite != "allow":
-        summary.report_nonfinite()
-    summary.check_no_model_failed()
-
-
-def _check_detached(options: Mapping[str, object]) -> None:
-    for option, reason in _DETACHED_REFUSES.items():
-        if options[option]:
-            raise click.UsageError(f"{option} makes no sense with --detach: {reason}")
-
-
-def _check_dry(options: Mapping[str, object]) -> None:
-    for option, value in options.items():
-        if value:
-            raise click.UsageError(
-                f"{option} makes no sense with --dry-run, which begins with the first row and writes nothing"
-            )
-
-
-def _check_failure_options(
-    on_error: OnError | None, max_failed: MaxFailed, resume: bool, only_failed: bool, force: bool
-) -> None:
-    if only_failed and not resume:
-        raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
-    if only_failed and (force or max_failed is not None):
-        option, reason = ("--force", "replaces the output itself") if force else ("--max-failed", "adds no failed row")
-        raise click.UsageError(f"{option} makes no sense with --only-failed, which {reason}")
-    if max_failed is not None and on_error in (None, "raise"):
-        raise click.UsageError("--max-failed is for --on-error skip or fill; else any row that fails ends the job")
+def _check_excluded(given: Mapping[str, object]) -> None:
+    for option, excluded in _EXCLUDED.items():
+        for other, reason in excluded.items():
+            if given[option] and given[other]:
+                raise click.UsageError(f"{other} makes no sense with {option}{reason}")
 
 
 def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
-    options: dict[str, JsonValue] = {}
-    if columns is not None:
-        options["columns"] = [*columns.split(",")]
-    if contents:
-        options["contents"] = True
-    return options
+    options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+    return options | ({"contents": True} if contents else {})
 
 
 def _names(models: str) -> list[str]:

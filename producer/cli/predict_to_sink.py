@@ -31,11 +31,7 @@ _PLAIN = RunOptions()
 
 @contextmanager
 def ending(sink: Sink) -> Iterator[Sink]:
-    """End with the sink aborted, unless it was committed; an error then says which rows are safe.
-
-    Raises:
-        JobCancelledError: in the place of KeyboardInterrupt.
-    """
+    """Abort the sink in the end, unless it was committed; an error, also an interrupt, says which rows are safe."""
     try:
         yield sink
     except PredictionFailedError:
@@ -99,10 +95,6 @@ def predict_to_sink(
     earlier run has dropped it; else the job fails.
 
     Args:
-        client: the workers' side.
-        models: their names.
-        source: the rows.
-        sink: the output.
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
             treated so, and it is written beside the output. Left out: rows that fail end the job, nothing is written.
         run: how; `max_failed` counts rows of an earlier run too, `on_nonfinite` is for those of this run alone.
@@ -156,9 +148,7 @@ def predict_to_sink(
             summary.write_beside(head, sink.failures)
         return summary
     except (KeyboardInterrupt, CeleriacError) as cause:
-        job.cancel()
-        job.wait(timeout_seconds=2.0)
-        error = cause if isinstance(cause, CeleriacError) else interrupted(job, source.rows)
+        error = end_by(cause, job, source.rows)
         alone = len(models) > 1 and any(record.model for record in job.failures())
         if isinstance(error, RowsFailedError) and on_error == "raise" and alone and not sink.can_drop:
             error.args = (f"{error}; {OTHERS_WOULD_GO_ON}",)
@@ -178,11 +168,7 @@ def _dropped(sink: Sink, on_error: str) -> int:
 
 
 def finish(sink: Sink, head: JournalHead, max_failed: MaxFailed = None) -> Summary:
-    """Commit a sink that an earlier run had given all its rows.
-
-    Raises:
-        RowsFailedError: more of them failed than may.
-    """
+    """Commit a sink that an earlier run had given all its rows, unless more of them failed than may."""
     started = time.monotonic()
     rows, failed = sink.done_rows, sink.failed_rows
     if failed > most_failed(max_failed, rows):
@@ -212,8 +198,12 @@ def most_failed(max_failed: MaxFailed, rows: int) -> float:
     return math.inf if max_failed is None else max_failed
 
 
-def interrupted(job: Job, rows: int | None) -> JobCancelledError:
-    """What to say of a job that the user has interrupted."""
+def end_by(cause: KeyboardInterrupt | CeleriacError, job: Job, rows: int | None) -> CeleriacError:
+    """End a job, and give its error: the cause, or what to say of a job that the user has interrupted."""
+    job.cancel()
+    job.wait(timeout_seconds=2.0)
+    if isinstance(cause, CeleriacError):
+        return cause
     predicted = f"{job.ledger.predicted} of {'?' if rows is None else rows} rows were predicted"
     return JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}")
 
@@ -233,11 +223,7 @@ def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
 
 
 def check_same_models(job: Job, digests: Mapping[str, str]) -> None:
-    """Make sure that a job runs with these models.
-
-    Raises:
-        ModelError: it does not.
-    """
+    """Raise ModelError unless a job runs with these models."""
     changed = [name for name, digest in job.digests.items() if digests[name] != digest]
     if changed:
         raise ModelError(f"model {', '.join(changed)} has changed since this command began; run it again")
@@ -247,11 +233,11 @@ def _summary(
     sink: Sink, started: float, ledger: Ledger, job: Job | None = None, error: CeleriacError | None = None
 ) -> Summary:
     return Summary(
-        job.id if job else None,
-        ledger.as_dict(),
-        round(time.monotonic() - started, 6),
-        str(sink.path) if sink.committed else None,
-        str(error) if error else None,
+        job=job.id if job else None,
+        ledger=ledger.as_dict(),
+        seconds=round(time.monotonic() - started, 6),
+        output=str(sink.path) if sink.committed else None,
+        error=str(error) if error else None,
         failed_models=dict(sink.dropped),
         failures=len(sink.failures),
         fill=sink.fill,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from producer.cli.options import broker_option, needed
+from producer.cli.options import required_broker_option
 from producer.report import gather, make_page
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import OutputTarget, one_line_errors
+from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
+from worker_config.files import write_whole
 
 ENDINGS = (".html", ".htm")
 
@@ -22,21 +21,21 @@ ENDINGS = (".html", ".htm")
 @click.command()
 @click.argument("job")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write: .html.")
-@broker_option
+@required_broker_option
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
-def report(job: str, output: Path, broker_url: str | None, force: bool) -> None:
+def report(job: str, output: Path, broker_url: str, force: bool) -> None:
     """Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.
 
     What each slot did when, rows per second, the share of each stage, the slowest chunks, what failed and what was sent
     again, the ledger, and where the job ran: models, versions, settings. The page holds all of it, and asks nobody.
     """
-    url = needed(broker_url)
     path = Path(os.path.realpath(output))
     _check_output(path, force)
     script: str = import_optional("plotly.offline", "report", str(path)).get_plotlyjs()
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         facts = gather(client, job)
-    _write(path, make_page(facts, script))
+    with one_line_errors(path):
+        write_whole(path, make_page(facts, script).encode())
     running = "; it still runs, so this is how far it is" if facts.state.value == "running" else ""
     click.echo(f"report of job {facts.record.id} written to {path}{running}")
 
@@ -46,23 +45,8 @@ def _check_output(path: Path, force: bool) -> None:
         if path.suffix.lower() not in ENDINGS:
             kind = path.suffix or "(none)"
             raise OutputError(f"{path}: files of type {kind!r} cannot be written; use {' or '.join(ENDINGS)}")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; name a file in it")
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path}: exists and is not a regular file; choose another name")
-        if path.exists() and not force:
-            raise OutputError(f"{path}: exists; use --force to replace it")
-
-
-def _write(path: Path, page: str) -> None:
-    """The whole page or nothing."""
-    temporary = OutputTarget(path, None, secrets.token_hex(6)).temporary()
-    with one_line_errors(path):
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        check_parent(path)
+        if path.exists():
+            check_regular_file(path)
+            if not force:
+                raise OutputError(f"{path}: exists; use --force to replace it")

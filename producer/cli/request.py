@@ -67,8 +67,7 @@ class PredictRequest:
 class System:
     """Who runs a request: the client of its broker, or an embedded system, which is started as late as can be.
 
-    Attributes:
-        digests: the SHA-256 of each model, by name, as the workers hold it or will.
+    `digests` are the SHA-256 of each model, by name, as the workers hold it or will.
     """
 
     request: PredictRequest
@@ -88,23 +87,14 @@ class System:
 
 @contextmanager
 def open_system(request: PredictRequest) -> Iterator[System]:
-    """Look for the models, with the workers or in the manifest; nothing is started yet.
-
-    Raises:
-        BrokerError, NoWorkerError, UnknownModelError, ConfigError, ModelLoadError: they are not to be had.
-    """
+    """Look for the models, with the workers or in the manifest; nothing is started yet."""
     with request.connect() if request.broker_url else nullcontext() as client:
         names = request.models
         yield System(request, client, client.digests(names) if client else model_digests(names, request.manifest))
 
 
 def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
-    """The data set, and what tells it from others.
-
-    Raises:
-        InputError, UsageError, ConfigError: it cannot be read.
-        UnknownModelError, ModelLoadError: the models of an embedded system are not there, which is seen first.
-    """
+    """The data set, and what tells it from others; the models of an embedded system are looked for first."""
     if not request.broker_url:
         check_names(request.models, request.manifest)
     seen = fingerprint(request.input_path)  # before it is opened, so that a change after this is never missed

@@ -3,7 +3,7 @@
     OUTPUT.ledger.json      one object: the job, what was predicted by what, the ledger
     OUTPUT.failures.jsonl   a failure record per line; only where rows have no prediction
 
-The marks of an `.npy` output, OUTPUT.failed.npy, are the sink's; those of an earlier output go with its failures.
+The mask of an `.npy` output, OUTPUT.failed.npy, is the sink's; that of an earlier output goes with its failures.
 
 They are written, whole, when the output has its name: the second one first, so that the first one never counts
 records that are not there. What an earlier output had beside it is replaced, or goes.
@@ -17,25 +17,22 @@ from typing import Any
 
 import msgspec
 
-from producer.sinks.marks import Fill, mask_path
+from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from tasks.transport.files import write_whole
 from worker_config.errors import OutputError
+from worker_config.files import write_whole
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
 
 
-class OutputLedger(msgspec.Struct, frozen=True):
-    """What became of the rows of an output.
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the rows of an output, as the command says at its end and the ledger file for good.
 
     Attributes:
         job: the last one that wrote rows of it; None where an earlier run had written them all.
-        source: what tells the data set from others, as in the journal; for a fetched output its name alone.
-        models: the digest of each model.
-        on_error: what became of rows that failed.
         ledger: counts of rows and chunks, by name.
-        seconds: from submit to the output under its name, of the last run.
+        seconds: from submit, with the rows at hand, to the output under its name, of the last run.
         failed_models: those that failed alone, and are not in the output.
         failures: how many records the failures file has.
         fill: where rows that failed are filled: how they are marked, and with what they are.
@@ -44,16 +41,27 @@ class OutputLedger(msgspec.Struct, frozen=True):
     """
 
     job: str | None
-    source: dict[str, Any]
-    models: dict[str, str]
-    on_error: OnError
     ledger: dict[str, int]
     seconds: float
-    failed_models: dict[str, FailureRecord]
-    failures: int
+    failed_models: dict[str, FailureRecord] = {}
+    failures: int = 0
     fill: Fill | None = None
     dependent: dict[str, str] = {}
     differed: dict[str, Differed] = {}
+
+
+class OutputLedger(RunRecord, frozen=True, kw_only=True):
+    """The ledger file of an output.
+
+    Attributes:
+        source: what tells the data set from others, as in the journal; for a fetched output its name alone.
+        models: the digest of each model.
+        on_error: what became of rows that failed.
+    """
+
+    source: dict[str, Any]
+    models: dict[str, str]
+    on_error: OnError
 
 
 def ledger_path(path: Path) -> Path:
@@ -67,11 +75,7 @@ def failures_path(path: Path) -> Path:
 
 
 def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRecord]) -> None:
-    """Write both files of an output, or the ledger alone where no row failed.
-
-    Raises:
-        OutputError: the disk refuses.
-    """
+    """Write both files of an output, or the ledger alone where no row failed; raise OutputError if the disk refuses."""
     with one_line_errors(failures_path(path)):
         if failures:
             write_whole(failures_path(path), msgspec.json.Encoder().encode_lines(failures))
@@ -84,11 +88,7 @@ def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRec
 
 
 def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
-    """What both files of an output say.
-
-    Raises:
-        OutputError: there are none, or they are not those of the output.
-    """
+    """What both files of an output say; OutputError where there are none, or they are not those of the output."""
     try:
         ledger = msgspec.json.decode(ledger_path(path).read_bytes(), type=OutputLedger)
         failures = failures_path(path).read_bytes() if ledger.failures else b""

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import msgspec
 
-from producer.cli.sidecar_files import OutputLedger, failures_path, write_beside
+from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
 from producer.sinks import JournalHead
-from producer.sinks.marks import Fill
-from tasks.protocol.messages import Differed, FailureRecord
+from producer.sinks.failed_mask import MASK_NAME, mask_path
+from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a job went; `seconds` is from submit, with the rows at hand, to the output under its final name.
+class Summary(RunRecord, frozen=True, kw_only=True):
+    """How a run went: also where its output is, if it is complete, and the seconds of slots by what they did."""
 
-    `job` is None where an earlier run had predicted all rows already; `failed_models` are not in the output; so many
-    `failures` are records of rows that have no prediction; `fill` is how they are marked, where they are filled;
-    `stages` are seconds of slots by what they did; `dependent` are models whose rows are not independent, each with
-    what a prediction depends on besides its row; `differed` are models of which an executor gave other outputs than
-    their own graphs, which have predicted all rows.
-    """
-
-    job: str | None
-    ledger: dict[str, int]
-    seconds: float
     output: str | None
-    error: str | None = None
-    failed_models: dict[str, FailureRecord] = field(default_factory=dict)
-    failures: int = 0
-    fill: Fill | None = None
-    stages: dict[str, float] = field(default_factory=dict)
-    dependent: dict[str, str] = field(default_factory=dict)
-    differed: dict[str, Differed] = field(default_factory=dict)
+    error: str | None
+    stages: dict[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -62,37 +46,30 @@ class Summary:
         )
 
     def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord]) -> None:
-        """Write beside the output, which is complete, what became of its rows.
-
-        Raises:
-            OutputError: the disk refuses.
-        """
+        """Write beside the output, if it is complete, what became of its rows; OutputError if the disk refuses."""
         if self.output is None:
             return
-        ledger = OutputLedger(
-            job=self.job,
-            source=dict(head.source),
-            models=dict(head.models),
-            on_error=head.on_error,
-            ledger=self.ledger,
-            seconds=self.seconds,
-            failed_models=self.failed_models,
-            failures=len(failures),
-            fill=self.fill,
-            dependent=self.dependent,
-            differed=self.differed,
-        )
+        same = {name: getattr(self, name) for name in RunRecord.__struct_fields__}
+        ledger = OutputLedger(**same, source=dict(head.source), models=dict(head.models), on_error=head.on_error)
         write_beside(Path(self.output), ledger, failures)
 
-    def report_nonfinite(self) -> None:
-        """One line on stderr, if rows that were predicted are not finite."""
-        if counts := nonfinite_text(self.ledger):
+    def report(self, line: str, *, quiet: bool, as_json: bool, on_nonfinite: OnNonfinite) -> None:
+        """Say how a run went whose output is complete, and what is to be known of that.
+
+        Raises:
+            RowsFailedError: a model failed alone: the output is without it.
+        """
+        if not quiet:
+            click.echo(line)
+        if as_json:
+            click.echo(self.as_json())
+        if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
+            name = f"an output or a model is named {MASK_NAME!r}"
+            click.echo(f"celeriac: {name}: rows that failed are marked as {self.fill.mark!r}", err=True)
+        if on_nonfinite != "allow" and (counts := nonfinite_text(self.ledger)):
             click.echo(
                 f"celeriac: {counts}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True
             )
-
-    def check_no_model_failed(self) -> None:
-        """Raise RowsFailedError if a model failed alone: the output is complete, and without it."""
         if self.failed_models:
             raise RowsFailedError(
                 f"{failed_alone(self.failed_models)} of {self.output}, which is complete with the others"
@@ -106,3 +83,14 @@ class PredictionFailedError(CeleriacError):
         super().__init__(str(error))
         self.error = error
         self.summary = summary
+
+
+@contextmanager
+def reporting_failure(as_json: bool) -> Iterator[None]:
+    """A job in the block that does not end well ends with its own error, after its summary."""
+    try:
+        yield
+    except PredictionFailedError as failed:
+        if as_json:
+            click.echo(failed.summary.as_json())
+        raise failed.error from None

@@ -13,7 +13,7 @@ import click
 
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
-from producer.cli.options import broker_option, json_option, needed, timeout_option
+from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.client import Client
 from producer.job.progress_bar import ProgressReporter
 from producer.records import job_store
@@ -39,22 +39,21 @@ REWRITTEN_SECONDS = 15.0
 
 @click.command()
 @click.argument("job")
-@broker_option
+@required_broker_option
 @timeout_option
 @json_option
-def watch(job: str, broker_url: str | None, worker_timeout_seconds: float, as_json: bool) -> None:
+def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: bool) -> None:
     """Show how far JOB is until it ends; the first characters of its id are enough.
 
     A bar on a terminal, a line every few seconds elsewhere. The exit code tells how the job ended: 0 done, 4 failed,
     130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits.
     """
-    url = needed(broker_url)
-    with broker_errors(url), connect(url) as client:
+    with broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job)
     try:
         with closing(_Screen(record)) as screen:
-            while not _show_until_end(url, worker_timeout_seconds, screen):
-                redis_backoff.wait_for_redis(url, 0, threading.Event(), lambda: False)
+            while not _show_until_end(broker_url, worker_timeout_seconds, screen):
+                redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False)
                 screen.back_at = time.monotonic()
         state, record = screen.state, screen.record
     except KeyboardInterrupt:

@@ -19,23 +19,23 @@ from typing import cast
 
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
+from producer.job.job_handle import JobHandle
 from producer.records import job_store
 from producer.records.job_store import JobState
-from producer.records.ledger import Ledger
-from producer.records.progress import Progress, progress_of
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
+from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
-from tasks.protocol import codec, keys
-from tasks.protocol.messages import Answer, Differed, FailureRecord, InlineRef, Outputs, unpack
+from tasks.protocol import keys
+from tasks.protocol.messages import Answer, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
+from tasks.transport.worker_registry import read_slots
 from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
     MessageError,
-    PayloadError,
     RowsFailedError,
     UnknownJobError,
     UsageError,
@@ -50,12 +50,8 @@ LEAST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
 
 
-class DetachedJob:
-    """A job that was left in Redis; made by `Client.attach`.
-
-    Attributes:
-        id: the whole id.
-    """
+class DetachedJob(JobHandle):
+    """A job that was left in Redis; made by `Client.attach`."""
 
     def __init__(
         self, settings: Settings, job_id: str, worker_timeout_seconds: float, watch: Callable[[], None]
@@ -77,16 +73,6 @@ class DetachedJob:
         self._failed = dict(record.failed_models)
 
     @property
-    def state(self) -> JobState:
-        """Running, done, failed or cancelled."""
-        return self._read()[0]
-
-    @property
-    def ledger(self) -> Ledger:
-        """What became of the rows so far; `written` stays 0, as each caller takes them for himself."""
-        return Ledger(**self._read()[1].ledger)
-
-    @property
     def record(self) -> JobRecord:
         """All that Redis knows of the job."""
         return self._read()[1]
@@ -94,13 +80,8 @@ class DetachedJob:
     @property
     def failed_models(self) -> dict[str, FailureRecord]:
         """Models that failed alone, while others went on, as far as that is known, each with a record of rows."""
-        self._failed |= {name: at for name, at in self._read()[1].failed_models.items() if name not in self._failed}
+        self._failed |= {name: at for name, at in self.record.failed_models.items() if name not in self._failed}
         return dict(self._failed)
-
-    @property
-    def differed(self) -> dict[str, Differed]:
-        """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
-        return dict(self._read()[1].differed)
 
     @property
     def expires_at(self) -> float:
@@ -112,18 +93,6 @@ class DetachedJob:
     def rows_out(self) -> int:
         """Rows of all parts together."""
         return self._plan.rows
-
-    def progress(self) -> Progress:
-        """How far the job is; `seconds` are those from its submission to its last answer.
-
-        Raises:
-            UnknownJobError: the job has expired.
-            BrokerError: Redis cannot be reached.
-        """
-        with self._channel() as channel:
-            state, record = self._read()
-            slots = model_pinning.usable(channel.slots(), self._plan.models)
-        return progress_of(state, record, len(slots))
 
     def parts(self) -> Generator[Part, None, None]:
         """The predictions chunk by chunk, in the data set's order, as they come; each call begins anew.
@@ -161,7 +130,7 @@ class DetachedJob:
                     time.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             # All answers were there at once only if none has become void since the first was read.
-            record = self._read()[1]
+            record = self.record
             if record.void != void:
                 self._begin_again(record, index)
 
@@ -227,18 +196,15 @@ class DetachedJob:
         return closing(BrokerChannel(self._url, self._settings, self.id))
 
     def _watcher(self, channel: BrokerChannel) -> Watcher:
-        return Watcher(
-            channel,
-            self._read()[1],
-            self._plan,
-            worker_timeout_seconds=self._worker_timeout_seconds,
-            watch=self._watch,
-            chunk_timeout_seconds=self._settings.chunk_timeout_seconds,
-        )
+        return Watcher(channel, self.record, self._plan, self._worker_timeout_seconds, self._watch)
 
     def _read(self) -> tuple[JobState, JobRecord]:
         with broker_errors(self._url), connect(self._url) as client:
             return job_store.read_known(client, self.id)
+
+    def _count_slots(self) -> int:
+        with broker_errors(self._url), connect(self._url) as client:
+            return len(model_pinning.usable(read_slots(client), self._plan.models))
 
     def _check_usable(self, state: JobState, record: JobRecord) -> None:
         if state is JobState.FAILED:
@@ -282,13 +248,9 @@ class DetachedJob:
         expected = message(self.id, self._plan, index)
         if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
             raise MessageError(f"the answer to {expected} is not one of a detached job")
-        if (answer.job, answer.index, answer.start, answer.stop) != (self.id, index, expected.start, expected.stop):
+        if (answer.job, answer.index) != (self.id, index):
             raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
-        try:
-            outputs = cast("OutputTree", codec.decode(answer.ref.payload))
-        except PayloadError as error:
-            raise MessageError(f"the answer to {expected} cannot be read: {error}") from None
+        part, outputs = part_of(answer, expected), read_outputs(answer.ref.payload, expected)
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)
-        nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs)
-        return Part(index, answer.start, answer.stop, outputs, nonfinite=nonfinite).without(self._failed)
+        return replace(part, outputs=outputs).without(self._failed)

@@ -8,35 +8,33 @@ No message leaves before everything is there: what is too large, or cannot be re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import cast
 
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store, trace_span
+from producer.rows.read_errors import foreign_errors
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
-from producer.scheduling.job_options import JobOptions
+from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.load_balancer import LoadBalancer
-from producer.scheduling.payload_route import choose_store
 from producer.sources import BatchSource, Source
 from tasks.protocol import codec
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
-from worker_config.errors import BrokerError, CeleriacError, InputError, UsageError
+from tasks.transport.worker_registry import read_slots
+from worker_config.errors import BrokerError, InputError, UsageError
 from worker_config.settings import Settings
 
 # Messages published together.
 BATCH_CHUNKS = 256
-# Average bytes of a row --> rows of a chunk.
-Choose = Callable[[float], int]
 
 
 def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
@@ -55,65 +53,46 @@ def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
         raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
 
 
-def leave(
-    settings: Settings,
-    source: Source | BatchSource,
-    infos: list[ModelInfo],
-    slots: list[SlotRecord],
-    options: JobOptions,
-) -> str:
+def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> str:
     """Put a job into Redis, all of it, and return its id.
 
     Args:
-        settings: with the broker's URL.
+        settings: with the broker's URL, and no spool folder.
         source: the data set.
-        infos: the models.
-        slots: those that hold them all.
-        options: how; some must be as `check_can_be_left` has them.
+        spec: the job; some of its options must be as `check_can_be_left` has them.
 
     Raises:
         UsageError: it is too large to be left, or workers do not reach the store; nothing of it stays.
         InputError: the data set cannot be read, or does not fit the models.
         BrokerError: Redis cannot be reached, or refuses.
     """
+    options = spec.options
     ttl_seconds = options.ttl_seconds or settings.job_ttl_seconds
-    settings = replace(settings, spool=None)
-    store, slice_ref = choose_store(source, slots, settings, options.store)
     job_id = secrets.token_hex(6)
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
-    trace = trace_span.begin(job_id, model_pinning.refs(infos), store)
+    trace = trace_span.begin(job_id, spec.models, spec.store)
     try:
-        budget = RedisBudget(source.label, infos, settings.detached_mib, channel.redis_room())
-        upload = _Upload(channel, job_id, infos, options, ttl_seconds, budget)
-        choose = partial(
-            choose_chunk_rows,
-            infos,
-            source.rows,
-            slots=len(slots),
-            fixed_rows=options.chunk_rows,
-            sliced=slice_ref is not None,
-        )
-        if isinstance(source, Source):
-            chunk_rows = upload.put_source(source, choose, sliced=slice_ref is not None)
-        else:
-            chunk_rows = upload.put_batches(source, choose)
+        budget = RedisBudget(source.label, spec.infos, settings.detached_mib, channel.redis_room())
+        upload = _Upload(channel, job_id, spec, ttl_seconds, budget)
+        chunk_rows = upload.put_source(source) if isinstance(source, Source) else upload.put_batches(source)
         plan = Plan(
             rows=upload.rows,
             chunk_rows=chunk_rows,
-            models=model_pinning.refs(infos),
-            slice_ref=slice_ref,
+            models=spec.models,
+            slice_ref=spec.slice_ref,
             compression=options.compression,
             ttl_seconds=ttl_seconds,
-            workers=sorted({slot.worker for slot in slots}),
+            workers=sorted({slot.worker for slot in spec.slots}),
             on_nonfinite=options.policy.on_nonfinite,
             trace=trace.headers,
         )
-        dependent = model_pinning.dependent(infos)
-        record = job_store.new_record(job_id, plan.models, source.label, store, plan.rows, plan, dependent=dependent)
+        dependent = model_pinning.dependent(spec.infos)
+        label, store = source.label, spec.store
+        record = job_store.new_record(job_id, plan.models, label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(channel.url):
             job_store.create(channel.client, record, ttl_seconds)
-        # To those that are still up.
-        send(channel, job_id, plan, range(plan.chunks), model_pinning.usable(channel.slots(), plan.models) or slots)
+            still_up = model_pinning.usable(read_slots(channel.client), plan.models)
+        send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
@@ -139,8 +118,7 @@ class _Upload:
 
     channel: BrokerChannel
     job_id: str
-    infos: list[ModelInfo]
-    options: JobOptions
+    spec: JobSpec
     ttl_seconds: int
     budget: RedisBudget
     rows: int = field(default=0, init=False)
@@ -150,8 +128,8 @@ class _Upload:
     def put(self, rows: Rows, count: int) -> None:
         """Store the next chunk; raises InputError if no model takes such rows as the first has."""
         if not self.chunks:
-            check_fits(self.infos, rows)
-        payload = codec.encode(cast("codec.Tree", rows), compression=self.options.compression)
+            check_fits(self.spec.infos, rows)
+        payload = codec.encode(cast("codec.Tree", rows), compression=self.spec.options.compression)
         self.rows += count
         self.bytes += len(payload)
         self.chunks += 1
@@ -159,12 +137,18 @@ class _Upload:
         with broker_errors(self.channel.url):
             job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
 
-    def put_source(self, source: Source, choose: Choose, *, sliced: bool) -> int:
+    def choose_rows(self, rows: int | None, row_bytes: float) -> int:
+        """Rows of a chunk, of a data set of so many rows."""
+        spec, fixed_rows = self.spec, self.spec.options.chunk_rows
+        sliced = spec.slice_ref is not None
+        return choose_chunk_rows(spec.infos, rows, row_bytes, len(spec.slots), fixed_rows=fixed_rows, sliced=sliced)
+
+    def put_source(self, source: Source) -> int:
         """Store all rows, or only look at how many they are, where workers read them in their file; rows of a chunk."""
-        check_fits(self.infos, source.take(0, min(1, source.rows)))
-        chunk_rows = choose(source.row_bytes)
+        check_fits(self.spec.infos, source.take(0, min(1, source.rows)))
+        chunk_rows, sliced = self.choose_rows(source.rows, source.row_bytes), self.spec.slice_ref is not None
         # What compression will save is not known yet.
-        in_redis = 0.0 if sliced or self.options.compression else source.rows * source.row_bytes
+        in_redis = 0.0 if sliced or self.spec.options.compression else source.rows * source.row_bytes
         self.budget.check(source.rows, in_redis, -(-source.rows // chunk_rows), whole=True)
         if sliced:
             self.rows = source.rows
@@ -174,31 +158,21 @@ class _Upload:
             self.put(source.take(start, stop), stop - start)
         return chunk_rows
 
-    def put_batches(self, source: BatchSource, choose: Choose) -> int:
+    def put_batches(self, source: BatchSource) -> int:
         """Store all rows as they are read; rows of a chunk."""
         waiting, chunk_rows = Rebatcher(), 0
-        for batch in _read(source):
-            waiting.add(batch)
-            if waiting.rows and not self.chunks:
-                chunk_rows = choose(waiting.bytes / waiting.rows)
-            self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
-            while chunk_rows and waiting.rows >= chunk_rows:
-                self.put(*waiting.take(chunk_rows))
+        with foreign_errors(f"{source.label}: reading it raised"), closing(source.batches()) as batches:
+            for batch in batches:
+                waiting.add(batch)
+                if waiting.rows and not self.chunks:
+                    chunk_rows = self.choose_rows(source.rows, waiting.bytes / waiting.rows)
+                self.budget.check(self.rows + waiting.rows, self.bytes + waiting.bytes, self.chunks, whole=False)
+                while chunk_rows and waiting.rows >= chunk_rows:
+                    self.put(*waiting.take(chunk_rows))
         if waiting.rows:
             self.put(*waiting.take(waiting.rows))
         elif not self.chunks:
-            self.put(blank_rows(self.infos[0].inputs), 0)
+            self.put(blank_rows(self.spec.infos[0].inputs), 0)
         if source.rows is not None and self.rows != source.rows:
             raise InputError(f"{source.label}: has {self.rows} rows, not the {source.rows} that it announced")
         return chunk_rows or 1
-
-
-def _read(source: BatchSource) -> Iterator[Rows]:
-    """The batches; whatever reading raises becomes an InputError."""
-    try:
-        with closing(source.batches()) as batches:
-            yield from batches
-    except CeleriacError:
-        raise
-    except Exception as error:
-        raise InputError(f"{source.label}: reading it raised {type(error).__name__}: {error}") from error

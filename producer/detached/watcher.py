@@ -13,14 +13,12 @@ from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.records.job_store import JobState
-from producer.scheduling import model_pinning
-from tasks.protocol import keys
-from tasks.protocol.records import JobRecord, Plan, SlotRecord
+from producer.scheduling.worker_liveness import WorkerLiveness
+from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
 from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import take_resend, unanswered
+from tasks.transport.resend_detached import claim_resend, unanswered
 from worker_config.errors import NoWorkerError
-from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
 
 class Watcher:
@@ -31,11 +29,7 @@ class Watcher:
         record: the job's, as it was read first.
         plan: from its record.
         worker_timeout_seconds: how long no worker may hold the models.
-        chunk_timeout_seconds: the longest that workers let a chunk run.
         watch: raises when the system has ended.
-
-    Attributes:
-        slots: those that can run the job, at the last look.
     """
 
     def __init__(
@@ -43,23 +37,12 @@ class Watcher:
         channel: BrokerChannel,
         record: JobRecord,
         plan: Plan,
-        *,
         worker_timeout_seconds: float,
-        chunk_timeout_seconds: float,
         watch: Callable[[], None],
     ) -> None:
-        self.slots: list[SlotRecord] = []
-        self._channel = channel
-        self._id = record.id
-        self._plan = plan
-        self._worker_timeout_seconds = worker_timeout_seconds
-        self._chunk_timeout_seconds = chunk_timeout_seconds
-        self._watch = watch
-        self._workers = set(plan.workers)
-        self._gone: set[str] = set()
-        self._answered = -1
-        self._moved_at = self._worker_at = time.monotonic()
-        self._looked_at = -LIVENESS_LOOK_SECONDS
+        self._channel, self._plan, self._watch = channel, plan, watch
+        self._liveness = WorkerLiveness(record.id, plan.models, worker_timeout_seconds, workers=plan.workers)
+        self._answered, self._moved_at = -1, time.monotonic()
         self._last = (JobState.RUNNING, record)
 
     def look(self) -> tuple[JobState, JobRecord]:
@@ -70,45 +53,31 @@ class Watcher:
             UnknownJobError: the job has expired.
             BrokerError: Redis cannot be reached.
         """
-        now = time.monotonic()
-        if now - self._looked_at >= LIVENESS_LOOK_SECONDS:
-            self._looked_at = now
+        now, (_, record) = time.monotonic(), self._last
+        if self._liveness.is_due(now):
             self._watch()
             with broker_errors(self._channel.url):
-                self._last = job_store.read_known(self._channel.client, self._id)
+                self._last = job_store.read_known(self._channel.client, record.id)
                 if self._last[0] is JobState.RUNNING:
                     self._look_after(self._last[1], now)
-                scripts.keep_job(self._channel.client, self._id, self._plan.ttl_seconds)
+                scripts.keep_job(self._channel.client, record.id, self._plan.ttl_seconds)
         return self._last
 
     def _look_after(self, record: JobRecord, now: float) -> None:
-        workers = self._channel.workers()
-        self.slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._plan.models)
-        self._gone |= self._workers - workers.keys()
-        self._workers = (self._workers & workers.keys()) | {slot.worker for slot in self.slots}
+        client, liveness = self._channel.client, self._liveness
+        liveness.update(now, *self._channel.workers())
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
-        if self.slots:
-            self._worker_at = now
-            # Also in case a worker came and went while nobody looked.
-            still = now - self._moved_at > self._chunk_timeout_seconds
-            if take_resend(self._channel.client, self._id) or ((self._gone or still) and not self._queued()):
-                self._send_again()
-                self._gone, self._moved_at = set(), now
-        elif now - self._worker_at > self._worker_timeout_seconds:
-            names = ", ".join(map(str, self._plan.models))
+        if absence := liveness.absence(now):
             raise NoWorkerError(
-                f"no worker has held {names} for {self._worker_timeout_seconds:.0f} seconds; job {self._id} stays in "
-                f"the system, with {record.ledger['predicted']} of {self._plan.rows} rows predicted: start a worker "
-                "with `celeriac worker`, then fetch the job"
+                f"{absence}; job {record.id} stays in the system, with {record.ledger['predicted']} of "
+                f"{self._plan.rows} rows predicted: start a worker with `celeriac worker`, then fetch the job"
             )
-
-    def _queued(self) -> int:
-        """Messages that wait for the workers that are up; those for others alone are sent again to these."""
-        lists = [keys.queue(name) for name in {slot.queue for slot in self.slots}]
-        return sum(self._channel.client.llen(name) for name in lists)
-
-    def _send_again(self) -> None:
-        """What is neither answered nor queued was with a worker that is gone, or is with another, which is harmless."""
-        indexes = unanswered(self._channel.client, self._id, self._plan)
-        send(self._channel, self._id, self._plan, indexes, self.slots)
+        if not liveness.slots:
+            return
+        # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
+        due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
+        if claim_resend(client, record.id) or (due and not self._channel.queued({one.queue for one in liveness.slots})):
+            # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
+            send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
+            liveness.has_lost, self._moved_at = False, now

@@ -43,11 +43,7 @@ def read_settings(environ: Mapping[str, str]) -> tuple[Settings, list[CeleriacEr
 
 
 def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
-    """What Redis says of itself, and the workers that it knows.
-
-    Raises:
-        BrokerError: it cannot be reached, or refuses us.
-    """
+    """What Redis says of itself, and the workers that it knows; BrokerError where it cannot be reached."""
     with broker_errors(url), connect(url, retries=0) as client:
         client.ping()  # the first one connects
         asked = time.time()

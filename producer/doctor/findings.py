@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from worker_config.errors import CeleriacError, ExitCode
 
 MIB = 2**20
@@ -28,14 +30,14 @@ class Finding:
         check: what was looked at, in one word.
         found: what is so.
         advice: what to do about it; empty where nothing is to be done, or where `found` says it already.
-        code: how a run would end; OK for what is no error.
+        exit_code: how a run would end; OK for what is no error.
     """
 
     check: str
     level: Level
     found: str
     advice: str = ""
-    code: ExitCode = ExitCode.OK
+    exit_code: ExitCode = ExitCode.OK
 
     def __str__(self) -> str:
         return f"{self.level:<8} {self.check:<12} " + "; ".join(filter(None, [self.found, self.advice]))
@@ -58,12 +60,12 @@ def error(check: str, found: str, advice: str, code: ExitCode) -> Finding:
 
 def raised(check: str, cause: CeleriacError) -> Finding:
     """A run would fail by this very error, which says what to do."""
-    return Finding(check, Level.ERROR, str(cause), "", cause.exit_code)
+    return error(check, str(cause), "", cause.exit_code)
 
 
 def exit_code(findings: Sequence[Finding]) -> ExitCode:
     """That of the first error."""
-    return next((finding.code for finding in findings if finding.level is Level.ERROR), ExitCode.OK)
+    return next((finding.exit_code for finding in findings if finding.level is Level.ERROR), ExitCode.OK)
 
 
 def lines(findings: Sequence[Finding]) -> str:
@@ -81,16 +83,7 @@ def values(findings: Sequence[Finding]) -> dict[str, Any]:
         "exit_code": int(exit_code(findings)),
         "errors": sum(finding.level is Level.ERROR for finding in findings),
         "warnings": sum(finding.level is Level.WARNING for finding in findings),
-        "findings": [
-            {
-                "check": finding.check,
-                "level": finding.level.value,
-                "found": finding.found,
-                "advice": finding.advice,
-                "exit_code": int(finding.code),
-            }
-            for finding in findings
-        ],
+        "findings": msgspec.to_builtins(findings),
     }
 
 

@@ -26,12 +26,7 @@ class FolderFacts:
 
 
 def check_spool(here: FolderFacts | None, seen: Mapping[str, bool | None]) -> Finding:
-    """The way of rows by files.
-
-    Args:
-        here: the folder that `CELERIAC_SPOOL` names here.
-        seen: for each worker whether its mark is in that folder; None where it has no spool folder.
-    """
+    """The way of rows by files: `here` is the folder that `CELERIAC_SPOOL` names; `seen` as of `marks_seen`."""
     names = {name for name, mark in seen.items() if mark is not None}
     apart = sorted(name for name, mark in seen.items() if not mark)
     if here is None:

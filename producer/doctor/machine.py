@@ -63,7 +63,7 @@ def check_shadow(stray: CeleriacError | None, *, embedded: bool) -> Finding:
     return raised("folder", stray) if embedded else warning("folder", str(stray), "")
 
 
-def check_tensorflow(version: str | None, wanted: SpecifierSet, *, embedded: bool) -> Finding:
+def check_tensorflow(version: str | None, tested: SpecifierSet, *, embedded: bool) -> Finding:
     """Only who runs models here needs it."""
     if version is None:
         if not embedded:
@@ -71,12 +71,12 @@ def check_tensorflow(version: str | None, wanted: SpecifierSet, *, embedded: boo
         advice = "pip install 'celeriac[worker]', or give the URL of a Redis that has workers with --broker"
         return error("tensorflow", "not installed", advice, ExitCode.USAGE)
     try:
-        fits = Version(version) in wanted
+        fits = Version(version) in tested
     except InvalidVersion:
         fits = False
     if not fits:
-        found = f"{version} here; Celeriac is tested with {wanted}"
-        return warning("tensorflow", found, f"pip install 'tensorflow{wanted}'")
+        found = f"{version} here; Celeriac is tested with {tested}"
+        return warning("tensorflow", found, f"pip install 'tensorflow{tested}'")
     return ok("tensorflow", f"{version} here, not imported")
 
 

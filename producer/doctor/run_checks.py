@@ -28,8 +28,8 @@ def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[st
     findings = [machine.check_here(versions, len(os.sched_getaffinity(0)))]
     findings += machine.check_settings(errors)
     findings.append(machine.check_shadow(stray, embedded=embedded))
-    wanted = machine.supported(collect_facts.requirements())
-    tensorflow = machine.check_tensorflow(versions.get("tensorflow"), wanted, embedded=embedded)
+    tested = machine.supported(collect_facts.requirements())
+    tensorflow = machine.check_tensorflow(versions.get("tensorflow"), tested, embedded=embedded)
     if broker_url:
         findings += _of_broker(broker_url, settings, versions)
         findings.append(tensorflow)

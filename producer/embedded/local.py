@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from producer.client import Client
+from producer.embedded.monitor import Monitor
 from producer.embedded.redis_server import find_redis_server
-from producer.embedded.watch import Watch
 from tasks.transport import run_folder
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
@@ -88,10 +88,10 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
         start_new_session=True,
         env=for_worker(os.environ),
     )
-    watch = Watch(supervisor, folder)
+    monitor = Monitor(supervisor, folder)
     try:
-        _wait_until_ready(watch, url, workers, settings.load_timeout_seconds)
-        with Client(url, settings=replace(settings, broker_url=url, spool=spool), watch=watch.check) as client:
+        _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds)
+        with Client(url, settings=replace(settings, broker_url=url, spool=spool), watch=monitor.check) as client:
             yield client
     finally:
         for stream in (supervisor.stdin, supervisor.stdout):
@@ -138,14 +138,14 @@ def _redis_command(server: str, folder: Path) -> list[str]:
     return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def _wait_until_ready(watch: Watch, url: str, workers: int, timeout_seconds: float) -> None:
+def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     redis_is_up = False
     with connect(url) as client:
         while True:
-            for event in watch.events(_POLL_SECONDS):
+            for event in monitor.events(_POLL_SECONDS):
                 if "ended" in event:
-                    raise watch.start_error(event)
+                    raise monitor.start_error(event)
                 redis_is_up = redis_is_up or event.get("up") == "redis"
             if redis_is_up:
                 with broker_errors(url):

@@ -10,11 +10,7 @@ from worker_config.errors import ConfigError
 
 
 def find_redis_server() -> str:
-    """The path of `redis-server` or `valkey-server`.
-
-    Raises:
-        ConfigError: there is none; the text says how to get one.
-    """
+    """The path of `redis-server` or `valkey-server`; ConfigError where there is none."""
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             return path

@@ -36,7 +36,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.records import SlotRecord
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.files import ReusableBuffer
+from tasks.transport.spool import ReusableBuffer
 from tasks.transport.worker_registry import read_workers, seconds_left
 from worker_config.broker_url import redacted
 from worker_config.celery_app import make_app
@@ -61,9 +61,8 @@ class BrokerChannel:
         self.url = url
         self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
-        self._settings = settings
+        self.settings = settings
         self._app: Celery = make_app(settings)
-        self._ttl_seconds = settings.job_ttl_seconds
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self.measures = Throughput()
@@ -74,13 +73,12 @@ class BrokerChannel:
 
     def put(self, index: int, parts: spool.Parts, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
-        ref = self._put(index, parts, only_redis)
-        self.measures.put(ref, sum(map(len, parts)))
+        size = sum(map(len, parts))
+        ref = InlineRef(b"".join(parts)) if size <= MAX_INLINE_BYTES else self._store(index, parts, only_redis)
+        self.measures.put(ref, size)
         return ref
 
-    def _put(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
-        if sum(map(len, parts)) <= MAX_INLINE_BYTES:
-            return InlineRef(b"".join(parts))
+    def _store(self, index: int, parts: spool.Parts, only_redis: bool) -> PayloadRef:
         if self._shared is not None and self._puts_files and not only_redis:
             try:
                 return spool.write(self._shared, self._job, f"rows-{index}", parts)
@@ -88,7 +86,7 @@ class BrokerChannel:
                 self._puts_files = False  # full: Redis takes the rest
         key = keys.payload(self._job, index)
         with broker_errors(self.url):
-            self.client.set(key, b"".join(parts), ex=self._ttl_seconds)
+            self.client.set(key, b"".join(parts), ex=self.settings.job_ttl_seconds)
         return RedisRef(key)
 
     def publish(self, messages: Sequence[tuple[str, ChunkMessage]], *, first: bool = False) -> None:
@@ -114,7 +112,7 @@ class BrokerChannel:
             cause = error.__cause__ or error
             # Nothing of a connection that failed half-way is used again.
             self._app.close()
-            self._app = make_app(self._settings)
+            self._app = make_app(self.settings)
             if "OOM" in str(cause):
                 with broker_errors(self.url):
                     raise redis.exceptions.OutOfMemoryError from None
@@ -146,22 +144,22 @@ class BrokerChannel:
 
         Those of a file stand in `buffer`, where one is given.
         """
-        payload = self._load(ref, buffer)
+        if isinstance(ref, InlineRef):
+            payload: bytes | memoryview | None = ref.payload
+        elif isinstance(ref, FileRef):
+            payload = self._load_file(ref, buffer)
+        else:
+            with broker_errors(self.url):
+                payload = cast("bytes | None", self.client.getdel(ref.key))
         self.measures.taken(ref, len(payload or b""))
         return payload
 
-    def _load(self, ref: PayloadRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
-        if isinstance(ref, InlineRef):
-            return ref.payload
-        if isinstance(ref, FileRef):
-            try:
-                payload = spool.read(self._shared, ref, buffer)
-            except PayloadError:
-                return None
+    def _load_file(self, ref: FileRef, buffer: ReusableBuffer | None) -> bytes | memoryview | None:
+        with suppress(PayloadError):
+            payload = spool.read(self._shared, ref, buffer)
             self.release([ref])
             return payload
-        with broker_errors(self.url):
-            return cast("bytes | None", self.client.getdel(ref.key))
+        return None
 
     def load_into(self, ref: PayloadRef, parts: spool.Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
@@ -189,19 +187,14 @@ class BrokerChannel:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
-    def workers(self) -> dict[str, list[SlotRecord]]:
-        """Every worker that is up, with its slots; none while its only child is being replaced."""
-        with broker_errors(self.url):
-            return read_workers(self.client)
+    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float]]:
+        """Every worker that is up, with its slots, none while its only child is being replaced.
 
-    def seconds_left(self, workers: Iterable[str]) -> dict[str, float]:
-        """After which each worker counts as gone, should no sign of life come."""
+        And after how many seconds each counts as gone, should no sign of life come.
+        """
         with broker_errors(self.url):
-            return seconds_left(self.client, workers)
-
-    def slots(self) -> list[SlotRecord]:
-        """Every slot that is up."""
-        return [slot for slots in self.workers().values() for slot in slots]
+            workers = read_workers(self.client)
+            return workers, seconds_left(self.client, workers)
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from producer.rows.read_errors import cause
+from producer.rows.read_errors import foreign_errors
 from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.rows.source import Arrays, BatchSource, Rows, Source
 from producer.scheduling.chunk_sizer import Chunk
@@ -27,7 +27,7 @@ class Feed(ABC):
         label: the data set, for people.
         rows: how many there are; None where nobody knows.
         first_row: where the first chunk begins; rows before it are left out.
-        first_index: of the first chunk.
+        first_index: of the first chunk; parts count from there.
 
     Attributes:
         poll_seconds: how long the job may wait for answers before it asks again.
@@ -41,6 +41,7 @@ class Feed(ABC):
         self.label = label
         self.rows = rows
         self.first_row = first_row
+        self.first_index = first_index
         self._next = Chunk(first_index, first_row, first_row)
         # While this is the next chunk, none was made: a data set without rows is still one chunk.
         self._very_first = Chunk(first_index, 0, 0)
@@ -51,12 +52,22 @@ class Feed(ABC):
         """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
         return self._next.start
 
-    @abstractmethod
     def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
         """The next chunk, of at most `rows` rows; None when there is none now.
 
         Its rows are None where workers can read them themselves.
         """
+        try:
+            cut = self._cut(rows)
+        except CeleriacError as error:
+            self.end_by(error)  # not now: the chunks before it are still to be answered
+            return None
+        if cut is None:
+            return None
+        taken, count = cut
+        chunk = Chunk(self._next.index, self.next_row, self.next_row + count)
+        self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
+        return chunk, taken
 
     def take(self, chunk: Chunk) -> Rows | None:
         """The rows of a chunk once more; None where they are gone.
@@ -67,28 +78,37 @@ class Feed(ABC):
         return None
 
     @abstractmethod
-    def restart(self, first_index: int, first_row: int) -> Feed | None:
-        """The same data set from `first_row` on, its chunks counted from `first_index`; None where it is read up."""
+    def restart(self, first_row: int) -> Feed | None:
+        """The same data set from `first_row` on; None where it is read up.
 
-    @abstractmethod
+        Chunks go on counting: what comes late of those so far is no answer to them.
+        """
+
     def end_by(self, error: CeleriacError) -> None:
         """Make no more chunks; `exhausted` raises the error."""
+        self._error = error
 
-    @abstractmethod
     def exhausted(self) -> bool:
         """Whether there will never be another chunk; asked when all chunks so far are answered.
 
         Raises:
             InputError: the data set cannot be read on, or its rows do not fit together.
         """
+        if not self._is_used_up():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Nobody asks any more."""
 
-    def _advance(self, rows: int) -> Chunk:
-        chunk = Chunk(self._next.index, self._next.start, self._next.start + rows)
-        self._next = Chunk(chunk.index + 1, chunk.stop, chunk.stop)
-        return chunk
+    @abstractmethod
+    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+        """The next rows, at most so many, and how many they are."""
+
+    @abstractmethod
+    def _is_used_up(self) -> bool: ...
 
 
 class SourceFeed(Feed):
@@ -99,7 +119,6 @@ class SourceFeed(Feed):
     def __init__(
         self,
         source: Source,
-        *,
         with_rows: bool = True,
         first_row: int = 0,
         first_index: int = 0,
@@ -110,46 +129,26 @@ class SourceFeed(Feed):
         self._source = source
         self._with_rows = with_rows
 
-    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
-        """The next chunk."""
-        if self._error is not None or self.exhausted():
-            return None
-        start, stop = self.next_row, min(self.next_row + rows, self._rows)
-        try:
-            taken = self._slice(start, stop) if self._with_rows else None
-        except CeleriacError as error:
-            self.end_by(error)  # not now: the chunks before it are still to be answered
-            return None
-        return self._advance(stop - start), taken
-
     def take(self, chunk: Chunk) -> Rows:
         """The rows of a chunk, as often as asked for."""
         return self._slice(chunk.start, chunk.stop)
 
-    def restart(self, first_index: int, first_row: int) -> SourceFeed:
+    def restart(self, first_row: int) -> SourceFeed:
         """The same from a row on."""
-        return SourceFeed(
-            self._source, with_rows=self._with_rows, first_row=first_row, first_index=first_index, rows=self._rows
-        )
+        return SourceFeed(self._source, self._with_rows, first_row, self._next.index, self._rows)
 
-    def end_by(self, error: CeleriacError) -> None:
-        """Make no more chunks."""
-        self._error = error
+    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+        if self._is_used_up():
+            return None
+        stop = min(self.next_row + rows, self._rows)
+        return self._slice(self.next_row, stop) if self._with_rows else None, stop - self.next_row
 
-    def exhausted(self) -> bool:
-        """Whether all rows are in chunks."""
-        if self._error is not None:
-            raise self._error
-        return self._next != self._very_first and self.next_row >= self._rows
+    def _is_used_up(self) -> bool:
+        return self._error is not None or (self._next != self._very_first and self.next_row >= self._rows)
 
     def _slice(self, start: int, stop: int) -> Rows:
-        try:
+        with foreign_errors(f"{self.label}: rows {start}-{stop} did not come:"):  # a source may be the caller's own
             return self._source.take(start, stop)
-        except CeleriacError:
-            raise
-        except Exception as error:  # a source may be the caller's own
-            rows = f"rows {start}-{stop}"
-            raise InputError(f"{self.label}: {rows} did not come: {type(error).__name__}: {cause(error)}") from error
 
 
 class BatchFeed(Feed):
@@ -189,7 +188,28 @@ class BatchFeed(Feed):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
+    def restart(self, first_row: int) -> BatchFeed | None:
+        """The same from a row on, if the data set can be read once more."""
+        try:
+            self._source.batches().close()  # not begun
+        except CeleriacError:
+            return None
+        begin = self._source, self._check, self._blank, self._max_delay
+        return BatchFeed(*begin, first_row, self._next.index, least_rows=self.next_row)
+
+    def end_by(self, error: CeleriacError) -> None:
+        """Read no further, and forget the rows that wait."""
+        with self._changed:
+            self._error, self._ended, self._closed, self._waiting = error, True, True, Rebatcher()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let the reading thread end after the batch that it is reading."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
         """A full chunk, or what has waited long enough."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name="celeriac-feed", daemon=True)
@@ -202,37 +222,16 @@ class BatchFeed(Feed):
                 return None
             taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
             self._since = time.monotonic()
-        try:
-            if self._next.index == self._very_first.index:
-                self._check(taken)
-        except InputError as error:
-            self.end_by(error)
-            return None
-        return self._advance(count), taken
+        if self._next.index == self.first_index:
+            self._check(taken)
+        return taken, count
 
-    def restart(self, first_index: int, first_row: int) -> BatchFeed | None:
-        """The same from a row on, if the data set can be read once more."""
-        try:
-            self._source.batches().close()  # not begun
-        except CeleriacError:
-            return None
-        return BatchFeed(
-            self._source, self._check, self._blank, self._max_delay, first_row, first_index, least_rows=self.next_row
-        )
-
-    def end_by(self, error: CeleriacError) -> None:
-        """Read no further, and forget the rows that wait."""
-        with self._changed:
-            self._error, self._ended, self._closed, self._waiting = error, True, True, Rebatcher()
-            self._changed.notify_all()
-
-    def exhausted(self) -> bool:
-        """Whether the data set has ended and all its rows have been given."""
+    def _is_used_up(self) -> bool:
         with self._changed:
             if self._waiting.rows or not self._ended or (self._next == self._very_first and self._error is None):
                 return False
             if self._error is not None:
-                raise self._error
+                return True
         if self.next_row < self._least_rows:
             raise InputError(
                 f"{self.label}: had {self._least_rows} rows or more when it was read first, now {self.next_row}"
@@ -240,12 +239,6 @@ class BatchFeed(Feed):
         if self.rows is not None and self.next_row != self.rows:
             raise InputError(f"{self.label}: has {self.next_row} rows, not the {self.rows} that it announced")
         return True
-
-    def close(self) -> None:
-        """Let the reading thread end after the batch that it is reading."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
     def _is_due(self, rows: int) -> bool:
         if self._waiting.rows >= rows or (self._waiting.rows and self._ended):
@@ -259,7 +252,7 @@ class BatchFeed(Feed):
     def _read(self) -> None:
         error: CeleriacError | None = None
         try:
-            with closing(self._source.batches()) as batches:
+            with foreign_errors(f"{self.label}: reading it raised"), closing(self._source.batches()) as batches:
                 for batch in skip_rows(batches, self.first_row, self.label):
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._has_room())
@@ -270,9 +263,6 @@ class BatchFeed(Feed):
                         self._waiting.add(batch)
         except CeleriacError as failure:
             error = failure
-        except Exception as failure:
-            error = InputError(f"{self.label}: reading it raised {type(failure).__name__}: {cause(failure)}")
-            error.__cause__ = failure
         finally:
             with self._changed:
                 self._ended, self._error = True, self._error or error

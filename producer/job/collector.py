@@ -8,9 +8,7 @@ An answer that is of no use (its rows or outputs are gone, its child was killed)
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn, cast
 
@@ -23,12 +21,13 @@ from producer.records.timeline import Outcome
 from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import blank_like, drop_rows
 from producer.rows.part import OutputTree, Part, flatten, unflatten, without
+from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
 from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
-from tasks.transport.files import ReusableBuffer
-from worker_config.errors import ExecutorDifferedError, MessageError, PayloadError, RowsFailedError
+from tasks.transport.spool import ReusableBuffer
+from worker_config.errors import ExecutorDifferedError, MessageError, RowsFailedError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
@@ -47,21 +46,17 @@ class Collector:
     Attributes:
         result_arrays: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
         join: parts that are answered, and wait for an earlier one or for being handed over.
-        stages: what slots did in all seconds up to their last answers.
     """
 
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
         self.result_arrays: ResultArrays | None = None
-        self.stages: dict[str, float] = {}
-        self._started = time.monotonic()
         self._context = context
         self._channel = context.channel
         self._dispatcher = dispatcher
-        self._several = len(context.models) > 1
         self._ledger = context.ledger
         self._failures = context.failures
-        self._policy = context.options.policy
-        self.join = Join(ordered=context.options.ordered)
+        self._policy = context.spec.options.policy
+        self.join = Join(ordered=context.spec.options.ordered)
         self._buffer = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
         # Chunks of which every row has failed, until another one shows what outputs look like.
@@ -76,13 +71,6 @@ class Collector:
             feed = self._context.feed
             self.result_arrays = ResultArrays(feed.rows, feed.first_row, self._failures.models)
         return self.result_arrays
-
-    def count_stages(self, answer: Answer) -> None:
-        """Add the seconds of an answer; a slot that waited before the job began did not wait for it."""
-        for stage, seconds in answer.stages.items():
-            if stage == "wait":
-                seconds = min(seconds, time.monotonic() - self._started)
-            self.stages[stage] = round(self.stages.get(stage, 0.0) + seconds, 6)
 
     def collect(self, answer: Answer) -> tuple[Outcome, RowsFailedError | None]:
         """Join an answer; what became of it, and the error that it ends the job with, if rows of it failed.
@@ -115,8 +103,7 @@ class Collector:
         if isinstance(answer, Failure):
             return self._close_failed(answer, chunk)
         message = chunk.message
-        if (answer.start, answer.stop) != (message.start, message.stop):
-            raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
+        part = part_of(answer, message, answer.failed_rows)
         if answer.models and answer.models != message.models:
             others = ", ".join(map(str, answer.models))
             logger.warning("job %s: an answer of %s is not joined: %s", self._context.id, others, message)
@@ -128,12 +115,11 @@ class Collector:
         loaded = (None, 0) if answer.is_blank else self._load(answer, chunk)
         if loaded is None:
             return False
-        outputs, size = loaded
         self._failures.keep(answer.failed)
         self._checksums[answer.index] = answer.checksum
         if len(self._checksums) > MOST_CHECKSUMS:
             self._checksums.popitem(last=False)
-        self._join_part(answer, chunk, answer.failed_rows, outputs, size)
+        self._join_part(answer, chunk, part, *loaded)
         return True
 
     def end(self) -> None:
@@ -178,45 +164,29 @@ class Collector:
     def _close_failed(self, answer: Failure, chunk: OpenChunk) -> bool:
         record, goes_on = answer.record, self._policy.goes_on
         if goes_on and answer.failed_rows:
-            self._join_part(answer, chunk, answer.failed_rows)
+            self._join_part(answer, chunk, part_of(answer, chunk.message, answer.failed_rows))
             return True
         if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
             return False
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:
             return False
         if goes_on and record.stage != "model":
-            self._join_part(answer, chunk, [record])
+            self._join_part(answer, chunk, part_of(answer, chunk.message, [record]))
             return True
         # Those that had failed before are not why the job ends.
         last = self._failures.judge(answer.failed) if self._failures.models else None
         self._fail(last if last and last.model else self._named(record, chunk.message))
 
     def _join_part(
-        self,
-        answer: Answer,
-        chunk: OpenChunk,
-        failed: Sequence[FailureRecord],
-        outputs: OutputTree | None = None,
-        size: int = 0,
+        self, answer: Answer, chunk: OpenChunk, part: Part, outputs: OutputTree | None = None, size: int = 0
     ) -> None:
-        """The chunk is answered: first what may be wrong with it, then all that must happen once."""
-        message, joined = chunk.message, answer if isinstance(answer, Outputs) else None
-        part = Part(
-            message.index - self._context.first_index,
-            message.start,
-            message.stop,
-            {} if outputs is None else outputs,
-            tuple(failed),
-            dropped=_checked(tuple(joined.dropped), message) if joined else (),
-            nonfinite=(joined.nonfinite_inputs, joined.nonfinite_outputs) if joined else (0, 0),
-        )
-        if max(part.nonfinite) > part.predicted_rows:
-            raise MessageError(f"the answer to {message} counts more rows that are not finite than it has")
+        """The chunk is answered: first what may be wrong with its outputs, then all that must happen once."""
+        part = replace(part, index=part.index - self._context.feed.first_index)
         if outputs is not None:
-            part = self._formed(part)
-        self._failures.keep(failed)
+            part = self._formed(replace(part, outputs=outputs))
+        self._failures.keep(part.failed)
         self._unproven.update(answer.by_executor)
-        self._dispatcher.answered(chunk, joined.seconds if joined else 0.0, size)
+        self._dispatcher.answered(chunk, answer.seconds if isinstance(answer, Outputs) else 0.0, size)
         if chunk.times_sent == 1:
             self._channel.measures.answered(answer, chunk.published_at)
         self._ledger.chunks_answered += 1
@@ -264,10 +234,7 @@ class Collector:
         payload = self._channel.load(answer.ref, self._buffer if result_arrays else None)
         if payload is None and chunk.times_sent < MAX_SENDS:
             return None
-        try:
-            outputs = cast("OutputTree", codec.decode(payload or b"", borrow=True))  # the join looks at it
-        except PayloadError as error:
-            raise MessageError(f"the answer to {message} cannot be read: {error}") from None
+        outputs = read_outputs(payload or b"", message, borrow=True)  # the join looks at it
         outputs = without({name: outputs} if name else outputs, self._failures.models)
         if result_arrays and isinstance(payload, memoryview):  # the next answer is read into the same memory
             outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
@@ -283,7 +250,7 @@ class Collector:
 
     def _last_model(self, message: ChunkMessage) -> str:
         """The model that is left of several, empty for other messages: its outputs and failures come without a name."""
-        return message.models[0].name if len(message.models) == 1 and self._several else ""
+        return message.models[0].name if len(message.models) == 1 < len(self._context.spec.infos) else ""
 
     def _named(self, record: FailureRecord, message: ChunkMessage) -> FailureRecord:
         whole_chunk = record.stage in ("fetch", "worker", "killed")
@@ -294,11 +261,3 @@ class Collector:
         self._ledger.failed += record.stop - record.start
         self._ledger.chunks_answered += 1
         raise RowsFailedError(str(record))
-
-
-def _checked(dropped: tuple[tuple[int, int], ...], message: ChunkMessage) -> tuple[tuple[int, int], ...]:
-    """Runs of rows, if they are of the chunk, in order and apart; raises MessageError."""
-    bounds = [message.start, *(bound for run in dropped for bound in run), message.stop]
-    if bounds != sorted(bounds):
-        raise MessageError(f"the answer to {message} drops the rows {dropped}")
-    return dropped

@@ -21,6 +21,7 @@ from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
+from tasks.protocol.records import SlotRecord
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
 logger = logging.getLogger(__name__)
@@ -37,26 +38,30 @@ _WORKER_GONE = "the worker that had it is gone"
 class Dispatcher:
     """The chunks of one job on their way out.
 
-    Args:
-        balancer: of the queues of workers that can run the job.
-
     Attributes:
         open: the chunks that are not answered, in the order of their index.
         stop: the first chunk that cannot be answered, and why: none is sent any more.
+        window: what is in flight.
     """
 
-    def __init__(self, context: JobContext, window: Window, chunk_sizer: ChunkSizer, balancer: LoadBalancer) -> None:
+    def __init__(self, context: JobContext, chunk_sizer: ChunkSizer) -> None:
         self.open: dict[int, OpenChunk] = {}
         self.stop: tuple[int, CeleriacError] | None = None
         self._context = context
         self._channel = context.channel
         self._feed = context.feed
-        self._window = window
         self._chunk_sizer = chunk_sizer
-        self._balancer = balancer
-        self._models = context.models
         spec = context.spec
-        self._reply = choose_reply(spec.store, spec.slots, context.settings)
+        self.window = Window(len(spec.slots))
+        self._balancer = LoadBalancer(spec.slots)
+        self._models = spec.models
+        self._reply = choose_reply(spec.store, spec.slots, context.channel.settings)
+
+    def use(self, slots: Sequence[SlotRecord]) -> None:
+        """Send to the workers of these slots from now on, as much as Redis has room for."""
+        self._balancer.update(slots)
+        self.window.slots = len(slots)
+        self.window.leave_room(self._channel.redis_room())
 
     def send(self, held_back: int) -> int:
         """Send chunks while the window admits them, up to one batch; return how many.
@@ -68,8 +73,8 @@ class Dispatcher:
         size = 0
         while self.stop is None and len(batch) < BATCH_CHUNKS and size < BATCH_BYTES:
             rows_left = None if self._feed.rows is None else self._feed.rows - self._feed.next_row
-            chunk_rows = self._chunk_sizer.next_rows(rows_left, self._window.slots, self._window.chunk_bytes)
-            if not self._window.admits(held_back, self._chunk_sizer.bytes_in_flight(chunk_rows)):
+            chunk_rows = self._chunk_sizer.next_rows(rows_left, self.window.slots, self.window.chunk_bytes)
+            if not self.window.admits(held_back, self._chunk_sizer.bytes_in_flight(chunk_rows)):
                 break
             following = self._feed.next_chunk(chunk_rows)
             if following is None:
@@ -92,7 +97,7 @@ class Dispatcher:
             self._context.ledger.chunks_sent += 1
             self._chunk_sizer.sent(chunk.rows, payload_bytes)
             opened.bytes_in_flight = self._chunk_sizer.bytes_in_flight(chunk.rows)
-            self._window.sent(opened.bytes_in_flight)
+            self.window.sent(opened.bytes_in_flight)
             if not self._context.spec.slice_ref or parts:
                 opened.message = msgspec.structs.replace(opened.message, ref=self._channel.put(chunk.index, parts))
             batch.append(opened)
@@ -116,7 +121,7 @@ class Dispatcher:
     def answered(self, chunk: OpenChunk, seconds: float, output_bytes: int) -> None:
         """Close a chunk: its rows are not needed any more; `seconds` is 0 where nobody knows what it took."""
         self._close(chunk)
-        self._window.answered(chunk.bytes_in_flight, seconds)
+        self.window.answered(chunk.bytes_in_flight, seconds)
         if seconds:
             self._chunk_sizer.answered(chunk.rows, seconds, output_bytes)
         # Where another delivery may still read it, its file must not be written anew.
@@ -127,7 +132,7 @@ class Dispatcher:
         """Send no more: this chunk has no answer, and the job ends by the error once those before it are answered."""
         if chunk := self.open.get(index):
             self._close(chunk)
-            self._window.dropped(chunk.bytes_in_flight)
+            self.window.dropped(chunk.bytes_in_flight)
             self._channel.forget(chunk.refs)
         if self.stop is None or index < self.stop[0]:
             self.stop = index, error
@@ -191,10 +196,10 @@ class Dispatcher:
         self._channel.forget([ref for chunk in self.open.values() for ref in chunk.refs])
 
     def _encode(self, rows: object) -> list[bytes | memoryview]:
-        return codec.encode_parts(cast("codec.Tree", rows), compression=self._context.options.compression)
+        return codec.encode_parts(cast("codec.Tree", rows), compression=self._context.spec.options.compression)
 
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
-        options = self._context.options
+        options = self._context.spec.options
         return ChunkMessage(
             version=MESSAGE_VERSION,
             job=self._context.id,

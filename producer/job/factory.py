@@ -15,6 +15,7 @@ from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.job import Job
 from producer.job.job_context import JobContext
+from producer.job.part_queue import PartQueue
 from producer.job.restartable_runner import RestartableRunner
 from producer.job.runner import Runner
 from producer.records import job_store, trace_span
@@ -60,54 +61,46 @@ def make_job(
 ) -> Job:
     """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended."""
     job_id = secrets.token_hex(6)
-    models = model_pinning.refs(spec.infos)
+    models = spec.models
     dependent = model_pinning.dependent(spec.infos)
     record = job_store.new_record(job_id, models, feed.label, spec.store, feed.rows, dependent=dependent)
     trace = trace_span.begin(job_id, models, spec.store)
 
-    def make_run(feed: Feed, options: JobOptions, differed: dict[str, Differed], first_index: int) -> Runner:
+    part_queue = PartQueue(spec.options.max_waiting_bytes)
+
+    def make_run(feed: Feed, spec: JobSpec, differed: dict[str, Differed]) -> Runner:
         channel = BrokerChannel(str(settings.broker_url), settings, job_id, spec.store)
         channel.headers = trace.headers
         timeline = Timeline()
-        timeline.summary.settings, timeline.summary.versions = (
-            job_settings(settings, chunk_sizer, spec),
-            versions_here(),
-        )
-        timeline.summary.models = list(spec.infos)
+        summary = timeline.summary
+        summary.settings, summary.versions = job_settings(settings, chunk_sizer, spec), versions_here()
+        summary.models = list(spec.infos)
         timeline.look(spec.slots)
         context = JobContext(
-            settings=settings,
             spec=spec,
-            options=options,
-            models=models,
             record=record,
             channel=channel,
             feed=feed,
-            first_index=first_index,
-            ledger=_ledger(feed, options),
-            failures=Failures(job_id, [model.name for model in models], together=options.fail_together),
+            ledger=_ledger(feed, spec.options),
+            failures=Failures(job_id, [model.name for model in models], together=spec.options.fail_together),
             timeline=timeline,
             differed=differed,
             trace=trace,
             worker_timeout_seconds=worker_timeout_seconds,
             watch=watch,
         )
-        run = Runner(context, chunk_sizer)
-        prometheus.follow(run, channel.measures)
+        run = Runner(context, chunk_sizer, part_queue)
+        prometheus.follow(run)
         return run
 
     def restart(before: Runner, first_row: int) -> Runner | None:
-        # Its chunks go on counting: what comes late of the run before is no answer to them.
-        rest = before.feed.restart(before.next_index, first_row)
-        options = spec.options
-        if first_row != options.first_row:
-            options = replace(options, failed_before=0, dropped_before=0, nonfinite_before=(0, 0))
-        return None if rest is None else make_run(rest, options, before.differed, before.next_index)
+        rest, again = before.context.feed.restart(first_row), spec
+        if first_row != spec.options.first_row:
+            options = replace(spec.options, failed_before=0, dropped_before=0, nonfinite_before=(0, 0))
+            again = replace(spec, options=options)
+        return None if rest is None else make_run(rest, again, before.context.differed)
 
-    digests = {model.name: model.digest for model in models}
-    skips = spec.options.policy.on_error == "skip" or any(info.drops_rows for info in spec.infos)
-    runner = RestartableRunner(make_run(feed, spec.options, {}, 0), restart, feed.first_row)
-    return Job(job_id, runner, feed.rows, digests, skips=skips, dependent=dependent)
+    return Job(RestartableRunner(make_run(feed, spec, {}), part_queue, restart))
 
 
 def _ledger(feed: Feed, options: JobOptions) -> Ledger:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from producer.job.job_context import JobContext
+from producer.job.job_handle import JobHandle
 from producer.job.progress_bar import show_until_end
 from producer.job.restartable_runner import RestartableRunner
-from producer.job.runner import Runner
 from producer.records.job_store import JobState
-from producer.records.ledger import Ledger
 from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
-from tasks.protocol.messages import Differed, FailureRecord
+from tasks.protocol.messages import FailureRecord
+from tasks.protocol.records import JobRecord
 
 
-class Job:
+class Job(JobHandle):
     """A data set on its way through one or several models; made by `Client.submit`.
 
     The work goes on in a thread of its own. Its predictions can be taken once: by `parts` or by `result`.
@@ -28,58 +29,36 @@ class Job:
         dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
     """
 
-    def __init__(
-        self,
-        job_id: str,
-        runner: RestartableRunner,
-        rows: int | None,
-        digests: Mapping[str, str],
-        *,
-        skips: bool = False,
-        dependent: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        self.id = job_id
-        self.digests = dict(digests)
-        self.dependent = dict(dependent)
+    def __init__(self, runner: RestartableRunner) -> None:
+        context = runner.run.context
+        self.id = context.id
+        self.digests = {model.name: model.digest for model in context.spec.models}
+        self.dependent = dict(context.record.dependent)
         self._runner = runner
-        self._rows = rows
-        self._skips = skips
+        self._rows = context.feed.rows
+        self._skips = context.spec.skips_rows
         self._started = time.monotonic()
         self._seconds: float | None = None
         self._result: OutputTree | None = None
         self._begun = False
         self._marks = Marks()
         self._parts = self._take_parts()
-        self._thread = threading.Thread(target=runner.work, name=f"celeriac-{job_id}", daemon=True)
+        self._thread = threading.Thread(target=runner.work, name=f"celeriac-{self.id}", daemon=True)
 
     def start(self) -> None:
         """Begin; `Client.submit` does it."""
         self._thread.start()
 
     @property
-    def _run(self) -> Runner:
-        return self._runner.run
-
-    @property
-    def _first_row(self) -> int:
-        return self._runner.first_row
-
-    @property
-    def ledger(self) -> Ledger:
-        """What became of the rows so far."""
-        return self._run.ledger
-
-    @property
-    def state(self) -> JobState:
-        """Running, done, failed or cancelled."""
-        return self._run.state
+    def _context(self) -> JobContext:
+        return self._runner.run.context
 
     @property
     def rows_out(self) -> int | None:
         """Rows of all parts together; None where nobody knows it yet, since the data set or what is skipped tells."""
         if self._rows is None or (self._skips and self.state is not JobState.DONE):
             return None
-        return self._rows - self._first_row - (self.ledger.failed if self._skips else 0)
+        return self._rows - self._context.feed.first_row - (self._context.ledger.failed if self._skips else 0)
 
     @property
     def begun(self) -> bool:
@@ -124,12 +103,18 @@ class Job:
             ExecutorDifferedError: an executor differed, and the data set can be read only once.
         """
         if self._result is None:
+            runner = self._runner  # whose thread keeps what is called, and must not keep the job
+            arrays = runner.run.gather()
+
+            def begin_again() -> None:
+                nonlocal arrays
+                arrays = runner.run.gather()
+
             if not self._begun:
-                self._runner.allow_restart(lambda: None)  # what was placed goes with the run
-            self._runner.gather()
-            for _ in self._parts:
-                pass
-            self._result = self._runner.result()
+                runner.allow_restart(begin_again)
+            for part in self._parts:
+                arrays.add(part)
+            self._result = arrays.result()
         return self._result
 
     def allow_again(self, on_again: Callable[[], None], first_row: int | None = None) -> None:
@@ -141,36 +126,20 @@ class Job:
         """
         self._runner.allow_restart(on_again, first_row)
 
-    @property
-    def differed(self) -> dict[str, Differed]:
-        """Models of which an executor gave other outputs than their own graphs, by which the job then went on."""
-        return dict(self._run.differed)
-
     def progress(self) -> Progress:
-        """How far the job is."""
-        run = self._run
-        return Progress(
-            state=run.state,
-            rows=self._rows,
-            predicted=run.ledger.predicted,
-            failed=run.ledger.failed,
-            in_flight=run.in_flight,
-            slots=len(run.slots),
-            seconds=self._seconds or time.monotonic() - self._started,
-            skipped=run.ledger.skipped,
-            sent_again=run.ledger.chunks_sent_again,
-        )
+        """How far the job is; `seconds` until its last part was taken."""
+        return replace(super().progress(), seconds=self._seconds or time.monotonic() - self._started)
 
     def show_progress(self) -> Job:
         """Show a bar until the job ends, in a notebook as one of its widgets, in a log as lines; returns the job."""
         # A job that nobody keeps must end, whoever looks at it.
         known = weakref.ref(self)
-        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self._first_row)
+        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self._context.feed.first_row)
         return self
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, or none of a model that the record names, and why; the first 1,000."""
-        return self._run.failures.in_order()
+        return self._context.failures.in_order()
 
     @property
     def failed_mask(self) -> Array:
@@ -183,12 +152,7 @@ class Job:
     @property
     def more_failures(self) -> int:
         """How many records there were beyond those that `failures` has."""
-        return self._run.failures.more
-
-    @property
-    def failed_models(self) -> dict[str, FailureRecord]:
-        """Models that failed alone, while others went on, each with the record of the first rows where it did."""
-        return dict(self._run.failures.models)
+        return self._context.failures.more
 
     @property
     def stages(self) -> dict[str, float]:
@@ -196,7 +160,7 @@ class Job:
 
         Together they are the job's seconds times its slots, but for what came after each slot's last answer.
         """
-        return dict(self._run.stages)
+        return dict(self._context.channel.measures.stages)
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
@@ -209,13 +173,20 @@ class Job:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    def _read(self) -> tuple[JobState, JobRecord]:
+        run = self._runner.run
+        return run.state, run.context.record_now()
+
+    def _count_slots(self) -> int:
+        return len(self._runner.run.slots)
+
     def _take_parts(self) -> Iterator[Part]:
         self._begun = True
         try:
-            while (part := self._runner.take()) is not None:
-                self.ledger.written += part.predicted_rows
+            while (part := self._runner.part_queue.take()) is not None:
+                self._context.ledger.written += part.predicted_rows
                 self._marks.add(part)
-                yield part.without(self._run.failures.models)
-            self.ledger.check()
+                yield part.without(self._context.failures.models)
+            self._context.ledger.check()
         finally:
             self._seconds = time.monotonic() - self._started

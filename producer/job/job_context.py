@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
@@ -11,10 +14,9 @@ from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
 from producer.records.trace_span import JobTrace
-from producer.scheduling.job_options import JobOptions, JobSpec
-from tasks.protocol.messages import Differed, ModelRef
+from producer.scheduling.job_options import JobSpec
+from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
-from worker_config.settings import Settings
 
 
 @dataclass
@@ -22,26 +24,19 @@ class JobContext:
     """One run of one job.
 
     Attributes:
-        settings: with the broker's URL.
-        spec: what is to be done; `options` are this run's, which may begin at another row.
-        models: as messages name them.
-        record: the job's, as it was when the job was made.
-        feed: where chunks come from.
-        first_index: that of the run's first chunk; parts count from 0.
+        spec: what is to be done in this run, which may begin at another row than the one before.
+        record: the job's, as it was when the job was made; `record_now` tells how far it is.
+        feed: where chunks come from; parts count from its first one.
         differed: models of which an executor was found to differ from their own graphs; those found are added.
         trace: the span of the job, which ends with its last run.
         worker_timeout_seconds: how long to wait for a worker, where none is up.
         watch: raises when the system has ended.
     """
 
-    settings: Settings
     spec: JobSpec
-    options: JobOptions
-    models: list[ModelRef]
     record: JobRecord
     channel: BrokerChannel
     feed: Feed
-    first_index: int
     ledger: Ledger
     failures: Failures
     timeline: Timeline
@@ -54,3 +49,14 @@ class JobContext:
     def id(self) -> str:
         """The job's id."""
         return self.record.id
+
+    def record_now(self) -> JobRecord:
+        """The job's record, with all that was counted so far."""
+        return msgspec.structs.replace(
+            self.record,
+            updated_at=time.time(),
+            ledger=self.ledger.as_dict(),
+            failed_models=dict(self.failures.models),
+            stages=dict(self.channel.measures.stages),
+            differed=dict(self.differed),
+        )

@@ -7,35 +7,27 @@ Losing what was reported costs a look at the job, never a row of it.
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 from producer.job.job_context import JobContext
 from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
-from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors
 
 
 class JobReporter:
-    """One job; used by its thread.
+    """One job; used by its thread."""
 
-    Args:
-        stages: what slots did so far, as it grows.
-    """
-
-    def __init__(self, context: JobContext, stages: dict[str, float]) -> None:
+    def __init__(self, context: JobContext) -> None:
         self._context = context
         self._client = context.channel.client
-        self._ttl_seconds = context.settings.job_ttl_seconds
-        self._stages = stages
+        self._ttl_seconds = context.channel.settings.job_ttl_seconds
         self._failures_written = 0
 
     def begin(self) -> None:
         """The job is there; raises BrokerError."""
         with broker_errors(self._context.channel.url):
-            job_store.create(self._client, self._record(), self._ttl_seconds)
+            job_store.create(self._client, self._context.record_now(), self._ttl_seconds)
 
     def update(self) -> tuple[JobState, bool]:
         """How far it is; returns the state that others may have set, and whether Redis had lost the record.
@@ -44,7 +36,7 @@ class JobReporter:
             BrokerError: Redis cannot be reached.
         """
         with broker_errors(self._context.channel.url):
-            state_and_lost = job_store.update(self._client, self._record(), self._ttl_seconds)
+            state_and_lost = job_store.update(self._client, self._context.record_now(), self._ttl_seconds)
             self._write_failures()
         self.report_differed()
         self._write_timeline()
@@ -58,7 +50,7 @@ class JobReporter:
 
     def finish(self, state: JobState, error: str) -> None:
         """It has ended, with an error if there is a text; raises redis.RedisError."""
-        record = msgspec.structs.replace(self._record(), error=error)
+        record = msgspec.structs.replace(self._context.record_now(), error=error)
         self._failures_written = 0
         self._write_failures()
         self._write_timeline()
@@ -68,17 +60,6 @@ class JobReporter:
         """Redis may have lost whatever it has."""
         self._failures_written = 0
         self._context.timeline.doubt()
-
-    def _record(self) -> JobRecord:
-        context = self._context
-        return msgspec.structs.replace(
-            context.record,
-            updated_at=time.time(),
-            ledger=context.ledger.as_dict(),
-            failed_models=dict(context.failures.models),
-            stages=self._stages,
-            differed=dict(context.differed),
-        )
 
     def _write_failures(self) -> None:
         failures = self._context.failures

@@ -15,23 +15,22 @@ from producer.rows.part import Part, flatten
 from producer.scheduling.job_options import MAX_WAITING_BYTES
 
 
-class Restarted(Exception):  # noqa: N818 - no error
-    """All parts that were handed over are void, and come once more by another queue."""
-
-
 class PartQueue:
-    """A bounded queue of parts between two threads; `on_taken` is called whenever there is more room.
+    """A bounded queue of parts between two threads.
 
     Attributes:
-        may_be_void: whether who takes parts can throw them away.
+        wake: is set whenever there is more room.
+        on_restart: called by whoever takes parts, who throws away what was taken, and then gets all parts once more;
+            None where that cannot be.
     """
 
-    def __init__(self, on_taken: Callable[[], None], max_bytes: int = MAX_WAITING_BYTES) -> None:
-        self._on_taken = on_taken
+    def __init__(self, max_bytes: int = MAX_WAITING_BYTES) -> None:
+        self.wake = threading.Event()
+        self.on_restart: Callable[[], None] | None = None
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Part, int]] = deque()
         self._bytes = 0
-        self._closed = self._is_taken = self.may_be_void = False
+        self._closed = self._is_taken = self._is_void = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
@@ -52,7 +51,13 @@ class PartQueue:
         with self._changed:
             self._parts.clear()
             self._bytes = 0
-            return self.may_be_void or not self._is_taken
+            return self.on_restart is not None or not self._is_taken
+
+    def restart(self) -> None:
+        """All parts come once more."""
+        with self._changed:
+            self._is_void = True
+            self._changed.notify_all()
 
     def close(self, error: BaseException | None = None) -> None:
         """Say that no more parts come, and why, if it was not the end."""
@@ -67,13 +72,19 @@ class PartQueue:
             BaseException: what `close` was given, after the parts that came before it.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._parts or self._closed)
-            if not self._parts:
-                if self._error is not None:
-                    raise self._error
-                return None
-            part, size = self._parts.popleft()
-            self._bytes -= size
-            self._is_taken = True
-        self._on_taken()
+            self._changed.wait_for(lambda: self._parts or self._closed or self._is_void)
+            is_void, self._is_void = self._is_void, False
+            if not is_void:
+                if not self._parts:
+                    if self._error is not None:
+                        raise self._error
+                    return None
+                part, size = self._parts.popleft()
+                self._bytes -= size
+                self._is_taken = True
+        if is_void:
+            if self.on_restart is not None:
+                self.on_restart()
+            return self.take()
+        self.wake.set()
         return part

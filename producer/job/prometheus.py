@@ -1,6 +1,6 @@
 """Tells Prometheus of this process's jobs: their ledgers, their windows, and where the seconds went.
 
-job --ledger, stages, measures, window--> open jobs --Job is gone--> totals
+job --ledger, measures, window--> open jobs --Job is gone--> totals
 collect() --totals and open jobs, added up--> families of metrics
 
 A counter never goes back: a job that has ended stays in it. Only a few numbers are kept of it, and of jobs that nobody
@@ -12,10 +12,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from producer.job.runner import Runner
 from producer.records.job_store import JobState
@@ -23,11 +22,8 @@ from producer.records.ledger import Ledger
 from producer.records.throughput import STORES, Throughput
 from producer.scheduling.window import Window
 from tasks.protocol.messages import STAGES
-from tasks.telemetry.http_endpoint import HttpEndpoint
 from worker_config.errors import JobCancelledError
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from worker_config.telemetry.http_endpoint import HttpEndpoint, MetricFamily
 
 PREFIX = "celeriac_producer_"
 # By metric and the value of its label.
@@ -39,7 +35,6 @@ class _Numbers:
     """What a job is told by; nothing of its rows."""
 
     ledger: Ledger
-    stages: Mapping[str, float]
     measures: Throughput
     window: Window
 
@@ -68,7 +63,6 @@ _COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "put_bytes": ("Payloads of rows, by what carried them.", "store", tuple(STORES.values())),
     "taken_bytes": ("Payloads of outputs, by what carried them.", "store", tuple(STORES.values())),
 }
-_ROWS = ("predicted", "failed", "skipped", "written", "resumed", "nonfinite_inputs", "nonfinite_outputs")
 
 _lock = threading.Lock()
 _jobs: list[_Numbers] = []
@@ -103,41 +97,37 @@ def serve_metrics(port: int, host: str = "127.0.0.1", *, linger_seconds: float =
             endpoint.close()
 
 
-def follow(run: Runner, measures: Throughput) -> None:
+def follow(run: Runner) -> None:
     """Tell of a run of a job from now on."""
-    numbers = _Numbers(run.ledger, run.stages, measures, run.window)
+    numbers = _Numbers(run.context.ledger, run.context.channel.measures, run.window)
     with _lock:
         _sum_up()
         _jobs.append(numbers)
     weakref.finalize(run, _gone.append, numbers).atexit = False
 
 
-def collect() -> Iterator[Metric]:
+def collect() -> Iterator[MetricFamily]:
     """All metrics of this process, as they are now."""
-    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
-
     with _lock:
         _sum_up()
         jobs, totals = list(_jobs), _totals.copy()
         for one in jobs:
             _add(totals, one)
     for name, (text, label, values) in _COUNTERS.items():
-        family = CounterMetricFamily(PREFIX + name, text, labels=[label] if label else [])
-        for value in values:
-            family.add_metric([value] if label else [], totals[name, value])
-        yield family
+        if label:
+            numbers = [((value,), totals[name, value]) for value in values]
+            yield MetricFamily("counter", PREFIX + name, text, numbers, (label,))
+        else:
+            yield MetricFamily("counter", PREFIX + name, text, totals[name, ""])
     windows = [one.window for one in jobs if not one.measures.ended]
+    window_bytes = sum(one.bytes_in_flight for one in windows)
     for name, text, number in (
         ("jobs", "Jobs that run.", len(windows)),
         ("slots", "Slots that can run them, counted for each job.", sum(one.slots for one in windows)),
         ("window_chunks", "Chunks sent and not answered.", sum(map(len, windows))),
-        ("window_bytes", "Their payloads, with the outputs that they will have.", _bytes(windows)),
+        ("window_bytes", "Their payloads, with the outputs that they will have.", window_bytes),
     ):
-        yield GaugeMetricFamily(PREFIX + name, text, number)
-
-
-def _bytes(windows: list[Window]) -> int:
-    return sum(window.bytes_in_flight for window in windows)
+        yield MetricFamily("gauge", PREFIX + name, text, number)
 
 
 def _sum_up() -> None:
@@ -150,16 +140,14 @@ def _sum_up() -> None:
 
 def _add(totals: Totals, numbers: _Numbers) -> None:
     for name, count in numbers.ledger.as_dict().items():
-        totals[f"rows_{name}" if name in _ROWS else name, ""] += count
+        totals[f"rows_{name}" if f"rows_{name}" in _COUNTERS else name, ""] += count
     measures = numbers.measures
-    totals["queue_seconds", ""] += measures.queue_seconds
-    totals["queued_chunks", ""] += measures.queued_chunks
-    totals["join_seconds", ""] += measures.join_seconds
-    totals["executors_differed", ""] += measures.executors_differed
+    for name in ("queue_seconds", "queued_chunks", "join_seconds", "executors_differed"):
+        totals[name, ""] += getattr(measures, name)
     if measures.ended:
         totals["jobs_ended", measures.ended] += 1
     for name, amounts in (
-        ("slot_seconds", numbers.stages),
+        ("slot_seconds", measures.stages),
         ("put_bytes", measures.put_bytes),
         ("taken_bytes", measures.taken_bytes),
     ):

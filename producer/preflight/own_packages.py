@@ -14,11 +14,7 @@ _HOME = Path(__file__).resolve().parents[2]
 
 
 def check_own_packages() -> None:
-    """Make sure that what is imported as `tasks` and `worker_config` is ours.
-
-    Raises:
-        ConfigError: it is not; an ImportError, where `worker_config`, which has our errors, is the one.
-    """
+    """Raise ConfigError, or ImportError where our errors are hidden, unless `tasks` and `worker_config` are ours."""
     for name in ("worker_config", "tasks"):
         found = _file_of(name)
         if found is None or found.resolve().is_relative_to(_HOME / name):

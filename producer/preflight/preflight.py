@@ -24,36 +24,16 @@ from producer.preflight.probe import Head, ProbeSizer, send
 from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
-from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.payload_route import choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
-from tasks.protocol.codec import Compression
+from tasks.protocol.codec import columns_of, leaves_of
 from tasks.protocol.messages import FailureRecord, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
-from tasks.protocol.trees import columns_of, leaves_of
 from worker_config.settings import Settings
 
 Start = Callable[[JobSpec, Feed, ChunkSizer], Job]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the caller asks for, as in `Client.submit`; `wishes` are those of a job that is to be detached."""
-
-    chunk_rows: int | None = None
-    store: StoreName | None = None
-    compression: Compression | None = None
-    fail_together: bool = False
-    policy: ErrorBudget = ErrorBudget()  # noqa: RUF009 - frozen
-    wishes: JobOptions | None = None
-
-    @property
-    def options(self) -> JobOptions:
-        """The same as options of a job."""
-        asked = self.wishes or JobOptions(self.chunk_rows, store=self.store, compression=self.compression)
-        return replace(asked, fail_together=self.fail_together, policy=self.policy)
 
 
 @dataclass(frozen=True)
@@ -114,19 +94,15 @@ def try_out(
     source: Source | BatchSource,
     infos: list[ModelInfo],
     slots: list[SlotRecord],
-    wanted: Wanted,
+    options: JobOptions,
     start: Start,
 ) -> Preflight:
-    """Send one batch through every stage, and tell what the whole job would be like.
-
-    Raises:
-        CeleriacError: whatever the job would end with at its beginning.
-    """
-    if wanted.wishes:
+    """Send one batch through every stage, and tell what the whole job would be like; raise what it would."""
+    if options.detach:
         settings = replace(settings, spool=None)
-    store, slice_ref = choose_store(source, slots, settings, wanted.store)
+    store, slice_ref = choose_store(source, slots, settings, options.store)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
-    chunk_sizer = make_sizer(infos, row_bytes, store, wanted.options)
+    chunk_sizer = make_sizer(infos, row_bytes, store, options)
     channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
     with closing(channel):
         room = channel.redis_room()
@@ -137,21 +113,21 @@ def try_out(
     def plan(row_bytes: float) -> tuple[int, float | None]:
         """Rows of a chunk, and bytes in Redis, of a detached job."""
         chunk_rows = choose_chunk_rows(
-            infos, source.rows, row_bytes, len(slots), fixed_rows=wanted.chunk_rows, sliced=slice_ref is not None
+            infos, source.rows, row_bytes, len(slots), fixed_rows=options.chunk_rows, sliced=slice_ref is not None
         )
         if source.rows is None:
             return chunk_rows, None
         chunks = max(1, -(-source.rows // chunk_rows))
-        payloads = 0.0 if slice_ref or wanted.compression else source.rows * row_bytes
+        payloads = 0.0 if slice_ref or options.compression else source.rows * row_bytes
         budget.check(source.rows, payloads, chunks, whole=True)
         return chunk_rows, budget.needed(source.rows, payloads, chunks)
 
-    if wanted.wishes and row_bytes is not None:
+    if options.detach and row_bytes is not None:
         plan(row_bytes)  # as the job would: before anything is sent
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     measured = ProbeSizer(1, fixed_rows=head.most)
-    spec = JobSpec(wanted.options, infos, slots, store, slice_ref)
+    spec = JobSpec(options, infos, slots, store, slice_ref)
     probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), measured))
 
     reply = choose_reply(store, slots, settings)
@@ -160,7 +136,7 @@ def try_out(
     if row_bytes is None:
         row_bytes = measured.payload_bytes / rows if rows else 0.0
     output_row_bytes = measured.output_bytes / rows if rows else model_pinning.output_row_bytes(infos)
-    detached: tuple[int, float | None] = plan(row_bytes) if wanted.wishes else (0, None)
+    detached: tuple[int, float | None] = plan(row_bytes) if options.detach else (0, None)
     chunk_sizer.sent(rows, round(row_bytes * rows))
     chunk_sizer.answered(rows, measured.seconds, measured.output_bytes)
     chunk_rows = detached[0] or chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
@@ -173,7 +149,7 @@ def try_out(
         slots=len(slots),
         workers=len({slot.worker for slot in slots}),
         store=store,
-        reason=why(source, slots, settings, wanted.store),
+        reason=why(source, slots, settings, options.store),
         reply=reply,
         chunk_rows=detached[0] or first_rows,
         chunks=None if source.rows is None else max(1, -(-source.rows // chunk_rows)),
@@ -186,7 +162,7 @@ def try_out(
         in_flight_bytes=in_flight(chunk_sizer, window, chunk_rows, source.rows),
         spool_free=shutil.disk_usage(spool).free if spool else None,
         detached_bytes=detached[1],
-        detached_limit=budget.limit if wanted.wishes else 0.0,
+        detached_limit=budget.limit if options.detach else 0.0,
         dependent=model_pinning.dependent(infos),
     )
 

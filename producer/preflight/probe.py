@@ -63,11 +63,7 @@ class Head:
         self._source, self._infos = source, infos
 
     def feed(self, with_rows: bool) -> Feed:
-        """The one chunk of the job.
-
-        Raises:
-            InputError: the rows cannot be read, or do not fit the models.
-        """
+        """The one chunk of the job."""
         source = self._source
         if not isinstance(source, Source):
             source = BatchReader(source.label, None, self._read)

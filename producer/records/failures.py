@@ -19,12 +19,7 @@ MOST_KEPT = 1_000
 
 
 class Failures:
-    """The failures of one job; written by its thread, read by others.
-
-    Args:
-        job: its id.
-        models: its models by name.
-        together: whether the first failure of a model ends the job.
+    """The failures of one job; written by its thread, read by others. `together`: the first model's ends the job.
 
     Attributes:
         records: the first `MOST_KEPT` of them.

@@ -1,6 +1,6 @@
 """A record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
 
-producer --JobRecord, state--> hash of the job (`tasks/protocol/job_fields.py`) --with its counts--> JobRecord
+producer --JobRecord, state--> hash of the job (`tasks/protocol/keys.py`) --with its counts--> JobRecord
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import msgspec
 import redis
 
 from producer.records.ledger import Ledger
-from tasks.protocol import job_fields, keys
+from tasks.protocol import keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
@@ -67,7 +68,7 @@ def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
     fields: dict[str, int] = {}
     if plan := record.plan:
-        fields = {job_fields.CHUNKS: plan.chunks, job_fields.TTL: ttl_seconds, job_fields.MODELS: len(plan.models)}
+        fields = {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
     _write(client, record, JobState.RUNNING, ttl_seconds, **fields)
 
 
@@ -94,11 +95,11 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
     Also return whether Redis had lost the record, and so everything else.
     """
     with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), job_fields.RECORD, cast("str", msgspec.json.encode(record)))
+        pipe.hset(keys.job(record.id), JobField.RECORD, cast("str", msgspec.json.encode(record)))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
-        pipe.hsetnx(keys.job(record.id), job_fields.STATE, JobState.RUNNING.value)
+        pipe.hsetnx(keys.job(record.id), JobField.STATE, JobState.RUNNING.value)
         scripts.keep_job(pipe, record.id, ttl_seconds)
-        pipe.hget(keys.job(record.id), job_fields.STATE)
+        pipe.hget(keys.job(record.id), JobField.STATE)
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
 
@@ -106,7 +107,7 @@ def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[Jo
 def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differed]) -> None:
     """Let workers run these models by their own graphs in the job, should Redis have lost that."""
     for one in differed:
-        client.hsetnx(keys.job(job_id), f"{job_fields.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
+        client.hsetnx(keys.job(job_id), f"{JobField.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
 
 
 def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
@@ -128,9 +129,6 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
     """Ask a running job to end; return the state that it was in, and its record.
 
     A detached job ends at once, also when it is done: its rows and outputs are gone when this returns.
-
-    Raises:
-        UnknownJobError: there is no such job.
     """
     _, record = read(client, job_id)
     held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
@@ -141,12 +139,9 @@ def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """A job's state and record; the first characters of its id are enough.
+    """A job's state and record, of a detached one with the counts as they stand.
 
-    The record of a detached job has the counts as they stand.
-
-    Raises:
-        UnknownJobError: no job, or more than one, begins so.
+    The first characters of its id are enough; UnknownJobError where no job, or more than one, begins so.
     """
     ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
     if len(ids) != 1:
@@ -156,18 +151,14 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """The same by the whole id.
-
-    Raises:
-        UnknownJobError: the job has expired.
-    """
+    """The same by the whole id."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
     try:
-        state = JobState(fields[job_fields.STATE.encode()].decode())
-        record = msgspec.json.decode(fields[job_fields.RECORD.encode()], type=JobRecord)
+        state = JobState(fields[JobField.STATE.encode()].decode())
+        record = msgspec.json.decode(fields[JobField.RECORD.encode()], type=JobRecord)
     except KeyError:
         raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again") from None
-    if differed := _by_model(fields, job_fields.OWN_GRAPH, Differed):
+    if differed := _by_model(fields, JobField.OWN_GRAPH, Differed):
         record = msgspec.structs.replace(record, differed=differed)
     return state, _with_counts(state, record, record.plan, fields) if record.plan else record
 
@@ -176,7 +167,7 @@ def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]
     """The rows of a job that have no prediction, as far as is known, in their order."""
     listed = cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
     records = [unpack(data, FailureRecord) for data in listed]
-    last = cast("bytes | None", client.hget(keys.job(record.id), job_fields.FAILURE))  # that ended a detached job
+    last = cast("bytes | None", client.hget(keys.job(record.id), JobField.FAILURE))  # that ended a detached job
     ended = [msgspec.json.decode(last, type=FailureRecord)] if last else []
     for known in (*record.failed_models.values(), *ended):
         if known not in records:
@@ -204,7 +195,7 @@ def job_ids(client: redis.Redis) -> list[str]:
 
 
 def _write(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int, **fields: int) -> None:
-    values = {job_fields.STATE: state.value, job_fields.RECORD: msgspec.json.encode(record), **fields}
+    values = {JobField.STATE: state.value, JobField.RECORD: msgspec.json.encode(record), **fields}
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping=cast("dict[Any, Any]", values))
         scripts.keep_job(pipe, record.id, ttl_seconds)
@@ -217,22 +208,22 @@ def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[by
 
     ledger = Ledger(
         rows=plan.rows,
-        **{name: count(name) for name in job_fields.ROWS},
+        **{name: count(name) for name in JobField.ROWS},
         chunks_sent=plan.chunks,
-        chunks_answered=count(job_fields.ANSWERED),
-        chunks_sent_again=count(job_fields.SENT_AGAIN),
-        duplicates=count(job_fields.DUPLICATES),
+        chunks_answered=count(JobField.ANSWERED),
+        chunks_sent_again=count(JobField.SENT_AGAIN),
+        duplicates=count(JobField.DUPLICATES),
     )
     if state is not JobState.RUNNING:
         ledger.skipped = plan.rows - ledger.predicted - ledger.failed
-    failure = fields.get(job_fields.FAILURE.encode())
+    failure = fields.get(JobField.FAILURE.encode())
     return msgspec.structs.replace(
         record,
         ledger=ledger.as_dict(),
         error=str(msgspec.json.decode(failure, type=FailureRecord)) if failure else "",
-        updated_at=float(fields.get(job_fields.ANSWERED_AT.encode(), record.updated_at)),
-        failed_models=_by_model(fields, job_fields.FAILED, FailureRecord),
-        void=count(job_fields.VOID),
+        updated_at=float(fields.get(JobField.ANSWERED_AT.encode(), record.updated_at)),
+        failed_models=_by_model(fields, JobField.FAILED, FailureRecord),
+        void=count(JobField.VOID),
     )
 
 

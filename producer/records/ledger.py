@@ -47,14 +47,9 @@ class Ledger:
     duplicates_differing: int = 0
 
     def check(self, *, handed_over: bool = True) -> None:
-        """Make sure that no row was lost or counted twice.
+        """Raise CeleriacError, with both sides, where a row was lost or counted twice.
 
-        Args:
-            handed_over: the job's output is with the caller or in its file, so `written` must be `predicted`;
-                False for a job whose output nobody has taken yet.
-
-        Raises:
-            CeleriacError: the ledger does not add up; the text shows both sides.
+        Where the output was `handed_over`, to the caller or into its file, all predicted rows must be written ones.
         """
         if negative := [name for name, value in self.as_dict().items() if value < 0]:
             raise _wrong(f"less than zero: {', '.join(negative)}", self)

@@ -25,6 +25,7 @@ class Throughput:
         queued_chunks: those.
         executors_differed: from their models' own graphs, as was found in the job.
         join_seconds: that the job's thread spent on answers.
+        stages: what slots did in all seconds up to their last answers.
         ended: the job's state, once it has ended.
     """
 
@@ -35,6 +36,8 @@ class Throughput:
     join_seconds: float = 0.0
     executors_differed: int = 0
     ended: str = ""
+    stages: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     def put(self, ref: PayloadRef, size: int) -> None:
         """Count the rows of a chunk."""
@@ -49,6 +52,13 @@ class Throughput:
         worked = sum(seconds for stage, seconds in answer.stages.items() if stage not in ("wait", "answer"))
         self.queue_seconds += max(0.0, time.monotonic() - sent_at - worked)
         self.queued_chunks += 1
+
+    def count_stages(self, answer: Answer) -> None:
+        """Add the seconds of an answer; a slot that waited before the job began did not wait for it."""
+        for stage, seconds in answer.stages.items():
+            if stage == "wait":
+                seconds = min(seconds, time.monotonic() - self.began)
+            self.stages[stage] = round(self.stages.get(stage, 0.0) + seconds, 6)
 
     @contextmanager
     def joining(self) -> Iterator[None]:

@@ -59,13 +59,20 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     begun_at: float
     answered_at: float
     times_sent: int
-    fate: Outcome
+    outcome: Outcome
     stages: dict[str, float]
 
     @property
     def seconds(self) -> float:
         """What the child had to do with the chunk, from its coming to the answer's leaving."""
         return sum(seconds for stage, seconds in self.stages.items() if stage not in _BEFORE)
+
+
+def entry_of(answer: Answer, outcome: Outcome, sent_at: float, answered_at: float, times_sent: int) -> Entry:
+    """The entry of an answer, with what it tells of itself."""
+    rows = answer.record if isinstance(answer, Failure) else answer
+    times = sent_at, answer.begun_at, answered_at
+    return Entry(answer.index, rows.start, rows.stop, answer.slot, *times, times_sent, outcome, answer.stages)
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
@@ -136,25 +143,13 @@ class Timeline:
 
     def answered(self, answer: Answer, outcome: Outcome, sent_at: float = 0.0, times_sent: int = 0) -> None:
         """An answer was taken, to a chunk that was first sent then, and so often; 0 where it is not open any more."""
-        rows = answer.record if isinstance(answer, Failure) else answer
         now = self._clock()
-        entry = Entry(
-            answer.index,
-            rows.start,
-            rows.stop,
-            answer.slot,
-            sent_at,
-            answer.begun_at,
-            now,
-            times_sent,
-            outcome,
-            answer.stages,
-        )
+        entry = entry_of(answer, outcome, sent_at, now, times_sent)
         self.summary.answers += 1
         if outcome is not Outcome.JOINED:
             self._note_outcome(answer, outcome)
         else:
-            self._rows.add(now - self.summary.began_at, rows.stop - rows.start)
+            self._rows.add(now - self.summary.began_at, entry.stop - entry.start)
             keep = heapq.heappush if len(self._slowest) < MOST_SLOWEST else heapq.heappushpop
             keep(self._slowest, (entry.seconds, -self.summary.answers, entry))
         if answer.index % self.summary.every == 0:
@@ -215,12 +210,7 @@ class Timeline:
 
 
 class RowsByTime:
-    """Rows in bins of equal time, which double their width when there are too many.
-
-    Attributes:
-        seconds: of a bin.
-        bins: rows in each, the first one from the beginning on.
-    """
+    """Rows in `bins` of equal `seconds` since the beginning, which double their width when there are too many."""
 
     def __init__(self, seconds: float = 0.01) -> None:
         self.seconds = seconds
@@ -230,8 +220,13 @@ class RowsByTime:
         """Count rows so long after the beginning."""
         place = max(0, int(at_seconds / self.seconds))
         while place >= MOST_BINS:
-            self.bins = [sum(self.bins[first : first + 2]) for first in range(0, len(self.bins), 2)]
+            self.bins = halved(self.bins)
             self.seconds *= 2
             place //= 2
         self.bins += [0] * (place + 1 - len(self.bins))
         self.bins[place] += rows
+
+
+def halved(bins: list[int]) -> list[int]:
+    """Half as many bins, each of the sum of two."""
+    return [sum(bins[first : first + 2]) for first in range(0, len(bins), 2)]

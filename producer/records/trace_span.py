@@ -11,18 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.protocol.messages import ModelRef
-from tasks.telemetry.tracing import tracer
+from worker_config.telemetry.tracing import tracer
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 
 class JobTrace:
-    """One job, or the submission of one that goes on without its producer.
-
-    Attributes:
-        headers: for the messages of its chunks.
-    """
+    """One job, or the submission of one that goes on without its producer; `headers` are for messages of its chunks."""
 
     def __init__(self, span: Span | None, headers: dict[str, str]) -> None:
         self.headers = headers

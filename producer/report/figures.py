@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.records.timeline import Event, TimelineSummary
+from producer.records.timeline import Event, Outcome, TimelineSummary, halved
 from producer.report.timeline_lanes import AWAY, KINDS, Bar, Span, short_names
 from tasks.protocol.messages import STAGES
 
@@ -72,7 +72,7 @@ def throughput(summary: TimelineSummary, seconds: float) -> Figure:
     width, bins = summary.bin_seconds, summary.bins
     # Narrower bins than answers come would show the answers, not the rate.
     while len(bins) > _RATE_BINS or (len(bins) > 8 and summary.answers < 2 * len(bins)):
-        bins, width = [sum(bins[first : first + 2]) for first in range(0, len(bins), 2)], 2 * width
+        bins, width = halved(bins), 2 * width
     starts = [place * width for place in range(len(bins))]
     rates = [
         rows / max(1e-6, min(width, seconds - start) if seconds > start else width)
@@ -152,8 +152,8 @@ def _of_bar(bar: Bar) -> str:
     if first is not last:
         return f"{len(bar.entries)} chunks, {first.index} to {last.index}<br>{own}"
     again = f"<br>sent {first.times_sent} times" if first.times_sent > 1 else ""
-    fate = "" if first.fate == "joined" else f"<br>{escape(first.fate)}"
-    return f"chunk {first.index}, rows {first.start:,}-{first.stop:,}<br>{own}{again}{fate}"
+    outcome = "" if first.outcome is Outcome.JOINED else f"<br>{escape(first.outcome)}"
+    return f"chunk {first.index}, rows {first.start:,}-{first.stop:,}<br>{own}{again}{outcome}"
 
 
 def _marks(summary: TimelineSummary, names: Mapping[str, str]) -> list[Figure]:

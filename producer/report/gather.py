@@ -15,7 +15,7 @@ import redis
 
 from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
-from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, TimelineSummary
+from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, TimelineSummary, entry_of
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
@@ -44,11 +44,7 @@ class JobFacts:
 
 
 def gather(client: redis.Redis, job_id: str) -> JobFacts:
-    """All that is known of a job; the first characters of its id are enough.
-
-    Raises:
-        UnknownJobError: there is no such job, or it has expired.
-    """
+    """All that is known of a job; the first characters of its id are enough."""
     state, record = job_store.read(client, job_id)
     failures = job_store.read_failures(client, record)
     if record.plan:
@@ -106,16 +102,5 @@ def _entry(data: bytes) -> Entry | None:
         return None
     if not isinstance(answer, Outputs) or not answer.begun_at:
         return None
-    entry = Entry(
-        answer.index,
-        answer.start,
-        answer.stop,
-        answer.slot,
-        0.0,
-        answer.begun_at,
-        0.0,
-        1,
-        Outcome.JOINED,
-        answer.stages,
-    )
+    entry = entry_of(answer, Outcome.JOINED, sent_at=0.0, answered_at=0.0, times_sent=1)
     return msgspec.structs.replace(entry, answered_at=entry.begun_at + entry.seconds)

@@ -55,12 +55,7 @@ Promise.all(Object.entries(figures).map(([id, one]) => Plotly.newPlot(`chart-${i
 
 
 def make_page(facts: JobFacts, plotly_script: str) -> str:
-    """The whole page.
-
-    Args:
-        facts: what is known of the job.
-        plotly_script: plotly.js, all of it.
-    """
+    """The whole page; `plotly_script` is plotly.js, all of it."""
     charts, sections = _charts(facts)
     scripts = [plotly_script.replace("\r", ""), _SCRIPT] if charts else []
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"

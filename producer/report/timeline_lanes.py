@@ -60,10 +60,10 @@ class Span:
 
 def spans_of(entries: Iterable[Entry], began_at: float) -> list[Span]:
     """The chunks that a child ran, in the order in which they began."""
-    ran = [entry for entry in entries if entry.begun_at]
-    shifts = clock_shifts(ran)
+    executed = [entry for entry in entries if entry.begun_at]
+    shifts = clock_shifts(executed)
     spans = []
-    for entry in ran:
+    for entry in executed:
         begun = entry.begun_at + shifts[worker_of(entry.slot)] - began_at
         sent = entry.sent_at - began_at if entry.sent_at else None
         spans.append(Span(entry, sent, begun, begun + entry.seconds))

@@ -15,7 +15,7 @@ import numpy as np
 
 from producer.rows.drop_rows import close_gaps
 from producer.rows.part import Array, OutputTree, Part, RowSpec, flatten, output_name, title_of, unflatten
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import CeleriacError, MessageError
 
 

@@ -35,20 +35,6 @@ def columns_of(tree: object, where: str) -> dict[str, Any]:
     return columns
 
 
-def tree_of(columns: dict[str, Any], kind: type) -> Any:
-    """The tree that `columns_of` took apart; `kind` is tuple, dict, or anything else for a single value."""
-    if kind is tuple:
-        return tuple(columns.values())
-    return columns if kind is dict else columns[""]
-
-
-def kind_of(tree: object) -> type:
-    """What `tree_of` needs to know to put the tree together again."""
-    if isinstance(tree, tuple):
-        return tuple
-    return dict if isinstance(tree, Mapping) else np.ndarray
-
-
 def place(where: str, name: str) -> str:
     """Where a column is, for messages."""
     return f"{where}: input {name!r}" if name else where

@@ -10,7 +10,6 @@ import numpy as np
 
 from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
 from tasks.protocol.dtypes import filler_rows
-from tasks.protocol.messages import FailureRecord
 
 # NumPy copies what overlaps, so not all rows are moved at once.
 MOVED_BYTES = 16 * 2**20
@@ -30,11 +29,6 @@ def drop_rows(part: Part, *, with_failed: bool) -> Part:
         kept[start - part.start : stop - part.start] = False
     arrays = unflatten({key: array[kept] for key, array in flatten(part).items()})
     return replace(part, outputs=arrays, skipped=int(len(kept) - kept.sum()))
-
-
-def count_rows(records: Iterable[FailureRecord]) -> int:
-    """How many rows records are of."""
-    return sum(record.stop - record.start for record in records)
 
 
 def close_gaps(array: Array, gaps: Iterable[tuple[int, int]]) -> Array:

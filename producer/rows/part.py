@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tasks.protocol.codec import Key, leaves_of, tree_of
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import MessageError
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worker_config.errors import ConfigError, InputError
+from worker_config.errors import CeleriacError, ConfigError, InputError
 
 
 def check_file(path: Path, instead: str) -> os.stat_result:
@@ -41,6 +41,17 @@ def one_line_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # of a damaged file, readers raise almost anything
         raise unreadable(where, error) from error
+
+
+@contextmanager
+def foreign_errors(what: str) -> Iterator[None]:
+    """Whatever code that is not ours raises inside comes out as an InputError that begins so; our own errors pass."""
+    try:
+        yield
+    except CeleriacError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} {type(error).__name__}: {cause(error)}") from error
 
 
 def unreadable(where: str, error: Exception) -> InputError:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from producer.rows.columns import columns_of, kind_of, tree_of
+from producer.rows.columns import columns_of
 from producer.rows.part import Array
 from producer.rows.source import Column, Rows
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 
@@ -99,7 +100,7 @@ def columns(rows: Rows) -> list[Column]:
 
 def with_columns(rows: Rows, columns: list[Column]) -> Rows:
     """Other columns in the form of these rows."""
-    changed: Rows = tree_of(dict(zip(columns_of(rows, "rows"), columns, strict=True)), kind_of(rows))
+    changed: Rows = tree_like(rows, dict(zip(columns_of(rows, "rows"), columns, strict=True)))
     return changed
 
 
@@ -121,8 +122,7 @@ def _column_bytes(column: Column) -> int:
 
 def _joined(cuts: list[Rows]) -> Rows:
     by_name = [columns_of(cut, "rows") for cut in cuts]
-    joined = {name: _joined_columns([columns[name] for columns in by_name]) for name in by_name[0]}
-    rows: Rows = tree_of(joined, kind_of(cuts[0]))
+    rows: Rows = tree_like(cuts[0], {name: _joined_columns([cut[name] for cut in by_name]) for name in by_name[0]})
     return rows
 
 

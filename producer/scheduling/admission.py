@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from producer.sources import BatchSource, Source
+from tasks.protocol.codec import columns_of, is_ragged, tree_like
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import fit, named
-from tasks.protocol.trees import columns_of, is_ragged, tree_like
 from worker_config.errors import UsageError
 
 

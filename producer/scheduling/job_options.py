@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
 from tasks.protocol.codec import Compression, check_installed
-from tasks.protocol.messages import OnError, OnNonfinite, SliceRef, StoreName
+from tasks.protocol.messages import ModelRef, OnError, OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
@@ -106,3 +107,13 @@ class JobSpec:
     slots: Sequence[SlotRecord]
     store: StoreName
     slice_ref: SliceRef | None = None
+
+    @property
+    def models(self) -> list[ModelRef]:
+        """As messages name them."""
+        return model_pinning.refs(self.infos)
+
+    @property
+    def skips_rows(self) -> bool:
+        """Whether rows may be left out of the outputs."""
+        return self.options.policy.on_error == "skip" or any(info.drops_rows for info in self.infos)

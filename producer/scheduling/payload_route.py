@@ -16,8 +16,8 @@ from tasks.protocol.codec import dtype_name
 from tasks.protocol.messages import SliceRef, StoreName
 from tasks.protocol.records import SlotRecord
 from tasks.transport import spool
-from tasks.transport.files import is_under
 from worker_config.errors import UsageError
+from worker_config.files import is_under
 from worker_config.settings import Settings
 
 

@@ -12,7 +12,7 @@ A `Sink` is the same for every format; what differs is its `Writer`, one module 
     .zarr     a folder: an array, or a group of arrays by name
     .jsonl    a JSON object per row
 
-Where rows that failed are filled there is one output more, `failed`, which marks them (`producer/sinks/marks.py`).
+Where rows that failed are filled there is one output more, the mask `failed` (`producer/sinks/failed_mask.py`).
 Each one takes a known or an unknown number of rows, and each one can be continued.
 """
 

@@ -17,8 +17,8 @@ import numpy as np
 from producer.rows.part import Part
 from producer.sinks.opening import open_sink
 from producer.sinks.temp_paths import check_free, one_line_errors
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import leaves_of
 from worker_config.errors import OutputError
 
 # Of the whole output, what is on the disk at a time, where that is looked at before the first row is written.
@@ -27,25 +27,14 @@ _AT_A_TIME = {".npy": 1, ".npz": 2}
 
 @dataclass(frozen=True)
 class DryWrite:
-    """What an output will be.
-
-    Attributes:
-        bytes: of all rows, about; None where nobody knows how many there are.
-        free: bytes on the disk on which it will be.
-    """
+    """What an output will take, about, None where nobody knows how many rows there are; and what its disk has free."""
 
     bytes: int | None
     free: int
 
 
 def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, FailureRecord]) -> DryWrite:
-    """Write a part, the first one, to nowhere.
-
-    Args:
-        path: the output.
-        part: its first rows.
-        rows: of the whole output; None where unknown.
-        dropped: models that are not in it.
+    """Write the first part of an output of `rows` rows, None where unknown, without the `dropped` models, to nowhere.
 
     Raises:
         OutputError: the format cannot hold such outputs, the folder cannot be written to, or the disk is too small.

@@ -34,8 +34,8 @@ import numpy as np
 
 from producer.rows.part import RowSpec
 from producer.sinks.temp_paths import not_continued, sync_folder
+from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord, OnError, to_plain
-from tasks.protocol.trees import Key
 from worker_config.errors import OutputError
 
 FORMAT = 3
@@ -104,7 +104,8 @@ class Journal:
         runs = [msgspec.convert(record, _Run) for record in records]
         last = runs[-1] if runs else _Run(0, 0, 0)
         self.done_rows, self.mark = last.stop, last.mark
-        self.specs = _specs_of(runs[0].outputs) if runs else {}
+        known = runs[0].outputs if runs else []
+        self.specs = {key: RowSpec(np.dtype(getattr(ml_dtypes, name, name)), shape) for key, name, shape in known}
         self.dropped = {name: failure for run in runs for name, failure in run.dropped.items()}
         self.failures = [failure for run in runs for failure in run.failed]
         self.left_out = last.left_out
@@ -205,11 +206,7 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
 
 
 def lock(path: Path, descriptor: int) -> None:
-    """Lock an output by an open file beside it, until that is closed.
-
-    Raises:
-        OutputError: another process has locked it, or was done with it, and the file is gone.
-    """
+    """Lock an output by an open file beside it, until that is closed; OutputError where another process writes it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         in_use = not os.fstat(descriptor).st_nlink  # finished, and removed, since we opened it
@@ -255,11 +252,7 @@ def _record(line: bytes) -> _Record | None:
 
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Hold what was done, as it was read from JSON, against what is to be done.
-
-    Raises:
-        OutputError: they are not the same; the text says what is not.
-    """
+    """Raise OutputError, with the difference, unless what was done, as JSON has it, is what is to be done."""
     now = json.loads(json.dumps(now))
     for name in now:
         if then.get(name) != now[name]:
@@ -290,7 +283,3 @@ def _shown(value: object) -> str:
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isbuiltin == 2 else dtype.str
-
-
-def _specs_of(outputs: Sequence[tuple[Key, str, tuple[int, ...]]]) -> dict[Key, RowSpec]:
-    return {key: RowSpec(np.dtype(getattr(ml_dtypes, name, name)), shape) for key, name, shape in outputs}

@@ -12,10 +12,8 @@ import msgspec
 import numpy as np
 
 from producer.rows.part import Array, output_name
-from producer.sinks.writer import Arrays, FileWriter, Specs, title
+from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
-
-_ROW = "row"
 
 
 class JsonLinesWriter(FileWriter):
@@ -23,9 +21,8 @@ class JsonLinesWriter(FileWriter):
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Refuse what JSON has no word for."""
+        self.check_no_row_column(specs)
         for key, spec in specs.items():
-            if self.name(key) == _ROW:
-                raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
             if spec.dtype.isbuiltin != 2 and (spec.dtype.kind not in "biufUSO" or spec.dtype.str[1:] == "f16"):
                 raise OutputError(
                     f"{self.target.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
@@ -33,7 +30,7 @@ class JsonLinesWriter(FileWriter):
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write one line for each row."""
-        names = [_ROW, *map(self.name, arrays)]
+        names = [ROW, *map(self.name, arrays)]
         columns = [_values(array) for array in arrays.values()]
         rows = zip(numbers.tolist(), *columns, strict=True)
         try:

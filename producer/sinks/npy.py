@@ -1,6 +1,6 @@
 """Rows --> one array in an `.npy` file: at their place, and the header again at the end.
 
-The marks of rows that failed are a file of their own beside it, which gets its name first.
+The mask of rows that failed is a file of its own beside it, which gets its name first.
 
 Rows are written with `seek` and `write`, not through a memory map: a full disk is then an error, where a map kills
 the process (SIGBUS), and the output's pages do not count as memory of the producer.
@@ -17,26 +17,21 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.marks import mask_path
+from producer.sinks.failed_mask import mask_path
 from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
 
 class Column:
-    """An array on disk; of full size from the start where the number of rows is known."""
+    """An array on disk."""
 
-    def __init__(self, stream: IO[bytes], spec: RowSpec, rows: int | None) -> None:
+    def __init__(self, stream: IO[bytes], spec: RowSpec) -> None:
         self.stream = stream
         self._spec = spec
-        self._rows = rows
-        self._offset = len(_header(spec, rows or 0))
+        self._offset = len(_header(spec, 0))
         self._row_bytes = bytes_of(spec, 1)
-
-    def begin(self) -> None:
-        """Make room for the rows."""
-        self.finish(self._rows or 0)
 
     def reopen(self, target: OutputTarget, rows: int) -> None:
         """Make sure that so many rows are there; raises OutputError."""
@@ -78,14 +73,14 @@ class ColumnsWriter(FileWriter):
         check_dtypes(self.target.path, specs)
         self.check_room(specs)
         for key, path in self.paths(specs).items():
-            self.columns[key] = Column(self.open(path, "wb+"), specs[key], self.target.rows)
-            self.columns[key].begin()
+            self.columns[key] = Column(self.open(path, "wb+"), specs[key])
+            self.columns[key].finish(self.target.rows or 0)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
         for key, path in self.paths(specs).items():
             if not self.is_dropped(key):
-                self.columns[key] = Column(self.open(path, "rb+"), specs[key], self.target.rows)
+                self.columns[key] = Column(self.open(path, "rb+"), specs[key])
                 self.columns[key].reopen(self.target, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
@@ -104,17 +99,17 @@ class NpyWriter(ColumnsWriter):
     """One array in an `.npy` file."""
 
     @property
-    def mark_name(self) -> str:
+    def mask_name(self) -> str:
         """The file beside it."""
-        return mask_path(self.target.path).name if self.mark else ""
+        return mask_path(self.target.path).name if self.mask else ""
 
     def paths(self, specs: Specs) -> dict[Key, Path]:
-        """The file that gets the final name, and that of the marks."""
-        return {key: self._marks_path if key == self.mark else self.temporary for key in specs}
+        """The file that gets the final name, and that of the mask."""
+        return {key: self._mask_path if key == self.mask else self.temporary for key in specs}
 
     def check_room(self, specs: Specs) -> None:
         """Refuse more than one output, and one that is too large."""
-        outputs = {key: spec for key, spec in specs.items() if key != self.mark}
+        outputs = {key: spec for key, spec in specs.items() if key != self.mask}
         if len(outputs) > 1:
             raise OutputError(
                 f"{self.target.path}: one .npy file holds one array, but there are {len(outputs)} outputs: "
@@ -131,22 +126,18 @@ class NpyWriter(ColumnsWriter):
         self.close()
 
     def publish(self) -> None:
-        """First the marks: no output is without those that it should have."""
-        if self.mark:
-            self._marks_path.replace(mask_path(self.target.path))
+        """First the mask: no output is without the one that it should have."""
+        if self.mask:
+            self._mask_path.replace(mask_path(self.target.path))
         super().publish()
 
     @property
-    def _marks_path(self) -> Path:
+    def _mask_path(self) -> Path:
         return self.target.temporary(f"{self.label}-0")
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:
-    """Refuse what NumPy would pickle, or read back as raw bytes.
-
-    Raises:
-        OutputError: an output is strings or of a dtype that is not NumPy's own.
-    """
+    """Raise OutputError for what NumPy would pickle, strings, or read back as raw bytes, dtypes not its own."""
     for key, spec in specs.items():
         if spec.dtype.hasobject:
             raise OutputError(

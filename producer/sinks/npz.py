@@ -12,7 +12,7 @@ from pathlib import Path
 from producer.sinks.npy import ColumnsWriter
 from producer.sinks.temp_paths import bytes_of, check_free
 from producer.sinks.writer import Specs
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 
 
 class NpzWriter(ColumnsWriter):

@@ -13,7 +13,7 @@ from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
 from producer.sinks.parquet import ParquetWriter
 from producer.sinks.sink import Sink
-from producer.sinks.temp_paths import OutputTarget, not_continued, one_line_errors
+from producer.sinks.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from producer.sinks.writer import Writer
 from producer.sinks.zarr import ZarrWriter
 from worker_config.errors import OutputError
@@ -38,7 +38,7 @@ def open_sink(
     journal: JournalHead | None = None,
     resume: bool = False,
     sync_seconds: float = 1.0,
-    marks: bool = False,
+    mask: bool = False,
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -51,7 +51,7 @@ def open_sink(
         resume: continue what a journal says; begin afresh where there is none. Without it an old journal is dropped.
         sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
             is cheap; a process that is killed loses those that wait.
-        marks: rows that failed are marked, as they are where a journal says that they are filled.
+        mask: rows that failed are marked, as they are where a journal says that they are filled.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
@@ -63,37 +63,27 @@ def open_sink(
     with one_line_errors(writer.target.path):
         if journal is None:
             writer.create()
-            return Sink(writer, None, sync_seconds, marks=marks)
-        marks = marks or journal.on_error == "fill"
+            return Sink(writer, None, sync_seconds, mask=mask)
+        mask = mask or journal.on_error == "fill"
         notes = open_journal(writer.target.path, rows, journal, resume)
-        if marks and notes.specs:
-            writer.mark_rows(notes.specs)
+        if mask and notes.specs:
+            writer.add_mask(notes.specs)
         _create_or_reopen(writer, notes)
-    return Sink(writer, notes, sync_seconds, marks=marks)
+    return Sink(writer, notes, sync_seconds, mask=mask)
 
 
 def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Sink:
-    """Throw away all rows of an output, those of former runs too, and begin it anew.
-
-    Raises:
-        OutputError: as `open_sink`.
-    """
+    """Throw away all rows of an output, those of former runs too, and begin it anew."""
     sink.discard()
     return open_sink(sink.path, rows, True, journal=journal)
 
 
 def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
-    """Say before anything is done what would keep an output from being written there; nothing is made.
-
-    Raises:
-        OutputError: the output cannot be written; the text names it, the cause, and what to do.
-        ConfigError: the library that writes such outputs is not installed.
-    """
+    """Raise what `open_sink` would, as far as it can be known before anything is made."""
     path = Path(os.path.realpath(path))
     writer = _writer(OutputTarget(path, None, ""))
     with one_line_errors(path):
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+        check_parent(path)
         if path.exists():
             writer.check_replaceable()
             if not force and resume and not journal_path(path).exists():
@@ -103,11 +93,7 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None
 
 
 def can_drop(path: Path) -> bool:
-    """Whether a model that fails alone can be left out of an output of this format.
-
-    Raises:
-        OutputError, ConfigError: as `check_output`.
-    """
+    """Whether a model that fails alone can be left out of an output of this format."""
     return _writer(OutputTarget(path, None, "")).can_drop
 
 
@@ -129,7 +115,7 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
             for model in notes.dropped:
                 writer.drop(model)
             try:
-                writer.reopen(writer.with_mark(notes.specs), notes.done_rows - notes.left_out, notes.mark)
+                writer.reopen(writer.with_mask(notes.specs), notes.done_rows - notes.left_out, notes.mark)
             except FileNotFoundError as error:
                 gone = error.filename or writer.temporary
                 raise not_continued(writer.target.path, f"{gone} is gone") from error

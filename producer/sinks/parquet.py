@@ -23,13 +23,10 @@ import numpy as np
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget
-from producer.sinks.writer import Arrays, FileWriter, Specs, title
+from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
 from worker_config.errors import OutputError
 
 ROW_GROUP_BYTES = 16 * 2**20
-
-# The column that says which row of the data set it is.
-ROW = "row"
 
 
 class ParquetWriter(FileWriter):
@@ -46,10 +43,9 @@ class ParquetWriter(FileWriter):
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Fix the columns."""
+        self.check_no_row_column(specs)
         fields = [self._arrow.field(ROW, self._arrow.int64())]
         for key, spec in specs.items():
-            if self.name(key) == ROW:
-                raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
             value = _value_type(self._arrow, spec, first[key])
             if value is None or 0 in spec.shape:
                 rows = f"rows of {spec}" if value else str(spec.dtype)
@@ -170,14 +166,11 @@ class _RowGroups:
 def _value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
     """Give the type of one value; None where Parquet has none."""
     if spec.dtype.kind in "OUS":
-        return arrow.binary() if _holds_bytes(first) else arrow.string()
+        is_binary = spec.dtype.kind == "S" or (spec.dtype.hasobject and any(isinstance(v, bytes) for v in first.flat))
+        return arrow.binary() if is_binary else arrow.string()
     if spec.dtype.kind in "biuf" and spec.dtype.isbuiltin != 2 and spec.dtype.itemsize <= 8:
         return arrow.from_numpy_dtype(spec.dtype.newbyteorder("="))
     return None
-
-
-def _holds_bytes(array: Array) -> bool:
-    return array.dtype.kind == "S" or (array.dtype.kind == "O" and any(isinstance(v, bytes) for v in array.flat))
 
 
 def _column(arrow: Any, array: Array, column_type: Any) -> Any:

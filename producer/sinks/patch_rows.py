@@ -16,8 +16,8 @@ from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
 from producer.rows.source import MAX_BATCH_BYTES
 from producer.sinks.read_back import OutputReader
+from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import Key
 from worker_config.errors import MessageError, OutputError
 
 
@@ -33,12 +33,10 @@ def patched_parts(
     """Give the parts of the new output, in order.
 
     Args:
-        path: the output.
-        old: its rows.
+        path, old: the output, and its rows.
         answers: what was predicted again, in order: row `n` of it is row `failed[n]` of the data set. Those that
             failed again are left out.
-        failed: the rows without a prediction, ascending.
-        rows: of the data set.
+        failed: the rows without a prediction, ascending, of the `rows` of the data set.
         left_out: whether the output lacks the failed rows, or has a filler in their place.
         block_bytes: how much of the output is in memory at a time, about.
 
@@ -60,7 +58,7 @@ def patched_parts(
         from_old = ~lost if left_out else np.ones_like(lost)
         kept = from_old.copy()
         kept[numbers - start] = True
-        before, outputs = old.take(int(from_old.sum())), dict[Key, Array]()
+        before, outputs = old.read(int(from_old.sum())), dict[Key, Array]()
         if len(numbers) and len(new) != len(before):
             raise _unfitting(path, f"{len(new)} outputs, not {len(before)}")
         for key, array in before.items():
@@ -88,7 +86,7 @@ class _Repredicted:
         """What concerns rows before `stop`, and was not given yet: numbers, their outputs, and records of others."""
         needed = int(np.searchsorted(self._failed, stop))
         while self._answered < needed:
-            self._take()
+            self._receive()
         numbers = np.concatenate(self._numbers)
         end = int(np.searchsorted(numbers, stop))
         outputs: dict[Key, Array] = {}
@@ -103,7 +101,7 @@ class _Repredicted:
         if next(self._answers, None) is not None:
             raise MessageError("more rows were predicted again than had failed")
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         part = next(self._answers, None)
         if part is None:
             raise MessageError(f"{self._answered} of {len(self._failed)} failed rows were predicted again")

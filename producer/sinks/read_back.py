@@ -14,12 +14,13 @@ from producer.rows.columns import columns_of
 from producer.rows.part import Array
 from producer.rows.rebatcher import Rebatcher, columns, with_columns
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source
-from producer.sinks.parquet import ROW, row_shapes
+from producer.sinks.parquet import row_shapes
+from producer.sinks.writer import ROW
 from producer.sources.arrays import ArraySource
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
 from producer.sources.zarr import open_zarr
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
 # What can be read as it was written; JSON has neither dtypes nor NaN.
@@ -27,11 +28,7 @@ READABLE = (".npy", ".npz", ".parquet", ".zarr")
 
 
 def check_readable(path: Path) -> None:
-    """Make sure that an output is of a format that can be read back.
-
-    Raises:
-        OutputError: it is not.
-    """
+    """Raise OutputError unless an output is of a format that can be read back."""
     if path.suffix.lower() not in READABLE:
         raise OutputError(
             f"{path}: outputs of this type cannot be read back as they were, so no row of it can be predicted alone; "
@@ -40,18 +37,14 @@ def check_readable(path: Path) -> None:
 
 
 class OutputReader:
-    """A finished output, read in order, once; without the rows' numbers, and the `mark` of those that failed.
+    """A finished output, read in order, once; without the rows' numbers, and the `mask` of those that failed.
 
-    As a context manager it closes its files.
-
-    Attributes:
-        rows: how many it has.
-        row_bytes: about what one of them takes.
+    It has so many `rows`, of about so many `row_bytes`. As a context manager it closes its files.
     """
 
-    def __init__(self, path: Path, mark: str = "") -> None:
+    def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()
-        self._hidden = {name for name in (mark, ROW if suffix == ".parquet" else "") if name}
+        self._hidden = {name for name in (mask, ROW if suffix == ".parquet" else "") if name}
         self._shapes = row_shapes(path) if suffix == ".parquet" else {}
         source = _open(path)
         self._dtypes = _text_dtypes(source)
@@ -63,12 +56,8 @@ class OutputReader:
             self._no_rows = self._outputs(with_columns(first, [column[:0] for column in columns(first)]))
         self.row_bytes = self._waiting.bytes / max(1, self._waiting.rows)
 
-    def take(self, rows: int) -> dict[Key, Array]:
-        """The next rows, by output: `()` for an array without a name, else the name in the file.
-
-        Raises:
-            InputError: they cannot be read.
-        """
+    def read(self, rows: int) -> dict[Key, Array]:
+        """The next rows, by output: `()` for an array without a name, else the name in the file."""
         while self._waiting.rows < rows and (batch := next(self._batches, None)) is not None:
             self._waiting.add(batch)
         return self._outputs(self._waiting.take(rows)[0]) if rows else self._no_rows

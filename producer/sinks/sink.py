@@ -9,11 +9,11 @@ from typing import Self
 
 from producer.rows.assemble import Layout
 from producer.rows.part import Part
+from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
-from producer.sinks.marks import Fill
 from producer.sinks.temp_paths import one_line_errors, sync_folder
 from producer.sinks.writer import Specs, Writer
-from tasks.protocol.dtypes import told_filler
+from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
@@ -38,14 +38,14 @@ class Sink:
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
     """
 
-    def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, marks: bool = False) -> None:
+    def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
         self.path = writer.target.path
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
-        self._marks = marks
+        self._is_masked = mask
         self._journal = journal
         self._sync_seconds = sync_seconds
         self._synced_at = time.monotonic()
@@ -80,10 +80,10 @@ class Sink:
     @property
     def fill(self) -> Fill | None:
         """How rows that failed are marked, and what stands in their place; None where they are not, or not yet."""
-        if not self._writer.mark:
+        if not self._writer.mask:
             return None
-        values = {self._writer.name(key): told_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
-        return Fill(self._writer.mark_name, values)
+        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
+        return Fill(self._writer.mask_name, values)
 
     @property
     def can_drop(self) -> bool:
@@ -91,11 +91,7 @@ class Sink:
         return self._writer.can_drop
 
     def drop(self, model: str, record: FailureRecord) -> None:
-        """Leave a model out, with the rows of it that are written, and those in parts to come; harmless when repeated.
-
-        Raises:
-            OutputError: the format has no places that could be left out.
-        """
+        """Leave a model out, with the rows of it that are written and those to come; harmless when repeated."""
         if model in self.dropped:
             return
         if not self.can_drop:
@@ -122,12 +118,12 @@ class Sink:
         arrays, numbers = self._layout.accept(part), part.numbers()
         try:
             with one_line_errors(self.path):
-                if not self._begun and self._marks:
-                    self._writer.mark_rows(self._layout.specs)
-                if self._writer.mark:
-                    arrays[self._writer.mark] = part.failed_mask
+                if not self._begun and self._is_masked:
+                    self._writer.add_mask(self._layout.specs)
+                if self._writer.mask:
+                    arrays[self._writer.mask] = part.failed_mask
                 if not self._begun:
-                    specs = self._writer.with_mark(self._layout.specs)
+                    specs = self._writer.with_mask(self._layout.specs)
                     self._check_names(specs)
                     self._writer.begin(specs, arrays)
                     self._begun = True

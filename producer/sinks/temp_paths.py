@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.rows.part import RowSpec
-from tasks.transport.files import sync_file
 from worker_config.errors import OutputError
+from worker_config.files import sync_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,26 @@ def bytes_of(spec: RowSpec, rows: int) -> int:
 
 
 def check_free(path: Path, needed: int) -> None:
-    """Find out before the work, where the size of the output is known.
-
-    Raises:
-        OutputError: the disk has less than `needed` bytes free.
-    """
+    """Raise OutputError unless the disk has so many bytes free; before the work, where the size is known."""
     disk = shutil.disk_usage(path.parent)
     if disk.total and needed > disk.free:  # a file system that does not know its size says 0
         raise OutputError(
             f"{path}: needs {needed / 2**20:.0f} MiB, the disk has {disk.free / 2**20:.0f} MiB free; make room"
         )
+
+
+def check_parent(path: Path) -> None:
+    """Raise OutputError unless there is the folder of an output."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def check_regular_file(path: Path) -> None:
+    """Raise OutputError unless what has the name of an output already is a file, which it may replace."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it")
+    if not path.is_file():
+        raise OutputError(f"{path}: exists and is not a regular file; choose another name")
 
 
 def sync_folder(folder: Path) -> None:

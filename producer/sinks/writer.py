@@ -10,17 +10,19 @@ An OSError or a CeleriacError that leaves any of these reaches the caller as one
 from __future__ import annotations
 
 import os
-import shutil
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
 from producer.rows.part import Array, RowSpec
-from producer.sinks.marks import SPEC, free_name
-from producer.sinks.temp_paths import OutputTarget, not_continued
-from tasks.protocol.trees import Key
+from producer.sinks.failed_mask import MASK_SPEC, free_name
+from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
+
+# The column, or name, that says which row of the data set it is.
+ROW = "row"
 
 Specs: TypeAlias = dict[Key, RowSpec]
 Arrays: TypeAlias = dict[Key, Array]
@@ -35,7 +37,7 @@ class Writer(ABC):
         nameless: the name in the file of an output without one.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
-        mark: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
+        mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
     """
 
     any_order: ClassVar[bool] = False
@@ -47,35 +49,33 @@ class Writer(ABC):
         self.target = target
         self.temporary = target.temporary()
         self.dropped: set[str] = set()
-        self.mark: Key | None = None
+        self.mask: Key | None = None
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
         return "/".join(key) or self.nameless
 
-    def mark_rows(self, specs: Specs) -> None:
-        """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""
-        self.mark = (free_name(name for key in specs for name in (self.name(key), *key[:1])),)
+    def check_no_row_column(self, specs: Specs) -> None:
+        """Raise OutputError where an output has the name of the column that has the rows' numbers."""
+        if ROW in map(self.name, specs):
+            raise OutputError(f"{self.target.path}: an output is named 'row', as is the row's number; rename it")
 
-    def with_mark(self, specs: Specs) -> Specs:
-        """The outputs, and the mark if there is one."""
-        return {**specs, self.mark: SPEC} if self.mark else specs
+    def add_mask(self, specs: Specs) -> None:
+        """Mark rows that failed, beside these outputs: before `begin` or `reopen`."""
+        self.mask = (free_name(name for key in specs for name in (self.name(key), *key[:1])),)
+
+    def with_mask(self, specs: Specs) -> Specs:
+        """The outputs, and the mask if there is one."""
+        return {**specs, self.mask: MASK_SPEC} if self.mask else specs
 
     @property
-    def mark_name(self) -> str:
-        """Where people find the mark; empty where there is none."""
-        return self.name(self.mark) if self.mark else ""
+    def mask_name(self) -> str:
+        """Where people find the mask; empty where there is none."""
+        return self.name(self.mask) if self.mask else ""
 
     def check_replaceable(self) -> None:
-        """Make sure that what has the final name already is an output of this kind.
-
-        Raises:
-            OutputError: it is something else.
-        """
-        if self.target.path.is_dir():
-            raise OutputError(f"{self.target.path}: is a folder; name a file in it")
-        if not self.target.path.is_file():
-            raise OutputError(f"{self.target.path}: exists and is not a regular file; choose another name")
+        """Raise OutputError unless what has the final name already is an output of this kind."""
+        check_regular_file(self.target.path)
 
     @abstractmethod
     def create(self) -> None:
@@ -187,11 +187,7 @@ class FileWriter(Writer):
 
 
 def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
-    """Hold a temporary file against the journal.
-
-    Raises:
-        OutputError: it is shorter than the journal says.
-    """
+    """Raise OutputError where a temporary file is shorter than the journal says."""
     length = os.fstat(stream.fileno()).st_size
     if length < least:
         raise not_continued(target.path, f"{stream.name} has {length} bytes, its journal says {least}")
@@ -200,8 +196,3 @@ def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:
 def title(numbers: Array) -> str:
     """Rows of the data set, for people."""
     return f"rows {numbers[0]}-{numbers[-1] + 1}" if len(numbers) else "no rows"
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it; harmless where it is gone."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,34 +1,32 @@
 """Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
-rows that failed are marked, the array "output" beside the marks. Only the
-first axis is cut, into Zarr chunks of about 4 MiB. Rows are written in place: each file of the store is replaced as a
-whole, so a writer that is killed leaves the old or the new one, and never half of either.
+rows that failed are marked, the array "output" beside the mask. Only the first axis is cut, into Zarr chunks of about
+4 MiB. Rows are written in place: each file of the store is replaced as a whole, so a writer that is killed leaves the
+old or the new one, and never half of either.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
-
 from producer.rows.part import Array, RowSpec, output_name
 from producer.rows.read_errors import import_optional
-from producer.sinks.temp_paths import OutputTarget, bytes_of, not_continued, sync_folder
-from producer.sinks.writer import Arrays, Specs, Writer, remove_folder, title
-from tasks.protocol.trees import Key
-from tasks.transport.files import sync_file
+from producer.sinks.temp_paths import OutputTarget, not_continued, sync_folder
+from producer.sinks.writer import Arrays, Specs, Writer, title
+from producer.sources.zarr import has_metadata
+from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
+from worker_config.files import sync_file
 
 ZARR_CHUNK_BYTES = 4 * 2**20
 
 # A string is kept as a pointer in memory; this is a guess at what it takes in the file.
 _STRING_BYTES = 64
-
-# Files that a folder has if it is a Zarr store of format 3 or 2.
-_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrWriter(Writer):
@@ -46,7 +44,7 @@ class ZarrWriter(Writer):
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
         path = self.target.path
-        if not path.is_dir() or not any((path / name).exists() for name in _MARKERS):
+        if not path.is_dir() or not has_metadata(path):
             raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
 
     def create(self) -> None:
@@ -58,7 +56,8 @@ class ZarrWriter(Writer):
         for key in specs:
             self._check_name(key, specs)
         for key, spec in specs.items():
-            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, _row_bytes(spec)))
+            value_bytes = _STRING_BYTES if spec.dtype.kind == "O" else spec.dtype.itemsize
+            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, math.prod(spec.shape) * value_bytes))
             if self.target.rows is not None:
                 chunk_rows = min(chunk_rows, max(1, self.target.rows))
             self._arrays[key] = self._zarr.create_array(
@@ -124,7 +123,7 @@ class ZarrWriter(Writer):
         """Bring everything to the disk."""
         self._unsynced = {(key, number) for key, number in self._unsynced if not self.is_dropped(key)}
         for model in self.dropped:
-            remove_folder(self.temporary / model)
+            shutil.rmtree(self.temporary / model, ignore_errors=True)
         for key, array in self._arrays.items():
             if not self.is_dropped(key) and array.shape[0] > rows:
                 array.resize((rows, *array.shape[1:]))
@@ -136,7 +135,7 @@ class ZarrWriter(Writer):
         path, old = self.target.path, self.target.temporary("old")
         if path.exists():
             self.check_replaceable()
-            remove_folder(old)
+            shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         try:
             self.temporary.rename(path)
@@ -144,18 +143,18 @@ class ZarrWriter(Writer):
             if old.exists():
                 old.rename(path)
             raise
-        remove_folder(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
         """No file is held open."""
 
     def remove(self) -> None:
         """Remove the folder."""
-        remove_folder(self.temporary)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _path(self, key: Key) -> str:
         """Of an array in the store; empty for the store itself, in which there can be no other."""
-        return "/".join(key) or (self.nameless if self.mark else "")
+        return "/".join(key) or (self.nameless if self.mask else "")
 
     def _sync_metadata(self) -> None:
         for path in self.temporary.rglob("zarr.json"):
@@ -182,9 +181,3 @@ class ZarrWriter(Writer):
             f"{self.target.path}: {output_name(key)} is {what}, which Zarr has no lasting form for; "
             "use .jsonl, or change it with a postprocess function"
         )
-
-
-def _row_bytes(spec: RowSpec) -> int:
-    if spec.dtype.kind == "O":
-        return bytes_of(RowSpec(np.dtype(f"S{_STRING_BYTES}"), spec.shape), 1)
-    return bytes_of(spec, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,16 +14,15 @@ from producer.rows.columns import (
     check_lengths,
     check_rows,
     columns_of,
-    kind_of,
     place,
     row_bytes,
     runs_of,
     taken_dtype,
     to_array,
-    tree_of,
 )
 from producer.rows.part import Array, RowSpec
 from producer.rows.source import Arrays, check_slice
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.
@@ -63,43 +62,37 @@ class ArraySource:
             InputError: the data set has no such rows, or its file has them no more.
         """
         check_slice(start, stop, self.rows, self.label)
-
-        def rows_of(array: Array) -> Array:
-            if isinstance(array, np.memmap) and array.flags.c_contiguous:
-                return _read_rows(array, [(start, stop)], self.label, self.stamp)
-            return array[start:stop]
-
-        return self._taken(rows_of)
+        return self._rows(slice(start, stop), [(start, stop)])
 
     def pick(self, numbers: Array) -> Arrays:
         """Give copies of the rows of these numbers, in this order, else as `take` does.
 
         Rows of a file are read in the order of the file, those that follow each other at once.
-
-        Raises:
-            InputError: as `take`.
         """
         if len(numbers):
             check_slice(int(numbers.min()), int(numbers.max()) + 1, self.rows, self.label)
         by_place = np.argsort(numbers)
+        return self._rows(numbers, runs_of(numbers[by_place]), by_place)
+
+    def _rows(self, index: slice | Array, runs: list[tuple[int, int]], by_place: Array | None = None) -> Arrays:
+        """The rows of an index; of a file by runs, whose rows then go to their places."""
 
         def rows_of(array: Array) -> Array:
             if not (isinstance(array, np.memmap) and array.flags.c_contiguous):
-                return array[numbers]
-            read = _read_rows(array, runs_of(numbers[by_place]), self.label, self.stamp)
+                return array[index]
+            read = _read_rows(array, runs, self.label, self.stamp)
+            if by_place is None:
+                return read
             rows = np.empty_like(read)
             rows[by_place] = read
             return rows
 
-        return self._taken(rows_of)
-
-    def _taken(self, rows_of: Callable[[Array], Array]) -> Arrays:
-        def rows(array: Array) -> Array:
+        def as_given(array: Array) -> Array:
             return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         columns = columns_of(self.data, self.label)
-        taken: Arrays = tree_of({name: rows(array) for name, array in columns.items()}, kind_of(self.data))
-        return taken
+        rows: Arrays = tree_like(self.data, {name: as_given(array) for name, array in columns.items()})
+        return rows
 
 
 def from_arrays(data: object) -> ArraySource:
@@ -116,17 +109,13 @@ def from_arrays(data: object) -> ArraySource:
     where = "the data set"
     arrays = {name: _as_rows(value, name) for name, value in columns_of(data, where).items()}
     label = ", ".join(f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items())
-    return array_source(tree_of(arrays, kind_of(data)), label, where)
+    return array_source(tree_like(data, arrays), label, where)
 
 
 def array_source(
     data: Arrays, label: str, where: str, path: Path | None = None, stamp: Stamp | None = None
 ) -> ArraySource:
-    """Check the arrays against each other and make the data set of them.
-
-    Raises:
-        InputError: there are none, one is no rows or of a dtype that no model takes, or their lengths differ.
-    """
+    """Check the arrays against each other and make the data set of them; raise InputError as `from_arrays`."""
     arrays: dict[str, Array] = columns_of(data, where)
     for name, array in arrays.items():
         check_rows(array.dtype, array.ndim, place(where, name))

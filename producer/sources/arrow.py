@@ -39,15 +39,10 @@ def check_type(kind: Any, where: str) -> None:
 
 
 def column_of(column: Any, where: str, first_row: int) -> Column:
-    """The values of a column: strings and binary as objects, lists as one more axis, or as a list of arrays.
-
-    Args:
-        column: an Arrow array of a type that `check_type` passes.
-        where: the file and the column, for the error.
-        first_row: the row of its first value, for the error.
+    """The values of a column that `check_type` passes: text as objects, lists as one more axis, or as a list of arrays.
 
     Raises:
-        InputError: a value is null; the text names the row.
+        InputError: a value is null; the text names the row, counted from `first_row`, and `where` that is.
     """
     return _values(column, where, partial(add, first_row))
 

@@ -49,12 +49,9 @@ def _read_files(files: list[Path]) -> Arrays:
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:
-    """The files of a folder or a pattern, sorted by path, or one file.
+    """The files of a folder or a pattern, sorted by path, or one file; InputError where there are none.
 
     With a suffix, only those whose names hold it; of a pattern all, where none does.
-
-    Raises:
-        InputError: there are none.
     """
     name = os.fspath(path)
     if is_pattern(name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -12,14 +12,13 @@ from producer.rows.columns import (
     check_dtype,
     check_text,
     columns_of,
-    kind_of,
     place,
     taken_dtype,
     to_array,
-    tree_of,
 )
 from producer.rows.part import Array
 from producer.rows.source import MAX_BATCH_BYTES, Batches, Column
+from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 
@@ -59,11 +58,7 @@ class RowSchema:
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def check(self, tree: object, where: str) -> dict[str, Array]:
-        """The values of a row by name, copied.
-
-        Raises:
-            InputError: they have other names or dtypes than before.
-        """
+        """The values of a row by name, copied; InputError if they have other names or dtypes than before."""
         values = self.columns(tree, where)
         return {name: self.value(name, value, place(where, name)) for name, value in values.items()}
 
@@ -71,11 +66,11 @@ class RowSchema:
         """The values of a tree by name, which must be those of the trees before."""
         values = columns_of(tree, where)
         if self._kind is None:
-            self._kind = kind_of(tree)
+            self._kind = _kind_of(tree)
             self._names = list(values)
-        if kind_of(tree) is not self._kind or values.keys() != set(self._names):
+        if _kind_of(tree) is not self._kind or values.keys() != set(self._names):
             raise InputError(
-                f"{where}: is {_describe(kind_of(tree), values)}, earlier ones are "
+                f"{where}: is {_describe(_kind_of(tree), values)}, earlier ones are "
                 f"{_describe(self._kind, self._names)}; give all the same form"
             )
         return {name: values[name] for name in self._names}
@@ -94,7 +89,7 @@ class RowSchema:
 
     def batch(self, columns: dict[str, Any]) -> Any:
         """The tree of a batch, of its columns by name."""
-        return tree_of(columns, self._kind or dict)
+        return tree_like((self._kind or dict)(), columns)
 
 
 def stack(values: list[Array]) -> Column:
@@ -104,6 +99,12 @@ def stack(values: list[Array]) -> Column:
 
 def _stacked(columns: dict[str, list[Array]]) -> dict[str, Column]:
     return {name: stack(values) for name, values in columns.items()}
+
+
+def _kind_of(tree: object) -> type:
+    if isinstance(tree, tuple):
+        return tuple
+    return dict if isinstance(tree, Mapping) else object
 
 
 def _describe(kind: type, names: Any) -> str:

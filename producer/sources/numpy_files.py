@@ -45,14 +45,10 @@ def open_file(path: str | Path) -> ArraySource:
         )
     if status.st_size == 0:
         raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
-    if suffix == ".npy":
-        with one_line_errors(where):
-            array = _map_npy(path, 0, status.st_size, where)
-        as_is = isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype == taken_dtype(array.dtype)
-        return array_source(array, path.name, where, path if as_is else None, stamp_of(status))
     with one_line_errors(where):
-        arrays = _open_npz(path)
-    return array_source(arrays, path.name, where, stamp=stamp_of(status))
+        data = _map_npy(path, 0, status.st_size, where) if suffix == ".npy" else _open_npz(path)
+    as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
+    return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
 
 
 def _open_npz(path: Path) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype, tree_of
+from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader
@@ -18,17 +18,18 @@ from worker_config.errors import InputError
 
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is one Zarr store, rather than a folder of files."""
-    return folder.suffix.lower() == ".zarr" or any(
-        (folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")
-    )
+    return folder.suffix.lower() == ".zarr" or has_metadata(folder)
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether a folder says of itself that it is a Zarr store, of format 3 or 2."""
+    return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
     """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
 
-    Args:
-        path: the folder.
-        nested: take the arrays of groups in the group too, by names such as "group/array".
+    With `nested`, those of groups in the group are taken too, by names such as "group/array".
 
     Raises:
         InputError: no such folder, no arrays in it, or arrays that are no rows of one data set.
@@ -53,9 +54,8 @@ def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
     readers = {name: _BlockReader(array, place(where, name)) for name, array in arrays.items()}
 
     def read(start: int, stop: int) -> Arrays:
-        taken = {name: reader.take(start, stop) for name, reader in readers.items()}
-        tree: Arrays = tree_of(taken, np.ndarray if "" in taken else dict)
-        return tree
+        read = {name: reader.read(start, stop) for name, reader in readers.items()}
+        return read.get("", read)
 
     return SliceReader(path.name, rows, sum(reader.row_bytes for reader in readers.values()), read)
 
@@ -84,7 +84,7 @@ class _BlockReader:
             chunk_bytes = max(1, int(self._block_rows * self.row_bytes))
             self._block_rows *= max(1, MAX_BATCH_BYTES // chunk_bytes)
 
-    def take(self, start: int, stop: int) -> Array:
+    def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`."""
         size = self._block_rows
         first, last = start // size, max(start, stop - 1) // size

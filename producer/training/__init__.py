@@ -22,12 +22,10 @@ def tf_dataset(client: Client, step: str, source: object, **options: Any) -> Any
     may wait for Python's garbage collection, or for `Loader.close`.
 
     Args:
-        client, step, source, wanted: as for `Loader`.
+        client, step, source, options: as for `Loader`.
 
     Raises:
-        UsageError, InputError, RowsFailedError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`, and as its
-            `element_spec`.
-        ConfigError: TensorFlow is not installed.
+        CeleriacError: as `Loader`, and as its `element_spec`; ConfigError where TensorFlow is not installed.
     """
     return Loader(client, step, source, **options).tf_dataset()
 
@@ -41,12 +39,11 @@ def py_dataset(
     `Loader`. `close` ends what is under way.
 
     Args:
-        client, step, source, wanted: as for `Loader`; `epochs` is left out.
+        client, step, source, options: as for `Loader`; `epochs` is left out.
         workers, max_queue_size: threads that ask for batches, and batches that wait, as in Keras.
 
     Raises:
-        UsageError: nobody knows how many batches there are; or as `Loader`.
-        InputError, UnknownModelError, NoWorkerError, BrokerError: as `Loader`.
-        ConfigError: Keras is not installed.
+        CeleriacError: as `Loader`; UsageError where nobody knows how many batches there are, ConfigError where Keras is
+            not installed.
     """
     return Loader(client, step, source, **options).py_dataset(workers=workers, max_queue_size=max_queue_size)

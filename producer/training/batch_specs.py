@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, Part, flatten, output_name
-from tasks.protocol.trees import Key, leaves_of, tree_of
+from tasks.protocol.codec import Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 
 
@@ -74,13 +74,10 @@ class BatchSchema:
         return tree_of(self.specs or {})
 
     def check(self, part: Part, where: str) -> Mapping[Key, Array]:
-        """Learn from the first part that has rows; hold all others against it, but for the number of rows.
-
-        Returns:
-            The part's arrays by key.
+        """A part's arrays by key: the first ones that have rows are learnt from, all others are held against these.
 
         Raises:
-            MessageError: a part is of another form; `where` names step and rows.
+            MessageError: they are of another form, but for the number of rows; `where` names step and rows.
         """
         arrays = flatten(part)
         if part.rows:
@@ -89,11 +86,7 @@ class BatchSchema:
         return arrays
 
     def check_rows(self, rows: int, where: str) -> None:
-        """Make sure that a batch may have so many rows.
-
-        Raises:
-            MessageError: the caller's element_spec says another number.
-        """
+        """Raise MessageError where the caller's element_spec says another number of rows for a batch."""
         for key, spec in (self.specs or {}).items():
             if spec.shape[0] not in (None, rows):
                 raise MessageError(
@@ -103,11 +96,7 @@ class BatchSchema:
 
 
 def check(specs: Specs, arrays: Mapping[Key, Array], where: str) -> None:
-    """Make sure that arrays are as the specs say, but for the number of rows.
-
-    Raises:
-        MessageError: they are not; `where` names step and rows.
-    """
+    """Raise MessageError unless arrays are as the specs say, but for the number of rows."""
     if set(map(_exact, specs)) != set(map(_exact, arrays)):
         raise _wrong(where, f"has {_names(arrays)}", f"had {_names(specs)}")
     for key, spec in specs.items():

@@ -17,18 +17,13 @@ import numpy as np
 from producer.rows.part import Array, OutputTree, Part, unflatten
 from producer.rows.rebatcher import Rebatcher, columns
 from producer.training.order import Order
-from tasks.protocol.trees import Key
+from tasks.protocol.codec import Key
 from worker_config.errors import MessageError, RowsFailedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows as a trainer gets them.
-
-    Attributes:
-        arrays: each with one row for each of `positions`.
-        positions: which rows of the epoch these are.
-    """
+    """Rows as a trainer gets them: arrays with one row for each of `positions`, which rows of the epoch these are."""
 
     arrays: Mapping[Key, Array]
     positions: Order
@@ -65,11 +60,7 @@ class Cutter:
         self._last: Batch | None = None
 
     def add(self, part: Part, arrays: Mapping[Key, Array]) -> list[Batch]:
-        """Take a part, with its arrays by key; give the batches that are complete.
-
-        Raises:
-            MessageError: rows of one batch are not of one shape.
-        """
+        """Take a part, with its arrays by key; give the batches that are complete."""
         kept: Order = part.numbers() if part.skipped else range(part.start, part.stop)
         self._keys = self._keys or list(arrays)
         self._rows.add((np.asarray(kept, np.int64), *(arrays[key] for key in self._keys)))
@@ -82,11 +73,7 @@ class Cutter:
         return out
 
     def end(self) -> list[Batch]:
-        """The batches that are left, when all parts were added.
-
-        Raises:
-            RowsFailedError: fewer than were promised can be made of the rows that are there.
-        """
+        """The batches that are left, when all parts were added; RowsFailedError where they are fewer than promised."""
         out = self._release(self._next(self._waiting)) if self._waiting else []
         if self._last:
             last = self._split(self._last)

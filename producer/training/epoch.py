@@ -39,9 +39,7 @@ class Epoch:
     """One epoch on its way; begins at once, as `job`.
 
     Args:
-        number: of the epoch, from 0.
-        source: the epoch's rows, in its order.
-        numbers: which rows of the data set they are.
+        source, numbers: the epoch's rows, in its order, and which rows of the data set they are.
         failed: where failure records are kept.
         cutter: a new one, which makes batches of parts.
     """
@@ -83,11 +81,7 @@ class Epoch:
         return self.job.wait(timeout_seconds=0) and self.job.state is JobState.DONE
 
     def batches(self) -> Iterator[Batch]:
-        """The batches; when the last one is given, the job has ended.
-
-        Raises:
-            CeleriacError: the job failed; rows are named as those of the data set.
-        """
+        """The batches; when the last one is given, the job has ended. Errors name rows as those of the data set."""
         with closing(self):
             for part in self._parts():
                 arrays = self._schema.check(part, self._where(part))

@@ -83,11 +83,7 @@ class Stream:
         self._peeked: tuple[list[Rows], Batches] | None = None
 
     def peek(self) -> Rows | None:
-        """The first batch that has rows; None where the data set has none.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """The first batch that has rows; None where the data set has none."""
         if self._peeked is None:
             batches = self._source.batches()
             first: list[Rows] = []

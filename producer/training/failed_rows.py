@@ -16,11 +16,7 @@ MOST_KEPT = 1_000
 
 
 class FailedRows:
-    """The failures of all epochs, a row that fails in each of them once; for any thread.
-
-    Attributes:
-        more: how many records there were beyond those that are kept.
-    """
+    """The failures of all epochs, a row that fails in each of them once; `more` came than are kept. For any thread."""
 
     def __init__(self) -> None:
         self.more = 0

@@ -123,11 +123,7 @@ class Loader:
         return self._iterate()
 
     def __len__(self) -> int:
-        """How many batches an iteration has.
-
-        Raises:
-            UnknownLengthError: nobody knows: an endless loader, rows of unknown number, or rows that may be dropped.
-        """
+        """How many batches an iteration has; UnknownLengthError where nobody knows."""
         batches = self.batches_per_epoch
         if batches is None:
             why = "drops rows on purpose" if self._refill else "reads a data set of unknown length"
@@ -241,11 +237,7 @@ class Loader:
                 self._ended = summed([self._ended, begun.ledger])
 
     def _rows_of(self, numbers: Any) -> Source:
-        """Some rows of the data set, in the order of their numbers.
-
-        Raises:
-            UsageError: the data set is read in order, and they have gone by.
-        """
+        """Some rows of the data set, in the order of their numbers; UsageError where they have gone by."""
         if not isinstance(self._source, Source):
             raise UsageError(
                 f"{self._source.label}: is read in order, and a batch that was given before cannot be had again; "
@@ -255,11 +247,7 @@ class Loader:
         return PickedRows(label, self._source, numbers, self._reading)
 
     def _outputs_of(self, numbers: Any) -> OutputTree:
-        """What the step makes of some rows of the data set, once more; those that fail are left out, or filled.
-
-        Raises:
-            UsageError, RowsFailedError, NoWorkerError, BrokerError: as `_rows_of` and `Client.predict`.
-        """
+        """What the step makes of some rows of the data set, once more; those that fail are left out, or filled."""
         return self._client.predict(
             self._options.step, self._rows_of(numbers), on_error=self._options.on_error, max_failed=None
         )

@@ -11,11 +11,7 @@ from worker_config.errors import UsageError
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """What a loader was asked for; as in `Loader`.
-
-    Raises:
-        UsageError: a number is too small, or `max_failed` does not go with `on_error`; the text says which.
-    """
+    """What a loader was asked for, as in `Loader`; UsageError where it cannot be done."""
 
     step: str
     batch_rows: int

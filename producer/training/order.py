@@ -49,13 +49,9 @@ def shard_rows(rows: int, shard: tuple[int, int]) -> int:
 
 
 class ShuffleBuffer:
-    """So many rows wait, and each row that comes takes the place of one of them, which goes on.
+    """`size` rows wait, and each row that comes takes the place of one of them, which goes on.
 
-    Which one says the generator: one draw for each row, however many come at once.
-
-    Args:
-        size: how many wait.
-        random: as `random_of` makes it.
+    Which one says `random`: one draw for each row, however many come at once.
     """
 
     def __init__(self, size: int, random: np.random.Generator) -> None:

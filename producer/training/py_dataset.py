@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,22 +31,9 @@ PEEKED = 2
 class EpochFeed(Protocol):
     """What is asked of a `Loader`."""
 
-    def _begin(self) -> Epoch:
-        """Begin the next epoch."""
-
-    def _end(self, begun: Epoch) -> None:
-        """End an epoch, wherever it is."""
-
-    def _outputs_of(self, numbers: Array) -> OutputTree:
-        """What the step makes of some rows of the data set, once more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Assigned:
-    """A batch that an index has got: which rows it has, and its outputs, if they may soon be asked for again."""
-
-    positions: Order
-    kept: OutputTree | None
+    def _begin(self) -> Epoch: ...
+    def _end(self, begun: Epoch) -> None: ...
+    def _outputs_of(self, numbers: Array) -> OutputTree: ...
 
 
 class IndexedBatches:
@@ -61,25 +47,21 @@ class IndexedBatches:
         self._coming: Iterator[Batch] | None = None
         self._came = 0
         self._ahead: dict[int, Batch] = {}  # came, and no index has them yet
-        self._assigned: dict[int, _Assigned] = {}
+        # What each index has got: which rows, and their outputs, if they may soon be asked for again.
+        self._assigned: dict[int, tuple[Order, OutputTree | None]] = {}
 
     def get(self, index: int) -> OutputTree:
-        """The batch of an index, in this epoch.
-
-        Raises:
-            IndexError: there is no such batch.
-            CeleriacError: it did not come.
-        """
+        """The batch of an index, in this epoch; IndexError where there is none."""
         if not 0 <= index < self.batches:
             raise IndexError(f"no batch {index}, there are {self.batches}")
         with self._lock:
-            assigned = self._assigned.get(index)
-            if assigned is None:
+            if index not in self._assigned:
                 batch = self._next(index)
                 kept = batch.tree if len(self._assigned) < PEEKED else None
-                self._assigned[index] = _Assigned(batch.positions, kept)
+                self._assigned[index] = batch.positions, kept
                 return batch.tree
-            return self._remade(assigned) if assigned.kept is None else assigned.kept
+            positions, kept = self._assigned[index]
+            return self._remade(positions) if kept is None else kept
 
     def end_epoch(self) -> None:
         """The next epoch comes next, if all batches of this one were given; else it goes on, as Keras' iterators do.
@@ -122,9 +104,9 @@ class IndexedBatches:
             self._came += 1
         return self._ahead.pop(index)
 
-    def _remade(self, assigned: _Assigned) -> OutputTree:
+    def _remade(self, positions: Order) -> OutputTree:
         assert self._epoch is not None  # noqa: S101 - it gave the batch
-        return self._loader._outputs_of(self._epoch.numbers_of(np.asarray(assigned.positions, np.int64)))
+        return self._loader._outputs_of(self._epoch.numbers_of(np.asarray(positions, np.int64)))
 
 
 def py_dataset_of(loader: EpochFeed, batches: int, workers: int, max_queue_size: int) -> Any:

@@ -18,7 +18,7 @@ from producer.rows.part import OutputTree, Part, flatten
 from producer.rows.read_errors import import_optional
 from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
-from tasks.protocol.trees import leaves_of
+from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def tf_outputs(job: Job | DetachedJob, *, batch_rows: int, element_spec: Any = N
 
     def batches() -> Generator[OutputTree, None, None]:
         cutter = Cutter(batch_rows, refill=True)
-        for part in parts.take():
+        for part in parts.read():
             arrays = schema.check(part, f"job {job.id}, rows {part.start}-{part.stop}")
             yield from (batch.tree for batch in cutter.add(part, arrays))
         yield from (batch.tree for batch in cutter.end())
@@ -71,12 +71,7 @@ class _Parts:
         self._gone = isinstance(job, Job) and job.begun
 
     def learn(self, schema: BatchSchema) -> None:
-        """Have the schema see what batches look like, from the first part that has rows.
-
-        Raises:
-            InputError: there is none.
-            UsageError: the parts were taken before.
-        """
+        """Have the schema see what batches look like, from the first part that has rows."""
         with closing(self._open()) as parts:
             for part in parts:
                 self._peeked.append(part)
@@ -86,7 +81,7 @@ class _Parts:
             raise InputError(f"job {self._job.id} has no parts that would show what batches look like")
         schema.specs = inferred(flatten(self._peeked[-1]))
 
-    def take(self) -> Iterator[Part]:
+    def read(self) -> Iterator[Part]:
         """All parts; of a job that gives them once, once."""
         with self._lock:
             again = isinstance(self._job, DetachedJob) or self._job.whole is not None

@@ -11,13 +11,13 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
 from billiard import current_process, pool
 
 from tasks.child.child_pipe import report
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.model_cache import ModelCache
 from tasks.models.devices import settle
 from tasks.models.tensorflow_import import settle_keras
@@ -27,34 +27,13 @@ from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
-from tasks.transport.files import ReusableBuffer
 from tasks.transport.run_folder import draining_path
-from worker_config.errors import ExitCode, ModelError
+from worker_config.errors import ExitCode
 from worker_config.retry_policy import CHILD_COMMAND_RETRIES
+from worker_config.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.telemetry.chunk_spans import ChunkTrace
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a worker may look for rows besides Redis, and how producers see that they share the spool folder."""
-
-    spool: Path | None = None
-    spool_mark: str = ""
-    data_roots: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class ChildSettings:
-    """Settings of a worker that its children need; memory in bytes, without limit where that is 0."""
-
-    broker_url: str
-    job_ttl_seconds: int
-    memory_limit: int
-    threads: int
-    pin_cores: bool = False
-    trace_exporters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,65 +44,50 @@ class Child:
     slot: int
     model_cache: ModelCache
     client: redis.Redis
-    job_ttl_seconds: int
-    places: Places
+    payloads: PayloadStore
     counters: Counters = field(default_factory=Counters)
-    scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
-    folder: Path | None = None  # of the worker's run, where slots leave word
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"
 
 
-_this: Child | None = None
-
-
-def current_child() -> Child:
-    """The child that this process is.
-
-    Raises:
-        ModelError: this process holds no models.
-    """
-    if _this is None:
-        raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
-    return _this
-
-
 def start(
-    worker: str, models: ModelSet, places: Places, counters: Counters, report_fd: int, settings: ChildSettings
-) -> None:
-    """Load the model set into this child, or tell the main process why not and exit."""
-    global _this
+    worker: str,
+    models: ModelSet,
+    places: Places,
+    counters: Counters,
+    report_fd: int,
+    settings: Settings,
+    memory_limit: int,
+) -> Child:
+    """Load the model set into this child, or tell the main process why not and exit.
+
+    Args:
+        worker, models, places, counters: of its main process.
+        report_fd: of the main process's pipe.
+        settings: with the broker and the threads as they are for this worker.
+        memory_limit: bytes that the child's models may take; without limit where it is 0.
+    """
     try:
         slot = current_process().index
-        settle(slot, threads=settings.threads, pin_cores=settings.pin_cores)
-        model_cache = ModelCache(models.current.served.values(), models.folder, settings.memory_limit)
+        settle(slot, threads=settings.intra_op_threads, pin_cores=settings.pin_cores)
+        model_cache = ModelCache(models.current.served.values(), models.folder, memory_limit)
         model_cache.preload()
         if "keras" in sys.modules:  # imported by a function in whose own module nothing says so
             settle_keras()
         # Celery replaces a child whose memory is above 1 KiB after a chunk: here, one that says so.
         pool.mem_rss = lambda: 2 if model_cache.recycle else 1
         # A chunk outlives a short outage of Redis: about a minute of tries.
-        client = connect(settings.broker_url, retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
+        client = connect(settings.broker_url or "", retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
         watch, trace = Stopwatch(cells=counters.begin(slot)), None
         if settings.trace_exporters:
             from tasks.telemetry import chunk_spans
 
             trace = chunk_spans.begin(settings.trace_exporters, watch, f"{worker}/{slot}")
-        _this = Child(
-            worker,
-            slot,
-            model_cache,
-            client,
-            settings.job_ttl_seconds,
-            places,
-            counters,
-            stopwatch=watch,
-            trace=trace,
-            folder=models.folder,
-        )
+        payloads = PayloadStore(client, settings.job_ttl_seconds, places)
+        child = Child(worker, slot, model_cache, client, payloads, counters, watch, trace)
         roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,
@@ -143,4 +107,5 @@ def start(
         report(report_fd, failed=str(error) or type(error).__name__)
         # Not an exception: Celery would log and swallow it, and send chunks.
         os._exit(getattr(error, "exit_code", ExitCode.INTERNAL))
-    report(report_fd, ready=_this.slot)
+    report(report_fd, ready=slot)
+    return child

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from tasks.protocol.codec import columns_of, tree_like
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import columns_of, tree_like
 from worker_config.errors import InputError
 
 # Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.

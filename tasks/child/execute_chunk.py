@@ -1,8 +1,7 @@
 """One chunk in a child: asked for, fetched, run (`tasks/child/run_models.py`), encoded, answered.
 
-A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again is
-run in steps that are noted before they run, so that a row that kills its child is found
-(`tasks/recovery/poison_rows.py`).
+A failure is an answer too: the stage, the error's type and text, never a pickled exception. What is delivered again
+runs in steps that are noted before, so that a row that kills is found (`tasks/recovery/poison_rows.py`).
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import msgspec
 import redis
 from celery.exceptions import Reject
 
-from tasks.child import online_checks, report_differed
-from tasks.child.bootstrap import Child, current_child
-from tasks.child.chunk_payload import checksum, fetch, forget, store
+from tasks.child import executor_differences
+from tasks.child.bootstrap import Child
+from tasks.child.chunk_payload import checksum
 from tasks.child.chunk_rows import with_values
-from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import FreshChildError
-from tasks.child.run_models import Before, ChunkOutputs, have_independent_rows, load, record_of, run_apart, run_together
+from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
-from tasks.protocol import codec, job_fields, keys
+from tasks.protocol import codec, keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
@@ -41,23 +40,27 @@ from tasks.protocol.messages import (
 from tasks.recovery import delivery_log
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
-from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer
 from tasks.transport.resend_detached import send_void
-from worker_config.errors import PayloadError
+from worker_config.errors import ModelError, PayloadError
 
 
-def run_message(plain: object, headers: Mapping[str, str] | None = None) -> str:
+def run_message(child: Child | None, plain: object, headers: Mapping[str, str] | None = None) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
 
-    Its headers may name the trace that the chunk belongs to.
+    Args:
+        child: this process; None where it is none.
+        plain: the message.
+        headers: of it, which may name the trace that the chunk belongs to.
 
     Raises:
+        ModelError: this process holds no models.
         MessageError: the message is not of our form.
         Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
     """
-    child = current_child()
+    if child is None:
+        raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
     child.stopwatch.enter("fetch")
     begun_at = time.time()
     try:
@@ -83,8 +86,8 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
         raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
-        answer = Failure(message.job, message.index, str(child), record_of(message, "memory", error))
-        push_answer(child.client, answer, child.job_ttl_seconds)
+        answer = _failure(child, message, record_of(message, "memory", error))
+        push_answer(child.client, answer, child.payloads.job_ttl_seconds)
     if child.trace:
         child.trace.answer = answer
     child.model_cache.check_size()
@@ -108,16 +111,16 @@ def _answer(
     while True:
         answer = run_chunk(child, message, payload, deliveries, own_graph)
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
-        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.take())
+        answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.lap())
         try:
-            is_taken = push_answer(child.client, answer, child.job_ttl_seconds)
+            is_taken = push_answer(child.client, answer, child.payloads.job_ttl_seconds)
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]
             continue
         if not is_taken and isinstance(answer, Outputs):
-            forget(child, answer.ref)
+            child.payloads.forget(answer.ref)
         if answer.differed:
-            report_differed.tell(child.client, child.folder, answer)
+            executor_differences.report(child.client, child.model_cache.folder, answer)
             send_void(child.client, answer.job)
         return answer
 
@@ -131,12 +134,12 @@ def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[st
     # All at once: a cancel in between would leave the count behind.
     with child.client.pipeline() as pipe:
         names = [model.name for model in message.models]
-        pipe.hmget(keys.job(message.job), [job_fields.STATE, *(f"{job_fields.OWN_GRAPH}{name}" for name in names)])
+        pipe.hmget(keys.job(message.job), [JobField.STATE, *(f"{JobField.OWN_GRAPH}{name}" for name in names)])
         # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
         pipe.hexists(keys.answers(message.job), str(message.index))
         # Before work begins: who dies with the chunk cannot count it.
         pipe.hincrby(key, str(message.index), 1)
-        pipe.expire(key, child.job_ttl_seconds)
+        pipe.expire(key, child.payloads.job_ttl_seconds)
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         elif isinstance(message.ref, HashRef):
@@ -164,94 +167,79 @@ def run_chunk(
         FreshChildError: there is no room for a model.
         RedisError: Redis is out of reach.
     """
-    made: list[str] = []
+    by_executor: list[str] = []
     differed: list[Differed] = []
-    answer = _run_chunk(child, message, payload, deliveries, own_graph, made, differed)
-    return msgspec.structs.replace(answer, by_executor=made, differed=differed) if made or differed else answer
-
-
-def _run_chunk(
-    child: Child,
-    message: ChunkMessage,
-    payload: bytes | None,
-    deliveries: int,
-    own_graph: Collection[str],
-    made: list[str],
-    differed: list[Differed],
-) -> Answer:
-    """As `run_chunk`; which executors under check made the outputs, and what came to light of them, is added."""
     started = time.monotonic()
     watch = child.stopwatch
     watch.enter("fetch")
     try:
         history = delivery_log.read(child.client, message) if deliveries > 1 else None
-        rows = fetch(child, message, payload)
+        rows = child.payloads.fetch(message, payload, watch)
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
-        online_checks.begin(models, message, own_graph)
-        if not models:
-            ran = ChunkOutputs(failed=unloaded)
-        elif history is None:
-            todo = [RowRange(message.start, message.stop, message.stop)]
-            before: Before = _unnoted
-            ran = _run(message, models, rows, todo, before, [], watch)
-        else:
-            batch_rows = max(model.info.batch_rows for model in models.values())
-            poison_rows, condemned = history.judge(batch_rows)
-            if condemned:
-                history.bad.append(condemned)
-                delivery_log.exclude_rows(child.client, message, history.bad)
-            history.bad = with_values(history.bad, rows, message.start)
-            if failure := _given_up(child, message, history):
-                return failure
-            left_out = {record.start for record in history.bad}
-            if not have_independent_rows(models):
-                # Each would have another prediction without the others.
-                batch_rows, poison_rows = max(1, message.stop - message.start), None
-            todo = steps(message.start, message.stop, batch_rows, poison_rows, left_out)
-            before = partial(delivery_log.record_intent, child.client, message, child.worker)
-            ran = _run(message, models, rows, todo, before, history.bad, watch)
-        if found := online_checks.differed(models, message):
-            differed += found
-            watch.enter("infer")
-            ran = _run(message, models, rows, todo, before, history.bad if history else [], watch)
-        made += online_checks.by_executor(models)
+        executor_differences.begin(models, message, own_graph)
+        ran = ChunkOutputs()
         if models:
-            ran.failed[:0] = unloaded
+            run = ChunkRun(message, models, rows, watch)
+            todo = [RowRange(message.start, message.stop, message.stop)]
+            before: Before | None = None  # nobody needs to know how far the first delivery is
+            if history is not None:
+                todo = _steps(child, run, history)
+                if record := _given_up(child, message, history):
+                    return _failure(child, message, record)
+                before = partial(delivery_log.record_intent, child.client, message, child.worker)
+            bad = history.bad if history else []
+            ran = run.run(todo, before, bad)
+            differed = executor_differences.differed(models, message)
+            if differed:
+                watch.enter("infer")
+                ran = run.run(todo, before, bad)
+        by_executor = executor_differences.by_executor(models)
+        ran.failed[:0] = unloaded
         watch.enter("encode")
         parts = _encode(message, ran)
         ran.failed = with_values(ran.failed, rows, message.start)
         ran.failed_rows = with_values(ran.failed_rows, rows, message.start)
         if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
-            return _nothing(child, message, ran)
-        sum_of_parts = checksum(parts)
-        watch.enter("store")
-        return Outputs(
-            job=message.job,
-            index=message.index,
-            start=message.start,
-            stop=message.stop,
-            slot=str(child),
-            ref=store(child, message, parts),
-            seconds=time.monotonic() - started,
-            failed=ran.failed,
-            failed_rows=ran.failed_rows,
-            dropped=ran.dropped,
-            nonfinite_inputs=ran.nonfinite[0],
-            nonfinite_outputs=ran.nonfinite[1],
-            models=message.models,
-            checksum=sum_of_parts,
-        )
+            answer: Answer = _nothing(child, message, ran)
+        else:
+            sum_of_parts = checksum(parts)
+            watch.enter("store")
+            answer = Outputs(
+                job=message.job,
+                index=message.index,
+                start=message.start,
+                stop=message.stop,
+                slot=str(child),
+                ref=child.payloads.store(message, parts),
+                seconds=time.monotonic() - started,
+                failed=ran.failed,
+                failed_rows=ran.failed_rows,
+                dropped=ran.dropped,
+                nonfinite_inputs=ran.nonfinite[0],
+                nonfinite_outputs=ran.nonfinite[1],
+                models=message.models,
+                checksum=sum_of_parts,
+            )
     except (redis.RedisError, FreshChildError):
         raise
     # MemoryError too: leaving the task, it would end the whole worker.
     except Exception as error:
-        return Failure(message.job, message.index, str(child), record_of(message, _stage(watch), error))
+        # People need not tell the stages apart so finely.
+        stage = {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
+        answer = _failure(child, message, record_of(message, stage, error))
+    return msgspec.structs.replace(answer, by_executor=by_executor, differed=differed)
 
 
-def _unnoted(step: RowRange) -> None:
-    """Nobody needs to know how far the first delivery of a chunk is."""
+def _failure(
+    child: Child,
+    message: ChunkMessage,
+    record: FailureRecord,
+    each: list[FailureRecord] | None = None,
+    rows: list[FailureRecord] | None = None,
+) -> Failure:
+    return Failure(message.job, message.index, str(child), record, each or [], rows or [])
 
 
 def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: BatchCounts) -> Counts:
@@ -272,51 +260,46 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: Batch
     )
 
 
-def _stage(watch: Stopwatch) -> str:
-    """The stage as records name it, which people need not tell apart so finely."""
-    return {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
+def _steps(child: Child, run: ChunkRun, history: delivery_log.DeliveryHistory) -> list[RowRange]:
+    """The rows to run, in which steps, after what earlier deliveries have come to; `history` has those never run."""
+    message = run.message
+    batch_rows = max(model.info.batch_rows for model in run.models.values())
+    poison_rows, condemned = history.judge(batch_rows)
+    if condemned:
+        history.bad.append(condemned)
+        delivery_log.exclude_rows(child.client, message, history.bad)
+    history.bad = with_values(history.bad, run.rows, message.start)
+    if not run.has_independent_rows:
+        # Each would have another prediction without the others.
+        batch_rows, poison_rows = max(1, message.stop - message.start), None
+    return steps(message.start, message.stop, batch_rows, poison_rows, {record.start for record in history.bad})
 
 
-def _run(
-    message: ChunkMessage,
-    models: dict[str, LoadedModel],
-    rows: Any,
-    todo: list[RowRange],
-    before: Before,
-    bad: list[FailureRecord],
-    watch: Stopwatch,
-) -> ChunkOutputs:
-    if message.on_error == "raise":
-        return run_together(message, models, rows, todo, before, watch)
-    return run_apart(message, models, rows, todo, before, watch, bad)
-
-
-def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> Failure | None:
-    """The failure of a chunk that is not run again: for a row that kills, or since nobody finds it."""
+def _given_up(child: Child, message: ChunkMessage, history: delivery_log.DeliveryHistory) -> FailureRecord | None:
+    """The record of a chunk that is not run again: for a row that kills, or since nobody finds it."""
     if history.bad and message.on_error == "raise":
-        return Failure(message.job, message.index, str(child), history.bad[0])
+        return history.bad[0]
+    if message.on_error != "raise" and delivery_log.yields(child.client, message, child.worker, history):
+        return FailureRecord(message.start, message.stop, "worker", "Yielded", "another delivery is at work")
     if not is_hopeless(history.deaths, len(history.bad)):
         return None
     cause = history.death or ChildDeath("", 0, "Killed", "the cause is not known")
-    text = (
-        f"{history.deaths} children died with these rows, and no row was found that kills; the last one: {cause.text}"
-    )
-    record = FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
-    return Failure(message.job, message.index, str(child), record)
+    text = f"{history.deaths} children died with these rows, of which none was found that kills; at last: {cause.text}"
+    return FailureRecord(message.start, message.stop, "killed", cause.type or "Killed", text[:500])
 
 
 def _nothing(child: Child, message: ChunkMessage, ran: ChunkOutputs) -> Failure:
     """The failure of a chunk through which nothing went."""
     each = ran.failed if len(message.models) > 1 else []
     if not ran.failed_rows:
-        return Failure(message.job, message.index, str(child), _of_all(ran.failed), each)
+        return _failure(child, message, _of_all(ran.failed), each)
     first = ran.failed_rows[0]
     rows = message.stop - message.start
     text = f"all {rows} rows failed; {first.rows}: {first.text}"[:500] if rows > 1 else first.text
     # "worker" would ask for another delivery.
     stage = "killed" if first.stage == "worker" else first.stage
     whole = FailureRecord(message.start, message.stop, stage, first.type, text)
-    return Failure(message.job, message.index, str(child), whole, each, ran.failed_rows if rows else [])
+    return _failure(child, message, whole, each, ran.failed_rows if rows else [])
 
 
 def _encode(message: ChunkMessage, ran: ChunkOutputs) -> spool.Parts:

@@ -1,25 +1,27 @@
 """Loads a model into a child, and runs it before the first chunk does.
 
-Served --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
+ServingSpec --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import msgspec
 
 from tasks.child.loaded_model import LoadedModel
+from tasks.child.model_runner import ModelRunner
 from tasks.executors import EXECUTORS
 from tasks.executors.deviations import Allowed
-from tasks.executors.guarded import TrustedRange
-from tasks.executors.online_check import OnlineCheck, by_column
+from tasks.executors.guarded import InputRange
+from tasks.executors.online_check import OnlineCheck
+from tasks.executors.row_picker import by_column
 from tasks.models.batches import BatchSize, run_batches
-from tasks.models.error_text import telling_line
+from tasks.models.error_text import telling_line, typed_line
 from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
@@ -28,11 +30,10 @@ from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import import_step
 from tasks.preparation.reference import read_reference
-from tasks.preparation.served import Served, chained, info_of
+from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
-from tasks.snapshots import differing
-from tasks.snapshots.batch_size import remember
+from tasks.snapshots.executor_notes import ExecutorNotes
 from worker_config.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _CAUSE_CHARACTERS = 400
 _OF_ROWS = frozenset(("InvalidArgumentError", "OutOfRangeError", "RuntimeError"))
 
 
-def load_model(served: Served) -> LoadedModel:
+def load_model(served: ServingSpec) -> LoadedModel:
     """Load one model and run it once on blank rows, so that the first chunk does not pay for it.
 
     Raises:
@@ -53,7 +54,8 @@ def load_model(served: Served) -> LoadedModel:
         import_tensorflow()  # so that its own time and memory are not taken for the model's
     if served.members:
         return _load_chain(served)
-    name, entry = served.name, served.entry
+    entry = served.entry
+    failed = f"model {served.name} cannot be loaded from {entry.path or entry.preprocess}"
     started, memory_before = time.monotonic(), own_bytes()
     try:
         program, batch_rows = _open(served), served.batch_rows
@@ -72,15 +74,10 @@ def load_model(served: Served) -> LoadedModel:
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
     except Exception as error:
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: {_cause(error)}"
-        ) from error
+        raise ModelLoadError(f"{failed}: {_cause(error)}") from error
     if not served.folder and entry_digest(entry) != served.digest:
         # Jobs are pinned to the files that the worker began with; a child that comes later may find others.
-        raise ModelLoadError(
-            f"model {name} cannot be loaded from {entry.path or entry.preprocess}: its files have changed since the "
-            "worker started; start it again"
-        )
+        raise ModelLoadError(f"{failed}: its files have changed since the worker started; start it again")
     info = info_of(
         served,
         inputs,
@@ -91,44 +88,48 @@ def load_model(served: Served) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
-    # Rows that depend on their batch would not bear another one.
-    fixed = not entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    note = partial(remember, Path(served.folder), served.executor) if served.folder else None
-    size = BatchSize(batch_rows, fixed, note)
-    other = served.executor in EXECUTORS and served.executor != "graph"
-    own_graph = cache(partial(_own_graph, served)) if other else None
-    trial = served.trial
-    limits = TrustedRange(trial.limit, trial.tiny) if trial and other else TrustedRange()
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
-    check = None if state is not None or info.dependence else _check_of(served, inputs, outputs, batch_rows)
-    return LoadedModel(
-        info,
-        call,
-        size,
-        preprocess,
-        postprocess,
-        program.function,
-        own_graph,
-        limits,
-        state,
-        check=check,
-        remember_difference=partial(differing.remember, Path(served.folder), served.executor) if check else None,
-    )
+    can_be_held = state is None and not info.dependence
+    runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)
+    return LoadedModel(info, runner, preprocess, postprocess, program.function, state)
 
 
-def _load_chain(served: Served) -> LoadedModel:
+def _load_chain(served: ServingSpec) -> LoadedModel:
     started = time.monotonic()
     links = tuple(map(load_model, served.members))
     info = chained(served, [link.info for link in links], time.monotonic() - started)
-    return LoadedModel(info, _no_call, BatchSize(info.batch_rows), chain=links)
+    return LoadedModel(info, ModelRunner(served.name, _no_call, BatchSize(info.batch_rows)), chain=links)
 
 
-def _own_graph(served: Served) -> Call:
+def _runner(
+    served: ServingSpec,
+    call: Call,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    batch_rows: int,
+    can_be_held: bool,
+) -> ModelRunner:
+    executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
+    # Rows that depend on their batch would not bear another one.
+    fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
+    size = BatchSize(batch_rows, fixed, notes.note_batch_rows if served.folder else None)
+    if executor not in EXECUTORS or executor == "graph":
+        return ModelRunner(served.name, call, size)
+    limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
+    check = None
+    if served.unproven and can_be_held:
+        allowed = Allowed(EXECUTORS[executor].precision == "float32", served.entry.tolerance)
+        columns = by_column("inputs", inputs) | by_column("outputs", outputs)
+        check = OnlineCheck(executor, allowed, batch_rows, columns, notes)
+    return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
+
+
+def _own_graph(served: ServingSpec) -> Call:
     program = _open(msgspec.structs.replace(served, executor="graph"))
     return by_name(plain_call(program), program.inputs, program.outputs)
 
 
-def _open(served: Served) -> Program:
+def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
@@ -143,8 +144,7 @@ def _cause(error: Exception) -> str:
     """Keras and TensorFlow explain over many lines; the first that says something will do."""
     if isinstance(error, FileNotFoundError) and error.strerror:
         return error.strerror
-    line = telling_line(error)[:_CAUSE_CHARACTERS]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return typed_line(error, _CAUSE_CHARACTERS)
 
 
 def _check_rows(inputs: list[TensorSpec]) -> None:
@@ -159,7 +159,7 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, served: Served, inputs: list[TensorSpec], batch_rows: int) -> float:
+def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> float:
     """Run the model twice on blank rows, or rows that it is known to take; the second time tells what a batch takes.
 
     A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
@@ -185,21 +185,3 @@ def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
     started = time.monotonic()
     run_batches(call, rows, batch_rows, name)
     return time.monotonic() - started
-
-
-def _check_of(
-    served: Served, inputs: Collection[TensorSpec], outputs: Collection[TensorSpec], batch_rows: int
-) -> OnlineCheck | None:
-    """The check of a model; None where its executor is proven, or is the own graph."""
-    if not served.unproven or served.executor not in EXECUTORS or served.executor == "graph":
-        return None
-    allowed = Allowed(EXECUTORS[served.executor].precision == "float32", served.entry.tolerance)
-    columns = by_column("inputs", {spec.name: spec.shape for spec in inputs})
-    columns |= by_column("outputs", {spec.name: spec.shape for spec in outputs})
-    folder = Path(served.folder)
-    marked = partial(_is_marked, folder, served.executor)
-    return OnlineCheck(served.executor, allowed, batch_rows, columns, marked)
-
-
-def _is_marked(folder: Path, executor: str) -> bool:
-    return bool(differing.remembered(folder, executor))

@@ -24,7 +24,7 @@ from tasks.child.loaded_model import LoadedModel
 from tasks.models.batches import BatchCounts
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.tensorflow_import import needs_tensorflow
-from tasks.preparation.served import Served, describe
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
@@ -47,13 +47,14 @@ class ModelCache:
         limit_bytes: memory that the child may have of its own; 0 is without limit.
 
     Attributes:
+        folder: as given.
         recycle: whether the child should be replaced after this chunk.
     """
 
-    def __init__(self, served: Iterable[Served], folder: Path | None = None, limit_bytes: int = 0) -> None:
+    def __init__(self, served: Iterable[ServingSpec], folder: Path | None = None, limit_bytes: int = 0) -> None:
         self._served = {ModelRef(one.name, one.digest): one for one in served}
         self._current = list(self._served)
-        self._folder = folder
+        self.folder = folder
         self._limit_bytes = limit_bytes
         self._loaded: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
         self._used: dict[ModelRef, float] = {}
@@ -106,7 +107,7 @@ class ModelCache:
         total = BatchCounts()
         for model in self._loaded.values():
             for link in model.links:
-                link.batch.counts.move_to(total)
+                link.runner.batch.counts.move_to(total)
         return total
 
     def check_size(self) -> None:
@@ -114,22 +115,22 @@ class ModelCache:
         if self._limit_bytes and self._leavers() and own_bytes() > self._limit_bytes:
             self.recycle = True
 
-    def _load(self, ref: ModelRef, served: Served) -> LoadedModel:
+    def _load(self, ref: ModelRef, served: ServingSpec) -> LoadedModel:
         model = self._loaded[ref] = load_model(served)
         self._used[ref] = time.monotonic()
         return model
 
-    def _read(self, ref: ModelRef, child: str) -> Served:
-        if self._folder is not None:
+    def _read(self, ref: ModelRef, child: str) -> ServingSpec:
+        if self.folder is not None:
             with suppress(OSError, msgspec.DecodeError):
-                served = msgspec.json.decode(model_path(self._folder, ref).read_bytes(), type=Served)
+                served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served
         others = ", ".join(sorted(str(known) for known in self._served if known.name == ref.name))
         holds = f"holds {others}, the job wants {ref}" if others else f"does not hold model {ref.name}"
         raise ModelError(f"worker {child} {holds}")
 
-    def _make_room(self, served: Served, wanted: Collection[ModelRef]) -> None:
+    def _make_room(self, served: ServingSpec, wanted: Collection[ModelRef]) -> None:
         now = time.monotonic()
         idle = [ref for ref in self._leavers() if ref.name == served.name and now - self._used[ref] > IDLE_SECONDS]
         for ref in idle:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tasks.models.finite import any_mask
 from tasks.models.nonfinite import NotFinite
 from tasks.models.output_assembler import Array, OutputAssembler
-from tasks.protocol.trees import leaves_of, tree_of
+from tasks.protocol.codec import leaves_of, tree_of
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,14 @@ def together(made: Mapping[str, ModelOutputs], rows: int) -> ModelOutputs:
     """The outputs of all models by name, for rows that none has left out."""
     nonfinite = merged(rows, [one.nonfinite for one in made.values()])
     masks = [one.kept for one in made.values() if one.kept is not None]
-    losses = [one.lost for one in made.values() if one.lost is not None]
-    lost = np.logical_or.reduce(losses) if losses else None
+    lost = any_mask(one.lost for one in made.values())
     if not masks:
         return ModelOutputs({name: one.outputs for name, one in made.items()}, None, nonfinite, lost)
     kept = np.logical_and.reduce(masks)
     if not kept.any():
         return ModelOutputs(None, kept, nonfinite)
-    if lost is not None:
-        lost &= kept
-    outputs = {}
-    for name, one in made.items():
-        stays = kept if one.kept is None else kept[one.kept]
-        outputs[name] = _only(one.outputs, stays)
-    return ModelOutputs(outputs, kept, nonfinite, lost)
+    outputs = {name: _only(one.outputs, kept if one.kept is None else kept[one.kept]) for name, one in made.items()}
+    return ModelOutputs(outputs, kept, nonfinite, None if lost is None else lost & kept)
 
 
 def merged(rows: int, found: Iterable[NotFinite]) -> NotFinite:

@@ -8,7 +8,7 @@ Rows that are not finite are counted, or, with on_nonfinite "fail", have failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,9 @@ from tasks.models.error_text import telling_line
 from tasks.models.nonfinite import NotFinite
 from tasks.models.output_assembler import Array, OutputAssembler
 from tasks.protocol import codec
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
-from tasks.protocol.trees import leaves_of
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
@@ -78,123 +78,197 @@ def load(child: Child, message: ChunkMessage) -> tuple[dict[str, LoadedModel], l
     return models, failed
 
 
-def run_together(
-    message: ChunkMessage,
-    models: dict[str, LoadedModel],
-    rows: Any,
-    steps: Sequence[RowRange],
-    before: Before,
-    watch: Stopwatch,
-) -> ChunkOutputs:
-    """Run each model for itself: one that fails at any step is left out."""
-    ran = ChunkOutputs()
-    count = message.stop - message.start
-    joined = {name: OutputAssembler(count) for name in models}
-    nonfinite = {name: NotFinite(count) for name in models}
-    dropped = np.zeros(count, bool)
-    _begin(message, models)
-    for step in steps:
-        before(step)
-        prepared: _Prepared = {}
-        for name in list(joined):
-            made = _run_model(message, name, models[name], rows, step.start, step.stop, prepared, watch)
-            if isinstance(made, ModelOutputs) and len(steps) > 1:
-                made = _refused(message, name, made.outputs, step.start, step.stop) or made
-            if isinstance(made, ModelOutputs) and made.lost is not None:
-                made = _lost_records(message, made, step.start, name)[0]
-            if isinstance(made, ModelOutputs):
-                try:
-                    add_to(joined[name], dropped, message.start, step.start, step.stop, made)
-                    nonfinite[name].add(made.nonfinite, step.start - message.start)
+def record_of(
+    message: ChunkMessage, stage: str, error: Exception, model: str = "", rows: tuple[int, int] | None = None
+) -> FailureRecord:
+    """What became of rows `[start, stop)` of a chunk, of all where these are not given."""
+    start, stop = rows or (message.start, message.stop)
+    named = model if len(message.models) > 1 else ""
+    return FailureRecord(start, stop, stage, type(error).__name__, telling_line(error)[:500], named)
+
+
+@dataclass(frozen=True)
+class ChunkRun:
+    """A chunk's rows and its models."""
+
+    message: ChunkMessage
+    models: dict[str, LoadedModel]
+    rows: Any
+    watch: Stopwatch
+
+    @property
+    def has_independent_rows(self) -> bool:
+        """Whether rows may be run without the others; not where the manifest says that they depend on them."""
+        return all(model.info.independent_rows for model in self.models.values())
+
+    def run(self, steps: Sequence[RowRange], before: Before | None, bad: Sequence[FailureRecord] = ()) -> ChunkOutputs:
+        """Run all models on all steps, as the job wants errors; `bad` are records of rows that are not run.
+
+        Raises:
+            InputError: the columns have different numbers of rows.
+        """
+        return self._together(steps, before) if self.message.on_error == "raise" else self._apart(steps, before, bad)
+
+    def _together(self, steps: Sequence[RowRange], before: Before | None) -> ChunkOutputs:
+        """Run each model for itself: one that fails at any step is left out."""
+        ran, first, count = ChunkOutputs(), self.message.start, self.message.stop - self.message.start
+        joined = {name: OutputAssembler(count) for name in self.models}
+        nonfinite = {name: NotFinite(count) for name in self.models}
+        dropped = np.zeros(count, bool)
+        self._begin()
+        for step in steps:
+            if before:
+                before(step)
+            prepared: _Prepared = {}
+            for name in list(joined):
+                made = self._run_model(name, step.start, step.stop, prepared, must_be_sendable=len(steps) > 1)
+                if isinstance(made, ModelOutputs) and made.lost is not None:
+                    made = self._lost_records(made, step.start, name)[0]
+                if isinstance(made, ModelOutputs):
+                    try:
+                        add_to(joined[name], dropped, first, step.start, step.stop, made)
+                        nonfinite[name].add(made.nonfinite, step.start - first)
+                        continue
+                    except ModelError as error:
+                        made = record_of(self.message, "infer", error, name)
+                elif _is_of_a_row(made):
+                    made = self._narrowed(name, made)
+                if made.stop - made.start > 1:
+                    made = msgspec.structs.replace(made, start=first, stop=self.message.stop)
+                ran.failed.append(made)
+                del joined[name]
+        ran.dropped = _runs(dropped, first)
+        ran.nonfinite = merged(count, [nonfinite[name] for name in joined]).counts(dropped)
+        if not dropped.all() or not count:
+            ran.outputs = {name: whole.finish() for name, whole in joined.items()}
+        return ran
+
+    def _apart(self, steps: Sequence[RowRange], before: Before | None, bad: Sequence[FailureRecord]) -> ChunkOutputs:
+        """Run all models, and find the rows on which any of them fails."""
+        first, count = self.message.start, self.message.stop - self.message.start
+        check_rows(self.rows, count)
+        joined, nonfinite = OutputAssembler(count), NotFinite(count)
+        dropped = np.zeros(count, bool)
+        failed = list(bad)
+        first_row = steps[0].start if steps else first
+
+        def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
+            if start == first_row:  # also once more, where it is halved
+                self._begin()
+            all_made: dict[str, ModelOutputs] = {}
+            prepared: _Prepared = {}
+            for name in self.models:
+                made = self._run_model(name, start, stop, prepared)
+                if isinstance(made, FailureRecord):
+                    return made
+                all_made[name] = made
+            return together(all_made, stop - start)
+
+        for step in steps:
+            if before:
+                before(step)
+            pieces = (
+                halved(run, step.start, step.stop, failed=_has_failed)
+                if self.has_independent_rows
+                else [(step.start, step.stop, run(step.start, step.stop))]
+            )
+            for start, stop, made in pieces:
+                if isinstance(made, FailureRecord):
+                    failed += _of_each_row(made)
                     continue
+                try:
+                    add_to(joined, dropped, first, start, stop, made)
+                    nonfinite.add(made.nonfinite, start - first)
+                    failed += self._lost_records(made, start)
                 except ModelError as error:
-                    made = record_of(message, "infer", error, name)
-            elif _is_of_a_row(made):
-                made = _narrowed(message, name, models[name], rows, made, watch)
-            if made.stop - made.start > 1:
-                made = msgspec.structs.replace(made, start=message.start, stop=message.stop)
-            ran.failed.append(made)
-            del joined[name]
-    ran.dropped = _runs(dropped, message.start)
-    ran.nonfinite = merged(count, [nonfinite[name] for name in joined]).counts(dropped)
-    if not dropped.all() or not count:
-        ran.outputs = {name: whole.finish() for name, whole in joined.items()}
-    return ran
+                    failed += _of_each_row(record_of(self.message, "infer", error, rows=(start, stop)))
+        failed.sort(key=lambda record: record.start)
+        left_out = dropped.copy()
+        for record in failed:
+            left_out[record.start - first : record.stop - first] = True
+        ran = ChunkOutputs(failed_rows=failed, dropped=_runs(dropped, first), nonfinite=nonfinite.counts(left_out))
+        if joined.rows or not (count or failed):
+            ran.outputs = joined.finish()
+        return ran
 
+    def _begin(self) -> None:
+        for model in self.models.values():
+            model.begin_chunk(self.message.start)
 
-def run_apart(
-    message: ChunkMessage,
-    models: dict[str, LoadedModel],
-    rows: Any,
-    steps: Sequence[RowRange],
-    before: Before,
-    watch: Stopwatch,
-    bad: Sequence[FailureRecord] = (),
-) -> ChunkOutputs:
-    """Run all models, and find the rows on which any of them fails; `bad` are records of rows that are not run.
+    def _run_model(
+        self, name: str, start: int, stop: int, prepared: _Prepared, *, must_be_sendable: bool = True
+    ) -> ModelOutputs | FailureRecord:
+        """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
+        try:
+            made = self._model_outputs(self.models[name], start, stop, prepared)
+        except redis.RedisError:
+            raise
+        # MemoryError too: leaving the task, it would end the whole worker.
+        except Exception as error:
+            return record_of(self.message, self.watch.stage, error, name, (start, stop))
+        try:
+            if must_be_sendable:  # to look is as good as free but where they are texts
+                codec.encode_parts(made.outputs)
+        except PayloadError as error:
+            return record_of(self.message, "encode", error, name, (start, stop))
+        return made
 
-    Raises:
-        InputError: the columns have different numbers of rows.
-    """
-    count = message.stop - message.start
-    check_rows(rows, count)
-    joined, nonfinite = OutputAssembler(count), NotFinite(count)
-    dropped = np.zeros(count, bool)
-    failed = list(bad)
-    first_row = steps[0].start if steps else message.start
+    def _model_outputs(self, model: LoadedModel, start: int, stop: int, prepared: _Prepared) -> ModelOutputs:
+        rows, first = self.rows, self.message.start
+        self.watch.enter("preprocess")
+        if (start, stop) != (first, self.message.stop):
+            rows = rows_between(rows, start - first, stop - first)
+        count, kept, nonfinite = stop - start, None, NotFinite(stop - start)
+        for link in model.links:
+            self.watch.enter("preprocess")
+            if not count and link.info.inputs:
+                rows = blank_rows(link.info.inputs)  # what came before may not know the form of no rows
+            shared = link is model.links[0] and link.info.preprocess
+            rows, stay = (prepared.get(shared) if shared else None) or link.prepare(rows, count)
+            if shared:
+                prepared[shared] = rows, stay
+            if stay is not None:
+                kept, count = _among(kept, stay), int(stay.sum())
+                if not count:
+                    return ModelOutputs(None, kept, nonfinite)
+            self.watch.enter("infer")
+            if not link.is_step:
+                nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
+            if link.runner.check is not None:
+                link.runner.check.place(start, kept)
+            outputs = link.predict(rows)
+            is_last = link is model.links[-1]
+            if is_last or not link.is_step:  # what a step makes for another link is no output
+                stage = "preprocess" if link.is_step else "infer"
+                nonfinite.look("outputs", leaves_of(outputs), kept, stage=stage, model=link.info.name)
+            self.watch.enter("postprocess")
+            rows = link.finish(outputs, count)
+            if is_last and rows is not outputs:
+                nonfinite.look("outputs", leaves_of(rows), kept, stage="postprocess", model=link.info.name)
+        lost = nonfinite.any_of(kept) if self.message.on_nonfinite == "fail" else None
+        return ModelOutputs(rows, kept, nonfinite, lost)
 
-    def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
-        if start == first_row:  # also once more, where it is halved
-            _begin(message, models)
-        all_made: dict[str, ModelOutputs] = {}
-        prepared: _Prepared = {}
-        for name, model in models.items():
-            made = _run_model(message, name, model, rows, start, stop, prepared, watch)
-            if isinstance(made, ModelOutputs):
-                made = _refused(message, name, made.outputs, start, stop) or made
-            if isinstance(made, FailureRecord):
-                return made
-            all_made[name] = made
-        return together(all_made, stop - start)
+    def _narrowed(self, name: str, failed: FailureRecord) -> FailureRecord:
+        """The record of the first row that fails by itself, so that a function's error tells which; else this one."""
 
-    for step in steps:
-        before(step)
-        pieces = (
-            halved(run, step.start, step.stop, failed=_has_failed)
-            if have_independent_rows(models)
-            else [(step.start, step.stop, run(step.start, step.stop))]
-        )
-        for start, stop, made in pieces:
-            if isinstance(made, FailureRecord):
-                failed += _of_each_row(made)
-                continue
-            try:
-                add_to(joined, dropped, message.start, start, stop, made)
-                nonfinite.add(made.nonfinite, start - message.start)
-                failed += _lost_records(message, made, start)
-            except ModelError as error:
-                record = record_of(message, "infer", error)
-                failed += _of_each_row(msgspec.structs.replace(record, start=start, stop=stop))
-    failed.sort(key=lambda record: record.start)
-    left_out = np.zeros(count, bool)
-    for record in failed:
-        left_out[record.start - message.start : record.stop - message.start] = True
-    ran = ChunkOutputs(
-        failed_rows=failed, dropped=_runs(dropped, message.start), nonfinite=nonfinite.counts(left_out | dropped)
-    )
-    if joined.rows or not (count or failed):
-        ran.outputs = joined.finish()
-    return ran
+        def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
+            return self._run_model(name, start, stop, {}, must_be_sendable=False)
 
+        middle = (failed.start + failed.stop) // 2
+        for start, stop in (failed.start, middle), (middle, failed.stop):
+            for _, _, made in halved(run, start, stop, failed=_has_failed) if start < stop else ():
+                if isinstance(made, FailureRecord):
+                    return made
+        return failed
 
-def have_independent_rows(models: Mapping[str, LoadedModel]) -> bool:
-    """Whether rows of a chunk may be run without the others; not where the manifest says that they depend on them."""
-    return all(model.info.independent_rows for model in models.values())
-
-
-def _begin(message: ChunkMessage, models: Mapping[str, LoadedModel]) -> None:
-    for model in models.values():
-        model.begin_chunk(message.start)
+    def _lost_records(self, made: ModelOutputs, start: int, model: str = "") -> list[FailureRecord]:
+        """A record for each row that fails since it is not finite; the rows are those from `start` on."""
+        records = []
+        for row in map(int, np.flatnonzero(made.lost) if made.lost is not None else ()):
+            found = made.nonfinite.first_of(row)
+            error = NonFiniteError(f"{found.what} holds a NaN or an infinity (on_nonfinite is 'fail')")
+            records.append(record_of(self.message, found.stage, error, model, (start + row, start + row + 1)))
+        return records
 
 
 def _of_each_row(record: FailureRecord) -> list[FailureRecord]:
@@ -205,68 +279,6 @@ def _of_each_row(record: FailureRecord) -> list[FailureRecord]:
     return [
         msgspec.structs.replace(record, start=row, stop=row + 1, text=text) for row in range(record.start, record.stop)
     ]
-
-
-def record_of(message: ChunkMessage, stage: str, error: Exception, model: str = "") -> FailureRecord:
-    """What became of all rows of a chunk."""
-    return FailureRecord(
-        start=message.start,
-        stop=message.stop,
-        stage=stage,
-        type=type(error).__name__,
-        text=telling_line(error)[:500],
-        model=model if len(message.models) > 1 else "",
-    )
-
-
-def _run_model(
-    message: ChunkMessage,
-    name: str,
-    model: LoadedModel,
-    rows: Any,
-    start: int,
-    stop: int,
-    prepared: _Prepared,
-    watch: Stopwatch,
-) -> ModelOutputs | FailureRecord:
-    """What one model makes of rows `[start, stop)` of the data set, or the record of its failure."""
-    watch.enter("preprocess")
-    try:
-        if (start, stop) != (message.start, message.stop):
-            rows = rows_between(rows, start - message.start, stop - message.start)
-        count, kept, nonfinite = stop - start, None, NotFinite(stop - start)
-        for link in model.links:
-            watch.enter("preprocess")
-            if not count and link.info.inputs:
-                rows = blank_rows(link.info.inputs)  # what came before may not know the form of no rows
-            first = link is model.links[0] and link.info.preprocess
-            rows, stay = (prepared.get(first) if first else None) or link.prepare(rows, count)
-            if first:
-                prepared[first] = rows, stay
-            if stay is not None:
-                kept, count = _among(kept, stay), int(stay.sum())
-                if not count:
-                    return ModelOutputs(None, kept, nonfinite)
-            watch.enter("infer")
-            if not link.is_step:
-                nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
-            if link.check is not None:
-                link.check.place(start, kept)
-            outputs = link.predict(rows)
-            is_last = link is model.links[-1]
-            if is_last or not link.is_step:  # what a step makes for another link is no output
-                stage = "preprocess" if link.is_step else "infer"
-                nonfinite.look("outputs", leaves_of(outputs), kept, stage=stage, model=link.info.name)
-            watch.enter("postprocess")
-            rows = link.finish(outputs, count)
-            if is_last and rows is not outputs:
-                nonfinite.look("outputs", leaves_of(rows), kept, stage="postprocess", model=link.info.name)
-        return ModelOutputs(rows, kept, nonfinite, nonfinite.any_of(kept) if message.on_nonfinite == "fail" else None)
-    except redis.RedisError:
-        raise
-    # MemoryError too: leaving the task, it would end the whole worker.
-    except Exception as error:
-        return msgspec.structs.replace(record_of(message, watch.stage, error, name), start=start, stop=stop)
 
 
 def _among(kept: Array | None, stay: Array) -> Array:
@@ -285,46 +297,10 @@ def _is_of_a_row(failed: FailureRecord) -> bool:
     return failed.type == OutOfRangeError.__name__
 
 
-def _narrowed(
-    message: ChunkMessage, name: str, model: LoadedModel, rows: Any, failed: FailureRecord, watch: Stopwatch
-) -> FailureRecord:
-    """The record of the first row that fails by itself, so that a function's error tells which; else the one given."""
-
-    def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
-        return _run_model(message, name, model, rows, start, stop, {}, watch)
-
-    middle = (failed.start + failed.stop) // 2
-    for start, stop in (failed.start, middle), (middle, failed.stop):
-        for _, _, made in halved(run, start, stop, failed=_has_failed) if start < stop else ():
-            if isinstance(made, FailureRecord):
-                return made
-    return failed
-
-
-def _lost_records(message: ChunkMessage, made: ModelOutputs, start: int, model: str = "") -> list[FailureRecord]:
-    """A record for each row that fails since it is not finite; the rows are those from `start` on."""
-    records = []
-    for row in np.flatnonzero(made.lost) if made.lost is not None else ():
-        found = made.nonfinite.first_of(int(row))
-        error = NonFiniteError(f"{found.what} holds a NaN or an infinity (on_nonfinite is 'fail')")
-        record = record_of(message, found.stage, error, model)
-        records.append(msgspec.structs.replace(record, start=start + int(row), stop=start + int(row) + 1))
-    return records
-
-
 def _runs(mask: Array, first: int) -> list[tuple[int, int]]:
     """The rows that a mask has, as runs `[start, stop)` of the data set's rows."""
     bounds = np.flatnonzero(np.diff(mask, prepend=False, append=False)) + first
     return [(int(start), int(stop)) for start, stop in bounds.reshape(-1, 2)]
-
-
-def _refused(message: ChunkMessage, name: str, outputs: Any, start: int, stop: int) -> FailureRecord | None:
-    """The record of outputs that cannot be sent; to look is as good as free but where they are texts."""
-    try:
-        codec.encode_parts(outputs)
-    except PayloadError as error:
-        return msgspec.structs.replace(record_of(message, "encode", error, name), start=start, stop=stop)
-    return None
 
 
 def _has_failed(made: ModelOutputs | FailureRecord) -> bool:

@@ -1,6 +1,6 @@
 """The ways to run a snapshot's model, and what is known of them; `tasks/preparation` chooses one.
 
-    operations of the model --reached, operations.json--> judge      EXECUTORS[name].build, .load --> a call in a child
+    graph_operations --operations--> operation_table.judge      EXECUTORS[name].build, .load --> a call in a child
 
 graph       the SavedModel's own graph on mapped weights: what all others are held against
 xla         the same graph, compiled for one batch; mapped weights
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.executors import bfloat16, frozen, graph, tflite, xla
+from tasks.executors import bfloat16, frozen, graph, xla
+from tasks.executors.tflite import Converted
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import WEIGHTS, Snapshot
 
@@ -48,11 +49,13 @@ class Executor:
         return bool(self.mapped)
 
 
+_TFLITE, _INT8 = Converted("tflite"), Converted("int8", is_quantised=True)
+
 EXECUTORS: dict[str, Executor] = {
     "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
     "xla": Executor(mapped=WEIGHTS, precision="float32", build=None, load=xla.load),
     "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
-    "tflite": Executor("", "float32", tflite.build, tflite.load, tflite.operators),
+    "tflite": Executor("", "float32", _TFLITE.build, _TFLITE.load, _TFLITE.operators),
     "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
-    "int8": Executor("", "int8", tflite.build_int8, tflite.load_int8, tflite.operators_int8),
+    "int8": Executor("", "int8", _INT8.build, _INT8.load, _INT8.operators),
 }

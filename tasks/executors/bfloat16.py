@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.executors.frozen import freeze, load_graph, tensor_names, write_graph
+from tasks.executors.frozen import freeze, load_graph, write_graph
 from tasks.models.program import FlatCall
+from tasks.models.state import all_nodes
 from tasks.snapshots.record import BUILT, Snapshot
 
 FILE = f"{BUILT}/bfloat16.pb"
@@ -35,7 +36,7 @@ def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
         if node.op == "Const":
             # What was folded still waits for what it was folded from; loops, where that matters, are functions here.
             del node.input[:]
-    write_graph(folder / FILE, rewritten, *tensor_names(function))
+    write_graph(folder / FILE, rewritten, function)
 
 
 def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
@@ -69,7 +70,5 @@ def _rewritten(function: Any) -> Any:
 def _uses_bfloat16(graph_def: Any) -> bool:
     import tensorflow as tf
 
-    bodies = [graph_def.node, *(function.node_def for function in graph_def.library.function)]
-    return any(
-        node.op == "Cast" and node.attr["DstT"].type == tf.bfloat16.as_datatype_enum for body in bodies for node in body
-    )
+    wanted = tf.bfloat16.as_datatype_enum
+    return any(node.op == "Cast" and node.attr["DstT"].type == wanted for node in all_nodes(graph_def))

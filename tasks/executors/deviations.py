@@ -48,11 +48,7 @@ def deviation(
 ) -> tuple[int, str] | None:
     """The first row that deviates, and what of it, for people; None where none does.
 
-    Args:
-        reference: arrays by output name, rows first, of the own graph.
-        outputs: the same of the executor.
-        allowed: what it is held to.
-        reached: the largest magnitude of each column so far, where that is known.
+    `reached` is the largest magnitude of each column so far, where that is known.
 
     Raises:
         ModelError: the outputs are not of one form.

@@ -9,19 +9,17 @@ takes 15 times their size in each child.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from tasks.executors import graph
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart
-from tasks.models.program import FlatCall
+from tasks.models.program import FlatCall, list_call
 from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 FILE = f"{BUILT}/frozen.pb"
 CONSTANTS = f"{BUILT}/frozen.bin"  # where `write_graph` puts them
@@ -43,7 +41,7 @@ def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
     """
     if not (folder / FILE).exists():
         function = freeze(folder, snapshot, None)
-        write_graph(folder / FILE, function.graph.as_graph_def(), *tensor_names(function))
+        write_graph(folder / FILE, function.graph.as_graph_def(), function)
 
 
 def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
@@ -64,20 +62,17 @@ def freeze(folder: Path, snapshot: Snapshot, batch_rows: int | None) -> Any:
     return convert_variables_to_constants_v2(function, lower_control_flow=False)
 
 
-def tensor_names(function: Any) -> tuple[list[str], list[str]]:
-    """The names of a concrete function's inputs and outputs."""
-    return [tensor.name for tensor in function.inputs], [tensor.name for tensor in function.outputs]
-
-
-def write_graph(path: Path, graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def write_graph(path: Path, graph_def: Any, function: Any) -> None:
     """Write a graph, its large constants and the names of its ends; a graph that is there is whole. Changes the graph.
 
-    The constants come into a file of their own, as the snapshot's weights, so that processes share them.
+    The constants come into a file of their own, as the snapshot's weights, so that processes share them. The ends are
+    those of a concrete function.
     """
     path.parent.mkdir(exist_ok=True)
     name_functions_apart(graph_def)
     constants = write_arrays(path.with_suffix(".bin"), lift_constants(graph_def).items())
-    ends = Ends(list(inputs), list(outputs), constants)
+    inputs, outputs = ([tensor.name for tensor in some] for some in (function.inputs, function.outputs))
+    ends = Ends(inputs, outputs, constants)
     path.with_suffix(".json").write_bytes(msgspec.json.encode(ends))
     write_whole(path, graph_def.SerializeToString())
 
@@ -96,10 +91,6 @@ def load_graph(path: Path, snapshot: Snapshot) -> FlatCall:
     specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in snapshot.inputs]
     # Measured: a call of the pruned function itself has 1.3 ms of overhead and more, from inside another 0.1 ms.
     outer = tf.function(lambda *tensors: pruned(*tensors, *constants), input_signature=specs, autograph=False)
-    function = outer.get_concrete_function()
-
-    def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        return [tensor.numpy() for tensor in function(*map(tf.convert_to_tensor, arrays))]
-
+    call = list_call(outer.get_concrete_function())
     call.keep = pruned  # type: ignore[attr-defined] # its graph's functions live as long as it does
     return call

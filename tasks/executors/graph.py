@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.models.program import FlatCall, flat_call
+from tasks.models.program import FlatCall, flat_call, tensor_specs
 from tasks.models.state import variable_state
 from tasks.snapshots.record import WEIGHTS, Snapshot
 from tasks.snapshots.weights import map_weights
@@ -41,19 +41,12 @@ def listed(
 
     A signature's own outputs are in the order of their names, "output_10" before "output_2".
 
-    Args:
-        folder: the snapshot's.
-        snapshot: tells inputs and outputs.
-        batch_rows: rows on the first axis, where the model leaves them free; None keeps them so.
-        jit_compile: as `tf.function` has it.
+    Its rows are free where the model leaves them so, or `batch_rows` of them; `jit_compile` is that of `tf.function`.
     """
     import tensorflow as tf
 
     function, saved = signature(folder, snapshot)
-    specs = [
-        tf.TensorSpec(_with_rows(spec.shape, batch_rows), spec.dtype, name=f"input_{number}")
-        for number, spec in enumerate(snapshot.inputs)
-    ]
+    specs = tensor_specs(snapshot.inputs, batch_rows)
 
     @tf.function(input_signature=specs, autograph=False, jit_compile=jit_compile)  # type: ignore[untyped-decorator]
     def traced(*tensors: Any) -> list[Any]:
@@ -61,7 +54,3 @@ def listed(
         return [outputs[f"output_{number}"] for number in range(len(snapshot.outputs))]
 
     return traced.get_concrete_function(), (saved, traced)
-
-
-def _with_rows(shape: tuple[int | None, ...], batch_rows: int | None) -> tuple[int | None, ...]:
-    return (batch_rows, *shape[1:]) if shape and shape[0] is None else shape

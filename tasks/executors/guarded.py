@@ -2,7 +2,7 @@
 
     arrays --executor--> outputs --rows beyond the limit, or with outputs that are not finite--> own graph --> outputs
 
-What an executor was seen to agree on is in its trial (`tasks/preparation/trusted.py`).
+What an executor was seen to agree on is in its trial (`tasks/preparation/input_limits.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
-from tasks.models.finite import Array, rows_beyond, rows_with_large_integers, rows_with_tiny
+from tasks.models.finite import Array, any_mask, rows_beyond, rows_with_large_integers, rows_with_tiny
 from tasks.protocol.signature import Arrays
 
 # Of the rows: to run all of them by the executor, and these once more, would take longer than the own graph alone.
@@ -21,7 +20,7 @@ MANY = 0.25
 Runner = Callable[[Arrays], Arrays]
 
 
-class TrustedRange(msgspec.Struct, frozen=True):
+class InputRange(msgspec.Struct, frozen=True):
     """What an executor may be given.
 
     Attributes:
@@ -36,23 +35,13 @@ class TrustedRange(msgspec.Struct, frozen=True):
 
     def beyond(self, arrays: Arrays) -> Array | None:
         """A mask of the rows that are not for it; None where all are."""
-        masks = [rows_with_large_integers(arrays.values())]
-        if self.limit is not None:
-            masks.append(rows_beyond(arrays.values(), self.limit))
-        if not self.tiny:
-            masks.append(rows_with_tiny(arrays.values()))
-        found = [mask for mask in masks if mask is not None]
-        return np.logical_or.reduce(found) if found else None
+        beyond = None if self.limit is None else rows_beyond(arrays.values(), self.limit)
+        tiny = None if self.tiny else rows_with_tiny(arrays.values())
+        return any_mask((rows_with_large_integers(arrays.values()), beyond, tiny))
 
 
-def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: TrustedRange) -> Arrays:
+def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: InputRange) -> Arrays:
     """The outputs for all rows, by the executor where it is trusted and else by the model's own graph.
-
-    Args:
-        run: the executor.
-        own_graph: the model's own graph; called only where rows need it.
-        arrays: by the names of the inputs, rows first.
-        limits: what the executor may be given.
 
     Raises:
         Exception: what either raises.
@@ -62,10 +51,9 @@ def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: TrustedR
         return own_graph(arrays)
     outputs = run(arrays)
     odd = rows_beyond(outputs.values()) if limits.limit is not None else None
-    masks = [mask for mask in (beyond, odd) if mask is not None]
-    if not masks:
+    mask = any_mask((beyond, odd))
+    if mask is None:
         return outputs
-    mask = np.logical_or.reduce(masks)
     exact = own_graph({name: array[mask] for name, array in arrays.items()})
     if any(exact[name].shape[1:] != array.shape[1:] for name, array in outputs.items()):
         return own_graph(arrays)  # a size inside the outputs depends on the rows

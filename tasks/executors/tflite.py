@@ -11,73 +11,58 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.executors.batched import in_batches
 from tasks.executors.frozen import freeze
+from tasks.models.batches import in_batches
 from tasks.models.program import FlatCall
 from tasks.models.stderr_filter import hushed
 from tasks.snapshots.record import BUILT, Snapshot
-from tasks.transport.files import write_whole
+from worker_config.files import write_whole
 
 
-def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
-    """Convert, in float32.
+@dataclass(frozen=True)
+class Converted:
+    """A way to convert models, as the functions of an `Executor`.
 
-    Raises:
-        Exception: an operation of the graph is not one of TFLite's.
+    Attributes:
+        name: of the executor, and of its files.
+        is_quantised: whether weights have 8 bits; activations are quantised as they come ("dynamic range").
     """
-    _build(_file(folder, "tflite", batch_rows), folder, snapshot, batch_rows, [])
 
+    name: str
+    is_quantised: bool = False
 
-def build_int8(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
-    """Convert with weights of 8 bits; activations are quantised as they come ("dynamic range").
+    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+        """Convert.
 
-    Raises:
-        Exception: an operation of the graph is not one of TFLite's.
-    """
-    import tensorflow as tf
+        Raises:
+            Exception: an operation of the graph is not one of TFLite's.
+        """
+        import tensorflow as tf
 
-    _build(_file(folder, "int8", batch_rows), folder, snapshot, batch_rows, [tf.lite.Optimize.DEFAULT])
+        path = self._file(folder, batch_rows)
+        if path.exists():
+            return
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([freeze(folder, snapshot, batch_rows)])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT] if self.is_quantised else []
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, converter.convert())
 
+    def load(self, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
+        """An interpreter of the converted model."""
+        return _load(self._file(folder, batch_rows), batch_rows, len(snapshot.inputs), threads)
 
-def load(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
-    """An interpreter of the float32 model."""
-    return _load(_file(folder, "tflite", batch_rows), batch_rows, len(snapshot.inputs), threads)
+    def operators(self, folder: Path, batch_rows: int) -> list[str]:
+        """The converted model's builtin operators, each with the activation that is fused into it: `ADD+RELU`."""
+        return _operators(self._file(folder, batch_rows))
 
-
-def load_int8(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
-    """An interpreter of the quantised model."""
-    return _load(_file(folder, "int8", batch_rows), batch_rows, len(snapshot.inputs), threads)
-
-
-def operators(folder: Path, batch_rows: int) -> list[str]:
-    """The builtin operators of the float32 model, each with the activation that is fused into it: `ADD+RELU`."""
-    return _operators(_file(folder, "tflite", batch_rows))
-
-
-def operators_int8(folder: Path, batch_rows: int) -> list[str]:
-    """Those of the quantised model."""
-    return _operators(_file(folder, "int8", batch_rows))
-
-
-def _file(folder: Path, name: str, batch_rows: int) -> Path:
-    return folder / BUILT / f"{name}-{batch_rows}.tflite"
-
-
-def _build(path: Path, folder: Path, snapshot: Snapshot, batch_rows: int, optimizations: list[Any]) -> None:
-    import tensorflow as tf
-
-    if path.exists():
-        return
-    function = freeze(folder, snapshot, batch_rows)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    converter.optimizations = optimizations
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, converter.convert())
+    def _file(self, folder: Path, batch_rows: int) -> Path:
+        return folder / BUILT / f"{self.name}-{batch_rows}.tflite"
 
 
 def _operators(path: Path) -> list[str]:
@@ -98,7 +83,12 @@ def _operators(path: Path) -> list[str]:
 
 
 def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
-    interpreter = _interpreter(path, threads)
+    import tensorflow as tf
+
+    with hushed(), warnings.catch_warnings():  # it announces its move to another package
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
     places = _places(interpreter, inputs)
     results = [detail["index"] for detail in interpreter.get_output_details()]
 
@@ -116,16 +106,6 @@ def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
         return in_batches(batch, list(arrays), batch_rows)
 
     return call
-
-
-def _interpreter(path: Path, threads: int) -> Any:
-    import tensorflow as tf
-
-    with hushed(), warnings.catch_warnings():  # it announces its move to another package
-        warnings.simplefilter("ignore")
-        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    return interpreter
 
 
 def _places(interpreter: Any, inputs: int) -> dict[int, int]:

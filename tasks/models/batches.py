@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tasks.models.output_assembler import OutputAssembler
+from tasks.models.program import FlatArrays, FlatCall
 from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
 
@@ -95,11 +96,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: int, model: str) -> Arrays:
     """The model's outputs for all rows of `inputs`.
 
-    Args:
-        call: the model, from exactly `batch_rows` rows to as many.
-        inputs: arrays by input name, each with the same number of rows, zero included.
-        batch_rows: rows in one call.
-        model: its name, for the error.
+    `call` takes exactly `batch_rows` rows and gives as many; zero rows are rows too.
 
     Raises:
         ModelError: the model returned another number of rows than it was given.
@@ -119,6 +116,20 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
         whole.add(start, start + kept, {name: array[:kept] for name, array in outputs.items()})
     joined: Arrays = whole.finish()
     return joined
+
+
+def in_batches(call: FlatCall, arrays: FlatArrays, batch_rows: int) -> FlatArrays:
+    """The same of a call by position: the outputs for all rows, in the order of the call's.
+
+    Raises:
+        ModelError: the outputs are of another number of rows.
+    """
+
+    def named(batch: Arrays) -> Arrays:
+        return {str(number): output for number, output in enumerate(call(list(batch.values())))}
+
+    inputs = {str(number): array for number, array in enumerate(arrays)}
+    return list(run_batches(named, inputs, batch_rows, "of the executor").values())
 
 
 def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:

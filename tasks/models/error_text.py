@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # TensorFlow tells where the graph was built before it tells what is wrong: headings, and frames of a traceback.
 _PREAMBLE = ('File "', "Detected at node", "<stack traces")
 
@@ -10,3 +12,14 @@ def telling_line(error: BaseException) -> str:
     """Such as "indices[2,0] = 17 is not in [0, 10)"; empty if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line and not line.endswith(":") and not line.startswith(_PREAMBLE)), "")
+
+
+def typed_line(error: BaseException, most: int = 300) -> str:
+    """The same behind the error's type; the type alone where there is no such line. `most` characters of the line."""
+    return f"{type(error).__name__}: {telling_line(error)[:most]}".removesuffix(": ")
+
+
+def converter_line(error: BaseException) -> str:
+    """The same of a converter, which puts a stack of source lines before "error: "; 300 characters in all."""
+    found = re.search(r"error: (.+)", str(error))
+    return (f"{type(error).__name__}: {found[1].strip()}" if found else typed_line(error))[:300]

@@ -2,7 +2,8 @@
 
     arrays, rows first --magnitude--> largest absolute value --above a limit?--> rows_beyond: a mask of rows
 
-The first look reads each array twice, at the speed of memory; rows are told apart only where it finds something.
+The first look reads each array twice, at the speed of memory; rows are told apart only where it finds something. Arrays
+have equally many rows, on the first axis; those of a kind that a function does not look for are passed over.
 """
 
 from __future__ import annotations
@@ -38,47 +39,39 @@ def magnitude(array: Array) -> float:
     return float("nan") if np.isnan(low) else max(-low, high)  # one NaN makes both NaN
 
 
-def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
-    """A mask of the rows that hold an integer beyond `EXACT`; None where none do.
+def any_mask(masks: Iterable[Array | None]) -> Array | None:
+    """A mask of what any of these has; None where there are none, or none of them has anything."""
+    found = [mask for mask in masks if mask is not None]
+    whole = np.logical_or.reduce(found) if found else None
+    return whole if whole is not None and whole.any() else None
 
-    Args:
-        arrays: integers, rows on the first axis, equally many; arrays of anything else are passed over.
-    """
-    mask: Array | None = None
+
+def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
+    """A mask of the rows that hold an integer beyond `EXACT`; None where none do."""
+    masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind in "iu" and array.itemsize > 2:
             if array.max() <= EXACT and array.min() >= -EXACT:
                 continue
             beyond = (array > EXACT) | (array < -EXACT) if array.dtype.kind == "i" else array > EXACT
-            found = np.asarray(beyond.reshape(len(array), -1).any(axis=1))
-            mask = found if mask is None else mask | found
-    return mask
+            masks.append(np.asarray(beyond.reshape(len(array), -1).any(axis=1)))
+    return any_mask(masks)
 
 
 def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:
-    """A mask of the rows that hold a number other than 0 that is closer to it than `TINY`; None where none do.
-
-    Args:
-        arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
-    """
-    mask: Array | None = None
+    """A mask of the rows that hold a number other than 0 that is closer to it than `TINY`; None where none do."""
+    masks = []
     for array in arrays:
         if array.ndim and array.size and array.dtype.kind == "f":
             sizes = np.abs(array.reshape(len(array), -1))
             least = max(TINY, float(np.finfo(array.dtype).tiny))
-            found = np.asarray(((sizes > 0) & (sizes < least)).any(axis=1))
-            mask = found if mask is None else mask | found
-    return mask if mask is not None and mask.any() else None
+            masks.append(np.asarray(((sizes > 0) & (sizes < least)).any(axis=1)))
+    return any_mask(masks)
 
 
 def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | None:
-    """A mask of the rows that hold a NaN, an infinity or a value beyond `limit`; None where there are none.
-
-    Args:
-        arrays: floats, rows on the first axis, equally many; arrays of anything else are passed over.
-        limit: the largest absolute value that is not beyond.
-    """
-    mask: Array | None = None
+    """A mask of the rows that hold a NaN, an infinity or a value beyond `limit`; None where there are none."""
+    masks = []
     for array in arrays:
         largest = magnitude(array)
         if not array.ndim or (largest <= limit and math.isfinite(largest)):
@@ -88,6 +81,5 @@ def rows_beyond(arrays: Iterable[Array], limit: float = math.inf) -> Array | Non
         for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
             # In float64, as a limit may be larger than what the array's own kind can hold.
             within = np.isfinite(part) & (np.abs(part) <= np.float64(limit))
-            beyond = np.asarray(~within.reshape(len(part), -1).all(axis=1))
-            mask = beyond if mask is None else mask | beyond
-    return mask if mask is not None and mask.any() else None
+            masks.append(np.asarray(~within.reshape(len(part), -1).all(axis=1)))
+    return any_mask(masks)

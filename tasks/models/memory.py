@@ -1,13 +1,17 @@
-"""Reads how much memory this process has of its own, and how much new ones may have."""
+"""Reads how much memory processes have of their own, and how much new ones may have."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+# In which the memory of other processes is looked at.
+LOOK_SECONDS = 0.3
 
 
 def own_bytes() -> int:
@@ -18,19 +22,21 @@ def own_bytes() -> int:
     return int(memory.rss - getattr(memory, "shared", 0))
 
 
-def of_process(pid: int) -> tuple[int, int]:
-    """Bytes that another process has of its own, and with its share of what it shares (PSS); takes milliseconds.
+def of_processes(pids: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """By pid, the bytes that other processes have of their own, and with their share of what they share (PSS).
 
-    Raises:
-        ProcessLookupError: it is gone, or its memory cannot be looked at here.
+    Each takes milliseconds to look at, in which it cannot change its memory: those for which the time does not do are
+    left out, as are those that are gone.
     """
     import psutil
 
-    try:
-        memory = psutil.Process(pid).memory_full_info()
-    except psutil.Error as error:
-        raise ProcessLookupError(str(error)) from None
-    return int(memory.uss), int(getattr(memory, "pss", memory.uss))
+    found, until = {}, time.monotonic() + LOOK_SECONDS
+    for pid in pids:
+        if time.monotonic() < until:
+            with suppress(psutil.Error):
+                memory = psutil.Process(pid).memory_full_info()
+                found[pid] = int(memory.uss), int(getattr(memory, "pss", memory.uss))
+    return found
 
 
 def give_back() -> None:

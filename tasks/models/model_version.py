@@ -66,7 +66,7 @@ def digest_or_error(name: str, entry: ModelEntry) -> str:
 def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
     """The SHA-256 of the file of each function that models name, by the function's name."""
     sources = function_sources(entries)
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items()}
+    return {name: file_digest(path).hex() for name, path in sources.items()}
 
 
 def function_sources(entries: Iterable[ModelEntry]) -> dict[str, Path]:
@@ -86,6 +86,12 @@ def _settings(entry: ModelEntry) -> dict[str, object]:
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}
 
 
+def file_digest(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def calibration_digest(path: Path) -> bytes:
     """The SHA-256 of a calibration file.
 
@@ -93,8 +99,7 @@ def calibration_digest(path: Path) -> bytes:
         OSError: it cannot be read; its `strerror` names it.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return file_digest(path)
     except OSError as error:
         raise OSError(error.errno, f"its calibration file {path}: {error.strerror}") from None
 
@@ -133,12 +138,10 @@ def model_digest(path: Path) -> str:
     elif path.is_dir():
         folder, files = path, [p for p in path.rglob("*") if p.is_file()]
     else:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path).hex()
     total = hashlib.sha256()
     for file_path in sorted(files):
         total.update(file_path.relative_to(folder).as_posix().encode())
         total.update(b"\0")
-        with file_path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(file_digest(file_path))
     return total.hexdigest()

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.models.finite import rows_beyond
-from tasks.protocol.trees import Key
+from tasks.models.finite import any_mask, rows_beyond
+from tasks.protocol.codec import Key
 
 Array = np.ndarray[Any, Any]
 Side = Literal["inputs", "outputs"]
@@ -44,12 +44,7 @@ class NotFinite:
     ) -> None:
         """Look at arrays, or lists of a row's arrays each.
 
-        Args:
-            side: whether a model takes or gives them.
-            columns: with their names; as many rows in each as `kept` has, or all.
-            kept: a mask of the rows that they are; None where that is all.
-            stage: for a failure record.
-            model: its name, for the text of one.
+        There are as many rows in each column as `kept` has, a mask of the rows that they are; None where that is all.
         """
         for name, column in columns:
             if not isinstance(column, list | np.ndarray):
@@ -75,13 +70,8 @@ class NotFinite:
 
     def any_of(self, kept: Array | None) -> Array | None:
         """A mask of the rows that are not finite, among those of another mask; None where there are none."""
-        found = [mask for mask in (self.inputs, self.outputs) if mask is not None]
-        if not found:
-            return None
-        mask = np.logical_or.reduce(found)
-        if kept is not None:
-            mask &= kept
-        return mask if mask.any() else None
+        mask = any_mask((self.inputs, self.outputs))
+        return mask if mask is None or kept is None else any_mask([mask & kept])
 
     def first_of(self, row: int) -> NotFiniteColumn:
         """What was found first in a row that `any_of` has."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.protocol.codec import Key, leaves_of, tree_of
 from tasks.protocol.dtypes import filler
-from tasks.protocol.trees import Key, leaves_of, tree_of
 from worker_config.errors import ModelError
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +73,7 @@ class OutputAssembler:
             return self._whole
         if self._missing.any():
             for array in self._leaves.values():
-                array[self._missing] = filler(array.dtype, _first(array[~self._missing]))
+                array[self._missing] = filler(array.dtype, next(array[~self._missing].flat, None))
         return tree_of(self._leaves)
 
     def _place(self, whole: Array, at: Any, rows: Array, name: str) -> Array:
@@ -94,7 +94,3 @@ class OutputAssembler:
                 f"{what} is {whole.dtype} for some rows and {rows.dtype} for others, which do not go together"
             ) from None
         return whole
-
-
-def _first(array: Array) -> Any:
-    return next(array.flat, None)

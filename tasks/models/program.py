@@ -18,8 +18,9 @@ from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays
 
 Call = Callable[[Arrays], Arrays]
+FlatArrays = list[np.ndarray[Any, Any]]
 # What it keeps between calls is in its attribute `state`; see `state_of`.
-FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], list[np.ndarray[Any, Any]]]
+FlatCall = Callable[[Sequence[np.ndarray[Any, Any]]], FlatArrays]
 
 
 @dataclass(frozen=True)
@@ -92,26 +93,36 @@ def output_spec_of(name: str, tensor: Any) -> TensorSpec:
     return spec_of(name, tensor)
 
 
-def concrete(program: Program, batch_rows: int | None = None) -> Any:
-    """One concrete function of `run`; of free batch, or of `batch_rows` rows where given."""
+def tensor_specs(inputs: Sequence[TensorSpec], batch_rows: int | None = None) -> list[Any]:
+    """The inputs as TensorFlow has them, `input_0` and so on; with `batch_rows` in the place of free rows."""
+    import tensorflow as tf
+
+    shapes = [(batch_rows, *spec.shape[1:]) if spec.shape[:1] == (None,) else spec.shape for spec in inputs]
+    return [
+        tf.TensorSpec(shape, spec.dtype, name=f"input_{number}")
+        for number, (shape, spec) in enumerate(zip(shapes, inputs, strict=True))
+    ]
+
+
+def concrete(program: Program) -> Any:
+    """One concrete function of `run`, of free batch."""
     import tensorflow as tf
 
     run = program.run
     assert run is not None  # noqa: S101 - callers have asked
-    specs = [
-        tf.TensorSpec(
-            (batch_rows, *spec.shape[1:]) if batch_rows and spec.shape else spec.shape,
-            spec.dtype,
-            name=f"input_{number}",
-        )
-        for number, spec in enumerate(program.inputs)
-    ]
 
-    @tf.function(input_signature=specs, autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=tensor_specs(program.inputs), autograph=False)  # type: ignore[untyped-decorator]
     def function(*tensors: Any) -> dict[str, Any]:
         return {f"output_{number}": tensor for number, tensor in enumerate(run(tensors))}
 
     return function.get_concrete_function()
+
+
+def list_call(function: Any) -> FlatCall:
+    """Call a concrete function from tensors to a list of them with arrays."""
+    import tensorflow as tf
+
+    return lambda arrays: [tensor.numpy() for tensor in function(*map(tf.convert_to_tensor, arrays))]
 
 
 def flat_call(function: Any, outputs: int) -> FlatCall:

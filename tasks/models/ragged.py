@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tasks.models.output_assembler import OutputAssembler
+from tasks.protocol.codec import Columns, columns_of, tree_like
 from tasks.protocol.signature import Arrays, Rows
-from tasks.protocol.trees import Columns, columns_of, tree_like
 from worker_config.errors import InputError
 
 
@@ -21,11 +21,7 @@ def run_ragged(
 ) -> Arrays:
     """The outputs of `run` for all rows, each at its place.
 
-    Args:
-        run: outputs for rows of one shape.
-        rows: a column, or a dict or tuple of columns, of which at least one is a list.
-        model: its name, for the error.
-        before: told which rows come next.
+    Of the columns at least one is a list. `before` is told which rows come next.
 
     Raises:
         InputError: the columns have different numbers of rows.

@@ -139,9 +139,12 @@ def is_half(function: Any) -> bool:
     import tensorflow as tf
 
     half = {tf.bfloat16.as_datatype_enum, tf.float16.as_datatype_enum}
-    graph_def = function.graph.as_graph_def()
-    bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
-    return any(value.type in half for nodes in bodies for node in nodes for value in node.attr.values())
+    return any(value.type in half for node in all_nodes(function.graph.as_graph_def()) for value in node.attr.values())
+
+
+def all_nodes(graph_def: Any) -> list[Any]:
+    """The nodes of a graph and of its functions."""
+    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
 
 
 def _consumers(nodes: Iterable[Any]) -> dict[str, list[tuple[Any, int]]]:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tasks.models.model_version import function_sources
@@ -24,8 +25,6 @@ _FOR_TRAINING = "sklearn"
 
 _MENTIONED = re.compile(rb"\b(?:tensorflow|keras|tf_keras)\b")
 
-_settled = False
-
 
 def needs_tensorflow(entries: Iterable[ModelEntry]) -> bool:
     """Whether one of the models has a file, or a function in whose module TensorFlow or Keras is mentioned."""
@@ -35,6 +34,7 @@ def needs_tensorflow(entries: Iterable[ModelEntry]) -> bool:
     return any(_MENTIONED.search(path.read_bytes()) for path in function_sources(with_members).values())
 
 
+@cache  # functions of the user's may have told Keras otherwise since
 def import_tensorflow() -> list[str]:
     """Import TensorFlow, and Keras with it; scikit-learn, where it is installed, is left to who imports it later.
 
@@ -44,9 +44,6 @@ def import_tensorflow() -> list[str]:
     Raises:
         ConfigError: Keras cannot be imported, or was imported before, with another backend.
     """
-    global _settled
-    if _settled:  # functions of the user's may have told Keras otherwise since
-        return []
     unheeded = settle_models(os.environ)
     try:
         with hushed(), _missing(_FOR_TRAINING):
@@ -56,7 +53,6 @@ def import_tensorflow() -> list[str]:
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConfigError(f"TensorFlow cannot be imported ({said}); is {path} in order? It can do without") from None
     settle_keras()
-    _settled = True
     return unheeded
 
 

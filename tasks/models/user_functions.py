@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import numpy as np
 
 from tasks.models.batches import run_batches
 from tasks.models.error_text import telling_line
+from tasks.protocol.codec import Key, columns_of, leaves_of, tree_like, tree_of
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows
-from tasks.protocol.trees import Key, columns_of, leaves_of, tree_like, tree_of
 from worker_config.errors import InputError, ModelError, RowCountError
 
 Step = Callable[[Any], Any]
@@ -57,12 +58,8 @@ def import_step(name: str) -> Step:
 def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = False) -> tuple[Any, Array | None]:
     """What the function makes of the rows: as many, as one array, a list of arrays, or a tree of these.
 
-    Args:
-        step: the function.
-        rows: a chunk's rows, as the data set has them.
-        count: how many; at least one.
-        what: model and function, for the error.
-        drops: whether the function may leave out rows, by None in their place in a list.
+    There is at least one of a chunk's `count` rows; `what` names model and function. Where it `drops` rows, None stands
+    in their place in a list.
 
     Returns:
         The rows without those left out; and a mask of those that are not, None where that is all.
@@ -81,7 +78,8 @@ def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = Fals
         return tree_of(leaves), None
     if not drops:
         raise ModelError(f"{what} returned None for a row; to leave out rows on purpose, set drops_rows = true")
-    return tree_of({key: _kept(column, kept) for key, column in leaves.items()}), kept
+    rows = {key: list(compress(one, kept)) if isinstance(one, list) else one[kept] for key, one in leaves.items()}
+    return tree_of(rows), kept
 
 
 def stacked(rows: Any, what: str) -> Any:
@@ -156,12 +154,6 @@ def _column(value: Any, what: str) -> Any:
     if isinstance(value, list):
         return [None if row is None else _array(row, what) for row in value]
     return _array(value, what)
-
-
-def _kept(column: Any, kept: Array) -> Any:
-    if isinstance(column, list):
-        return [row for row, stays in zip(column, kept, strict=True) if stays]
-    return column[kept]
 
 
 def _array(value: Any, what: str) -> Array:

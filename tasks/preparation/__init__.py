@@ -1,4 +1,5 @@
 """Which way a model is run on a machine, and for which of its rows; decided before children are forked.
 
-candidates, promises --names--> trial (rows, edge_cases, calibration; gate, agreement, trusted) --Trials--> choice
+candidates --names--> benchmark (reference: calibration, generated_rows, edge_cases) --Trials--> choice --> ServingSpec
+                      accuracy_gate, class_agreement, input_limits say whether, and for which rows, outputs agree
 """

@@ -12,8 +12,9 @@ class that never wins, has no error worth measuring in its own unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -21,8 +22,8 @@ import numpy as np
 
 from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE
 from tasks.models.finite import is_float
-from tasks.preparation.agreement import Agreement, agreement_text, agreements
-from tasks.snapshots.record import OfClass
+from tasks.preparation.class_agreement import Agreement, agreement_text, agreements
+from tasks.snapshots.record import ClassAgreement
 
 OF_SPREAD = 1e-2
 LEAST_SPREAD = 1e-4  # of the magnitude: below it, rounding of 1e-6 would be over `OF_SPREAD`
@@ -49,7 +50,7 @@ class Comparison:
     error: float = 0.0
     agreement: float | None = None
     why: str = ""
-    classes: list[OfClass] = field(default_factory=list)
+    classes: list[ClassAgreement] = field(default_factory=list)
 
 
 def tells_apart(reference: Sequence[Array]) -> str:
@@ -65,7 +66,7 @@ def tells_apart(reference: Sequence[Array]) -> str:
         values = _numbers(array)
         if not values.size:
             return f"{name} has no values"
-        if not np.isfinite(_raw(array)).all():
+        if not np.isfinite(in_float64(array)).all():
             return f"{name} is not finite"
         magnitude = np.abs(values).max()
         spread = _spread(values)
@@ -100,7 +101,10 @@ def compare(
         return Comparison(False, float("inf"), None, refused)
     error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if is_float(r)), default=0.0)
     kept = agreements(reference, outputs, by_class=not exact)
-    why = _not_exact(reference, outputs) if exact else _not_close(reference, outputs, error, kept, tolerance, agreement)
+    if exact:
+        why = _too_far(reference, outputs, ("spread", _error, OF_SPREAD), ("size", _of_size, RELATIVE))
+    else:
+        why = _not_close(reference, outputs, error, kept, tolerance, agreement)
     return Comparison(not why, error, kept.share, why, kept.classes)
 
 
@@ -118,15 +122,7 @@ def differs(
     """
     if why := _other_form(reference, outputs):
         return why
-    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True) if exact else ()):
-        if not is_float(wanted):
-            if not np.array_equal(wanted, got):
-                return (
-                    f"{_name(number, reference)} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
-                )
-        elif wanted.size and (relative := _of_size(wanted, got, sizes)) > OF_SIZE:
-            return f"{_name(number, reference)} deviates by {relative:.2g} of its size, {OF_SIZE:g} is allowed"
-    return ""
+    return _too_far(reference, outputs, ("size", partial(_of_size, sizes=sizes), OF_SIZE)) if exact else ""
 
 
 def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
@@ -136,7 +132,7 @@ def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
         name = _name(number, reference)
         if wanted.shape != got.shape or wanted.dtype != got.dtype:
             return f"{name} is {got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}"
-        if is_float(wanted) and (places := _other_places(_raw(wanted), _raw(got))):
+        if is_float(wanted) and (places := _other_places(in_float64(wanted), in_float64(got))):
             return f"{name} is not finite at other places than the model's, {places} of {wanted.size}"
     return ""
 
@@ -149,18 +145,19 @@ def _other_places(wanted: Array, got: Array) -> int:
     return int(np.count_nonzero(~same))
 
 
-def _not_exact(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
+def _too_far(
+    reference: Sequence[Array], outputs: Sequence[Array], *bounds: tuple[str, Callable[[Array, Array], float], float]
+) -> str:
+    """The first output that is not equal, or as a float beyond a bound: the unit, the deviation in it, and the most."""
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         name = _name(number, reference)
         if not is_float(wanted):
             if not np.array_equal(wanted, got):
                 return f"{name} differs in {np.count_nonzero(wanted != got)} of {wanted.size} values"
             continue
-        error = _error(wanted, got)
-        if error > OF_SPREAD:
-            return f"{name} deviates by {error:.2g} of its spread, {OF_SPREAD:g} is allowed"
-        if (relative := _of_size(wanted, got)) > RELATIVE:
-            return f"{name} deviates by {relative:.2g} of its size, {RELATIVE:g} is allowed"
+        for unit, measure, most in bounds if wanted.size else ():
+            if (deviation := measure(wanted, got)) > most:
+                return f"{name} deviates by {deviation:.2g} of its {unit}, {most:g} is allowed"
     return ""
 
 
@@ -230,14 +227,20 @@ def _least_spread(array: Array) -> float:
 
 def _numbers(array: Array) -> Array:
     """In float64, with 0 in the place of what is not finite, which is looked at for itself."""
-    numbers = _raw(array)
+    numbers = in_float64(array)
     return numbers if np.isfinite(numbers).all() else np.where(np.isfinite(numbers), numbers, 0.0)
 
 
-def _raw(array: Array) -> Array:
+def in_float64(array: Array) -> Array:
+    """The numbers; of complex ones both parts, on a new last axis."""
     if array.dtype.kind == "c":
-        return np.stack([array.real, array.imag], axis=-1).astype(np.float64)
-    return array.astype(np.float64)
+        array = np.stack([array.real, array.imag], axis=-1)
+    return np.asarray(array.astype(np.float64))
+
+
+def is_equal(wanted: Array, got: Array) -> bool:
+    """Whether arrays are equal to the bit, but for what a NaN may be."""
+    return np.array_equal(wanted, got, equal_nan=wanted.dtype.kind in "fc")
 
 
 def _name(number: int, reference: Sequence[Array]) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.batched import Arrays, in_batches
-from tasks.models.program import FlatCall
+from tasks.models.batches import in_batches
+from tasks.models.program import FlatArrays, FlatCall
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import fit, numpy_dtype
 from worker_config.errors import ConfigError, InputError
@@ -28,7 +28,7 @@ MOST_BYTES = 128 * 2**20
 MOST_SECONDS = 60.0
 
 
-def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Arrays, int]:
+def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[FlatArrays, int]:
     """An array per input, of equally many rows, at most 4,096 and about 128 MiB; and how many the file has.
 
     Raises:
@@ -49,14 +49,8 @@ def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Arrays, 
     return [np.ascontiguousarray(fitted[spec.name]) for spec in inputs], count
 
 
-def bearable(call: FlatCall, rows: Arrays, batch_rows: int) -> Arrays:
-    """As many of the rows as can be held against others in good time and memory, spread evenly.
-
-    Args:
-        call: the reference: the model as it is, which runs a batch twice.
-        rows: an array per input.
-        batch_rows: rows in one call.
-    """
+def bearable(call: FlatCall, rows: FlatArrays, batch_rows: int) -> FlatArrays:
+    """As many of the rows as can be held against others in good time and memory, spread evenly."""
     batch = [array[:batch_rows] for array in rows]
     in_batches(call, batch, batch_rows)  # the first call takes longer than any other
     started = time.perf_counter()

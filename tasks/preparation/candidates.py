@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.executors.promises import promise
-from tasks.protocol.records import TensorSpec
+from tasks.executors.operation_table import judge
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 
@@ -24,11 +23,6 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
     """The executors to try, "graph" first, and by name why one is left out.
 
     A lower precision that the manifest does not list is in neither. A copied snapshot has no executors.
-
-    Args:
-        snapshot: the model in the cache.
-        entry: what its user wants.
-        gpus: that the machine's workers use.
     """
     if snapshot.kind != "mapped":
         return [], {}
@@ -45,15 +39,13 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
         leave_out(_CPU_ONLY, "it runs on the processor alone, and there is a GPU")
     if any(spec.dtype == "string" for spec in (*snapshot.inputs, *snapshot.outputs)):
         leave_out(names[1:], "the model takes or gives strings")
-    if any(_is_free(spec) for spec in snapshot.inputs):
+    if any(None in spec.shape[1:] for spec in snapshot.inputs):
         leave_out(_FIXED_SHAPE, "the model's inputs have sizes that are free, besides the rows")
     if snapshot.weight_bytes > MOST_CONSTANT_BYTES:
-        leave_out(
-            _ALL_CONSTANTS, f"{snapshot.weight_bytes / 1e9:.1f} GB of weights do not fit into a graph as constants"
-        )
+        size = f"{snapshot.weight_bytes / 1e9:.1f} GB"
+        leave_out(_ALL_CONSTANTS, f"{size} of weights do not fit into a graph as constants")
     for name in names[1:]:
-        if why := promise(name, snapshot).why:
-            leave_out([name], why)
+        leave_out([name], judge(name, snapshot.operations, tensorflow=snapshot.tensorflow).refusal)
     return [name for name in dict.fromkeys(names) if name not in reasons], reasons
 
 
@@ -64,7 +56,3 @@ def why_own_graph(snapshot: Snapshot, entry: ModelEntry) -> str:
     if snapshot.dependence:
         return "its rows are not independent"
     return "" if entry.independent_rows else "its rows are not independent, as the manifest says"
-
-
-def _is_free(spec: TensorSpec) -> bool:
-    return any(size is None for size in spec.shape[1:])

@@ -9,7 +9,7 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 from __future__ import annotations
 
 from tasks.executors import EXECUTORS
-from tasks.preparation.agreement import agreement_text, too_few
+from tasks.preparation.class_agreement import agreement_text, too_few
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
@@ -24,12 +24,7 @@ def choose(
 ) -> tuple[Trial, str]:
     """The executor to use, and why it is not another one that was asked for or is faster; one line, maybe empty.
 
-    Args:
-        trials: of this kind of machine, "graph" first.
-        entry: what the user wants.
-        weight_bytes: of the model, which the mapped executors share.
-        children: processes that hold the model.
-        available_bytes: memory that is free on the machine.
+    The mapped executors share `weight_bytes`; `children` processes hold the model.
     """
     graph = trials.trials[0]
     if not trials.rows:
@@ -37,21 +32,15 @@ def choose(
     if not graph.agrees:
         return graph, _sentence(f"the model's own graph is used, which does not agree with itself: {graph.why}")
     wanted = {"float32", *entry.precision}
-    notes, fit = [], []
-    for trial in trials.trials[1:]:
+    notes, chosen = [], graph
+    for trial in sorted(trials.trials[1:], key=lambda one: (*_ORDER, one.executor).index(one.executor)):
         executor = EXECUTORS.get(trial.executor)
-        if executor is None or executor.precision not in wanted or not trial.agrees:
+        if executor is None or executor.precision not in wanted or not trial.agrees or not _is_faster(trial, chosen):
             continue
         if entry.prefer == "memory" and not executor.shares_weights:
             continue
-        fit.append(trial)
-    fit.sort(key=lambda trial: _ORDER.index(trial.executor) if trial.executor in _ORDER else len(_ORDER))
-    chosen = graph
-    for trial in fit:
-        if not _is_faster(trial, chosen):
-            continue
         copies = children * trial.own_bytes
-        if EXECUTORS[trial.executor].shares_weights or copies <= SHARE_OF_MEMORY * available_bytes:
+        if executor.shares_weights or copies <= SHARE_OF_MEMORY * available_bytes:
             chosen = trial
             continue
         notes.append(

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tasks.models.finite import is_float
-from tasks.preparation.calibration_rows import Arrays
+from tasks.models.program import FlatArrays
 from tasks.protocol.records import TensorSpec
 
 # Up to here an executor must agree, or it is not used: pixels, ages, degrees, prices.
@@ -28,6 +28,7 @@ TINY = "tiny numbers"
 CLOSE_TO_0 = "numbers close to 0"
 _SEED = 20240301
 
+# Numbers for a shape, which one dtype or another is to hold.
 Make = Callable[[tuple[int, ...], np.random.Generator], np.ndarray[Any, Any]]
 
 
@@ -45,19 +46,16 @@ class EdgeCases(msgspec.Struct, frozen=True):
 
     label: str
     largest: float
-    rows: Arrays = []
-    reference: Arrays = []
-    refused: Arrays = []
-    sizes: Arrays = []
+    rows: FlatArrays = []
+    reference: FlatArrays = []
+    refused: FlatArrays = []
+    sizes: FlatArrays = []
 
 
-def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> list[EdgeCases]:
+def edge_cases(inputs: Sequence[TensorSpec], ordinary: FlatArrays, count: int) -> list[EdgeCases]:
     """Groups of rows for the inputs, without a reference yet.
 
-    Args:
-        inputs: the model's, with ordinary rows for each.
-        ordinary: an array per input, `count` rows or more.
-        count: rows of a group; those kinds that find no place are left out.
+    Of each input there are `count` `ordinary` rows or more; those kinds that find no place among `count` are left out.
     """
     groups = []
     for label, (largest, kinds) in _FLOATS.items():
@@ -72,21 +70,17 @@ def edge_cases(inputs: Sequence[TensorSpec], ordinary: Arrays, count: int) -> li
     return groups
 
 
-def _sizes(rows: Arrays) -> np.ndarray[Any, Any]:
+def _sizes(rows: FlatArrays) -> np.ndarray[Any, Any]:
     """The largest absolute value of a float in each row."""
     floats = [array for array in rows if array.ndim and is_float(array)]
     numbers = [np.abs(array if array.dtype.kind == "c" else array.astype(np.float64)) for array in floats]
     return np.asarray(np.max([array.reshape(len(array), -1).max(axis=1, initial=0.0) for array in numbers], axis=0))
 
 
-def _replaced(ordinary: Arrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> Arrays:
+def _replaced(ordinary: FlatArrays, count: int, kinds: Sequence[Make], which: Callable[[Any], bool]) -> FlatArrays:
     random = np.random.default_rng(_SEED)
-    return [
-        _filled(array[:count], kinds, random)
-        if array.ndim and which(array)
-        else (array[:count] if array.ndim else array)
-        for array in ordinary
-    ]
+    some = [array[:count] if array.ndim else array for array in ordinary]
+    return [_filled(array, kinds, random) if array.ndim and which(array) else array for array in some]
 
 
 def _filled(array: np.ndarray[Any, Any], kinds: Sequence[Make], random: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -108,16 +102,29 @@ def _cast(made: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, A
     return np.asarray(np.where(np.isfinite(made), np.clip(made, -most, most), made).astype(dtype))
 
 
-def _constant(value: float) -> Make:
+def constant(value: float) -> Make:
+    """The same number everywhere."""
     return lambda shape, random: np.full(shape, value)
 
 
-def _normal(scale: float) -> Make:
+def normal(scale: float) -> Make:
+    """Numbers around 0."""
     return lambda shape, random: scale * random.standard_normal(shape)
 
 
-def _whole(low: int, high: int) -> Make:
+def whole(low: int, high: int) -> Make:
+    """Integers from `low` to below `high`."""
     return lambda shape, random: random.integers(low, high, shape)
+
+
+def signs(value: float) -> Make:
+    """A number with either sign."""
+    return lambda shape, random: value * random.choice([-1.0, 1.0], shape)
+
+
+def magnitudes(low: float, high: float) -> Make:
+    """Numbers of all powers of ten between these."""
+    return lambda shape, random: random.choice([-1.0, 1.0], shape) * 10.0 ** random.uniform(low, high, shape)
 
 
 def _one(value: float, elsewhere: float | None = 0.0) -> Make:
@@ -135,94 +142,43 @@ def _ascending(last: float) -> Make:
     return lambda shape, random: np.linspace(0, last, int(np.prod(shape))).reshape(shape)
 
 
-def _signs(value: float) -> Make:
-    return lambda shape, random: value * random.choice([-1.0, 1.0], shape)
+def _sparse(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
+    return random.standard_normal(shape) * (random.random(shape) < 0.2)
 
 
 def _near(size: float, sign: int) -> Make:
     return lambda shape, random: sign * size * random.uniform(0.1, 1.0, shape)
 
 
-def _sparse(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
-    return random.standard_normal(shape) * (random.random(shape) < 0.2)
-
-
-def _mixed(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
-    return random.choice([-1.0, 1.0], shape) * 10.0 ** random.uniform(-6, 0.8, shape)
-
-
-_LEAST = float(np.finfo(np.float32).tiny)
-_MOST = float(np.finfo(np.float32).max)
+_LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_NAN, _INFINITY = float("nan"), float("inf")
 _FLOATS: dict[str, tuple[float, list[Make]]] = {
-    "small numbers": (
-        7.0,
-        [
-            _constant(0.0),
-            _normal(1.0),
-            _constant(1.0),
-            _one(1.0),
-            _constant(-1.0),
-            _sparse,
-            _constant(7.0),
-            _mixed,
-            _whole(-2, 3),
-            _ascending(1.0),
-            _constant(-0.0),
-            _constant(0.5),
-            _constant(1e-7),
-            _constant(-7.0),
-        ],
-    ),
-    TINY: (
-        0.0,
-        [_constant(_LEAST), _constant(1e-40), _one(1e-40), _signs(1e-42), _one(-1e-35, None), _constant(1e-33)],
-    ),
-    "numbers in the hundreds": (
-        ORDINARY,
-        [
-            _whole(0, 256),
-            _constant(255.0),
-            _constant(ORDINARY),
-            _constant(-ORDINARY),
-            _one(255.0),
-            _signs(ORDINARY),
-            _ascending(255.0),
-            _normal(100.0),
-            _whole(-100, 101),
-            _constant(89.0),
-        ],
-    ),
-    "large numbers": (
-        LARGE,
-        [_constant(1e9), _signs(1e9), _constant(-1e9), _one(1e9), _one(-1e9, None), _normal(1e6), _constant(1.7e9)],
-    ),
-    "the largest numbers": (
-        _MOST,
-        [_constant(3e38), _one(3e38), _signs(3e38), _normal(1e30), _constant(-3e38), _one(-3e38, None)],
-    ),
-    "NaN and infinity": (
-        float("inf"),
-        [
-            _one(float("nan"), None),
-            _one(float("inf"), None),
-            _one(float("-inf"), None),
-            _constant(float("nan")),
-            _normal(1.0),
-            _constant(float("inf")),
-            _constant(float("-inf")),
-            _signs(float("inf")),
-        ],
-    ),
-}
+    "small numbers": (7.0, [
+        constant(0.0), normal(1.0), constant(1.0), _one(1.0), constant(-1.0), _sparse, constant(7.0),
+        magnitudes(-6, 0.8), whole(-2, 3), _ascending(1.0), constant(-0.0), constant(0.5), constant(1e-7),
+        constant(-7.0),
+    ]),
+    TINY: (0.0, [
+        constant(_LEAST), constant(1e-40), _one(1e-40), signs(1e-42), _one(-1e-35, None), constant(1e-33),
+    ]),
+    "numbers in the hundreds": (ORDINARY, [
+        whole(0, 256), constant(255.0), constant(ORDINARY), constant(-ORDINARY), _one(255.0), signs(ORDINARY),
+        _ascending(255.0), normal(100.0), whole(-100, 101), constant(89.0),
+    ]),
+    "large numbers": (LARGE, [
+        constant(1e9), signs(1e9), constant(-1e9), _one(1e9), _one(-1e9, None), normal(1e6), constant(1.7e9),
+    ]),
+    "the largest numbers": (_MOST, [
+        constant(3e38), _one(3e38), signs(3e38), normal(1e30), constant(-3e38), _one(-3e38, None),
+    ]),
+    "NaN and infinity": (_INFINITY, [
+        _one(_NAN, None), _one(_INFINITY, None), _one(-_INFINITY, None), constant(_NAN), normal(1.0),
+        constant(_INFINITY), constant(-_INFINITY), signs(_INFINITY),
+    ]),
+}  # fmt: skip
 _INTEGERS: dict[str, list[Make]] = {
     "small integers": [
-        _constant(0),
-        _constant(1),
-        _whole(0, 2),
-        _ascending(9),
-        _whole(0, 10),
-        _constant(3),
-        _whole(0, 256),
+        constant(0), constant(1), whole(0, 2), _ascending(9), whole(0, 10), constant(3), whole(0, 256),
     ],
-    "integers out of range": [_constant(-1), _one(-1), _constant(2**62), _constant(-(2**62)), _one(10**6)],
-}
+    "integers out of range": [constant(-1), _one(-1), constant(2**62), constant(-(2**62)), _one(10**6)],
+}  # fmt: skip

@@ -18,12 +18,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.reached import is_chance
-from tasks.models.program import FlatCall
+from tasks.executors.graph_operations import is_chance
+from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.state import state_of
-from tasks.preparation.accuracy_gate import tells_apart
+from tasks.preparation.accuracy_gate import in_float64, is_equal, tells_apart
 from tasks.preparation.calibration import calibration_rows
-from tasks.preparation.calibration_rows import FREE_SIZE, gate_rows
+from tasks.preparation.generated_rows import generated_rows, shape_of
 from tasks.protocol.records import Dependence, TensorSpec
 from tasks.protocol.signature import numpy_dtype
 from worker_config.errors import ConfigError
@@ -48,7 +48,6 @@ LEAST_SHARE, LEAST_ROWS = 0.01, 2
 _WORDS = ["the", "a", "good", "bad", "film", "was", "not", "dog", "and", "1", "10", "37", "2.5", "-4", "yes", "no"]
 
 Array = np.ndarray[Any, Any]
-Arrays = list[Array]
 
 
 def examine(
@@ -56,12 +55,7 @@ def examine(
 ) -> list[Dependence] | None:
     """What a row's prediction depends on besides the row, and how much; None where the model runs on no such rows.
 
-    Args:
-        call: the model; it is left in its saved state.
-        inputs: the model's.
-        entry: names the calibration file.
-        batch_rows: rows in one call.
-        half: whether it computes in half precision.
+    The model is left in its saved state; `half` says whether it computes in half precision.
 
     Raises:
         ConfigError: the calibration file is not as it should be.
@@ -97,19 +91,14 @@ def examine(
 
 
 def with_chance(found: list[Dependence] | None, operations: Collection[str]) -> list[Dependence] | None:
-    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them.
-
-    Args:
-        found: what `examine` gave.
-        operations: keys of the graph's operations between rows and outputs.
-    """
+    """The same with chance, where random numbers are on the way to the outputs, whatever could be measured of them."""
     known = {one.on for one in found or ()}
     if known & {"chance", "history", "place"} or not any(map(is_chance, operations)):
         return found
     return [*(found or ()), _dependence("chance", math.inf)]
 
 
-def _beside_odd(call: FlatCall, rows: Arrays, *, half: bool) -> float:
+def _beside_odd(call: FlatCall, rows: FlatArrays, *, half: bool) -> float:
     """How much rows depend on their neighbours where some of these, or they themselves, are out of the ordinary."""
     amounts = []
     for value in ODD:
@@ -135,11 +124,11 @@ class _Examined:
     Amounts are in units of the outputs' spread: 0 within rounding, infinite where there is no measure.
     """
 
-    def __init__(self, call: FlatCall, rows: Arrays, *, half: bool) -> None:
+    def __init__(self, call: FlatCall, rows: FlatArrays, *, half: bool) -> None:
         self._call, self._rows, self._state = call, rows, state_of(call)
         self._least = LEAST_OF_HALF if half else LEAST
         self._count = len(rows[0])
-        self.whole: Arrays = []
+        self.whole: FlatArrays = []
 
     def restore(self, first_row: int | None = None, *, seeds_alone: bool = False) -> None:
         """Put the model into its saved state."""
@@ -164,7 +153,7 @@ class _Examined:
         fresh = self._run(self._rows)
         if chance := self._amount(fresh, LEAST_AT_SAME_PLACE):
             return [_dependence("chance", chance)]
-        is_exact = self._state is not None and all(map(_equal, self.whole, fresh))
+        is_exact = self._state is not None and all(map(is_equal, self.whole, fresh))
         by_seed = self._amount(self._run(self._rows, first_row=1), LEAST_AT_SAME_PLACE)
         amounts = {
             "neighbours": self._neighbours(),
@@ -184,7 +173,7 @@ class _Examined:
         self.whole = self._run(self._rows)
         return self._neighbours()
 
-    def _run(self, rows: Arrays, first_row: int | None = None) -> Arrays:
+    def _run(self, rows: FlatArrays, first_row: int | None = None) -> FlatArrays:
         self.restore(first_row)
         return self._call(rows)
 
@@ -212,10 +201,12 @@ class _Examined:
             amounts.append(self._amount([array[np.argsort(order)] for array in moved], self._least))
         return max(amounts)
 
-    def _everywhere(self, row: int) -> Arrays:
+    def _everywhere(self, row: int) -> FlatArrays:
         return [np.ascontiguousarray(array[[row] * self._count]) for array in self._rows]
 
-    def _amount(self, outputs: Arrays, least: float, rows: Any = slice(None), wanted: Arrays | None = None) -> float:
+    def _amount(
+        self, outputs: FlatArrays, least: float, rows: Any = slice(None), wanted: FlatArrays | None = None
+    ) -> float:
         """How far these outputs are from those wanted, or from the whole's, in some of the rows."""
         amounts = []
         for whole, one, other in zip(self.whole, wanted or self.whole, outputs, strict=True):
@@ -223,7 +214,7 @@ class _Examined:
                 return math.inf
             if whole.dtype.kind in "fcV":
                 bits = LEAST_OF_HALF if whole.dtype.itemsize < 4 and least == self._least else least
-                amounts.append(_deviation(_numbers(whole), _numbers(one)[rows], _numbers(other)[rows], bits))
+                amounts.append(_deviation(in_float64(whole), in_float64(one)[rows], in_float64(other)[rows], bits))
             else:
                 amounts.append(_share(one[rows], other[rows], at_same_place=least < self._least))
         return max(amounts, default=0.0)
@@ -268,18 +259,7 @@ def _share(wanted: Array, got: Array, *, at_same_place: bool) -> float:
     return count / rows if count >= (1 if few else max(LEAST_ROWS, math.ceil(LEAST_SHARE * rows))) else 0.0
 
 
-def _equal(one: Array, other: Array) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
-
-
-def _numbers(array: Array) -> Array:
-    if array.dtype.kind == "c":
-        array = np.stack([array.real, array.imag], axis=-1)
-    numbers: Array = array.astype(np.float64)
-    return numbers
-
-
-def _candidates(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> Iterator[Arrays]:
+def _candidates(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> Iterator[FlatArrays]:
     """Batches of rows: those of the gate, with words where it has none; at last blank ones."""
     if not inputs or any(not spec.shape for spec in inputs):
         return
@@ -289,14 +269,17 @@ def _candidates(inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int
         return
     numbers = [spec for spec in inputs if spec.dtype != "string"]
     random = np.random.default_rng(0)
-    made: Iterable[Arrays] = gate_rows(numbers, batch_rows) if numbers else [[]]
+    made: Iterable[FlatArrays] = generated_rows(numbers, batch_rows) if numbers else [[]]
     for arrays in made:
         given = iter(arrays)
         yield [
             _texts(spec, batch_rows, random) if spec.dtype == "string" else _recycled(next(given), batch_rows)
             for spec in inputs
         ]
-    yield [np.full(_shape(spec, batch_rows), b"" if spec.dtype == "string" else 0, _dtype(spec)) for spec in inputs]
+    yield [
+        np.full(shape_of(spec, batch_rows), b"" if spec.dtype == "string" else 0, numpy_dtype(spec.dtype))
+        for spec in inputs
+    ]
 
 
 def _recycled(array: Array, rows: int) -> Array:
@@ -304,16 +287,8 @@ def _recycled(array: Array, rows: int) -> Array:
 
 
 def _texts(spec: TensorSpec, rows: int, random: np.random.Generator) -> Array:
-    shape = _shape(spec, rows)
+    shape = shape_of(spec, rows)
     made = [" ".join(random.choice(_WORDS, size=random.integers(1, 6))).encode() for _ in range(math.prod(shape))]
     texts = np.empty(len(made), object)
     texts[:] = made
     return texts.reshape(shape)
-
-
-def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
-    return (rows, *(size or FREE_SIZE for size in spec.shape[1:]))
-
-
-def _dtype(spec: TensorSpec) -> np.dtype[Any]:
-    return numpy_dtype(spec.dtype)

@@ -9,20 +9,22 @@ What cannot be saved so is copied as it is, and loaded plainly by each child.
 
 from __future__ import annotations
 
+import math
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import numpy as np
+from msgspec.structs import replace
 
 from tasks.executors import graph
-from tasks.executors.batched import in_batches
-from tasks.executors.operations import operations_of
+from tasks.executors.graph_operations import operations_of
+from tasks.models.batches import in_batches
 from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
+from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
 from tasks.preparation.reference import make_reference, read_reference
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
@@ -59,15 +61,22 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         return _copied(plain, folder)
     try:
         weights, state, seeds = _save(program, folder)
-        mapped = msgspec.structs.replace(
-            plain, kind="mapped", weights=weights, weight_bytes=_bytes(program), state=state, seeds=seeds
-        )
-        mapped = msgspec.structs.replace(mapped, operations=sorted(operations_of(folder / "model")))
+        operations = sorted(operations_of(folder / "model"))
         call = plain_call(program)
         plain = _with_dependence(plain, call, batch_rows)
-        mapped = msgspec.structs.replace(mapped, dependence=with_chance(plain.dependence, mapped.operations))
+        mapped = replace(
+            plain,
+            kind="mapped",
+            weights=weights,
+            weight_bytes=sum(math.prod(one.shape) * one.dtype.size for one in program.variables),
+            state=state,
+            seeds=seeds,
+            operations=operations,
+            dependence=with_chance(plain.dependence, operations),
+        )
         make_reference(folder, mapped, call, batch_rows)
-        if not _is_chance(mapped):
+        # Else no two runs of it are equal, even from the same state.
+        if not any(one.on == "chance" and not one.seeded for one in mapped.dependence or ()):
             _check_equal(folder, mapped, batch_rows)
     except ConfigError:
         raise
@@ -75,19 +84,14 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         why = f"no snapshot can be made of it ({type(error).__name__}: {telling_line(error)[:300]})"
-        return _copied(msgspec.structs.replace(plain, why=why), folder)
+        return _copied(replace(plain, why=why), folder)
     return _recorded(mapped, folder)
 
 
 def _with_dependence(snapshot: Snapshot, call: FlatCall, batch_rows: int) -> Snapshot:
     function = getattr(call, "function", None)  # of TensorFlow's
     found = examine(call, snapshot.inputs, snapshot.entry, batch_rows, half=function is not None and is_half(function))
-    return msgspec.structs.replace(snapshot, dependence=found)
-
-
-def _is_chance(snapshot: Snapshot) -> bool:
-    """Whether no two runs of it are equal, even from the same state."""
-    return any(one.on == "chance" and not one.seeded for one in snapshot.dependence or ())
+    return replace(snapshot, dependence=found)
 
 
 def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
@@ -99,7 +103,7 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
         Exception: the model cannot be loaded.
     """
     copy = str(folder / "source" / snapshot.source)
-    program = open_model(msgspec.structs.replace(snapshot.entry, path=copy, version=0))
+    program = open_model(replace(snapshot.entry, path=copy, version=0))
     batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
     found = _with_dependence(snapshot, plain_call(program), batch_rows)
     (folder / RECORD).write_bytes(msgspec.json.encode(found))
@@ -135,7 +139,7 @@ def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
         return
     outputs = in_batches(graph.load(folder, snapshot, batch_rows, 1), found.rows, batch_rows)
     for spec, expected, output in zip(snapshot.outputs, found.reference, outputs, strict=True):
-        if not np.array_equal(expected, output, equal_nan=expected.dtype.kind in "fc"):
+        if not is_equal(expected, output):
             raise ValueError(f"output {spec.name!r} of the snapshot differs")
 
 
@@ -150,14 +154,10 @@ def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
             shutil.copytree(path, source / path.name)
         else:
             shutil.copyfile(path, source / path.name)
-    return _recorded(msgspec.structs.replace(snapshot, source=served.name), folder)
+    return _recorded(replace(snapshot, source=served.name), folder)
 
 
 def _recorded(snapshot: Snapshot, folder: Path) -> Snapshot:
-    snapshot = msgspec.structs.replace(snapshot, files=fingerprints(folder))
+    snapshot = replace(snapshot, files=fingerprints(folder))
     (folder / RECORD).write_bytes(msgspec.json.encode(snapshot))
     return snapshot
-
-
-def _bytes(program: Program) -> int:
-    return sum(int(np.prod(variable.shape, dtype=np.int64)) * variable.dtype.size for variable in program.variables)

@@ -17,12 +17,13 @@ import msgspec
 import redis
 from msgspec.structs import replace
 
-from tasks.preparation.served import Served, describe
-from tasks.protocol import job_fields, keys
+from tasks.preparation.serving_spec import ServingSpec, describe
+from tasks.protocol import keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet, SlotRecord
-from tasks.transport.files import write_whole
 from tasks.transport.run_folder import model_path
+from worker_config.files import write_whole
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 
@@ -31,7 +32,7 @@ from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 class Generation:
     """The models between two changes; `replaced_at` is of `time.monotonic`."""
 
-    served: dict[str, Served]
+    served: dict[str, ServingSpec]
     held: list[int]
     replaced_at: float = 0.0
 
@@ -60,7 +61,7 @@ class ModelSet:
             path = model_path(self.folder, ModelRef(served.name, served.digest))
             write_whole(path, msgspec.json.encode(served))
 
-    def replace(self, served: dict[str, Served], held: list[int]) -> None:
+    def replace(self, served: dict[str, ServingSpec], held: list[int]) -> None:
         """Serve these from now on, and the others as long as they are wanted."""
         self.older.append(dataclasses.replace(self.current, replaced_at=time.monotonic()))
         self.current = Generation(served, held)
@@ -106,7 +107,7 @@ def pinned_models(client: redis.Redis) -> set[str]:
     """The models of all jobs that run, as NAME@DIGEST with eight characters of the digest."""
     found: set[str] = set()
     for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1)):
-        state, record = client.hmget(keys.job(job_id.decode()), job_fields.STATE, job_fields.RECORD)
+        state, record = client.hmget(keys.job(job_id.decode()), JobField.STATE, JobField.RECORD)
         if state == b"running" and record:
             found.update(msgspec.json.decode(record, type=_Pins).models)
     return found

@@ -2,7 +2,7 @@
 
 digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked process, under the model's lock
        --> trials of this machine? missing: each executor in a forked process
-       --> choice --> Served
+       --> choice --> ServingSpec
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from tasks.executors.operations import TABLE
+from tasks.executors.operation_table import TABLE
 from tasks.models.devices import gpus, limit_threads
 from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import batch_rows_of
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.benchmark import TellingRows, try_executor
+from tasks.preparation.benchmark import try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot
-from tasks.preparation.reference import read_reference
-from tasks.preparation.served import Served
-from tasks.snapshots import batch_size, cache, differing
+from tasks.preparation.reference import GateRows, read_reference
+from tasks.preparation.serving_spec import ServingSpec
+from tasks.snapshots import cache
+from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
-from tasks.transport.files import write_whole
 from worker_config.errors import ConfigError, ModelLoadError
+from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
@@ -45,7 +48,7 @@ _TRIALS = "trials-"
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PreparationContext:
     """What `prepare` needs to know of the worker.
 
     Attributes:
@@ -66,21 +69,21 @@ class Preparation:
     say: Callable[[str], None]
     held: list[int] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> PreparationContext:
+        """What these settings say of it."""
+        return cls(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
 
-def workshop(settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> Preparation:
-    """What these settings say of it."""
-    return Preparation(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
 
-
-def prepare(name: str, entry: ModelEntry, digest: str, shop: Preparation) -> Served:
+def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationContext) -> ServingSpec:
     """How children get this model.
 
     Raises:
         ModelLoadError: it cannot be loaded.
     """
-    plain = Served(name, digest, entry, batch_rows=entry.batch_rows, threads=shop.threads)
+    plain = ServingSpec(name, digest, entry, batch_rows=entry.batch_rows, threads=context.threads)
     if entry.members:
-        members = [prepare(link, member, entry_digest(member), shop) for link, member in entry.members.items()]
+        members = [prepare(link, member, entry_digest(member), context) for link, member in entry.members.items()]
         return msgspec.structs.replace(plain, members=members, note=f"a chain: {', '.join(entry.chain)}")
     if not entry.has_file:
         return msgspec.structs.replace(plain, note="a function, imported by each child")
@@ -88,20 +91,20 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Preparation) -> Ser
         key = cache.cache_key(digest, entry, version("tensorflow"))
     except OSError as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
-    folder = shop.cache / key
+    folder = context.cache / key
     try:
-        with cache.locked(shop.cache, key) as waited:
-            snapshot = _existing(folder, name, shop)
+        with cache.locked(context.cache, key) as waited:
+            snapshot = _existing(folder, name, context)
             if snapshot is None:
-                shop.say(
+                context.say(
                     f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}"
                 )
-                snapshot = _make(name, entry, digest, key, shop)
-            trials = _trials(folder, snapshot, entry, shop) if snapshot.kind == "mapped" else None
-            shop.held.append(cache.use(folder))
+                snapshot = _make(name, entry, digest, key, context)
+            trials = _trials(folder, snapshot, entry, context) if snapshot.kind == "mapped" else None
+            context.held.append(cache.use(folder))
     except OSError as error:
-        note = f"no snapshot: {error.strerror or error} ({shop.cache})"
-        shop.say(f"model {name}: {note}; each child loads it for itself")
+        note = f"no snapshot: {error.strerror or error} ({context.cache})"
+        context.say(f"model {name}: {note}; each child loads it for itself")
         return msgspec.structs.replace(plain, note=note)
     rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
     served = msgspec.structs.replace(plain, folder=str(folder), snapshot=snapshot, batch_rows=rows)
@@ -111,10 +114,10 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Preparation) -> Ser
         trials,
         entry,
         weight_bytes=snapshot.weight_bytes,
-        children=shop.children,
+        children=context.children,
         available_bytes=available_bytes(),
     )
-    if seen := differing.remembered(folder, trial.executor):
+    if seen := ExecutorNotes(folder, trial.executor).difference():
         trial, note = trials.trials[0], seen
     if trial.unproven:
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
@@ -124,75 +127,61 @@ def prepare(name: str, entry: ModelEntry, digest: str, shop: Preparation) -> Ser
         served,
         executor=trial.executor,
         trial=trial,
-        batch_rows=batch_size.remembered(folder, trial.executor, rows),
+        batch_rows=ExecutorNotes(folder, trial.executor).batch_rows(rows),
         note=note,
         unproven=trial.unproven,
     )
 
 
-def _existing(folder: Path, name: str, shop: Preparation) -> Snapshot | None:
+def _existing(folder: Path, name: str, context: PreparationContext) -> Snapshot | None:
     try:
         return cache.read(folder)
     except ValueError as error:
-        shop.say(f"model {name}: its snapshot {folder} is damaged: {error}; it is made again")
+        context.say(f"model {name}: its snapshot {folder} is damaged: {error}; it is made again")
         cache.remove(folder)
         return None
 
 
-def _make(name: str, entry: ModelEntry, digest: str, key: str, shop: Preparation) -> Snapshot:
+def _make(name: str, entry: ModelEntry, digest: str, key: str, context: PreparationContext) -> Snapshot:
     try:
-        with cache.making(shop.cache, key) as folder:
-
-            def make() -> Snapshot:
-                limit_threads(shop.threads)
-                return make_snapshot(entry, digest, folder)
-
-            snapshot = _logged(make, Snapshot, folder)
+        with cache.making(context.cache, key) as folder:
+            snapshot = _forked(partial(make_snapshot, entry, digest, folder), Snapshot, folder, context.threads)
             if snapshot.kind == "copied" and snapshot.dependence is None:
-                snapshot = _examined(snapshot, folder, shop)
+                examine = partial(examine_copy, snapshot, folder)
+                with suppress(ForkedError):  # nobody knows then
+                    snapshot = _forked(examine, Snapshot, folder, context.threads, TRIAL_SECONDS)
     except ForkedError as error:
         # A class of ours says nothing to people, and its text does.
         cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {cause}") from None
-    cache.prune(shop.cache, shop.limit_bytes, keep=[key])
+    cache.prune(context.cache, context.limit_bytes, keep=[key])
     return snapshot
 
 
-def _examined(snapshot: Snapshot, folder: Path, shop: Preparation) -> Snapshot:
-    def examine() -> Snapshot:
-        limit_threads(shop.threads)
-        return examine_copy(snapshot, folder)
-
-    try:
-        return _logged(examine, Snapshot, folder, TRIAL_SECONDS)
-    except ForkedError:
-        return snapshot  # nobody knows then
-
-
-def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, shop: Preparation) -> Trials:
+def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
-    if known := known_trials(folder, entry, shop):
+    if known := known_trials(folder, entry, context):
         return known
     batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
-    telling = read_reference(folder)
-    names, left_out = candidates(snapshot, entry, shop.gpus)
+    reference = read_reference(folder)
+    names, left_out = candidates(snapshot, entry, context.gpus)
     clear_built(folder)
     if own_graph := why_own_graph(snapshot, entry):
-        telling = TellingRows(why=own_graph)
-    if telling.why:
-        trials = [Trial("graph", agrees=True, why=telling.why)]
+        reference = GateRows(why=own_graph)
+    if reference.why:
+        trials = [Trial("graph", agrees=True, why=reference.why)]
     else:
         trials = []
         for name in names:
             before = _built(folder)
-            trials.append(_try(name, folder, snapshot, batch_rows, shop.threads))
+            trials.append(_try(name, folder, snapshot, batch_rows, context.threads))
             if not trials[-1].agrees or trials[-1].processor_seconds > trials[0].processor_seconds:
                 for path in _built(folder) - before:  # as large as the weights, and never to be used
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, telling.label, built, telling.of)
-    write_whole(_record(folder, entry, shop), msgspec.json.encode(found))
+    found = Trials(trials, reference.label, built, reference.of)
+    write_whole(_record(folder, entry, context), msgspec.json.encode(found))
     return found
 
 
@@ -203,15 +192,14 @@ def _built(folder: Path) -> set[Path]:
 def clear_built(folder: Path) -> None:
     """Remove what is damaged, or of trials that came to no end; what trials of other threads have found is in use."""
     found = [_read_trials(folder, record) for record in folder.glob(f"{_TRIALS}*.json")]
-    kept = {name for trials in found if trials for name in trials.files}
-    for path in _built(folder):
-        if path.relative_to(folder).as_posix() not in kept:
-            path.unlink()
+    kept = {folder / name for trials in found if trials for name in trials.files}
+    for path in _built(folder) - kept:
+        path.unlink()
 
 
-def known_trials(folder: Path, entry: ModelEntry, shop: Preparation) -> Trials | None:
+def known_trials(folder: Path, entry: ModelEntry, context: PreparationContext) -> Trials | None:
     """Trials of this machine that a snapshot has, if what executors wrote for them is whole."""
-    return _read_trials(folder, _record(folder, entry, shop))
+    return _read_trials(folder, _record(folder, entry, context))
 
 
 def _read_trials(folder: Path, record: Path) -> Trials | None:
@@ -223,39 +211,42 @@ def _read_trials(folder: Path, record: Path) -> Trials | None:
     return known
 
 
-def _record(folder: Path, entry: ModelEntry, shop: Preparation) -> Path:
-    return folder / f"{_TRIALS}{_machine(entry, shop)}.json"
-
-
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
     def attempt() -> Trial:
-        limit_threads(threads)
         return try_executor(name, folder, snapshot, batch_rows, threads, read_reference(folder))
 
     try:
-        trial = _logged(attempt, Trial, folder, TRIAL_SECONDS)
+        trial = _forked(attempt, Trial, folder, threads, TRIAL_SECONDS)
         has_measure = trial.error is not None and math.isfinite(trial.error)
         return msgspec.structs.replace(trial, error=trial.error if has_measure else None)
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))
 
 
-def _logged(function: Callable[[], T], form: Any, folder: Path, timeout_seconds: float | None = None) -> T:
-    """TensorFlow and its converters talk a lot; nobody needs it once they have come to an end."""
+def _forked(
+    function: Callable[[], T], form: Any, folder: Path, threads: int, timeout_seconds: float | None = None
+) -> T:
+    """Run it in a process of its own. What TensorFlow and its converters say there, nobody needs once it has ended."""
+
+    def run() -> T:
+        limit_threads(threads)
+        return function()
+
     # Imported here, it need not be by each process that is forked.
     import_tensorflow()
     log = folder.with_name(f"{folder.name}.log")
     try:
-        return run_forked(function, form, log, timeout_seconds)
+        return run_forked(run, form, log, timeout_seconds)
     finally:
         log.unlink(missing_ok=True)
 
 
-def _machine(entry: ModelEntry, shop: Preparation) -> str:
-    """Another processor, or another share of it, has another fastest executor."""
+def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
+    """Where trials are kept. Another processor, or another share of it, has another fastest executor."""
     table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
-    parts = [_processor(), str(shop.threads), str(shop.gpus), entry.prefer, repr(entry.precision), table]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    parts = [_processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
+    machine = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return folder / f"{_TRIALS}{machine}.json"
 
 
 def _processor() -> str:

@@ -1,40 +1,103 @@
-"""What a model itself gives for some rows, kept for its executors to be held against.
+"""The rows of the gate: rows that tell executors apart, and edge cases, with what the model itself gives for them.
 
-calibration file, or rows made up --model, as loaded plainly--> outputs that tell rows apart --> reference.bin
+calibration file, or rows made up --model--> outputs that tell rows apart, edge cases --> reference.bin --> trials
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from tasks.models.program import FlatCall
-from tasks.preparation.benchmark import TellingRows, telling_rows
-from tasks.preparation.edge_cases import EdgeCases
+from tasks.models.batches import in_batches
+from tasks.models.error_text import converter_line
+from tasks.models.finite import magnitude
+from tasks.models.program import FlatArrays, FlatCall
+from tasks.models.state import state_of
+from tasks.preparation.accuracy_gate import tells_apart
+from tasks.preparation.calibration import bearable, calibration_rows
+from tasks.preparation.edge_cases import EdgeCases, edge_cases
+from tasks.preparation.generated_rows import GENERATED, generated_rows
+from tasks.preparation.input_limits import with_reference
 from tasks.protocol import codec
+from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot
+from worker_config.manifest import ModelEntry
 
 _FILE = "reference.bin"
+# Of each group: one batch, or part of one, of every executor at a machine's first start.
+MOST_EDGE_CASES = 16
+
+
+@dataclass(frozen=True)
+class GateRows:
+    """Rows that an executor can be judged on, and edge cases; `why` there are none, and then empty arrays.
+
+    `of` is how many rows the calibration file has, from which these are taken.
+    """
+
+    label: str = ""
+    rows: FlatArrays = field(default_factory=list)
+    reference: FlatArrays = field(default_factory=list)
+    why: str = ""
+    groups: list[EdgeCases] = field(default_factory=list)
+    of: int = 0
+
+    @property
+    def seen(self) -> float:
+        """The largest absolute value of a float in these rows."""
+        return max(map(magnitude, self.rows), default=0.0)
+
+
+def gate_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, batch_rows: int) -> GateRows:
+    """The first rows that the model runs without error and gives different outputs for.
+
+    Raises:
+        ConfigError: the calibration file is not as it should be.
+    """
+    why = "no rows can be made up for the model's inputs; give some with calibration"
+    label, of = GENERATED, 0
+    candidates: Iterable[FlatArrays] = generated_rows(inputs, batch_rows)
+    if entry.calibration:
+        label = Path(entry.calibration).name
+        rows, of = calibration_rows(Path(entry.calibration), inputs)
+        candidates = [rows]
+    for candidate in candidates:
+        if state := state_of(call):
+            state.restore()
+        try:
+            rows = bearable(call, candidate, batch_rows) if of else candidate
+            reference = in_batches(call, rows, batch_rows)
+        except Exception as error:
+            why = f"the model fails on {label} rows: {converter_line(error)}"
+            continue
+        why = tells_apart(reference)
+        if not why:
+            groups = with_reference(edge_cases(inputs, rows, MOST_EDGE_CASES), call, batch_rows)
+            return GateRows(label, rows, reference, groups=groups, of=of)
+        why = f"with {label} rows, {why}"
+    return GateRows(why=why)
 
 
 def make_reference(folder: Path, snapshot: Snapshot, call: FlatCall, batch_rows: int) -> None:
-    """Write the first rows that the model takes and whose outputs differ from row to row, or why there are none.
+    """Write what `gate_rows` finds.
 
     Raises:
         ConfigError: the calibration file does not fit the model.
     """
-    found = telling_rows(call, snapshot.inputs, snapshot.entry, batch_rows)
+    found = gate_rows(call, snapshot.inputs, snapshot.entry, batch_rows)
     tree = {**vars(found), "groups": [msgspec.structs.asdict(group) for group in found.groups]}
     (folder / _FILE).write_bytes(codec.encode(cast("codec.Tree", tree)))
 
 
-def read_reference(folder: Path) -> TellingRows:
+def read_reference(folder: Path) -> GateRows:
     """What `make_reference` wrote.
 
     Raises:
         PayloadError, OSError: it is damaged or missing.
     """
     tree = cast("dict[str, Any]", codec.decode((folder / _FILE).read_bytes()))
-    return TellingRows(**{**tree, "groups": [EdgeCases(**group) for group in tree["groups"]]})
+    return GateRows(**{**tree, "groups": [EdgeCases(**group) for group in tree["groups"]]})

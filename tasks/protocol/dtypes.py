@@ -91,7 +91,7 @@ def filler(dtype: np.dtype[Any], like: object = None) -> Any:
     return np.zeros((), dtype)[()]
 
 
-def told_filler(dtype: np.dtype[Any]) -> int | bool | str:
+def json_filler(dtype: np.dtype[Any]) -> int | bool | str:
     """The same as JSON can tell it: a number, false, "", "NaN" or "NaT"."""
     if dtype.kind in "OTSU":
         return ""

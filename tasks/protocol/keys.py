@@ -1,6 +1,6 @@
-"""Names every Redis key that Celeriac writes itself; Celery's own keys carry the same prefix.
+"""Names every Redis key that Celeriac writes itself, and a job's fields; Celery's own keys carry the same prefix.
 
-    celeriac:job:ID              hash    the job's state, record and counts: see `tasks/protocol/job_fields.py`
+    celeriac:job:ID              hash    the job's state, record and counts: `JobField`
     celeriac:job:ID:payload:N    string  chunk N's payload
     celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
     celeriac:job:ID:results      list    answers of the children, as they come
@@ -22,6 +22,9 @@ Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached jo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from worker_config.queue_names import KEY_PREFIX
 
 JOBS = f"{KEY_PREFIX}jobs"
@@ -29,59 +32,70 @@ QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
 
 
-def job(job_id: str) -> str:
-    """The job's record."""
-    return f"{KEY_PREFIX}job:{job_id}"
+class JobField:
+    """The fields of a job's hash, each with what it holds and who writes it.
+
+        producer                 STATE, RECORD; of a detached job CHUNKS, TTL, MODELS, before its first message
+        children, by one script  all others (`publish_answer.lua` spells them as they are here)
+        whoever looks after it   SENT_AGAIN; takes RESEND away (`tasks/transport/resend_detached.py`)
+
+    A detached job has no producer to write its record, so that its children count in the hash itself.
+    """
+
+    # Of any job: what workers look at before each chunk, "running" or how it ended; its `JobRecord`, as JSON.
+    STATE: Final = "state"
+    RECORD: Final = "record"
+    # Followed by a model's name: how an executor of it differed from its own graph, which then runs it, as JSON.
+    OWN_GRAPH: Final = "own_graph:"
+
+    # Of a detached job: how many answers end it, the seconds it is kept, and how many models it has.
+    CHUNKS: Final = "chunks"
+    TTL: Final = "ttl"
+    MODELS: Final = "models"
+    # Rows; the last two are of those predicted.
+    ROWS: Final = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
+    # Chunks: that have an answer, of which a second answer was dropped, and that were sent again.
+    ANSWERED: Final = "answered"
+    DUPLICATES: Final = "duplicates"
+    SENT_AGAIN: Final = "sent_again"
+    # Unix seconds of the last answer; the record of the rows that ended the job, as JSON.
+    ANSWERED_AT: Final = "answered_at"
+    FAILURE: Final = "failure"
+    # Followed by a model's name: the first record of one that failed alone, as JSON; and how many these are.
+    FAILED: Final = "failed:"
+    FAILED_MODELS: Final = "failed_models"
+    # Chunks whose answers were void; there while they are still to be sent again.
+    VOID: Final = "void"
+    RESEND: Final = "resend"
+
+
+def _of_job(part: str = "") -> Callable[[str], str]:
+    return lambda job_id: f"{KEY_PREFIX}job:{job_id}{part}"
+
+
+job = _of_job()
+results = _of_job(":results")
+payloads = _of_job(":payloads")
+answers = _of_job(":answers")
+deliveries = _of_job(":deliveries")
+unproven = _of_job(":unproven")
+failures = _of_job(":failures")
+timeline = _of_job(":timeline")
 
 
 def payload(job_id: str, index: int | str) -> str:
     """The payload of chunk `index`; of all with "*"."""
-    return f"{KEY_PREFIX}job:{job_id}:payload:{index}"
+    return f"{job(job_id)}:payload:{index}"
 
 
 def output(job_id: str, index: int | str) -> str:
     """The outputs of chunk `index`; of all with "*"."""
-    return f"{KEY_PREFIX}job:{job_id}:output:{index}"
-
-
-def results(job_id: str) -> str:
-    """Where children push the job's answers."""
-    return f"{KEY_PREFIX}job:{job_id}:results"
-
-
-def payloads(job_id: str) -> str:
-    """The payloads of a detached job."""
-    return f"{KEY_PREFIX}job:{job_id}:payloads"
-
-
-def answers(job_id: str) -> str:
-    """The answers of a detached job."""
-    return f"{KEY_PREFIX}job:{job_id}:answers"
-
-
-def unproven(job_id: str) -> str:
-    """The rows of a detached job's chunks whose answers are void if an executor is found to differ."""
-    return f"{KEY_PREFIX}job:{job_id}:unproven"
-
-
-def deliveries(job_id: str) -> str:
-    """How often each chunk was begun that is not answered."""
-    return f"{KEY_PREFIX}job:{job_id}:deliveries"
+    return f"{job(job_id)}:output:{index}"
 
 
 def delivery_fields(index: int) -> list[str]:
     """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
-    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad"))]
-
-
-def failures(job_id: str) -> str:
-    """Records of the rows that failed."""
-    return f"{KEY_PREFIX}job:{job_id}:failures"
-
-
-def timeline(job_id: str) -> str:
-    """What happened in a job, and when."""
-    return f"{KEY_PREFIX}job:{job_id}:timeline"
+    return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad", "yielded"))]
 
 
 def worker(worker_id: str) -> str:

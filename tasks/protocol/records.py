@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -98,6 +98,17 @@ class ModelInfo(_Record, frozen=True):
     def dependent(self) -> str:
         """In words, what a row's prediction depends on besides the row; empty where that is nothing, or not known."""
         return f"a row's prediction depends on {' and on '.join(map(str, self.dependence))}" if self.dependence else ""
+
+
+class Described(_Record, frozen=True):
+    """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it.
+
+    Attributes:
+        trials: as the snapshot's record has them (`tasks/snapshots/record.py`); for people and scripts to read.
+    """
+
+    info: ModelInfo
+    trials: list[dict[str, Any]]
 
 
 class OlderSet(_Record, frozen=True):

@@ -82,10 +82,10 @@ def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec
     fitting = [[s.name for s in inputs if _has_shape(a, s) and can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays]
     for number, (array, names) in enumerate(zip(arrays, fitting, strict=True)):
         if not names:
-            wanted = "; ".join(map(str, inputs))
+            listed = "; ".join(map(str, inputs))
             raise InputError(
                 f"model {model}: array {number} of the tuple, {array.dtype} rows of shape {_shape(array.shape[1:])}, "
-                f"fits none of the inputs: {wanted}"
+                f"fits none of the inputs: {listed}"
             )
     for number, names in enumerate(fitting):
         if len(names) > 1:
@@ -95,15 +95,15 @@ def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec
                 f"model {model} keeps no order of its inputs, and array {number} of the tuple fits {listed}; give a "
                 f"dict of arrays by these names, or name the inputs in your order in the manifest: inputs = [{every}]"
             )
-    taken = [name for [name] in fitting]
-    if missing := [spec for spec in inputs if spec.name not in taken]:
+    matched = [name for [name] in fitting]
+    if missing := [spec for spec in inputs if spec.name not in matched]:
         raise InputError(f"model {model}: no array of the tuple fits the input {missing[0]}")
-    return taken
+    return matched
 
 
 def _has_shape(array: np.ndarray[Any, Any], spec: TensorSpec) -> bool:
-    wanted, got = spec.shape[1:], array.shape[1:]
-    return len(wanted) == len(got) and all(w is None or w == g for w, g in zip(wanted, got, strict=True))
+    expected, got = spec.shape[1:], array.shape[1:]
+    return len(expected) == len(got) and all(w is None or w == g for w, g in zip(expected, got, strict=True))
 
 
 def _fit_one(array: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, values: bool) -> np.ndarray[Any, Any]:

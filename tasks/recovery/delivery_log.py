@@ -6,6 +6,7 @@
     INDEX:why   what became of a child that ran the chunk (`poison_rows.ChildDeath`)           main process
     INDEX:deaths  how many there were of which anything could be learned                    main process
     INDEX:bad   records of the rows that are never run again                                child
+    INDEX:yielded  the note to which another delivery has yielded                           child
 
 An answer ends them all (`tasks/transport/publish_answer.py`), so the hash is as small as what is open.
 """
@@ -36,12 +37,14 @@ class DeliveryHistory:
         death: what became of the child that noted it; None if nobody knows.
         bad: records of the rows that are never run again.
         deaths: how many children died, but for those beside one that has noted the chunk and may live.
+        yielded_to: the note to which a delivery has yielded.
     """
 
     note: RunIntent | None = None
     death: ChildDeath | None = None
     deaths: int = 0
     bad: list[FailureRecord] = field(default_factory=list)
+    yielded_to: RunIntent | None = None
 
     def judge(self, batch_rows: int) -> tuple[PoisonRows | None, FailureRecord | None]:
         """See `poison_rows.judge`."""
@@ -54,9 +57,13 @@ def read(client: redis.Redis, message: ChunkMessage) -> DeliveryHistory:
     A worker that is not in Redis any more is gone, and its children with it.
     """
     key, (_, *fields) = keys.deliveries(message.job), keys.delivery_fields(message.index)
-    at, why, deaths, bad = cast("list[bytes | None]", client.hmget(key, fields))
+    at, why, deaths, bad, yielded = cast("list[bytes | None]", client.hmget(key, fields))
     history = DeliveryHistory(
-        _read(at, RunIntent), _read(why, ChildDeath), int(deaths or 0), _read(bad, list[FailureRecord]) or []
+        _read(at, RunIntent),
+        _read(why, ChildDeath),
+        int(deaths or 0),
+        _read(bad, list[FailureRecord]) or [],
+        _read(yielded, RunIntent),
     )
     note, death = history.note, history.death
     if note and not (death and (death.worker, death.pid) == (note.worker, note.pid)):
@@ -67,6 +74,20 @@ def read(client: redis.Redis, message: ChunkMessage) -> DeliveryHistory:
             )
             history.deaths = client.hincrby(key, f"{message.index}:deaths", 1)
     return history
+
+
+def yields(client: redis.Redis, message: ChunkMessage, worker: str, history: DeliveryHistory) -> bool:
+    """Whether this delivery of rows that kill is one too many: another, which may live, has noted them.
+
+    It yields to each note once: whoever wrote it may have lost the chunk without dying.
+    """
+    note = history.note
+    if note is None or history.death or not history.deaths or (note.worker, note.pid) == (worker, os.getpid()):
+        return False
+    if note == history.yielded_to:
+        return False
+    _note(client, message, "yielded", note)
+    return True
 
 
 def exclude_rows(client: redis.Redis, message: ChunkMessage, bad: list[FailureRecord]) -> None:

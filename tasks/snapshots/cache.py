@@ -23,9 +23,9 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.models.model_version import calibration_digest
+from tasks.models.model_version import calibration_digest, file_digest
 from tasks.snapshots.record import Snapshot
-from tasks.transport.files import sync_file
+from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
@@ -136,8 +136,7 @@ def check_files(folder: Path, files: dict[str, tuple[int, str]]) -> None:
 
 def fingerprint(path: Path) -> tuple[int, str]:
     """A file's size and SHA-256."""
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, file_digest(path).hex()
 
 
 def fingerprints(folder: Path) -> dict[str, tuple[int, str]]:

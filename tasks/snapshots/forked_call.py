@@ -46,7 +46,7 @@ class Forked:
 
     def __init__(self, function: Callable[[], Any], form: Any, log: Path) -> None:
         self._form = form
-        self._told = b""
+        self._received = b""
         self._temporary = tempfile.TemporaryDirectory(prefix="celeriac-", ignore_cleanup_errors=True)
         self._reader, writer = os.pipe()
         sys.stdout.flush()
@@ -63,7 +63,7 @@ class Forked:
             more = os.read(self._reader, 1 << 16)
             if not more:
                 return True
-            self._told += more
+            self._received += more
         return False
 
     def result(self, timeout_seconds: float | None = None) -> Any:
@@ -76,19 +76,19 @@ class Forked:
         if late:
             os.kill(self._pid, signal.SIGKILL)
         while more := os.read(self._reader, 1 << 20):
-            self._told += more
+            self._received += more
         os.close(self._reader)
         _, status = os.waitpid(self._pid, 0)
         self._temporary.cleanup()
-        if late and not self._told:
+        if late and not self._received:
             raise ForkedError(f"it was not done after {timeout_seconds:.0f} seconds")
-        if not self._told:
+        if not self._received:
             code = os.waitstatus_to_exitcode(status)
             how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise ForkedError(f"the process {how}; was there enough memory?")
-        if self._told[:1] == b"e":
-            raise ForkedError(self._told[1:].decode())
-        return msgspec.msgpack.decode(self._told[1:], type=self._form)
+        if self._received[:1] == b"e":
+            raise ForkedError(self._received[1:].decode())
+        return msgspec.msgpack.decode(self._received[1:], type=self._form)
 
 
 def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
+from tasks.protocol.records import Dependence, TensorSpec
 from worker_config.manifest import ModelEntry
 
 # The folder of what executors build.
@@ -32,7 +32,7 @@ class Weight(msgspec.Struct, frozen=True):
     offset: int
 
 
-class OfClass(msgspec.Struct, frozen=True):
+class ClassAgreement(msgspec.Struct, frozen=True):
     """How far an executor agrees with the model on rows of one class.
 
     Attributes:
@@ -81,7 +81,7 @@ class Trial(msgspec.Struct, frozen=True):
     tiny: bool = True
     unproven: list[str] = []
     rows: int = 0
-    classes: list[OfClass] = []
+    classes: list[ClassAgreement] = []
 
 
 class Trials(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         files: size and SHA-256 of every file, by its path in the folder.
         source: of a copy: the name of the model's own file or folder.
         ordered: whether the inputs have an order that people know.
-        operations: keys of the graph's operations in the table of `tasks/executors/operations.py`.
+        operations: keys of the graph's operations in the table of `tasks/executors/operation_table.py`.
         state: the weights that the graph writes to, by their place in `weights`.
         seeds: those of them that are a random generator's.
         dependence: what a row's prediction depends on besides the row; None where no rows could be made up to tell.
@@ -133,10 +133,3 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: list[int] = []
     seeds: list[int] = []
     dependence: list[Dependence] | None = None
-
-
-class Described(msgspec.Struct, frozen=True):
-    """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it."""
-
-    info: ModelInfo
-    trials: list[Trial]

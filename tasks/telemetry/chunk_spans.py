@@ -15,8 +15,8 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord
-from tasks.telemetry import tracing
 from tasks.telemetry.stopwatch import Stopwatch
+from worker_config.telemetry import tracing
 
 # Rows that fail, or that kill, are looked for in many small pieces.
 MOST_STAGES = 100
@@ -50,9 +50,9 @@ class ChunkTrace:
         self._stages: list[tuple[str, float, float]] = []
         self._left_out = 0
         self._end = 0.0
-        watch.listener = self._took
+        watch.listener = self._stage_ended
 
-    def _took(self, stage: str, begin: float, end: float) -> None:
+    def _stage_ended(self, stage: str, begin: float, end: float) -> None:
         self._end = end
         if stage == "wait":  # and now a chunk has come
             self._stages.clear()

@@ -9,12 +9,13 @@ that was dropped because its job is over. The counts are the slot's: a child goe
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import time
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field, fields
-from typing import cast
+from typing import Any, cast
 
 from tasks.protocol.messages import STAGES
 from tasks.telemetry.stopwatch import CELLS, seconds_in
@@ -23,41 +24,24 @@ from tasks.telemetry.stopwatch import CELLS, seconds_in
 _SLOTS = 4096
 
 
-@dataclass(frozen=True)
-class ChildTotals:
-    """What a child has answered; `slot_chunks` are those of the children before it in its slot, too."""
-
-    chunks: int = 0
-    rows: int = 0
-    slot_chunks: int = 0
-    last_at: float = 0.0
+def _count(text: str) -> int:
+    counted: int = field(default=0, metadata={"text": text})
+    return counted
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was done, by a chunk or by all of them.
+    """What was done, by a chunk or by all of them; each with a text for people."""
 
-    Attributes:
-        chunks: answered.
-        rows: of these.
-        rows_failed: of these, without an output.
-        rows_nonfinite_inputs: of the rows with an output, those with a NaN or an infinity in what a model took.
-        rows_nonfinite_outputs: the same in what a model or its function gave.
-        chunks_again: of the chunks, those that had been delivered before.
-        batches: calls of a model, or of a function that is one, that gave outputs.
-        batch_rows: rows in them.
-        batch_places: rows that they had room for.
-    """
-
-    chunks: int = 0
-    rows: int = 0
-    rows_failed: int = 0
-    rows_nonfinite_inputs: int = 0
-    rows_nonfinite_outputs: int = 0
-    chunks_again: int = 0
-    batches: int = 0
-    batch_rows: int = 0
-    batch_places: int = 0
+    chunks: int = _count("Chunks answered.")
+    rows: int = _count("Rows of the chunks answered.")
+    rows_failed: int = _count("Rows without an output, as answers told.")
+    rows_nonfinite_inputs: int = _count("Rows with an output of which a model took a NaN or an infinity.")
+    rows_nonfinite_outputs: int = _count("Rows with an output that holds a NaN or an infinity.")
+    chunks_again: int = _count("Chunks answered that had been delivered before.")
+    batches: int = _count("Calls of models, or of functions that are models, that gave outputs.")
+    batch_rows: int = _count("Rows in these calls.")
+    batch_places: int = _count("Rows that these calls had room for.")
 
 
 @dataclass
@@ -67,69 +51,73 @@ class WorkerTotals:
     Attributes:
         children: that have held their models.
         stages: seconds up to now, by stage; together the time since each slot was first ready.
+        last_at: when a chunk was answered last; 0 where none was.
     """
 
     counts: Counts = field(default_factory=Counts)
     children: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    last_at: float = 0.0
 
 
 _NAMES = tuple(one.name for one in fields(Counts))
-# A slot's whole numbers: pid, chunks and rows of the children before this one, children so far, counts; then when a
-# chunk was answered last, and its stopwatch's cells.
-_PID, _CHUNKS_BEFORE, _ROWS_BEFORE, _CHILDREN, _COUNTS = range(5)
-_CHUNKS, _ROWS = _COUNTS, _COUNTS + 1
-_LAST_AT = _COUNTS + len(_NAMES)
-_WATCH = _LAST_AT + 1
-_SIZE = _WATCH + CELLS
+
+
+class _Slot(ctypes.Structure):
+    """A slot's numbers; those "before" are of the children before this one."""
+
+    _fields_ = (
+        ("pid", ctypes.c_int64),
+        ("chunks_before", ctypes.c_int64),
+        ("rows_before", ctypes.c_int64),
+        ("children", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in _NAMES),
+        ("last_at", ctypes.c_double),
+        ("cells", ctypes.c_double * CELLS),
+    )
 
 
 class Counters:
-    """What the children of one worker have done; made before the first fork."""
+    """What the children of one worker have done; created before the first fork."""
 
     def __init__(self) -> None:
-        memory = memoryview(mmap.mmap(-1, 8 * _SLOTS * _SIZE))
-        self._whole, self._real = memory.cast("q"), memory.cast("d")
+        self._slots = (_Slot * _SLOTS).from_buffer(mmap.mmap(-1, _SLOTS * ctypes.sizeof(_Slot)))
 
-    def begin(self, slot: int) -> MutableSequence[float] | None:
-        """Count for this process from now on, in this slot; gives its stopwatch's cells, None where there are none."""
-        if slot >= _SLOTS:
-            return None
-        at, whole = slot * _SIZE, self._whole
-        whole[at + _CHUNKS_BEFORE], whole[at + _ROWS_BEFORE] = whole[at + _CHUNKS], whole[at + _ROWS]
-        whole[at + _CHILDREN] += 1
-        whole[at + _PID] = os.getpid()
-        return cast("MutableSequence[float]", self._real[at + _WATCH : at + _SIZE])
+    def begin(self, slot: int) -> MutableSequence[float]:
+        """Count for this process from now on, in this slot; gives its stopwatch's cells."""
+        own = self._slot(slot)
+        own.chunks_before, own.rows_before = own.chunks, own.rows
+        own.children += 1
+        own.pid = os.getpid()
+        return cast("MutableSequence[float]", own.cells)
 
     def answered(self, slot: int, done: Counts) -> None:
         """Count an answer of this process."""
-        if slot < _SLOTS:
-            at = slot * _SIZE
-            for place, name in enumerate(_NAMES, at + _COUNTS):
-                self._whole[place] += getattr(done, name)
-            self._real[at + _LAST_AT] = time.monotonic()
+        own = self._slot(slot)
+        for name in _NAMES:
+            setattr(own, name, getattr(own, name) + getattr(done, name))
+        own.last_at = time.monotonic()
 
-    def of(self, slot: int, pid: int) -> ChildTotals:
-        """What this child has answered; nothing as long as it has not begun."""
-        if slot >= _SLOTS:
-            return ChildTotals()
-        at, whole = slot * _SIZE, self._whole
-        chunks, rows = whole[at + _CHUNKS], whole[at + _ROWS]
-        is_its = whole[at + _PID] == pid
-        own = (chunks - whole[at + _CHUNKS_BEFORE], rows - whole[at + _ROWS_BEFORE]) if is_its else (0, 0)
-        return ChildTotals(*own, chunks, self._real[at + _LAST_AT])
+    def of(self, slot: int, pid: int) -> tuple[int, int]:
+        """The chunks and rows that this child has answered; none as long as it has not begun."""
+        own = self._slot(slot)
+        return (own.chunks - own.chunks_before, own.rows - own.rows_before) if own.pid == pid else (0, 0)
 
     def totals(self) -> WorkerTotals:
         """What all children have done up to now."""
-        totals, counts = WorkerTotals(), [0] * len(_NAMES)
+        totals, counts = WorkerTotals(), dict.fromkeys(_NAMES, 0)
         now = time.monotonic()
-        for at in range(0, _SLOTS * _SIZE, _SIZE):
-            if not self._whole[at + _PID]:  # no slot beyond it has begun
+        for one in self._slots:
+            if not one.pid:  # no slot beyond it has begun
                 break
-            totals.children += self._whole[at + _CHILDREN]
-            for number in range(len(_NAMES)):
-                counts[number] += self._whole[at + _COUNTS + number]
-            for stage, seconds in seconds_in(self._real[at + _WATCH : at + _SIZE], now).items():
+            totals.children += one.children
+            totals.last_at = max(totals.last_at, one.last_at)
+            for name in _NAMES:
+                counts[name] += getattr(one, name)
+            for stage, seconds in seconds_in(one.cells, now).items():
                 totals.stages[stage] += seconds
-        totals.counts = Counts(*counts)
+        totals.counts = Counts(**counts)
         return totals
+
+    def _slot(self, number: int) -> Any:
+        return self._slots[number] if number < _SLOTS else _Slot()  # that nobody counts

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -29,45 +30,50 @@ _IN_WORDS = re.compile(r"\bchunk (\d+)/\S+ rows \S+ of job (\w+)")
 _TEXT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 _FIELDS = {"levelname": "level", "name": "logger", "processName": "process", "message": "message"}
 
-_json: logging.Formatter | None = None
 _about: ContextVar[str] = ContextVar("about", default="")
+
+
+class _SaidFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"celeriac: {record.msg}" if record.levelno >= logging.ERROR else str(record.msg)
+
+
+# Of the process itself: Celery redirects sys.stderr to its log.
+_stderr = logging.StreamHandler(sys.__stderr__)
+_stderr.setFormatter(_SaidFormatter())
 
 
 def set_up(log_format: Literal["text", "json"]) -> None:
     """Give the log of a worker, if this process becomes one, this form."""
 
     def on_celeryd_init(instance: Any, **_: object) -> None:
-        global _json
         # Celery's own says the task's id alone.
         trace.LOG_RECEIVED = "Task %(name)s[%(id)s] received: %(args)s"
-        if log_format == "text":
-            return
-        if importlib.util.find_spec("pythonjsonlogger") is None:
-            say("logs in JSON need python-json-logger: pip install 'celeriac[worker]'", logging.CRITICAL)
-            raise SystemExit(int(ExitCode.USAGE))
-        _json = _json_formatter()
-        instance.quiet = True  # no banner
-        if not signals.setup_logging.receivers:
-            # Celery warns, of root for example, before it sets up its log, which then takes this one's place.
-            early = logging.StreamHandler()
-            early.setFormatter(_json)
-            logging.getLogger().addHandler(early)
-            logging.captureWarnings(True)
+        form = partial(_form, _set_up_json(instance) if log_format == "json" else None)
+        signals.after_setup_logger.connect(form, weak=False)
+        signals.after_setup_task_logger.connect(form, weak=False)
 
     signals.celeryd_init.connect(on_celeryd_init, weak=False)
-    signals.after_setup_logger.connect(_form, weak=False)
-    signals.after_setup_task_logger.connect(_form, weak=False)
+
+
+def _set_up_json(instance: Any) -> logging.Formatter:
+    if importlib.util.find_spec("pythonjsonlogger") is None:
+        say("logs in JSON need python-json-logger: pip install 'celeriac[worker]'", logging.CRITICAL)
+        raise SystemExit(int(ExitCode.USAGE))
+    formatter = _json_formatter()
+    _stderr.setFormatter(formatter)
+    instance.quiet = True  # no banner
+    if not signals.setup_logging.receivers:
+        # Celery warns, of root for example, before it sets up its log, which then takes this one's place.
+        logging.getLogger().addHandler(_stderr)
+        logging.captureWarnings(True)
+    return formatter
 
 
 def say(text: str, level: int = logging.INFO) -> None:
     """Tell the person who started the worker, whatever the log's level is."""
-    if _json is None:
-        line = f"celeriac: {text}" if level >= logging.ERROR else text
-    else:
-        attributes = {"name": "celeriac", "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
-        line = _json.format(logging.makeLogRecord(attributes))
-    # Celery redirects sys.stderr to its log.
-    print(line, file=sys.__stderr__, flush=True)
+    attributes = {"name": "celeriac", "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
+    _stderr.handle(logging.makeLogRecord(attributes))
 
 
 @contextmanager
@@ -92,11 +98,11 @@ def place_of(record: logging.LogRecord) -> tuple[str, int] | None:
     return (found[2], int(found[1])) if found else None
 
 
-def _form(logger: logging.Logger, colorize: bool, **_: object) -> None:
+def _form(json: logging.Formatter | None, logger: logging.Logger, colorize: bool, **_: object) -> None:
     # Celery's pool has a log of its own.
     for handler in [*logger.handlers, *get_multiprocessing_logger().handlers]:
         if isinstance(handler.formatter, ColorFormatter):  # that of Celery's own handlers
-            handler.setFormatter(_json or _TextFormatter(_TEXT, use_color=colorize))
+            handler.setFormatter(json or _TextFormatter(_TEXT, use_color=colorize))
 
 
 class _TextFormatter(ColorFormatter):  # type: ignore[misc]

@@ -8,38 +8,24 @@ The main process serves it from its start on, in threads of its own: they read a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.models import memory
-from tasks.protocol.records import SlotRecord
 from tasks.telemetry import status_file
-from tasks.telemetry.counters import Counters, Counts
-from tasks.telemetry.http_endpoint import HttpEndpoint
+from tasks.telemetry.counters import Counters
 from tasks.transport import worker_registry
 from worker_config.settings import Settings
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from worker_config.telemetry.http_endpoint import HttpEndpoint, MetricFamily
 
 PREFIX = "celeriac_worker_"
 # To look at the memory of a child takes milliseconds, in which it cannot change its own.
 MEMORY_EACH_SECONDS = 10.0
-# Children beyond it are told without.
-MEMORY_SECONDS = 0.3
 
-# Counts by their names.
-_TOLD = {
-    "chunks": "Chunks answered.",
-    "rows": "Rows of the chunks answered.",
-    "rows_failed": "Rows without an output, as answers told.",
-    "rows_nonfinite_inputs": "Rows with an output of which a model took a NaN or an infinity.",
-    "rows_nonfinite_outputs": "Rows with an output that holds a NaN or an infinity.",
-    "chunks_again": "Chunks answered that had been delivered before.",
-    "batches": "Calls of models that gave outputs.",
-    "batch_rows": "Rows in these calls.",
-    "batch_places": "Rows that these calls had room for.",
+_MEMORY = {
+    "child_own_bytes": "Memory of the child alone.",
+    "child_pss_bytes": "The same with its share of what it shares.",
 }
 
 
@@ -48,7 +34,7 @@ def serve(settings: Settings, folder: Path, counters: Counters) -> None:
 
     Args:
         folder: the worker's run folder, with its status and the records of its slots.
-        tally: of its children.
+        counters: of its children.
 
     Raises:
         ConfigError: prometheus_client is not installed, or the port cannot be had.
@@ -64,82 +50,39 @@ class _Watched:
         self._folder = folder
         self._counters = counters
         self._stages: dict[str, float] = {}
-        self._memory: dict[int, tuple[int, int]] = {}
+        self._memory: list[tuple[tuple[str], tuple[int, int]]] = []
         self._looked_at = -MEMORY_EACH_SECONDS
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[MetricFamily]:
         """All metrics of the worker, as they are now."""
+        totals, status = self._counters.totals(), status_file.read(self._folder)
         records = worker_registry.saved_slots(self._folder)
-        yield from self._totals()
-        yield from _state(status_file.read(self._folder))
-        yield from _models(records)
-        yield from self._memory_of(records)
-
-    def _totals(self) -> Iterator[Metric]:
-        from prometheus_client.metrics_core import CounterMetricFamily
-
-        totals = self._counters.totals()
-        counts: Counts = totals.counts
-        for name, text in _TOLD.items():
-            yield CounterMetricFamily(PREFIX + name, text, getattr(counts, name))
-        yield CounterMetricFamily(PREFIX + "children_started", "Children that have held their models.", totals.children)
-        stages = CounterMetricFamily(
-            PREFIX + "stage_seconds", "What children spent their time on, up to now.", labels=["stage"]
-        )
+        for one in fields(totals.counts):
+            count = getattr(totals.counts, one.name)
+            yield MetricFamily("counter", PREFIX + one.name, one.metadata["text"], count)
+        started = "Children that have held their models."
+        yield MetricFamily("counter", PREFIX + "children_started", started, totals.children)
         for stage, seconds in totals.stages.items():
             # A child may be between two stages, and its last second be missing for an instant.
             self._stages[stage] = max(seconds, self._stages.get(stage, 0.0))
-            stages.add_metric([stage], self._stages[stage])
-        yield stages
-
-    def _memory_of(self, records: Iterable[SlotRecord]) -> Iterator[Metric]:
-        from prometheus_client.metrics_core import GaugeMetricFamily
-
-        now = time.monotonic()
-        if now - self._looked_at > MEMORY_EACH_SECONDS:
-            self._looked_at = now
-            self._memory = dict(_memory_by_slot(records))
-        own = GaugeMetricFamily(PREFIX + "child_own_bytes", "Memory of the child alone.", labels=["slot"])
-        pss = GaugeMetricFamily(
-            PREFIX + "child_pss_bytes", "The same with its share of what it shares.", labels=["slot"]
-        )
-        for slot, (own_bytes, pss_bytes) in self._memory.items():
-            own.add_metric([str(slot)], own_bytes)
-            pss.add_metric([str(slot)], pss_bytes)
-        yield own
-        yield pss
-
-
-def _state(status: status_file.WorkerStatus | None) -> Iterator[Metric]:
-    from prometheus_client.metrics_core import GaugeMetricFamily
-
-    staying = [one for one in status.children if not one.leaving] if status else []
-    ready = sum(one.ready for one in staying)
-    children = GaugeMetricFamily(PREFIX + "children", "Children, by whether they are ready.", labels=["state"])
-    children.add_metric(["ready"], ready)
-    children.add_metric(["not_ready"], len(staying) - ready)
-    yield children
-    waiting = status.waiting if status else 0
-    yield GaugeMetricFamily(PREFIX + "chunks_waiting", "Chunks in the worker's queues that nobody has taken.", waiting)
-
-
-def _models(records: Iterable[SlotRecord]) -> Iterator[Metric]:
-    from prometheus_client.metrics_core import GaugeMetricFamily
-
-    load = GaugeMetricFamily(
-        PREFIX + "model_load_seconds", "What loading the model took.", labels=["slot", "model", "version"]
-    )
-    for record in records:
-        for info in record.models:
-            load.add_metric([str(record.slot), info.name, info.digest[:8]], info.load_seconds)
-    yield load
-
-
-def _memory_by_slot(records: Iterable[SlotRecord]) -> Iterator[tuple[int, tuple[int, int]]]:
-    started = time.monotonic()
-    for record in records:
-        if time.monotonic() - started < MEMORY_SECONDS:
-            try:
-                yield record.slot, memory.of_process(record.pid)
-            except ProcessLookupError:
-                continue
+        spent = [((stage,), seconds) for stage, seconds in self._stages.items()]
+        text = "What children spent their time on, up to now."
+        yield MetricFamily("counter", PREFIX + "stage_seconds", text, spent, ("stage",))
+        ready, staying = (status.ready, len(status.staying)) if status else (0, 0)
+        children = [(("ready",), ready), (("not_ready",), staying - ready)]
+        text = "Children, by whether they are ready."
+        yield MetricFamily("gauge", PREFIX + "children", text, children, ("state",))
+        text = "Chunks in the worker's queues that nobody has taken."
+        yield MetricFamily("gauge", PREFIX + "chunks_waiting", text, status.waiting if status else 0)
+        load = [
+            ((str(one.slot), info.name, info.digest[:8]), info.load_seconds) for one in records for info in one.models
+        ]
+        text, labels = "What loading the model took.", ("slot", "model", "version")
+        yield MetricFamily("gauge", PREFIX + "model_load_seconds", text, load, labels)
+        if time.monotonic() - self._looked_at > MEMORY_EACH_SECONDS:
+            self._looked_at = time.monotonic()
+            sizes = memory.of_processes(one.pid for one in records)
+            self._memory = [((str(one.slot),), sizes[one.pid]) for one in records if one.pid in sizes]
+        for place, (name, text) in enumerate(_MEMORY.items()):
+            numbers = [(slot, sizes[place]) for slot, sizes in self._memory]
+            yield MetricFamily("gauge", PREFIX + name, text, numbers, ("slot",))

@@ -1,6 +1,6 @@
 """What a worker's main process tells of itself, in a file of its run folder that it keeps up to date.
 
-    main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`
+    main process --every two seconds--> /tmp/celeriac-worker-.../status --> `python -m tasks.health`, metrics
 
 Whoever reads it asks nobody, so that also a main process that hangs is seen: its file gets old. Times are those of
 `time.monotonic`, which all processes of a machine share, and nobody sets back.
@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
-from tasks.transport.files import write_whole
 from worker_config.broker_url import address_of
+from worker_config.files import write_whole
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -44,6 +44,13 @@ class ChildStatus(msgspec.Struct, frozen=True):
     chunk_since: float = 0.0
     chunks: int = 0
     rows: int = 0
+
+    def in_words(self, now: float) -> str:
+        """What it does, for people."""
+        if not self.ready:
+            return f"not ready for {now - self.since:.1f} s"
+        runs = f"runs {self.chunk} for {now - self.chunk_since:.1f} s" if self.chunk else "ready"
+        return f"leaves, {runs}" if self.leaving else runs
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -77,6 +84,21 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     waiting_since: float | None = None
     redis_lost_at: float | None = None
 
+    @property
+    def staying(self) -> list[ChildStatus]:
+        """The children that are to go on, and those that are to come."""
+        return [child for child in self.children if not child.leaving]
+
+    @property
+    def ready(self) -> int:
+        """How many of these are ready."""
+        return sum(child.ready for child in self.staying)
+
+    @property
+    def running(self) -> int:
+        """How many children run a chunk, those that go too."""
+        return sum(bool(child.chunk) for child in self.children)
+
 
 def starting(node: str, broker_url: str, chunk_limit: float) -> WorkerStatus:
     """The status of a worker that has just begun, which this process is."""
@@ -93,15 +115,12 @@ def write(folder: Path, status: WorkerStatus) -> None:
 
 def read_all() -> list[WorkerStatus]:
     """Of all workers of this user on this machine, or in this container, whose main process lives."""
-    found = []
-    for path in run_folder.status_files():
-        with suppress(OSError, msgspec.DecodeError):  # of a worker that just ends, or of another version
-            found.append(msgspec.json.decode(path.read_bytes(), type=WorkerStatus))
+    found = filter(None, map(read, run_folder.own_folders()))
     return [status for status in found if run_folder.born(status.pid) == status.born]
 
 
 def read(folder: Path) -> WorkerStatus | None:
-    """Of the worker with this run folder; None where none was written."""
+    """Of the worker with this run folder; None where there is none, or that of another version."""
     try:
         return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
     except (OSError, msgspec.DecodeError):

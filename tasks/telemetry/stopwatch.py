@@ -2,7 +2,7 @@
 
 wait --a chunk comes--> fetch, decode, model, preprocess, infer, postprocess, encode, store, answer --> wait
 
-It does so twice: `take` gives what was since it was last called, for an answer; `cells` keep the sums, where others may
+It does so twice: `lap` gives what was since it was last called, for an answer; `cells` keep the sums, where others may
 look at any time (`seconds_in`), also while a stage runs.
 """
 
@@ -54,8 +54,8 @@ class Stopwatch:
         self.stage, self._since = stage, now
         self._note(_NUMBERS[ended], spent)
 
-    def take(self) -> dict[str, float]:
-        """The seconds of each stage since they were last taken, in microseconds' precision; that which runs goes on."""
+    def lap(self) -> dict[str, float]:
+        """The seconds of each stage since the last lap, in microseconds' precision; that which runs goes on."""
         self.enter(self.stage)
         seconds, self._seconds = self._seconds, {}
         return {stage: round(spent, 6) for stage, spent in seconds.items()}

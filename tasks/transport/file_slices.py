@@ -18,8 +18,9 @@ import numpy as np
 
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, DTYPES
 from tasks.protocol.messages import SliceRef
-from tasks.transport.files import ReusableBuffer, split_root
+from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
+from worker_config.files import split_root
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

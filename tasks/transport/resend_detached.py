@@ -15,7 +15,8 @@ import msgspec
 import redis
 from celery import current_task
 
-from tasks.protocol import job_fields, keys
+from tasks.protocol import keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, to_plain
 from tasks.protocol.records import JobRecord, Plan
 
@@ -40,9 +41,9 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
     )
 
 
-def take_resend(client: redis.Redis, job_id: str) -> bool:
+def claim_resend(client: redis.Redis, job_id: str) -> bool:
     """Whether chunks of a detached job are to be sent again, their answers being void; True for one who asks."""
-    return bool(client.hdel(keys.job(job_id), job_fields.RESEND))
+    return bool(client.hdel(keys.job(job_id), JobField.RESEND))
 
 
 def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
@@ -50,7 +51,7 @@ def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
     answered = cast("list[bytes]", client.hkeys(keys.answers(job_id)))
     indexes = sorted(set(range(plan.chunks)) - set(map(int, answered)))
     logger.warning("job %s: sends %s of its chunks again", job_id, len(indexes))
-    client.hincrby(keys.job(job_id), job_fields.SENT_AGAIN, len(indexes))
+    client.hincrby(keys.job(job_id), JobField.SENT_AGAIN, len(indexes))
     return indexes
 
 
@@ -59,9 +60,9 @@ def send_void(client: redis.Redis, job_id: str) -> None:
 
     One that is under way comes twice then, which does no harm: what is answered is not run.
     """
-    if not take_resend(client, job_id):
+    if not claim_resend(client, job_id):
         return
-    names = [job_fields.STATE, job_fields.RECORD]
+    names = [JobField.STATE, JobField.RECORD]
     state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))
     plan = msgspec.json.decode(record, type=JobRecord).plan if record and state == b"running" else None
     if plan is None:

@@ -39,7 +39,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 def make(prefix: str = PREFIX, place: str | Path | None = None) -> Path:
     """A folder of this process, in the temporary folder or in `place`; those of processes that were killed go."""
-    for folder in _own_folders(place or tempfile.gettempdir()):
+    for folder in own_folders(place):
         if _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
@@ -51,13 +51,6 @@ def make(prefix: str = PREFIX, place: str | Path | None = None) -> Path:
 def remove(folder: Path) -> None:
     """Remove a folder, or what can be of it."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def status_files() -> Iterator[Path]:
-    """The status of every worker of this user that shares the temporary folder, also of those that are gone."""
-    for folder in _own_folders(tempfile.gettempdir()):
-        if (folder / STATUS).exists():
-            yield folder / STATUS
 
 
 def status_path(folder: Path) -> Path:
@@ -90,8 +83,9 @@ def born(pid: int) -> int:
     return -1 if state == "Z" else int(fields[18])
 
 
-def _own_folders(place: str | Path) -> Iterator[Path]:
-    for folder in sorted(Path(place).glob("celeriac-*")):
+def own_folders(place: str | Path | None = None) -> Iterator[Path]:
+    """The folders of this user in a place, the temporary folder by default; also those of processes that are gone."""
+    for folder in sorted(Path(place or tempfile.gettempdir()).glob("celeriac-*")):
         with suppress(OSError):
             # Anyone may make such a folder in /tmp.
             if folder.lstat().st_uid == os.geteuid() and folder.is_dir() and not folder.is_symlink():

@@ -19,14 +19,44 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.protocol.messages import FileRef
-from tasks.transport.files import ReusableBuffer
 from worker_config.errors import PayloadError
 
 _FREE = "free-"
 # The system takes no more parts of one write.
 _PARTS_AT_ONCE = 512
 
+# What is larger comes rarely, and is not worth keeping.
+MAX_KEPT_BYTES = 32 * 2**20
+
 Parts = Sequence[bytes | memoryview]
+
+
+class ReusableBuffer:
+    """Memory for payloads that one process reads: new pages cost more than the reading.
+
+    It grows as needed; what `read` gave is overwritten by the next `read`.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def read(self, fd: int, at: int, length: int) -> memoryview:
+        """Up to `length` bytes of a file from `at` on; fewer where it ends before.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        buffer = self._buffer
+        if length > len(buffer):
+            # Never resized: somebody may still look at the old one.
+            buffer = bytearray(length)
+            if length <= MAX_KEPT_BYTES:
+                self._buffer = buffer
+        view = memoryview(buffer)
+        done = 0
+        while done < length and (more := os.preadv(fd, [view[done:length]], at + done)):
+            done += more
+        return view[:done]
 
 
 def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:

@@ -24,8 +24,8 @@ from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
 from tasks.transport import queues, run_folder
-from tasks.transport.files import write_whole
 from worker_config.errors import MessageError
+from worker_config.files import write_whole
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 _MAIN = b"main"
@@ -115,8 +115,7 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
     """Every worker that gave a sign of life lately, with its slots; it may have none for a while."""
     workers = {}
     for worker in sorted(cast("set[bytes]", client.smembers(keys.WORKERS))):
-        fields = _fields_of(client, worker.decode())
-        if fields:
+        if fields := cast("dict[bytes, bytes]", client.hgetall(keys.worker(worker.decode()))):
             workers[worker.decode()] = _slots_in(fields)
         else:
             client.srem(keys.WORKERS, worker)  # its record has expired
@@ -141,10 +140,6 @@ def seconds_left(client: redis.Redis, workers: Iterable[str]) -> dict[str, float
         for worker in names:
             pipe.pttl(keys.worker(worker))
         return {worker: left / 1_000 for worker, left in zip(names, pipe.execute(), strict=True)}
-
-
-def _fields_of(client: redis.Redis, worker: str) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", client.hgetall(keys.worker(worker)))
 
 
 def _slots_in(fields: dict[bytes, bytes]) -> list[SlotRecord]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from tasks.worker.main_process import main_process, wants_reload
+from tasks.worker.inspection import Inspection
+from tasks.worker.main_process import main_process, request_reload
+from tasks.worker.resize import Resize
 from worker_config.errors import UsageError
 
 _NO_WORKER = {"error": "this is no Celeriac worker"}
@@ -22,19 +24,19 @@ _NO_WORKER = {"error": "this is no Celeriac worker"}
 @inspect_command()  # type: ignore[untyped-decorator]
 def ready(state: Any) -> dict[str, Any]:
     """Which children hold their models and take chunks."""
-    return _steered(state, lambda inspection: inspection.ready())
+    return seen.ready() if (seen := _inspection(state)) else _NO_WORKER
 
 
 @inspect_command()  # type: ignore[untyped-decorator]
 def models(state: Any) -> dict[str, Any]:
     """Each child's models, memory, rows done, and what it runs now."""
-    return _steered(state, lambda inspection: inspection.models())
+    return seen.models() if (seen := _inspection(state)) else _NO_WORKER
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def reload_models(state: Any) -> dict[str, str]:
     """Take new versions of the models from their files and the manifest, without stopping."""
-    if not wants_reload(state.app):
+    if not request_reload(state.app):
         return _NO_WORKER
     return {"ok": "models are being reloaded; the worker's output tells when it is done, and what has changed"}
 
@@ -43,43 +45,45 @@ def reload_models(state: Any) -> dict[str, str]:
 def drain(state: Any) -> dict[str, str]:
     """Take no more chunks, finish what runs, hand back the rest; the worker stays up."""
     message = "the worker drains: `inspect ready` tells how many chunks still run; `control resume` takes it back"
-    return _steered(state, lambda inspection: _drained(inspection, wanted=True, message=message))
+    return _drain(state, True, message)
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def resume(state: Any) -> dict[str, str]:
     """Take chunks again, after a drain."""
-    return _steered(
-        state, lambda inspection: _drained(inspection, wanted=False, message="the worker takes chunks again")
-    )
+    return _drain(state, False, "the worker takes chunks again")
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_grow(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children more; each is a slot when it holds its models."""
-    return _steered(state, lambda inspection: _changed(inspection.size.grow, n, inspection))
+    return _resize(state, Resize.grow, n)
 
 
 @control_command(args=[("n", int)], signature="[N=1]")  # type: ignore[untyped-decorator]
 def pool_shrink(state: Any, n: int = 1) -> dict[str, str]:
     """Have n children less; one that runs a chunk ends it first."""
-    return _steered(state, lambda inspection: _changed(inspection.size.shrink, n, inspection))
+    return _resize(state, Resize.shrink, n)
 
 
-def _steered(state: Any, act: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _inspection(state: Any) -> Inspection | None:
     main = main_process(state.app)
-    return act(main.inspection) if main and main.inspection else _NO_WORKER
+    return main.inspection if main else None
 
 
-def _drained(inspection: Any, *, wanted: bool, message: str) -> dict[str, str]:
-    inspection.drain.wanted = wanted
+def _drain(state: Any, is_on: bool, message: str) -> dict[str, str]:
+    if (seen := _inspection(state)) is None:
+        return _NO_WORKER
+    seen.drain.requested = is_on
     return {"ok": message}
 
 
-def _changed(change: Any, n: int, inspection: Any) -> dict[str, str]:
+def _resize(state: Any, change: Callable[[Resize, int], None], n: int) -> dict[str, str]:
+    if (seen := _inspection(state)) is None:
+        return _NO_WORKER
     try:
-        change(n)
+        change(seen.size, n)
     except UsageError as error:
         return {"error": str(error)}
-    inspection.heartbeat()
-    return {"ok": f"{inspection.size.wanted} children; `inspect ready` tells which of them are"}
+    seen.heartbeat()
+    return {"ok": f"{seen.size.target} children; `inspect ready` tells which of them are"}

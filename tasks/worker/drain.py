@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.preparation.model_set import ModelSet
@@ -21,45 +22,43 @@ from tasks.worker.graceful_shutdown import hand_back
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class Drain:
     """Whether one worker takes chunks; `look` is called often, by the main process's timer.
 
-    Args:
+    Attributes:
         controller: Celery's worker.
         models: of the worker.
-        refresh: tell Redis which slots are up.
-
-    Attributes:
-        wanted: what was asked for last; comes true at the next look.
+        heartbeat: tell Redis which slots are up.
+        requested: what was asked for last; comes true at the next look.
         is_on: whether the worker takes no chunks.
     """
 
-    def __init__(self, controller: Any, models: ModelSet, heartbeat: Callable[[], None]) -> None:
-        self._controller = controller
-        self._models = models
-        self._heartbeat = heartbeat
-        self.wanted = False
-        self.is_on = False
+    controller: Any
+    models: ModelSet
+    heartbeat: Callable[[], None]
+    requested: bool = False
+    is_on: bool = False
 
     def look(self) -> None:
         """Do what is wanted."""
-        if self.wanted != self.is_on:
-            self.is_on = self.wanted
+        if self.requested != self.is_on:
+            self.is_on = self.requested
             (self._begin if self.is_on else self._end)()
-            self._heartbeat()
+            self.heartbeat()
 
     def _begin(self) -> None:
         with suppress(OSError):  # a full disk: a child that comes is a slot until the next heartbeat
-            draining_path(self._models.folder).touch()
-        queues = self._controller.app.amqp.queues
+            draining_path(self.models.folder).touch()
+        queues = self.controller.app.amqp.queues
         # So that a new connection does not consume them either.
         for queue in tuple(queues.consume_from):
             queues.deselect(queue)
-        hand_back(self._controller)
+        hand_back(self.controller)
 
     def _end(self) -> None:
-        draining_path(self._models.folder).unlink(missing_ok=True)
-        change_queues(self._controller.consumer.add_task_queue, self._models.queues)
+        draining_path(self.models.folder).unlink(missing_ok=True)
+        change_queues(self.controller.consumer.add_task_queue, self.models.queues)
 
 
 def change_queues(change: Callable[[str], None], queues: Iterable[str]) -> None:

@@ -13,6 +13,8 @@ import signal
 import time
 from typing import Any
 
+from celery.worker import state
+
 logger = logging.getLogger(__name__)
 
 LOOK_FOR_CONNECTION_SECONDS = 1.0
@@ -31,8 +33,6 @@ class GracefulShutdown:
 
         Without a connection there is nobody to hand back to, and no event loop; a second signal is for the impatient.
         """
-        from celery.worker import state
-
         again, self._asked = self._asked, True
         if again or getattr(self._controller.consumer, "connection", None) is None:
             state.should_stop = 0
@@ -44,8 +44,6 @@ class GracefulShutdown:
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
     def _look_for_connection(self, *_: object) -> None:
-        from celery.worker import state
-
         if getattr(self._controller.consumer, "connection", None) is None:
             state.should_stop = 0
 
@@ -53,8 +51,6 @@ class GracefulShutdown:
         """Hand back, once; then wait for what runs, and stop it at the deadline."""
         if not self._asked:
             return
-        from celery.worker import state
-
         if self._deadline is None:
             self._deadline = time.monotonic() + self._controller.app.conf.worker_soft_shutdown_timeout
             hand_back(self._controller)
@@ -75,8 +71,6 @@ def hand_back(controller: Any) -> None:
 
 
 def _hand_back(controller: Any) -> None:
-    from celery.worker import state
-
     waiting = set(state.reserved_requests) - set(state.active_requests)
     # First, or they would come back here.
     controller.consumer.task_consumer.cancel()

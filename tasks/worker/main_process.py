@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,9 +31,9 @@ from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
-from tasks.preparation.prepare import prepare, workshop
+from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
-from tasks.telemetry import metrics, status_file, tracing
+from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
@@ -50,6 +50,7 @@ from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit,
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +147,10 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
     threads = settings.intra_op_threads or max(1, cores // concurrency)
     _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
-    shop = workshop(settings, threads, concurrency, say)
-    served = {name: prepare(name, entry, digests[name], shop) for name, entry in entries.items()}
+    context = PreparationContext.of(settings, threads, concurrency, say)
+    served = {name: prepare(name, entry, digests[name], context) for name, entry in entries.items()}
     memory_limit = read_memory_limit(settings.models_path)
-    models = ModelSet(folder, Generation(served, shop.held))
+    models = ModelSet(folder, Generation(served, context.held))
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
@@ -161,7 +162,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         started=started,
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
-        reloader=Reloader(models, shop, partial(read_entries, settings), say),
+        reloader=Reloader(models, context, partial(read_entries, settings), say),
         memory_limit=memory_limit,
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
     )
@@ -176,12 +177,12 @@ def read_entries(settings: Settings) -> dict[str, ModelEntry]:
     return select(read_manifest(settings.models_path), settings.model_set)
 
 
-def wants_reload(app: Any) -> bool:
+def request_reload(app: Any) -> bool:
     """Let new versions of the models come, soon; False if this process is no worker."""
     main = main_process(app)
     if main is None:
         return False
-    main.reloader.wanted = True
+    main.reloader.requested = True
     return True
 
 
@@ -208,21 +209,16 @@ def _before_fork(main: MainProcess, sender: Any, **_: object) -> None:
 
 def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) -> None:
     from tasks.child import bootstrap
+    from tasks.child.chunk_payload import Places
 
-    bootstrap.start(
+    app.child = bootstrap.start(
         main.worker,
         main.models,
-        bootstrap.Places(settings.spool, main.spool_mark, settings.data_roots),
+        Places(settings.spool, main.spool_mark, settings.data_roots),
         main.counters,
         main.reports.write_fd,
-        bootstrap.ChildSettings(
-            str(settings.broker_url),
-            settings.job_ttl_seconds,
-            main.memory_limit,
-            main.facts.threads,
-            bool(settings.pin_cores),
-            settings.trace_exporters,
-        ),
+        replace(settings, intra_op_threads=main.facts.threads),
+        main.memory_limit,
     )
 
 
@@ -264,7 +260,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))
         # Celery's own handler would start the whole worker again.
-        signal.signal(signal.SIGHUP, lambda *_: wants_reload(controller.app))
+        signal.signal(signal.SIGHUP, lambda *_: request_reload(controller.app))
         ending = GracefulShutdown(controller)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)

@@ -13,7 +13,7 @@ from worker_config.retry_policy import LONGEST_BACKOFF_SECONDS
 
 # OutOfMemoryError: Redis 6.2 refuses in transactions even what would free memory, such as an acknowledgement.
 # AttributeError: a channel that is closed while it holds messages looks for its connection, which is gone already.
-_TAKEN_FOR_LOST = (OutOfMemoryError, AttributeError)
+_COUNTED_AS_LOST = (OutOfMemoryError, AttributeError)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
@@ -40,4 +40,4 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
 def let_worker_live() -> None:
     """Take these errors for a lost connection, and so connect again; Celery ends the worker by them."""
-    Transport.connection_errors = (*Transport.connection_errors, *_TAKEN_FOR_LOST)
+    Transport.connection_errors = (*Transport.connection_errors, *_COUNTED_AS_LOST)

@@ -1,6 +1,6 @@
 """Takes new versions of models into a worker that runs: `control reload_models`, or SIGHUP.
 
-    manifest and files --prepare, in a forked process--> Served --main process--> word for children, slots, queue
+    manifest and files --prepare, in a forked process--> ServingSpec --main process--> word for children, slots, queue
 
 No child is stopped, and no chunk: a child loads the version that a chunk asks for when it comes, from its snapshot, in
 a fraction of a second. New jobs get the new versions, as soon as the worker's slots tell of them; jobs that run go on
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tasks.models.model_version import digest_or_error, function_digests
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import ModelSet
-from tasks.preparation.prepare import Preparation, prepare
-from tasks.preparation.served import Served, describe
+from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError
 from worker_config.errors import ConfigError, ModelLoadError
@@ -27,73 +28,69 @@ from worker_config.manifest import ModelEntry
 LOOK_SECONDS = 0.1
 
 
+@dataclass
 class Reloader:
     """Reloads of one worker, one at a time; `look` is called often, by the main process's timer.
 
-    Args:
+    Attributes:
         models: of the worker.
-        shop: of the worker.
+        context: of the worker.
         read: the entries of the manifest as it stands when called.
         say: tell the person who started the worker.
+        requested: whether a reload was asked for.
     """
 
-    def __init__(
-        self,
-        models: ModelSet,
-        shop: Preparation,
-        read: Callable[[], dict[str, ModelEntry]],
-        say: Callable[[str], None],
-    ) -> None:
-        self._models = models
-        self._shop = shop
-        self._read = read
-        self._say = say
-        self._functions = function_digests(one.entry for one in models.current.served.values())
+    models: ModelSet
+    context: PreparationContext
+    read: Callable[[], dict[str, ModelEntry]]
+    say: Callable[[str], None]
+    requested: bool = False
+
+    def __post_init__(self) -> None:
+        self._functions = function_digests(one.entry for one in self.models.current.served.values())
         self._forked: Forked | None = None
-        self.wanted = False
 
     def look(self) -> bool:
         """Begin what is wanted, end what is done; whether other models are served from now on."""
         if self._forked is None:
-            if self.wanted:
-                self.wanted = False
-                read, shop, functions = self._read, self._shop, self._functions
-                work = partial(_prepare_all, read, shop, functions)
-                self._forked = Forked(work, dict[str, Served], Path(os.devnull))
+            if self.requested:
+                self.requested = False
+                work = partial(_prepare_all, self.read, self.context, self._functions)
+                self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
             return False
         if not self._forked.is_done():
             return False
         forked, self._forked = self._forked, None
         try:
-            return self._take(forked.result())
+            return self._switch(forked.result())
         except (ForkedError, OSError) as error:
-            self._say(f"models are not reloaded: {error}")
+            self.say(f"models are not reloaded: {error}")
             return False
 
-    def _take(self, served: dict[str, Served]) -> bool:
-        changed = what_changed(self._models.current.served, served)
+    def _switch(self, served: dict[str, ServingSpec]) -> bool:
+        changed = what_changed(self.models.current.served, served)
         if not changed:
-            self._say("models reloaded: nothing has changed")
+            self.say("models reloaded: nothing has changed")
             return False
         if needs_tensorflow(one.entry for one in served.values()):
             import_tensorflow()  # before the next fork, where models so far were functions alone
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
-        self._models.replace(served, held)
+        self.models.replace(served, held)
         self._functions.update(function_digests(one.entry for one in served.values()))
-        self._say(f"models reloaded: {changed}")
+        self.say(f"models reloaded: {changed}")
         return True
 
 
 def _prepare_all(
-    read: Callable[[], dict[str, ModelEntry]], shop: Preparation, functions: Mapping[str, str]
-) -> dict[str, Served]:
+    read: Callable[[], dict[str, ModelEntry]], context: PreparationContext, functions: Mapping[str, str]
+) -> dict[str, ServingSpec]:
     entries = read()
     now = function_digests(entries.values())
     if changed := sorted(name for name, digest in now.items() if functions.get(name, digest) != digest):
         raise ConfigError(
             f"the function {changed[0]} has changed, which running children have imported; start the worker again"
         )
-    served = {name: prepare(name, entry, digest_or_error(name, entry), shop) for name, entry in entries.items()}
+    served = {name: prepare(name, entry, digest_or_error(name, entry), context) for name, entry in entries.items()}
     for name, one in served.items():
         if describe(one) is None:
             raise ModelLoadError(
@@ -102,7 +99,7 @@ def _prepare_all(
     return served
 
 
-def what_changed(before: Mapping[str, Served], after: Mapping[str, Served]) -> str:
+def what_changed(before: Mapping[str, ServingSpec], after: Mapping[str, ServingSpec]) -> str:
     """For the log: models that came, went, or have another version."""
     words = []
     for name in sorted(before.keys() | after.keys()):

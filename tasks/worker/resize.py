@@ -26,10 +26,10 @@ class Resize:
         self._reports = reports
         self._leaving: set[int] = set()
         # Children for which the worker takes chunks.
-        self._counted = self.wanted
+        self._counted = self.target
 
     @property
-    def wanted(self) -> int:
+    def target(self) -> int:
         """How many children there should be."""
         return int(self._pool._processes)
 
@@ -65,14 +65,14 @@ class Resize:
             UsageError: none would be left.
         """
         self._check(n)
-        if n >= self.wanted:
-            raise UsageError(f"{self.wanted} children are up, and one must stay; `control drain` stops all work")
+        if n >= self.target:
+            raise UsageError(f"{self.target} children are up, and one must stay; `control drain` stops all work")
         pool = self._pool
         for _ in range(n):  # as billiard does it
             pool._processes -= 1
             pool._putlock.shrink()
         # Fewer than `n` have to go where one has just died.
-        surplus = max(0, len(self.staying) - self.wanted)
+        surplus = max(0, len(self.staying) - self.target)
         for process in sorted(self.staying, key=lambda one: (self.is_ready(one), self._is_busy(one)))[:surplus]:
             if not self.is_ready(process):
                 self._reports.forks -= 1  # not one that has died while it loaded
@@ -80,7 +80,7 @@ class Resize:
             # What the pool gives chunks to, and what it counts as occupied; see `AsynPool._create_write_handlers`.
             pool._all_inqueues.discard(process.inqW_fd)
             pool._busy_workers.discard(process.inqW_fd)
-        self._take_at_a_time(min(self._counted, self.wanted))
+        self._set_prefetch(min(self._counted, self.target))
         self.look()
 
     def look(self) -> None:
@@ -95,14 +95,14 @@ class Resize:
                     # It runs nothing. SIGTERM may be ignored: REMAP_SIGTERM makes billiard do so.
                     os.kill(process.pid, signal.SIGKILL)
         ready = sum(map(self.is_ready, self.staying))
-        if self._counted < min(ready, self.wanted):
-            self._take_at_a_time(min(ready, self.wanted))
+        if self._counted < min(ready, self.target):
+            self._set_prefetch(min(ready, self.target))
 
     @property
     def _pool(self) -> Any:
         return self._controller.pool._pool
 
-    def _take_at_a_time(self, children: int) -> None:
+    def _set_prefetch(self, children: int) -> None:
         consumer = self._controller.consumer
         more, self._counted = children - self._counted, children
         # For a new connection; one more than there are children, as at the start.

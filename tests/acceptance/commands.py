@@ -159,11 +159,11 @@ class Celeriac:
         return {**clean, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
 
     def start(
-        self, *words: object, stderr: IO[bytes] | int | None = None, fresh: bool = True, **environ: str
+        self, *words: object, stderr: IO[bytes] | int | None = None, fresh: bool = False, **environ: str
     ) -> Running:
         """Start `celeriac WORDS`; `stderr` may be a terminal instead of a file.
 
-        Unless it is `fresh`, it may come out of a process that has imported what it needs already (`tests.warm`).
+        It comes out of a process that has imported what it needs already (`tests.warm`), unless it must be `fresh`.
         """
         texts = tuple(map(str, words))
         number = len(self.started)
@@ -181,7 +181,8 @@ class Celeriac:
                 )
             else:
                 command = [str(self.program), *texts]
-                process = warm.start("command", command, self.folder, self.environ(**environ), out_stream, err_stream)
+                streams = out_stream, err_stream if stderr is None else stderr
+                process = warm.start("command", command, self.folder, self.environ(**environ), *streams)
         running = Running(texts, process, out, err, self.temporary)
         self.started.append(running)
         return running
@@ -189,7 +190,7 @@ class Celeriac:
     def run(self, *words: object, **environ: str) -> Ended:
         """Run `celeriac WORDS` to its end, which must leave nothing running, and no more files than it says."""
         hidden = self.hidden_names()
-        ended = self.start(*words, fresh=False, **environ).end()
+        ended = self.start(*words, **environ).end()
         self.check_nothing_is_left(self.kept_by(ended) if "predict" in words else hidden)
         return ended
 
@@ -203,7 +204,7 @@ class Celeriac:
     def refuses(self, code: ExitCode, *words: object, **environ: str) -> str:
         """Run a command that must end with this code, one line, and no trace; returns the line."""
         before, hidden = self._files(), self.hidden_names()
-        ended = self.start(*words, fresh=False, **environ).end()
+        ended = self.start(*words, **environ).end()
         self.check_nothing_is_left(hidden)
         assert ended.code == code, ended
         self.check_one_line(ended)
@@ -273,13 +274,17 @@ class Celeriac:
                 process.kill()
 
     def _marked(self) -> list[tuple[psutil.Process, list[str]]]:
-        """By environment, which all inherit; Redis overwrites its own with a title that names its folder."""
+        """By environment, which all inherit; Redis overwrites its own with a title that names its folder.
+
+        A fork of a warm process shows that one's environment, and works in our folder.
+        """
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 words = process.cmdline()
                 by_title = any(str(self.temporary) in word for word in words)
-                if by_title or process.environ().get(MARK) == self.mark:
+                works_here = words and Path(process.cwd()).is_relative_to(self.root)
+                if by_title or works_here or process.environ().get(MARK) == self.mark:
                     found.append((process, words))
         return found
 

@@ -25,6 +25,7 @@ from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
+from tests.held import write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving
@@ -33,16 +34,16 @@ from worker_config.errors import ExitCode
 from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 1_000
-# The slow model needs about a second for 64 rows.
+# The slow model needs half a second for 64 rows.
 MANY_ROWS = 64_000
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
-    """A Redis and a worker with two children that hold `slow`, `words`, `digits` and `pair`."""
+    """A Redis and a worker with two children that hold `slower`, `words`, `digits` and `pair`."""
     folder = tmp_path_factory.mktemp("s")
-    paths = [special_models / "slow", special_models / "words.keras", models / "digits.keras", models / "pair.keras"]
-    with serving(folder, write_manifest(folder, by_stem(*paths))) as system:
+    paths = by_stem(special_models / "words.keras", models / "digits.keras", models / "pair.keras")
+    with serving(folder, write_manifest(folder, {**paths, "slower": write_held_models(folder)["slower"]})) as system:
         yield system
 
 
@@ -64,7 +65,7 @@ def leave(celeriac: Celeriac, rows: np.ndarray, model: str, at: list[str], *word
 @pytest.fixture
 def slow_job(celeriac: Celeriac, system: System, at: list[str]) -> Iterator[str]:
     """A job that takes far longer than a test, and keeps the workers from no other."""
-    job = leave(celeriac, np.zeros((MANY_ROWS, 4), np.float32), "slow", at, "--chunk-rows", 64)
+    job = leave(celeriac, np.zeros((MANY_ROWS, 4), np.float32), "slower", at, "--chunk-rows", 64)
     yield job
     with connect(system.url) as server:
         job_store.cancel(server, job)
@@ -232,7 +233,7 @@ def test_watch_follows_an_attached_job_too_and_ctrl_c_ends_the_watching_alone(
     celeriac: Celeriac, system: System, at: list[str]
 ) -> None:
     np.save(celeriac.folder / "rows.npy", np.zeros((MANY_ROWS, 4), np.float32))
-    predicting = celeriac.start("predict", "slow", "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *at)
+    predicting = celeriac.start("predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *at)
     job = predicting.job_that_predicts(system.url).id
     watching = celeriac.start("watch", job, *at)
     interrupted = celeriac.start("watch", job, *at)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.commands import Celeriac, Ended, Running, seconds_until
+from tests.held import write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.systems import System, serving
 from tests.waiting import descendants_of, is_alive, slowdown, wait_until
@@ -20,17 +21,18 @@ from worker_config.errors import ExitCode
 INTERRUPT_SECONDS = 2.0
 # What is left of a killed command is gone by then.
 KILLED_SECONDS = 5.0
-# More than a test lets the slow model run; it needs about a second for 64 rows.
+# More than a test lets the slow model run; it needs half a second for 64 rows.
 MANY_ROWS = 64_000
 SUMMARY_KEYS = {"job", "ledger", "seconds", "output"}
+SLOW_TO_LOAD = "import time\n\ntime.sleep(600)\n"
 
 
 @pytest.fixture(scope="module")
 def slow_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
-    """A Redis and a worker that holds `slow`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
+    """A Redis and a worker that holds `slower`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
     folder = tmp_path_factory.mktemp("s")
-    paths = [special_models / "slow", special_models / "words.keras", models / "digits.keras", models / "pair.keras"]
-    with serving(folder, write_manifest(folder, by_stem(*paths))) as system:
+    paths = by_stem(special_models / "words.keras", models / "digits.keras", models / "pair.keras")
+    with serving(folder, write_manifest(folder, {**paths, "slower": write_held_models(folder)["slower"]})) as system:
         yield system
 
 
@@ -38,10 +40,24 @@ def slow_rows(rows: int) -> np.ndarray:
     return np.random.default_rng(5).random((rows, 4), np.float32)
 
 
-def start_slow(celeriac: Celeriac, rows: int, *words: object, model: str = "slow") -> Running:
-    """Predict rows with a model that takes its time, a batch in each chunk."""
-    np.save(celeriac.folder / "rows.npy", slow_rows(rows))
-    return celeriac.start("predict", model, "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *words)
+def start_slow(celeriac: Celeriac, system: System, *words: object) -> Running:
+    """Predict many rows with a model that takes its time, a batch in each chunk."""
+    np.save(celeriac.folder / "rows.npy", slow_rows(MANY_ROWS))
+    return celeriac.start(*predict_slow(), "--broker", system.url, *words)
+
+
+def start_embedded(celeriac: Celeriac, entry: object, rows: np.ndarray, *words: object) -> Running:
+    """The same with a fresh system of its own; `models_held` and `slow_to_load` have functions for its model."""
+    np.save(celeriac.folder / "rows.npy", rows)
+    write_held_models(celeriac.root)
+    (celeriac.root / "slow_to_load.py").write_text(SLOW_TO_LOAD)
+    manifest = write_manifest(celeriac.root, {"slower": entry})
+    words = (*predict_slow(), "--models", manifest, *words)
+    return celeriac.start(*words, fresh=True, PYTHONPATH=str(celeriac.root))
+
+
+def predict_slow() -> list[object]:
+    return ["predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", 64]
 
 
 def check_cancelled(celeriac: Celeriac, ended: Ended) -> None:
@@ -81,9 +97,9 @@ def test_no_rows_give_every_one_of_several_outputs(celeriac: Celeriac, slow_syst
         assert {name: output[name].shape for name in output} == {"wide": (0, 6), "narrow": (0, 1)}
 
 
-def test_a_killed_child_costs_time_and_no_rows(celeriac: Celeriac, special_models: Path) -> None:
+def test_a_killed_child_costs_time_and_no_rows(celeriac: Celeriac) -> None:
     rows = 9 * 64 + 1
-    running = start_slow(celeriac, rows, "--json", "--models", special_models / "slow.toml", "--workers", 2)
+    running = start_embedded(celeriac, "models_held:slower", slow_rows(rows), "--json", "--workers", 2)
     url = running.embedded_url()
     running.job_that_predicts(url)
     victim = running.slots(url)[0].pid
@@ -120,9 +136,9 @@ def test_failed_rows_are_in_the_summary(celeriac: Celeriac, slow_system: System)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
-    celeriac: Celeriac, special_models: Path, number: signal.Signals
+    celeriac: Celeriac, number: signal.Signals
 ) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--json", "--models", special_models / "slow.toml")
+    running = start_embedded(celeriac, "models_held:slower", slow_rows(MANY_ROWS), "--json")
     seen = running.job_that_predicts(running.embedded_url())
     assert len(descendants_of(running.pid)) >= 5  # supervisor, Redis, worker, two children
 
@@ -139,8 +155,8 @@ def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
     assert seconds < INTERRUPT_SECONDS * slowdown()
 
 
-def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac, special_models: Path) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow_to_load.toml", model="slow_to_load")
+def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac) -> None:
+    running = start_embedded(celeriac, "slow_to_load:function", slow_rows(MANY_ROWS))
     running.embedded_url()
     wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
 
@@ -155,7 +171,7 @@ def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac, sp
 def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
     celeriac: Celeriac, slow_system: System
 ) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    running = start_slow(celeriac, slow_system)
     seen = running.job_that_predicts(slow_system.url)
     seconds = running.signal(signal.SIGINT)
     print(f"SIGINT with a broker: {seconds:.2f} s")
@@ -165,12 +181,12 @@ def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
     told = celeriac.succeeds("status", seen.id, "--broker", slow_system.url, "--json").json
     assert told["state"] == "cancelled"
     np.save(celeriac.folder / "rows.npy", slow_rows(7))
-    celeriac.succeeds("predict", "slow", "rows.npy", "-o", "out.npy", "--broker", slow_system.url, "--quiet")
+    celeriac.succeeds("predict", "slower", "rows.npy", "-o", "out.npy", "--broker", slow_system.url, "--quiet")
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows(7) * 2)
 
 
 def test_pressing_ctrl_c_again_and_again_does_not_cut_the_end_short(celeriac: Celeriac, slow_system: System) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    running = start_slow(celeriac, slow_system)
     seen = running.job_that_predicts(slow_system.url)
 
     def pressed_until_it_ends() -> bool:
@@ -190,7 +206,7 @@ def test_a_background_job_of_a_script_ignores_ctrl_c_and_ends_when_terminated(
     script.write_text(f"#!/bin/sh\ntrap '' INT\nexec {celeriac.program} \"$@\"\n")
     script.chmod(0o755)
     celeriac.program = script
-    running = start_slow(celeriac, MANY_ROWS, "--broker", slow_system.url)
+    running = start_slow(celeriac, slow_system)
     seen = running.job_that_predicts(slow_system.url)
     running.process.send_signal(signal.SIGINT)
     wait_until(
@@ -202,7 +218,7 @@ def test_a_background_job_of_a_script_ignores_ctrl_c_and_ends_when_terminated(
 
 
 def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, slow_system: System) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--json", "--broker", slow_system.url)
+    running = start_slow(celeriac, slow_system, "--json")
     seen = running.job_that_predicts(slow_system.url)
     told = celeriac.start("cancel", seen.id[:6], "--broker", slow_system.url).end()
     assert (told.code, told.stdout, told.stderr) == (ExitCode.OK, f"job {seen.id} is being cancelled\n", "")
@@ -214,8 +230,9 @@ def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, slow
     assert f"{ledger['predicted']} of {MANY_ROWS} rows were predicted" in ended.lines[0]
 
 
-def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, special_models: Path) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow.toml")
+def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, models: Path) -> None:
+    entry = {"path": models / "digits.keras", "preprocess": "models_held:slower"}  # a worker with TensorFlow
+    running = start_embedded(celeriac, entry, np.zeros((MANY_ROWS, 64), np.float32))
     running.job_that_predicts(running.embedded_url())
     family = descendants_of(running.pid)
     assert len(family) >= 5  # supervisor, Redis, worker, two children
@@ -232,8 +249,8 @@ def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, specia
     assert not (celeriac.folder / "out.npy").exists()
 
 
-def test_a_killed_embedded_start_leaves_nothing_running(celeriac: Celeriac, special_models: Path) -> None:
-    running = start_slow(celeriac, MANY_ROWS, "--models", special_models / "slow_to_load.toml", model="slow_to_load")
+def test_a_killed_embedded_start_leaves_nothing_running(celeriac: Celeriac) -> None:
+    running = start_embedded(celeriac, "slow_to_load:function", slow_rows(MANY_ROWS))
     running.embedded_url()
     wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
     running.signal(signal.SIGKILL)

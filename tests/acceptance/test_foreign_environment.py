@@ -18,7 +18,7 @@ import pytest
 from tasks.transport.connection import connect
 from tests import foreign
 from tests.acceptance.commands import Celeriac
-from tests.held import held_child, holding, write_held_model
+from tests.held import held_child, holding, write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, serving
@@ -83,12 +83,13 @@ def test_a_model_is_described_as_it_is(celeriac: Celeriac, manifest: Path, envir
 
 @pytest.mark.parametrize(("part", "code"), [("worker", ExitCode.NO_WORKER), ("redis", ExitCode.BROKER)])
 def test_an_embedded_run_whose_worker_or_redis_dies_ends_at_once(celeriac: Celeriac, part: str, code: ExitCode) -> None:
-    manifest = write_manifest(celeriac.folder, {"held": write_held_model(celeriac.folder)})
+    manifest = write_manifest(celeriac.folder, write_held_models(celeriac.folder))
     np.save(celeriac.folder / "rows.npy", np.arange(100, dtype=np.float32).reshape(-1, 1))
     with holding(celeriac.folder, 50.0):
         running = celeriac.start(
             *("predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", 10),
             *("--models", manifest, "--workers", 1),
+            fresh=True,
         )
         wait_until(lambda: held_child(celeriac.folder) or running.check_running(), "a chunk is in the middle")
         os.kill(main_process_of(running.pid, part), signal.SIGKILL)

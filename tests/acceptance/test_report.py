@@ -153,7 +153,7 @@ def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None
     assert found
     story, entries = found
     assert abs(kept_seconds[0] - kept_seconds[1]) <= 2
-    joined = [entry for entry in entries if entry.fate == "joined"]
+    joined = [entry for entry in entries if entry.outcome == "joined"]
     assert len(joined) == hurt_job.ledger.chunks_answered == CHUNKS
     for entry in joined:
         assert story.began_at <= entry.sent_at <= entry.begun_at <= entry.begun_at + entry.seconds
@@ -161,7 +161,7 @@ def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None
         assert entry.seconds >= entry.stages["infer"] > 0
     assert sum(story.bins) == hurt_job.ledger.rows
     # The worker's word for the child that died: on a busy machine the second copy may be answered before it.
-    assert len(spoken_for := [entry.fate for entry in entries if not entry.begun_at]) == 1
+    assert len(spoken_for := [entry.outcome for entry in entries if not entry.begun_at]) == 1
     assert spoken_for[0] in ("again", "duplicate")
 
 

@@ -21,6 +21,7 @@ from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
 from tasks.models.model_version import model_digest
 from tests.acceptance.commands import Celeriac, Ended, Running, read_all
+from tests.held import write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving
 from tests.waiting import wait_until
@@ -29,17 +30,18 @@ from worker_config.errors import ExitCode
 ROWS = 60
 # A file is missing for this row: in chunks of ten, those before are safe.
 MISSING, SAFE = 33, 30
-# The slow model needs about a second for a chunk of these.
+# The slow model needs half a second for a chunk of these.
 SLOW_CHUNK = 64
-SLOW_ROWS = 12 * SLOW_CHUNK
+SLOW_ROWS = 16 * SLOW_CHUNK
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """A worker of one child, which takes chunks in their order; `reads` and `cubes` are the same model."""
     folder = tmp_path_factory.mktemp("s")
-    paths = {name: special_models / path for name, path in {"reads": "reads", "cubes": "reads", "slow": "slow"}.items()}
-    with serving(folder, write_manifest(folder, paths), 1) as system:
+    paths = {"reads": special_models / "reads", "cubes": special_models / "reads"}
+    models = {**paths, "slower": write_held_models(folder)["slower"]}
+    with serving(folder, write_manifest(folder, models), 1) as system:
         yield system
 
 
@@ -254,16 +256,16 @@ def slow_rows() -> np.ndarray:
     return np.random.default_rng(5).random((SLOW_ROWS, 4), np.float32)
 
 
-def start_slow(celeriac: Celeriac, *words: object) -> Running:
+def start_slow(celeriac: Celeriac, *words: object, **environ: str) -> Running:
     """Begin; return when rows are safe, and many are not."""
     np.save(celeriac.folder / "rows.npy", slow_rows())
-    running = celeriac.start(*predict_slow(), *words)
+    running = celeriac.start(*predict_slow(), *words, **environ)
     wait_until(lambda: running.check_running() or journal_of(celeriac).count(b"\n") > 1, "rows are safe")
     return running
 
 
 def predict_slow() -> list[str]:
-    return ["predict", "slow", "rows.npy", "-o", "out.npy", "--chunk-rows", str(SLOW_CHUNK), "--json"]
+    return ["predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", str(SLOW_CHUNK), "--json"]
 
 
 def journal_of(celeriac: Celeriac) -> bytes:
@@ -280,16 +282,17 @@ def check_continued(celeriac: Celeriac, ended: Ended) -> None:
     assert celeriac.visible_names() == {"rows.npy", "out.npy"}
 
 
-def test_a_killed_embedded_run_is_continued(celeriac: Celeriac, special_models: Path) -> None:
-    at = ["--models", special_models / "slow.toml"]
-    running = start_slow(celeriac, *at)
+def test_a_killed_embedded_run_is_continued(celeriac: Celeriac) -> None:
+    at = ["--models", write_manifest(celeriac.root, write_held_models(celeriac.root))]
+    functions = {"PYTHONPATH": str(celeriac.root)}
+    running = start_slow(celeriac, *at, **functions)
     running.signal(signal.SIGKILL)
     celeriac.check_nothing_is_left({".out.npy.journal", ".out.npy.part"})
     assert celeriac.visible_names() == {"rows.npy"}
     with (celeriac.folder / ".out.npy.journal").open("ab") as journal:
         journal.write(b'5e0f0b71 {"start": 0, "st')  # what was being noted when the power went
 
-    check_continued(celeriac, celeriac.succeeds(*predict_slow(), *at, "--resume"))
+    check_continued(celeriac, celeriac.succeeds(*predict_slow(), *at, "--resume", **functions))
 
 
 def test_an_interrupted_run_is_continued_and_meanwhile_nobody_else_writes_its_output(

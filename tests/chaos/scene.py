@@ -173,7 +173,7 @@ class CommandedJob(Scene):
         words = ["predict", "digits", self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.system.url]
         words += ["--chunk-rows", chunk_rows, "--store", store, "--quiet", "--json"]
         words += ["--worker-timeout-seconds", WORKER_TIMEOUT_SECONDS, *more]
-        self._running = self.celeriac.start(*words, **environ)
+        self._running = self.celeriac.start(*words, fresh=True, **environ)
 
         def begun() -> bool:
             self._look()

@@ -52,7 +52,7 @@ class Prediction:
         arena.calls.restart()
         words = ["rows.npy", "-o", "scores.npy", "--broker", arena.network.url(PRODUCER_HOST), "--json", "--quiet"]
         words += ["--chunk-rows", chunk_rows, "--store", "redis", "--worker-timeout-seconds", 120]
-        self.running: Running = self.celeriac.start("predict", "digits", *words)
+        self.running: Running = self.celeriac.start("predict", "digits", *words, fresh=True)
 
     def wait_for(self, chunks: int) -> None:
         """Until so many chunks have run."""

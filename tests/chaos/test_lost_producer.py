@@ -35,7 +35,7 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
 
     def start(*more: str) -> Running:
         words = ["rows.npy", "-o", "scores.npy", "--broker", arena.system.url, "--chunk-rows", SMALL, "--json"]
-        return celeriac.start("predict", "digits", *words, "--quiet", *more)
+        return celeriac.start("predict", "digits", *words, "--quiet", *more, fresh=True)
 
     running = start()
     for moment in moments:

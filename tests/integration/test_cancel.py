@@ -26,6 +26,7 @@ CHUNK_ROWS = 4
 # Each takes 128 KiB a row, so that its payload is a key of its own.
 ROWS = np.random.default_rng(5).random((40, 32_768), np.float32)
 MODEL = """
+import time
 from pathlib import Path
 
 
@@ -34,7 +35,7 @@ def stuck(rows):
     if number:
         (Path(__file__).parent / f"begun{number}").touch()
         while number > 1:
-            pass
+            time.sleep(1)
     return rows + 1
 """
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from producer import Client, Job
-from tests.held import held_child, holding, write_held_model
+from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import BIN, System, serving
 from tests.waiting import is_alive, wait_until
@@ -29,10 +29,10 @@ IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, 
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
-    """Two workers, started by hand and named, each with one child."""
+def two_workers(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
+    """Two workers, started by hand and named, each with one child; one of their models is of TensorFlow."""
     folder = tmp_path_factory.mktemp("s")
-    manifest = write_manifest(folder, {"slow": special_models / "slow", "held": write_held_model(folder)})
+    manifest = write_manifest(folder, {**write_held_models(folder), "digits": models / "digits.keras"})
     with serving(folder) as system:
         for name in ("one", "two"):
             system.start_worker(manifest, 1, "-n", f"{name}@%h")

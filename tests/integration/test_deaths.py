@@ -20,9 +20,11 @@ from producer import Client, Job, JobState
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
-from tasks.child.bootstrap import Child, Places
+from tasks.child.bootstrap import Child
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.loaded_model import LoadedModel
 from tasks.child.model_cache import ModelCache
+from tasks.child.model_runner import ModelRunner
 from tasks.models.batches import BatchSize
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
@@ -40,7 +42,7 @@ from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import register_slots
 from tests.forms import in_long_form
-from tests.held import held_child, holding, write_held_model
+from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
@@ -52,40 +54,37 @@ UNKNOWN_JOB = "0123456789ab"
 
 
 @pytest.fixture(scope="module")
-def slow_system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
-    """One worker with one child, which takes a good while for a chunk."""
+def held_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One worker with one child, which doubles rows and stays at a row for as long as a test wants."""
     folder = tmp_path_factory.mktemp("s")
-    # One batch a chunk, whatever its size: that is what takes its time.
-    slow = {"path": special_models / "slow", "batch_rows": 5000}
-    manifest = write_manifest(folder, {"slow": slow, "held": write_held_model(folder)})
-    with serving(folder, manifest, 1) as system:
+    with serving(folder, write_manifest(folder, write_held_models(folder)), 1) as system:
         wait_until(lambda: " ready." in system.workers[0].output(), "the worker takes chunks")
         yield system
 
 
 @pytest.fixture
-def worker(slow_system: System) -> Worker:
-    return slow_system.workers[0]
+def worker(held_system: System) -> Worker:
+    return held_system.workers[0]
 
 
 @pytest.fixture
-def client(slow_system: System) -> Iterator[Client]:
-    with Client(slow_system.url) as client:
+def client(held_system: System) -> Iterator[Client]:
+    with Client(held_system.url) as client:
         yield client
 
 
 @pytest.fixture
-def server(slow_system: System) -> Iterator[redis.Redis]:
-    with connect(slow_system.url) as server:
+def server(held_system: System) -> Iterator[redis.Redis]:
+    with connect(held_system.url) as server:
         yield server
 
 
 def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
-    slow_system: System, worker: Worker, client: Client
+    held_system: System, worker: Worker, client: Client
 ) -> None:
-    with holding(slow_system.folder, ROWS[5, 0]) as let_go:
+    with holding(held_system.folder, ROWS[5, 0]) as let_go:
         job = client.submit("held", ROWS, chunk_rows=1)
-        killed = _kill_the_child_that_is_held(slow_system, job)
+        killed = _kill_the_child_that_is_held(held_system, job)
         let_go()
 
     assert killed
@@ -93,17 +92,17 @@ def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.failed, job.ledger.written) == (12, 0, 12)
     assert f"pid:{killed} exited with 'signal 9 (SIGKILL)'" in worker.output()
-    wait_until(lambda: [slot for slot in slow_system.slots() if slot.pid != killed], "another child is in its place")
+    wait_until(lambda: [slot for slot in held_system.slots() if slot.pid != killed], "another child is in its place")
     assert worker.process.poll() is None
 
 
 def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_worker_lives_on(
-    slow_system: System, worker: Worker, client: Client
+    held_system: System, worker: Worker, client: Client
 ) -> None:
     killed = []
-    with holding(slow_system.folder, ROWS[0, 0]):
+    with holding(held_system.folder, ROWS[0, 0]):
         job = client.submit("held", ROWS[:3], chunk_rows=3)
-        while pid := _kill_the_child_that_is_held(slow_system, job):
+        while pid := _kill_the_child_that_is_held(held_system, job):
             killed.append(pid)
 
     assert len(set(killed)) == 3, "the first delivery, and as many more as a chunk may have"
@@ -119,7 +118,7 @@ def test_a_chunk_that_kills_every_child_fails_with_the_row_that_ran_and_the_work
 
 @in_long_form
 def test_a_worker_killed_with_its_children_costs_no_row(system: System) -> None:
-    manifest = write_manifest(system.folder, {"held": write_held_model(system.folder)})
+    manifest = write_manifest(system.folder, write_held_models(system.folder))
     workers = [system.start_ready_worker(manifest, 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:
         wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
@@ -142,31 +141,33 @@ def test_a_worker_killed_with_its_children_costs_no_row(system: System) -> None:
 
 @pytest.mark.parametrize("chunk_rows", [1, 5000], ids=["payloads in messages", "payloads in Redis"])
 def test_a_redis_that_lost_everything_in_the_middle_of_a_job_costs_no_row(
-    slow_system: System, client: Client, server: redis.Redis, chunk_rows: int
+    held_system: System, client: Client, server: redis.Redis, chunk_rows: int
 ) -> None:
     rows = np.random.default_rng(8).random((6 * chunk_rows, 4), np.float32)
-    job = client.submit("slow", rows, chunk_rows=chunk_rows)
-    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
-    slots = slow_system.slots()
-    with slow_system.standing_still():
-        server.flushall()
-        # As the worker does itself, perhaps before the producer looks.
-        register_slots(server, slots)
-        assert not queues(server)
-        assert job.ledger.chunks_answered < 6
+    rows[2 * chunk_rows] = 42
+    with holding(held_system.folder, 42) as let_go:
+        job = client.submit("held", rows, chunk_rows=chunk_rows)
+        wait_until(lambda: job.ledger.chunks_answered == 2 and held_child(held_system.folder), "the job runs")
+        slots = held_system.slots()
+        with held_system.standing_still():
+            server.flushall()
+            # As the worker does itself, perhaps before the producer looks.
+            register_slots(server, slots)
+            assert not queues(server)
+        let_go()
 
     np.testing.assert_array_equal(_result(job), rows * 2)
     job.ledger.check()
     assert job.ledger.predicted == len(rows)
 
 
-def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: Client, server: redis.Redis) -> None:
-    with slow_system.standing_still():
-        job = client.submit("slow", ROWS[:4], chunk_rows=1)
+def test_chunks_delivered_twice_are_predicted_once(held_system: System, client: Client, server: redis.Redis) -> None:
+    with held_system.standing_still():
+        job = client.submit("held", ROWS[:4], chunk_rows=1)
         first = json.loads(queued_messages(server, job.id, 4)[-1])  # the one on the right is taken first
         for _ in range(2):
             first["properties"]["delivery_tag"] = str(uuid.uuid4())
-            server.rpush(keys.queue(slow_system.slots()[0].queue), json.dumps(first))
+            server.rpush(keys.queue(held_system.slots()[0].queue), json.dumps(first))
 
     np.testing.assert_array_equal(_result(job), ROWS[:4] * 2)
     job.ledger.check()
@@ -175,10 +176,10 @@ def test_chunks_delivered_twice_are_predicted_once(slow_system: System, client: 
 
 
 def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
-    slow_system: System, client: Client, server: redis.Redis
+    held_system: System, client: Client, server: redis.Redis
 ) -> None:
-    with slow_system.standing_still():
-        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+    with held_system.standing_still():
+        job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         ours = np.full((1, 4), -1, np.float32)
         answer = pack(Outputs(job.id, 0, 0, 1, "by hand", 0.1, InlineRef(codec.encode(ours))))
@@ -208,10 +209,10 @@ def test_the_first_valid_answer_counts_and_later_ones_are_dropped(
     ids=["garbage", "nothing", "other rows", "other job", "too many rows"],
 )
 def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
-    slow_system: System, client: Client, server: redis.Redis, answer: Any, message: str
+    held_system: System, client: Client, server: redis.Redis, answer: Any, message: str
 ) -> None:
-    with slow_system.standing_still():
-        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+    with held_system.standing_still():
+        job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), answer(job.id))
 
@@ -227,10 +228,10 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
 
 
 def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_error(
-    slow_system: System, client: Client, server: redis.Redis
+    held_system: System, client: Client, server: redis.Redis
 ) -> None:
-    with slow_system.standing_still():
-        job = client.submit("slow", ROWS[:3], chunk_rows=1)
+    with held_system.standing_still():
+        job = client.submit("held", ROWS[:3], chunk_rows=1)
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), pack(Outputs(job.id, 0, 0, 1, "?", 0.1, InlineRef(b"garbage"))))
 
@@ -239,14 +240,13 @@ def test_a_payload_of_an_answer_that_is_garbage_ends_the_job_with_one_clear_erro
     assert job.wait(timeout_seconds=30)
 
 
-def test_cancel_drops_queued_chunks_unrun(worker: Worker, client: Client) -> None:
-    job = client.submit("slow", ROWS, chunk_rows=1)
-    wait_until(lambda: job.ledger.chunks_answered, "the job runs")
-
-    job.cancel()
-
-    with pytest.raises(JobCancelledError, match=f"job {job.id} was cancelled; \\d+ of 12 rows were predicted"):
-        _result(job)
+def test_cancel_drops_queued_chunks_unrun(held_system: System, worker: Worker, client: Client) -> None:
+    with holding(held_system.folder, ROWS[2, 0]):
+        job = client.submit("held", ROWS, chunk_rows=1)
+        wait_until(lambda: job.ledger.chunks_answered == 2 and held_child(held_system.folder), "the job runs")
+        job.cancel()
+        with pytest.raises(JobCancelledError, match=f"job {job.id} was cancelled; 2 of 12 rows were predicted"):
+            _result(job)
     job.ledger.check()
     assert job.ledger.skipped == 12 - job.ledger.predicted > 0
     sent = job.ledger.chunks_sent
@@ -258,11 +258,11 @@ def test_cancel_drops_queued_chunks_unrun(worker: Worker, client: Client) -> Non
 
 
 def test_chunks_of_a_job_that_nobody_knows_are_dropped_unrun(
-    slow_system: System, worker: Worker, server: redis.Redis
+    held_system: System, worker: Worker, server: redis.Redis
 ) -> None:
-    (slot,) = slow_system.slots()
-    message = _message([ModelRef("slow", slot.models[0].digest)])
-    channel = BrokerChannel(slow_system.url, replace(Settings(), broker_url=slow_system.url), UNKNOWN_JOB)
+    (slot,) = held_system.slots()
+    message = _message([ModelRef("held", slot.models[0].digest)])
+    channel = BrokerChannel(held_system.url, replace(Settings(), broker_url=held_system.url), UNKNOWN_JOB)
 
     channel.publish([(slot.queue, message)])
     channel.close()
@@ -286,23 +286,23 @@ def test_a_batch_too_large_for_any_memory_fails_and_the_worker_lives_on(system: 
 
 @pytest.mark.parametrize("where", ["model", "reply"])
 def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
-    slow_system: System, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, where: str
+    held_system: System, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def call(_: object) -> dict[str, np.ndarray]:
         raise MemoryError("Unable to allocate 1 PiB")
 
     spec = TensorSpec("rows", "float32", (None, 4))
-    model = LoadedModel(ModelInfo("slow", "digest", 1, [spec], [spec], 0.0, 0), call, BatchSize(1))
+    runner = ModelRunner("held", call, BatchSize(1))
+    model = LoadedModel(ModelInfo("held", "digest", 1, [spec], [spec], 0.0, 0), runner)
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
-    child = Child("here", 0, model_cache, server, 60, Places())
-    monkeypatch.setattr(execute_chunk, "current_child", lambda: child)
+    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places()))
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
-    message = _message([ModelRef("slow", "digest")])
-    job_store.create(server, JobRecord(UNKNOWN_JOB, ["slow"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
+    message = _message([ModelRef("held", "digest")])
+    job_store.create(server, JobRecord(UNKNOWN_JOB, ["held"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
 
-    told = execute_chunk.run_message(to_plain(message))
+    told = execute_chunk.run_message(child, to_plain(message))
 
     answer = unpack(cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))), Outputs | Failure)
     assert isinstance(answer, Failure)

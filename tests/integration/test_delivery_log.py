@@ -82,3 +82,22 @@ def test_of_a_chunk_that_is_answered_nothing_is_noted(server: redis.Redis, monke
     die(server, 12)
     delivery_log.exclude_rows(server, MESSAGE, [])
     assert not server.exists(keys.deliveries(MESSAGE.job))
+
+
+def test_a_delivery_of_rows_that_kill_yields_once_to_each_note_of_one_that_may_live(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def yields(pid: int) -> bool:
+        monkeypatch.setattr(delivery_log.os, "getpid", lambda: pid)
+        return delivery_log.yields(server, MESSAGE, WORKER, delivery_log.read(server, MESSAGE))
+
+    assert not yields(13)  # nothing is noted
+    note(server, monkeypatch, 11, RowRange(0, 16, 64))
+    assert not yields(13)  # no row is known to kill
+    die(server, 11)
+    assert not yields(13)  # whoever noted it is dead
+    for step in (RowRange(0, 4, 16), RowRange(4, 8, 16)):
+        note(server, monkeypatch, 12, step)
+        assert [yields(12), yields(13), yields(14)] == [False, True, False]
+    server.delete(keys.worker(WORKER))
+    assert not yields(13)  # its worker is gone

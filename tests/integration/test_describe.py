@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks.snapshots.record import Described
+from tasks.protocol.records import Described
 from worker_config.errors import ExitCode
 
 
@@ -33,9 +33,9 @@ def test_what_is_in_the_cache_is_told_without_tensorflow(models: Path, tmp_path:
     assert not imported & {"tensorflow", "keras", "h5py"}
     a, f = msgspec.json.decode(again.stdout, type=list[Described])
     assert (a.info.name, f.info.name) == ("a", "f")
-    (used,) = [trial for trial in a.trials if trial.executor == a.info.executor]
-    assert used.agrees
-    assert used.batch_seconds == a.info.batch_seconds > 0
+    (used,) = [trial for trial in a.trials if trial["executor"] == a.info.executor]
+    assert used["agrees"]
+    assert used["batch_seconds"] == a.info.batch_seconds > 0
     assert f.trials == []
 
 
@@ -98,8 +98,8 @@ snapshot = Snapshot(1, "mapped", "d", "2", entry, ends, ends, [], 0, {})
 EXECUTORS.update(graph=gives(2), wrong=gives(numpy.nan))
 preparing.candidates = lambda *_: (["graph", "wrong"], {})
 make_reference(folder, snapshot, lambda arrays: [arrays[0] * numpy.float32(2)], 8)
-shop = preparing.workshop(Settings(), 1, 1, print)
-found = preparing._trials(folder, snapshot, entry, shop)
-assert preparing.known_trials(folder, entry, shop) == found
+context = preparing.PreparationContext.of(Settings(), 1, 1, print)
+found = preparing._trials(folder, snapshot, entry, context)
+assert preparing.known_trials(folder, entry, context) == found
 print(found.trials[1].error, found.trials[1].why)
 """

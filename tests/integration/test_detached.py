@@ -19,7 +19,8 @@ from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
-from tasks.child.bootstrap import Child, Places
+from tasks.child.bootstrap import Child
+from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
@@ -27,6 +28,8 @@ from tasks.transport.connection import connect
 from tasks.transport.publish_answer import push_answer
 from tasks.transport.resend_detached import message
 from tests.forms import in_long_form
+from tests.held import write_held_models
+from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
@@ -74,16 +77,36 @@ def expected(models: Path) -> Any:
     return in_one_process(models / "digits.keras", ROWS)
 
 
-def in_another_process(system: System, submit: str) -> str:
-    """Submit `client.submit({submit}, detach=True)` in a process that ends with it; returns the job's id."""
-    code = (
-        "import numpy as np\nfrom producer import Client\nfrom producer.sources import from_batches\n"
-        f"rows = np.load({str(system.folder / 'data' / 'rows.npy')!r})\n"
-        f"with Client({system.url!r}) as client:\n    print(client.submit({submit}, detach=True))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+# How a process submits rows that another fetches, and by which way they go.
+LEFT = {
+    "slices": ("'digits', path, chunk_rows=70", "slices"),
+    "arrays": ("'digits', rows", "redis"),
+    "small chunks": ("'digits', rows, chunk_rows=7", "redis"),  # nothing is larger than what would ride in a message
+    "compressed": ("'digits', rows, chunk_rows=700, compression='zstd'", "redis"),
+    "batches of unknown number": (
+        "'digits', from_batches(rows[at : at + 110] for at in range(0, 3_000, 110)), chunk_rows=64",
+        "redis",
+    ),
+    "rows of unknown number": ("'digits', (row for row in rows)", "redis"),
+}
+
+
+@pytest.fixture(scope="module")
+def left(shared: System) -> dict[str, str]:
+    """The ids of jobs that a process submitted, which ended with that."""
+    submits = [f"    print(client.submit({submit}, detach=True))" for submit, _ in LEFT.values()]
+    lines = [
+        "import numpy as np",
+        "from producer import Client",
+        "from producer.sources import from_batches",
+        f"path = {str(shared.folder / 'data' / 'rows.npy')!r}",
+        "rows = np.load(path)",
+        f"with Client({shared.url!r}) as client:",
+        *submits,
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return dict(zip(LEFT, done.stdout.split(), strict=True))
 
 
 def keys_of(server: redis.Redis, job: str = "") -> dict[str, int]:
@@ -105,22 +128,11 @@ def check_close(outputs: Any, expected: Any) -> None:
 # --- left and fetched -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("submit", "store"),
-    [
-        ("'digits', '{data}/rows.npy', chunk_rows=70", "slices"),
-        ("'digits', rows", "redis"),
-        ("'digits', rows, chunk_rows=7", "redis"),  # nothing is larger than what would ride in a message
-        ("'digits', rows, chunk_rows=700, compression='zstd'", "redis"),
-        ("'digits', from_batches(rows[at : at + 110] for at in range(0, 3_000, 110)), chunk_rows=64", "redis"),
-        ("'digits', (row for row in rows)", "redis"),
-    ],
-    ids=["slices", "arrays", "small chunks", "compressed", "batches of unknown number", "rows of unknown number"],
-)
+@pytest.mark.parametrize("what", LEFT)
 def test_what_a_process_left_another_fetches_in_order_and_again(
-    shared: System, client: Client, server: redis.Redis, expected: Any, submit: str, store: str
+    left: dict[str, str], client: Client, server: redis.Redis, expected: Any, what: str
 ) -> None:
-    job = client.attach(in_another_process(shared, submit.format(data=shared.folder / "data")))
+    job = client.attach(left[what])
     parts = list(job.parts())
     assert [part.index for part in parts] == list(range(len(parts)))
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
@@ -128,7 +140,7 @@ def test_what_a_process_left_another_fetches_in_order_and_again(
     check_close(job.result(), expected)
 
     assert job.state is JobState.DONE
-    assert job.record.store == store
+    assert job.record.store == LEFT[what][1]
     ledger = job.ledger
     assert (ledger.rows, ledger.predicted, ledger.failed, ledger.skipped) == (3_000, 3_000, 0, 0)
     assert (ledger.chunks_answered, ledger.duplicates) == (len(parts), 0)
@@ -374,7 +386,7 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert (job.state, job.ledger.predicted, job.ledger.duplicates) == (JobState.RUNNING, 2, 2)
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]
-        plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, 60, Places())
+        plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, PayloadStore(server, 60, Places()))
         assert execute_chunk.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
         wanted, payload, _ = execute_chunk.ask(child, message(job.id, plan, 1))
         assert wanted
@@ -395,11 +407,10 @@ def test_the_plan_makes_the_messages_that_were_sent(shared: System, client: Clie
 
 
 @in_long_form
-def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(
-    system: System, special_models: Path
-) -> None:
+def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(system: System) -> None:
+    manifest = write_manifest(system.folder, write_held_models(system.folder))
     rows = np.arange(24, dtype=np.float32).reshape(6, 4)
-    worker = system.start_ready_worker(special_models / "slow.toml", 1)
+    worker = system.start_ready_worker(manifest, 1)
     with Client(system.url, worker_timeout_seconds=90) as client, connect(system.url) as server:
         job_id = client.submit("slow", rows, chunk_rows=1, detach=True)
         wait_until(lambda: server.hlen(f"{KEY_PREFIX}unacked"), "the worker holds chunks")
@@ -408,15 +419,16 @@ def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(
         said = f"no worker has held slow@.* job {job_id} stays in the system, with . of 6 rows predicted"
         with Client(system.url, worker_timeout_seconds=0) as hasty, pytest.raises(NoWorkerError, match=said):
             hasty.attach(job_id).result()
-        system.start_worker(special_models / "slow.toml", 1)
+        system.start_worker(manifest, 1)
         np.testing.assert_array_equal(client.attach(job_id).result(), rows * 2)
         assert client.attach(job_id).ledger.chunks_sent_again > 0
 
 
 @in_long_form
-def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System, special_models: Path) -> None:
+def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System) -> None:
+    manifest = write_manifest(system.folder, write_held_models(system.folder))
     rows = np.arange(96, dtype=np.float32).reshape(24, 4)
-    workers = [system.start_ready_worker(special_models / "slow.toml", 1, "-n", f"{name}@%h") for name in "ab"]
+    workers = [system.start_ready_worker(manifest, 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:
         wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
     with Client(system.url) as client, connect(system.url) as server:

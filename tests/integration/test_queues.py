@@ -23,6 +23,7 @@ from tasks.transport import queues
 from tasks.transport.connection import connect
 from tests import systems
 from tests.forms import LONG, in_long_form
+from tests.held import held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
 from tests.systems import BIN, System, Worker, serving
@@ -40,9 +41,11 @@ FOR_EVER = 600.0
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Path:
-    paths = {"digits": models / "digits.keras", "pair": models / "pair.keras", "slow": special_models / "slow"}
-    return write_manifest(tmp_path_factory.mktemp("sets"), paths)
+def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    """Two models of TensorFlow, and functions that take their time."""
+    folder = tmp_path_factory.mktemp("sets")
+    paths = {"digits": models / "digits.keras", "pair": models / "pair.keras"}
+    return write_manifest(folder, {**paths, **write_held_models(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +195,17 @@ def test_a_queue_that_no_worker_consumes_is_deleted_after_long(two_sets: System,
     "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
 )
 def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, manifest: Path, detach: bool) -> None:
-    victim, survivor = start(system, manifest, "victim", "slow"), start(system, manifest, "survivor", "digits,slow")
-    with Client(system.url) as client:
-        job: Any = client.submit("slow", ROWS, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
+    victim, survivor = start(system, manifest, "victim", "held"), start(system, manifest, "survivor", "digits,held")
+    rows = ROWS.copy()
+    rows[6:, 0] = 42
+    with Client(system.url) as client, holding(manifest.parent, 42) as let_go:
+        job: Any = client.submit("held", rows, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
         job = client.attach(job) if detach else job
-        wait_until(lambda: chunks_run(victim, job.id), "it ran a chunk")
+        wait_until(lambda: {*descendants_of(victim.pid)} & held_children(manifest.parent), "it runs a chunk")
         kill(victim)
+        let_go()
 
-        np.testing.assert_array_equal(job.result(), ROWS * 2)
+        np.testing.assert_array_equal(job.result(), rows * 2)
         assert (job.ledger.predicted, job.ledger.failed) == (24, 0)
         assert job.ledger.chunks_sent_again > 0
     assert chunks_run(survivor, job.id) > 0
@@ -273,10 +279,7 @@ def test_while_workers_are_upgraded_each_job_has_one_version(system: System, mod
             job = client.attach(job) if detach else job
             np.testing.assert_allclose(job.result(), expected[new], **CLOSE)
             wait_until(lambda job=job: chunks_run(worker, job.id) == 20, "the log tells of every chunk")
-        told = subprocess.run(
-            [BIN / "celeriac", "models", "--json"], env=system.environ(), capture_output=True, text=True, check=True
-        )
-        versions = json.loads(told.stdout)["models"]
+        versions = json.loads(system.celeriac("models", "--json").stdout)["models"]
         assert [(version["name"], version["slots"]) for version in versions] == [("digits", 1)] * 2
         assert len({version["digest"] for version in versions}) == 2
 
@@ -303,12 +306,12 @@ def celeriac_worker(system: System, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, manifest: Path) -> None:
-    (system.folder / "models.toml").write_text(manifest.read_text())
-    worker = celeriac_worker(system, "--models", "pair,digits", "--workers", "1")
+def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, models: Path) -> None:
+    write_manifest(system.folder, {"digits": models / "digits.keras", **write_held_models(system.folder)})
+    worker = celeriac_worker(system, "--models", "slow,held", "--workers", "1")
     try:
         (slot,) = wait_until(system.slots, "the child is ready")
-        assert {info.name for info in slot.models} == {"digits", "pair"}
+        assert {info.name for info in slot.models} == {"held", "slow"}
     finally:
         worker.terminate()
         worker.communicate()

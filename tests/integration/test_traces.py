@@ -11,12 +11,12 @@ import pytest
 
 from producer import Job, local
 from tasks.protocol.messages import STAGES
-from tasks.telemetry import tracing
 from tests.acceptance.commands import Celeriac
 from tests.collector import Collector, Span, collecting
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY
 from worker_config.errors import ExitCode, RowsFailedError
+from worker_config.telemetry import tracing
 
 CHUNK_ROWS = 10
 CHUNKS = 8

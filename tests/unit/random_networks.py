@@ -1,6 +1,6 @@
 """Small networks of random layers, and what the product makes of them on the rows that hurt.
 
-    seed --> Keras model --prepare--> Served --load_model, predict--> outputs, held against the model's own graph
+    seed --> Keras model --prepare--> ServingSpec --load_model, predict--> outputs, held against the model's own graph
 
 They are numerically sane: weights have few bits, what is not continuous stands where numbers are exact (first), and
 nothing takes the difference of large sums that were rounded. `python -m tests.unit.random_networks FIRST COUNT FOLDER`
@@ -17,13 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.operations.hurting_rows import hurting_rows
+from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.batched import in_batches
+from tasks.models.batches import in_batches
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.prepare import Preparation, prepare
-from tasks.preparation.served import Served
+from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots.forked_call import run_forked
 from worker_config.manifest import ModelEntry
 
@@ -218,7 +218,7 @@ def difference(wanted: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> str:
     return f"{found[place]:.7g} instead of {exact[place]:.7g} at {place}"
 
 
-def outcome(seed: int, served: Served, layers: list[str]) -> Outcome:
+def outcome(seed: int, served: ServingSpec, layers: list[str]) -> Outcome:
     """Predict the rows that hurt; in a process that may run TensorFlow."""
     from tasks.child.load_model import load_model
 
@@ -227,7 +227,7 @@ def outcome(seed: int, served: Served, layers: list[str]) -> Outcome:
     model = load_model(served)
     graph = EXECUTORS["graph"].load(Path(served.folder), snapshot, BATCH_ROWS, 1)
     result = Outcome(seed, layers, served.executor)
-    for group in hurting_rows(snapshot.inputs, ROWS):
+    for group in sweep_rows(snapshot.inputs, ROWS):
         if group.kind == "finite" and not group.is_exact:
             continue  # nothing but rounding
         wanted, got = (
@@ -262,7 +262,7 @@ def main(first: int, count: int, folder: Path) -> None:
     """One after the other."""
     import_tensorflow()
     log = folder / "log"
-    shop = Preparation(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
+    context = PreparationContext(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
     for seed in range(first, first + count):
         path = folder / f"{seed}.keras"
 
@@ -273,7 +273,7 @@ def main(first: int, count: int, folder: Path) -> None:
 
         layers = run_forked(write, list[str], log)
         entry = ModelEntry(path=str(path), batch_rows=BATCH_ROWS)
-        served = prepare(str(seed), entry, entry_digest(entry), shop)
+        served = prepare(str(seed), entry, entry_digest(entry), context)
         found = run_forked(lambda seed=seed, s=served, n=layers: outcome(seed, s, n), Outcome, log)  # type: ignore[misc]
         print(msgspec.json.encode(found).decode(), flush=True)
 

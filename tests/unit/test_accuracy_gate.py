@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.preparation.accuracy_gate import compare, differs, tells_apart
-from tasks.preparation.calibration_rows import gate_rows
+from tasks.preparation.generated_rows import generated_rows
 from tasks.protocol.records import TensorSpec
 
 RANDOM = np.random.default_rng(5)
@@ -163,20 +163,20 @@ def test_generated_rows_fit_the_inputs_and_are_the_same_each_time() -> None:
         TensorSpec("scale", "bfloat16", (None, 2)),
         TensorSpec("flag", "bool", (None,)),
     ]
-    rounds = list(gate_rows(inputs, 64))
+    rounds = list(generated_rows(inputs, 64))
     assert len(rounds) == 3
     assert [array.shape for array in rounds[0]] == [(128, 8, 8), (128, 16), (128, 2), (128,)]
     assert [array.dtype.name for array in rounds[0]] == ["uint8", "int32", "bfloat16", "bool"]
     assert [rounds[number][1].max() for number in range(3)] == [255, 9, 1]
-    again = next(gate_rows(inputs, 64))
+    again = next(generated_rows(inputs, 64))
     assert all(np.array_equal(a, b) for a, b in zip(rounds[0], again, strict=True))
 
 
 @pytest.mark.parametrize(("row", "batch_rows", "count"), [(4, 1, 8), (4, 10_000, 512), (2**20, 64, 16), (2**22, 64, 8)])
 def test_generated_rows_are_bounded(row: int, batch_rows: int, count: int) -> None:
-    [array] = next(gate_rows([TensorSpec("x", "float32", (None, row))], batch_rows))
+    [array] = next(generated_rows([TensorSpec("x", "float32", (None, row))], batch_rows))
     assert len(array) == count
 
 
 def test_no_rows_are_made_up_for_strings() -> None:
-    assert not list(gate_rows([TensorSpec("x", "string", (None,))], 8))
+    assert not list(generated_rows([TensorSpec("x", "string", (None,))], 8))

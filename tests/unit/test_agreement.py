@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.preparation.accuracy_gate import compare
-from tasks.preparation.agreement import agreement_text, agreements, percent, rows_needed, too_few
 from tasks.preparation.choice import choose
-from tasks.snapshots.record import OfClass, Trial, Trials
+from tasks.preparation.class_agreement import agreement_text, agreements, percent, rows_needed, too_few
+from tasks.snapshots.record import ClassAgreement, Trial, Trials
 from worker_config.manifest import ModelEntry
 
 # 1,000 rows of four classes, of which one is rare and one is never the largest.
@@ -29,10 +29,10 @@ def test_a_rare_class_that_is_lost_shows_though_the_whole_agrees() -> None:
     found = compare([SCORES], [moved(list(range(990, 1000)), 0)], exact=False, agreement=0.99)
     assert (found.agrees, found.agreement) == (True, 0.99)
     assert found.classes == [
-        OfClass(0, "2", 10, 0.0),
-        OfClass(0, "1", 300, 1.0),
-        OfClass(0, "0", 690, 1.0),
-        OfClass(0, "3", 0),
+        ClassAgreement(0, "2", 10, 0.0),
+        ClassAgreement(0, "1", 300, 1.0),
+        ClassAgreement(0, "0", 690, 1.0),
+        ClassAgreement(0, "3", 0),
     ]
     refused = compare([SCORES], [moved([*range(5), *range(990, 998)], 1)], exact=False, agreement=0.99).why
     assert refused == (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tasks.preparation import calibration
-from tasks.preparation.benchmark import telling_rows
 from tasks.preparation.calibration import bearable, calibration_rows
+from tasks.preparation.reference import gate_rows
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
@@ -90,6 +90,6 @@ def test_large_outputs_and_slow_models_take_fewer_rows(monkeypatch: pytest.Monke
 def test_the_gate_tells_how_many_rows_the_file_has(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", counted(5_000))
     entry = ModelEntry(path="m", calibration=str(tmp_path / "rows.npy"))
-    found = telling_rows(lambda arrays: [arrays[0] * 2], PIXELS, entry, 64)
+    found = gate_rows(lambda arrays: [arrays[0] * 2], PIXELS, entry, 64)
     assert (found.label, found.of, len(found.rows[0]), len(found.reference[0])) == ("rows.npy", 5_000, 4096, 4096)
-    assert telling_rows(lambda arrays: [arrays[0] * 2], PIXELS, ModelEntry(path="m"), 64).of == 0
+    assert gate_rows(lambda arrays: [arrays[0] * 2], PIXELS, ModelEntry(path="m"), 64).of == 0

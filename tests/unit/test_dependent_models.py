@@ -9,7 +9,7 @@ from producer.detached.plan import choose_chunk_rows
 from producer.job.factory import make_sizer
 from producer.scheduling import model_pinning
 from producer.scheduling.job_options import JobOptions
-from tasks.preparation.served import Served, chained
+from tasks.preparation.serving_spec import ServingSpec, chained
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from worker_config.errors import UsageError
 from worker_config.manifest import ModelEntry
@@ -41,7 +41,7 @@ def test_a_job_begins_with_a_chunk_or_is_refused() -> None:
 def test_a_chain_depends_on_what_its_members_depend_on() -> None:
     noise = msgspec.structs.replace(PLAIN, dependence=[Dependence("chance", None, seeded=True)])
     unknown = msgspec.structs.replace(PLAIN, dependence=None)
-    served = Served("both", "cd" * 32, ModelEntry(batch_rows=64))
+    served = ServingSpec("both", "cd" * 32, ModelEntry(batch_rows=64))
     both = chained(served, [MEANT, noise])
     assert both.dependent == (
         "a row's prediction depends on the other rows of its batch (by up to 0.5 of the outputs' spread) and on chance "

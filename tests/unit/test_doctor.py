@@ -221,7 +221,7 @@ def test_the_embedded_systems_folders_are_judged() -> None:
     assert folders.check_memory_folder(replace(SPOOL, exists=False), 1).level is Level.WARNING
     assert folders.check_temporary(SPOOL).level is Level.OK
     assert folders.check_temporary(replace(SPOOL, free=1)).level is Level.WARNING
-    assert folders.check_temporary(replace(SPOOL, writable=False)).code is ExitCode.USAGE
+    assert folders.check_temporary(replace(SPOOL, writable=False)).exit_code is ExitCode.USAGE
     assert folders.check_cache(SPOOL).level is Level.OK
     assert folders.check_cache(replace(SPOOL, writable=False)).level is Level.WARNING
 
@@ -279,11 +279,11 @@ def test_a_manifest_is_needed_where_models_run_or_somebody_named_it(tmp_path: Pa
     assert machine.check_manifest(gone, embedded=False)[0].level is Level.OK
     for facts, embedded in ((gone, True), (replace(gone, asked_for=True), False)):
         (finding,) = machine.check_manifest(facts, embedded=embedded)
-        assert (finding.level, finding.code) == (Level.ERROR, ExitCode.USAGE)
+        assert (finding.level, finding.exit_code) == (Level.ERROR, ExitCode.USAGE)
     broken = ManifestFacts(
         tmp_path, asked_for=False, models=["a", "b"], errors=[ModelLoadError("a"), ModelLoadError("b")]
     )
-    assert [finding.code for finding in machine.check_manifest(broken, embedded=False)] == [ExitCode.MODEL] * 2
+    assert [finding.exit_code for finding in machine.check_manifest(broken, embedded=False)] == [ExitCode.MODEL] * 2
     fine = ManifestFacts(tmp_path, asked_for=False, models=["a"])
     assert [finding.level for finding in machine.check_manifest(fine, embedded=True)] == [Level.OK]
 
@@ -292,7 +292,7 @@ def test_a_stray_module_is_an_error_where_a_worker_is_started(tmp_path: Path) ->
     assert machine.check_shadow(stray_module(tmp_path), embedded=True).level is Level.OK
     (tmp_path / "tasks.py").touch()
     stray = stray_module(tmp_path)
-    assert machine.check_shadow(stray, embedded=True).code is ExitCode.USAGE
+    assert machine.check_shadow(stray, embedded=True).exit_code is ExitCode.USAGE
     assert machine.check_shadow(stray, embedded=False).level is Level.WARNING
 
 
@@ -301,5 +301,5 @@ def test_settings_are_read_without_those_that_are_wrong() -> None:
     settings, errors = read_settings(environ)
     assert (settings.spool, settings.detached_mib) == (None, 7)
     assert ["CELERIAC_SPOOL" in str(errors[0]), "CELERIAC_CACHE_MIB" in str(errors[1])] == [True, True]
-    assert [finding.code for finding in machine.check_settings(errors)] == [ExitCode.USAGE] * 2
+    assert [finding.exit_code for finding in machine.check_settings(errors)] == [ExitCode.USAGE] * 2
     assert machine.check_settings([])[0].level is Level.OK

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from tasks.executors import EXECUTORS, Executor
-from tasks.executors.batched import in_batches
+from tasks.models.batches import in_batches
 from tasks.models.program import Program, plain_call
 from tasks.preparation import benchmark
-from tasks.preparation.benchmark import TellingRows, telling_rows, try_executor
+from tasks.preparation.benchmark import try_executor
 from tasks.preparation.candidates import candidates
+from tasks.preparation.reference import GateRows, gate_rows
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
@@ -38,7 +39,7 @@ class Case:
     folder: Path
     program: Program
     snapshot: Snapshot
-    reporter: TellingRows
+    reporter: GateRows
 
     def run(self, name: str, snapshot: Snapshot | None = None) -> Trial:
         return try_executor(name, self.folder, snapshot or self.snapshot, BATCH, 1, self.reporter)
@@ -77,11 +78,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return cases
 
 
-def _reporter(program: Program, entry: ModelEntry, folder: Path) -> TellingRows:
+def _reporter(program: Program, entry: ModelEntry, folder: Path) -> GateRows:
     if program.inputs[0].dtype == "string":
         rows: list[Any] = [np.array([b"a" * number for number in range(40)], object)]
-        return TellingRows("words", rows, in_batches(plain_call(program), rows, BATCH))
-    return telling_rows(plain_call(program), program.inputs, entry, BATCH)
+        return GateRows("words", rows, in_batches(plain_call(program), rows, BATCH))
+    return gate_rows(plain_call(program), program.inputs, entry, BATCH)
 
 
 def _conv() -> Any:
@@ -276,7 +277,7 @@ def test_an_untrained_model_proves_nothing(tmp_path: Path) -> None:
 
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None)
     program = keras_program(tmp_path / "model.keras", model)
-    found = telling_rows(plain_call(program), program.inputs, ModelEntry(path="m"), 4)
+    found = gate_rows(plain_call(program), program.inputs, ModelEntry(path="m"), 4)
     assert not found.rows
     assert re.search("same for all rows|no more than rounding", found.why)
 

@@ -15,8 +15,9 @@ from tasks.protocol import codec
 from tasks.protocol.messages import FileRef, SliceRef
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
-from tasks.transport.files import ReusableBuffer, is_under
+from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
+from worker_config.files import is_under
 
 ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
 

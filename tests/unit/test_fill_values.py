@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.rows.drop_rows import blank_like, count_rows, drop_rows
+from producer.rows.drop_rows import blank_like, drop_rows
 from producer.rows.part import Part
-from tasks.protocol.dtypes import filler_rows, told_filler
+from tasks.protocol.dtypes import filler_rows, json_filler
 from tasks.protocol.messages import FailureRecord
 
 
@@ -32,7 +32,7 @@ def failed(start: int, stop: int) -> FailureRecord:
     ],
 )
 def test_values_that_have_no_nan(dtype: object, value: object) -> None:
-    assert told_filler(np.dtype(dtype)) == (value or (value if value is False else ""))  # type: ignore[call-overload]
+    assert json_filler(np.dtype(dtype)) == (value or (value if value is False else ""))  # type: ignore[call-overload]
     rows = filler_rows(np.dtype(dtype), (2, 3))  # type: ignore[call-overload]
     assert rows.shape == (2, 3)
     assert rows.dtype == np.dtype(dtype)  # type: ignore[call-overload]
@@ -43,7 +43,7 @@ def test_values_that_have_no_nan(dtype: object, value: object) -> None:
 def test_values_that_have(dtype: type) -> None:
     rows = filler_rows(np.dtype(dtype), (4,))
     assert rows.dtype == dtype
-    assert told_filler(rows.dtype) == "NaN"
+    assert json_filler(rows.dtype) == "NaN"
     assert np.isnan(rows.astype(np.complex128)).all()
 
 
@@ -54,7 +54,7 @@ def test_rows_are_left_out_of_every_output() -> None:
     assert (dropped.rows, dropped.skipped, dropped.failed) == (2, 3, part.failed)
     assert dropped.outputs["a"].tolist() == [0, 2]  # type: ignore[index]
     assert dropped.outputs["b"]["c"].tolist() == [[0, 1], [4, 5]]  # type: ignore[index]
-    assert count_rows(part.failed) == 3
+    assert part.failed_rows == 3
 
 
 @pytest.mark.parametrize(("with_failed", "numbers"), [(True, [10, 14]), (False, [10, 11, 14])])

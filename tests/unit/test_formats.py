@@ -15,7 +15,7 @@ from producer.cli.manifest import check_names, model_digests
 from tasks.child.load_model import load_model
 from tasks.models.formats import open_model
 from tasks.models.model_version import entry_digest
-from tasks.preparation.served import Served
+from tasks.preparation.serving_spec import ServingSpec
 from tests.formats import (
     CASES,
     FUNCTIONS,
@@ -58,7 +58,7 @@ def loaded(entry: ModelEntry, **changes: Any) -> Any:
         digest = entry_digest(entry)
     except OSError:
         digest = ""  # loading says what is wrong
-    return load_model(Served("m", digest, entry, batch_rows=BATCH_ROWS))
+    return load_model(ServingSpec("m", digest, entry, batch_rows=BATCH_ROWS))
 
 
 def check_equal(got: Any, expected: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.executors.guarded import TrustedRange, run_guarded
+from tasks.executors.guarded import InputRange, run_guarded
 from tasks.protocol.signature import Arrays
 
 
@@ -28,15 +28,15 @@ def rows(*first: float) -> Arrays:
 @pytest.mark.parametrize(
     ("limits", "first", "by_own"),
     [
-        (TrustedRange(), (1.0, np.nan, 1e30, 1e-40), 0),
-        (TrustedRange(1e3), (1.0, -1000.0, 7.0), 0),
-        (TrustedRange(1e3), (1.0, 1001.0, np.nan, -np.inf, *range(9)), 3),
-        (TrustedRange(1e3, tiny=False), (1.0, 1e-40, 0.0, 2e3, *range(9)), 2),
-        (TrustedRange(None, tiny=False), (1e30, 1e-40, 0.0, 1e9), 1),
+        (InputRange(), (1.0, np.nan, 1e30, 1e-40), 0),
+        (InputRange(1e3), (1.0, -1000.0, 7.0), 0),
+        (InputRange(1e3), (1.0, 1001.0, np.nan, -np.inf, *range(9)), 3),
+        (InputRange(1e3, tiny=False), (1.0, 1e-40, 0.0, 2e3, *range(9)), 2),
+        (InputRange(None, tiny=False), (1e30, 1e-40, 0.0, 1e9), 1),
     ],
 )
 def test_rows_beyond_the_limits_go_to_the_own_graph_alone(
-    limits: TrustedRange, first: tuple[float, ...], by_own: int
+    limits: InputRange, first: tuple[float, ...], by_own: int
 ) -> None:
     run, own = Recorded(0.25), Recorded(0.5)
     arrays = rows(*first)
@@ -49,7 +49,7 @@ def test_rows_beyond_the_limits_go_to_the_own_graph_alone(
 
 def test_the_executor_does_not_run_for_nothing() -> None:
     run, own = Recorded(0.25), Recorded(0.5)
-    run_guarded(run, own, rows(np.nan, np.inf, 1.0, 2.0), TrustedRange(1e3))
+    run_guarded(run, own, rows(np.nan, np.inf, 1.0, 2.0), InputRange(1e3))
     assert (run.rows, own.rows) == ([], [4])
 
 
@@ -61,7 +61,7 @@ def test_outputs_that_are_not_finite_are_looked_at_again() -> None:
         outputs.flags.writeable = False
         return {"y": outputs}
 
-    outputs = run_guarded(overflows, own, rows(1.0, 100.0), TrustedRange(1e3))
+    outputs = run_guarded(overflows, own, rows(1.0, 100.0), InputRange(1e3))
     assert outputs["y"].tolist() == [[1.0, 1.0], [100.5, 1.5]]
     assert own.rows == [1]
 
@@ -70,5 +70,5 @@ def test_outputs_of_another_shape_are_all_the_own_graphs() -> None:
     def wide(arrays: Arrays) -> Arrays:
         return {"y": np.zeros((len(arrays["x"]), 5), np.float32)}
 
-    outputs = run_guarded(wide, Recorded(0.5), rows(1.0, np.nan), TrustedRange(1e3))
+    outputs = run_guarded(wide, Recorded(0.5), rows(1.0, np.nan), InputRange(1e3))
     assert outputs["y"].shape == (2, 2)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.executors.batched import in_batches
-from tasks.executors.operations import operations_of
+from tasks.executors.graph_operations import operations_of
+from tasks.models.batches import in_batches
 from tasks.models.formats import open_model
 from tasks.models.program import Program, plain_call
 from tasks.models.state import is_half, state_of

@@ -13,7 +13,7 @@ from producer.scheduling.admission import check_fits
 from tasks.child.load_model import load_model
 from tasks.child.loaded_model import LoadedModel
 from tasks.models.model_version import entry_digest
-from tasks.preparation.served import Served
+from tasks.preparation.serving_spec import ServingSpec
 from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.signature import fit
 from tests import towers
@@ -44,7 +44,7 @@ WITHOUT_ORDER: dict[str, Callable[[Path], Path]] = {
 
 def loaded(path: Path, inputs: list[str] | None = None) -> LoadedModel:
     entry = ModelEntry(str(path), inputs=inputs or [], batch_rows=4)
-    return load_model(Served("m", entry_digest(entry), entry, batch_rows=4))
+    return load_model(ServingSpec("m", entry_digest(entry), entry, batch_rows=4))
 
 
 def check_right(outputs: Any) -> None:

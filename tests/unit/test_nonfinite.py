@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tasks.child.loaded_model import LoadedModel
-from tasks.child.run_models import ChunkOutputs, run_apart, run_together
+from tasks.child.model_runner import ModelRunner
+from tasks.child.run_models import ChunkOutputs, ChunkRun
 from tasks.models.batches import BatchSize
 from tasks.models.nonfinite import NotFinite
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError, OnNonfinite
@@ -35,12 +36,13 @@ def model(
     specs = [TensorSpec("x", dtype, (None,))]
     info = ModelInfo(name, "d", 4, specs, [TensorSpec("y", dtype, (None,))], 0.0, 0, drops_rows=drops)
     info = msgspec.structs.replace(info, preprocess="f:p" if preprocess else "")
-    return LoadedModel(info, lambda arrays: {"y": call(arrays["x"])}, BatchSize(4), preprocess, postprocess)
+    runner = ModelRunner(name, lambda arrays: {"y": call(arrays["x"])}, BatchSize(4))
+    return LoadedModel(info, runner, preprocess, postprocess)
 
 
 def step(function: Any, name: str = "s") -> LoadedModel:
     info = ModelInfo(name, "d", 4, [], [], 0.0, 0, preprocess="f:p")
-    return LoadedModel(info, lambda arrays: arrays, BatchSize(4), function)
+    return LoadedModel(info, ModelRunner(name, lambda arrays: arrays, BatchSize(4)), function)
 
 
 def run(
@@ -64,8 +66,7 @@ def run(
         on_nonfinite=on_nonfinite,
     )
     todo = [RowRange(FIRST + a, FIRST + b, FIRST + b) for a, b in steps or [(0, len(rows))]]
-    way = run_together if on_error == "raise" else run_apart
-    return way(message, {one.info.name: one for one in models}, rows, todo, lambda _: None, Stopwatch())
+    return ChunkRun(message, {one.info.name: one for one in models}, rows, Stopwatch()).run(todo, lambda _: None)
 
 
 def rows_of(failed: list[FailureRecord]) -> list[int]:
@@ -118,7 +119,7 @@ def test_a_nan_that_a_postprocess_function_hides_counts() -> None:
 
 
 def chain(*links: LoadedModel) -> LoadedModel:
-    return LoadedModel(links[-1].info, lambda arrays: arrays, BatchSize(4), chain=links)
+    return LoadedModel(links[-1].info, ModelRunner("m", lambda arrays: arrays, BatchSize(4)), chain=links)
 
 
 def test_of_a_chain_what_models_take_and_give_counts_and_what_steps_hand_on_does_not() -> None:

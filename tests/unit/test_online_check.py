@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tasks.executors.deviations import Allowed, deviation
-from tasks.executors.online_check import FREE_CALLS, LOOK_SHARE, SHARE, OnlineCheck
-from tasks.executors.reach import extremes
+from tasks.executors.online_check import FREE_CALLS, SHARE, OnlineCheck
+from tasks.executors.row_picker import LOOK_SHARE
+from tasks.executors.value_ranges import extremes
+from tasks.snapshots.executor_notes import ExecutorNotes
 
 ROWS, COLUMNS, BATCH, CHUNK = 100_000, 20, 256, 4_096
 ODD = 10
@@ -177,7 +180,7 @@ def test_a_batch_in_a_thousand_is_held_by_chance_and_always_the_same() -> None:
     rows = np.concatenate([rows, rows])
     runs = Runner(), Runner()
     for run in runs:
-        run.check._look_seconds = run.check._run_seconds = 1e3
+        run.check._picker.look_seconds = run.check._run_seconds = 1e3
         for index in range(2_000):
             start = index * BATCH % len(rows)
             run.chunk("a", index, rows[start:][:BATCH])
@@ -198,11 +201,11 @@ def test_what_the_own_graph_refuses_is_a_difference_and_a_want_of_memory_is_none
         assert bool(check.found) is found
 
 
-def test_a_mark_counts_from_the_next_job_on_and_for_good() -> None:
-    marked: list[int] = []
-    check = OnlineCheck("fast", Allowed(), BATCH, marked=lambda: bool(marked))
+def test_a_mark_counts_from_the_next_job_on_and_for_good(tmp_path: Path) -> None:
+    notes = ExecutorNotes(tmp_path, "fast")
+    check = OnlineCheck("fast", Allowed(), BATCH, notes=notes)
     check.begin("a", 0, by_own_graph=False)
-    marked.append(1)
+    notes.note_difference("it differed")
     check.begin("a", 1, by_own_graph=False)
     assert not check.by_own_graph
     check.begin("b", 0, by_own_graph=False)

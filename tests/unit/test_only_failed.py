@@ -24,10 +24,10 @@ from producer.records.progress import Progress
 from producer.rows.part import Part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
-from producer.sinks.marks import Fill, mask_path
+from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
-from tasks.protocol.dtypes import told_filler
+from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
@@ -112,7 +112,7 @@ def one(rows: Any) -> Any:
 
 
 def predict(path: Path, run: Callable[[Any], Any], on_error: OnError, failed: set[int] = FAILED) -> Summary:
-    sink = open_sink(path, ROWS, False, marks=on_error == "fill")
+    sink = open_sink(path, ROWS, False, mask=on_error == "fill")
     head = JournalHead(*HEAD, on_error)
     client = cast("Client", Model(run, failed))
     return predict_to_sink(client, ["m"], from_arrays(np.arange(ROWS)), sink, head, RunOptions(quiet=True))
@@ -146,7 +146,7 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
     assert {file.name for file in path.parent.iterdir()} == files
     told, records = read_beside(path)
     mark = mask_path(path).name if path.suffix == ".npy" else "failed"
-    values = {name: told_filler(array.dtype) for name, array in expected.items()}
+    values = {name: json_filler(array.dtype) for name, array in expected.items()}
     assert told.fill == (
         Fill(mark, {"output" if path.suffix == ".npy" else n: v for n, v in values.items()}) if fills else None
     )

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.operations.hurting_rows import hurting_rows
+from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.operations import LEVELS, NOT_BUILT, Pattern, Table, judge, operations_of, table
+from tasks.executors.graph_operations import operations_of
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, Table, judge, table
 from tasks.protocol.records import TensorSpec
 
 NAMES = [name for name in EXECUTORS if name != "graph"]
@@ -202,16 +203,16 @@ def test_the_signature_of_a_saved_model(tmp_path: Path) -> None:
 
 def test_the_rows_that_hurt() -> None:
     specs = [TensorSpec("x", "float32", (None, 3, 5)), TensorSpec("i", "uint8", (None,))]
-    groups = hurting_rows(specs, 7)
-    again = hurting_rows(specs, 7)
+    groups = sweep_rows(specs, 7)
+    again = sweep_rows(specs, 7)
     for group, same in zip(groups, again, strict=True):
         assert [array.shape for array in group.rows] == [(7, 3, 5), (7,)]
         assert [array.dtype for array in group.rows] == [np.float32, np.uint8]
         assert all(map(np.array_equal, map(np.ndarray.tobytes, group.rows), map(np.ndarray.tobytes, same.rows)))
         assert np.isfinite(group.rows[0]).all() == (group.kind != "nonfinite")
     assert {group.kind for group in groups} == {"finite", "extreme", "nonfinite"}
-    assert not hurting_rows([TensorSpec("s", "string", (None,))], 3)
-    (limits,) = (group for group in hurting_rows([TensorSpec("i", "int32", (None, 9))], 3) if group.kind == "extreme")
+    assert not sweep_rows([TensorSpec("s", "string", (None,))], 3)
+    (limits,) = (group for group in sweep_rows([TensorSpec("i", "int32", (None, 9))], 3) if group.kind == "extreme")
     assert {-(2**31), 2**31 - 1} == set(limits.rows[0].flat)
 
 

@@ -162,7 +162,7 @@ def test_chunks_go_to_queues_of_slots_that_are_up_or_were_up_last() -> None:
 
 
 def test_parts_come_before_the_error_that_ended_them() -> None:
-    part_queue = PartQueue(on_taken=lambda: None)
+    part_queue = PartQueue()
     part_queue.give(part(0))
     part_queue.close(InputError("why"))
     taken = part_queue.take()
@@ -173,15 +173,42 @@ def test_parts_come_before_the_error_that_ended_them() -> None:
 
 
 def test_parts_that_nobody_takes_close_the_room_until_one_is_taken() -> None:
-    taken = threading.Event()
-    part_queue = PartQueue(on_taken=taken.set, max_bytes=100)
+    part_queue = PartQueue(max_bytes=100)
     part_queue.give(part(0))
     assert part_queue.has_room()
     part_queue.give(part(1))
     assert not part_queue.has_room()
+    assert not part_queue.wake.is_set()
     part_queue.take()
     assert part_queue.has_room()
-    assert taken.is_set()
+    assert part_queue.wake.is_set()
+
+
+def test_who_has_taken_parts_throws_them_away_before_the_first_one_that_comes_once_more() -> None:
+    part_queue, seen = PartQueue(), list[object]()
+    part_queue.give(part(0))
+    part_queue.give(part(1))
+    assert part_queue.take() is not None
+    assert not part_queue.void(), "who took it cannot throw it away"
+    part_queue.on_restart = lambda: seen.append("restart")
+    assert part_queue.void()
+    part_queue.restart()
+    part_queue.give(part(0))
+    part_queue.close()
+    while (taken := part_queue.take()) is not None:
+        seen.append(taken.index)
+    assert seen == ["restart", 0], "the part that nobody had taken came once"
+
+
+def test_parts_that_nobody_has_taken_can_come_once_more_whoever_takes_them() -> None:
+    part_queue = PartQueue()
+    part_queue.give(part(0))
+    assert part_queue.void()
+    part_queue.restart()
+    part_queue.give(part(7))
+    taken = part_queue.take()
+    assert taken is not None
+    assert taken.index == 7
 
 
 def feed_of(rows: Iterable[Any], max_delay: float | None = None, batch_rows: int = 1) -> BatchFeed:

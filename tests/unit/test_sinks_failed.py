@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from producer.rows.drop_rows import drop_rows
 from producer.rows.part import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
+from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.journal import journal_path
-from producer.sinks.marks import Fill, mask_path
 from tasks.protocol.messages import OnError
 from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES
@@ -184,7 +184,7 @@ def test_parts_in_any_order_lack_no_rows(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.zarr"])
 def test_a_filler_and_its_mark_come_in_any_order(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with open_sink(path, ROWS, False, marks=True) as sink:
+    with open_sink(path, ROWS, False, mask=True) as sink:
         for part in parts_with_failures(outputs_for(path), ROWS, FAILED, "fill")[::-1]:
             sink.write(part)
         sink.commit()

@@ -20,10 +20,11 @@ from tasks.models.memory import available_bytes
 from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.prepare import clear_built
-from tasks.preparation.served import Served
+from tasks.preparation.serving_spec import ServingSpec
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
-from tasks.snapshots import batch_size, cache
+from tasks.snapshots import cache
+from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trials
 from tasks.transport.run_folder import model_path
@@ -319,17 +320,18 @@ class TestBatches:
             run_bearable(self.call, {"x": np.arange(3.0)}, BatchSize(64, fixed=True), "m")
 
     def test_the_size_is_found_again_on_this_machine(self, tmp_path: Path) -> None:
-        assert batch_size.remembered(tmp_path, "graph", 64) == 64
-        batch_size.remember(tmp_path, "graph", 8)
-        assert batch_size.remembered(tmp_path, "graph", 64) == 8
-        assert batch_size.remembered(tmp_path, "graph", 4) == 4
-        assert batch_size.remembered(tmp_path, "frozen", 64) == 64
-        batch_size.remember(tmp_path / "none", "graph", 8)
+        notes = ExecutorNotes(tmp_path, "graph")
+        assert notes.batch_rows(64) == 64
+        notes.note_batch_rows(8)
+        assert notes.batch_rows(64) == 8
+        assert notes.batch_rows(4) == 4
+        assert ExecutorNotes(tmp_path, "frozen").batch_rows(64) == 64
+        ExecutorNotes(tmp_path / "none", "graph").note_batch_rows(8)
 
 
 def test_versions_are_given_up_when_no_job_is_pinned_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def served(digest: str) -> dict[str, Served]:
-        return {"m": Served("m", digest * 64, ENTRY)}
+    def served(digest: str) -> dict[str, ServingSpec]:
+        return {"m": ServingSpec("m", digest * 64, ENTRY)}
 
     now = [1000.0]
     monkeypatch.setattr("tasks.preparation.model_set.time.monotonic", lambda: now[0])

@@ -13,10 +13,10 @@ def test_the_stages_have_all_seconds() -> None:
         watch.enter(stage)
         assert watch.stage == stage
         now += seconds
-    assert watch.take() == {"wait": 2.5, "infer": 4.0}
+    assert watch.lap() == {"wait": 2.5, "infer": 4.0}
     now += 7.0
     watch.enter("answer")
-    assert watch.take() == {"infer": 7.0, "answer": 0.0}
+    assert watch.lap() == {"infer": 7.0, "answer": 0.0}
     assert {"wait", "infer", "answer"} <= set(STAGES)
 
 
@@ -39,7 +39,7 @@ def test_its_cells_have_all_seconds_up_to_now_of_one_stopwatch_after_the_other()
     now += 3.0
     told = seconds_in(cells, now)
     assert (told["wait"], told["infer"]) == (2.0, 3.0)
-    watch.take()
+    watch.lap()
     now += 4.0  # its process dies, and another one comes
     watch = Stopwatch(lambda: now, cells)
     now += 1.0

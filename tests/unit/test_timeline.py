@@ -65,7 +65,7 @@ def test_each_answer_has_its_fate_and_its_times() -> None:
     seen.answered(outputs(1), Outcome.DUPLICATE)
     seen.answered(failure(2), Outcome.FAILED, sent_at, 1)
 
-    assert [(one.index, one.fate, one.times_sent) for one in seen.entries] == [
+    assert [(one.index, one.outcome, one.times_sent) for one in seen.entries] == [
         (1, "again", 1),
         (1, "joined", 2),
         (1, "duplicate", 0),

@@ -10,12 +10,12 @@ import pytest
 
 from producer.records import trace_span
 from tasks.protocol.messages import ChunkMessage, InlineRef, ModelRef
-from tasks.telemetry import tracing
 from tasks.telemetry.chunk_spans import MOST_STAGES, ChunkTrace
 from tasks.telemetry.stopwatch import Stopwatch
 from tests.collector import collecting
 from worker_config.errors import ConfigError
 from worker_config.settings import Settings
+from worker_config.telemetry import tracing
 
 JOB = "0123456789ab"
 MODELS = [ModelRef("digits", "1d39e655aa")]
@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from producer.records import trace_span
-from tasks.telemetry import tracing
+from worker_config.telemetry import tracing
 from tasks.protocol.messages import ModelRef
 
 spans, provider = InMemorySpanExporter(), TracerProvider()
@@ -120,7 +120,7 @@ def test_a_chunk_of_very_many_pieces_has_a_bounded_number_of_spans(monkeypatch: 
             trace.run(ChunkMessage(1, JOB, stages, 0, 4, None, MODELS, InlineRef(b"")), 1)
             for number in range(1, stages):
                 watch.enter("infer" if number % 2 else "preprocess")
-                watch.take()
+                watch.lap()
             watch.enter("wait")
             trace.close(None, None)
         tracing.stop()

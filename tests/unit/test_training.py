@@ -24,8 +24,8 @@ from producer.training.cutter import Batch, Cutter
 from producer.training.epoch_source import Arrived, Stream
 from producer.training.failed_rows import MOST_KEPT, FailedRows, of_data_set, renumbered_text
 from producer.training.order import ShuffleBuffer, epoch_order, random_of, shard_rows
+from tasks.protocol.codec import tree_of
 from tasks.protocol.messages import FailureRecord
-from tasks.protocol.trees import tree_of
 from tests.parts import split
 from worker_config.errors import InputError, MessageError, RowsFailedError, UsageError
 
@@ -298,7 +298,7 @@ def test_a_tuple_is_not_a_dict_with_numbers() -> None:
 
 
 def columns_by_key(tree: Any) -> Any:
-    from tasks.protocol.trees import leaves_of
+    from tasks.protocol.codec import leaves_of
 
     return leaves_of(tree)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -17,14 +19,14 @@ def slot(worker: str, queue: str = "a") -> SlotRecord:
 
 def liveness(*slots: SlotRecord) -> WorkerLiveness:
     """One that looked at the time 0, when all had given a sign of life."""
-    found = WorkerLiveness("0123456789ab", [REF], slots)
+    found = WorkerLiveness("0123456789ab", [REF], 5.0, slots)
     look(found, 0.0, *slots)
     return found
 
 
 def look(liveness: WorkerLiveness, now: float, *slots: SlotRecord) -> None:
     workers = {one.worker: [one] for one in slots}
-    liveness.update(workers, dict.fromkeys(workers, LEFT), now)
+    liveness.update(now, workers, dict.fromkeys(workers, LEFT))
 
 
 def test_nothing_is_stranded_while_all_are_up() -> None:
@@ -47,7 +49,7 @@ def test_what_one_had_that_gave_no_sign_of_life_is_stranded() -> None:
 
 
 def test_one_that_was_gone_before_the_first_look_may_have_died() -> None:
-    found = WorkerLiveness("0123456789ab", [REF], [slot("w0"), slot("w1")])
+    found = WorkerLiveness("0123456789ab", [REF], 5.0, [slot("w0"), slot("w1")])
     look(found, 1.0, slot("w1"))
     assert found.pop_stranded() == {"a"}
 
@@ -64,3 +66,34 @@ def test_chunks_wait_in_their_queue_for_a_worker_that_starts_anew() -> None:
     assert found.pop_stranded() == set(), "there is nobody to send them to"
     look(found, 9.0, slot("w2"))
     assert found.pop_stranded() == set()
+
+
+def test_that_there_is_no_worker_is_told_when_one_is_needed_for_too_long() -> None:
+    found = liveness(slot("w0"))
+    look(found, 1.0)
+    assert not found.absence(100.0, needed=False)
+    assert not found.absence(104.0), "for 4 seconds"
+    assert found.absence(106.0) == f"no worker has held {REF} for 5 seconds"
+    found.look_at_once(107.0, was_away=True)
+    assert not found.absence(110.0), "workers have to come back when Redis has"
+    found.look_at_once(111.0, was_away=False)
+    assert found.absence(113.0), "a Redis that was full had them all the time"
+    look(found, 114.0, slot("w1"))
+    assert not found.absence(200.0)
+
+
+def test_workers_of_a_plan_are_missed_when_they_are_gone_at_the_first_look() -> None:
+    found = WorkerLiveness("0123456789ab", [REF], 5.0, workers=["w0", "w1"])
+    look(found, 1.0, slot("w0"), slot("w1"))
+    assert not found.has_lost
+    found = WorkerLiveness("0123456789ab", [REF], 5.0, workers=["w0", "w1"])
+    look(found, 1.0, slot("w1"))
+    assert found.has_lost
+
+
+def test_it_is_time_for_a_look_once_a_second() -> None:
+    found = liveness()
+    now = time.monotonic()
+    assert [found.is_due(now + after) for after in (0.0, 0.5, 1.0, 1.5, 2.0)] == [True, False, True, False, True]
+    found.look_at_once(now + 2.5, was_away=False)
+    assert found.is_due(now + 2.5)

@@ -2,10 +2,10 @@
 
 .keras, .h5, .hdf5        keras.py          keras.models.load_model, safe mode, not compiled
 SavedModel folder         saved_model.py    tf.saved_model.load, one signature; sessions.py for those of TensorFlow 1
-.pb                       graph.py          a frozen graph, by tensor names
+.pb                       frozen.py         a frozen graph, by tensor names
 .meta with checkpoint     sessions.py       restored in a session and frozen
 .tflite                   tflite.py         tf.lite.Interpreter
-module:function           function.py       any Python
+module:function           (here)            any Python
 
 graph_def.py, tensor_names.py and frozen.py make programs of graphs, however they came to be frozen.
 """
@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.models.formats.function import WHY_PLAIN, open_function
-from tasks.models.formats.graph import open_graph
+from tasks.models.formats.frozen import open_graph
 from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
 from tasks.models.program import Program, in_order
+from tasks.models.user_functions import import_step
 from worker_config.manifest import ModelEntry, is_function
 from worker_config.version_folders import SUFFIXES, served_path
 
+_WHY_PLAIN = "a function is imported by each child"
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
     ".keras": open_keras,
     ".h5": open_keras,
@@ -45,9 +46,9 @@ def open_model(entry: ModelEntry) -> Program:
             FileNotFoundError where we look ourselves.
     """
     if not entry.path:
-        return Program([], [], why_plain=WHY_PLAIN)
+        return Program([], [], why_plain=_WHY_PLAIN)
     if is_function(entry.path):
-        return open_function(entry)
+        return Program([], [], function=import_step(entry.path), why_plain=_WHY_PLAIN)
     path = served_path(entry)
     opener = open_saved_model if path.is_dir() else _FILES.get(path.suffix)
     if opener is None:

@@ -1,4 +1,4 @@
-"""Makes a program of a frozen graph.
+"""Reads frozen graphs, `.pb`: a GraphDef whose variables are constants; and makes programs of them.
 
     GraphDef --lift--> graph without its large constants, variables --import while tracing--> run
 
@@ -8,12 +8,14 @@ Constants of 64 KiB or more become variables, as snapshots share these between p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart, part, split_name
-from tasks.models.formats.tensor_names import some
+from tasks.models.formats.tensor_names import some, tensor_names
 from tasks.models.program import Program, output_spec_of, spec_of
 from tasks.protocol.records import TensorSpec
+from worker_config.manifest import ModelEntry
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 _OLD_CONTROL_FLOW = ("Enter", "RefEnter", "Switch", "RefSwitch")
@@ -21,13 +23,30 @@ _OLD_CONTROL_FLOW = ("Enter", "RefEnter", "Switch", "RefSwitch")
 _OF_ONE_CALL = ("TensorArray", "Stack")
 
 
+def open_graph(path: Path, entry: ModelEntry) -> Program:
+    """The graph of a file, from `entry.inputs` to `entry.outputs`.
+
+    Raises:
+        ValueError: it is no frozen graph, or has no such tensors; the text names those that it has.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    if path.name == "saved_model.pb":
+        raise ValueError("this file is part of a SavedModel; name its folder instead")
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise ValueError("not a frozen graph: its bytes are no GraphDef") from None
+    inputs, outputs = tensor_names(graph_def, entry.inputs, entry.outputs)
+    return frozen_program(graph_def, {name: name for name in inputs}, {name: name for name in outputs})
+
+
 def frozen_program(graph_def: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Program:
     """Run a graph; its GraphDef loses its large constants.
 
-    Args:
-        graph_def: the graph, frozen.
-        inputs: which tensors to feed, by the names that rows have.
-        outputs: which tensors to fetch, by the names that outputs have.
+    `inputs` and `outputs` say which tensors to feed and to fetch, by the names that rows and outputs have.
 
     Raises:
         ValueError: it is not frozen, or TensorFlow does not know its operations.

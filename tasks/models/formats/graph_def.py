@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.models.state import all_nodes
+
 # Less is not worth a place of its own in a snapshot.
 LARGE_BYTES = 64 * 2**10
 # Nodes that nobody consumes, and that are no outputs either.
@@ -122,7 +124,7 @@ def name_functions_apart(graph_def: Any) -> None:
     for gradient in graph_def.library.gradient:
         gradient.function_name = names.get(gradient.function_name, gradient.function_name)
         gradient.gradient_func = names.get(gradient.gradient_func, gradient.gradient_func)
-    for node in [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]:
+    for node in all_nodes(graph_def):
         node.op = names.get(node.op, node.op)
         for function in _functions_of(node.attr):
             function.name = names.get(function.name, function.name)

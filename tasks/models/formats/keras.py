@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.models.program import Program, output_spec_of, spec_of
+from tasks.models.program import Program, output_spec_of, spec_of, tensor_specs
 from worker_config.manifest import ModelEntry
 
 # Keras tells which class it does not know only in words.
@@ -36,7 +36,6 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
     tensors = keras.tree.flatten(structure)
     names = _names(structure, [tensor.name for tensor in tensors])
     inputs = [spec_of(name, tensor) for name, tensor in zip(names, tensors, strict=True)]
-    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{number}") for number, spec in enumerate(inputs)]
     output_names: list[str] = []
 
     def run(tensors: Sequence[Any]) -> Sequence[Any]:
@@ -47,6 +46,7 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
         output_names[:] = _names(result, list(known))
         return flat
 
+    specs = tensor_specs(inputs)
     traced = tf.function(lambda *tensors: run(tensors), input_signature=specs, autograph=False).get_concrete_function()
     outputs = [output_spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
     variables = [variable.value for variable in model.variables]

@@ -11,7 +11,7 @@ from tasks.models.error_text import telling_line
 from tasks.models.formats.graph_def import REFERENCE_WRITES, TABLE_WRITES
 from tasks.models.formats.sessions import freeze_saved_model
 from tasks.models.program import Program, output_spec_of, plain_call, spec_of
-from tasks.models.state import opened_again
+from tasks.models.state import all_nodes, opened_again
 from worker_config.manifest import ModelEntry
 
 
@@ -52,9 +52,8 @@ def _reopened(
     """The program; opened again for each chunk if its graph has one of the operations that write."""
     program = _plain(path, entry, tags)
     call = plain_call(program)
-    graph_def = call.function.graph.as_graph_def()  # type: ignore[attr-defined]
-    bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
-    if not any(node.op in writes for nodes in bodies for node in nodes):
+    nodes = all_nodes(call.function.graph.as_graph_def())  # type: ignore[attr-defined]
+    if not any(node.op in writes for node in nodes):
         return program
     call = opened_again(lambda: plain_call(_plain(path, entry, tags)), call)
     return Program(program.inputs, program.outputs, call=call, why_plain=why_plain)

@@ -7,7 +7,8 @@ bool, str, bytes, None, list or dict is msgpack's own. Three extension types eac
     code 2, texts:      [shape, items]                      str and bytes of an object array, in C order
     code 3, a tuple:    [element, ...]
 
-`tasks.protocol.codec.compression` wraps a payload in a compressed form.
+`tasks.protocol.codec.compression` wraps a payload in a compressed form; `tasks.protocol.codec.trees` takes a tree
+apart into its leaves, by the names that lead to them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tasks.protocol.codec.arrays import DTYPES, dtype_name
 from tasks.protocol.codec.compression import Compression, check_installed, is_wrapped, unwrap, wrap
 from tasks.protocol.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
 from tasks.protocol.codec.reader import PayloadReader
+from tasks.protocol.codec.trees import Columns, Key, columns_of, is_ragged, leaves_of, tree_like, tree_of
 from tasks.protocol.codec.writer import PayloadWriter
 
 __all__ = [
@@ -23,13 +25,20 @@ __all__ = [
     "DTYPES",
     "FORMAT_VERSION",
     "MAX_DEPTH",
+    "Columns",
     "Compression",
+    "Key",
     "Tree",
     "check_installed",
+    "columns_of",
     "decode",
     "dtype_name",
     "encode",
     "encode_parts",
+    "is_ragged",
+    "leaves_of",
+    "tree_like",
+    "tree_of",
 ]
 
 

@@ -55,14 +55,14 @@ def unwrap(payload: Buffer, limit_bytes: int) -> bytes:
     version = reader.length(heads.PLAIN, "a format version")
     if version != FORMAT_VERSION:
         raise PayloadError(f"the payload has format version {version}, only {FORMAT_VERSION} is understood here")
-    start = reader.take(reader.length(heads.STR, "the name of a compression"))
+    start = reader.advance(reader.length(heads.STR, "the name of a compression"))
     name = bytes(reader.data[start : reader.at]).decode("ascii", "replace")
     if name not in get_args(Compression):
         reader.refuse(f"an unknown compression {name[:32]!r}")
     size = reader.length(heads.PLAIN, "the length of a payload")
     if size > limit_bytes:
         raise PayloadError(f"the payload has {size} bytes and the limit is {limit_bytes}; send fewer rows per chunk")
-    start = reader.take(reader.length(heads.BIN, "a compressed payload"))
+    start = reader.advance(reader.length(heads.BIN, "a compressed payload"))
     reader.check_end()
     try:
         return _open(name, bytes(reader.data[start : reader.at]), size)

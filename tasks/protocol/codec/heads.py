@@ -45,19 +45,19 @@ class HeadReader:
 
     def head(self) -> tuple[int, Any]:
         """Read one head: its kind, and its value or length."""
-        kind, number, form = _HEADS[self.data[self.take(1)]]
+        kind, number, form = _HEADS[self.data[self.advance(1)]]
         if form is not None:
-            (number,) = form.unpack_from(self.data, self.take(form.size))
+            (number,) = form.unpack_from(self.data, self.advance(form.size))
         return kind, number
 
-    def length(self, wanted_kind: int, what: str) -> int:
+    def length(self, expected_kind: int, what: str) -> int:
         """Read a head of that kind and return its length; of a plain value, the value itself."""
         kind, number = self.head()
-        if kind != wanted_kind or type(number) is not int or number < 0:
+        if kind != expected_kind or type(number) is not int or number < 0:
             self.refuse(f"something else than {what}")
         return number
 
-    def take(self, length: int) -> int:
+    def advance(self, length: int) -> int:
         """Step over `length` bytes and return where they begin."""
         start = self.at
         self.check_room(length)

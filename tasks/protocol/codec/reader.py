@@ -62,7 +62,7 @@ class PayloadReader(HeadReader):
 
     def _str(self, length: int) -> str:
         self._budget.spend(wire.VALUE_COST + wire.ASCII_COST * length)
-        encoded = bytes(self.data[self.take(length) : self.at])
+        encoded = bytes(self.data[self.advance(length) : self.at])
         if not encoded.isascii():
             self._budget.spend((wire.UNICODE_COST - wire.ASCII_COST) * length)
         try:
@@ -72,7 +72,7 @@ class PayloadReader(HeadReader):
 
     def _bytes(self, length: int) -> bytes:
         self._budget.spend(wire.VALUE_COST + length)
-        return bytes(self.data[self.take(length) : self.at])
+        return bytes(self.data[self.advance(length) : self.at])
 
     def _open_container(self, depth: int) -> None:
         if depth >= wire.MAX_DEPTH:
@@ -107,8 +107,8 @@ class PayloadReader(HeadReader):
         return number
 
     def _extension(self, length: int, depth: int) -> wire.Tree:
-        code = self.data[self.take(1)]
-        start, outer_stop = self.take(length), self.stop
+        code = self.data[self.advance(1)]
+        start, outer_stop = self.advance(length), self.stop
         self.at, self.stop = start, self.at
         tree: wire.Tree
         if code == wire.ARRAY_CODE:
@@ -125,17 +125,17 @@ class PayloadReader(HeadReader):
 
     def _numbers(self) -> Array:
         self._check_length(self.length(heads.LIST, "an array"), 4, "the parts of an array")
-        name_start = self.take(self.length(heads.STR, "a dtype name"))
+        name_start = self.advance(self.length(heads.STR, "a dtype name"))
         name = bytes(self.data[name_start : min(self.at, name_start + 32)]).decode("ascii", "replace")
         if name not in DTYPES:
             self.refuse(f"an unknown dtype {name!r}")
         dtype = DTYPES[name]
         shape = self._shape(dtype.itemsize)
-        self.take(self.length(heads.BIN, "padding"))
+        self.advance(self.length(heads.BIN, "padding"))
         length = self.length(heads.BIN, "the elements of an array")
         self._check_length(length, math.prod(shape) * dtype.itemsize, f"the bytes of {name} in shape {shape}")
         self._budget.spend(wire.ARRAY_COST + length)
-        array = array_of_raw(name, shape, self.data, self.take(length))
+        array = array_of_raw(name, shape, self.data, self.advance(length))
         if name == "bool" and array.view("uint8").max(initial=0) > 1:
             self.refuse("a bool that is neither 0 nor 1")
         if not (self._may_borrow and array.flags.aligned):
@@ -171,6 +171,6 @@ class PayloadReader(HeadReader):
             self.refuse(f"an impossible shape {shape}")
         return shape
 
-    def _check_length(self, length: int, wanted: int, what: str) -> None:
-        if length != wanted:
-            self.refuse(f"{length} instead of {wanted} as {what}")
+    def _check_length(self, length: int, expected: int, what: str) -> None:
+        if length != expected:
+            self.refuse(f"{length} instead of {expected} as {what}")

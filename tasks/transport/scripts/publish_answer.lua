@@ -6,21 +6,21 @@
 -- Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 -- include extend_job
 local job, results, answers, payloads, jobs, deliveries, unproven = unpack(KEYS)
-local answer, results_ttl, id, index, rows, failure, inputs, outputs, noted, made, differed = unpack(ARGV)
-noted, made, differed = tonumber(noted), tonumber(made), tonumber(differed)
+local answer, results_ttl, id, index, rows, failure, inputs, outputs, noted, by_executor, differed = unpack(ARGV)
+noted, by_executor, differed = tonumber(noted), tonumber(by_executor), tonumber(differed)
 local at = 11
 local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
 if state == 'running' then
-    for name = at + noted + 1, at + noted + made do
+    for name = at + noted + 1, at + noted + by_executor do
         if redis.call('HEXISTS', job, 'own_graph:' .. ARGV[name]) == 1 then return -1 end
     end
 end
 if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, at + 1, at + noted)) end
 if state ~= 'running' then return 0 end
-at = at + noted + made
+at = at + noted + by_executor
 local new = 0
-for told = at + 1, at + 2 * differed, 2 do
-    new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[told], ARGV[told + 1])
+for field = at + 1, at + 2 * differed, 2 do
+    new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[field], ARGV[field + 1])
 end
 at = at + 2 * differed
 if new > 0 and chunks then
@@ -51,9 +51,9 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
 redis.call('HINCRBY', job, 'answered', 1)
-for told = at + 1, #ARGV, 2 do
-    local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[told], ARGV[told + 1]) == 1
-    if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[told + 1] end
+for field = at + 1, #ARGV, 2 do
+    local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[field], ARGV[field + 1]) == 1
+    if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[field + 1] end
 end
 if failure ~= '' then
     redis.call('HINCRBY', job, 'failed', rows)
@@ -64,7 +64,7 @@ else
     if inputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_inputs', inputs) end
     if outputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_outputs', outputs) end
     redis.call('HSET', answers, index, answer)
-    if made > 0 then
+    if by_executor > 0 then
         local counts = {tonumber(rows), tonumber(inputs), tonumber(outputs)}
         redis.call('HSET', unproven, index, cmsgpack.pack(counts))
     else

@@ -13,7 +13,8 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from worker_config.errors import ConfigError
@@ -40,23 +41,9 @@ def check(exporters: Sequence[str]) -> None:
     Raises:
         ConfigError: OpenTelemetry is not installed, or one of its variables has a value that will not do.
     """
-    if not exporters:
-        return
-    protocol = _variable("PROTOCOL") or "http/protobuf"
-    if "otlp" in exporters and protocol != "http/protobuf":
-        raise ConfigError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: traces leave by http/protobuf alone; leave it out"
-        )
-    try:
+    with _config_errors(exporters):
         for name in exporters:
             _exporter(name).shutdown()
-    except ImportError as error:
-        raise ConfigError(
-            f"OTEL_TRACES_EXPORTER={','.join(exporters)} asks for traces, which need more than is installed ({error}): "
-            "pip install 'celeriac[tracing]', or set it to none"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"a variable of OpenTelemetry (OTEL_...) will not do: {error}") from None
 
 
 def start(exporters: Sequence[str]) -> None:
@@ -68,23 +55,38 @@ def start(exporters: Sequence[str]) -> None:
     global _own
     if not exporters or _own or _of_application():
         return
-    check(exporters)
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    with _config_errors(exporters):
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    resource = Resource.create()
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        resource = resource.merge(Resource({SERVICE_NAME: NAME}))
-    delay_ms = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else DELAY_MS
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    try:
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: NAME}))
+        delay_ms = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else DELAY_MS
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for name in exporters:
             provider.add_span_processor(BatchSpanProcessor(_exporter(name), schedule_delay_millis=delay_ms))
-    except ValueError as error:
-        raise ConfigError(f"a variable of OpenTelemetry (OTEL_BSP_...) will not do: {error}") from None
     _own = provider
     atexit.register(stop)
+
+
+@contextmanager
+def _config_errors(exporters: Sequence[str]) -> Iterator[None]:
+    protocol = _variable("PROTOCOL") or "http/protobuf"
+    if "otlp" in exporters and protocol != "http/protobuf":
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: traces leave by http/protobuf alone; leave it out"
+        )
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"OTEL_TRACES_EXPORTER={','.join(exporters)} asks for traces, which need more than is installed ({error}): "
+            "pip install 'celeriac[tracing]', or set it to none"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"a variable of OpenTelemetry (OTEL_...) will not do: {error}") from None
 
 
 def tracer() -> Tracer | None:
@@ -118,7 +120,7 @@ def _exporter(name: str) -> SpanExporter:
         return ConsoleSpanExporter(out=sys.__stderr__ or sys.stderr)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from tasks.telemetry.quiet_exporter import QuietExporter
+    from worker_config.telemetry.quiet_exporter import QuietExporter
 
     return QuietExporter(OTLPSpanExporter(timeout=None if _variable("TIMEOUT") else TIMEOUT_SECONDS))
 

@@ -13,39 +13,20 @@ import numpy as np
 ANY, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 LEAST = 1e-30  # what is smaller may be lost on the way
 _DEEPEST = 24
-_PASSED_ON = frozenset(
-    [
-        "Identity",
-        "StopGradient",
-        "Reshape",
-        "ExpandDims",
-        "Squeeze",
-        "Transpose",
-        "BroadcastTo",
-        "StridedSlice",
-        "Slice",
-        "Tile",
-        "GatherV2",
-        "Sqrt",
-        "Max",
-        "Min",
-        "Mean",
-        "Pack",
-    ]
-)
-_NEVER_NEGATIVE = frozenset(
-    ["Square", "SquaredDifference", "Abs", "ComplexAbs", "Relu", "Relu6", "Exp", "Sigmoid", "Softmax", "Softplus"]
-)
+_PASSED_ON = frozenset((
+    "Identity", "StopGradient", "Reshape", "ExpandDims", "Squeeze", "Transpose", "BroadcastTo", "StridedSlice", "Slice",
+    "Tile", "GatherV2", "Sqrt", "Max", "Min", "Mean", "Pack",
+))  # fmt: skip
+_NEVER_NEGATIVE = frozenset((
+    "Square", "SquaredDifference", "Abs", "ComplexAbs", "Relu", "Relu6", "Exp", "Sigmoid", "Softmax", "Softplus",
+))  # fmt: skip
 _FLOATS = {1: np.float32, 2: np.float64, 19: np.float16}
 
 
 def sign_of(nodes: Mapping[str, Any], tensor: str, depth: int = 0) -> int:
     """`POSITIVE`, `NOT_NEGATIVE`, or `ANY` where it is not known; of finite rows.
 
-    Args:
-        nodes: of the graph or the function, by name.
-        tensor: its name, as an input of a node.
-        depth: nodes between it and what was asked.
+    `nodes` are those of the graph or the function, by name; `tensor` is named as an input of a node.
     """
     node = nodes.get(tensor.partition(":")[0])
     if node is None or depth > _DEEPEST:
@@ -53,9 +34,8 @@ def sign_of(nodes: Mapping[str, Any], tensor: str, depth: int = 0) -> int:
     op = node.op
     if op == "Const":
         values = constant(node)
-        return (
-            ANY if values is None else POSITIVE if values.min() >= LEAST else NOT_NEGATIVE if values.min() >= 0 else ANY
-        )
+        least = -1.0 if values is None else values.min()
+        return POSITIVE if least >= LEAST else NOT_NEGATIVE if least >= 0 else ANY
     if op in _NEVER_NEGATIVE:
         return NOT_NEGATIVE
     inputs = [name for name in node.input if not name.startswith("^")]

@@ -1,6 +1,6 @@
 """Says how children get a model: which snapshot and executor, or the plain file; the main process decides.
 
-main process: prepare --Served--> (fork, or a file of the worker's run folder) --> child: load_model
+main process: prepare --ServingSpec--> (fork, or a file of the worker's run folder) --> child: load_model
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry, is_function
 
 
-class Served(msgspec.Struct, frozen=True):
+class ServingSpec(msgspec.Struct, frozen=True):
     """One model in one version, as a worker serves it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Served(msgspec.Struct, frozen=True):
     batch_rows: int = 0
     note: str = ""
     threads: int = 1
-    members: list[Served] = []
+    members: list[ServingSpec] = []
     unproven: list[str] = []
 
     @property
@@ -53,7 +53,7 @@ class Served(msgspec.Struct, frozen=True):
         return (Path(self.folder) / mapped).stat().st_size if mapped else 0
 
 
-def describe(served: Served) -> ModelInfo | None:
+def describe(served: ServingSpec) -> ModelInfo | None:
     """What is known of it before a child has loaded it; None where only loading tells."""
     if served.members:
         infos = [describe(member) for member in served.members]
@@ -75,7 +75,7 @@ def describe(served: Served) -> ModelInfo | None:
 
 
 def info_of(
-    served: Served,
+    served: ServingSpec,
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     *,
@@ -111,7 +111,7 @@ def info_of(
     )
 
 
-def chained(served: Served, members: Sequence[ModelInfo], load_seconds: float = 0.0) -> ModelInfo:
+def chained(served: ServingSpec, members: Sequence[ModelInfo], load_seconds: float = 0.0) -> ModelInfo:
     """What a worker says of a chain: what its first member takes, what its last one gives."""
     first, last, entry = members[0], members[-1], served.entry
     return ModelInfo(

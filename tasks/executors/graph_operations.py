@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.ranges import POSITIVE, constant, sign_of
+from tasks.executors.sign_analysis import POSITIVE, constant, sign_of
 
 # What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), reads of variables.
 PLUMBING = frozenset((
@@ -101,30 +101,24 @@ def is_chance(key: str) -> bool:
 def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = False) -> str:
     """The key of a `NodeDef`: its operation, the class of its type, and what is known of the operand that matters.
 
-    Args:
-        node: the `NodeDef`.
-        fixed: for each input, whether it is the same for all rows.
-        has_no_pole: whether what it takes the root, the logarithm or the inverse of is positive for all rows.
+    `fixed` says of each input whether it is the same for all rows, `has_no_pole` whether what it takes the root, the
+    logarithm or the inverse of is positive for all rows.
     """
-    name = (
-        node.op.removeprefix("Stateless") if node.op in ("StatelessIf", "StatelessWhile", "StatelessCase") else node.op
-    )
+    is_stateless = node.op in ("StatelessIf", "StatelessWhile", "StatelessCase")
+    name = node.op.removeprefix("Stateless") if is_stateless else node.op
     attributes = node.attr
     if name == "Cast":
-        return f"Cast/{_class(attributes['SrcT'].type)}>{_class(attributes['DstT'].type)}"
+        source, target = (_CLASSES.get(attributes[end].type, "other") for end in ("SrcT", "DstT"))
+        return f"Cast/{source}>{target}"
     for attribute in _TYPE_ATTRIBUTES:
         # A list of types has no class.
         if attribute in attributes and attributes[attribute].type:
-            name += f"/{_class(attributes[attribute].type)}"
+            name += f"/{_CLASSES.get(attributes[attribute].type, 'other')}"
             break
     operand = _TELLING_OPERAND.get(node.op)
     if operand is not None and operand < len(fixed) and fixed[operand]:
         return f"{name},constant"
     return f"{name},positive" if has_no_pole else name
-
-
-def _class(number: int) -> str:
-    return _CLASSES.get(number, "other")
 
 
 def _served(path: Path, signature: str) -> tuple[Any, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tasks.models.finite import is_float
-from tasks.snapshots.record import OfClass
+from tasks.snapshots.record import ClassAgreement
 
 # A vocabulary has more: of those the ones that agree least.
 MOST_CLASSES = 1_000
@@ -36,13 +36,13 @@ class Agreement:
     """
 
     share: float | None = None
-    classes: list[OfClass] = field(default_factory=list)
+    classes: list[ClassAgreement] = field(default_factory=list)
 
 
 def agreements(reference: Sequence[Array], outputs: Sequence[Array], *, by_class: bool = True) -> Agreement:
     """Hold the classes of the outputs against the reference's, rows first, of the same form."""
     shares: list[float] = []
-    classes: list[OfClass] = []
+    classes: list[ClassAgreement] = []
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         columns = 0
         if is_float(wanted):
@@ -59,22 +59,19 @@ def agreements(reference: Sequence[Array], outputs: Sequence[Array], *, by_class
     return Agreement(min(shares, default=None), classes)
 
 
-def _of_classes(output: int, wanted: Array, same: Array, columns: int) -> list[OfClass]:
+def _of_classes(output: int, wanted: Array, same: Array, columns: int) -> list[ClassAgreement]:
     values, places, counts = np.unique(wanted, return_inverse=True, return_counts=True)
     kept = np.bincount(places, weights=same, minlength=len(values)) / counts
+    names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
     found = [
-        OfClass(output, _named(value), int(count), float(share))
-        for value, count, share in zip(values, counts, kept, strict=True)
+        ClassAgreement(output, name, int(count), float(share))
+        for name, count, share in zip(names, counts, kept, strict=True)
     ]
     found.sort(key=lambda one: (one.agreement, one.rows))
     if columns <= MOST_CLASSES:
         seen = set(values.tolist())
-        found += [OfClass(output, str(column), 0) for column in range(columns) if column not in seen]
+        found += [ClassAgreement(output, str(column), 0) for column in range(columns) if column not in seen]
     return found[:MOST_CLASSES]
-
-
-def _named(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -82,13 +79,13 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{math.floor(round(share * 10 ** (digits + 2), 6)) / 10**digits:.{digits}f} %"
 
 
-def agreement_text(share: float, classes: Sequence[OfClass], rows: int) -> str:
+def agreement_text(share: float, classes: Sequence[ClassAgreement], rows: int) -> str:
     """What a share of `rows` and its classes say, for people."""
     least = _worst(classes)
     return f"the same largest output for {percent(share)} of {rows:,} rows" + (f" ({least})" if least else "")
 
 
-def _worst(classes: Sequence[OfClass]) -> str:
+def _worst(classes: Sequence[ClassAgreement]) -> str:
     """The class that agrees least, with its rows; empty where all agree alike."""
     seen = [one for one in classes if one.agreement is not None]
     least = min(seen, key=lambda one: (one.agreement, one.rows), default=None)
@@ -102,7 +99,7 @@ def rows_needed(agreement: float) -> int:
     return max(LEAST_ROWS_OF_CLASS, math.ceil(round(1 / (1 - agreement), 6)) if agreement < 1 else 0)
 
 
-def too_few(classes: Sequence[OfClass], agreement: float) -> str:
+def too_few(classes: Sequence[ClassAgreement], agreement: float) -> str:
     """Which classes have too few rows to be judged by; empty where none has."""
     needed = rows_needed(agreement)
     few = sorted((one for one in classes if one.rows < needed), key=lambda one: one.rows)
@@ -115,6 +112,6 @@ def too_few(classes: Sequence[OfClass], agreement: float) -> str:
     )
 
 
-def _place(one: OfClass, classes: Sequence[OfClass]) -> str:
+def _place(one: ClassAgreement, classes: Sequence[ClassAgreement]) -> str:
     several = len({other.output for other in classes}) > 1
     return f"{one.name} of output {one.output}" if several else one.name

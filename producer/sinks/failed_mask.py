@@ -15,8 +15,8 @@ import numpy as np
 
 from producer.rows.part import RowSpec
 
-NAME = "failed"
-SPEC = RowSpec(np.dtype(np.bool_), ())
+MASK_NAME = "failed"
+MASK_SPEC = RowSpec(np.dtype(np.bool_), ())
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -32,12 +32,12 @@ class Fill(msgspec.Struct, frozen=True):
 
 
 def free_name(taken: Iterable[str]) -> str:
-    """What to call the mark, beside outputs and models of these names."""
+    """What to call the mask, beside outputs and models of these names."""
     known = set(taken)
-    candidates = (f"{NAME}_rows{'' if number == 1 else number}" for number in count(1))
-    return NAME if NAME not in known else next(name for name in candidates if name not in known)
+    candidates = (f"{MASK_NAME}_rows{'' if number == 1 else number}" for number in count(1))
+    return MASK_NAME if MASK_NAME not in known else next(name for name in candidates if name not in known)
 
 
 def mask_path(path: Path) -> Path:
-    """Name the file of marks of an `.npy` output."""
-    return path.with_name(f"{path.name}.{NAME}.npy")
+    """Name the mask file of an `.npy` output."""
+    return path.with_name(f"{path.name}.{MASK_NAME}.npy")

@@ -1,21 +1,38 @@
 """Serves metrics over HTTP, for Prometheus: what a function gives, at the time when somebody asks.
 
-collect() --families of metrics--> http://HOST:PORT/metrics
+collect() --MetricFamily--> http://HOST:PORT/metrics
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from worker_config.errors import ConfigError
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-Collect = Callable[[], Iterable["Metric"]]
+
+@dataclass(frozen=True)
+class MetricFamily:
+    """One metric as it is now: its numbers with the values of its labels, or one number alone.
+
+    Attributes:
+        name: with a prefix; Prometheus adds `_total` to that of a counter.
+    """
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    text: str
+    numbers: Sequence[tuple[tuple[str, ...], float]] | float
+    labels: tuple[str, ...] = ()
+
+
+Collect = Callable[[], Iterable[MetricFamily]]
 
 
 class HttpEndpoint:
@@ -80,4 +97,14 @@ class _Collector:
     """As prometheus_client wants a function that collects."""
 
     def __init__(self, collect: Collect) -> None:
-        self.collect = collect
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for one in self._collect():
+            family = kinds[one.kind](one.name, one.text, labels=one.labels)
+            for values, number in one.numbers if isinstance(one.numbers, Sequence) else [((), one.numbers)]:
+                family.add_metric(values, number)
+            yield family

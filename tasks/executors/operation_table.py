@@ -1,6 +1,6 @@
 """What executors make of TensorFlow's operations, as a sweep has found it, and what follows for a model.
 
-    operations.json --(executor, the model's operations)--> judge --> Verdict: level, because, unknown
+    operations.json --(executor, the model's operations)--> judge --> Verdict: refusal, is_of_finite, unknown
 
 `python -m benchmarks.operations` makes the table; docs/executors.md shows it. An entry holds for one version of
 TensorFlow: under another one every operation is unknown.
@@ -17,16 +17,13 @@ from typing import Literal
 
 import msgspec
 
-from tasks.executors.reached import operation_key, operations_of
-
-__all__ = ["Level", "Pattern", "SweptLayer", "Table", "Verdict", "judge", "operation_key", "operations_of", "table"]
-
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
 Level = Literal["all", "finite", "no"]
 LEVELS: tuple[Level, ...] = ("all", "finite", "no")
 NOT_BUILT = "-"
 _BY_TFLITE = ("tflite", "int8")
+_NAMED = 3
 
 
 class Pattern(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,6 +92,19 @@ class Verdict:
     because: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
+    @property
+    def refusal(self) -> str:
+        """Why the executor is not for the model; empty where it may be."""
+        if self.level != "no":
+            return ""
+        more = f" and {len(self.because) - _NAMED} more" if len(self.because) > _NAMED else ""
+        return f"it does not give what the model gives for {', '.join(self.because[:_NAMED])}{more}"
+
+    @property
+    def is_of_finite(self) -> bool:
+        """Whether it is equal on finite rows of moderate size alone, as far as is known."""
+        return self.level == "finite" or bool(self.unknown)
+
 
 @cache
 def table(path: Path = TABLE) -> Table:
@@ -122,12 +132,8 @@ def judge(
 
     What is equal on finite rows alone is not where another operation makes NaN or infinities of finite rows.
 
-    Args:
-        executor: a name of `EXECUTORS`.
-        operations: what `operations_of` gives.
-        tflite_operators: builtin operators of the converted model, where the executor is one of TFLite.
-        tensorflow: the version that runs the model; of what is installed where None.
-        known: another table than the package's.
+    `tflite_operators` are those of the model as converted, where the executor is one of TFLite; `tensorflow` is the
+    version that runs the model, None the one that is installed.
     """
     if executor == "graph":
         return Verdict("all")

@@ -25,10 +25,10 @@ class QuietExporter(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._not_before = 0.0
-        self._told = False
-        self._last_words = _LastWords()
+        self._has_warned = False
+        self._last_record = _LastRecord()
         # The exporter complains of every try.
-        logging.getLogger(trace_exporter.__name__).addFilter(self._last_words)
+        logging.getLogger(trace_exporter.__name__).addFilter(self._last_record)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans, or drop them."""
@@ -37,21 +37,21 @@ class QuietExporter(SpanExporter):
         result = self._exporter.export(spans)
         if result is SpanExportResult.FAILURE:
             self._not_before = time.monotonic() + PAUSE_SECONDS
-            if not self._told:
+            if not self._has_warned:
                 logger.warning(
                     "traces are lost: the collector does not take them, see OTEL_EXPORTER_OTLP_ENDPOINT (%s)",
-                    self._last_words.text,
+                    self._last_record.text,
                 )
-            self._told = True
+            self._has_warned = True
         return result
 
     def shutdown(self) -> None:
         """Send no more."""
         self._exporter.shutdown()
-        logging.getLogger(trace_exporter.__name__).removeFilter(self._last_words)
+        logging.getLogger(trace_exporter.__name__).removeFilter(self._last_record)
 
 
-class _LastWords(logging.Filter):
+class _LastRecord(logging.Filter):
     """Keeps the last record from the log."""
 
     text = ""

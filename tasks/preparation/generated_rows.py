@@ -1,6 +1,4 @@
-"""The rows that executors are compared on where there is no calibration file: made up.
-
-    a generator of a fixed seed --> candidates
+"""The rows that executors are compared on where there is no calibration file: made up, by a generator of a fixed seed.
 
 Which made-up rows a model understands is not known beforehand: an index above a vocabulary is an error, pixels of 0 to
 1 may leave a network for 0 to 255 asleep. So there are several; the caller takes the first that tells outputs apart.
@@ -8,11 +6,13 @@ Which made-up rows a model understands is not known beforehand: an index above a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from tasks.models.program import FlatArrays
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import numpy_dtype
 
@@ -23,17 +23,15 @@ _SEED = 20240229
 # By round: floats standard normal, then of [0, 1); integers below these limits.
 _INTEGER_LIMITS = (256, 10, 2)
 
-Arrays = list[np.ndarray[Any, Any]]
 
-
-def gate_rows(inputs: Sequence[TensorSpec], batch_rows: int) -> Iterator[Arrays]:
+def generated_rows(inputs: Sequence[TensorSpec], batch_rows: int) -> Iterator[FlatArrays]:
     """Candidates of rows, each an array per input in their order; two batches, but 8 to 512 rows, about 64 MiB.
 
     Yields:
         Arrays that the model's own inputs take, so after any `preprocess`. None at all where no rows can be made up:
         strings.
     """
-    row_bytes = sum(_row_bytes(spec) for spec in inputs)
+    row_bytes = sum(math.prod(shape_of(spec, 1)) * numpy_dtype(spec.dtype).itemsize for spec in inputs)
     count = min(max(2 * batch_rows, LEAST_ROWS), MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // max(1, row_bytes)))
     if not inputs or any(numpy_dtype(spec.dtype).kind not in "fiubcV" for spec in inputs):
         return
@@ -43,15 +41,13 @@ def gate_rows(inputs: Sequence[TensorSpec], batch_rows: int) -> Iterator[Arrays]
         yield [_generated(spec, count, number, random) for spec in inputs]
 
 
-def _row_bytes(spec: TensorSpec) -> int:
-    return (
-        int(np.prod([size or FREE_SIZE for size in spec.shape[1:]], dtype=np.int64)) * numpy_dtype(spec.dtype).itemsize
-    )
+def shape_of(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    """The shape of so many rows, with `FREE_SIZE` where the model leaves a size free."""
+    return (rows, *(size or FREE_SIZE for size in spec.shape[1:])) if spec.shape else ()
 
 
 def _generated(spec: TensorSpec, count: int, number: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
-    dtype = numpy_dtype(spec.dtype)
-    shape = (count, *(size or FREE_SIZE for size in spec.shape[1:])) if spec.shape else ()
+    dtype, shape = numpy_dtype(spec.dtype), shape_of(spec, count)
     if dtype.kind == "b":
         return np.asarray(random.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":

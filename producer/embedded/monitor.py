@@ -1,6 +1,6 @@
 """This side of the supervisor: what it has reported, and whether the system that it keeps still runs.
 
-supervisor --a line of JSON for each event--> Watch --an error, at once--> whoever waits for the system
+supervisor --a line of JSON for each event--> Monitor --an error, at once--> whoever waits for the system
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker_config.errors import (
 _WORKER_ERRORS: dict[int, type[CeleriacError]] = {ExitCode.MODEL: ModelLoadError, ExitCode.USAGE: ConfigError}
 
 
-class Watch:
+class Monitor:
     """Of one embedded system; `check` may be asked by any thread."""
 
     def __init__(self, supervisor: subprocess.Popen[bytes], folder: Path) -> None:
@@ -46,11 +46,7 @@ class Watch:
             yield json.loads(line)
 
     def check(self) -> None:
-        """Do nothing while the system runs.
-
-        Raises:
-            NoWorkerError, BrokerError: the worker or Redis has ended, which nobody starts again.
-        """
+        """Raise NoWorkerError or BrokerError if the worker or Redis has ended, which nobody starts again."""
         with self._lock:
             if self._ended is None:
                 self._ended = next((event for event in self.events(0.0) if "ended" in event), None)
