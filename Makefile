@@ -51,7 +51,7 @@ test: $(READY) $(BROWSER)  ## run every test, four files at a time: they wait as
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py \
-		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py snapshots.py)
+		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py

@@ -23,7 +23,7 @@ class Still:
         """Begin a stage."""
         self.stage = stage
 
-    def take(self) -> dict[str, float]:
+    def lap(self) -> dict[str, float]:
         """Nothing."""
         return {}
 

@@ -51,6 +51,12 @@ def words_of(command: str | list[str]) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else command
 
 
+def seconds(duration: str) -> float:
+    """A duration as compose files have it."""
+    assert duration.endswith("s")
+    return float(duration[:-1])
+
+
 @dataclass
 class Container:
     """One process group, in the place of a container."""
@@ -146,7 +152,8 @@ class Stack:
             assert container.process.returncode == 0, container.output()
             return
         assert condition == "service_healthy", condition
-        kind, *rest = self.services[name]["healthcheck"]["test"]
+        healthcheck = self.services[name]["healthcheck"]
+        kind, *rest = healthcheck["test"]
         check = [self._local(word) for word in (["sh", "-c", *rest] if kind == "CMD-SHELL" else rest)]
         for container in self.containers[name]:
 
@@ -154,7 +161,7 @@ class Stack:
                 assert container.process.poll() is None, container.output()
                 return self._run(check, container).returncode == 0
 
-            wait_until(is_healthy, f"{container.name} is healthy")
+            wait_until(is_healthy, f"{container.name} is healthy", every_seconds=seconds(healthcheck["start_interval"]))
 
     def _run(self, words: list[str], container: Container) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import warm
 from tests.acceptance.commands import Celeriac
 from tests.forms import LONG
 from tests.leftovers import RunFolder
@@ -34,6 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """When all else has ended, the run fails if something of it is left."""
     yield
+    warm.end()
     if _run_folder is not None and (left := _run_folder.end()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\nleft by the tests, if no others ran meanwhile:", *left, sep="\n  ", file=sys.stderr)

@@ -214,7 +214,7 @@ class System:
         finally:
             os.killpg(worker.pid, signal.SIGCONT)
 
-    def celery(self, *words: str, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def celery(self, *words: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
         return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(), timeout_seconds)
 

@@ -11,14 +11,14 @@ import psutil
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 90.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 90.0, every_seconds: float = 0.02) -> T:
     """Return the condition's first true value; fail when it takes far longer than a machine of our own needs."""
     started = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - started
         if waited > timeout_seconds and waited > timeout_seconds * slowdown():
             raise AssertionError(f"waited {waited:.0f} s in vain until {what}")
-        time.sleep(0.02)
+        time.sleep(every_seconds)
     return value
 
 

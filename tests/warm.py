@@ -2,11 +2,12 @@
 
 test process --command, folder, environment, stdout, stderr--> warm process --fork--> the command's own `main`
                                                                <--pid, exit code--
+forked command --its Python is a script--> `warm_python.py` --the same--> warm process --fork--> embedded worker
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
 already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
-children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports and of the environment
-use fresh processes.
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports, of the environment, and
+of what a killed embedded system leaves use fresh processes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
@@ -38,7 +40,7 @@ _STAND_IN = _HERE.with_name("warm_python.py")
 _PYTHON = """\
 #!/bin/sh
 case "$1 $2" in
-"-m celery" | "-m tasks.describe") exec {python} -IS {stand_in} {address} "$@" ;;
+"-m celery" | "-m tasks.describe" | "-m producer.cli.demo_model") exec {python} -IS {stand_in} {address} "$@" ;;
 esac
 exec {python} "$@"
 """
@@ -113,8 +115,16 @@ def start(
 def _process(kind: Kind) -> _Warm:
     if kind not in _warm or not _warm[kind].is_alive():
         _warm[kind] = _Warm(kind)
-        atexit.register(_warm[kind].end)
     return _warm[kind]
+
+
+def end() -> None:
+    """End the warm processes; what has come out of them is told nothing."""
+    while _warm:
+        _warm.popitem()[1].end()
+
+
+atexit.register(end)
 
 
 class _Warm:
@@ -145,9 +155,8 @@ class _Warm:
         return Forked(int(ended.recv(16)), ended)
 
     def end(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.kill()
+        self._process.communicate()
         shutil.rmtree(self.python.parent, ignore_errors=True)
 
 
@@ -204,34 +213,28 @@ def _serve(kind: Kind, listener: socket.socket) -> None:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
-    import celery.bin.celery
-
+    import_module("celery.bin.celery")
     if kind == "command":
         import click
-        import kombu.transport.redis
-        import zarr  # noqa: F401
 
         from producer.cli import commands
 
         for name in commands.COMMANDS:
             commands.cli.get_command(click.Context(commands.cli), name)
+        # What they import as they run.
+        for name in ("celery.app.amqp", "celery.app.events", "kombu.transport.redis", "pyarrow.parquet", "zarr"):
+            import_module(name)
         return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
-    # As `tasks.models.tensorflow_import` does; and of Celery what has no app yet.
+    # As `tasks.models.tensorflow_import` does.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
-    import tensorflow  # noqa: F401
-
+    import_module("tensorflow")
     del sys.modules["sklearn"]
-    import celery.apps.worker
-    import celery.bin.celery
-    import celery.concurrency.prefork
-    import celery.worker.components
-    import celery.worker.consumer  # noqa: F401
-    import keras  # noqa: F401
-    import kombu.transport.redis  # noqa: F401
-    import msgpack  # noqa: F401
-    import msgspec  # noqa: F401
-    import psutil  # noqa: F401
+    # Of Celery what has no app yet.
+    for name in ("bin.celery", "apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
+        import_module(f"celery.{name}")
+    for name in ("keras", "kombu.transport.redis", "msgpack", "msgspec", "psutil"):
+        import_module(name)
 
     def main() -> None:
         if sys.argv[1:2] != ["-m"]:

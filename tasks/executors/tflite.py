@@ -83,7 +83,12 @@ def _operators(path: Path) -> list[str]:
 
 
 def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
-    interpreter = _interpreter(path, threads)
+    import tensorflow as tf
+
+    with hushed(), warnings.catch_warnings():  # it announces its move to another package
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
     places = _places(interpreter, inputs)
     results = [detail["index"] for detail in interpreter.get_output_details()]
 
@@ -101,16 +106,6 @@ def _load(path: Path, batch_rows: int, inputs: int, threads: int) -> FlatCall:
         return in_batches(batch, list(arrays), batch_rows)
 
     return call
-
-
-def _interpreter(path: Path, threads: int) -> Any:
-    import tensorflow as tf
-
-    with hushed(), warnings.catch_warnings():  # it announces its move to another package
-        warnings.simplefilter("ignore")
-        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    return interpreter
 
 
 def _places(interpreter: Any, inputs: int) -> dict[int, int]:

@@ -62,19 +62,16 @@ def agreements(reference: Sequence[Array], outputs: Sequence[Array], *, by_class
 def _of_classes(output: int, wanted: Array, same: Array, columns: int) -> list[ClassAgreement]:
     values, places, counts = np.unique(wanted, return_inverse=True, return_counts=True)
     kept = np.bincount(places, weights=same, minlength=len(values)) / counts
+    names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
     found = [
-        ClassAgreement(output, _named(value), int(count), float(share))
-        for value, count, share in zip(values, counts, kept, strict=True)
+        ClassAgreement(output, name, int(count), float(share))
+        for name, count, share in zip(names, counts, kept, strict=True)
     ]
     found.sort(key=lambda one: (one.agreement, one.rows))
     if columns <= MOST_CLASSES:
         seen = set(values.tolist())
         found += [ClassAgreement(output, str(column), 0) for column in range(columns) if column not in seen]
     return found[:MOST_CLASSES]
-
-
-def _named(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -55,10 +55,7 @@ class EdgeCases(msgspec.Struct, frozen=True):
 def edge_cases(inputs: Sequence[TensorSpec], ordinary: FlatArrays, count: int) -> list[EdgeCases]:
     """Groups of rows for the inputs, without a reference yet.
 
-    Args:
-        inputs: the model's, with ordinary rows for each.
-        ordinary: an array per input, `count` rows or more.
-        count: rows of a group; those kinds that find no place are left out.
+    Of each input there are `count` `ordinary` rows or more; those kinds that find no place among `count` are left out.
     """
     groups = []
     for label, (largest, kinds) in _FLOATS.items():

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.compose import Stack, read_compose, words_of
+from tests.compose import Stack, read_compose, seconds, words_of
 from tests.metrics import scrape
 from tests.waiting import wait_until
 from worker_config.celery_app import celery_settings
@@ -135,7 +135,7 @@ def test_a_worker_that_is_stopped_ends_by_itself_within_its_grace_period(stack: 
         # To its first process alone, as Docker does.
         os.kill(worker.process.pid, signal.SIGTERM)
     for worker in workers:
-        assert worker.process.wait(_seconds(SERVICES["worker"]["stop_grace_period"])) == 0, worker.output()
+        assert worker.process.wait(seconds(SERVICES["worker"]["stop_grace_period"])) == 0, worker.output()
 
 
 # What the files say.
@@ -233,7 +233,7 @@ def test_the_dashboard_asks_the_prometheus_that_is_provided_and_grafana_lets_nob
 def test_a_worker_is_given_longer_to_stop_than_its_chunks_to_end() -> None:
     worker = SERVICES["worker"]
     assert worker["environment"]["REMAP_SIGTERM"] == "SIGQUIT"
-    assert _seconds(worker["stop_grace_period"]) > celery_settings(Settings())["worker_soft_shutdown_timeout"]
+    assert seconds(worker["stop_grace_period"]) > celery_settings(Settings())["worker_soft_shutdown_timeout"]
 
 
 def test_the_image_gets_our_packages_and_only_what_exists_and_is_not_ignored() -> None:
@@ -261,11 +261,6 @@ def test_the_image_runs_as_an_ordinary_user_on_a_supported_python() -> None:
 def _password_defaults() -> list[tuple[str, str]]:
     """Name and default of each password, as often as the file uses it; anchors are repeated in the text only once."""
     return re.findall(r"\$\{(\w*PASSWORD):-([^}]+)\}", FILE.read_text())
-
-
-def _seconds(duration: str) -> float:
-    assert duration.endswith("s")
-    return float(duration[:-1])
 
 
 def _command_lines(pid: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.systems import BIN
+from tests.acceptance.commands import Celeriac
 from worker_config import manifest
 from worker_config.errors import ExitCode
 from worker_config.settings import Settings, variable_of
@@ -25,10 +25,8 @@ COMMAND_LINE = (CHECKOUT / "docs" / "command-line.md").read_text()
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which `celeriac demo` ran, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run([BIN / "celeriac", "demo"], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    celeriac = Celeriac(tmp_path_factory.mktemp("d"))
+    return celeriac.folder, celeriac.succeeds("demo").stdout
 
 
 def test_the_demo_predicts_all_rows_and_most_of_them_right(demo: tuple[Path, str]) -> None:
