@@ -214,9 +214,9 @@ class System:
         finally:
             os.killpg(worker.pid, signal.SIGCONT)
 
-    def celery(self, *words: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def celery(self, *words: str, timeout_seconds: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
-        return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(), timeout_seconds)
+        return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(**environ), timeout_seconds)
 
     def celeriac(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run `celeriac` in the system's folder, with this broker."""
