@@ -72,7 +72,8 @@ def server(two_sets: System) -> Iterator[redis.Redis]:
 
 def start(system: System, manifest: Path, name: str, model_set: str = "", children: int = 1) -> Worker:
     """Start a worker of that name and wait until it takes chunks."""
-    worker = system.start_worker(manifest, children, "-n", f"{name}@%h", environ={"CELERIAC_MODEL_SET": model_set})
+    environ = {"CELERIAC_MODEL_SET": model_set, "PYTHONPATH": str(manifest.parent)}  # where functions of models stand
+    worker = system.start_worker(manifest, children, "-n", f"{name}@%h", environ=environ)
     wait_until(lambda: worker.process.poll() is not None or " ready." in worker.output(), "the worker takes chunks")
     assert worker.process.poll() is None, worker.output()
     return worker
