@@ -35,7 +35,7 @@ from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 1_000
 # The slow model needs half a second for 64 rows.
-MANY_ROWS = 64_000
+MANY_ROWS = 32_000
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_fetch_waits_with_a_bar_and_ctrl_c_leaves_the_job_where_it_is(
     running = celeriac.start("fetch", job, "-o", "out.npy", *at, stderr=theirs)
     os.close(theirs)
     shown = b""
-    while b"/64000" not in shown or b" 0/64000" in shown.split(b"\r")[-1]:
+    while b"/32000" not in shown or b" 0/32000" in shown.split(b"\r")[-1]:
         shown += os.read(ours, 65_536)
     running.signal(signal.SIGINT)
     with suppress(OSError):

@@ -229,7 +229,7 @@ def test_outputs_that_cannot_be_written(
         without.setitem(sys.modules, "plotly.offline", None)
         assert "pip install 'celeriac[report]'" in refused("a.html")
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", _no_space)
+        full.setattr(Path, "write_bytes", _no_space)
         assert "cannot be written: No space left on device" in refused("there.html", "--force")
     assert (tmp_path / "there.html").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"there.html", "folder.html"}

@@ -72,6 +72,7 @@ def server(two_sets: System) -> Iterator[redis.Redis]:
 
 def start(system: System, manifest: Path, name: str, model_set: str = "", children: int = 1) -> Worker:
     """Start a worker of that name and wait until it takes chunks."""
+    write_held_models(system.folder)  # a worker looks for functions where it was started
     worker = system.start_worker(manifest, children, "-n", f"{name}@%h", environ={"CELERIAC_MODEL_SET": model_set})
     wait_until(lambda: worker.process.poll() is not None or " ready." in worker.output(), "the worker takes chunks")
     assert worker.process.poll() is None, worker.output()
@@ -198,10 +199,10 @@ def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, 
     victim, survivor = start(system, manifest, "victim", "held"), start(system, manifest, "survivor", "digits,held")
     rows = ROWS.copy()
     rows[6:, 0] = 42
-    with Client(system.url) as client, holding(manifest.parent, 42) as let_go:
+    with Client(system.url) as client, holding(system.folder, 42) as let_go:
         job: Any = client.submit("held", rows, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
         job = client.attach(job) if detach else job
-        wait_until(lambda: {*descendants_of(victim.pid)} & held_children(manifest.parent), "it runs a chunk")
+        wait_until(lambda: {*descendants_of(victim.pid)} & held_children(system.folder), "it runs a chunk")
         kill(victim)
         let_go()
 
