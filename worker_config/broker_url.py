@@ -27,6 +27,7 @@ _OF_SENTINEL = ("sentinel_username", "sentinel_password")
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_FORMS = "redis://HOST:PORT/DB, rediss://..., unix:///path/to/redis.sock or sentinel://HOST:PORT,HOST:PORT/NAME/DB"
 _ESCAPE = "write special characters of a password as %XX"
 _TLS = ("ssl_cert_reqs", "ssl_check_hostname", *_TLS_FILES, "ssl_password")
 
@@ -58,7 +59,11 @@ class BrokerAddress:
 def check_broker_url(url: str, where: str) -> str:
     """Return `url`, or raise ConfigError if Redis cannot be reached by it; `where` names the setting in the text."""
     try:
-        _check_tls(address_of(url).tls)
+        address = address_of(url)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {redacted(url)!r} is not a Redis URL: it {error}; write {_FORMS}") from None
+    try:
+        _check_tls(address.tls)
     except ValueError as error:
         raise ConfigError(f"{where}: {redacted(url)!r} {error}") from None
     return url
@@ -68,15 +73,11 @@ def address_of(url: str) -> BrokerAddress:
     """Take a URL apart.
 
     Raises:
-        ValueError: it is not of a form above; the text ends a sentence that begins with the URL.
+        ValueError: it is not of a form above; the text says what it does, as "has an option twice".
     """
     parts = _FORM.fullmatch(url)
     if parts is None or parts["scheme"] not in (*_PORTS, *_SOCKETS):
-        hint = f"; {_ESCAPE}" if "@" in url else ""
-        raise ValueError(
-            "is not a Redis URL; write redis://HOST:PORT/DB, rediss://..., unix:///path/to/redis.sock "
-            f"or sentinel://HOST:PORT,HOST:PORT/NAME/DB{hint}"
-        )
+        raise ValueError(f"is of none of the forms{f'; {_ESCAPE}' if '@' in url else ''}")
     if parts["scheme"] in _PORTS and "@" in parts["path"]:
         raise ValueError(f"has no HOST:PORT in its place; {_ESCAPE}")
     scheme = "unix" if parts["scheme"] in _SOCKETS else parts["scheme"]
@@ -87,19 +88,17 @@ def address_of(url: str) -> BrokerAddress:
     path, names = parts["path"], [unquote(name) for name in parts["path"].split("/") if name]
     if scheme == "unix":
         if hosts or not names:
-            raise ValueError("names no socket; write unix:///path/to/redis.sock, with three slashes")
+            raise ValueError("names no socket, which begins after unix:// with a third slash")
         address["path"], names = unquote(path), []
     else:
         address["hosts"] = tuple(_host(host, _PORTS[scheme]) for host in hosts.split(","))
     if scheme.startswith("sentinel"):
         if not names:
-            raise ValueError("does not name the server; write sentinel://HOST:PORT,HOST:PORT/NAME/DB")
+            raise ValueError("does not name the server that the Sentinels know")
         address["master"], *names = names
         address.update({name: options[name] for name in _OF_SENTINEL if name in options})
     elif len(address.get("hosts", ())) > 1:
-        raise ValueError(
-            "has several hosts; only Sentinels may be more than one, as sentinel://HOST:PORT,HOST:PORT/NAME"
-        )
+        raise ValueError("has several hosts, as only Sentinels may")
     database = _one("database", "/".join(names), options.get("db"), options.get("virtual_host")) or "0"
     if not (database.isascii() and database.isdecimal()):
         raise ValueError(f"has {database!r} in the place of the database, which is a number")
