@@ -67,7 +67,9 @@ def test_who_has_a_key_gets_predictions(system: System, keys_here: tuple[str, ..
     np.testing.assert_array_equal(outputs, ROWS * 2)
 
 
-@pytest.mark.parametrize("keys_here", [(), ("another-key-of-more-than-thirty-two-characters",)], ids=["none", "another"])
+@pytest.mark.parametrize(
+    "keys_here", [(), ("another-key-of-more-than-thirty-two-characters",)], ids=["none", "another"]
+)
 def test_what_is_not_signed_as_it_should_be_is_not_run(system: System, keys_here: tuple[str, ...]) -> None:
     before = system.workers[0].output().count("is not signed with a key")
     with client_of(system, *keys_here) as client:
@@ -104,7 +106,9 @@ def test_rows_in_redis_that_are_not_signed_are_not_run(system: System, server: r
     with client_of(system, NEW) as client:
         with system.standing_still():
             job = client.submit("held", rows, store="redis")
-            key = wait_until(lambda: next(iter(server.scan_iter(keys.payload(job.id, "*"))), None), "the rows are there")
+            key = wait_until(
+                lambda: next(iter(server.scan_iter(keys.payload(job.id, "*"))), None), "the rows are there"
+            )
             server.set(key, codec.encode(rows + 1))
         # What the producer puts there again is its own.
         np.testing.assert_array_equal(job.result(), rows * 2)
