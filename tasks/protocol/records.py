@@ -136,13 +136,13 @@ class Inspected(_Record, frozen=True):
     Attributes:
         operations: of its graph; those that read files of the model itself are left out.
         functions: the Python functions that it is, or that are around it.
-        allowed: whether the manifest allows such operations.
+        refused: why it is not loaded; empty where the manifest allows what it has.
     """
 
     name: str
     operations: list[FileOperation] = []
     functions: list[str] = []
-    allowed: bool = False
+    refused: str = ""
 
 
 _OF_OPERATIONS = {

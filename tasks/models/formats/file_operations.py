@@ -69,6 +69,11 @@ def check_operations(found: list[FileOperation], entry: ModelEntry) -> None:
     Raises:
         ValueError: there is one.
     """
+    if not entry.lambdas and any(one.operation in LAMBDAS for one in found):
+        raise ValueError(
+            "it has a Lambda layer, which is Python code that runs when the file is read; if you trust the file, say "
+            "lambdas = true in the manifest"
+        )
     refused = [one for one in found if one.touches != "unknown" and one.operation not in LAMBDAS]
     if refused and not entry.allow_file_operations:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
@@ -157,6 +162,11 @@ class _Origins:
         node = self._nodes[scope].get(name)
         if node is not None and node.op == "Identity":
             yield scope, node.input[0]
+        elif node is not None and node.op == "ReadVariableOp":  # in which the name of an asset stands meanwhile
+            writes = [one for one in self._nodes[scope].values() if one.op == "AssignVariableOp"]
+            values = [one.input[1] for one in writes if one.input[0] == node.input[0]]
+            yield from ((scope, value) for value in values)
+            yield bool(values)
         else:
             yield not scope and name in self._assets
 

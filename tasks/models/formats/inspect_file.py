@@ -16,6 +16,7 @@ from tasks.models.formats.file_operations import Graph, touched_by
 from tasks.models.formats.frozen import read_graph
 from tasks.models.formats.keras import layer_operations, read_config
 from tasks.models.formats.saved_model import read_meta_graph
+from tasks.models.formats.sessions import read_meta
 from tasks.models.formats.tensor_names import tensor_names
 from tasks.models.formats.tflite import custom_operations
 from tasks.protocol.records import FileOperation
@@ -47,13 +48,7 @@ def inspect_file(path: Path, entry: ModelEntry) -> list[FileOperation]:
 
 
 def _of_checkpoint(path: Path, entry: ModelEntry) -> list[FileOperation]:
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-
-    try:
-        meta = MetaGraphDef.FromString(path.read_bytes())
-    except DecodeError as error:
-        raise ValueError(f"not a .meta file that TensorFlow reads ({error})") from None
+    meta = read_meta(path)
     outputs = tensor_names(meta.graph_def, entry.inputs, entry.outputs)[1]
     return _graph(meta).touching([*outputs, *_restoring(meta)])
 

@@ -61,11 +61,6 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
 def _load(path: Path, entry: ModelEntry) -> Any:
     import keras
 
-    if not entry.lambdas and any(one.operation in LAMBDAS for one in layer_operations(read_config(path))):
-        raise ValueError(
-            "it has a Lambda layer, which is Python code that runs when the file is read; if you trust the file, say "
-            "lambdas = true in the manifest"
-        )
     try:
         safe_mode = not (entry.lambdas or entry.allow_file_operations)
         return keras.models.load_model(path, compile=False, safe_mode=safe_mode)
