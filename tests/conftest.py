@@ -92,9 +92,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[System]:
-    """A Redis and a worker with two children that hold the well-behaved models, shared by a module's tests."""
+    """A Redis and a worker with two children that hold the well-behaved models; who disturbs them mends them."""
     folder = tmp_path_factory.mktemp("s")
     with serving(folder, models / "models.toml") as system:
         yield system

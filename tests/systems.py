@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 import psutil
@@ -30,8 +31,7 @@ from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent
-# For workers whose models use what tests share.
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = warm.REPOSITORY
 
 
 @dataclass
@@ -203,15 +203,23 @@ class System:
 
     def celery(self, *words: str, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
-        return subprocess.run(
-            [str(BIN / "celery"), "-A", "tasks", *words],
-            env=self.environ(),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(), timeout_seconds)
+
+    def celeriac(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run `celeriac` in the system's folder, with this broker."""
+        return self._run([str(BIN / "celeriac"), *map(str, words)], {**self.environ(), **environ}, 120)
+
+    def _run(
+        self, command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        with TemporaryFile() as stdout, TemporaryFile() as stderr:
+            process = warm.start("command", command, self.folder, environ, stdout, stderr)
+            try:
+                code = process.wait(timeout_seconds)
+            finally:
+                process.kill()
+            told = [output.seek(0) or output.read().decode() for output in (stdout, stderr)]
+        return subprocess.CompletedProcess(command, code, *told)
 
     def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
         """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""

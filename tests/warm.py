@@ -5,8 +5,8 @@ test process --command, folder, environment, stdout, stderr--> warm process --fo
 forked command --its Python is a script--> `warm_python.py` --the same--> warm process --fork--> embedded worker
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
-already: for a worker TensorFlow, as far as its main process imports it before it forks its children, and nothing of
-ours; for `celeriac` all that it imports. Tests of imports, of the environment, and of what a killed embedded system
+already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports, of the environment, and of what a killed embedded system
 leaves use fresh processes.
 """
 
@@ -30,10 +30,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+# A command is `celeriac`, or one of Celery's that is no worker.
 Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
 _HERE = Path(__file__).resolve()
+# For processes whose models use what tests share.
+REPOSITORY = _HERE.parents[1]
 _STAND_IN = _HERE.with_name("warm_python.py")
 # What forked commands take for Python: where it is to import TensorFlow, a fork stands in for it.
 _PYTHON = """\
@@ -87,8 +90,9 @@ class Forked:
 
 
 def suits(environ: Mapping[str, str]) -> bool:
-    """Whether what a process is told besides our own environment concerns nothing that is imported."""
-    return all(name.startswith(NAMES) for name in environ)
+    """Whether what a process is told besides our own environment concerns nothing that has been imported."""
+    ours = ("PYTHONPATH", str(REPOSITORY))
+    return all(name.startswith(NAMES) or (name, value) == ours for name, value in environ.items())
 
 
 def start(
@@ -99,7 +103,7 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes] | int | None = None,
 ) -> Forked:
-    """Start Celery's command, in a session of its own, or `celeriac`; stderr goes where stdout does, unless told."""
+    """Start a worker, in a session of its own, or a command; stderr goes where stdout does, unless told."""
     error = stdout if stderr is None else stderr
     streams = stdout.fileno(), error if isinstance(error, int) else error.fileno()
     told = {"argv": list(command), "folder": str(folder), "environ": dict(environ)}
@@ -209,6 +213,7 @@ def _serve(kind: Kind, listener: socket.socket) -> None:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
+    import_module("celery.bin.celery")  # with all of its commands, Flower's too
     if kind == "command":
         import click
 
@@ -219,28 +224,32 @@ def _import(kind: Kind) -> Callable[[], object]:
         # What they import as they run.
         for name in ("celery.app.amqp", "celery.app.events", "kombu.transport.redis", "pyarrow.parquet", "zarr"):
             import_module(name)
-        return commands.main
+        return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
     # As `tasks.models.tensorflow_import` does.
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
     import_module("tensorflow")
     del sys.modules["sklearn"]
     # Of Celery what has no app yet.
-    for name in ("bin.celery", "apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
+    for name in ("apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
         import_module(f"celery.{name}")
     for name in ("keras", "kombu.transport.redis", "msgpack", "msgspec", "psutil"):
         import_module(name)
 
     def main() -> None:
         if sys.argv[1:2] != ["-m"]:
-            from celery.__main__ import main
-
-            main()
+            _celery()
         _, _, module, *sys.argv[1:] = sys.argv
         sys.path[0] = str(Path.cwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return main
+
+
+def _celery() -> None:
+    from celery.__main__ import main
+
+    main()
 
 
 def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
@@ -255,6 +264,7 @@ def _become(kind: Kind, told: dict[str, Any], out: int, err: int) -> None:
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environ"])
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
     time.tzset()
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)

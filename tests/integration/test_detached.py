@@ -296,14 +296,14 @@ def test_rows_in_a_file_that_workers_read_cost_no_budget(shared: System, expecte
         check_close(job.result(), np.tile(expected, (5, 1)))
 
 
-def test_a_redis_with_little_room_refuses_by_its_room(tmp_path_factory: pytest.TempPathFactory, models: Path) -> None:
+def test_a_redis_with_little_room_refuses_by_its_room(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("s")
     server = RedisServer(folder, ("--maxmemory", "8mb", "--maxmemory-policy", "noeviction"))
     system = System(server.start(), folder)
     try:
-        system.start_ready_worker(models / "models.toml", 1)
+        system.start_ready_worker(write_manifest(folder, write_held_models(folder)), 1)
         with Client(system.url) as client, pytest.raises(UsageError, match=r"Redis has room for \d\.\d MiB"):
-            client.submit("digits", np.zeros((50_000, 64), np.float32), detach=True)
+            client.submit("held", np.zeros((50_000, 64), np.float32), detach=True)
     finally:
         system.stop()
 

@@ -53,7 +53,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture
 def client(shared: System) -> Iterator[Client]:
-    with Client(shared.url) as client:
+    # A worker may drain for as long as a busy machine takes for the commands.
+    with Client(shared.url, worker_timeout_seconds=600) as client:
         yield client
 
 

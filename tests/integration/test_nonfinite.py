@@ -47,7 +47,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
     folder = tmp_path_factory.mktemp("s")
     (folder / "not_finite.py").write_text(MODELS)
     tables: dict[str, Any] = {name: {"path": f"not_finite:{name}", "batch_rows": 8} for name in ("label", "root")}
-    tables["digits"] = {"path": str(models / "digits.keras"), "batch_rows": 8}
+    tables["digits"] = {"path": str(models / "digits.keras")}
     with serving(folder, write_manifest(folder, tables), 1) as system:
         yield system
 

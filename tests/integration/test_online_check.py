@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from tasks.transport.publish_answer import VoidAnswerError, push_answer
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.systems import BIN, REPOSITORY, System, serving
+from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExecutorDifferedError, ExitCode
 
@@ -107,18 +106,6 @@ def check_close(outputs: object, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(outputs, wanted, rtol=1e-5)  # type: ignore[call-overload]
 
 
-def command(system: System, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BIN / "celeriac", *words, "--broker", system.url],
-        env=system.environ(),
-        cwd=system.folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def notes(system: System, name: str) -> set[str]:
     return {info.note for slot in system.slots() for info in slot.models if info.name == name}
 
@@ -135,13 +122,13 @@ def test_a_whole_result_is_the_models_own_and_everybody_is_told(
     assert (job.ledger.rows, job.ledger.predicted, job.ledger.written) == (ROWS, ROWS, ROWS)
 
     assert job_store.read(server, job.id)[1].differed == job.differed
-    status = command(system, "status", job.id).stdout
+    status = system.celeriac("status", job.id).stdout
     assert f"tflite differed from the model's own graph on row {ODD}: {seen.text}; the own graph is used" in status
     note = (
         f"tflite differed from the model's own graph on row {ODD} of job {job.id}: {seen.text}; the own graph is used"
     )
     assert notes(system, "whole") == {note}
-    assert note in command(system, "models").stdout
+    assert note in system.celeriac("models").stdout
     assert f"job {job.id}: model whole: {seen}" in system.workers[0].output()
     (mark,) = (path for path in system.folder.glob("celeriac/*/differs-tflite.json") if note in path.read_text())
 
@@ -175,7 +162,7 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
                 predict_to_sink(client, [name], from_batches(broken()), sink, head, RunOptions(quiet=True))
         words.append("--resume")
 
-    done = command(system, *words)
+    done = system.celeriac(*words)
 
     assert done.returncode == 0, done.stderr
     check_close(np.load(output), expected(system, name, rows))
@@ -226,12 +213,12 @@ def test_a_job_that_was_left_ends_by_itself_with_the_models_own_outputs(
     assert record.differed["left"].row == ODD
     assert (record.ledger["predicted"], record.ledger["chunks_answered"]) == (ROWS, ROWS // CHUNK_ROWS)
 
-    done = command(system, "fetch", left, "-o", "left.npy", "--json")
+    done = system.celeriac("fetch", left, "-o", "left.npy", "--json")
 
     assert done.returncode == 0, done.stderr
     check_close(np.load(system.folder / "left.npy"), expected(system, "left", rows))
     assert json.loads(done.stdout.splitlines()[-1])["differed"]["left"]["row"] == ODD
-    assert "tflite differed" in command(system, "watch", left).stdout
+    assert "tflite differed" in system.celeriac("watch", left).stdout
 
 
 # --- answers of a job that was left, by hand -----------------------------------------------------------------------

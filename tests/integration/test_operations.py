@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +20,7 @@ from producer import Client, Progress
 from producer.job.progress_bar import LOOK_SECONDS, follow
 from tasks.transport.connection import connect
 from tests.manifests import write_manifest
-from tests.systems import BIN, REPOSITORY, System, serving
+from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
 
 FUNCTIONS = """
@@ -70,14 +69,8 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
 
 
 def celeriac(system: System, *words: str, **environ: str) -> str:
-    done = subprocess.run(
-        [str(BIN / "celeriac"), *words],
-        env={**system.environ(), **environ},
-        cwd=system.folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = system.celeriac(*words, **environ)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tasks.protocol.messages import InlineRef, ModelRef, Outputs, pack
 from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.manifests import write_manifest
-from tests.systems import System
+from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
@@ -41,16 +41,32 @@ def gated(rows):
 """
 
 
-@pytest.fixture
-def manifest(system: System) -> Path:
-    (system.folder / "my_functions.py").write_text(FUNCTIONS)
-    return write_manifest(system.folder, {name: f"my_functions:{name}" for name in ("plus", "gated")})
+@contextmanager
+def with_functions(folder: Path) -> Iterator[System]:
+    """A Redis and a worker with two children."""
+    (folder / "my_functions.py").write_text(FUNCTIONS)
+    manifest = write_manifest(folder, {name: f"my_functions:{name}" for name in ("plus", "gated")})
+    with serving(folder, manifest) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """For tests whose Redis stays."""
+    with with_functions(tmp_path_factory.mktemp("s")) as system:
+        yield system
 
 
 @pytest.fixture
-def client(system: System, manifest: Path) -> Iterator[Client]:
-    system.start_ready_worker(manifest, 2)
-    with Client(system.url) as client:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """For a test that takes its Redis away."""
+    with with_functions(tmp_path_factory.mktemp("s")) as system:
+        yield system
+
+
+@pytest.fixture
+def shared_client(shared: System) -> Iterator[Client]:
+    with Client(shared.url) as client:
         yield client
 
 
@@ -67,6 +83,7 @@ def some_predicted(job: Job) -> bool:
 
 def gated_rows(system: System, at: int) -> np.ndarray:
     """Rows of which one waits."""
+    (system.folder / "gate").unlink(missing_ok=True)
     os.mkfifo(system.folder / "gate")
     rows = ROWS.copy()
     rows[at] = 42
@@ -129,11 +146,11 @@ def test_a_job_that_waits_for_redis_can_be_cancelled(
 
 
 def test_a_full_redis_holds_the_job_up_and_no_more(
-    system: System, client: Client, caplog: pytest.LogCaptureFixture
+    shared: System, shared_client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = np.random.default_rng(4).random((2_000, 4_096), np.float32)
-    with connect(system.url) as server:
-        job = client.submit("plus", rows, chunk_rows=50, store="redis")
+    with connect(shared.url) as server:
+        job = shared_client.submit("plus", rows, chunk_rows=50, store="redis")
         wait_until(lambda: 0 < job.ledger.predicted < 2_000, "some rows are predicted")
         server.config_set("maxmemory", 1)
         wait_until(lambda: " is full" in caplog.text, "the job says that Redis is full")
@@ -141,19 +158,19 @@ def test_a_full_redis_holds_the_job_up_and_no_more(
     check_whole(job, rows)
 
 
-def test_what_a_child_that_stands_still_has_is_run_by_another(system: System, client: Client) -> None:
-    rows = gated_rows(system, 200)
-    job = client.submit("gated", rows, chunk_rows=4)
+def test_what_a_child_that_stands_still_has_is_run_by_another(shared: System, shared_client: Client) -> None:
+    rows = gated_rows(shared, 200)
+    job = shared_client.submit("gated", rows, chunk_rows=4)
     # The other child goes on until the window is full; a copy of the chunk stands before the gate, too.
     wait_until(lambda: job.ledger.chunks_sent_again, "the chunk is sent again")
-    open_gate(system)
+    open_gate(shared)
     check_whole(job, rows)
 
 
-def test_a_stopped_child_costs_no_row(system: System, client: Client) -> None:
-    job = client.submit("plus", ROWS, chunk_rows=1)
+def test_a_stopped_child_costs_no_row(shared: System, shared_client: Client) -> None:
+    job = shared_client.submit("plus", ROWS, chunk_rows=1)
     wait_until(lambda: some_predicted(job), "some rows are predicted")
-    victim = psutil.Process(system.slots()[0].pid)
+    victim = psutil.Process(shared.slots()[0].pid)
     victim.suspend()
     try:
         wait_until(lambda: victim.status() == psutil.STATUS_STOPPED, "it stands still")
@@ -169,28 +186,28 @@ def answer(job: Job, index: int, outputs: np.ndarray, **more: Any) -> bytes:
     )
 
 
-def test_duplicates_are_dropped_and_those_that_differ_are_counted(system: System, client: Client) -> None:
-    rows = gated_rows(system, len(ROWS) - 1)
-    job = client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
+def test_duplicates_are_dropped_and_those_that_differ_are_counted(shared: System, shared_client: Client) -> None:
+    rows = gated_rows(shared, len(ROWS) - 1)
+    job = shared_client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
     wait_until(lambda: job.ledger.chunks_answered == 9, "all chunks but one are answered")
     outputs = rows[:CHUNK_ROWS] + 1
     same = zlib.crc32(codec.encode(outputs))
-    with connect(system.url) as server:
+    with connect(shared.url) as server:
         for checksum in (same, same + 1, same):
             server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum, nonfinite_inputs=1))
         wait_until(lambda: job.ledger.duplicates == 3, "they are dropped")
-    open_gate(system)
+    open_gate(shared)
     check_whole(job, rows)
     assert job.ledger.duplicates_differing == 1
     assert job.ledger.nonfinite_inputs == 0
 
 
-def test_an_answer_of_another_version_is_not_joined(system: System, client: Client) -> None:
-    rows = gated_rows(system, 0)[:CHUNK_ROWS]
-    job = client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
-    with connect(system.url) as server:
+def test_an_answer_of_another_version_is_not_joined(shared: System, shared_client: Client) -> None:
+    rows = gated_rows(shared, 0)[:CHUNK_ROWS]
+    job = shared_client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
+    with connect(shared.url) as server:
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), answer(job, 0, rows * 0, models=[ModelRef("gated", "0" * 64)]))
         wait_until(lambda: job.ledger.chunks_sent_again == 1, "the chunk is sent again")
-    open_gate(system)
+    open_gate(shared)
     check_whole(job, rows)

@@ -145,11 +145,12 @@ def test_a_function_alone_makes_trees_of_arrays(client: Client, chunk_rows: int 
 def test_rows_dropped_on_purpose_are_counted_as_skipped(
     client: Client, store: str, chunk_rows: int | None, on_error: str
 ) -> None:
-    job = client.submit("odd_ones", ROWS, chunk_rows=chunk_rows, store=store, on_error=on_error)  # type: ignore[call-overload]
+    given = ROWS[:60]
+    job = client.submit("odd_ones", given, chunk_rows=chunk_rows, store=store, on_error=on_error)  # type: ignore[call-overload]
     rows, numbers = job.result()
-    np.testing.assert_array_equal(rows, ROWS[1::2])
-    np.testing.assert_array_equal(numbers, ROWS[1::2, 0])
-    assert (job.ledger.rows, job.ledger.predicted, job.ledger.skipped, job.ledger.failed) == (240, 120, 120, 0)
+    np.testing.assert_array_equal(rows, given[1::2])
+    np.testing.assert_array_equal(numbers, given[1::2, 0])
+    assert (job.ledger.rows, job.ledger.predicted, job.ledger.skipped, job.ledger.failed) == (60, 30, 30, 0)
     assert not job.failures()
 
 

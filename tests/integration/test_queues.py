@@ -72,6 +72,7 @@ def server(two_sets: System) -> Iterator[redis.Redis]:
 
 def start(system: System, manifest: Path, name: str, model_set: str = "", children: int = 1) -> Worker:
     """Start a worker of that name and wait until it takes chunks."""
+    write_held_models(system.folder)  # a worker looks for functions where it was started
     worker = system.start_worker(manifest, children, "-n", f"{name}@%h", environ={"CELERIAC_MODEL_SET": model_set})
     wait_until(lambda: worker.process.poll() is not None or " ready." in worker.output(), "the worker takes chunks")
     assert worker.process.poll() is None, worker.output()
@@ -198,10 +199,10 @@ def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, 
     victim, survivor = start(system, manifest, "victim", "held"), start(system, manifest, "survivor", "digits,held")
     rows = ROWS.copy()
     rows[6:, 0] = 42
-    with Client(system.url) as client, holding(manifest.parent, 42) as let_go:
+    with Client(system.url) as client, holding(system.folder, 42) as let_go:
         job: Any = client.submit("held", rows, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
         job = client.attach(job) if detach else job
-        wait_until(lambda: {*descendants_of(victim.pid)} & held_children(manifest.parent), "it runs a chunk")
+        wait_until(lambda: {*descendants_of(victim.pid)} & held_children(system.folder), "it runs a chunk")
         kill(victim)
         let_go()
 
@@ -279,10 +280,7 @@ def test_while_workers_are_upgraded_each_job_has_one_version(system: System, mod
             job = client.attach(job) if detach else job
             np.testing.assert_allclose(job.result(), expected[new], **CLOSE)
             wait_until(lambda job=job: chunks_run(worker, job.id) == 20, "the log tells of every chunk")
-        told = subprocess.run(
-            [BIN / "celeriac", "models", "--json"], env=system.environ(), capture_output=True, text=True, check=True
-        )
-        versions = json.loads(told.stdout)["models"]
+        versions = json.loads(system.celeriac("models", "--json").stdout)["models"]
         assert [(version["name"], version["slots"]) for version in versions] == [("digits", 1)] * 2
         assert len({version["digest"] for version in versions}) == 2
 
@@ -309,12 +307,12 @@ def celeriac_worker(system: System, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, manifest: Path) -> None:
-    (system.folder / "models.toml").write_text(manifest.read_text())
-    worker = celeriac_worker(system, "--models", "pair,digits", "--workers", "1")
+def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, models: Path) -> None:
+    write_manifest(system.folder, {"digits": models / "digits.keras", **write_held_models(system.folder)})
+    worker = celeriac_worker(system, "--models", "slow,held", "--workers", "1")
     try:
         (slot,) = wait_until(system.slots, "the child is ready")
-        assert {info.name for info in slot.models} == {"digits", "pair"}
+        assert {info.name for info in slot.models} == {"held", "slow"}
     finally:
         worker.terminate()
         worker.communicate()

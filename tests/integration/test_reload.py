@@ -8,7 +8,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -24,14 +26,20 @@ from tests.waiting import is_alive, wait_until
 CHANGES = 20 if LONG else 3
 
 
-def write_version(path: Path, number: int) -> None:
-    """A model that multiplies by the number of its version."""
+@cache
+def version(number: int) -> bytes:
+    """A model that multiplies by the number of its version; the same bytes each time, so that its snapshot is found."""
     import keras
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
     model.set_weights([np.full((4, 1), number, np.float32)])
-    with keras_may_warn():
-        model.save(path.with_name("new.keras"))
+    with TemporaryDirectory() as folder, keras_may_warn():
+        model.save(path := Path(folder) / "times.keras")
+        return path.read_bytes()
+
+
+def write_version(path: Path, number: int) -> None:
+    path.with_name("new.keras").write_bytes(version(number))
     path.with_name("new.keras").replace(path)
 
 
@@ -160,13 +168,13 @@ def test_a_higher_version_of_a_tree_is_taken(system: System, manifest: Path) -> 
     worker = system.start_ready_worker(manifest, 1)
     wait_until(lambda: " ready." in worker.output(), "the worker takes commands")
     (manifest.parent / "new").mkdir()
-    write_version(manifest.parent / "new" / "times.keras", 5)
+    write_version(manifest.parent / "new" / "times.keras", 3)
     (manifest.parent / "new").rename(tree / "2")
 
     reload(system, worker, by_signal=True)
 
     with Client(system.url) as client:
-        np.testing.assert_allclose(client.predict("times", np.ones((50, 4), np.float32)), 20.0)
+        np.testing.assert_allclose(client.predict("times", np.ones((50, 4), np.float32)), 12.0)
 
 
 def test_a_worker_of_functions_has_no_tensorflow_until_a_reload_brings_a_model_of_it(
