@@ -6,8 +6,8 @@ forked command --its Python is a script--> `warm_python.py` --the same--> warm p
 
 What runs in the fork is a process of its own, and the program from its first line on; only that modules are imported
 already: for a worker Celery's command, and TensorFlow as far as its main process imports it before it forks its
-children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports, of the environment, and of what a killed embedded system
-leaves use fresh processes.
+children, and nothing of ours; for other commands all that `celeriac` imports. Tests of imports, of the environment, and
+of what a killed embedded system leaves use fresh processes.
 """
 
 from __future__ import annotations
