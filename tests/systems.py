@@ -236,8 +236,11 @@ class System:
 
     def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
         """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
-        with make_app(Settings(broker_url=self.url)) as app:
-            answers = app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=30, limit=1)
+        # A connection of its own: Celery's pool may hold one to a Redis that has gone.
+        with make_app(Settings(broker_url=self.url)) as app, app.connection_for_write() as connection:
+            answers = app.control.broadcast(
+                command, arguments, destination=[node], reply=True, timeout=30, limit=1, connection=connection
+            )
         assert answers, f"{node} does not answer"
         return cast("dict[str, Any]", answers[0][node])
 
