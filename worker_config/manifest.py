@@ -18,6 +18,7 @@ precision = ["bfloat16"]        # where it is faster and passes the gate
 calibration = "rows.npy"        # rows of the gate
 agreement = 0.99                # or tolerance = 0.05
 independent_rows = false        # a prediction depends on more than its row, and that is meant
+allow_file_operations = true    # its graph reads or writes files, or calls Python or the network, and that is meant
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
+        allow_file_operations: whether its graph may have operations that touch files, other than those that come with
+            the model, the network or Python.
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
         chain: in place of a path, the names of entries that run one after the other, each on what the one before it
             gave; between `preprocess` and `postprocess`, if there are any.
@@ -83,6 +86,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[str] = []
     outputs: list[str] = []
     lambdas: bool = False
+    allow_file_operations: bool = False
     preprocess: _Function = ""
     postprocess: _Function = ""
     drops_rows: bool = False

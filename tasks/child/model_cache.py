@@ -35,7 +35,7 @@ IDLE_SECONDS = 60.0
 
 
 class FreshChildError(Exception):
-    """This child has no room for the model that a chunk wants, or no TensorFlow to run it; a new child will."""
+    """This child has no room for a chunk's model, no TensorFlow for it, or files that have changed; a new one sees."""
 
 
 class ModelCache:
@@ -109,6 +109,16 @@ class ModelCache:
             for link in model.links:
                 link.runner.batch.counts.move_to(total)
         return total
+
+    def check_files(self, models: Iterable[LoadedModel]) -> None:
+        """After these models have run: what they map may have other bytes by now, and so may their outputs.
+
+        Raises:
+            FreshChildError: somebody has written to a file of theirs; a fresh child reads it whole before it serves.
+        """
+        if any(link.files.have_changed() for model in models for link in model.links):
+            self.recycle = True
+            raise FreshChildError
 
     def check_size(self) -> None:
         """After a chunk: set `recycle` if the child has become too large, and a fresh one would be smaller."""

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.models.formats.file_operations import check_operations
 from tasks.models.formats.frozen import open_graph
+from tasks.models.formats.inspect_file import inspect_file
 from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
@@ -53,5 +55,7 @@ def open_model(entry: ModelEntry) -> Program:
     opener = open_saved_model if path.is_dir() else _FILES.get(path.suffix)
     if opener is None:
         raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
+    if not entry.allow_file_operations:
+        check_operations(inspect_file(path, entry), entry)
     program = opener(path, entry)
     return in_order(program, entry.inputs) if entry.inputs else program
