@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import msgpack
 
 from tasks.protocol.codec import heads
-from tasks.protocol.codec.format import FORMAT_VERSION
+from tasks.protocol.codec.format import FEWER_ROWS, FORMAT_VERSION
 from tasks.protocol.codec.heads import Buffer, HeadReader
 from worker_config.errors import ConfigError, PayloadError
 
@@ -61,7 +61,7 @@ def unwrap(payload: Buffer, limit_bytes: int) -> bytes:
         reader.refuse(f"an unknown compression {name[:32]!r}")
     size = reader.length(heads.PLAIN, "the length of a payload")
     if size > limit_bytes:
-        raise PayloadError(f"the payload has {size} bytes and the limit is {limit_bytes}; send fewer rows per chunk")
+        raise PayloadError(f"the payload has {size} bytes and the limit is {limit_bytes}; {FEWER_ROWS}")
     start = reader.advance(reader.length(heads.BIN, "a compressed payload"))
     reader.check_end()
     try:
