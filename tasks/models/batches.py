@@ -157,10 +157,10 @@ def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
 
 def _largest_row_bytes(array: np.ndarray[Any, Any]) -> int:
     """Of text the longest value counts for all."""
-    size: int = array.dtype.itemsize
+    text = 0
     if array.dtype == object:
-        size += max((len(value) for value in array.flat if isinstance(value, str | bytes)), default=0)
-    return math.prod(array.shape[1:]) * size
+        text = max((len(value) for value in array.flat if isinstance(value, str | bytes)), default=0)
+    return int(math.prod(array.shape[1:])) * (int(array.dtype.itemsize) + text)
 
 
 def _blank_row(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
