@@ -71,7 +71,7 @@ def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
     for one in server.client_list():
         if one["id"] != str(server.client_id()):
             server.client_kill_filter(_id=one["id"])
-    yield "max number of clients reached"
+    yield "cannot be reached"
     server.config_set("maxclients", 1000)
 
 
