@@ -1,6 +1,6 @@
 # One image for workers, producers and Flower; docker-compose.yml says what each runs.
 # The Python that constraints.txt was made with.
-FROM python:3.11-slim
+FROM python:3.11.13-slim-bookworm
 
 # Logs appear at once; nothing is left of pip's downloads.
 ENV PYTHONUNBUFFERED=1 \
@@ -14,7 +14,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN mkdir producer tasks worker_config && touch README.md LICENSE \
     && pip install --constraint constraints.txt hatchling \
-    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower,metrics]'
+    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower,metrics,signing]'
 
 COPY README.md LICENSE ./
 COPY worker_config worker_config

@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo test chaos transcript docs bench operations check format wheel clean
+.PHONY: help install pages demo secrets test chaos transcript docs bench operations check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -43,6 +43,12 @@ pages: $(PAGES)  ## install a browser for tests of pages, where there is no Chro
 
 demo: $(DEMO)  ## predict scikit-learn's digits through the embedded system
 	$(BIN)/celeriac demo
+
+secrets: .env  ## write .env with passwords and a signing key for docker compose; one that is there stays
+
+.env:
+	@umask 077; $(PYTHON) -c 'import secrets; print(*(f"{name}={secrets.token_hex(32)}" for name in \
+		("REDIS_PASSWORD", "CELERIAC_SIGNING_KEY", "FLOWER_PASSWORD", "GRAFANA_PASSWORD")), sep="\n")' > $@.new && mv $@.new $@
 
 # What each file costs: make test ARGS="-p tests.costs"
 test: $(READY) $(BROWSER)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING, CHANGELOG --> pages of the site; links that leave docs/ --> text; picture --> part of its page.
+"""README and others --> pages of the site; links that leave docs/ --> text; picture --> part of its page.
 
 So the same files can be read in the repository, where links go to folders, and as a site, which has none.
 """
@@ -13,7 +13,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "reporting.md",
+}
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 PICTURE = re.compile(r'<img [^>]*src="(?:[^"]*/)?system\.svg"[^>]*>')
 

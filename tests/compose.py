@@ -31,17 +31,25 @@ COMMAND_SECONDS = 60
 
 
 def read_compose(file: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The file's content, with `${NAME:-default}` and `$$` replaced as compose does."""
+    """The file's content, with `${NAME:-default}`, `${NAME:?error}` and `$$` replaced as compose does.
+
+    Raises:
+        KeyError: a variable is missing that has no default.
+    """
 
     def interpolated(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: interpolated(item) for key, item in value.items()}
         if isinstance(value, list):
             return [interpolated(item) for item in value]
-        return re.sub(r"\$\$|\$\{(\w+):-([^}]*)\}", replaced, value) if isinstance(value, str) else value
+        return re.sub(r"\$\$|\$\{(\w+):([-?])([^}]*)\}", replaced, value) if isinstance(value, str) else value
 
     def replaced(found: re.Match[str]) -> str:
-        return "$" if found[0] == "$$" else environ.get(found[1]) or found[2]
+        if found[0] == "$$":
+            return "$"
+        if found[2] == "?" and not environ.get(found[1]):
+            raise KeyError(f"{found[1]}: {found[3]}")
+        return environ.get(found[1]) or found[3]
 
     return dict(interpolated(yaml.safe_load(file.read_text())))
 
@@ -71,12 +79,12 @@ class Container:
 
 
 class Stack:
-    """The services of a compose file as local processes."""
+    """The services of a compose file as local processes, each with a home of its own and a common temporary folder."""
 
-    def __init__(self, file: Path, folder: Path, scale: Mapping[str, int]) -> None:
-        services: dict[str, Any] = read_compose(file, {})["services"]
+    def __init__(self, file: Path, folder: Path, scale: Mapping[str, int], environ: Mapping[str, str]) -> None:
+        services: dict[str, Any] = read_compose(file, environ)["services"]
         # Others run programs that are not here.
-        self.services = {name: one for name, one in services.items() if one["image"] in ("celeriac", "redis:7")}
+        self.services = {name: one for name, one in services.items() if re.match(r"celeriac$|redis:", one["image"])}
         self.containers: dict[str, list[Container]] = {}
         self.redis_port, self.flower_port = free_port(), free_port()
         self._folder = folder
@@ -99,6 +107,10 @@ class Stack:
             with suppress(ProcessLookupError):
                 os.killpg(container.process.pid, signal.SIGKILL)
             container.process.wait()
+
+    def home(self, hostname: str) -> Path:
+        """Where a container stands: in a file system that takes no writes, if it is a real one."""
+        return self._folder / "homes" / hostname
 
     def wait_until_ended(self, name: str) -> Container:
         """Wait for a one-shot service."""
@@ -123,7 +135,10 @@ class Stack:
 
     def _start(self, name: str, hostname: str) -> Container:
         service = self.services[name]
-        environ = {"PATH": self.path, "HOME": str(self._folder), "HOSTNAME": hostname}
+        home, temporary = self.home(hostname), self._folder / "tmp"
+        for folder in (home, temporary):
+            folder.mkdir(parents=True, exist_ok=True)
+        environ = {"PATH": self.path, "HOME": str(home), "TMPDIR": str(temporary), "HOSTNAME": hostname}
         environ |= {key: self._local(value) for key, value in service.get("environment", {}).items()}
         if name == "flower":
             environ |= {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(self.flower_port)}
@@ -141,7 +156,7 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environ,
-                cwd=self._folder,
+                cwd=home,
                 start_new_session=True,
             )
         return Container(hostname, environ, process, log)
@@ -167,7 +182,7 @@ class Stack:
         return subprocess.run(
             words,
             env=container.environ,
-            cwd=self._folder,
+            cwd=self.home(container.name),
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,

@@ -35,6 +35,8 @@ Kind = Literal["worker", "command"]
 # Processes that are told more than these by their environment need it from the beginning.
 NAMES = ("CELERIAC_", "COLUMNS", "COMMAND_UNDER_TEST", "TMPDIR", "NO_COLOR")
 _HERE = Path(__file__).resolve()
+# For processes whose models use what tests share.
+REPOSITORY = _HERE.parents[1]
 _STAND_IN = _HERE.with_name("warm_python.py")
 # What forked commands take for Python: where it is to import TensorFlow, a fork stands in for it.
 _PYTHON = """\
@@ -44,8 +46,6 @@ case "$1 $2" in
 esac
 exec {python} "$@"
 """
-# For processes whose models use what tests share.
-REPOSITORY = _HERE.parents[1]
 _warm: dict[Kind, _Warm] = {}
 
 
@@ -213,7 +213,7 @@ def _serve(kind: Kind, listener: socket.socket) -> None:
 def _import(kind: Kind) -> Callable[[], object]:
     """Import what takes time, and return what imports the rest and runs it."""
     sys.path[0] = str(Path(sys.executable).parent)
-    import_module("celery.bin.celery")
+    import_module("celery.bin.celery")  # with all of its commands, Flower's too
     if kind == "command":
         import click
 
@@ -231,7 +231,7 @@ def _import(kind: Kind) -> Callable[[], object]:
     import_module("tensorflow")
     del sys.modules["sklearn"]
     # Of Celery what has no app yet.
-    for name in ("bin.celery", "apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
+    for name in ("apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
         import_module(f"celery.{name}")
     for name in ("keras", "kombu.transport.redis", "msgpack", "msgspec", "psutil"):
         import_module(name)

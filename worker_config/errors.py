@@ -10,7 +10,9 @@ CeleriacError
     OutOfRangeError         a value that the dtype of a model's input cannot hold
   NonFiniteError          a row with a NaN or an infinity, where the caller wants none
   PayloadError            bytes that are no payload, or a value that cannot become one
+    SealError               bytes that were damaged on their way, moved, or not signed by whom they should be
   MessageError            a task message or a result that is not of our form
+    VersionError            a message of another version
   ModelError              a model cannot be used
     RowCountError           a function gave another number of rows than it got
     UnknownModelError       no model of that name
@@ -41,7 +43,7 @@ class ExitCode(IntEnum):
     INPUT = 3  # the data set cannot be read or does not fit the model
     ROWS_FAILED = 4  # rows have no prediction
     MODEL = 5  # unknown model, one that cannot be loaded, or one of which wrong outputs were handed over
-    NO_WORKER = 6  # no worker holds the model, or none came up
+    NO_WORKER = 6  # no worker holds the model, none came up, or they are of another release
     BROKER = 7  # Redis cannot be reached
     CANCELLED = 130  # by Ctrl-C, SIGTERM or `celeriac cancel`
 
@@ -102,6 +104,8 @@ class MessageError(CeleriacError):
 
 class VersionError(MessageError):
     """A message of another version than the one that is understood here."""
+
+    exit_code = ExitCode.NO_WORKER
 
 
 class ModelError(CeleriacError):

@@ -57,7 +57,7 @@ Examples:
 \b
 Exit codes:
   0  all rows predicted             5  a model: unknown, not to be loaded, wrongly run
-  1  a bug in Celeriac              6  no worker holds the model, or none came up
+  1  a bug in Celeriac              6  no worker for the model, or of another release
   2  bad option, setting or output  7  Redis cannot be reached
   3  bad input                    130  cancelled: Ctrl-C, SIGTERM, `celeriac cancel`
   4  rows failed, more than may, or a model alone

@@ -27,7 +27,7 @@ from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
 from tasks.transport.spool import ReusableBuffer
-from worker_config.errors import ExecutorDifferedError, MessageError, RowsFailedError, SealError
+from worker_config.errors import ExecutorDifferedError, MessageError, RowsFailedError, SealError, VersionError
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Collector:
         Raises:
             ExecutorDifferedError: outputs that were joined are void; the job must begin again.
             MessageError: the answer does not fit its chunk, or cannot be read.
+            VersionError: the worker is of another release.
             BrokerError: Redis cannot be reached.
         """
         with self._channel.measures.joining():
@@ -162,21 +163,25 @@ class Collector:
             self._channel.release([answer.ref])
 
     def _close_failed(self, answer: Failure, chunk: OpenChunk) -> bool:
-        record, goes_on = answer.record, self._policy.goes_on
+        record, message, goes_on = answer.record, chunk.message, self._policy.goes_on
+        if record.stage == "message":
+            raise VersionError(record.text)
         if goes_on and answer.failed_rows:
-            self._join_part(answer, chunk, part_of(answer, chunk.message, answer.failed_rows))
+            self._join_part(answer, chunk, part_of(answer, message, answer.failed_rows))
             return True
+        if record.start == record.stop:  # whoever could not read the message, or the answer, knows no rows
+            record = msgspec.structs.replace(record, start=message.start, stop=message.stop)
         self._channel.damaged += record.type == SealError.__name__ and bool(answer.slot)
         if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
             return False
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:
             return False
         if goes_on and record.stage != "model":
-            self._join_part(answer, chunk, part_of(answer, chunk.message, [record]))
+            self._join_part(answer, chunk, part_of(answer, message, [record]))
             return True
         # Those that had failed before are not why the job ends.
         last = self._failures.judge(answer.failed) if self._failures.models else None
-        self._fail(last if last and last.model else self._named(record, chunk.message))
+        self._fail(last if last and last.model else self._named(record, message))
 
     def _join_part(
         self, answer: Answer, chunk: OpenChunk, part: Part, outputs: OutputTree | None = None, size: int = 0
@@ -233,13 +238,15 @@ class Collector:
             if room is not None and self._channel.load_into(answer, parts):
                 return room, sum(map(len, parts))
         payload = self._channel.load(answer, self._buffer if result_arrays else None)
-        if payload is None and chunk.times_sent < MAX_SENDS:
-            return None
-        outputs = read_outputs(payload or b"", message, borrow=True)  # the join looks at it
+        if payload is None:
+            if chunk.times_sent < MAX_SENDS:
+                return None
+            raise MessageError(f"the outputs of {message} were damaged or gone, {chunk.times_sent} times")
+        outputs = read_outputs(payload, message, borrow=True)  # the join looks at it
         outputs = without({name: outputs} if name else outputs, self._failures.models)
         if result_arrays and isinstance(answer.ref, FileRef):  # the next answer is read into the same memory
             outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
-        return outputs, len(payload or b"")
+        return outputs, len(payload)
 
     def _refuse(self, answer: Answer, chunk: OpenChunk, why: str) -> bool:
         """An answer of other outputs than the job's; always False, as its chunk must be sent again."""

@@ -64,7 +64,7 @@ def load_model(served: ServingSpec) -> LoadedModel:
         program, batch_rows = _open(served), served.batch_rows
         inputs, outputs = program.inputs, program.outputs
         if not served.snapshot:
-            batch_rows = batch_rows_of(inputs, entry.batch_rows)
+            batch_rows = batch_rows_of(inputs, entry)
         call: Call = _no_call
         state: State | None = None
         batch_seconds = 0.0
@@ -118,7 +118,7 @@ def _runner(
     executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    size = BatchSize(batch_rows, fixed, notes.note_batch_rows if served.folder else None)
+    size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, notes.note_batch_rows if served.folder else None)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()

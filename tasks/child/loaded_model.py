@@ -132,10 +132,13 @@ class LoadedModel:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _run(self, rows: Rows) -> Arrays:
-        if self.function:
-            outputs = run_function(self.function, rows, self.info)
-        else:
-            outputs = self.runner.run(fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered))
         batch = self.runner.batch
-        batch.counts.add(len(next(iter(outputs.values()), ())), batch.rows)
+        if self.function:
+            batch_rows = batch.of(columns_of(rows))
+            outputs = run_function(self.function, rows, self.info, batch_rows)
+        else:
+            arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
+            outputs = self.runner.run(arrays)
+            batch_rows = batch.of(arrays)  # now, as it may have become smaller
+        batch.counts.add(len(next(iter(outputs.values()), ())), batch_rows, padded=not self.function)
         return outputs

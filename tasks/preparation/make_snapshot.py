@@ -55,7 +55,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         why=program.why_plain,
         ordered=program.ordered,
     )
-    batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
+    batch_rows = batch_rows_of(program.inputs, entry)
     if program.run is None or program.why_plain:
         return _copied(plain, folder)
     try:
@@ -103,7 +103,7 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     """
     copy = str(folder / "source" / snapshot.source)
     program = open_model(replace(snapshot.entry, path=copy, version=0))
-    batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
+    batch_rows = batch_rows_of(program.inputs, snapshot.entry)
     found = _with_dependence(snapshot, plain_call(program), batch_rows)
     (folder / RECORD).write_bytes(to_file(found))
     return found

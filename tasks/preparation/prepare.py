@@ -111,7 +111,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         note = f"no snapshot: {error.strerror or error} ({context.cache})"
         context.say(f"model {name}: {note}; each child loads it for itself")
         return msgspec.structs.replace(plain, note=note)
-    rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
+    rows = batch_rows_of(snapshot.inputs, entry)
     served = msgspec.structs.replace(
         plain, folder=str(folder), snapshot=snapshot, batch_rows=rows, files=snapshot.files, stamps=stamps
     )
@@ -175,7 +175,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
-    batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
+    batch_rows = batch_rows_of(snapshot.inputs, entry)
     reference = read_reference(folder)
     names, left_out = candidates(snapshot, entry, context.gpus)
     clear_built(folder)

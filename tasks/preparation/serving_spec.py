@@ -118,11 +118,11 @@ def info_of(
 
 def chained(served: ServingSpec, members: Sequence[ModelInfo], load_seconds: float = 0.0) -> ModelInfo:
     """What a worker says of a chain: what its first member takes, what its last one gives."""
-    first, last, entry = members[0], members[-1], served.entry
+    first, last = members[0], members[-1]
     return ModelInfo(
         name=served.name,
         digest=served.digest,
-        batch_rows=entry.batch_rows,
+        batch_rows=max(member.batch_rows for member in members),
         inputs=first.inputs,
         outputs=last.outputs,
         load_seconds=load_seconds,

@@ -144,7 +144,8 @@ class FailureRecord(_Value, frozen=True):
 
     def __str__(self) -> str:
         where = f"in model {self.model} at {self.stage}" if self.model else f"at {self.stage}"
-        return f"{self.rows} failed {where}: {self.type}: {self.text}"
+        what = self.rows if self.start < self.stop else "a chunk"
+        return f"{what} failed {where}: {self.type}: {self.text}"
 
 
 class Differed(_Value, frozen=True):

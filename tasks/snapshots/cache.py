@@ -57,7 +57,7 @@ def cache_key(digest: str, entry: ModelEntry, tensorflow: str) -> str:
         OSError: the calibration file cannot be read.
     """
     of_rows = calibration_digest(Path(entry.calibration)) if entry.calibration else hashlib.sha256().digest()
-    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), of_rows.hex()]
+    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), str(entry.batch_mib), of_rows.hex()]
     if entry.allow_file_operations:  # where it is not, nobody may find one that was made when it was
         parts.append("allow_file_operations")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

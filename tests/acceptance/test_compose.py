@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,17 +27,34 @@ from worker_config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
-SERVICES: dict[str, Any] = read_compose(FILE, {})["services"]
+SECRETS = {
+    "REDIS_PASSWORD": "r3dis",
+    "CELERIAC_SIGNING_KEY": "s1gn-with-more-than-thirty-two-characters",
+    "FLOWER_PASSWORD": "fl0wer",
+    "GRAFANA_PASSWORD": "gr4fana",
+}
+SERVICES: dict[str, Any] = read_compose(FILE, SECRETS)["services"]
 # Images of others, which do not run here.
 MONITORING = ("prometheus", "grafana")
 MONITORED = ROOT / "monitoring"
 WORKERS = {"celery@worker-1", "celery@worker-2"}
 
 
+def make_secrets(folder: Path) -> dict[str, str]:
+    """What `make secrets` writes into a folder."""
+    subprocess.run([shutil.which("make") or "make", "-f", str(ROOT / "Makefile"), "secrets"], cwd=folder, check=True)
+    return dict(line.split("=") for line in (folder / ".env").read_text().splitlines())
+
+
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, made: dict[str, str]) -> Iterator[Stack]:
     """`docker compose up --scale worker=2`, until the producer has ended."""
-    stack = Stack(FILE, tmp_path_factory.mktemp("stack"), {"worker": 2})
+    stack = Stack(FILE, tmp_path_factory.mktemp("stack"), {"worker": 2}, made)
     try:
         stack.up()
         stack.wait_until_ended("producer")
@@ -121,12 +139,27 @@ def test_redis_keeps_its_queue_evicts_nothing_and_refuses_strangers(stack: Stack
     assert "NOAUTH" in stack.run("redis", "env", "-u", "REDISCLI_AUTH", "redis-cli", "ping").stdout
 
 
-def test_no_password_is_in_the_process_list_or_in_a_log(stack: Stack) -> None:
+def test_no_secret_is_in_the_process_list_or_in_a_log(stack: Stack, made: dict[str, str]) -> None:
     containers = [container for replicas in stack.containers.values() for container in replicas]
-    ((_, password), *_) = _password_defaults()
     for container in containers:
         shown = container.output() + " ".join(_command_lines(container.process.pid))
-        assert password not in shown, container.name
+        assert not [name for name, secret in made.items() if secret in shown], container.name
+
+
+def test_nothing_is_written_where_a_container_has_no_volume(stack: Stack) -> None:
+    for name, replicas in stack.containers.items():
+        for container in replicas:
+            # Keras keeps its settings there if it can, and elsewhere if not.
+            written = {path.name for path in stack.home(container.name).iterdir()} - {".keras"}
+            assert not written, (name, written)
+
+
+def test_workers_heed_what_is_signed_alone(stack: Stack) -> None:
+    drain = ("celery", "-A", "tasks", "control", "-t", "20", "-d", "celery@worker-2", "drain")
+    forged = stack.run("worker", "env", "-u", "CELERIAC_SIGNING_KEY", *drain)
+    assert "it is not signed with a key of CELERIAC_SIGNING_KEY" in forged.stdout + forged.stderr
+    assert "the worker drains" in stack.run("worker", *drain).stdout
+    assert "takes chunks again" in stack.run("worker", *drain[:-1], "resume").stdout
 
 
 def test_a_worker_that_is_stopped_ends_by_itself_within_its_grace_period(stack: Stack) -> None:
@@ -142,7 +175,7 @@ def test_a_worker_that_is_stopped_ends_by_itself_within_its_grace_period(stack: 
 
 
 def test_every_command_begins_with_a_program_that_exists(tmp_path: Path) -> None:
-    stack = Stack(FILE, tmp_path, {})
+    stack = Stack(FILE, tmp_path, {}, SECRETS)
     for name, service in stack.services.items():
         assert shutil.which(words_of(service["command"])[0], path=stack.path), name
 
@@ -158,33 +191,74 @@ def test_ports_are_published_on_loopback_alone() -> None:
 
 
 def test_every_service_of_ours_runs_the_image_of_the_dockerfile_and_others_are_pinned() -> None:
-    assert SERVICES["redis"]["image"].startswith("redis:7")
-    for name in MONITORING:
+    for name in ("redis", *MONITORING):
         assert re.search(r":v?\d+\.\d+\.\d+$", SERVICES[name]["image"])
     ours = [service for name, service in SERVICES.items() if name not in {"redis", *MONITORING}]
     assert {(service["image"], service["build"]) for service in ours} == {("celeriac", ".")}
 
 
-def test_passwords_have_one_default_and_are_written_nowhere_else() -> None:
-    defaults = _password_defaults()
-    assert {name for name, _ in defaults} == {"REDIS_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD"}
-    (password,) = {default for _, default in defaults}
-    assert FILE.read_text().count(password) == len(defaults)
+def test_there_is_no_password_until_one_is_made() -> None:
+    for name in SECRETS:
+        with pytest.raises(KeyError, match=f"{name}: run `make secrets`"):
+            read_compose(FILE, {other: secret for other, secret in SECRETS.items() if other != name})
+    assert not re.findall(r"\$\{(\w*(?:PASSWORD|KEY)):-", FILE.read_text())
 
 
-def test_no_command_holds_a_password() -> None:
-    ((_, password), *_) = _password_defaults()
+def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    first = make_secrets(tmp_path)
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert first.keys() == SECRETS.keys()
+    assert len(set(first.values())) == len(first)
+    assert all(re.fullmatch("[0-9a-f]{64}", secret) for secret in first.values())
+    assert make_secrets(tmp_path) == first
+
+
+def test_no_command_holds_a_secret() -> None:
     for service in SERVICES.values():
-        assert password not in f"{service.get('command')} {service.get('healthcheck')}"
+        said = f"{service.get('command')} {service.get('healthcheck')}"
+        assert not [secret for secret in SECRETS.values() if secret in said]
 
 
-def test_passwords_come_from_the_environment() -> None:
-    told = {"REDIS_PASSWORD": "r3dis", "FLOWER_PASSWORD": "fl0wer", "GRAFANA_PASSWORD": "gr4fana"}
-    services = read_compose(FILE, told)["services"]
-    assert services["redis"]["environment"]["REDISCLI_AUTH"] == "r3dis"
-    assert services["worker"]["environment"]["CELERIAC_BROKER_URL"] == "redis://:r3dis@redis:6379/0"
-    assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "celeriac:fl0wer"
-    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "gr4fana"
+def test_secrets_go_to_those_alone_that_need_them() -> None:
+    holders = {
+        name: {
+            service
+            for service, one in SERVICES.items()
+            if any(secret in value for value in one.get("environment", {}).values())
+        }
+        for name, secret in SECRETS.items()
+    }
+    assert holders == {
+        "REDIS_PASSWORD": {"redis", "worker", "producer", "flower"},
+        "CELERIAC_SIGNING_KEY": {"worker", "producer"},
+        "FLOWER_PASSWORD": {"flower"},
+        "GRAFANA_PASSWORD": {"grafana"},
+    }
+    assert SERVICES["worker"]["environment"]["CELERIAC_BROKER_URL"] == "redis://:r3dis@redis:6379/0"
+
+
+def test_what_control_may_do_can_be_said() -> None:
+    assert SERVICES["worker"]["environment"]["CELERIAC_REMOTE_CONTROL"] == "all"
+    services = read_compose(FILE, {**SECRETS, "CELERIAC_REMOTE_CONTROL": "off"})["services"]
+    assert services["worker"]["environment"]["CELERIAC_REMOTE_CONTROL"] == "off"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(service[limit] for limit in ("mem_limit", "cpus", "pids_limit"))
+    assert not {"privileged", "cap_add", "pid", "ipc", "network_mode"} & service.keys()
+    outside = "ports" in service
+    assert service["networks"] == (["inside", "outside"] if outside else ["inside"])
+    if service["image"] == "celeriac":
+        assert "/tmp" in service["tmpfs"]  # noqa: S108 - of a container
+
+
+def test_what_has_no_door_reaches_nothing_outside() -> None:
+    assert read_compose(FILE, SECRETS)["networks"]["inside"] == {"internal": True}
 
 
 def test_every_variable_of_ours_is_one_that_settings_read() -> None:
@@ -249,18 +323,13 @@ def test_the_image_gets_our_packages_and_only_what_exists_and_is_not_ignored() -
 def test_the_image_runs_as_an_ordinary_user_on_a_supported_python() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    version = re.search(r"^FROM python:(\d+\.\d+)-slim$", dockerfile, re.MULTILINE)
+    version = re.search(r"^FROM python:(\d+\.\d+)\.\d+-slim-bookworm$", dockerfile, re.MULTILINE)
     extras = re.search(r"'\.\[([\w,]+)\]'", dockerfile)
     assert version
     assert f">={version[1]}" == project["requires-python"]
     assert extras
     assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
     assert re.findall(r"^USER (\w+)$", dockerfile, re.MULTILINE) == ["celeriac"]
-
-
-def _password_defaults() -> list[tuple[str, str]]:
-    """Name and default of each password, as often as the file uses it; anchors are repeated in the text only once."""
-    return re.findall(r"\$\{(\w*PASSWORD):-([^}]+)\}", FILE.read_text())
 
 
 def _command_lines(pid: int) -> Iterator[str]:

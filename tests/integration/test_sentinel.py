@@ -19,7 +19,7 @@ from tests.tls import Certificates
 from tests.waiting import wait_until
 from worker_config.errors import BrokerError, BrokerRefusedError, ExitCode
 
-FAILOVERS = 6 if LONG else 1
+FAILOVERS = 4 if LONG else 1
 CHUNKS = 2_000 if LONG else 300
 ROWS = np.random.default_rng(3).random((CHUNKS * 4, 4), np.float32)
 

@@ -76,7 +76,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 def test_every_page_is_in_the_menu_of_the_site() -> None:
     menu = set(re.findall(r": (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").rglob("*.md")}
-    assert menu == pages | {"index.md", "contributing.md", "changelog.md"}
+    assert menu == pages | {"index.md", "contributing.md", "changelog.md", "reporting.md"}
 
 
 def test_every_error_is_documented() -> None:

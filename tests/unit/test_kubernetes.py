@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from worker_config.settings import Settings
 FOLDER = Path(__file__).parents[2] / "kubernetes"
 # The oldest and the newest that should take them.
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
+POD_OWNERS = ("Deployment", "StatefulSet", "Job")
 KUSTOMIZE, KEDA = "kustomize.config.k8s.io/v1beta1", "keda.sh/v1alpha1"
 
 
@@ -76,7 +78,81 @@ def test_kustomize_finds_its_files_and_no_secret_that_everybody_knows() -> None:
     (kustomization,) = [one for one in ALL if one["apiVersion"] == KUSTOMIZE]
     assert all((FOLDER / name).is_file() for name in kustomization["resources"])
     assert "secret.example.yaml" not in kustomization["resources"]
-    assert {image["name"] for image in kustomization["images"]} == {one["image"] for one in containers()} - {"redis:7"}
+    (image,) = kustomization["images"]
+    assert image["name"] == "celeriac"
+    (tag,) = {one["image"].partition(":")[2] for one in containers() if one["image"].startswith("celeriac:")}
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    assert image["newTag"] == tag == project["version"]
+
+
+def test_every_image_is_of_one_version() -> None:
+    for container in containers():
+        assert re.fullmatch(r"(celeriac|redis):\d+\.\d+\.\d+", container["image"])
+
+
+def test_every_container_is_confined() -> None:
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert not [volume for volume in pod.get("volumes", []) if "hostPath" in volume]
+    for container in containers():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        if container["image"].startswith("celeriac:"):
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}  # noqa: S108 - of a container
+
+
+def test_the_network_lets_workers_and_producers_reach_redis_and_nobody_else_anything() -> None:
+    policies = [one["spec"] for one in OURS if one["kind"] == "NetworkPolicy"]
+
+    def apps_of(selector: dict[str, Any]) -> list[str]:
+        expressions = selector.get("matchExpressions", [])
+        return [selector["matchLabels"]["app"]] if "matchLabels" in selector else list(expressions[0]["values"])
+
+    def rules(app: str, way: str) -> list[dict[str, Any]]:
+        mine = [one for one in policies if app in apps_of(one["podSelector"])]
+        assert any(way.capitalize() in one["policyTypes"] for one in mine), f"nothing limits the {way} of {app}"
+        return [rule for one in mine for rule in one.get(way, [])]
+
+    clients = ["celeriac-worker", "celeriac-producer"]
+    pods_there = {one["spec"]["template"]["metadata"]["labels"]["app"] for one in OURS if one["kind"] in POD_OWNERS}
+    assert pods_there == {"celeriac-redis", "celeriac-demo-models", *clients}
+    of_keda, of_clients = rules("celeriac-redis", "ingress")
+    (peer,) = of_clients["from"]
+    assert apps_of(peer["podSelector"]) == clients
+    namespace = {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}
+    assert of_keda["from"] == [{"namespaceSelector": namespace}]
+    assert [port["port"] for rule in (of_keda, of_clients) for port in rule["ports"]] == [6379, 6379]
+    assert not rules("celeriac-redis", "egress")
+    for app in clients:
+        assert not rules(app, "ingress")
+        to_redis, to_dns = rules(app, "egress")
+        assert to_redis["to"] == [{"podSelector": {"matchLabels": {"app": "celeriac-redis"}}}]
+        assert [one["port"] for one in (*to_redis["ports"], *to_dns["ports"])] == [6379, 53, 53]
+    assert not rules("celeriac-demo-models", "ingress")
+    assert not rules("celeriac-demo-models", "egress")
+
+
+def test_pods_of_workers_are_moved_one_by_one() -> None:
+    budget = named("PodDisruptionBudget", "celeriac-worker")["spec"]
+    assert budget["selector"]["matchLabels"] == WORKER["spec"]["selector"]["matchLabels"]
+    assert budget["maxUnavailable"] == 1
+
+
+def test_producers_and_workers_have_the_same_signing_key() -> None:
+    named_secrets = [
+        one["valueFrom"]["secretKeyRef"]
+        for container in containers()
+        for one in container.get("env", [])
+        if one["name"] == "CELERIAC_SIGNING_KEY"
+    ]
+    assert named_secrets == [{"name": "celeriac-signing", "key": "key"}] * 2
 
 
 def test_every_secret_and_volume_that_is_named_is_there() -> None:
@@ -140,7 +216,7 @@ def test_the_worker_s_settings_are_settings() -> None:
     settings = Settings.from_env({**values, "CELERIAC_BROKER_URL": "redis://celeriac-redis"})
     told = {name for name in values if name.startswith("CELERIAC_")}
     assert len(told) == sum(getattr(settings, name) != getattr(Settings(), name) for name in vars(settings))
-    mounted = {mount["mountPath"] for mount in worker["volumeMounts"]}
+    mounted = {mount["mountPath"] for mount in worker["volumeMounts"]} - {"/tmp"}  # noqa: S108 - of a container
     assert {str(settings.models_path.parent), str(settings.cache)} == mounted
 
 
