@@ -125,7 +125,7 @@ class SlotRecord(_Record, frozen=True):
     set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
     `data_roots` are the folders under which it opens files. `older` are model sets that it served before, and for which
     it still runs chunks, from their own queues. `message_version` is the one that it speaks: the first,
-    where nothing is said.
+    where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
 
     worker: str
@@ -138,6 +138,7 @@ class SlotRecord(_Record, frozen=True):
     data_roots: list[str] = []
     older: list[OlderSet] = []
     message_version: int = 1
+    key_ids: list[str] = []
 
 
 class Plan(_Record, frozen=True):
