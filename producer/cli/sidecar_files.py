@@ -93,7 +93,7 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
         ledger = msgspec.json.decode(ledger_path(path).read_bytes(), type=OutputLedger)
         failures = failures_path(path).read_bytes() if ledger.failures else b""
         records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
         raise OutputError(
             f"{path}: what became of its rows is not known: {cause}; predict all rows again with --force"

@@ -51,7 +51,7 @@ def read(client: redis.Redis, job_id: str) -> tuple[TimelineSummary, list[Entry]
         summary = msgspec.msgpack.decode(fields[_STORY.encode()], type=TimelineSummary)
         blocks = [data for name, data in fields.items() if name.startswith(_ENTRIES.encode())]
         entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=list[Entry])]
-    except (KeyError, msgspec.DecodeError):  # of another version
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError):  # of another version
         return None
     return summary, sorted(entries, key=lambda entry: entry.answered_at)
 

@@ -132,7 +132,7 @@ class ModelCache:
 
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
         if self.folder is not None:
-            with suppress(OSError, msgspec.DecodeError):
+            with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served

@@ -272,5 +272,5 @@ def unpack(data: bytes | memoryview, form: Any) -> Any:
     """
     try:
         return msgspec.msgpack.decode(data, type=form)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {error}") from None

@@ -47,7 +47,7 @@ class ExecutorNotes:
             return msgspec.json.decode(self._difference_path.read_bytes(), type=str)
         except OSError:
             return ""
-        except msgspec.DecodeError:  # whatever damaged it, it was there
+        except (msgspec.DecodeError, UnicodeDecodeError):  # whatever damaged it, it was there
             return f"{self.executor} differed from the model's own graph in a job; the own graph is used"
 
     def note_difference(self, text: str) -> None:

@@ -123,7 +123,7 @@ def read(folder: Path) -> WorkerStatus | None:
     """Of the worker with this run folder; None where there is none, or that of another version."""
     try:
         return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -99,7 +99,7 @@ def _is_abandoned(folder: Path) -> bool:
         if owner.namespace and owner.namespace == _namespace():
             return born(owner.pid) != owner.born
         return time.time() - (folder / STATUS).stat().st_mtime > ABANDONED_SECONDS
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 

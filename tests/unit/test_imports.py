@@ -10,11 +10,13 @@ import producer
 
 KNOWN = {
     "tasks.models.model_version",
+    "tasks.protocol.chunk_args",
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",
     "tasks.protocol.keys",
     "tasks.protocol.messages",
     "tasks.protocol.records",
+    "tasks.protocol.seal",
     "tasks.protocol.signature",
     "tasks.snapshots.cache",
     "tasks.transport.connection",
