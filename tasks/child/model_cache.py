@@ -28,7 +28,7 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
-from worker_config.errors import ModelError
+from worker_config.errors import UNDECODABLE, ModelError
 
 # A version that was replaced may still be wanted by a job that runs.
 IDLE_SECONDS = 60.0
@@ -122,7 +122,7 @@ class ModelCache:
 
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
         if self.folder is not None:
-            with suppress(OSError, msgspec.DecodeError):
+            with suppress(OSError, *UNDECODABLE):
                 served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served

@@ -36,7 +36,7 @@ from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
-from worker_config.errors import ConfigError, ModelLoadError
+from worker_config.errors import UNDECODABLE, ConfigError, ModelLoadError
 from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -206,7 +206,7 @@ def _read_trials(folder: Path, record: Path) -> Trials | None:
     try:
         known = msgspec.json.decode(record.read_bytes(), type=Trials)
         cache.check_files(folder, known.files)
-    except (OSError, msgspec.DecodeError, ValueError):
+    except (OSError, ValueError, *UNDECODABLE):
         return None
     return known
 

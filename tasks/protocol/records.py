@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from worker_config.errors import UNDECODABLE
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -267,5 +268,5 @@ def unpack_facts(data: bytes | None) -> WorkerFacts | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None

@@ -25,6 +25,7 @@ import msgspec
 
 from tasks.models.model_version import calibration_digest, file_digest
 from tasks.snapshots.record import Snapshot
+from worker_config.errors import UNDECODABLE
 from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -114,7 +115,7 @@ def read(folder: Path) -> Snapshot | None:
         raise ValueError(f"{RECORD} is missing") from None
     try:
         snapshot = msgspec.json.decode(data, type=Snapshot)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise ValueError(f"{RECORD} is damaged ({error})") from None
     check_files(folder, snapshot.files)
     return snapshot
@@ -227,7 +228,7 @@ def _sweep_key(cache: Path, key: str, paths: list[Path], is_kept: bool) -> Swept
 def _source(folder: Path) -> str:
     try:
         return msgspec.json.decode((folder / RECORD).read_bytes(), type=Snapshot).entry.path
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return ""
 
 
