@@ -31,11 +31,6 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-import msgspec
-
-# What msgspec raises for bytes that are not of the form asked for: text that is no UTF-8 is no error of its own.
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 class ExitCode(IntEnum):
     """How a `celeriac` command, or a worker that cannot start, ends."""

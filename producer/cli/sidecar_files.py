@@ -20,7 +20,8 @@ import msgspec
 from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from worker_config.errors import UNDECODABLE, OutputError
+from worker_config.decoding import UNDECODABLE
+from worker_config.errors import OutputError
 from worker_config.files import write_whole
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"

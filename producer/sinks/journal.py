@@ -36,7 +36,8 @@ from producer.rows.part import RowSpec
 from producer.sinks.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.errors import UNDECODABLE, OutputError
+from worker_config.decoding import UNDECODABLE
+from worker_config.errors import OutputError
 
 FORMAT = 3
 

@@ -36,7 +36,8 @@ from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
-from worker_config.errors import UNDECODABLE, ConfigError, ModelLoadError
+from worker_config.decoding import UNDECODABLE
+from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from worker_config.errors import UNDECODABLE, MessageError
+from worker_config.decoding import UNDECODABLE
+from worker_config.errors import MessageError
 
 MESSAGE_VERSION = 2
 # Of a chunk, in their order. "wait" is before it came, "answer" that of the chunk before it.

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
-from worker_config.errors import UNDECODABLE
+from worker_config.decoding import UNDECODABLE
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

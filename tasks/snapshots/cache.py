@@ -25,7 +25,7 @@ import msgspec
 
 from tasks.models.model_version import calibration_digest, file_digest
 from tasks.snapshots.record import Snapshot
-from worker_config.errors import UNDECODABLE
+from worker_config.decoding import UNDECODABLE
 from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings

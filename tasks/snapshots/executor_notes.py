@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from worker_config.errors import UNDECODABLE
+from worker_config.decoding import UNDECODABLE
 from worker_config.files import write_whole
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import msgspec
 
 from tasks.transport import run_folder
 from worker_config.broker_url import address_of
-from worker_config.errors import UNDECODABLE
+from worker_config.decoding import UNDECODABLE
 from worker_config.files import write_whole
 
 
