@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from worker_config.decoding import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
 
@@ -310,5 +311,5 @@ def unpack_facts(data: bytes | None) -> WorkerFacts | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
