@@ -61,7 +61,7 @@ def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
 @contextmanager
 def that_has_taken_rights_away(_: System, server: redis.Redis) -> Iterator[str]:
     server.execute_command("ACL", "SETUSER", "default", "-@list", "-@write")
-    yield "refuses the user or password"
+    yield "refuses this user a right"
     server.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
