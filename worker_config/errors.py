@@ -150,7 +150,7 @@ class BrokerFullError(BrokerError):
 
 
 class BrokerRefusedError(BrokerError):
-    """Redis refuses the user or password; trying again does not help."""
+    """Redis refuses the user, the password or a right; trying again does not help."""
 
 
 class WorkerStartError(InfrastructureError):

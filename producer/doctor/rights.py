@@ -24,14 +24,16 @@ class RightsFacts:
 
 
 def check_rights(facts: RightsFacts) -> Finding:
-    """Whether a run with this login would work: a producer's, or a worker's."""
-    if had := [role.name for role in ROLES if not facts.missing[role.name]]:
-        found = f"user {facts.user!r} has those of: {', '.join(had)}"
-        if {PRODUCER.name, WORKER.name} & set(had):
-            return ok("rights", found)
-        return warning("rights", found, "a run needs another user: `celeriac doctor --acl` shows its rights")
+    """Whether a run with this login would work, a producer's or a worker's; who lacks most of that is meant to look."""
+    had = [role.name for role in ROLES if not facts.missing[role.name]]
+    found = f"user {facts.user!r} has those of: {', '.join(had)}"
+    if {PRODUCER.name, WORKER.name} & set(had):
+        return ok("rights", found)
     nearest = min((PRODUCER, WORKER), key=lambda role: len(facts.missing[role.name]))
-    found = f"user {facts.user!r} lacks those of a {nearest.name}: {' '.join(facts.missing[nearest.name])}"
+    missing = facts.missing[nearest.name]
+    if had and len(missing) > len(nearest.commands) / 2:
+        return warning("rights", found, "a run needs another user: `celeriac doctor --acl` shows its rights")
+    found = f"user {facts.user!r} lacks those of {nearest.name}s: {' '.join(missing)}"
     return error("rights", found, "`celeriac doctor --acl` shows the rights of each kind of user", ExitCode.BROKER)
 
 

@@ -66,11 +66,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "zrem": (_KEY, "v"),
     "zremrangebyscore": (_KEY, "0", "0"),
 }
-# Tried before a transaction begins: they are run at once also within one, or only read.
-_OUTSIDE = frozenset(
-    "exec exists get hexists hget hgetall hkeys hlen hmget hstrlen info llen lrange ping pttl scan script|exists "
-    "select smembers time watch zrange zrangebyscore".split()
-)
+# Redis runs them at once also within a transaction: they are tried before it begins.
+_OUTSIDE = ("exec", "watch")
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,13 @@ class Role:
         return [f"~{KEY_PREFIX}*", "resetchannels", *(f"&{one}" for one in patterns), "-@all", *commands]
 
     def tries(self, database: int) -> Iterator[tuple[bool, tuple[str, ...]]]:
-        """Commands, and whether to send them before a transaction begins; nothing is done if that is not executed."""
+        """Commands, and whether to send them before a transaction begins; nothing is done if that is not executed.
+
+        Who only reads has none.
+        """
+        only_reads = "multi" not in self.commands
         for name in sorted(self.commands - {"hello", "multi", "publish", "psubscribe"}):
-            yield name in _OUTSIDE, (*name.upper().split("|"), *_ARGUMENTS.get(name, (_KEY,)))
+            yield only_reads or name in _OUTSIDE, (*name.upper().split("|"), *_ARGUMENTS.get(name, (_KEY,)))
         for one in self.sends:
             yield False, ("PUBLISH", _channel(one, database), "")
         for one in self.hears:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ExecAbortError, NoPermissionError
 
 from tasks.protocol.rights import Role
 from tasks.transport.connection import broker_errors, connect
@@ -31,7 +31,7 @@ def check_rights(url: str, role: Role) -> None:
     if missing:
         user = address_of(url).username or "default"
         raise BrokerRefusedError(
-            f"Redis at {redacted(url)} refuses user {user!r} rights of a {role.name}; have its administrator run: "
+            f"Redis at {redacted(url)} refuses user {user!r} rights of {role.name}s; have its administrator run: "
             f"ACL SETUSER {user} {' '.join(missing)}"
         )
 
@@ -75,7 +75,7 @@ def _refused(connection: Any, commands: list[tuple[str, ...]]) -> list[str]:
     for command in commands:
         try:
             connection.read_response()
-        except NoPermissionError as error:
+        except (NoPermissionError, ExecAbortError) as error:  # the latter of EXEC, where it is refused
             what = str(error)
             if "run the" in what:
                 rules.append(_rule_for(command))

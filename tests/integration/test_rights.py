@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,11 +20,14 @@ from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WATCHER, WORKER, Role
 from tasks.transport.connection import connect
+from tasks.transport.rights import missing_rules
+from tests.acceptance.commands import Celeriac
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.metrics import free_port
 from tests.systems import BIN, PASSWORD, RedisServer, System
 from tests.waiting import wait_until
+from worker_config.errors import BrokerRefusedError, ExitCode
 from worker_config.queue_names import KEY_PREFIX
 
 ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
@@ -41,7 +44,8 @@ RARE = {
     "worker": {"unwatch"},  # an error between WATCH and EXEC
     "producer": set[str](),
     "watcher": set[str](),
-    "operator": {"unwatch", "punsubscribe"},  # the end of a command that listens to events
+    # The end of a command that listens to events; messages of a worker that is gone, which any consumer gives back.
+    "operator": {"punsubscribe", "hdel", "hget", "lpush", "smembers", "unwatch", "watch"},
 }
 
 
@@ -78,8 +82,8 @@ class SeenServer(RedisServer):
                         caller = one["client_type"]
                     if DONE in one["command"]:
                         return
-                    if caller == "tcp":
-                        words = one["command"].lower().split()
+                    words = one["command"].lower().split()
+                    if caller == "tcp" and (words[1:2] != [keys.PROBE] or words[0] == "persist"):  # else it is a try
                         channels.update(words[1:] if words[0] in ("publish", "psubscribe") else ())
                         used.add("|".join(words[: 1 + (words[0] == "script")]))
 
@@ -178,32 +182,24 @@ def watch(system: System) -> None:
         ended = system.celeriac(*words, **url)
         assert "refuses" not in ended.stdout + ended.stderr, ended
         assert "Traceback" not in ended.stderr, ended
+
+
+def examine(system: System, role: Role) -> None:
+    """The doctor tries what this role may not do as well."""
     assert refused(system) == []
-    # The doctor tries what it may not do.
-    assert "has those of: watcher" in system.celeriac("doctor", **url).stdout
+    examined = system.celeriac("doctor", CELERIAC_BROKER_URL=system.redis.url_as(role)).stdout
+    assert re.search(rf"rights .* has those of: .*{role.name}", examined), examined
     client_of(system).acl_log_reset()
 
 
 def operate(system: System) -> None:
-    """Celery's own commands, and Flower where it is what is seen, as it has no users at a Unix socket.
-
-    Others have asked before, and have gone; as has a worker with a message.
-    """
-    server = client_of(system)
-    server.zadd(f"{KEY_PREFIX}_kombu.binding_deadlines", {"reply.gone": 1})
-    server.script_flush()
+    """Celery's own commands, and Flower where it is what is seen, as it has no users at a Unix socket."""
+    client_of(system).script_flush()  # which others have loaded
     for words in (("inspect", "ping"), ("inspect", "models"), ("control", "drain"), ("control", "resume"), ("status",)):
         ended = system.celery(*words)
         assert ended.returncode == 0, ended.stderr
     if seen_server(system).seen is not OPERATOR:
         return
-    system.workers[-1].stop()
-    message = {"body": "", "properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": {}}
-    server.hset(f"{KEY_PREFIX}unacked", "t", json.dumps([message, "", "celeriac.gone"]))
-    server.zadd(f"{KEY_PREFIX}unacked_index", {"t": 1})
-    system.celery("inspect", "ping")
-    assert server.llen(f"{KEY_PREFIX}celeriac.gone") == 1
-    system.start_ready_worker(system.folder / "models.toml", 1)
     port = free_port()
     with (system.folder / "flower.log").open("wb") as log:
         flower = subprocess.Popen(
@@ -233,15 +229,21 @@ def operate(system: System) -> None:
 @pytest.mark.parametrize("system", ROLES, indirect=True, ids=lambda role: role.name)
 def test_all_works_with_least_rights_and_each_is_used(system: System, caplog: pytest.LogCaptureFixture) -> None:
     role = seen_server(system).seen
-    with seen_server(system).seeing() as (used, channels):
+    overdue = f"{KEY_PREFIX}_kombu.binding_deadlines", {"reply.gone": 1}
+    with seen_server(system).seeing() as (used, channels), client_of(system) as server:
+        server.zadd(*overdue)
         system.start_ready_worker(system.folder / "models.toml", 1)
         produce(system)
         if role in (PRODUCER, WORKER):
             outlive(system, caplog)
         if role in (OPERATOR, WORKER):
+            server.zadd(*overdue)
             operate(system)
+        if role is WORKER:
+            examine(system, role)
         if role is WATCHER:
             watch(system)
+            examine(system, role)
         system.workers[-1].process.terminate()
         system.workers[-1].process.wait(60)
     assert refused(system) == []
@@ -250,3 +252,86 @@ def test_all_works_with_least_rights_and_each_is_used(system: System, caplog: py
     assert role.commands - used <= RARE[role.name]
     patterns = [rule[1:] for rule in role.rules(1) if rule.startswith("&")]
     assert [one for one in patterns if not fnmatch.filter(channels, one)] == []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("s"), least_rights=True).start()
+    yield server
+    server.stop()
+
+
+@contextmanager
+def without(server: RedisServer, role: Role, *rules: str) -> Iterator[None]:
+    """The role's user has other rules besides."""
+    with connect(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", role.name, *rules)
+        try:
+            yield
+        finally:
+            server.add_users()
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_each_right_that_is_missing_is_found_and_nothing_is_done_for_it(server: RedisServer, role: Role) -> None:
+    with connect(server.url) as admin, connect(server.url_as(role)) as client:
+        admin.set(keys.PROBE, "1")
+        assert missing_rules(client, role, 0) == []
+        for name in sorted(role.commands - {"hello", "multi"}):
+            with without(server, role, f"-{name}" if "|" not in name else f"-{name.partition('|')[0]}"):
+                # A subcommand can be given, but not taken away alone by each version.
+                expected = [one for one in sorted(role.commands) if one.partition("|")[0] == name.partition("|")[0]]
+                assert missing_rules(client, role, 0) == [f"+{one}" for one in expected]
+        if "multi" in role.commands:
+            with without(server, role, "-multi"):
+                missing = missing_rules(client, role, 0)
+                assert {"+multi", "+set"} <= set(missing)
+                assert set(missing) <= {f"+{name}" for name in role.commands}
+        with without(server, role, "resetkeys"):
+            assert missing_rules(client, role, 0) == ["~celeriac:*"]
+        with without(server, role, "resetchannels"):
+            assert set(missing_rules(client, role, 0)) == {one for one in role.rules(0) if one.startswith("&")}
+        assert admin.keys() == [keys.PROBE.encode()]
+        assert admin.get(keys.PROBE) == b"1"
+        admin.delete(keys.PROBE)
+
+
+def test_who_lacks_a_right_is_told_in_one_line_how_it_is_given(server: RedisServer, celeriac: Celeriac) -> None:
+    system = System(server, server.folder)
+    manifest = write_manifest(server.folder, write_held_models(server.folder))
+    with without(server, WORKER, "-brpop", "-hlen"):
+        worker = system.start_worker(manifest, 1)
+        try:
+            assert worker.process.wait(90) == ExitCode.BROKER
+        finally:
+            worker.stop()
+        check_line(worker.output(), "rights of workers.* ACL SETUSER worker \\+brpop \\+hlen$")
+    with without(server, OPERATOR, "resetchannels"):
+        asked = system.celery("inspect", "ping")
+        assert asked.returncode == ExitCode.BROKER
+        check_line(asked.stderr, "ACL SETUSER operator &celeriac:/0.celery.pidbox &celeriac:/0.celeryev/\\*$")
+    with without(server, PRODUCER, "-lpush"):
+        with pytest.raises(BrokerRefusedError, match=r"user 'producer' rights of producers; .* \+lpush$"):
+            Client(server.url_as(PRODUCER))
+        examined = celeriac.run("doctor", "--broker", server.url_as(PRODUCER))
+        assert examined.code == ExitCode.BROKER
+        assert "error    rights       user 'producer' lacks those of producers: +lpush;" in examined.stdout
+    with without(server, WATCHER, "-zrange", "-smembers"):
+        listed = celeriac.run("jobs", "--broker", server.url_as(WATCHER))
+        assert listed.code == ExitCode.BROKER
+        check_line(listed.stderr, "refuses this user a right .*'zrange'.*: ZRANGE celeriac:jobs\\); `celeriac doctor")
+        told = celeriac.run("doctor", "--acl", "--json", "--broker", server.url_as(WATCHER))
+        assert told.code == ExitCode.OK
+        assert told.json["user"] == "watcher"
+        assert told.json["roles"]["watcher"]["missing"] == ["+smembers", "+zrange"]
+    with without(server, PRODUCER, "resetkeys", "-info"):
+        shown = celeriac.run("doctor", "--acl", "--broker", server.url_as(PRODUCER))
+        assert "# user 'producer' lacks ~celeriac:* +info" in shown.stdout.splitlines()
+    line = f"ACL SETUSER watcher reset on >PASSWORD {' '.join(WATCHER.rules(0))}"
+    assert line in celeriac.run("doctor", "--acl").stdout.splitlines()
+
+
+def check_line(text: str, pattern: str) -> None:
+    """One line says it, and nothing else looks like an error of ours."""
+    assert "Traceback" not in text, text
+    assert len([line for line in text.splitlines() if re.search(pattern, line)]) == 1, text
