@@ -28,6 +28,7 @@ from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.rights import PRODUCER
+from tasks.protocol.seal import Sealer
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import check_rights
 from tasks.transport.worker_registry import read_slots
@@ -322,7 +323,7 @@ class Client:
             while not (slots := read_slots(client)) and time.monotonic() < deadline:
                 self._watch()
                 time.sleep(0.1)
-        infos = model_pinning.pin(names, slots)
+        infos = model_pinning.pin(names, slots, Sealer(self._settings.signing_key).key_ids)
         return infos, model_pinning.usable(slots, model_pinning.refs(infos))
 
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:

@@ -23,11 +23,14 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS_NAMED = 5
 
 
-def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
+def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str] = ()) -> list[ModelInfo]:
     """The models of these names, in the versions that most slots hold together; the newest, if as many hold others.
 
+    `key_ids` are of the keys with which this process signs and believes (`tasks.protocol.seal.Sealer`).
+
     Raises:
-        NoWorkerError: no worker is up, or none holds all of the models together; the text tells who holds what.
+        NoWorkerError: no worker is up, none speaks with this process, or none holds all of the models together; the
+            text tells who holds what.
         UnknownModelError: no slot holds such a model; the text names those that exist.
     """
     if not slots:
@@ -38,7 +41,9 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
             f"the workers speak message version {others}, and this process {MESSAGE_VERSION}; run the same release of "
             "Celeriac on both sides"
         )
-    slots = understood
+    slots = [slot for slot in understood if _believe_each_other(slot.key_ids, key_ids)]
+    if not slots:
+        raise NoWorkerError(_why_not_believed(bool(key_ids), any(slot.key_ids for slot in understood)))
     held = {info.name for slot in slots for info in slot.models}
     for name in names:
         if name not in held:
@@ -60,6 +65,20 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord]) -> list[ModelInfo]:
 
 def _understood(slots: Iterable[SlotRecord]) -> list[SlotRecord]:
     return [slot for slot in slots if slot.message_version == MESSAGE_VERSION]
+
+
+def _believe_each_other(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    if not (theirs and ours):
+        return not (theirs or ours)
+    return theirs[0] in ours and ours[0] in theirs
+
+
+def _why_not_believed(signs: bool, they_sign: bool) -> str:
+    if not signs:
+        return "the workers believe signed messages alone; set CELERIAC_SIGNING_KEY here as it is there"
+    if not they_sign:
+        return "messages are signed here, and the workers have no key; set CELERIAC_SIGNING_KEY there as it is here"
+    return "CELERIAC_SIGNING_KEY has other keys here than the workers have; give each side the first key of the other"
 
 
 def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:

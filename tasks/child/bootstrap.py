@@ -102,6 +102,7 @@ def start(
             data_roots=roots,
             older=models.older_sets(),
             message_version=MESSAGE_VERSION,
+            key_ids=payloads.sealer.key_ids,
         )
         worker_registry.save_slot(models.folder, record)
         if not draining_path(models.folder).exists():

@@ -28,6 +28,7 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
+from worker_config.decoding import UNDECODABLE
 from worker_config.errors import ModelError
 
 # A version that was replaced may still be wanted by a job that runs.
@@ -132,7 +133,7 @@ class ModelCache:
 
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
         if self.folder is not None:
-            with suppress(OSError, msgspec.DecodeError):
+            with suppress(OSError, *UNDECODABLE):
                 served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served

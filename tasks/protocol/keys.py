@@ -12,12 +12,13 @@
     celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
+    celeriac:refused             list    what lay in queues and was no message, the last of it
     celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's
-`WORKER_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
-(`tasks/transport/queues.py`).
+`WORKER_TTL_SECONDS`, what was refused `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes
+is deleted (`tasks/transport/queues.py`).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from worker_config.decoding import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
 
@@ -167,7 +168,7 @@ class SlotRecord(_Record, frozen=True):
     set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
     `data_roots` are the folders under which it opens files. `older` are model sets that it served before, and for which
     it still runs chunks, from their own queues. `message_version` is the one that it speaks: the first,
-    where nothing is said.
+    where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
 
     worker: str
@@ -180,6 +181,7 @@ class SlotRecord(_Record, frozen=True):
     data_roots: list[str] = []
     older: list[OlderSet] = []
     message_version: int = 1
+    key_ids: list[str] = []
 
 
 class Plan(_Record, frozen=True):
@@ -309,5 +311,5 @@ def unpack_facts(data: bytes | None) -> WorkerFacts | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None

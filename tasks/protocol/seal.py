@@ -58,6 +58,11 @@ class Sealer:
         return bool(self._keys)
 
     @property
+    def key_ids(self) -> list[str]:
+        """What tells its keys apart, and nothing of them; that of the one that signs first."""
+        return [identity.hex() for identity in self._keys]
+
+    @property
     def head_bytes(self) -> int:
         """How long the head is of what is sealed here."""
         return SIGNATURE_BYTES if self._keys else CHECKSUM_BYTES

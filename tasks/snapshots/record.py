@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from tasks.protocol.records import Dependence, TensorSpec
+from worker_config.decoding import UNDECODABLE
 from worker_config.manifest import ModelEntry
 
 T = TypeVar("T")
@@ -156,8 +157,11 @@ def from_file(data: bytes, form: type[T]) -> T:
     Raises:
         ValueError: they are others.
     """
-    hashed = msgspec.json.decode(data, type=_Hashed)
-    record = bytes(hashed.record)
-    if hashlib.sha256(record).hexdigest() != hashed.sha256:
-        raise ValueError("its bytes are others than were written")
-    return msgspec.json.decode(record, type=form)
+    try:
+        hashed = msgspec.json.decode(data, type=_Hashed)
+        record = bytes(hashed.record)
+        if hashlib.sha256(record).hexdigest() != hashed.sha256:
+            raise ValueError("its bytes are others than were written")
+        return msgspec.json.decode(record, type=form)
+    except UNDECODABLE as error:
+        raise ValueError(str(error)) from None

@@ -16,6 +16,7 @@ import redis
 from kombu.transport import redis as transport
 
 from tasks.protocol import keys
+from worker_config.retry_policy import QUEUE_TTL_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def _keep(client: redis.Redis, item: Any, why: str) -> None:
         with client.pipeline() as pipe:
             pipe.lpush(keys.REFUSED, text[:MOST_BYTES])
             pipe.ltrim(keys.REFUSED, 0, MOST_KEPT - 1)
+            pipe.expire(keys.REFUSED, QUEUE_TTL_SECONDS)
             pipe.execute()
     except redis.RedisError as error:
         logger.error("it could not be kept: %s", error)

@@ -71,6 +71,7 @@ def test_an_item_that_is_no_message_is_put_aside_and_the_worker_goes_on(
         np.testing.assert_array_equal(client.predict("held", ROWS), ROWS * 2)
     assert system.workers[0].process.poll() is None
     assert server.llen(keys.REFUSED) == 1
+    assert server.ttl(keys.REFUSED) > 0
     wait_until(lambda: not server.exists("celeriac:unacked"), "nothing is left to be delivered again")
     assert f"it is in {keys.REFUSED}" in system.workers[0].output()
 

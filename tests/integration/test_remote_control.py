@@ -12,6 +12,7 @@ from producer import Client
 from tests.held import write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving
+from tests.waiting import wait_until
 
 ROWS = np.arange(32, dtype=np.float32).reshape(8, 4)
 ALL, READ, OFF = NODES = "all@here", "read@here", "off@here"
@@ -25,7 +26,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with serving(folder) as system:
         for node in NODES:
             setting = {"CELERIAC_REMOTE_CONTROL": node.partition("@")[0]}
-            system.start_ready_worker(manifest, 1, "-n", node, environ=setting)
+            worker = system.start_ready_worker(manifest, 1, "-n", node, environ=setting)
+            wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes commands")
         yield system
 
 

@@ -14,6 +14,7 @@ import redis
 
 from producer import Client
 from producer.job.broker_channel import BrokerChannel
+from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context
@@ -23,6 +24,7 @@ from tests.manifests import write_manifest
 from tests.seals import outputs_ref, sealed_answer
 from tests.systems import System, serving
 from tests.waiting import wait_until
+from worker_config.errors import ExitCode
 from worker_config.settings import Settings
 
 OLD, NEW = "an-old-key-of-more-than-thirty-two-characters", "a-new-key-of-more-than-thirty-two-characters"
@@ -70,13 +72,26 @@ def test_who_has_a_key_gets_predictions(system: System, keys_here: tuple[str, ..
 @pytest.mark.parametrize(
     "keys_here", [(), ("another-key-of-more-than-thirty-two-characters",)], ids=["none", "another"]
 )
-def test_what_is_not_signed_as_it_should_be_is_not_run(system: System, keys_here: tuple[str, ...]) -> None:
+def test_what_is_not_signed_as_it_should_be_is_not_run(
+    system: System, keys_here: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Somebody who does not care what workers tell of their keys.
+    monkeypatch.setattr(model_pinning, "_believe_each_other", lambda *_: True)
     before = system.workers[0].output().count("is not signed with a key")
     with client_of(system, *keys_here) as client:
         job = client.submit("held", ROWS[:4])
         wait_until(lambda: system.workers[0].output().count("is not signed with a key") > before, "it is refused")
         job.cancel()
     assert job.ledger.predicted == 0
+
+
+@pytest.mark.parametrize("words", ["predict held rows.npy -o out.npy", "predict held rows.npy --detach"])
+def test_a_command_without_the_workers_key_ends_with_one_line(system: System, words: str) -> None:
+    np.save(system.folder / "rows.npy", ROWS)
+    ended = system.celeriac(*words.split())
+    assert ended.returncode == ExitCode.NO_WORKER
+    assert ended.stderr.strip().endswith("believe signed messages alone; set CELERIAC_SIGNING_KEY here as it is there")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_what_is_forged_altered_moved_or_sent_again_changes_nothing_and_is_counted(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count, cycle, pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +35,31 @@ from worker_config.queue_names import queue_of
 def slot(worker: str, ready_at: float = 0.0, **digests: str) -> SlotRecord:
     models = [ModelInfo(name, digest, 64, [], [], 0.0, 0) for name, digest in digests.items()]
     return SlotRecord(worker, 0, 1, ready_at, queue_of(digests), models, message_version=MESSAGE_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "why"),
+    [
+        ([], [], ""),
+        (["a"], ["a"], ""),
+        (["b", "a"], ["a", "b"], ""),
+        (["a"], ["a", "b"], ""),
+        (["a"], [], "believe signed messages alone; set CELERIAC_SIGNING_KEY here"),
+        ([], ["a"], "the workers have no key; set CELERIAC_SIGNING_KEY there"),
+        (["a"], ["b"], "has other keys here than the workers have"),
+        (["a"], ["b", "a"], "has other keys here than the workers have"),
+        (["a", "b"], ["b"], "has other keys here than the workers have"),
+    ],
+)
+def test_a_job_goes_to_workers_that_believe_it_and_that_it_believes(
+    theirs: list[str], ours: list[str], why: str
+) -> None:
+    slots = [msgspec.structs.replace(slot("w@h:1", a="1"), key_ids=theirs)]
+    if not why:
+        assert [info.name for info in pin(["a"], slots, ours)] == ["a"]
+    else:
+        with pytest.raises(NoWorkerError, match=why):
+            pin(["a"], slots, ours)
 
 
 def part(index: int, rows: int = 1) -> Part:
