@@ -136,13 +136,14 @@ def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_new_trials_leave_what_a_worker_with_other_threads_has_found(tmp_path: Path) -> None:
-    for name in ("found", "damaged", "orphan"):
+    for name in ("found", "damaged", "turned", "orphan"):
         (tmp_path / BUILT).mkdir(exist_ok=True)
         (tmp_path / BUILT / name).write_text(name)
-    for name in ("found", "damaged"):
+    for name in ("found", "damaged", "turned"):
         trials = Trials([], "generated", {f"{BUILT}/{name}": cache.fingerprint(tmp_path / BUILT / name)})
         (tmp_path / f"trials-{name}.json").write_bytes(to_file(trials))
     (tmp_path / BUILT / "damaged").write_text("other bytes")
+    flip_bit(tmp_path / "trials-turned.json", b"generated")
     clear_built(tmp_path)
     assert [path.name for path in (tmp_path / BUILT).iterdir()] == ["found"]
 
