@@ -54,9 +54,9 @@ secrets: .env  ## write .env with passwords and a signing key for docker compose
 test: $(READY) $(BROWSER)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change
+chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
-		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py \
+		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/unit/test_fuzz.py \
 		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees

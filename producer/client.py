@@ -27,8 +27,10 @@ from producer.sources import Source, from_rows, open_source
 from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
-from tasks.transport.connection import broker_errors, connect, ping
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.rights import check_rights
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
@@ -49,7 +51,7 @@ class Client:
 
     Raises:
         ConfigError: no broker was given, or not a Redis URL.
-        BrokerError: Redis cannot be reached.
+        BrokerError: Redis cannot be reached, or refuses what a producer needs.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Client:
         self._jobs: list[Job] = []
         self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
-        ping(url)
+        check_rights(url, PRODUCER)
         atexit.register(self.close)
 
     def __enter__(self) -> Client:

@@ -13,9 +13,10 @@ from celery import Task
 import tasks.worker.control  # noqa: F401 - `celery -A tasks control` must know of its commands
 from tasks.protocol.chunk_args import describe
 from tasks.protocol.messages import TASK_NAME
+from tasks.protocol.rights import OPERATOR
 from tasks.protocol.seal import Sealer
 from tasks.telemetry import logs
-from tasks.transport.connection import refuse_if_refused
+from tasks.transport.rights import refuse_if_refused
 from tasks.worker.main_process import prepare_worker
 from worker_config.celery_app import make_app
 from worker_config.celery_command import asks_redis, heed_command
@@ -26,7 +27,7 @@ from worker_config.settings import Settings
 try:
     settings = heed_command(Settings.from_env())
     if settings.broker_url and asks_redis():
-        refuse_if_refused(settings.broker_url)
+        refuse_if_refused(settings.broker_url, OPERATOR)
 except (ConfigError, BrokerRefusedError) as error:
     print(f"celeriac: {error}", file=sys.stderr)
     raise SystemExit(int(error.exit_code)) from None

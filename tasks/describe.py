@@ -2,8 +2,8 @@
 
     manifest --prepare, load where only that tells--> Described of each model, as JSON on stdout
 
-`python -m tasks.describe MANIFEST`; the producer, which never imports TensorFlow, runs it for
-`celeriac models`. What is in the cache already is told without TensorFlow.
+`python -m tasks.describe MANIFEST [--inspect]`; the producer, which never imports TensorFlow, runs it for
+`celeriac models`. What is in the cache already is told without TensorFlow; with --inspect nothing is loaded.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.models.error_text import telling_line
 from tasks.models.model_version import digest_or_error
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.prepare import PreparationContext, known_trials, prepare
 from tasks.preparation.serving_spec import ServingSpec, describe
-from tasks.protocol.records import Described, ModelInfo
+from tasks.protocol.records import Described, FileOperation, Inspected, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.manifest import ModelEntry, is_function, read_manifest
 from worker_config.settings import Settings
 
 
-def main(manifest: Path) -> int:
-    """Print the models' descriptions on stdout, or an error on stderr."""
+def main(manifest: Path, *, inspects: bool = False) -> int:
+    """Print the models' descriptions, or what they touch, on stdout, or an error on stderr."""
     try:
+        if inspects:
+            print(msgspec.json.encode([_inspected(*item) for item in read_manifest(manifest).items()]).decode())
+            return 0
         settings = Settings.from_env()
         cores = len(os.sched_getaffinity(0))
         say = partial(print, file=sys.stderr, flush=True)
@@ -47,6 +52,31 @@ def _described(name: str, entry: ModelEntry, context: PreparationContext) -> Des
     return Described(describe(served) or _loaded(served), msgspec.to_builtins(trials.trials) if trials else [])
 
 
+def _inspected(name: str, entry: ModelEntry) -> Inspected:
+    entries = [entry, *entry.members.values()]
+    named = [function for one in entries for function in (one.preprocess, one.path, one.postprocess)]
+    found: list[FileOperation] = []
+    refused = ""
+    for one in entries:
+        if not one.has_file:
+            continue
+        import_tensorflow()
+        from tasks.models.formats import inspect_model
+        from tasks.models.formats.file_operations import check_operations
+
+        try:
+            operations = inspect_model(one)
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or telling_line(error)
+            raise ModelLoadError(f"model {name} cannot be loaded from {one.path}: {cause}") from None
+        try:
+            check_operations(operations, one)
+        except ValueError as error:
+            refused = refused or str(error)
+        found += operations
+    return Inspected(name, found, list(filter(is_function, named)), refused)
+
+
 def _loaded(served: ServingSpec) -> ModelInfo:
     """Of a model without a snapshot, which only loading can describe."""
 
@@ -62,4 +92,4 @@ def _loaded(served: ServingSpec) -> ModelInfo:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), inspects="--inspect" in sys.argv[2:]))

@@ -99,7 +99,7 @@ def write_special_models(folder: Path) -> None:
 
     reads = Reads()
     tf.saved_model.save(reads, folder / "reads", signatures={"serving_default": reads.__call__})
-    _manifest(folder, "reads", "reads")
+    write_manifest(folder, {"reads": {"path": "reads", "allow_file_operations": True}}, "reads.toml")
 
     (folder / "broken.keras").write_bytes(b"this is not a model")
     _manifest(folder, "broken", "broken.keras")

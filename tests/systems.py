@@ -21,6 +21,7 @@ from producer.embedded.redis_server import find_redis_server
 from producer.job.dispatcher import OVERDUE
 from producer.records import timeline_store
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WORKER, Role
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
@@ -31,6 +32,9 @@ from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent
+# Every worker, producer and command logs in as a user that has the least rights: `make rights`.
+LEAST_RIGHTS = bool(os.environ.get("LEAST_RIGHTS"))
+PASSWORD = "of-all-users"
 REPOSITORY = warm.REPOSITORY
 
 
@@ -40,6 +44,7 @@ class RedisServer:
 
     `address` is the URL that others are given, where it is not that of the socket; `binary` is the server's program,
     where it is not the one that the embedded system would take.
+    With `least_rights` it has a user for each role of `tasks.protocol.rights`.
     """
 
     folder: Path
@@ -48,6 +53,8 @@ class RedisServer:
     prefix: tuple[str, ...] = ()
     address: str = ""
     binary: str = ""
+    least_rights: bool = LEAST_RIGHTS
+    database: int = 0
 
     @property
     def socket(self) -> Path:
@@ -55,7 +62,13 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return self.address or f"unix://{self.socket}"
+        return self.address or f"unix://{self.socket}" + (f"?db={self.database}" if self.database else "")
+
+    def url_as(self, role: Role) -> str:
+        """The URL by which a process of this role logs in; without users of their own all have the same."""
+        if not self.least_rights or self.address:
+            return self.url
+        return self.url.replace("unix://", f"unix://{role.name}:{PASSWORD}@")
 
     @property
     def pid(self) -> int:
@@ -68,7 +81,16 @@ class RedisServer:
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, "Redis answers")
+        if self.least_rights:
+            self.add_users()
         return self
+
+    def add_users(self) -> None:
+        """Add a user for each role."""
+        with suppress(redis.AuthenticationError), redis.Redis(unix_socket_path=str(self.socket)) as client:
+            for role in ROLES:
+                rules = ["reset", "on", f">{PASSWORD}", *role.rules(self.database)]
+                client.execute_command("ACL", "SETUSER", role.name, *rules)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -131,7 +153,7 @@ class System:
         """The environment for a worker or a Celery command."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
         models = {"CELERIAC_MODELS": str(manifest)} if manifest else {}
-        return {**clean, "CELERIAC_BROKER_URL": self.url, **models, **more}
+        return {**clean, "CELERIAC_BROKER_URL": self.redis.url_as(WORKER), **models, **more}
 
     def slots(self) -> list[SlotRecord]:
         with connect(self.url) as client:
@@ -216,10 +238,12 @@ class System:
 
     def celery(self, *words: str, timeout_seconds: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a Celery command, such as `inspect ping`."""
+        environ = {"CELERIAC_BROKER_URL": self.redis.url_as(OPERATOR), **environ}
         return self._run([str(BIN / "celery"), "-A", "tasks", *words], self.environ(**environ), timeout_seconds)
 
     def celeriac(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run `celeriac` in the system's folder, with this broker."""
+        environ = {"CELERIAC_BROKER_URL": self.redis.url_as(PRODUCER), **environ}
         return self._run([str(BIN / "celeriac"), *map(str, words)], {**self.environ(), **environ}, 120)
 
     def _run(
@@ -236,8 +260,12 @@ class System:
 
     def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
         """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
-        with make_app(Settings(broker_url=self.url)) as app:
-            answers = app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=30, limit=1)
+        # A connection of its own: Celery's pool may hold one to a Redis that has gone.
+        app = make_app(Settings(broker_url=self.redis.url_as(OPERATOR)))
+        with app, app.connection_for_write() as connection:
+            answers = app.control.broadcast(
+                command, arguments, destination=[node], reply=True, timeout=30, limit=1, connection=connection
+            )
         assert answers, f"{node} does not answer"
         return cast("dict[str, Any]", answers[0][node])
 

@@ -4,7 +4,8 @@ memory_limit = "4 GiB"          # of each child; models that are not preloaded l
 
 [models.digits]
 path = "models/digits.keras"    # relative to the manifest's folder; without it the preprocess function is all
-batch_rows = 64                 # rows that the model sees in one call
+batch_rows = 64                 # rows that the model sees in one call, as far as they have
+batch_mib = 256                 # no more than this together; a larger row goes alone
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]
@@ -18,6 +19,7 @@ precision = ["bfloat16"]        # where it is faster and passes the gate
 calibration = "rows.npy"        # rows of the gate
 agreement = 0.99                # or tolerance = 0.05
 independent_rows = false        # a prediction depends on more than its row, and that is meant
+allow_file_operations = true    # its graph reads or writes files, or calls Python or the network, and that is meant
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ import msgspec
 from worker_config.errors import ConfigError, UnknownModelError
 
 DEFAULT_BATCH_ROWS = 64
+DEFAULT_BATCH_MIB = 256
+MOST_BATCH_MIB = 2**20
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _NAME = re.compile(NAME)
 _AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
@@ -41,6 +45,7 @@ _NO_FUNCTION = "name a function as 'package.module:function'"
 # Of values beyond their key's limits: what is allowed.
 _ALLOWED = {
     "batch_rows": "the least is 1",
+    "batch_mib": f"it goes from 1 to {MOST_BATCH_MIB}",
     "version": "the least is 1, and 0 is the highest that there is",
     "preprocess": _NO_FUNCTION,
     "postprocess": _NO_FUNCTION,
@@ -57,10 +62,13 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             rows is the output.
         version: which version of a tree; 0 is the highest.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
+        batch_mib: what they may have together, in MiB: of larger rows there are fewer in a call, at least one.
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
+        allow_file_operations: whether its graph may have operations that touch files, other than those that come with
+            the model, the network or Python.
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
         chain: in place of a path, the names of entries that run one after the other, each on what the one before it
             gave; between `preprocess` and `postprocess`, if there are any.
@@ -79,10 +87,12 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     version: Annotated[int, msgspec.Meta(ge=0)] = 0
     batch_rows: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_BATCH_ROWS
+    batch_mib: Annotated[int, msgspec.Meta(ge=1, le=MOST_BATCH_MIB)] = DEFAULT_BATCH_MIB
     signature: str = "serving_default"
     inputs: list[str] = []
     outputs: list[str] = []
     lambdas: bool = False
+    allow_file_operations: bool = False
     preprocess: _Function = ""
     postprocess: _Function = ""
     drops_rows: bool = False
@@ -100,6 +110,11 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def has_file(self) -> bool:
         """Whether there is a model's file, and not functions alone."""
         return bool(self.path) and not is_function(self.path)
+
+    @property
+    def batch_bytes(self) -> int:
+        """What the rows of one call may have together."""
+        return self.batch_mib * 2**20
 
 
 _DEFAULTS = ModelEntry()
@@ -192,6 +207,11 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         return _step(entry, where)
     if entry.chain:
         raise ConfigError(f"{where} has a path and a chain; name the model of the path in an entry of its own")
+    if entry.batch_rows > entry.batch_bytes:
+        raise ConfigError(
+            f"{where}.batch_rows is {entry.batch_rows}: with one byte in each row a batch has "
+            f"{entry.batch_rows / 2**20:,.0f} MiB, and batch_mib allows {entry.batch_mib}; lower batch_rows"
+        )
     if entry.precision and not entry.calibration:
         raise ConfigError(f'{where}.precision needs calibration = "rows.npy": rows that a lower precision is held to')
     if entry.precision and not (entry.tolerance > 0 or 0 < entry.agreement <= 1):

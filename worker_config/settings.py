@@ -48,6 +48,7 @@ class Settings:
         log_format: of a worker: lines of text, or of JSON.
         metrics_port: where a worker serves its metrics; 0 for not at all.
         metrics_host: the address at which metrics are served.
+        input_mib: what one record, array, page or block of rows of an input may take in memory, in MiB.
         detached_mib: what a detached job may keep in Redis, rows, messages and outputs together, in MiB.
         signing_key: keys; messages are signed with the first, and believed if one of them has signed them. Without any
             they carry checksums.
@@ -64,6 +65,7 @@ class Settings:
     spool: Path | None = None
     data_roots: tuple[Path, ...] = ()
     detached_mib: _Positive = 256
+    input_mib: _Positive = 1024
     cache: Path | None = None
     cache_mib: _Natural = 20_480
     pin_cores: bool = False

@@ -10,6 +10,8 @@ from click.core import ParameterSource
 
 from producer.cli.manifest import check_files
 from producer.cli.options import broker_option, json_option, models_option
+from producer.doctor import rights
+from producer.doctor.collect_facts import ask_rights
 from producer.doctor.findings import exit_code, lines, values
 from producer.doctor.machine import ManifestFacts
 from producer.doctor.run_checks import examine
@@ -20,9 +22,10 @@ from worker_config.manifest import read_manifest
 @click.command()
 @broker_option
 @models_option
+@click.option("--acl", is_flag=True, help="Tell instead which rights users of Redis need, and which this one lacks.")
 @json_option
 @click.pass_context
-def doctor(context: click.Context, broker_url: str | None, manifest: Path, as_json: bool) -> None:
+def doctor(context: click.Context, broker_url: str | None, manifest: Path, acl: bool, as_json: bool) -> None:
     """Check this set-up before a run: one line for each check, and what to do where something is wrong.
 
     With a broker: Redis (version, what it keeps and throws away, room), the workers on it, their models, versions,
@@ -30,7 +33,13 @@ def doctor(context: click.Context, broker_url: str | None, manifest: Path, as_js
 
     Nothing is changed or started. A warning is for what makes a run slower or less safe, an error for what makes it
     fail; the exit code is 0, or that with which a run would end by the first error.
+
+    With --acl: for workers, producers and those who only look the `ACL SETUSER` line of a user that may do just that.
     """
+    if acl:
+        facts = ask_rights(broker_url) if broker_url else None
+        click.echo(json.dumps(rights.values(facts)) if as_json else rights.report(facts))
+        return
     asked_for = context.get_parameter_source("manifest") is not ParameterSource.DEFAULT
     findings = examine(broker_url, _look_into(manifest, asked_for))
     click.echo(json.dumps(values(findings)) if as_json else lines(findings))

@@ -1,6 +1,6 @@
 """`celeriac models`: manifest or workers --> what each model is, as a table or JSON; also queues, and the cache's room.
 
-manifest --a process with TensorFlow--> Described -+
+manifest --a process with TensorFlow--> Described -+ (and Inspected --> inspect_lines)
 broker --read_slots--> ModelInfo of each slot -----+--> models_table, models_values
 manifest --keys of its snapshots stay; so does what a worker uses--> sweep of the cache --> prune_lines
 """
@@ -28,7 +28,7 @@ from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
 from tasks.models.model_version import digest_or_error
 from tasks.protocol import keys
-from tasks.protocol.records import Described, ModelInfo
+from tasks.protocol.records import Described, Inspected, ModelInfo
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
@@ -48,19 +48,38 @@ from worker_config.shadow import check_no_shadow
     is_flag=True,
     help="Remove the snapshots on this machine that neither the manifest nor a worker needs.",
 )
+@click.option(
+    "--inspect",
+    "is_inspecting",
+    is_flag=True,
+    help="Name the operations of the models' files that touch files, the network or Python; no model is loaded.",
+)
 @click.option("--queue", "is_queue", is_flag=True, help="Print the Redis list in which their chunks wait, and no more.")
 @json_option
 @click.pass_context
 def models(
-    context: click.Context, manifest: Path, broker_url: str | None, is_pruning: bool, is_queue: bool, as_json: bool
+    context: click.Context,
+    manifest: Path,
+    broker_url: str | None,
+    is_pruning: bool,
+    is_inspecting: bool,
+    is_queue: bool,
+    as_json: bool,
 ) -> None:
     """List the models of the manifest, or, with a broker, those that workers hold."""
     if is_queue:
         click.echo("\n".join(queue_lists(manifest, broker_url)))
         return
+    # The variable may be set for all commands of a machine.
+    is_elsewhere = context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE
+    if is_inspecting:
+        if is_elsewhere:
+            raise click.UsageError("--inspect is for the files of the manifest on this machine; leave out --broker")
+        inspected = inspect(manifest)
+        click.echo(json.dumps({"models": msgspec.to_builtins(inspected)}) if as_json else inspect_lines(inspected))
+        return
     if is_pruning:
-        # The variable may be set for all commands of a machine.
-        if context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE:
+        if is_elsewhere:
             raise click.UsageError("--prune is for the snapshots on this machine; leave out --broker")
         pruned = prune(manifest)
         click.echo(json.dumps(prune_values(*pruned)) if as_json else prune_lines(*pruned))
@@ -142,17 +161,38 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
 
 def describe(manifest: Path) -> dict[str, Described]:
     """Load the models in a process of its own, and return what they say of themselves, by name."""
+    models = msgspec.json.decode(_described(manifest), type=list[Described])
+    return {model.info.name: model for model in models}
+
+
+def inspect(manifest: Path) -> list[Inspected]:
+    """Look into the models' files in a process of its own, without loading them."""
+    return msgspec.json.decode(_described(manifest, "--inspect"), type=list[Inspected])
+
+
+def inspect_lines(inspected: Sequence[Inspected]) -> str:
+    """A line for each thing that a model touches, and one for why it is not loaded."""
+    lines = []
+    for one in inspected:
+        found = [f"{function} is Python" for function in one.functions] + list(map(str, one.operations))
+        lines += [f"{one.name}: {text}" for text in found or ["touches neither files, nor the network, nor Python"]]
+        if one.refused:
+            lines.append(f"{one.name} is not loaded: {one.refused}")
+    return "\n".join(lines)
+
+
+def _described(manifest: Path, *options: str) -> str:
+    """What `python -m tasks.describe` prints."""
     check_files(read_manifest(manifest), manifest)
     check_tensorflow()
     check_no_shadow(Path.cwd())  # where `-m` looks first
-    command = [sys.executable, "-m", "tasks.describe", str(manifest)]
+    command = [sys.executable, "-m", "tasks.describe", str(manifest), *options]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     if described.returncode:
         words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
         error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError
         raise error(words[-1].removeprefix("celeriac: ") if words else described.stderr.strip()[-500:])
-    models = msgspec.json.decode(described.stdout, type=list[Described])
-    return {model.info.name: model for model in models}
+    return described.stdout
 
 
 def prune(manifest: Path) -> tuple[Path, list[Swept]]:

@@ -22,7 +22,7 @@ from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, progress_of, rate_of
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import broker_errors, connect
+from tasks.transport.connection import broker_errors, check_takes_writes, connect, ping
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,
@@ -53,7 +53,9 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     try:
         with closing(_Screen(record)) as screen:
             while not _show_until_end(broker_url, worker_timeout_seconds, screen):
-                redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False)
+                # Who only reads needs no right to write.
+                ask = check_takes_writes if record.plan else ping
+                redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False, ask)
                 screen.back_at = time.monotonic()
         state, record = screen.state, screen.record
     except KeyboardInterrupt:

@@ -17,11 +17,14 @@ import redis
 from producer.doctor import broker
 from producer.doctor.broker import BrokerFacts
 from producer.doctor.folders import FolderFacts
+from producer.doctor.rights import RightsFacts
 from producer.doctor.workers import WorkerState, short_names
+from tasks.protocol.rights import ROLES
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
+from tasks.transport.rights import missing_rules
 from tasks.transport.worker_registry import clock_ahead_of, read_facts, read_workers
-from worker_config.broker_url import redacted
+from worker_config.broker_url import address_of, redacted
 from worker_config.errors import CeleriacError, ConfigError
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
@@ -55,6 +58,14 @@ def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
         workers = read_workers(client)
         hosts, names = read_facts(client, workers), short_names(workers)
     return facts, [WorkerState(names[worker], slots, hosts[worker]) for worker, slots in workers.items()]
+
+
+def ask_rights(url: str) -> RightsFacts:
+    """What the login of this URL may not do; BrokerError where Redis cannot be reached."""
+    address = address_of(url)
+    with broker_errors(url), connect(url, retries=0) as client:
+        missing = {role.name: missing_rules(client, role, address.database) for role in ROLES}
+    return RightsFacts(address.username or "default", address.database, missing)
 
 
 def _save(client: redis.Redis) -> str | None:

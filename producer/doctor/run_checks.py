@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from producer.doctor import broker, collect_facts, folders, machine, workers
+from producer.doctor import broker, collect_facts, folders, machine, rights, workers
 from producer.doctor.findings import Finding, raised
 from producer.doctor.machine import ManifestFacts
 from producer.embedded.local import LEAST_MEMORY_BYTES, MEMORY_FOLDER
@@ -41,11 +41,13 @@ def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[st
 
 
 def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> list[Finding]:
+    findings = []
     try:
+        findings.append(rights.check_rights(collect_facts.ask_rights(url)))
         facts, states = collect_facts.ask_broker(url)
     except BrokerError as error:
-        return [raised("broker", error)]
-    findings = [*broker.check_broker(facts), *workers.check_workers(states)]
+        return [*findings, raised("broker", error)]
+    findings += [*broker.check_broker(facts), *workers.check_workers(states)]
     if states:
         findings += [*workers.check_versions(versions, states), *workers.check_threads(states)]
     findings.append(workers.check_clocks(facts.clock_ahead, states))

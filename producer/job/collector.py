@@ -238,13 +238,15 @@ class Collector:
             if room is not None and self._channel.load_into(answer, parts):
                 return room, sum(map(len, parts))
         payload = self._channel.load(answer, self._buffer if result_arrays else None)
-        if payload is None and chunk.times_sent < MAX_SENDS:
-            return None
-        outputs = read_outputs(payload or b"", message, borrow=True)  # the join looks at it
+        if payload is None:
+            if chunk.times_sent < MAX_SENDS:
+                return None
+            raise MessageError(f"the outputs of {message} were damaged or gone, {chunk.times_sent} times")
+        outputs = read_outputs(payload, message, borrow=True)  # the join looks at it
         outputs = without({name: outputs} if name else outputs, self._failures.models)
         if result_arrays and isinstance(answer.ref, FileRef):  # the next answer is read into the same memory
             outputs = result_arrays.place(Part(answer.index, answer.start, answer.stop, outputs)).outputs
-        return outputs, len(payload or b"")
+        return outputs, len(payload)
 
     def _refuse(self, answer: Answer, chunk: OpenChunk, why: str) -> bool:
         """An answer of other outputs than the job's; always False, as its chunk must be sent again."""

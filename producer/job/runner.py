@@ -142,7 +142,9 @@ class Runner:
             raise JobCancelledError(self._how_far("was cancelled"))
         self.window.leave_room(self._channel.redis_room())
         self._run_id = self._channel.run_id()
-        self._resender.liveness.is_due(time.monotonic())  # not before a second has gone
+        now = time.monotonic()
+        self._resender.liveness.is_due(now)
+        self._resender.look(now)  # when records expire tells a worker that ends soon from one that was killed
 
     def _send(self) -> None:
         max_parts = math.inf if self.context.feed.rows is not None else self.window.slots * CHUNKS_PER_SLOT

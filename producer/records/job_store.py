@@ -20,10 +20,10 @@ import redis
 from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import Differed, FailureRecord, ModelRef, pack, unpack
+from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
-from worker_config.errors import UnknownJobError
+from worker_config.errors import MessageError, UnknownJobError
 
 _Kind = TypeVar("_Kind", FailureRecord, Differed)
 
@@ -151,16 +151,22 @@ def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
 
 
 def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """The same by the whole id."""
-    fields = cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id)))
+    """The same by the whole id; MessageError where what Redis has of it is damaged."""
+    return read_fields(job_id, cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id))))
+
+
+def read_fields(job_id: str, fields: dict[bytes, bytes]) -> tuple[JobState, JobRecord]:
+    """The same of the fields of a job's hash."""
     try:
         state = JobState(fields[JobField.STATE.encode()].decode())
-        record = msgspec.json.decode(fields[JobField.RECORD.encode()], type=JobRecord)
+        record = from_json(fields[JobField.RECORD.encode()], JobRecord)
+        if differed := _by_model(fields, JobField.OWN_GRAPH, Differed):
+            record = msgspec.structs.replace(record, differed=differed)
+        return state, _with_counts(state, record, record.plan, fields) if record.plan else record
     except KeyError:
         raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again") from None
-    if differed := _by_model(fields, JobField.OWN_GRAPH, Differed):
-        record = msgspec.structs.replace(record, differed=differed)
-    return state, _with_counts(state, record, record.plan, fields) if record.plan else record
+    except ValueError as error:
+        raise MessageError(f"what Redis has of job {job_id} is damaged ({error}); submit it again") from None
 
 
 def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]:
@@ -168,7 +174,7 @@ def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]
     listed = cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
     records = [unpack(data, FailureRecord) for data in listed]
     last = cast("bytes | None", client.hget(keys.job(record.id), JobField.FAILURE))  # that ended a detached job
-    ended = [msgspec.json.decode(last, type=FailureRecord)] if last else []
+    ended = [from_json(last, FailureRecord)] if last else []
     for known in (*record.failed_models.values(), *ended):
         if known not in records:
             records.append(known)
@@ -220,7 +226,7 @@ def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[by
     return msgspec.structs.replace(
         record,
         ledger=ledger.as_dict(),
-        error=str(msgspec.json.decode(failure, type=FailureRecord)) if failure else "",
+        error=str(from_json(failure, FailureRecord)) if failure else "",
         updated_at=float(fields.get(JobField.ANSWERED_AT.encode(), record.updated_at)),
         failed_models=_by_model(fields, JobField.FAILED, FailureRecord),
         void=count(JobField.VOID),
@@ -231,7 +237,5 @@ def _by_model(fields: dict[bytes, bytes], prefix: str, kind: type[_Kind]) -> dic
     """The fields that begin so, by the model whose name follows."""
     named = {name.decode(): value for name, value in fields.items()}
     return {
-        name.removeprefix(prefix): msgspec.json.decode(value, type=kind)
-        for name, value in named.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): from_json(value, kind) for name, value in named.items() if name.startswith(prefix)
     }

@@ -15,6 +15,7 @@ import redis
 from producer.records.timeline import Entry, Timeline, TimelineSummary
 from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
+from worker_config.decoding import UNDECODABLE
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def read(client: redis.Redis, job_id: str) -> tuple[TimelineSummary, list[Entry]
         summary = msgspec.msgpack.decode(fields[_STORY.encode()], type=TimelineSummary)
         blocks = [data for name, data in fields.items() if name.startswith(_ENTRIES.encode())]
         entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=list[Entry])]
-    except (KeyError, msgspec.DecodeError):  # of another version
+    except (KeyError, *UNDECODABLE):  # of another version
         return None
     return summary, sorted(entries, key=lambda entry: entry.answered_at)
 

@@ -11,11 +11,18 @@ from worker_config.errors import BrokerError, BrokerRefusedError
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, REFUSED_WAIT_SECONDS
 
 
-def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callable[[], bool]) -> None:
+def wait_for_redis(
+    url: str,
+    tries: int,
+    wake: threading.Event,
+    is_over: Callable[[], bool],
+    ask: Callable[[str], None] = check_takes_writes,
+) -> None:
     """Return when it answers, or nobody waits any more; `wake` is set when that may be.
 
     Args:
         tries: outages in a row so far: one that answers, and still does not do its part, is left alone for longer.
+        ask: raises a BrokerError if it does not do its part.
 
     Raises:
         BrokerRefusedError: it has refused the user, the password or a right for long.
@@ -26,7 +33,7 @@ def wait_for_redis(url: str, tries: int, wake: threading.Event, is_over: Callabl
         wake.clear()
         tries += 1
         try:
-            return check_takes_writes(url)
+            return ask(url)
         except BrokerRefusedError:
             if time.monotonic() - began > REFUSED_WAIT_SECONDS:
                 raise

@@ -21,12 +21,12 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import ml_dtypes
 import msgspec
@@ -35,7 +35,8 @@ import numpy as np
 from producer.rows.part import RowSpec
 from producer.sinks.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
-from tasks.protocol.messages import FailureRecord, OnError, to_plain
+from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
+from worker_config.decoding import UNDECODABLE
 from worker_config.errors import OutputError
 
 FORMAT = 3
@@ -73,14 +74,14 @@ class JournalHead:
 class _Run(msgspec.Struct, omit_defaults=True):
     """A run of rows `[start, stop)` that became safe; see the module's text."""
 
-    start: int
-    stop: int
-    mark: int
-    outputs: list[tuple[Key, str, tuple[int, ...]]] = []
+    start: Count
+    stop: Count
+    mark: Count
+    outputs: list[tuple[Key, str, tuple[Count, ...]]] = []
     dropped: dict[str, FailureRecord] = {}
     failed: list[FailureRecord] = []
-    left_out: int = 0
-    nonfinite: list[int] = []
+    left_out: Count = 0
+    nonfinite: Annotated[list[Count], msgspec.Meta(max_length=2)] = []
 
 
 class Journal:
@@ -194,15 +195,26 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
         data = file.read_bytes()
         records, length = _read(path, data) if resume else ([], 0)
         if len(records) > 1:
-            check_same(path, records[0], now)
+            with whole_journal(path):
+                check_same(path, records[0], now)
+                journal = Journal(file, descriptor, records[1:])
             os.ftruncate(descriptor, length)
-            journal = Journal(file, descriptor, records[1:])
         else:
             undo.callback(file.unlink, missing_ok=True)
             journal = Journal(file, descriptor, [], dropped_rows=_safe_rows(path, data))
             journal.begin(now)
         undo.pop_all()
     return journal
+
+
+@contextmanager
+def whole_journal(path: Path) -> Iterator[None]:
+    """What a journal says may have right checksums, and make no sense: then the output cannot be continued."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError, *UNDECODABLE) as error:
+        why = " ".join(str(error).split())
+        raise not_continued(path, f"{journal_path(path)} is damaged ({why})") from error
 
 
 def lock(path: Path, descriptor: int) -> None:
@@ -227,7 +239,7 @@ def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
     records = [_record(line) for line in lines]
     known: list[_Record] = []
     for record in records:
-        if record is None or (known and record["start"] != known[-1].get("stop", 0)):
+        if record is None or (known and record.get("start") != known[-1].get("stop", 0)):
             break
         known.append(record)
     if any(records[len(known) :]):
@@ -238,17 +250,20 @@ def _read(path: Path, data: bytes) -> tuple[list[_Record], int]:
 def _safe_rows(path: Path, data: bytes) -> int:
     try:
         records, _ = _read(path, data)
-    except OutputError:  # nobody could have continued it
+        return int(records[-1].get("stop", 0)) if records else 0
+    except (OutputError, TypeError, ValueError):  # nobody could have continued it
         return 0
-    return int(records[-1].get("stop", 0)) if records else 0
 
 
 def _record(line: bytes) -> _Record | None:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    record: _Record = json.loads(text)
-    return record
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
-from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal
+from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.jsonl import JsonLinesWriter
 from producer.sinks.npy import NpyWriter
 from producer.sinks.npz import NpzWriter
@@ -115,7 +115,8 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
             for model in notes.dropped:
                 writer.drop(model)
             try:
-                writer.reopen(writer.with_mask(notes.specs), notes.done_rows - notes.left_out, notes.mark)
+                with whole_journal(writer.target.path):
+                    writer.reopen(writer.with_mask(notes.specs), notes.done_rows - notes.left_out, notes.mark)
             except FileNotFoundError as error:
                 gone = error.filename or writer.temporary
                 raise not_continued(writer.target.path, f"{gone} is gone") from error

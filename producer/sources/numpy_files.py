@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
@@ -11,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.columns import taken_dtype
+from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import check_file, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES
@@ -24,6 +26,9 @@ _NPY_MAGIC = b"\x93NUMPY"
 # the extra field that follow.
 _MEMBER_HEADER = struct.Struct("<26xHH")
 _ENCRYPTED = 1
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+# NumPy reads no longer one.
+_MAX_HEADER_BYTES = 10_000
 
 
 def open_file(path: str | Path) -> ArraySource:
@@ -53,6 +58,7 @@ def open_file(path: str | Path) -> ArraySource:
 
 def _open_npz(path: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
+    unpacked_bytes, limit = 0, input_limit()
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
@@ -61,6 +67,8 @@ def _open_npz(path: Path) -> dict[str, Array]:
             if plain and member.file_size > MAX_BATCH_BYTES:
                 arrays[name] = _map_npy(path, _first_byte(path, member), member.file_size, where)
             else:
+                unpacked_bytes += member.file_size
+                limit.check(unpacked_bytes, where, "what is compressed, up to this array,")
                 arrays[name] = _read_member(archive, member, where)
     return arrays
 
@@ -74,8 +82,12 @@ def _first_byte(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Array:
+    if member.compress_type not in _COMPRESSIONS:  # that of LZMA takes as much memory as it says
+        raise InputError(f"{where}: is compressed in a way that NumPy does not write; save it with np.savez_compressed")
     with archive.open(member) as stream:
-        _read_header(stream, where)
+        shape, _, dtype = _read_header(stream, where)
+        needed = stream.tell() + math.prod(shape) * dtype.itemsize
+    _check_size(member.file_size, needed, shape, where)
     with archive.open(member) as stream:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
     return array
@@ -88,11 +100,18 @@ def _map_npy(path: Path, first_byte: int, size: int, where: str) -> Array:
         shape, fortran_order, dtype = _read_header(stream, where)
         offset = stream.tell()
     needed = offset - first_byte + math.prod(shape) * dtype.itemsize
-    if size < needed:
-        raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
+    _check_size(size, needed, shape, where)
     if needed == offset - first_byte or not shape:  # nothing to map, or refused later
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
+
+
+def _check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> None:
+    """Refuse an array that has fewer bytes than its header says, or a shape that takes none and cannot be meant."""
+    if size < needed or min(shape, default=0) < 0:
+        raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
+    if shape and not math.prod(shape):
+        input_limit().check(shape[0], where, f"an array of shape {shape}, of which each row is something,")
 
 
 def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -101,12 +120,17 @@ def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, 
     if magic != _NPY_MAGIC:
         raise InputError(f"{where}: is not a NumPy array, whatever its name says; write it with np.save or np.savez")
     version = tuple(stream.read(2))
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version in ((2, 0), (3, 0)):  # 3 differs from 2 only in the names of structured dtypes, which are refused
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError("unknown format version")
+    head = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(head, "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length} bytes, which no array needs")
+    header = io.BytesIO(head + stream.read(length))
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(header)
+    else:  # 3 differs from 2 only in the names of structured dtypes, which are refused
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(header)
     if dtype.hasobject:
         raise InputError(f"{where}: holds pickled Python objects; save it as a numeric or string array")
     return shape, fortran_order, dtype

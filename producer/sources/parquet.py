@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader
 from producer.sources.arrow import check_type, column_of, plain_type
 from producer.sources.files import find_files
+from producer.sources.parquet_pages import page_sizes
 from worker_config.errors import InputError
 
 # Measured on the first rows of each file, and bounded, since later rows may be larger.
@@ -37,16 +40,17 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
     parquet = import_optional("pyarrow.parquet", "parquet")
     files = find_files(path, ".parquet")
     chosen = [columns] if isinstance(columns, str) else columns
-    rows = 0
+    rows, limit = 0, input_limit()
     types: dict[str, Any] = {}
     for file in files:
         with one_line_errors(str(file)), parquet.ParquetFile(file) as opened:
+            _check_footer(opened.metadata, str(file), limit)
             rows += opened.metadata.num_rows
             actual = {field.name: plain_type(field.type) for field in opened.schema_arrow}
         chosen = list(actual) if chosen is None else chosen
         _check_columns(file, actual, chosen, types)
         types = {name: actual[name] for name in chosen}
-    return BatchReader(Path(path).name, rows, lambda: _read(parquet, files, list(types)))
+    return BatchReader(Path(path).name, rows, lambda: _read(parquet, files, list(types), limit))
 
 
 def _check_columns(file: Path, actual: dict[str, Any], chosen: Sequence[str], before: dict[str, Any]) -> None:
@@ -63,17 +67,53 @@ def _check_columns(file: Path, actual: dict[str, Any], chosen: Sequence[str], be
             )
 
 
-def _read(parquet: Any, files: list[Path], columns: list[str]) -> Batches:
+def _check_footer(metadata: Any, where: str, limit: InputLimit) -> None:
+    """Refuse numbers of rows that do not add up, and rows that are larger than they may be."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if sum(group.num_rows for group in groups) != metadata.num_rows or any(group.num_rows < 0 for group in groups):
+        raise InputError(f"{where}: its numbers of rows do not add up; the file is damaged: write it again")
+    for number, group in enumerate(groups):
+        columns = [group.column(position) for position in range(group.num_columns)]
+        if any(column.num_values < group.num_rows for column in columns):
+            raise InputError(f"{where}: row group {number} has columns of fewer rows than it has; write it again")
+        for column in columns:
+            size = max(column.total_uncompressed_size, column.num_values) // max(1, group.num_rows)
+            limit.check(size, where, f"a row of row group {number} in column {column.path_in_schema!r}")
+
+
+def _largest_page(file: Path, metadata: Any, columns: list[str], limit: InputLimit) -> int:
+    """Bytes in memory of the largest page of these columns, none of which is larger than it may be."""
+    largest = 0
+    with file.open("rb") as stream:
+        for number, position in product(range(metadata.num_row_groups), range(metadata.num_columns)):
+            column = metadata.row_group(number).column(position)
+            is_read = any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in columns)
+            if not is_read or not column.num_values:
+                continue  # without values there need be no pages
+            starts = [column.data_page_offset]
+            if column.has_dictionary_page and column.dictionary_page_offset:
+                starts.append(column.dictionary_page_offset)
+            start = min(starts)
+            for size in page_sizes(stream, start, start + column.total_compressed_size):
+                limit.check(size, str(file), f"a page of column {column.path_in_schema!r}")
+                largest = max(largest, size)
+    return largest
+
+
+def _read(parquet: Any, files: list[Path], columns: list[str], limit: InputLimit) -> Batches:
     for file in files:
         first_row = 0
         with one_line_errors(str(file)), parquet.ParquetFile(file, **_BOUNDED) as opened:
-            for batch in opened.iter_batches(_batch_rows(opened, columns), columns=columns):
+            page_bytes = _largest_page(file, opened.metadata, columns, limit)
+            most_rows = max(1, limit.bytes // page_bytes) if page_bytes > MAX_BATCH_BYTES else _MAX_BATCH_ROWS
+            for batch in opened.iter_batches(_batch_rows(opened, columns, most_rows), columns=columns):
                 yield {name: column_of(batch.column(name), f"{file}: column {name!r}", first_row) for name in columns}
                 first_row += batch.num_rows
 
 
-def _batch_rows(opened: Any, columns: list[str]) -> int:
-    probe = next(opened.iter_batches(_PROBED_ROWS, columns=columns), None)
+def _batch_rows(opened: Any, columns: list[str], most_rows: int) -> int:
+    most_rows = min(most_rows, _MAX_BATCH_ROWS)
+    probe = next(opened.iter_batches(min(_PROBED_ROWS, most_rows), columns=columns), None)
     if probe is None or probe.num_rows == 0:
-        return _MAX_BATCH_ROWS
-    return max(1, min(_MAX_BATCH_ROWS, int(MAX_BATCH_BYTES * probe.num_rows // max(1, probe.nbytes))))
+        return most_rows
+    return max(1, min(most_rows, int(MAX_BATCH_BYTES * probe.num_rows // max(1, probe.nbytes))))

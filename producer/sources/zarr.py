@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype
+from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader
 from worker_config.errors import InputError
+
+# Where a chunk stands in a shard, and how long it is.
+_SHARD_ENTRY_BYTES = 16
 
 
 def is_zarr(folder: Path) -> bool:
@@ -77,12 +81,24 @@ class _BlockReader:
         self._where = where
         self._kept: tuple[int, Array] | None = None
         self._block_rows = max(1, array.chunks[0])
+        self._check(input_limit())
         if taken_dtype(np.dtype(array.dtype)).hasobject:
             self.row_bytes = row_bytes(self._block(0))  # strings tell their size when they are read
         else:
             self.row_bytes = float(math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize)
             chunk_bytes = max(1, int(self._block_rows * self.row_bytes))
             self._block_rows *= max(1, MAX_BATCH_BYTES // chunk_bytes)
+
+    def _check(self, limit: InputLimit) -> None:
+        """Refuse chunks, or rows of whole chunks, that are larger in memory than they may be."""
+        itemsize = max(1, np.dtype(self._array.dtype).itemsize)
+        limit.check(math.prod(self._array.chunks) * itemsize, self._where, "a chunk")
+        if shards := self._array.shards:
+            chunks = [-(-shard // chunk) for shard, chunk in zip(shards, self._array.chunks, strict=True)]
+            limit.check(math.prod(chunks) * _SHARD_ENTRY_BYTES, self._where, "the index of a shard")
+        rows = min(self._block_rows, self._array.shape[0])
+        block_bytes = rows * math.prod(self._array.shape[1:]) * itemsize
+        limit.check(block_bytes, self._where, f"a block of {rows} rows, as many as a chunk has,")
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`."""

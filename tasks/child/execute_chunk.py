@@ -92,7 +92,8 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     except PASSING as error:
         raise Reject(f"Redis is out of reach, full, or takes no writes: {error}", requeue=True) from None
     except FreshChildError:
-        raise Reject(f"{child} cannot hold the models of {message}; a fresh child takes it", requeue=True) from None
+        why = "has no room for its models, or their files have changed"
+        raise Reject(f"a fresh child takes {message}: {child} {why}", requeue=True) from None
     except MemoryError as error:
         # In the reply or the answer, beyond what run_chunk catches.
         answer = _failure(child, message, record_of(message, "memory", error))
@@ -173,7 +174,7 @@ def run_chunk(
     The models that `own_graph` names are run by their own graphs.
 
     Raises:
-        FreshChildError: there is no room for a model.
+        FreshChildError: there is no room for a model, or its files have changed.
         RedisError: Redis is out of reach.
     """
     by_executor: list[str] = []
@@ -204,6 +205,7 @@ def run_chunk(
             if differed:
                 watch.enter("infer")
                 ran = run.run(todo, before, bad)
+            child.model_cache.check_files(models.values())
         by_executor = executor_differences.by_executor(models)
         ran.failed[:0] = unloaded
         watch.enter("encode")

@@ -1,6 +1,6 @@
 """Loads a model into a child, and runs it before the first chunk does.
 
-ServingSpec --executor, or the file itself--> call, functions, state --blank rows--> warm --> LoadedModel
+ServingSpec --executor, or the file itself--> call, functions, state --known or blank rows--> warm --> LoadedModel
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.child.loaded_model import LoadedModel
+from tasks.child.loaded_model import LoadedFiles, LoadedModel
 from tasks.child.model_runner import ModelRunner
+from tasks.child.snapshot_check import check_files, check_outputs, known_rows
 from tasks.executors import EXECUTORS
 from tasks.executors.deviations import Allowed
 from tasks.executors.guarded import InputRange
@@ -29,11 +30,12 @@ from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_ca
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import import_step
-from tasks.preparation.reference import read_reference
+from tasks.preparation.reference import GateRows
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
 from tasks.snapshots.executor_notes import ExecutorNotes
+from tasks.snapshots.file_stamps import stamps_of
 from worker_config.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -57,11 +59,12 @@ def load_model(served: ServingSpec) -> LoadedModel:
     entry = served.entry
     failed = f"model {served.name} cannot be loaded from {entry.path or entry.preprocess}"
     started, memory_before = time.monotonic(), own_bytes()
+    stamps = stamps_of(Path(served.folder), served.files)
     try:
         program, batch_rows = _open(served), served.batch_rows
         inputs, outputs = program.inputs, program.outputs
         if not served.snapshot:
-            batch_rows = batch_rows_of(inputs, entry.batch_rows)
+            batch_rows = batch_rows_of(inputs, entry)
         call: Call = _no_call
         state: State | None = None
         batch_seconds = 0.0
@@ -69,10 +72,12 @@ def load_model(served: ServingSpec) -> LoadedModel:
             _check_rows(inputs)
             flat = plain_call(program)
             call, state = by_name(flat, inputs, outputs), state_of(flat)
-            batch_seconds = _warm_up(call, served, inputs, batch_rows)
+            batch_seconds = _warm_up(call, served, inputs, batch_rows, known_rows(served))
         give_back()
         preprocess = import_step(entry.preprocess) if entry.preprocess else None
         postprocess = import_step(entry.postprocess) if entry.postprocess else None
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{failed}: {error}") from error
     except Exception as error:
         raise ModelLoadError(f"{failed}: {_cause(error)}") from error
     if not served.folder and entry_digest(entry) != served.digest:
@@ -91,7 +96,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     can_be_held = state is None and not info.dependence
     runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)
-    return LoadedModel(info, runner, preprocess, postprocess, program.function, state)
+    files = LoadedFiles(Path(served.folder), stamps)
+    return LoadedModel(info, runner, preprocess, postprocess, program.function, state, files=files)
 
 
 def _load_chain(served: ServingSpec) -> LoadedModel:
@@ -112,7 +118,7 @@ def _runner(
     executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    size = BatchSize(batch_rows, fixed, notes.note_batch_rows if served.folder else None)
+    size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, notes.note_batch_rows if served.folder else None)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
@@ -131,6 +137,7 @@ def _own_graph(served: ServingSpec) -> Call:
 
 def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
+    check_files(served)
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
         return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)
@@ -159,29 +166,35 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> float:
-    """Run the model twice on blank rows, or rows that it is known to take; the second time tells what a batch takes.
+def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int, known: GateRows) -> float:
+    """Run the model twice on rows that it is known to take, or blank ones; the second time tells what a batch takes.
 
     A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
 
     Raises:
+        ModelLoadError: it gives other outputs than it gave before.
         Exception: it fails on rows that it took before.
     """
-    if any(size is None for spec in inputs for size in spec.shape[1:]):
+    is_free = any(size is None for spec in inputs for size in spec.shape[1:])
+    if known.rows:
+        rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known.rows, strict=True)}
+        outputs, seconds = _second_run(call, rows, batch_rows, served.name)
+        check_outputs(served, known, outputs)
+        return 0.0 if is_free else seconds
+    if is_free:
         return 0.0  # no blank row of a free shape is sure to be valid
     try:
-        return _second_run(call, blank_rows(inputs), batch_rows, served.name)
+        return _second_run(call, blank_rows(inputs), batch_rows, served.name)[1]
     except Exception as error:
         if type(error).__name__ not in _OF_ROWS:
             raise
         logger.info("model %s does not take blank rows: %s", served.name, telling_line(error))
-    known = read_reference(Path(served.folder)).rows if served.snapshot and served.snapshot.kind == "mapped" else []
-    rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known, strict=False)}
-    return _second_run(call, rows, batch_rows, served.name) if rows else 0.0
+    return 0.0
 
 
-def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> float:
-    run_batches(call, rows, batch_rows, name)
+def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> tuple[Arrays, float]:
+    """What the first run gave, and the seconds of the second."""
+    outputs = run_batches(call, rows, batch_rows, name)
     started = time.monotonic()
     run_batches(call, rows, batch_rows, name)
-    return time.monotonic() - started
+    return outputs, time.monotonic() - started

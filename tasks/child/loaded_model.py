@@ -7,7 +7,8 @@ rows --preprocess--> rows --ModelRunner--> outputs --postprocess--> outputs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,25 @@ from tasks.models.user_functions import ONLY, Array, Step, finished, prepared, r
 from tasks.protocol.codec import columns_of, is_ragged, leaves_of
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
+from tasks.snapshots.file_stamps import Stamp, stamps_of
 from worker_config.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LoadedFiles:
+    """The files of a snapshot that a model was loaded from, some of which are its memory as long as it lives.
+
+    Attributes:
+        folder: of the snapshot.
+        stamps: of these files, from before they were loaded.
+    """
+
+    folder: Path = Path()
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+
+    def have_changed(self) -> bool:
+        """Whether somebody has written to one, or replaced it; some microseconds for each."""
+        return stamps_of(self.folder, self.stamps) != self.stamps
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class LoadedModel:
         function: the function that is the model, if it is one; it takes rows as they are.
         state: what it keeps between calls; None where that is nothing.
         chain: models that run one after the other, in place of this one.
+        files: those that it was loaded from; none where there is no snapshot.
     """
 
     info: ModelInfo
@@ -40,6 +60,7 @@ class LoadedModel:
     function: Step | None = None
     state: State | None = None
     chain: tuple[LoadedModel, ...] = ()
+    files: LoadedFiles = LoadedFiles()
 
     @property
     def links(self) -> tuple[LoadedModel, ...]:
@@ -111,10 +132,13 @@ class LoadedModel:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _run(self, rows: Rows) -> Arrays:
-        if self.function:
-            outputs = run_function(self.function, rows, self.info)
-        else:
-            outputs = self.runner.run(fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered))
         batch = self.runner.batch
-        batch.counts.add(len(next(iter(outputs.values()), ())), batch.rows)
+        if self.function:
+            batch_rows = batch.of(columns_of(rows))
+            outputs = run_function(self.function, rows, self.info, batch_rows)
+        else:
+            arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
+            outputs = self.runner.run(arrays)
+            batch_rows = batch.of(arrays)  # now, as it may have become smaller
+        batch.counts.add(len(next(iter(outputs.values()), ())), batch_rows, padded=not self.function)
         return outputs

@@ -28,6 +28,7 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
+from worker_config.decoding import UNDECODABLE
 from worker_config.errors import ModelError
 
 # A version that was replaced may still be wanted by a job that runs.
@@ -35,7 +36,7 @@ IDLE_SECONDS = 60.0
 
 
 class FreshChildError(Exception):
-    """This child has no room for the model that a chunk wants, or no TensorFlow to run it; a new child will."""
+    """This child has no room for a chunk's model, no TensorFlow for it, or files that have changed; a new one sees."""
 
 
 class ModelCache:
@@ -110,6 +111,16 @@ class ModelCache:
                 link.runner.batch.counts.move_to(total)
         return total
 
+    def check_files(self, models: Iterable[LoadedModel]) -> None:
+        """After these models have run: what they map may have other bytes by now, and so may their outputs.
+
+        Raises:
+            FreshChildError: somebody has written to a file of theirs; a fresh child reads it whole before it serves.
+        """
+        if any(link.files.have_changed() for model in models for link in model.links):
+            self.recycle = True
+            raise FreshChildError
+
     def check_size(self) -> None:
         """After a chunk: set `recycle` if the child has become too large, and a fresh one would be smaller."""
         if self._limit_bytes and self._leavers() and own_bytes() > self._limit_bytes:
@@ -122,7 +133,7 @@ class ModelCache:
 
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
         if self.folder is not None:
-            with suppress(OSError, msgspec.DecodeError):
+            with suppress(OSError, *UNDECODABLE):
                 served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
                 self._served[ref] = served
                 return served

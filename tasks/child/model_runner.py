@@ -77,5 +77,7 @@ class ModelRunner:
 
     def _few_by_own_graph(self, load: Callable[[], Call], arrays: Arrays) -> Arrays:
         """Without padding where there need be none."""
-        rows = self.batch.rows if self.batch.fixed else min(self.batch.rows, len(next(iter(arrays.values()))))
+        rows = self.batch.of(arrays)
+        if not self.batch.fixed:
+            rows = min(rows, len(next(iter(arrays.values()))))
         return run_batches(load(), arrays, rows, self.model)

@@ -2,12 +2,14 @@
 
 One shape means one trace and one choice of kernels, so a row's prediction does not depend on its chunk, as long as the
 model's rows are independent (`tasks/preparation/independence.py`). Where a batch is too large for the memory that there
-is, it is halved, for good; where rows are meant to depend on their batch, that is an error.
+is, it is halved, for good; where rows are meant to depend on their batch, that is an error. Rows so large that a batch
+of them would have more bytes than it may are run in smaller ones, the largest of them alone.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from tasks.models.output_assembler import OutputAssembler
-from tasks.models.program import FlatArrays, FlatCall
+from tasks.models.program import FlatArrays, FlatCall, rows_within
 from tasks.protocol.signature import Arrays
 from worker_config.errors import ModelError
+from worker_config.manifest import DEFAULT_BATCH_MIB
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +33,12 @@ class BatchCounts:
     rows: int = 0
     places: int = 0
 
-    def add(self, rows: int, batch_rows: int) -> None:
+    def add(self, rows: int, batch_rows: int, *, padded: bool) -> None:
         """Count the calls that these rows took."""
         batches = max(1, -(-rows // batch_rows))
         self.batches += batches
         self.rows += rows
-        self.places += batches * batch_rows
+        self.places += batches * batch_rows if padded else rows
 
     def move_to(self, total: BatchCounts) -> None:
         """Add these to others, and count from 0 again."""
@@ -51,15 +54,23 @@ class BatchSize:
 
     Attributes:
         rows: so far.
+        limit_bytes: what they may have together.
         fixed: whether the model takes no other number.
         remember: called with the smaller number, once a chunk has gone through with it.
         counts: of the batches that were run.
     """
 
     rows: int
+    limit_bytes: int = DEFAULT_BATCH_MIB * 2**20
     fixed: bool = False
     remember: Callable[[int], None] | None = None
     counts: BatchCounts = field(default_factory=BatchCounts)
+
+    def of(self, arrays: Arrays) -> int:
+        """Rows of one call with rows like these: fewer where a batch would have too many bytes, at least one."""
+        if self.fixed:
+            return self.rows
+        return rows_within(self.rows, sum(map(_largest_row_bytes, arrays.values())), self.limit_bytes)
 
 
 def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:
@@ -69,7 +80,7 @@ def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSi
         ModelError: as `run_batches`.
         Exception: a single row does not fit, or the model takes no other batch: what the model raised.
     """
-    rows = size.rows
+    rows = most = size.of(inputs)
     while True:
         try:
             outputs = run_batches(call, inputs, rows, model)
@@ -78,7 +89,7 @@ def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSi
                 raise
             rows //= 2
             continue
-        if rows < size.rows:
+        if rows < most:
             logger.warning(
                 "model %s: %d rows at once do not fit into memory; batches have %d now", model, size.rows, rows
             )
@@ -93,10 +104,13 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
-def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: int, model: str) -> Arrays:
+def run_batches(
+    call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: int, model: str, *, padded: bool = True
+) -> Arrays:
     """The model's outputs for all rows of `inputs`.
 
-    `call` takes exactly `batch_rows` rows and gives as many; zero rows are rows too.
+    `call` takes exactly `batch_rows` rows, or at most as many where nothing is `padded`, and gives as many as it takes;
+    zero rows are rows too.
 
     Raises:
         ModelError: the model returned another number of rows than it was given.
@@ -107,12 +121,13 @@ def run_batches(call: Callable[[Arrays], Arrays], inputs: Arrays, batch_rows: in
     whole = OutputAssembler(rows, model)
     for start in starts:
         kept = min(batch_rows, rows - start)
-        batch = {name: _padded(array[start : start + kept], batch_rows) for name, array in inputs.items()}
+        given = batch_rows if padded else kept
+        batch = {name: _padded(array[start : start + kept], given) for name, array in inputs.items()}
         outputs = call(batch)
         for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != batch_rows:
+            if array.ndim == 0 or len(array) != given:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
-                raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {batch_rows} rows")
+                raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {given} rows")
         whole.add(start, start + kept, {name: array[:kept] for name, array in outputs.items()})
     joined: Arrays = whole.finish()
     return joined
@@ -138,6 +153,14 @@ def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     # A real row, where there is one: zeros may be out of a model's domain.
     filler = array[-1:] if len(array) else _blank_row(array)
     return np.concatenate([array, np.repeat(filler, rows - len(array), axis=0)])
+
+
+def _largest_row_bytes(array: np.ndarray[Any, Any]) -> int:
+    """Of text the longest value counts for all."""
+    text = 0
+    if array.dtype == object:
+        text = max((len(value) for value in array.flat if isinstance(value, str | bytes)), default=0)
+    return int(math.prod(array.shape[1:])) * (int(array.dtype.itemsize) + text)
 
 
 def _blank_row(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -7,6 +7,7 @@ Program.function   a Python function: rows as they are -> an array, or arrays by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 
 from tasks.models.state import variable_state, written
 from tasks.protocol.records import TensorSpec
-from tasks.protocol.signature import Arrays
+from tasks.protocol.signature import Arrays, numpy_dtype
+from worker_config.errors import ConfigError
+from worker_config.manifest import ModelEntry
 
 Call = Callable[[Arrays], Arrays]
 FlatArrays = list[np.ndarray[Any, Any]]
@@ -80,10 +83,36 @@ def spec_of(name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(name, str(dtype), tuple(tensor.shape))
 
 
-def batch_rows_of(inputs: Sequence[TensorSpec], wanted: int) -> int:
-    """Rows of one call: what the model itself says, else `wanted`."""
+def batch_rows_of(inputs: Sequence[TensorSpec], entry: ModelEntry) -> int:
+    """Rows of one call: what the model itself says, else the manifest, and no more than its limit in bytes allows.
+
+    What is free of a row's shape counts for nothing here, nor does text: such rows are measured as they come.
+
+    Raises:
+        ConfigError: there would be more, of rows that are meant to depend on their batch.
+    """
     fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
-    return max(1, fixed[0]) if fixed else wanted
+    if fixed:
+        return max(1, fixed[0])
+    row_bytes = sum(map(_row_bytes, inputs))
+    rows = rows_within(entry.batch_rows, row_bytes, entry.batch_bytes)
+    if rows < entry.batch_rows and not entry.independent_rows:
+        raise ConfigError(
+            f"batch_rows is {entry.batch_rows}, which with {row_bytes:,} bytes in each row is a batch of "
+            f"{entry.batch_rows * row_bytes / 2**20:,.0f} MiB, and batch_mib allows {entry.batch_mib}; rows depend on "
+            "their batch, so it is not made smaller: change one of the two in the manifest"
+        )
+    return rows
+
+
+def rows_within(rows: int, row_bytes: float, limit_bytes: int) -> int:
+    """As many rows, or as many of this size as a limit allows, but at least one."""
+    return min(rows, max(1, int(limit_bytes // max(1, row_bytes))))
+
+
+def _row_bytes(spec: TensorSpec) -> int:
+    dtype, sizes = numpy_dtype(spec.dtype), [size for size in spec.shape[1:] if size is not None]
+    return 0 if dtype.kind == "O" or len(sizes) < len(spec.shape[1:]) else math.prod(sizes) * dtype.itemsize
 
 
 def output_spec_of(name: str, tensor: Any) -> TensorSpec:

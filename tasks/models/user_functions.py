@@ -113,8 +113,8 @@ def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
     return tree_of(leaves)
 
 
-def run_function(function: Step, rows: Rows, info: ModelInfo) -> Arrays:
-    """The outputs for rows of even shape, of which there is at least one.
+def run_function(function: Step, rows: Rows, info: ModelInfo, batch_rows: int) -> Arrays:
+    """The outputs for rows of even shape, of which there is at least one; it is given at most `batch_rows` at once.
 
     Raises:
         InputError: the columns have different numbers of rows.
@@ -127,14 +127,15 @@ def run_function(function: Step, rows: Rows, info: ModelInfo) -> Arrays:
     what = f"model {info.name}: function {info.function}"
 
     def call(batch: Arrays) -> Arrays:
-        outputs = finished(function, tree_like(rows, batch), info.batch_rows, what)
+        count = len(next(iter(batch.values())))
+        outputs = finished(function, tree_like(rows, batch), count, what)
         if isinstance(outputs, tuple):
             raise ModelError(f"{what} returned a tuple; a model's outputs are one array, or a dict of arrays")
         if any(len(key) > 1 for key, _ in leaves_of(outputs)):
             raise ModelError(f"{what} returned a dict in a dict; a model's outputs are one array, or a dict of arrays")
         return outputs if isinstance(outputs, dict) else {ONLY: outputs}
 
-    return run_batches(call, columns, info.batch_rows, info.name)
+    return run_batches(call, columns, batch_rows, info.name, padded=False)
 
 
 def _leaves(result: Any) -> dict[Key, Any]:

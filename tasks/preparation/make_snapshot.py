@@ -14,7 +14,6 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from tasks.executors import graph
@@ -28,7 +27,7 @@ from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
 from tasks.preparation.reference import make_reference, read_reference
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
-from tasks.snapshots.record import WEIGHTS, Snapshot, Weight
+from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
@@ -56,7 +55,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         why=program.why_plain,
         ordered=program.ordered,
     )
-    batch_rows = batch_rows_of(program.inputs, entry.batch_rows)
+    batch_rows = batch_rows_of(program.inputs, entry)
     if program.run is None or program.why_plain:
         return _copied(plain, folder)
     try:
@@ -104,9 +103,9 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     """
     copy = str(folder / "source" / snapshot.source)
     program = open_model(replace(snapshot.entry, path=copy, version=0))
-    batch_rows = batch_rows_of(program.inputs, snapshot.entry.batch_rows)
+    batch_rows = batch_rows_of(program.inputs, snapshot.entry)
     found = _with_dependence(snapshot, plain_call(program), batch_rows)
-    (folder / RECORD).write_bytes(msgspec.json.encode(found))
+    (folder / RECORD).write_bytes(to_file(found))
     return found
 
 
@@ -159,5 +158,5 @@ def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 def _recorded(snapshot: Snapshot, folder: Path) -> Snapshot:
     snapshot = replace(snapshot, files=fingerprints(folder))
-    (folder / RECORD).write_bytes(msgspec.json.encode(snapshot))
+    (folder / RECORD).write_bytes(to_file(snapshot))
     return snapshot

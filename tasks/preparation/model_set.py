@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -20,9 +21,10 @@ from msgspec.structs import replace
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import ModelRef
+from tasks.protocol.messages import ModelRef, from_json
 from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.transport.run_folder import model_path
+from worker_config.errors import MessageError
 from worker_config.files import write_whole
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS
@@ -109,7 +111,8 @@ def pinned_models(client: redis.Redis) -> set[str]:
     for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1)):
         state, record = client.hmget(keys.job(job_id.decode()), JobField.STATE, JobField.RECORD)
         if state == b"running" and record:
-            found.update(msgspec.json.decode(record, type=_Pins).models)
+            with suppress(MessageError):  # nobody can run on a record that is damaged
+                found.update(from_json(record, _Pins).models)
     return found
 
 

@@ -34,8 +34,9 @@ from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
+from tasks.snapshots.file_stamps import Stamp, stamps_of
 from tasks.snapshots.forked_call import ForkedError, run_forked
-from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials
+from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials, from_file, to_file
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
@@ -94,20 +95,26 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
     folder = context.cache / key
     try:
         with cache.locked(context.cache, key) as waited:
+            # Before the files are read: what is written meanwhile counts as changed.
+            stamps = _stamps(folder)
             snapshot = _existing(folder, name, context)
             if snapshot is None:
                 context.say(
                     f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}"
                 )
                 snapshot = _make(name, entry, digest, key, context)
+                stamps = _stamps(folder)
             trials = _trials(folder, snapshot, entry, context) if snapshot.kind == "mapped" else None
             context.held.append(cache.use(folder))
+            stamps = _stamps(folder) | stamps
     except OSError as error:
         note = f"no snapshot: {error.strerror or error} ({context.cache})"
         context.say(f"model {name}: {note}; each child loads it for itself")
         return msgspec.structs.replace(plain, note=note)
-    rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
-    served = msgspec.structs.replace(plain, folder=str(folder), snapshot=snapshot, batch_rows=rows)
+    rows = batch_rows_of(snapshot.inputs, entry)
+    served = msgspec.structs.replace(
+        plain, folder=str(folder), snapshot=snapshot, batch_rows=rows, files=snapshot.files, stamps=stamps
+    )
     if trials is None:
         return msgspec.structs.replace(served, note=snapshot.why)
     trial, note = choose(
@@ -123,14 +130,20 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
         held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"
         note = f"{note}; {held}" if note else held
+    built = f"{BUILT}/{trial.executor}"
     return msgspec.structs.replace(
         served,
         executor=trial.executor,
         trial=trial,
+        files=snapshot.files | {name: mark for name, mark in trials.files.items() if name.startswith(built)},
         batch_rows=ExecutorNotes(folder, trial.executor).batch_rows(rows),
         note=note,
         unproven=trial.unproven,
     )
+
+
+def _stamps(folder: Path) -> dict[str, Stamp]:
+    return stamps_of(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
 
 
 def _existing(folder: Path, name: str, context: PreparationContext) -> Snapshot | None:
@@ -162,7 +175,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
-    batch_rows = batch_rows_of(snapshot.inputs, entry.batch_rows)
+    batch_rows = batch_rows_of(snapshot.inputs, entry)
     reference = read_reference(folder)
     names, left_out = candidates(snapshot, entry, context.gpus)
     clear_built(folder)
@@ -181,7 +194,7 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
     found = Trials(trials, reference.label, built, reference.of)
-    write_whole(_record(folder, entry, context), msgspec.json.encode(found))
+    write_whole(_record(folder, entry, context), to_file(found))
     return found
 
 
@@ -204,9 +217,9 @@ def known_trials(folder: Path, entry: ModelEntry, context: PreparationContext) -
 
 def _read_trials(folder: Path, record: Path) -> Trials | None:
     try:
-        known = msgspec.json.decode(record.read_bytes(), type=Trials)
+        known = from_file(record.read_bytes(), Trials)
         cache.check_files(folder, known.files)
-    except (OSError, msgspec.DecodeError, ValueError):
+    except (OSError, ValueError):
         return None
     return known
 

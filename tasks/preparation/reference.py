@@ -27,7 +27,7 @@ from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 
-_FILE = "reference.bin"
+FILE = "reference.bin"
 # Of each group: one batch, or part of one, of every executor at a machine's first start.
 MOST_EDGE_CASES = 16
 
@@ -90,7 +90,7 @@ def make_reference(folder: Path, snapshot: Snapshot, call: FlatCall, batch_rows:
     """
     found = gate_rows(call, snapshot.inputs, snapshot.entry, batch_rows)
     tree = {**vars(found), "groups": [msgspec.structs.asdict(group) for group in found.groups]}
-    (folder / _FILE).write_bytes(codec.encode(cast("codec.Tree", tree)))
+    (folder / FILE).write_bytes(codec.encode(cast("codec.Tree", tree)))
 
 
 def read_reference(folder: Path) -> GateRows:
@@ -99,5 +99,5 @@ def read_reference(folder: Path) -> GateRows:
     Raises:
         PayloadError, OSError: it is damaged or missing.
     """
-    tree = cast("dict[str, Any]", codec.decode((folder / _FILE).read_bytes()))
+    tree = cast("dict[str, Any]", codec.decode((folder / FILE).read_bytes()))
     return GateRows(**{**tree, "groups": [EdgeCases(**group) for group in tree["groups"]]})

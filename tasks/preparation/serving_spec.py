@@ -12,6 +12,7 @@ import msgspec
 
 from tasks.executors import EXECUTORS
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
+from tasks.snapshots.file_stamps import Stamp
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry, is_function
 
@@ -29,6 +30,8 @@ class ServingSpec(msgspec.Struct, frozen=True):
         members: of a chain, one after the other.
         unproven: operations of the graph for which nothing is known of this executor; its outputs are held against the
             own graph while jobs run.
+        files: size and SHA-256 of what children read of the snapshot's folder.
+        stamps: of its files, from before they were checked.
     """
 
     name: str
@@ -43,6 +46,8 @@ class ServingSpec(msgspec.Struct, frozen=True):
     threads: int = 1
     members: list[ServingSpec] = []
     unproven: list[str] = []
+    files: dict[str, tuple[int, str]] = {}
+    stamps: dict[str, Stamp] = {}
 
     @property
     def shared_bytes(self) -> int:
@@ -113,11 +118,11 @@ def info_of(
 
 def chained(served: ServingSpec, members: Sequence[ModelInfo], load_seconds: float = 0.0) -> ModelInfo:
     """What a worker says of a chain: what its first member takes, what its last one gives."""
-    first, last, entry = members[0], members[-1], served.entry
+    first, last = members[0], members[-1]
     return ModelInfo(
         name=served.name,
         digest=served.digest,
-        batch_rows=entry.batch_rows,
+        batch_rows=max(member.batch_rows for member in members),
         inputs=first.inputs,
         outputs=last.outputs,
         load_seconds=load_seconds,

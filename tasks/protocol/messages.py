@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from worker_config.decoding import UNDECODABLE
 from worker_config.errors import MessageError
 
 MESSAGE_VERSION = 2
@@ -270,7 +271,16 @@ def unpack(data: bytes | memoryview, form: Any) -> Any:
     Raises:
         MessageError: they are not of that form; the text names the field.
     """
+    return _decoded(msgspec.msgpack.decode, data, form)
+
+
+def from_json(data: bytes | str, form: Any) -> Any:
+    """The same of JSON."""
+    return _decoded(msgspec.json.decode, data, form)
+
+
+def _decoded(decode: Any, data: bytes | memoryview | str, form: Any) -> Any:
     try:
-        return msgspec.msgpack.decode(data, type=form)
-    except msgspec.DecodeError as error:
+        return decode(data, type=form)
+    except UNDECODABLE as error:
         raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {error}") from None

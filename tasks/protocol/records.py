@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from worker_config.decoding import UNDECODABLE
+
+Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +112,46 @@ class Described(_Record, frozen=True):
 
     info: ModelInfo
     trials: list[dict[str, Any]]
+
+
+class FileOperation(_Record, frozen=True):
+    """An operation of a model that touches more than its rows.
+
+    Attributes:
+        operation: its kind, as TensorFlow or Keras names it.
+        node: its own name, behind that of the function that it stands in.
+        touches: what; "unknown" of code that is in no file of the model.
+    """
+
+    operation: str
+    node: str
+    touches: Touched
+
+    def __str__(self) -> str:
+        return f"{self.operation} ({self.node}) touches {_OF_OPERATIONS[self.touches]}"
+
+
+class Inspected(_Record, frozen=True):
+    """What `python -m tasks.describe --inspect` prints of one model, which it does not load.
+
+    Attributes:
+        operations: of its graph; those that read files of the model itself are left out.
+        functions: the Python functions that it is, or that are around it.
+        refused: why it is not loaded; empty where the manifest allows what it has.
+    """
+
+    name: str
+    operations: list[FileOperation] = []
+    functions: list[str] = []
+    refused: str = ""
+
+
+_OF_OPERATIONS = {
+    "files": "files",
+    "network": "the network",
+    "Python": "Python",
+    "unknown": "what its own code does: it is a custom operation",
+}
 
 
 class OlderSet(_Record, frozen=True):
@@ -268,5 +311,5 @@ def unpack_facts(data: bytes | None) -> WorkerFacts | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None

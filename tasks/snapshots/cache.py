@@ -21,16 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from tasks.models.model_version import calibration_digest, file_digest
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import Snapshot, from_file
 from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
 # A snapshot of another version is never used.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 RECORD = "snapshot.json"
 _IN_USE = "in-use"
 _MAKING = ".making-"
@@ -59,7 +57,9 @@ def cache_key(digest: str, entry: ModelEntry, tensorflow: str) -> str:
         OSError: the calibration file cannot be read.
     """
     of_rows = calibration_digest(Path(entry.calibration)) if entry.calibration else hashlib.sha256().digest()
-    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), of_rows.hex()]
+    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), str(entry.batch_mib), of_rows.hex()]
+    if entry.allow_file_operations:  # where it is not, nobody may find one that was made when it was
+        parts.append("allow_file_operations")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -113,8 +113,8 @@ def read(folder: Path) -> Snapshot | None:
             return None
         raise ValueError(f"{RECORD} is missing") from None
     try:
-        snapshot = msgspec.json.decode(data, type=Snapshot)
-    except msgspec.DecodeError as error:
+        snapshot = from_file(data, Snapshot)
+    except ValueError as error:
         raise ValueError(f"{RECORD} is damaged ({error})") from None
     check_files(folder, snapshot.files)
     return snapshot
@@ -226,8 +226,8 @@ def _sweep_key(cache: Path, key: str, paths: list[Path], is_kept: bool) -> Swept
 
 def _source(folder: Path) -> str:
     try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Snapshot).entry.path
-    except (OSError, msgspec.DecodeError):
+        return from_file((folder / RECORD).read_bytes(), Snapshot).entry.path
+    except (OSError, ValueError):
         return ""
 
 

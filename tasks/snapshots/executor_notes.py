@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from worker_config.decoding import UNDECODABLE
 from worker_config.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class ExecutorNotes:
             return msgspec.json.decode(self._difference_path.read_bytes(), type=str)
         except OSError:
             return ""
-        except msgspec.DecodeError:  # whatever damaged it, it was there
+        except UNDECODABLE:  # whatever damaged it, it was there
             return f"{self.executor} differed from the model's own graph in a job; the own graph is used"
 
     def note_difference(self, text: str) -> None:

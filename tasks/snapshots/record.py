@@ -10,13 +10,16 @@ CACHE/KEY/trials-MACHINE.json   Trials: which executors agree with the model her
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from typing import Literal, TypeVar
 
 import msgspec
 
 from tasks.protocol.records import Dependence, TensorSpec
+from worker_config.decoding import UNDECODABLE
 from worker_config.manifest import ModelEntry
 
+T = TypeVar("T")
 # The folder of what executors build.
 BUILT = "built"
 # The file that holds all variables.
@@ -133,3 +136,32 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: list[int] = []
     seeds: list[int] = []
     dependence: list[Dependence] | None = None
+
+
+class _Hashed(msgspec.Struct, frozen=True):
+    """A record in its file, with the SHA-256 of its own bytes: a bit that has turned may leave it valid JSON."""
+
+    sha256: str
+    record: msgspec.Raw
+
+
+def to_file(record: Snapshot | Trials) -> bytes:
+    """A record as it stands in its file."""
+    data = msgspec.json.encode(record)
+    return msgspec.json.encode(_Hashed(hashlib.sha256(data).hexdigest(), msgspec.Raw(data)))
+
+
+def from_file(data: bytes, form: type[T]) -> T:
+    """The record that `to_file` made these bytes of.
+
+    Raises:
+        ValueError: they are others.
+    """
+    try:
+        hashed = msgspec.json.decode(data, type=_Hashed)
+        record = bytes(hashed.record)
+        if hashlib.sha256(record).hexdigest() != hashed.sha256:
+            raise ValueError("its bytes are others than were written")
+        return msgspec.json.decode(record, type=form)
+    except UNDECODABLE as error:
+        raise ValueError(str(error)) from None

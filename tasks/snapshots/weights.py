@@ -55,7 +55,7 @@ def map_arrays(path: Path, weights: Sequence[Weight]) -> list[Any]:
         return []
     if path.stat().st_size == 0:
         return [_tensor(np.empty(0, np.uint8), weight) for weight in weights]
-    with path.open("r+b") as file:
+    with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensors = []
     for weight in weights:

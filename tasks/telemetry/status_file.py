@@ -19,6 +19,7 @@ import msgspec
 
 from tasks.transport import run_folder
 from worker_config.broker_url import address_of
+from worker_config.decoding import UNDECODABLE
 from worker_config.files import write_whole
 
 
@@ -123,7 +124,7 @@ def read(folder: Path) -> WorkerStatus | None:
     """Of the worker with this run folder; None where there is none, or that of another version."""
     try:
         return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return None
 
 

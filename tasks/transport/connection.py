@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ _REFUSED = (
     ("UNKNOWN_CA", _OWN_CERTIFICATE),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS at this port: give another one, or a URL without TLS"),
 )
+# As redis-py words what happened to a command of a pipeline; what it writes follows the key.
+_OF_PIPELINE = re.compile(r"^Command # \d+ \((\S+(?: \S+)?)(?: .*)?\) of pipeline caused error: (.*)$", re.DOTALL)
 # What a server answers that has become a replica, cannot save, or is not up again: another connection may lead to
 # another server, or to itself when it has been mended.
 _UNFIT = (ReadOnlyError, ClusterDownError, MovedError)
@@ -74,7 +77,7 @@ def connect(
         "health_check_interval": HEALTH_CHECK_SECONDS,
         "redis_connect_func": _log_in,
     }
-    return redis.Redis.from_pool(_pool(address_of(url), options))
+    return _Client.from_pool(_pool(address_of(url), options))
 
 
 def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPool:
@@ -114,6 +117,19 @@ class _Sentinels(Sentinel):
         raise MasterNotFoundError("; ".join([f"no Sentinel knows a primary {service_name!r} that is up", *errors]))
 
 
+class _Client(redis.Redis):
+    """Says which command and key were refused, as pipelines do; some servers name neither."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As redis-py does."""
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except NoPermissionError as error:
+            # The key of a script comes after its text, or hash, and a number.
+            command = args[:1] + args[3:4] if str(args[0]).startswith("EVAL") else args[:2]
+            raise NoPermissionError(f"{error}: {' '.join(map(str, command))}") from None
+
+
 class _WrongServerError(redis.RedisError):
     """A server that answers, and that we cannot work with."""
 
@@ -141,7 +157,13 @@ def broker_errors(url: str) -> Iterator[None]:
     """Turn redis-py's errors in the block into a BrokerError that names the server, without its password."""
     try:
         yield
-    except (redis.AuthenticationError, NoPermissionError) as error:
+    except NoPermissionError as error:
+        refused = _OF_PIPELINE.sub(r"\2: \1", str(error))
+        raise BrokerRefusedError(
+            f"Redis at {redacted(url)} refuses this user a right ({refused}); "
+            "`celeriac doctor --acl` tells those that it needs"
+        ) from None
+    except redis.AuthenticationError as error:
         raise BrokerRefusedError(
             f"Redis at {redacted(url)} refuses the user or password ({error}); mend the broker URL"
         ) from None
@@ -153,8 +175,8 @@ def broker_errors(url: str) -> Iterator[None]:
         ) from None
     except redis.ConnectionError as error:
         why = str(error)
-        if refused := next((advice for sign, advice in _REFUSED if sign in why), None):
-            raise BrokerRefusedError(f"Redis at {redacted(url)} cannot be logged in to ({why}); {refused}") from None
+        if advice := next((advice for sign, advice in _REFUSED if sign in why), None):
+            raise BrokerRefusedError(f"Redis at {redacted(url)} cannot be logged in to ({why}); {advice}") from None
         raise BrokerError(
             f"Redis at {redacted(url)} cannot be reached ({why}); is it running, and is the broker URL right?"
         ) from None
@@ -196,20 +218,6 @@ def ping(url: str) -> None:
     """
     with broker_errors(url), connect(url, retries=0) as client:
         client.ping()
-
-
-def refuse_if_refused(url: str) -> None:
-    """Say what is wrong with a server, or with the login, where Celery would fail later and in other words.
-
-    Raises:
-        BrokerRefusedError: waiting would not help; what it would is left to Celery.
-    """
-    try:
-        ping(url)
-    except BrokerRefusedError:
-        raise
-    except BrokerError:
-        return
 
 
 def wait_until_up(broker_url: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, DTYPES
+from tasks.protocol.codec.format import FEWER_ROWS, SMALLER_ROW
 from tasks.protocol.messages import SliceRef
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
@@ -43,7 +44,10 @@ def read_slice(
     row_bytes = math.prod(ref.row_shape) * dtype.itemsize
     length = (stop - start) * row_bytes
     if length > DEFAULT_LIMIT_BYTES:
-        raise PayloadError(f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}")
+        remedy = SMALLER_ROW if stop - start == 1 else FEWER_ROWS
+        raise PayloadError(
+            f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}; {remedy}"
+        )
     data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or ReusableBuffer())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 from typing import cast
 
-import msgspec
 import redis
 from celery import current_task
 
 from tasks.protocol import keys
 from tasks.protocol.chunk_args import to_args
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer
 
@@ -66,7 +65,7 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
         return
     names = [JobField.STATE, JobField.RECORD]
     state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))
-    plan = msgspec.json.decode(record, type=JobRecord).plan if record and state == b"running" else None
+    plan = from_json(record, JobRecord).plan if record and state == b"running" else None
     if plan is None:
         return
     queue = current_task.request.delivery_info["routing_key"]

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.protocol.messages import ModelRef
+from worker_config.decoding import UNDECODABLE
 
 PREFIX = "celeriac-worker-"
 SLOT_FILES = "slot-*[0-9]"
@@ -99,7 +100,7 @@ def _is_abandoned(folder: Path) -> bool:
         if owner.namespace and owner.namespace == _namespace():
             return born(owner.pid) != owner.born
         return time.time() - (folder / STATUS).stat().st_mtime > ABANDONED_SECONDS
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return False
 
 

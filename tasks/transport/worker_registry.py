@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
@@ -118,7 +119,9 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
         if fields := cast("dict[bytes, bytes]", client.hgetall(keys.worker(worker.decode()))):
             workers[worker.decode()] = _slots_in(fields)
         else:
-            client.srem(keys.WORKERS, worker)  # its record has expired
+            # Its record has expired. Who may look alone leaves the rest to others.
+            with suppress(NoPermissionError):
+                client.srem(keys.WORKERS, worker)
     return workers
 
 

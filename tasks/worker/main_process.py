@@ -33,12 +33,14 @@ from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
+from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
 from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
+from tasks.transport.rights import check_rights
 from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
 from tasks.worker.broker_info import BrokerInfo
 from tasks.worker.child_death import answer_for_child
@@ -146,6 +148,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     counters = Counters()
     metrics.serve(settings, folder, counters)
     wait_until_up(broker_url)
+    check_rights(broker_url, WORKER)
     cores = len(os.sched_getaffinity(0))
     # Celery resolves "auto" only after this.
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores

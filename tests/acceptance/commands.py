@@ -283,7 +283,8 @@ class Celeriac:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 words = process.cmdline()
                 by_title = any(str(self.temporary) in word for word in words)
-                works_here = words and Path(process.cwd()).is_relative_to(self.root)
+                is_fork = any(word.endswith("warm.py") for word in words)
+                works_here = is_fork and Path(process.cwd()).is_relative_to(self.root)
                 if by_title or works_here or process.environ().get(MARK) == self.mark:
                     found.append((process, words))
         return found

@@ -22,6 +22,7 @@ from producer.cli.commands import cli
 from tasks.snapshots.record import Trial
 from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.forms import in_long_form
+from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System
 from worker_config.errors import ExitCode
@@ -255,6 +256,42 @@ def test_models_tell_all_trials_of_executors_and_why_one_is_not_used(celeriac: C
     (function,) = [line for line in lines if line.startswith("function")]
     assert "plain" in function
     assert "rows/s" not in function
+
+
+def test_models_tell_what_files_touch_and_refuse_what_is_not_allowed(
+    celeriac: Celeriac, models: Path, special_models: Path
+) -> None:
+    write_manifest(
+        celeriac.folder,
+        {
+            "digits": models / "digits.keras",
+            "reads": special_models / "reads",
+            "allowed": {"path": special_models / "reads", "allow_file_operations": True},
+            "size": {"path": "builtins:len", "preprocess": "builtins:list"},
+        },
+    )
+    told = celeriac.succeeds("models", "--inspect", "--json").json["models"]
+    digits, reads, allowed, size = told
+    assert [one["name"] for one in told] == ["digits", "reads", "allowed", "size"]
+    (operation,) = reads["operations"]
+    assert (operation["operation"], operation["touches"]) == ("ReadFile", "files")
+    assert allowed["operations"] == [operation]
+    assert (digits["operations"], digits["refused"], allowed["refused"], size["refused"]) == ([], "", "", "")
+    assert size["functions"] == ["builtins:list", "builtins:len"]
+
+    lines = celeriac.succeeds("models", "--inspect").stdout.splitlines()
+    assert "digits: touches neither files, nor the network, nor Python" in lines
+    assert f"reads: ReadFile ({operation['node']}) touches files" in lines
+    assert f"reads is not loaded: {reads['refused']}" in lines
+    assert "size: builtins:len is Python" in lines
+
+    np.save(celeriac.folder / "rows.npy", np.array(["/etc/hostname"]))
+    for command in (["models"], ["predict", "reads", "rows.npy", "-o", "out.npy", "--workers", 1]):
+        line = celeriac.refuses(ExitCode.MODEL, *command)
+        assert "model reads cannot be loaded from" in line
+        assert "ReadFile" in line
+        assert "allow_file_operations = true in the manifest" in line
+    assert "leave out --broker" in celeriac.misused("models", "--inspect", "--broker", "redis://localhost")
 
 
 @in_long_form

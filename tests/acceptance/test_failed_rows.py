@@ -34,7 +34,8 @@ POLICIES = ["skip", "fill"]
 def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """A worker of one child, which takes chunks in their order; the rows of `reads` and `cubes` are paths of files."""
     folder = tmp_path_factory.mktemp("s")
-    paths = {"reads": special_models / "reads", "cubes": special_models / "reads"}
+    reads = {"path": special_models / "reads", "allow_file_operations": True}
+    paths = {"reads": reads, "cubes": reads}
     with serving(folder, write_manifest(folder, paths), 1) as system:
         yield system
 

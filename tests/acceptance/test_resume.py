@@ -39,7 +39,8 @@ SLOW_ROWS = 16 * SLOW_CHUNK
 def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> Iterator[System]:
     """A worker of one child, which takes chunks in their order; `reads` and `cubes` are the same model."""
     folder = tmp_path_factory.mktemp("s")
-    paths = {"reads": special_models / "reads", "cubes": special_models / "reads"}
+    reads = {"path": special_models / "reads", "allow_file_operations": True}
+    paths = {"reads": reads, "cubes": reads}
     models = {**paths, "slower": write_held_models(folder)["slower"]}
     with serving(folder, write_manifest(folder, models), 1) as system:
         yield system

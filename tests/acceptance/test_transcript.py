@@ -127,7 +127,11 @@ def test_what_a_new_user_does_and_sees(celeriac: Celeriac, tmp_path_factory: pyt
         seen.says("The folder has a model, `slow`, rows for it, `rows.npy`, and this manifest. Redis runs here.")
         seen.ran("Any terminal", "cat models.toml", (here / "models.toml").read_text())
         seen.says("Two terminals, a worker in each; on other machines it is the same.")
-        workers = [system.start_worker(here / "models.toml", 1, "-n", f"{node}@%h", environ=environ) for node in NODES]
+        # Fresh: forks that work in this folder would count as left by a command.
+        workers = [
+            system.start_worker(here / "models.toml", 1, "-n", f"{node}@%h", environ=environ, fresh=True)
+            for node in NODES
+        ]
         for node, worker in zip(NODES, workers, strict=True):
             wait_until(lambda worker=worker: " ready" in worker.output(), "it is up")
             seen.ran(f"Terminal {node}", f"celery -A tasks worker -c 1 -n {node}@%h", last_lines(worker, 3))

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from producer import Client
+from tasks.protocol.rights import PRODUCER
 from tasks.transport.connection import connect
 from tests.systems import System
 from worker_config.settings import Settings
@@ -17,8 +18,9 @@ from worker_config.settings import Settings
 def client(system: System) -> Iterator[Client]:
     """A client that shares the system's spool folder, where there is one."""
     spool = system.folder / "spool"
-    settings = Settings(broker_url=system.url, spool=spool if spool.exists() else None)
-    with Client(system.url, settings=settings) as client:
+    url = system.redis.url_as(PRODUCER)
+    settings = Settings(broker_url=url, spool=spool if spool.exists() else None)
+    with Client(url, settings=settings) as client:
         yield client
 
 

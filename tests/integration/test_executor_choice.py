@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from producer import Client
 from tasks.executors import EXECUTORS
 from tasks.protocol.records import ModelInfo
-from tasks.snapshots.record import Trials
+from tasks.snapshots.record import Trials, from_file
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
 from tests.systems import System, serving
@@ -112,7 +111,7 @@ def test_a_second_start_takes_what_the_first_one_has_found(digits: Digits) -> No
     before, executors = digits.trials(), {name: info.executor for name, info in digits.infos().items()}
     assert len(before) == 2
     for path in before:
-        trials = msgspec.json.decode(path.read_bytes(), type=Trials)
+        trials = from_file(path.read_bytes(), Trials)
         assert (trials.rows, trials.rows_in_file) == ("calibration.npy", 400)
         assert all(sum(one.rows for one in trial.classes) == 400 for trial in trials.trials if trial.classes)
         agreeing = {trial.executor for trial in trials.trials if trial.agrees}

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 FLIPS = 1_000 if LONG else 40
 # So that no chunk is damaged as often as it is sent.
-EVERY = 7
+EVERY = 41
 CHUNKS = 30
 # Rows too large to ride in their message, and outputs in their answer.
 ROWS = np.random.default_rng(5).random((CHUNKS * 4, 5_000), np.float32)
@@ -45,7 +45,7 @@ def deadly(rows):
 
 
 class Flipper:
-    """Flips one random bit of each seventh piece that passes."""
+    """Flips one random bit now and then, in what passes."""
 
     def __init__(self, seed: int) -> None:
         self.flips = 0
@@ -168,27 +168,24 @@ def test_bits_of_what_is_noted_of_deliveries(system: System, client: Client, see
             assert job.wait(timeout_seconds=120), job.progress()
     bad = np.flatnonzero(rows[:, 0] < 0)
     outputs = cast("np.ndarray", job.result())
-    # Whatever was noted: a row that has outputs has the right ones, and no other has failed than the one that kills,
-    # or all of them where it was not found.
-    failed = np.isnan(outputs).any(axis=1)
-    np.testing.assert_array_equal(outputs[~failed], rows[~failed] * 2)
-    assert failed[bad].all()
-    assert failed.sum() in (1, 16)
+    expected = rows * 2
+    expected[bad] = np.nan
+    np.testing.assert_array_equal(outputs, expected)
 
 
 @contextmanager
 def meddling(server: redis.Redis, key: str, draw: random.Random) -> Iterator[None]:
-    """Each note has one bit flipped, once, soon after it is written."""
-    over, seen = threading.Event(), set()
+    """One note has one bit flipped, soon after it is written."""
+    over, seen, which = threading.Event(), set(), draw.randint(1, 5)
 
     def meddle() -> None:
         while not over.wait(0.005):
             for name, value in cast("dict[bytes, bytes]", server.hgetall(key)).items():
-                if name.endswith((b":at", b":why", b":bad")) and value not in seen and draw.random() < 0.3:
-                    changed = flipped(value, draw)
-                    seen.add(changed)
-                    server.hset(key, name.decode(), changed)
-                seen.add(value)
+                if name.endswith((b":at", b":why", b":bad")) and value not in seen and not over.is_set():
+                    seen.add(value)
+                    if len(seen) == which:
+                        server.hset(key, name.decode(), flipped(value, draw))
+                        return
 
     thread = threading.Thread(target=meddle)
     thread.start()

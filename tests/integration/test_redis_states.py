@@ -61,7 +61,7 @@ def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
 @contextmanager
 def that_has_taken_rights_away(_: System, server: redis.Redis) -> Iterator[str]:
     server.execute_command("ACL", "SETUSER", "default", "-@list", "-@write")
-    yield "refuses the user or password"
+    yield "refuses this user a right"
     server.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
@@ -71,7 +71,7 @@ def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
     for one in server.client_list():
         if one["id"] != str(server.client_id()):
             server.client_kill_filter(_id=one["id"])
-    yield "max number of clients reached"
+    yield "cannot be reached"
     server.config_set("maxclients", 1000)
 
 

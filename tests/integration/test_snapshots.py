@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tasks.protocol.records import SlotRecord
 from tests.forms import in_long_form
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn
-from tests.systems import System, Worker
+from tests.systems import REPOSITORY, System, Worker
 from tests.waiting import wait_until
 
 ROWS = 200
@@ -126,6 +128,98 @@ def test_a_child_that_comes_later_has_the_version_that_the_worker_began_with(
         wait_until(lambda: [one for one in system.slots() if one.pid != slot.pid], "another child is in its place")
 
         np.testing.assert_array_equal(client.predict("wide", rows), expected)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_bit_that_turns_under_a_worker_costs_the_worker_and_no_wrong_value(
+    system: System, manifest: Path, cache: Path, rows: np.ndarray, is_killed: bool
+) -> None:
+    """The file is the memory of the children that run, and the model of those to come."""
+    first = system.start_ready_worker(manifest, 1)
+    (slot,) = system.slots()
+    with Client(system.url) as client:
+        expected = client.predict("wide", rows)
+        flip_a_bit(next(cache.glob("*/weights.bin")), np.random.default_rng(int(is_killed)))
+        if is_killed:
+            os.kill(slot.pid, signal.SIGKILL)
+        job = client.submit("wide", rows, chunk_rows=50)
+        wait_until(lambda: first.process.poll() is not None, "the worker has ended")
+        told = "weights.bin is damaged; remove that folder and start the worker again"
+        assert _said(first, "model wide cannot be loaded", "its snapshot", told) >= 1
+
+        second = system.start_ready_worker(manifest, 1)
+
+        assert _said(second, "model wide: its snapshot", "weights.bin is damaged; it is made again") == 1
+        # Tried again, another executor may have come out as the fastest.
+        np.testing.assert_allclose(job.result(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_bit_of_a_snapshot_turns_unseen(models: Path, tmp_path: Path) -> None:
+    """Whichever file it is in; where no stamp tells of it, the outputs for known rows do."""
+    command = [sys.executable, "-c", _FLIPS, str(models / "digits.keras"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    *seen, silent = done.stdout.splitlines()
+    assert len({line.partition(" ")[0] for line in seen}) > 1, "bits of several files"
+    for line in [*seen, silent]:
+        name = line.partition(" ")[0]
+        assert f"is not what it was when the worker started: {name} is damaged; remove that folder" in line
+
+
+_FLIPS = """
+import sys
+from pathlib import Path
+import msgspec, numpy
+from tasks.models.model_version import entry_digest
+from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.snapshots.file_stamps import stamps_of
+from tests.integration.test_snapshots import flip_a_bit, turn
+from worker_config.errors import ModelLoadError
+from worker_config.manifest import ModelEntry
+
+entry = ModelEntry(sys.argv[1])
+context = PreparationContext(Path(sys.argv[2]), 2**40, 1, 1, 0, lambda text: None)
+served = prepare("digits", entry, entry_digest(entry), context)
+folder = Path(served.folder)
+
+from tasks.child.load_model import load_model
+
+def outcome(served):
+    try:
+        load_model(served)
+    except ModelLoadError as error:
+        return str(error)
+    return "loaded"
+
+assert outcome(served) == "loaded"
+for number in range(12):
+    chance = numpy.random.default_rng(number)
+    name = str(chance.choice(sorted(served.files)))
+    place, mask = flip_a_bit(folder / name, chance)
+    print(name, outcome(served))
+    turn(folder / name, place, mask)
+    assert outcome(served) == "loaded", "the bytes are what they were"
+
+turn(folder / "weights.bin", 3, 0x40)  # of the first weight's exponent
+own_graph = msgspec.structs.replace(served, executor="graph", stamps=stamps_of(folder, served.files))
+print("weights.bin", outcome(own_graph))
+"""
+
+
+def flip_a_bit(path: Path, chance: np.random.Generator) -> tuple[int, int]:
+    """Turn one bit of a file; return its byte, and the bit in it."""
+    place, mask = int(chance.integers(path.stat().st_size)), 1 << int(chance.integers(8))
+    turn(path, place, mask)
+    return place, mask
+
+
+def turn(path: Path, place: int, mask: int) -> None:
+    """Turn the bits of a mask, in place, as others have the file mapped."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ mask]))
 
 
 def test_without_a_cache_each_child_loads_the_model_for_itself(

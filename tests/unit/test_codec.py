@@ -449,6 +449,12 @@ def test_a_tree_beyond_the_limit_names_size_and_limit(tree: Tree) -> None:
         decode(encode(tree), limit_bytes=8000)
 
 
+@pytest.mark.parametrize("tree", [np.ones((1, 1000)), {"a": np.ones((1, 1000)), "b": np.ones(1)}, [np.ones(1000)]])
+def test_of_a_single_row_the_advice_is_about_that_row(tree: Tree) -> None:
+    with pytest.raises(PayloadError, match=r"the limit is 8000; this is a single row, which has to fit: make"):
+        encode(tree, limit_bytes=8000)
+
+
 def test_a_payload_longer_than_the_limit_is_refused_first() -> None:
     with pytest.raises(PayloadError, match="the payload has 101 bytes and the limit is 100; send fewer rows"):
         decode(b"\xc1" * 101, limit_bytes=100)

@@ -35,6 +35,12 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ("[models.a]\npath = 3", "path"),
         ('[models.a]\npath = "a"\nbatch_rows = "many"', "batch_rows"),
         ('[models.a]\npath = "a"\nbatch_rows = 0', "batch_rows is 0"),
+        ('[models.a]\npath = "a"\nbatch_mib = 0', "batch_mib is 0; it goes from 1 to 1048576"),
+        ('[models.a]\npath = "a"\nbatch_mib = 2000000', "batch_mib is 2000000; it goes from 1 to 1048576"),
+        (
+            '[models.a]\npath = "a"\nbatch_rows = 1000000000000',
+            "models.a.batch_rows is 1000000000000: with one byte in each row a batch has 953,674 MiB, and batch_mib",
+        ),
         ('[models."a b"]\npath = "a"', "a name has letters"),
         ('[models.a]\npath = "a"\n[modules]', "modules"),
         ('[models.a]\npath = "../a"', "leads out of the manifest's folder"),

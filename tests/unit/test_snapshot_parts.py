@@ -25,8 +25,9 @@ from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
+from tasks.snapshots.file_stamps import check_changed, stamps_of
 from tasks.snapshots.forked_call import Forked, ForkedError, run_forked
-from tasks.snapshots.record import BUILT, Snapshot, Trials
+from tasks.snapshots.record import BUILT, Snapshot, Trials, to_file
 from tasks.transport.run_folder import model_path
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
@@ -40,8 +41,53 @@ def make(folder: Path, key: str, size: int = 100) -> Path:
         (place / "weights.bin").write_bytes(os.urandom(size))
         files = cache.fingerprints(place)
         snapshot = Snapshot(cache.FORMAT_VERSION, "mapped", "d", "2", ENTRY, [], [], [], size, files)
-        (place / cache.RECORD).write_bytes(msgspec.json.encode(snapshot))
+        (place / cache.RECORD).write_bytes(to_file(snapshot))
     return folder / key
+
+
+def flip_bit(path: Path, word: bytes) -> None:
+    """Turn the last bit of a word's first byte."""
+    data = bytearray(path.read_bytes())
+    data[data.index(word)] ^= 1
+    path.write_bytes(data)
+
+
+def test_files_are_read_again_only_where_somebody_has_written_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path, "k")
+    files = cache.fingerprints(folder)
+    stamps = stamps_of(folder, files)
+    assert sorted(stamps) == ["in-use", "snapshot.json", "weights.bin"]
+    hashed: list[str] = []
+    written = max(stamp[3] for stamp in stamps.values())
+    probe = tmp_path / "probe"
+    # The kernel's clock of files goes in steps.
+    wait_until(lambda: probe.touch() or probe.stat().st_ctime_ns > written, "files get another time")
+
+    def fingerprint(path: Path) -> tuple[int, str]:
+        hashed.append(path.name)
+        return path.stat().st_size, cache.file_digest(path).hex()
+
+    monkeypatch.setattr(cache, "fingerprint", fingerprint)
+    check_changed(folder, files, stamps)
+    assert hashed == []
+    (folder / "weights.bin").touch()
+    check_changed(folder, files, stamps)
+    assert hashed == ["weights.bin"]
+
+    times = (folder / "weights.bin").stat()
+    flip_bit(folder / "weights.bin", (folder / "weights.bin").read_bytes()[50:])
+    os.utime(folder / "weights.bin", ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"weights\.bin is damaged"):
+        check_changed(folder, files, stamps)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(ValueError, match=r"weights\.bin cannot be read"):
+        check_changed(folder, files, stamps)
+    hashed.clear()
+    with pytest.raises(ValueError, match=r"weights\.bin"):
+        check_changed(folder, files, {})
+    assert len(hashed) == 3, "without stamps all are read"
 
 
 def test_a_snapshot_is_found_again_by_its_key_alone(tmp_path: Path) -> None:
@@ -68,6 +114,7 @@ def test_a_snapshot_is_found_again_by_its_key_alone(tmp_path: Path) -> None:
         (lambda folder: (folder / "weights.bin").write_bytes(b""), "weights.bin is damaged"),
         (lambda folder: (folder / cache.RECORD).write_bytes(b"{}"), "snapshot.json is damaged"),
         (lambda folder: (folder / cache.RECORD).unlink(), "snapshot.json is missing"),
+        (lambda folder: flip_bit(folder / cache.RECORD, b"nowhere"), "snapshot.json is damaged"),
     ],
 )
 def test_damage_is_told(tmp_path: Path, damage: object, word: str) -> None:
@@ -94,7 +141,7 @@ def test_new_trials_leave_what_a_worker_with_other_threads_has_found(tmp_path: P
         (tmp_path / BUILT / name).write_text(name)
     for name in ("found", "damaged"):
         trials = Trials([], "generated", {f"{BUILT}/{name}": cache.fingerprint(tmp_path / BUILT / name)})
-        (tmp_path / f"trials-{name}.json").write_bytes(msgspec.json.encode(trials))
+        (tmp_path / f"trials-{name}.json").write_bytes(to_file(trials))
     (tmp_path / BUILT / "damaged").write_text("other bytes")
     clear_built(tmp_path)
     assert [path.name for path in (tmp_path / BUILT).iterdir()] == ["found"]

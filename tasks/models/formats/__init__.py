@@ -15,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.models.formats.file_operations import check_operations
 from tasks.models.formats.frozen import open_graph
+from tasks.models.formats.inspect_file import inspect_file
 from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
 from tasks.models.program import Program, in_order
 from tasks.models.user_functions import import_step
+from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
 from worker_config.version_folders import SUFFIXES, served_path
 
@@ -49,9 +52,19 @@ def open_model(entry: ModelEntry) -> Program:
         return Program([], [], why_plain=_WHY_PLAIN)
     if is_function(entry.path):
         return Program([], [], function=import_step(entry.path), why_plain=_WHY_PLAIN)
+    check_operations(inspect_model(entry), entry)
     path = served_path(entry)
-    opener = open_saved_model if path.is_dir() else _FILES.get(path.suffix)
-    if opener is None:
-        raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
-    program = opener(path, entry)
+    program = open_saved_model(path, entry) if path.is_dir() else _FILES[path.suffix](path, entry)
     return in_order(program, entry.inputs) if entry.inputs else program
+
+
+def inspect_model(entry: ModelEntry) -> list[FileOperation]:
+    """The operations of a model's file that touch more than its rows; the model is not loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_model`.
+    """
+    path = served_path(entry)
+    if not path.is_dir() and path.suffix not in _FILES:
+        raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
+    return inspect_file(path, entry)

@@ -29,6 +29,17 @@ def open_graph(path: Path, entry: ModelEntry) -> Program:
     Raises:
         ValueError: it is no frozen graph, or has no such tensors; the text names those that it has.
     """
+    graph_def = read_graph(path)
+    inputs, outputs = tensor_names(graph_def, entry.inputs, entry.outputs)
+    return frozen_program(graph_def, {name: name for name in inputs}, {name: name for name in outputs})
+
+
+def read_graph(path: Path) -> Any:
+    """The GraphDef of a file.
+
+    Raises:
+        ValueError: it is no frozen graph.
+    """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
@@ -39,8 +50,7 @@ def open_graph(path: Path, entry: ModelEntry) -> Program:
         graph_def.ParseFromString(path.read_bytes())
     except DecodeError:
         raise ValueError("not a frozen graph: its bytes are no GraphDef") from None
-    inputs, outputs = tensor_names(graph_def, entry.inputs, entry.outputs)
-    return frozen_program(graph_def, {name: name for name in inputs}, {name: name for name in outputs})
+    return graph_def
 
 
 def frozen_program(graph_def: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Program:

@@ -126,12 +126,13 @@ def name_functions_apart(graph_def: Any) -> None:
         gradient.gradient_func = names.get(gradient.gradient_func, gradient.gradient_func)
     for node in all_nodes(graph_def):
         node.op = names.get(node.op, node.op)
-        for function in _functions_of(node.attr):
+        for function in functions_of(node.attr):
             function.name = names.get(function.name, function.name)
 
 
-def _functions_of(attributes: Any) -> Iterator[Any]:
+def functions_of(attributes: Any) -> Iterator[Any]:
+    """The functions that a node's attributes name."""
     for value in attributes.values():
         for function in [value.func] * value.HasField("func") + list(value.list.func):
             yield function
-            yield from _functions_of(function.attr)
+            yield from functions_of(function.attr)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.models.formats.file_operations import LAMBDAS, Graph, check_operations
 from tasks.models.program import Program, output_spec_of, spec_of, tensor_specs
+from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry
 
 # Keras tells which class it does not know only in words.
@@ -27,7 +29,7 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
     """
     import tensorflow as tf
 
-    model = _load(path, lambdas=entry.lambdas)
+    model = _load(path, entry)
     if not getattr(model, "inputs", None):
         raise ValueError("the model does not tell its inputs; build it before saving, or export a SavedModel")
     import keras
@@ -48,22 +50,20 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
 
     specs = tensor_specs(inputs)
     traced = tf.function(lambda *tensors: run(tensors), input_signature=specs, autograph=False).get_concrete_function()
+    # Of layers, their description tells; what they come to only the graph does.
+    graph = Graph(traced.graph.as_graph_def())
+    check_operations(graph.touching([tensor.name for tensor in traced.outputs]), entry)
     outputs = [output_spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
     variables = [variable.value for variable in model.variables]
     return Program(inputs, outputs, run=run, variables=variables, tracked=model, ordered=_is_ordered(structure))
 
 
-def _load(path: Path, *, lambdas: bool) -> Any:
+def _load(path: Path, entry: ModelEntry) -> Any:
     import keras
 
-    config = _config(path)
-    if not lambdas and _has_lambda(config):
-        raise ValueError(
-            "it has a Lambda layer, which is Python code that runs when the file is read; if you trust the file, say "
-            "lambdas = true in the manifest"
-        )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not lambdas)
+        safe_mode = not (entry.lambdas or entry.allow_file_operations)
+        return keras.models.load_model(path, compile=False, safe_mode=safe_mode)
     except (TypeError, ValueError) as error:
         unknown = _UNKNOWN.search(str(error))
         if unknown is None:
@@ -74,8 +74,12 @@ def _load(path: Path, *, lambdas: bool) -> Any:
         ) from None
 
 
-def _config(path: Path) -> Any:
-    """The model's description, which Keras reads before it makes anything of it."""
+def read_config(path: Path) -> Any:
+    """The model's description, which Keras reads before it makes anything of it.
+
+    Raises:
+        ValueError: the file is none of Keras's.
+    """
     import h5py
 
     try:
@@ -93,10 +97,22 @@ def _config(path: Path) -> Any:
         raise ValueError("not a Keras model: it may hold weights alone; save the whole model") from None
 
 
-def _has_lambda(config: Any) -> bool:
-    if isinstance(config, dict):
-        return config.get("class_name") in ("Lambda", "__lambda__") or any(map(_has_lambda, config.values()))
-    return isinstance(config, list) and any(map(_has_lambda, config))
+def layer_operations(config: Any) -> Iterator[FileOperation]:
+    """The layers of a model's description that are Python code, or read a file or a SavedModel at some path."""
+    if isinstance(config, list):
+        for one in config:
+            yield from layer_operations(one)
+    if not isinstance(config, dict):
+        return
+    kind, inner = config.get("class_name"), config.get("config")
+    name = str(inner.get("name", kind)) if isinstance(inner, dict) else str(kind)
+    if kind in LAMBDAS:
+        yield FileOperation(str(kind), name, "Python")
+        return
+    if kind == "TFSMLayer" or (isinstance(inner, dict) and isinstance(inner.get("vocabulary"), str)):
+        yield FileOperation(str(kind), name, "files")
+    for one in config.values():
+        yield from layer_operations(one)
 
 
 def _is_ordered(tree: Any) -> bool:

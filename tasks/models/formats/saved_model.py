@@ -24,6 +24,24 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
     Raises:
         ValueError: it is no SavedModel, or has no such signature; the text names those that it has.
     """
+    meta = read_meta_graph(path, entry.signature)
+    if meta.HasField("object_graph_def"):
+        return _reopened(path, entry, None, TABLE_WRITES, "it writes to a lookup table, so each chunk opens it anew")
+    tags = list(meta.meta_info_def.tags)
+    try:
+        return freeze_saved_model(path, tags, entry.signature)
+    except Exception as error:
+        why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
+        # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
+        return dataclasses.replace(_reopened(path, entry, tags, REFERENCE_WRITES, ""), why_plain=why)
+
+
+def read_meta_graph(path: Path, signature: str) -> Any:
+    """The graph of a SavedModel that is served, with what is said of it.
+
+    Raises:
+        ValueError: as `open_saved_model`.
+    """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -34,16 +52,8 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
     graphs = [graph for graph in form.meta_graphs if "serve" in graph.meta_info_def.tags] or list(form.meta_graphs)
     if not graphs:
         raise ValueError("not a SavedModel: its saved_model.pb holds no graph")
-    _check_signature(entry.signature, graphs[0].signature_def)
-    if graphs[0].HasField("object_graph_def"):
-        return _reopened(path, entry, None, TABLE_WRITES, "it writes to a lookup table, so each chunk opens it anew")
-    tags = list(graphs[0].meta_info_def.tags)
-    try:
-        return freeze_saved_model(path, tags, entry.signature)
-    except Exception as error:
-        why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
-        # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
-        return dataclasses.replace(_reopened(path, entry, tags, REFERENCE_WRITES, ""), why_plain=why)
+    _check_signature(signature, graphs[0].signature_def)
+    return graphs[0]
 
 
 def _reopened(

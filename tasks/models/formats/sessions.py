@@ -28,19 +28,35 @@ def open_checkpoint(path: Path, entry: ModelEntry) -> Program:
     """
     import tensorflow as tf
 
-    prefix = path.with_suffix("")
-    if not Path(f"{prefix}.index").is_file():
-        raise ValueError(f"no checkpoint beside it: {prefix.name}.index is missing")
+    meta = read_meta(path)
     with _session() as session:
         try:
-            saver = tf.compat.v1.train.import_meta_graph(str(path), clear_devices=True)
+            saver = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
         except Exception as error:
             raise ValueError(f"not a .meta file that TensorFlow reads ({error})") from error
         inputs, outputs = tensor_names(session.graph.as_graph_def(), entry.inputs, entry.outputs)
         if saver is not None:
-            saver.restore(session, str(prefix))
+            saver.restore(session, str(path.with_suffix("")))
         frozen = _frozen(session, [*inputs, *outputs])
     return frozen_program(frozen, {name: name for name in inputs}, {name: name for name in outputs})
+
+
+def read_meta(path: Path) -> Any:
+    """The graph of a `.meta` file, with what is said of it.
+
+    Raises:
+        ValueError: no checkpoint beside it, or no graph in it.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+
+    prefix = path.with_suffix("")
+    if not Path(f"{prefix}.index").is_file():
+        raise ValueError(f"no checkpoint beside it: {prefix.name}.index is missing")
+    try:
+        return MetaGraphDef.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"not a .meta file that TensorFlow reads ({error})") from None
 
 
 def freeze_saved_model(path: Path, tags: Sequence[str], signature: str) -> Program:

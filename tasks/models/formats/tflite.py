@@ -37,7 +37,7 @@ def open_tflite(path: Path, entry: ModelEntry) -> Program:
     call, inputs, outputs = _opened(interpreter, signature)
     specs = [_spec(*item) for item in inputs.items()], [_spec(*item) for item in outputs.items()]
     call = _said_clearly(call)
-    if _keeps_variables(path):  # which the interpreter's own reset does not know of
+    if _codes(path)[0]:  # which the interpreter's own reset does not know of
         call = opened_again(lambda: _said_clearly(_opened(_interpreter(path), signature)[0]), call)
     else:
         call.state = _TensorState(interpreter)  # type: ignore[attr-defined]
@@ -69,15 +69,27 @@ def _opened(interpreter: Any, signature: str) -> tuple[FlatCall, Details, Detail
     return _tensor_call(interpreter, inputs, outputs), inputs, outputs
 
 
-def _keeps_variables(path: Path) -> bool:
-    """Whether the file assigns to variables."""
+def custom_operations(path: Path) -> list[str]:
+    """The names of the file's operations that are not built in.
+
+    Raises:
+        ValueError: it is no TFLite file.
+    """
+    _interpreter(path)  # which looks whether it is whole
+    return _codes(path)[1]
+
+
+def _codes(path: Path) -> tuple[bool, list[str]]:
+    """Whether the file assigns to variables, and the names of its custom operations."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model = schema.Model.GetRootAs(data)
-        codes = [model.OperatorCodes(number).BuiltinCode() for number in range(model.OperatorCodesLength())]
-        del model  # it looks into the map
-    return schema.BuiltinOperator.ASSIGN_VARIABLE in codes
+        codes = [model.OperatorCodes(number) for number in range(model.OperatorCodesLength())]
+        assigns = any(code.BuiltinCode() == schema.BuiltinOperator.ASSIGN_VARIABLE for code in codes)
+        custom = [name.decode() for code in codes if (name := code.CustomCode())]
+        del model, codes  # they look into the map
+    return assigns, sorted(custom)
 
 
 class _TensorState:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import msgpack
 
 from tasks.protocol.codec import heads
-from tasks.protocol.codec.format import FORMAT_VERSION
+from tasks.protocol.codec.format import FEWER_ROWS, FORMAT_VERSION
 from tasks.protocol.codec.heads import Buffer, HeadReader
 from worker_config.errors import ConfigError, PayloadError
 
@@ -22,6 +22,9 @@ Compression = Literal["lz4", "zstd"]
 
 # The first byte of a wrap: a list of four elements, where a plain payload is one of two.
 _WRAP_HEAD = b"\x94"
+# A byte of it stands for no more.
+_LZ4_MOST_TIMES = 255
+_PIECE_BYTES = 2**20
 
 
 def is_wrapped(payload: Buffer) -> bool:
@@ -61,7 +64,7 @@ def unwrap(payload: Buffer, limit_bytes: int) -> bytes:
         reader.refuse(f"an unknown compression {name[:32]!r}")
     size = reader.length(heads.PLAIN, "the length of a payload")
     if size > limit_bytes:
-        raise PayloadError(f"the payload has {size} bytes and the limit is {limit_bytes}; send fewer rows per chunk")
+        raise PayloadError(f"the payload has {size} bytes and the limit is {limit_bytes}; {FEWER_ROWS}")
     start = reader.advance(reader.length(heads.BIN, "a compressed payload"))
     reader.check_end()
     try:
@@ -89,11 +92,16 @@ def check_installed(name: str) -> Any:
 def _open(name: str, packed: bytes, size: int) -> bytes:
     library = check_installed(name)
     if name == "lz4":
+        if size > _LZ4_MOST_TIMES * len(packed):  # it takes memory for the size that it is told
+            raise ValueError(f"{len(packed)} bytes are not {size}")
         payload = library.decompress(packed, uncompressed_size=size)
     else:
-        # The size in the frame is the sender's word as well: what counts is what comes out.
+        # The sizes that are told are the sender's word: what counts is what comes out.
         with library.ZstdDecompressor().stream_reader(packed) as stream:
-            payload = stream.read(size + 1)
+            pieces = bytearray()
+            while len(pieces) <= size and (piece := stream.read(min(_PIECE_BYTES, size + 1 - len(pieces)))):
+                pieces += piece
+            payload = bytes(pieces)
     if len(payload) != size:
         raise ValueError(f"{len(payload)} bytes instead of {size}")
     return bytes(payload)

@@ -33,18 +33,24 @@ ARRAY_COST: Final = 1024  # without its elements; more than the longest head on 
 Tree: TypeAlias = dict[Any, Any] | list[Any] | tuple[Any, ...] | Array | np.generic | int | float | str | bytes | None
 
 
+FEWER_ROWS: Final = "send fewer rows per chunk; one row has to fit as well"
+SMALLER_ROW: Final = (
+    "this is a single row, which has to fit: make it smaller, or give the path of its file to a preprocess function"
+)
+
+
 class Budget:
-    """The memory that the rest of a tree may take."""
+    """The memory that the rest of a tree may take; `remedy` says what to do where that is too much."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit = min(limit_bytes, 2**32 - 1)  # msgpack has no longer lengths
         self.spent = 0
+        self.remedy = FEWER_ROWS
 
     def spend(self, cost: int) -> None:
         """Count `cost` bytes, or raise PayloadError if they are more than what is left."""
         self.spent += cost
         if self.spent > self.limit:
             raise PayloadError(
-                f"the payload needs at least {self.spent} bytes of memory and the limit is {self.limit}; "
-                "send fewer rows per chunk, or raise the limit"
+                f"the payload needs at least {self.spent} bytes of memory and the limit is {self.limit}; {self.remedy}"
             )

@@ -24,8 +24,7 @@ class PayloadReader(HeadReader):
         """Read the whole payload."""
         if self.stop > self._budget.limit:
             raise PayloadError(
-                f"the payload has {self.stop} bytes and the limit is {self._budget.limit}; "
-                "send fewer rows per chunk, or raise the limit"
+                f"the payload has {self.stop} bytes and the limit is {self._budget.limit}; {wire.FEWER_ROWS}"
             )
         self._check_version()
         tree = self._value(0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.protocol.codec import format as wire
 from tasks.protocol.codec.arrays import ALIGNMENT, MAX_DIMS, Array, dtype_name, holds_texts, is_possible, raw_bytes
+from tasks.protocol.codec.trees import columns_of
 from worker_config.errors import PayloadError
 
 _EXT_HEAD: Final = struct.Struct(">BIb")
@@ -26,6 +27,7 @@ class PayloadWriter:
     """
 
     def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._budget = wire.Budget(limit_bytes)
         self._packer = msgpack.Packer(buf_size=4096)  # it holds heads and short values; it grows
         self.parts: list[bytes | memoryview] = []
@@ -34,6 +36,8 @@ class PayloadWriter:
 
     def write(self, tree: wire.Tree) -> None:
         """Write the format version and the tree."""
+        if _is_one_row(tree):
+            self._budget.remedy = wire.SMALLER_ROW
         self._add(self._packer.pack_array_header(2))
         self._add(self._packer.pack(wire.FORMAT_VERSION))
         self._value(tree)
@@ -165,6 +169,13 @@ class PayloadWriter:
 
     def _refuse(self, what: str, remedy: str) -> NoReturn:
         raise PayloadError(f"cannot encode {what} {_where(self._path)}; {remedy}")
+
+
+def _is_one_row(tree: wire.Tree) -> bool:
+    """Whether this is a data set's rows, or a model's outputs, and one row alone."""
+    columns = columns_of(tree).values()
+    arrays = [one for one in columns if isinstance(one, list) or (isinstance(one, np.ndarray) and one.ndim)]
+    return 0 < len(columns) == len(arrays) and all(len(array) == 1 for array in arrays)
 
 
 def _full_name(kind: type) -> str:

@@ -13,12 +13,18 @@ from typing import Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from tasks.protocol import keys
 
-# Redis 6.2 says of a script that it failed, and why in the middle of it.
-_CAUSES = {"-READONLY": ReadOnlyError, "-MISCONF": ReadOnlyError, "-OOM": OutOfMemoryError}
+# Redis 6.2 says of a script that it failed, and why in the middle of it; of rights each version does, in its words.
+_CAUSES = {
+    "-READONLY": ReadOnlyError,
+    "-MISCONF": ReadOnlyError,
+    "-OOM": OutOfMemoryError,
+    "The user executing the script can't": NoPermissionError,
+    "ACL failure in script": NoPermissionError,
+}
 _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 

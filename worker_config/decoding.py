@@ -1,0 +1,10 @@
+"""What can go wrong where msgspec reads bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+# They are not of the form asked for; text that is no UTF-8 is no error of msgspec's own.
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
