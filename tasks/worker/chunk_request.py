@@ -52,8 +52,13 @@ class ChunkRequest(Request):  # type: ignore[misc]
         """Note that the child took too long, before it is killed."""
         if not soft:
             self._record_death("TimeLimitExceeded", f"ran longer than {timeout:g} s", timeout)
-        with about(self.argsrepr):
-            super().on_timeout(soft, timeout)
+        # Unlike with other failures Celery does not say which request it is.
+        self.task.push_request(delivery_info=self.delivery_info)
+        try:
+            with about(self.argsrepr):
+                super().on_timeout(soft, timeout)
+        finally:
+            self.task.pop_request()
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Note that the child is stopped for no fault of its rows."""
