@@ -25,7 +25,7 @@ import msgspec
 
 from tasks.models.model_version import calibration_digest, file_digest
 from tasks.snapshots.record import Snapshot
-from worker_config.decoding import UNDECODABLE
+from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -116,7 +116,7 @@ def read(folder: Path) -> Snapshot | None:
     try:
         snapshot = msgspec.json.decode(data, type=Snapshot)
     except UNDECODABLE as error:
-        raise ValueError(f"{RECORD} is damaged ({error})") from None
+        raise ValueError(f"{RECORD} is damaged ({one_line(error)})") from None
     check_files(folder, snapshot.files)
     return snapshot
 
