@@ -63,6 +63,7 @@ FOUND = [
     ("notes of executors", b'"\x80"'),
     ("job", TARGETS["job"].example.replace(b"digits", b"digit\x80")),
     ("state of a job", b"walking"),
+    (".npy of text", TARGETS[".npy of text"].example.replace(b"b\0\0\0", b"b\0\0\x11")),
     ("task arguments", bytes(msgpack.packb({"version": 1}))),
     ("note", TARGETS["note"].example.replace(b"worker", b"wor\ner")),
     ("count of a job", b"many"),
