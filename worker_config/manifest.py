@@ -32,6 +32,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from worker_config.decoding import one_line
 from worker_config.errors import ConfigError, UnknownModelError
 
 DEFAULT_BATCH_ROWS = 64
@@ -163,11 +164,11 @@ def _read(path: Path) -> _Manifest:
             f"the manifest {path} cannot be read ({error.strerror}); name one with --models or CELERIAC_MODELS"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the manifest {path} is not TOML: {error}") from None
+        raise ConfigError(f"the manifest {path} is not TOML: {one_line(error)}") from None
     try:
         return msgspec.convert(manifest, _Manifest)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the manifest {path}: {error}") from None
+        raise ConfigError(f"the manifest {path}: {one_line(error)}") from None
 
 
 def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str, ModelEntry]:
@@ -191,7 +192,7 @@ def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         key = str(error).rpartition("`$.")[2].rstrip("`")
-        what = f": {error}"
+        what = f": {one_line(error)}"
         if key in _ALLOWED and "got" not in str(error):  # else it is of another type
             what = f".{key} is {table[key]!r}; {_ALLOWED[key]}"
         raise ConfigError(f"the manifest {manifest}: models.{name}{what}") from None

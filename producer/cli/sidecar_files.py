@@ -20,7 +20,7 @@ import msgspec
 from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from worker_config.decoding import UNDECODABLE
+from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError
 from worker_config.files import write_whole
 
@@ -95,7 +95,7 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
         failures = failures_path(path).read_bytes() if ledger.failures else b""
         records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
     except (OSError, *UNDECODABLE) as error:
-        cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else one_line(error)
         raise OutputError(
             f"{path}: what became of its rows is not known: {cause}; predict all rows again with --force"
         ) from error

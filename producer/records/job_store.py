@@ -23,6 +23,7 @@ from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
+from worker_config.decoding import one_line
 from worker_config.errors import MessageError, UnknownJobError
 
 _Kind = TypeVar("_Kind", FailureRecord, Differed)
@@ -166,7 +167,7 @@ def read_fields(job_id: str, fields: dict[bytes, bytes]) -> tuple[JobState, JobR
     except KeyError:
         raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again") from None
     except ValueError as error:
-        raise MessageError(f"what Redis has of job {job_id} is damaged ({error}); submit it again") from None
+        raise MessageError(f"what Redis has of job {job_id} is damaged ({one_line(error)}); submit it again") from None
 
 
 def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]:

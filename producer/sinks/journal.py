@@ -36,7 +36,7 @@ from producer.rows.part import RowSpec
 from producer.sinks.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.decoding import UNDECODABLE
+from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError
 
 FORMAT = 3
@@ -213,8 +213,7 @@ def whole_journal(path: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError, *UNDECODABLE) as error:
-        why = " ".join(str(error).split())
-        raise not_continued(path, f"{journal_path(path)} is damaged ({why})") from error
+        raise not_continued(path, f"{journal_path(path)} is damaged ({one_line(error)})") from error
 
 
 def lock(path: Path, descriptor: int) -> None:

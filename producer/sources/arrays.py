@@ -21,6 +21,7 @@ from producer.rows.columns import (
     to_array,
 )
 from producer.rows.part import Array, RowSpec
+from producer.rows.read_errors import one_line_errors
 from producer.rows.source import Arrays, check_slice
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
@@ -88,7 +89,8 @@ class ArraySource:
             return rows
 
         def as_given(array: Array) -> Array:
-            return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
+            with one_line_errors(self.label):  # text of a file may hold what is no character
+                return np.require(np.asarray(rows_of(array)), taken_dtype(array.dtype), ["C_CONTIGUOUS", "ALIGNED"])
 
         columns = columns_of(self.data, self.label)
         rows: Arrays = tree_like(self.data, {name: as_given(array) for name, array in columns.items()})

@@ -13,6 +13,7 @@ import msgspec
 
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, Count, JobId, pack, unpack
 from tasks.protocol.seal import Sealer, content_of
+from worker_config.decoding import one_line
 from worker_config.errors import MessageError, VersionError
 
 
@@ -40,8 +41,8 @@ def chunk_id(args: Any) -> ChunkId:
         if args and isinstance(args[0], dict):  # message version 1
             return msgspec.convert([args[0].get(name) for name in ("version", "job", "index")], ChunkId)
         return msgspec.convert(list(args[:3]), ChunkId)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise MessageError(f"a message is no chunk: {error}") from None
+    except (msgspec.ValidationError, LookupError, TypeError) as error:
+        raise MessageError(f"a message is no chunk: {one_line(error)}") from None
 
 
 def from_args(args: Any, queue: str, sealer: Sealer) -> ChunkMessage:

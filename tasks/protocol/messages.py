@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from worker_config.decoding import UNDECODABLE
+from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import MessageError
 
 MESSAGE_VERSION = 2
@@ -257,7 +257,7 @@ def from_plain(plain: object, form: type[T]) -> T:
     try:
         return msgspec.convert(plain, form)
     except msgspec.ValidationError as error:
-        raise MessageError(f"a message is not a {form.__name__}: {error}") from None
+        raise MessageError(f"a message is not a {form.__name__}: {one_line(error)}") from None
 
 
 def pack(value: msgspec.Struct) -> bytes:
@@ -283,4 +283,4 @@ def _decoded(decode: Any, data: bytes | memoryview | str, form: Any) -> Any:
     try:
         return decode(data, type=form)
     except UNDECODABLE as error:
-        raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {error}") from None
+        raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {one_line(error)}") from None
