@@ -22,12 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.models.model_version import calibration_digest, file_digest
-<<<<<<< HEAD
 from tasks.snapshots.record import Snapshot, from_file
-=======
-from tasks.snapshots.record import Snapshot
-from worker_config.decoding import UNDECODABLE, one_line
->>>>>>> sizes
+from worker_config.decoding import one_line
 from worker_config.files import sync_file
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
@@ -118,15 +114,9 @@ def read(folder: Path) -> Snapshot | None:
             return None
         raise ValueError(f"{RECORD} is missing") from None
     try:
-<<<<<<< HEAD
         snapshot = from_file(data, Snapshot)
     except ValueError as error:
-        raise ValueError(f"{RECORD} is damaged ({error})") from None
-=======
-        snapshot = msgspec.json.decode(data, type=Snapshot)
-    except UNDECODABLE as error:
         raise ValueError(f"{RECORD} is damaged ({one_line(error)})") from None
->>>>>>> sizes
     check_files(folder, snapshot.files)
     return snapshot
 
