@@ -20,16 +20,19 @@ def page_sizes(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
     """Bytes of each page in memory, for the pages whose headers begin in the bytes `[start, stop)` of the file.
 
     Raises:
-        ValueError: there are none, or what stands there is no header.
+        ValueError: what stands there is no header, or that of a page that the file has not.
     """
+    file_bytes = file.seek(0, 2)
     while start < stop:
         file.seek(start)
         fields = _struct(file, 0)
         unpacked, packed = fields.get(_UNPACKED_SIZE, -1), fields.get(_PACKED_SIZE, -1)
         if unpacked < 0 or packed < 0:
             raise ValueError(f"no page header at byte {start}")
-        yield unpacked
         start = file.tell() + packed
+        if start > file_bytes:
+            raise ValueError(f"a page of {packed} bytes, which the file has not")
+        yield unpacked
 
 
 def _struct(file: BinaryIO, depth: int) -> dict[int, int]:

@@ -37,6 +37,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("fuzz")
+    for target in TARGETS.values():  # so that no example pays for what is imported at first use
+        target.read(target.example, folder)
     yield folder
     shutil.rmtree(folder)
 
@@ -51,6 +53,17 @@ def _journal(name: str, *more: bytes) -> tuple[str, bytes]:
     return name, TARGETS[name].example + b"".join(b"00000000 %b\n" % line for line in more)
 
 
+# A page that claims them, and which pyarrow takes memory for.
+_CLAIMS_2_GIB = damaged(
+    TARGETS[".parquet"].example,
+    [
+        ("set", 256, 13, b"\x80"),
+        ("set", 184, 21, b"\xff" * 8),
+        ("join", 6, 3, b"\x92"),
+        ("join", 32681, 39, b""),
+    ],
+)
+
 # What was found: each once ended in another error.
 FOUND = [
     ("outputs", TARGETS["outputs"].example.replace(b"slot", b"\x80lot", 1)),
@@ -64,6 +77,7 @@ FOUND = [
     ("job", TARGETS["job"].example.replace(b"digits", b"digit\x80")),
     ("state of a job", b"walking"),
     (".npy of text", TARGETS[".npy of text"].example.replace(b"b\0\0\0", b"b\0\0\x11")),
+    (".parquet", _CLAIMS_2_GIB),
     ("task arguments", bytes(msgpack.packb({"version": 1}))),
     ("note", TARGETS["note"].example.replace(b"worker", b"wor\ner")),
     ("count of a job", b"many"),
@@ -78,12 +92,7 @@ FOUND = [
 @pytest.mark.parametrize(("name", "data"), FOUND, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_was_found_is_one_of_our_errors(name: str, data: bytes, folder: Path) -> None:
     assert data != TARGETS[name].example
-    told = ""
-    try:
-        TARGETS[name].read(data, folder)
-    except (CeleriacError, *TARGETS[name].documented) as error:
-        told = str(error)
-    assert "\n" not in told
+    check(name, data, folder)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -95,8 +104,12 @@ def test_what_was_found_is_one_of_our_errors(name: str, data: bytes, folder: Pat
 )
 @given(edits=edits)
 def test_what_is_damaged_is_a_value_or_one_of_our_errors(name: str, folder: Path, edits: list) -> None:  # type: ignore[type-arg]
+    check(name, damaged(TARGETS[name].example, edits), folder)
+
+
+def check(name: str, data: bytes, folder: Path) -> None:
+    """Read it, and see what comes of it."""
     target = TARGETS[name]
-    data = damaged(target.example, edits)
     began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     told = ""
     try:
