@@ -87,6 +87,7 @@ def _follow(url: str, screen: _Screen) -> None:
             try:
                 state, record = job_store.read_known(client, screen.record.id)
                 screen.show(state, record)
+                screen.back_at = time.monotonic()  # a Redis may be replaced within a retry
                 if state is not JobState.RUNNING:
                     return
             except UnknownJobError:
@@ -116,7 +117,7 @@ def _how_far(state: JobState, record: JobRecord) -> str:
 
 
 class _Screen:
-    """What is on the screen, and the state behind it; `back_at` is when Redis came back."""
+    """What is on the screen, and the state behind it; `back_at` is when Redis came back, or had the job last."""
 
     def __init__(self, record: JobRecord) -> None:
         self.state, self.record, self.back_at = JobState.RUNNING, record, -math.inf
