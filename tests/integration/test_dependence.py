@@ -107,7 +107,8 @@ def test_a_chunk_in_which_a_child_has_died_is_run_whole(system: System, client: 
     found = {}
     for name in "centred", "centred_meant":
         with chunks_of(system, "feed0000dead") as chunks:
-            chunks.server.hset(keys.deliveries(chunks.job), mapping={"0": "1", "0:at": sealed_note(chunks.job, 0, "at", note)})
+            at = sealed_note(chunks.job, 0, "at", note)
+            chunks.server.hset(keys.deliveries(chunks.job), mapping={"0": "1", "0:at": at})
             found[name] = outputs_of(chunks.run(chunks.message(name, rows)))
     whole = client.predict("centred_meant", rows, chunk_rows=2 * ROWS)
     np.testing.assert_array_equal(found["centred_meant"], whole)
