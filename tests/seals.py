@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import redis
 
 from tasks.protocol import codec
 from tasks.protocol.messages import Answer, InlineRef, pack, unpack
-from tasks.protocol.seal import Sealer, answer_context, outputs_context, rows_context
+from tasks.protocol.seal import Sealer, answer_context, note_context, outputs_context, rows_context
 from tasks.transport.publish_answer import push_answer
 
 SEALER = Sealer()
@@ -27,6 +28,11 @@ def outputs_ref(job: str, index: int, outputs: Any) -> InlineRef:
 def sealed_answer(answer: Answer) -> bytes:
     """An answer as it stands on the job's list."""
     return SEALER.seal_bytes(answer_context(answer.job), pack(answer))
+
+
+def sealed_note(job: str, index: int, name: str, note: Any) -> bytes:
+    """A note of a chunk's deliveries, as it stands in Redis."""
+    return SEALER.seal_bytes(note_context(job, index, name), msgspec.msgpack.encode(note))
 
 
 def opened_answer(job: str, sealed: bytes) -> Answer:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from tests.acceptance.commands import Celeriac
 from tests.chunks import chunks_of, outputs_of
 from tests.dependent import COLUMNS, ROWS
 from tests.manifests import write_manifest
+from tests.seals import sealed_note
 from tests.systems import System, serving
 from worker_config.errors import ExitCode, UsageError
 
@@ -103,11 +103,12 @@ def test_a_chunk_whose_rows_are_meant_to_depend_fails_as_a_whole(client: Client)
 
 def test_a_chunk_in_which_a_child_has_died_is_run_whole(system: System, client: Client) -> None:
     rows = rows_of(2 * ROWS)
-    note = msgspec.msgpack.encode(RunIntent("a-worker-that-is-gone", 1, 0, ROWS, ROWS, 0.0))
+    note = RunIntent("a-worker-that-is-gone", 1, 0, ROWS, ROWS, 0.0)
     found = {}
     for name in "centred", "centred_meant":
         with chunks_of(system, "feed0000dead") as chunks:
-            chunks.server.hset(keys.deliveries(chunks.job), mapping={"0": "1", "0:at": note})
+            at = sealed_note(chunks.job, 0, "at", note)
+            chunks.server.hset(keys.deliveries(chunks.job), mapping={"0": "1", "0:at": at})
             found[name] = outputs_of(chunks.run(chunks.message(name, rows)))
     whole = client.predict("centred_meant", rows, chunk_rows=2 * ROWS)
     np.testing.assert_array_equal(found["centred_meant"], whole)
