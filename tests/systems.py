@@ -78,19 +78,18 @@ class RedisServer:
     def start(self) -> RedisServer:
         command = [*self.prefix, self.binary or find_redis_server(), "--port", "0", "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
+        if self.least_rights:  # which it has again after a restart, before anybody logs in
+            lines = [f"user {role.name} {' '.join(self.rules_of(role))}\n" for role in ROLES]
+            (self.folder / "users.acl").write_text("".join(["user default on nopass ~* &* +@all\n", *lines]))
+            command += ["--aclfile", str(self.folder / "users.acl")]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, "Redis answers")
-        if self.least_rights:
-            self.add_users()
         return self
 
-    def add_users(self) -> None:
-        """Add a user for each role."""
-        with suppress(redis.AuthenticationError), redis.Redis(unix_socket_path=str(self.socket)) as client:
-            for role in ROLES:
-                rules = ["reset", "on", f">{PASSWORD}", *role.rules(self.database)]
-                client.execute_command("ACL", "SETUSER", role.name, *rules)
+    def rules_of(self, role: Role) -> list[str]:
+        """All of a role's user."""
+        return ["reset", "on", f">{PASSWORD}", *role.rules(self.database)]
 
     def stop(self) -> None:
         if self.process is not None:

@@ -269,7 +269,7 @@ def without(server: RedisServer, role: Role, *rules: str) -> Iterator[None]:
         try:
             yield
         finally:
-            server.add_users()
+            admin.execute_command("ACL", "SETUSER", role.name, *server.rules_of(role))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
