@@ -7,6 +7,7 @@ inside and seal it anew, since no damage would come further otherwise.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -65,7 +66,7 @@ from tasks.protocol.seal import Sealer, answer_context, rows_context
 from tasks.recovery.poison_rows import ChildDeath, RunIntent
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
-from tasks.snapshots.record import Snapshot
+from tasks.snapshots.record import Snapshot, to_file
 from tasks.transport import spool
 from tests.unit.test_sinks_contract import parts_of
 from tests.unit.test_sources_tfrecord import masked, tfrecord
@@ -310,6 +311,11 @@ def read_snapshot(data: bytes, folder: Path) -> object:
     return cache.read(folder)
 
 
+def hashed(record: bytes) -> bytes:
+    """A record of a snapshot in its file."""
+    return b'{"sha256":"%b","record":%b}' % (hashlib.sha256(record).hexdigest().encode(), record)
+
+
 def read_notes(data: bytes, folder: Path) -> object:
     """What stands beside a snapshot."""
     notes = ExecutorNotes(folder, "xla")
@@ -382,7 +388,11 @@ def _targets() -> dict[str, Target]:
             msgspec.json.format(msgspec.json.encode(LEDGER)) + b"\n--\n" + msgspec.json.encode(RECORD) + b"\n",
             read_ledger,
         ),
-        "snapshot": Target(msgspec.json.encode(snapshot), read_snapshot, (ValueError,)),
+        "snapshot": Target(to_file(snapshot), read_snapshot, (ValueError,)),
+        "snapshot, with its hash": Target(
+            msgspec.json.encode(snapshot), lambda data, folder: read_snapshot(hashed(data), folder), (ValueError,)
+        ),
+        "batch of an executor": Target(b"32", read_notes),
         "notes of executors": Target(json.dumps("it differed").encode(), read_notes),
     }
     for suffix in (".npy", ".npz", ".parquet", ".zarr", ".jsonl"):

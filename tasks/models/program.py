@@ -94,7 +94,7 @@ def batch_rows_of(inputs: Sequence[TensorSpec], entry: ModelEntry) -> int:
     fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
     if fixed:
         return max(1, fixed[0])
-    row_bytes = sum(map(_row_bytes, inputs))
+    row_bytes = row_bytes_of(inputs)
     rows = rows_within(entry.batch_rows, row_bytes, entry.batch_bytes)
     if rows < entry.batch_rows and not entry.independent_rows:
         raise ConfigError(
@@ -108,6 +108,11 @@ def batch_rows_of(inputs: Sequence[TensorSpec], entry: ModelEntry) -> int:
 def rows_within(rows: int, row_bytes: float, limit_bytes: int) -> int:
     """As many rows, or as many of this size as a limit allows, but at least one."""
     return min(rows, max(1, int(limit_bytes // max(1, row_bytes))))
+
+
+def row_bytes_of(inputs: Sequence[TensorSpec]) -> int:
+    """Bytes of one row, as far as its form says; what is free in it, and text, counts for nothing."""
+    return sum(map(_row_bytes, inputs))
 
 
 def _row_bytes(spec: TensorSpec) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from tasks.models.batches import in_batches
 from tasks.models.error_text import converter_line
 from tasks.models.finite import magnitude
-from tasks.models.program import FlatArrays, FlatCall
+from tasks.models.program import FlatArrays, FlatCall, row_bytes_of
 from tasks.models.state import state_of
 from tasks.preparation.accuracy_gate import tells_apart
 from tasks.preparation.calibration import bearable, calibration_rows
@@ -30,6 +30,8 @@ from worker_config.manifest import ModelEntry
 FILE = "reference.bin"
 # Of each group: one batch, or part of one, of every executor at a machine's first start.
 MOST_EDGE_CASES = 16
+# They are some dozen rows all together, with as many outputs, and stand in one payload.
+MOST_ROW_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def gate_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, b
     Raises:
         ConfigError: the calibration file is not as it should be.
     """
+    row_bytes = row_bytes_of(inputs)
+    if row_bytes > MOST_ROW_BYTES:
+        return GateRows(why=f"its rows have {row_bytes / 2**20:,.0f} MiB each, too many to try executors on")
     why = "no rows can be made up for the model's inputs; give some with calibration"
     label, of = GENERATED, 0
     candidates: Iterable[FlatArrays] = generated_rows(inputs, batch_rows)

@@ -33,7 +33,7 @@ class ExecutorNotes:
 
     def batch_rows(self, wanted: int) -> int:
         """The rows of one call that this machine bears, of those wanted."""
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ArithmeticError, TypeError, ValueError, RecursionError):
             return max(1, min(wanted, int(json.loads(self._batch_path.read_text()))))
         return wanted
 

@@ -93,3 +93,9 @@ def test_the_gate_tells_how_many_rows_the_file_has(tmp_path: Path) -> None:
     found = gate_rows(lambda arrays: [arrays[0] * 2], PIXELS, entry, 64)
     assert (found.label, found.of, len(found.rows[0]), len(found.reference[0])) == ("rows.npy", 5_000, 4096, 4096)
     assert gate_rows(lambda arrays: [arrays[0] * 2], PIXELS, ModelEntry(path="m"), 64).of == 0
+
+
+def test_rows_too_large_to_try_executors_on_are_not_made() -> None:
+    specs = [TensorSpec("x", "float32", (None, 2**22 + 1))]
+    found = gate_rows(lambda arrays: pytest.fail("it is run"), specs, ModelEntry("m"), 4)
+    assert (found.rows, found.why) == ([], "its rows have 16 MiB each, too many to try executors on")
