@@ -60,7 +60,7 @@ chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, 
 		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
 rights: $(READY)  ## run some tests with everybody logged in to Redis as a user of least rights
-	LEAST_RIGHTS=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,cancel.py deaths.py inspection.py queues.py)
+	LEAST_RIGHTS=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,cancel.py deaths.py queues.py rights.py)
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py
