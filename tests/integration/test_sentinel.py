@@ -63,8 +63,6 @@ def test_a_failover_under_load_costs_no_row_and_no_worker(
                 assert job.ledger.predicted == len(ROWS)
                 assert worker.process.poll() is None, worker.output()
                 guarded.servers[dead].start()
-            detached = client.attach(client.submit("plus", ROWS[:40], detach=True))
-            np.testing.assert_array_equal(detached.result(), ROWS[:40] + 1)
         inspected = system.celery("inspect", "stats")
         assert inspected.returncode == 0, inspected.stderr
         examined = celeriac.run("doctor", "--broker", url, "--models", str(manifest))
