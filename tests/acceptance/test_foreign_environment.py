@@ -119,10 +119,9 @@ def check_predictions(celeriac: Celeriac, models: Path, *where: object, **enviro
 def check_option_wins(system: System, other: RedisServer) -> None:
     """Celery's own `-b` names the broker of one command, whatever the environment says."""
     command = ("-b", system.url.replace("unix://", "redis+socket://"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(system, "environ", lambda: {**os.environ, "CELERIAC_BROKER_URL": other.url})
-        assert "pong" in system.celery(*command, "inspect", "ping").stdout
-        refused = system.celery("--result-backend", system.url, "inspect", "ping")
+    elsewhere = {"CELERIAC_BROKER_URL": other.url}
+    assert "pong" in system.celery(*command, "inspect", "ping", **elsewhere).stdout
+    refused = system.celery("--result-backend", system.url, "inspect", "ping", **elsewhere)
     assert refused.returncode == ExitCode.USAGE, refused
     assert refused.stderr == "celeriac: --result-backend would replace settings that Celeriac relies on; leave it out\n"
 
