@@ -125,7 +125,9 @@ def test_a_job_waits_for_redis_and_goes_on(
     assert "goes on" in caplog.text
     watched = watching.end()
     assert (watched.code, watched.stdout) == (ExitCode.OK, f"job {job.id} is done: 400 of 400 rows predicted\n")
-    assert [line for line in watched.lines if not line.startswith(f"job {job.id} is running")] == [waits(watched)]
+    others = [line for line in watched.lines if not line.startswith(f"job {job.id} is running")]
+    # Another server may answer before anybody has missed the first one.
+    assert (keeps == "its name alone" and not others) or others == [waits(watched)]
 
 
 def waits(watched: Ended) -> str:

@@ -50,7 +50,7 @@ def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
     server.config_set("save", "1000 1000")
     server.bgsave()
     wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err", "it could not save")
-    yield "takes no writes"
+    yield "the RDB error"
     (in_the_way / "file").unlink()
     in_the_way.rmdir()
     server.config_set("save", "")
