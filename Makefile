@@ -51,8 +51,8 @@ secrets: .env  ## write .env with passwords and a signing key for docker compose
 		("REDIS_PASSWORD", "CELERIAC_SIGNING_KEY", "FLOWER_PASSWORD", "GRAFANA_PASSWORD")), sep="\n")' > $@.new && mv $@.new $@
 
 # What each file costs: make test ARGS="-p tests.costs"
-test: $(READY) $(BROWSER)  ## run every test, four files at a time: they wait as much as they compute; the short ones come last
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) $(BROWSER)  ## run every test, five files at a time: they wait as much as they compute; the short ones come last
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
