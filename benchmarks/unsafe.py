@@ -11,27 +11,27 @@ from typing import cast
 from tasks.celery import app
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child
+from tasks.child.delivery import Delivery
 from tasks.protocol import keys
 from tasks.protocol.messages import ChunkMessage, RedisRef
-from tasks.transport import publish_answer
 
 __all__ = ["app"]
 
 
-def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[str]]:
+def ask(child: Child, message: ChunkMessage, tag: str) -> Delivery:
     """Whether the job runs, and the payload; no delivery is counted."""
     with child.client.pipeline(transaction=False) as pipe:
         pipe.hget(keys.job(message.job), "state")
         if isinstance(message.ref, RedisRef):
             pipe.get(message.ref.key)
         state, *payload = cast("list[bytes | None]", pipe.execute())
-    return (1, payload[0] if payload else None, []) if state == b"running" else (0, None, [])
+    return Delivery(tag, 1, payload[0] if payload else None) if state == b"running" else Delivery(tag)
 
 
 # No count of deliveries, nothing to remove with an answer, no checksum.
 for module, name, replacement in (
     (execute_chunk, "ask", ask),
     (execute_chunk, "checksum", lambda _: 0),
-    (publish_answer, "fields_of", lambda _: []),
+    (keys, "delivery_fields", lambda *_: []),
 ):
     setattr(module, name, replacement)

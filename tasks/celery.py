@@ -67,9 +67,9 @@ def infer(*args: Any) -> str:
     # Children alone need numpy, the models and what they bring.
     from tasks.child.execute_chunk import run_message
 
-    return run_message(
-        getattr(infer.app, "child", None), args, infer.request.delivery_info["routing_key"], infer.request.headers
-    )
+    request = infer.request
+    queue, tag = request.delivery_info["routing_key"], request.properties["delivery_tag"]
+    return run_message(getattr(infer.app, "child", None), args, queue, tag, request.headers)
 
 
 logs.set_up(settings.log_format)

@@ -43,4 +43,4 @@ def opened_answer(job: str, sealed: bytes) -> Answer:
 
 def push(server: redis.Redis, answer: Answer, ttl_seconds: int = 60) -> bool:
     """Answer as a child does."""
-    return push_answer(server, answer, ttl_seconds, SEALER)
+    return push_answer(server, answer, ttl_seconds, SEALER).is_taken

@@ -21,21 +21,19 @@ from tasks.child import executor_differences
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import checksum
 from tasks.child.chunk_rows import with_values
+from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
-from tasks.protocol import codec, keys
+from tasks.protocol import codec
 from tasks.protocol.chunk_args import chunk_id, from_args
-from tasks.protocol.keys import JobField
 from tasks.protocol.messages import (
     Answer,
     ChunkMessage,
     Differed,
     Failure,
     FailureRecord,
-    HashRef,
     Outputs,
-    RedisRef,
 )
 from tasks.protocol.seal import Parts
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
@@ -45,21 +43,24 @@ from tasks.transport.connection import PASSING
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
 from tasks.transport.resend_detached import send_void
 from worker_config.errors import ModelError, PayloadError, SealError, VersionError
+from worker_config.retry_policy import LEAST_BACKOFF_SECONDS
 
 
-def run_message(child: Child | None, args: Any, queue: str, headers: Mapping[str, str] | None = None) -> str:
+def run_message(child: Child | None, args: Any, queue: str, tag: str, headers: Mapping[str, str] | None = None) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
 
     Args:
         child: this process; None where it is none.
         args: of its task.
         queue: where it came from.
+        tag: by which Celery acknowledges it.
         headers: of it, which may name the trace that the chunk belongs to.
 
     Raises:
         ModelError: this process holds no models.
         MessageError, SealError: the message is not of our form, was damaged, or is not signed as it should be.
-        Reject: Redis is out of reach, or this child has no room for a model; the message goes back to the queue.
+        Reject: Redis is out of reach, or is not the one that the message is from, or this child has no room for a
+            model; the message goes back to the queue.
     """
     if child is None:
         raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
@@ -73,24 +74,29 @@ def run_message(child: Child | None, args: Any, queue: str, headers: Mapping[str
                 child.client, chunk_id(args), error, str(child), child.payloads.job_ttl_seconds, child.payloads.sealer
             )
             raise
-        return _run_message(child, message, begun_at)
+        return _run_message(child, message, tag, begun_at)
     finally:
         child.stopwatch.enter("wait")
         if child.trace:
             child.trace.close(headers, sys.exception())
 
 
-def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
+def _run_message(child: Child, message: ChunkMessage, tag: str, begun_at: float) -> str:
     try:
-        deliveries, payload, own_graph = ask(child, message)
-        if not deliveries:
+        delivery = ask(child, message, tag)
+        if not delivery.count:
             return f"dropped {message}: the job is over"
         if child.trace:
-            child.trace.run(message, deliveries)
-        answer = _answer(child, message, payload, deliveries, own_graph, begun_at)
-        child.counters.answered(child.slot, _done(message, answer, deliveries, child.model_cache.take_batch_counts()))
+            child.trace.run(message, delivery.count)
+        answer = _answer(child, message, delivery, begun_at)
+        batches = child.model_cache.take_batch_counts()
+        child.counters.answered(child.slot, _done(message, answer, delivery.count, batches))
     except PASSING as error:
         raise Reject(f"Redis is out of reach, full, or takes no writes: {error}", requeue=True) from None
+    except NotHeldError:
+        child.client.connection_pool.disconnect()  # to ask anew which server it is
+        time.sleep(LEAST_BACKOFF_SECONDS)
+        raise Reject(f"{message} is not held by the Redis that {child} is connected to", requeue=True) from None
     except FreshChildError:
         why = "has no room for its models, or their files have changed"
         raise Reject(f"a fresh child takes {message}: {child} {why}", requeue=True) from None
@@ -109,57 +115,28 @@ def _run_message(child: Child, message: ChunkMessage, begun_at: float) -> str:
     return f"{message}: {'; '.join(texts)}"
 
 
-def _answer(
-    child: Child,
-    message: ChunkMessage,
-    payload: bytes | None,
-    deliveries: int,
-    own_graph: list[str],
-    begun_at: float,
-) -> Answer:
+def _answer(child: Child, message: ChunkMessage, delivery: Delivery, begun_at: float) -> Answer:
     """Run the chunk and give its answer to the job; once more where an executor of its models has become unfit."""
+    own_graph = delivery.own_graph
     while True:
-        answer = run_chunk(child, message, payload, deliveries, own_graph)
+        answer = run_chunk(child, message, delivery.payload, delivery.count, own_graph)
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.lap())
         try:
-            is_taken = push_answer(child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer)
+            pushed = push_answer(
+                child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer, delivery.tag
+            )
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]
             continue
-        if not is_taken and isinstance(answer, Outputs):
+        if not pushed.is_taken and isinstance(answer, Outputs):
             child.payloads.forget(answer.ref)
+        if not pushed.is_held:
+            raise NotHeldError
         if answer.differed:
             executor_differences.report(child.client, child.model_cache.folder, answer)
             send_void(child.client, answer.job, child.payloads.sealer)
         return answer
-
-
-def ask(child: Child, message: ChunkMessage) -> tuple[int, bytes | None, list[str]]:
-    """How often the chunk was delivered, 0 if nobody wants it any more; and what Redis holds of its payload.
-
-    And the models that are to be run by their own graphs, since another executor was found to differ.
-    """
-    key = keys.deliveries(message.job)
-    # All at once: a cancel in between would leave the count behind.
-    with child.client.pipeline() as pipe:
-        names = [model.name for model in message.models]
-        pipe.hmget(keys.job(message.job), [JobField.STATE, *(f"{JobField.OWN_GRAPH}{name}" for name in names)])
-        # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
-        pipe.hexists(keys.answers(message.job), str(message.index))
-        # Before work begins: who dies with the chunk cannot count it.
-        pipe.hincrby(key, str(message.index), 1)
-        pipe.expire(key, child.payloads.job_ttl_seconds)
-        if isinstance(message.ref, RedisRef):
-            pipe.get(message.ref.key)
-        elif isinstance(message.ref, HashRef):
-            pipe.hget(message.ref.key, str(message.index))
-        (state, *differed), answered, deliveries, _, *payload = pipe.execute()
-    if state != b"running" or answered:
-        child.client.hdel(key, *keys.delivery_fields(message.index))
-        return 0, None, []
-    own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
-    return deliveries, payload[0] if payload else None, own_graph
 
 
 def run_chunk(

@@ -31,6 +31,8 @@ from worker_config.queue_names import KEY_PREFIX
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
+# Celery's own: the messages that are not acknowledged, by the tags of their deliveries.
+UNACKED = f"{KEY_PREFIX}unacked"
 # Never there: what is asked for it shows whether Redis takes writes.
 PROBE = f"{KEY_PREFIX}probe"
 # What lay in a queue and was no message, the last few.

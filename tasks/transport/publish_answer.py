@@ -13,6 +13,8 @@ whoever looks after it (`void`, `resend` in its record); until then the rows of 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 import redis
 
@@ -31,23 +33,39 @@ class VoidAnswerError(Exception):
     """The chunk is to be run again, by the own graphs of its models."""
 
 
-def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: Sealer) -> bool:
-    """Give the answer to its job; False if the job is over or, detached, had this chunk's answer already.
+class Pushed(NamedTuple):
+    """What became of an answer.
 
-    `ttl_seconds` is for the list of an attached job; a detached one has its own.
+    Attributes:
+        is_taken: False if the job is over or, detached, had this chunk's answer already.
+        is_held: whether the server that took it is the one that holds the delivery.
+    """
+
+    is_taken: bool
+    is_held: bool
+
+
+def push_answer(
+    client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: Sealer, delivery_tag: str = ""
+) -> Pushed:
+    """Give the answer to its job.
+
+    `ttl_seconds` is for the list of an attached job; a detached one has its own. `delivery_tag` is that of the message
+    which is answered.
 
     Raises:
         VoidAnswerError: an executor made it that is known by now to differ.
     """
     job = answer.job
     held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
-    held.append(keys.unproven(job))
+    held += [keys.unproven(job), keys.UNACKED]
     rows = answer.record if isinstance(answer, Failure) else answer
     failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else keys.delivery_fields(answer.index)
     sealed = sealer.seal_bytes(answer_context(job), pack(answer))
     values: list[bytes | str | int] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    values.append(delivery_tag)
     nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
     values += [*nonfinite, len(noted), len(answer.by_executor), len(answer.differed), *noted, *answer.by_executor]
     for one in answer.differed:
@@ -55,10 +73,10 @@ def push_answer(client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: S
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, msgspec.json.encode(record)]
-    pushed = scripts.run(client, "publish_answer", held, values)
-    if pushed == -1:
+    taken, is_held = scripts.run(client, "publish_answer", held, values)
+    if taken == -1:
         raise VoidAnswerError
-    return bool(pushed)
+    return Pushed(bool(taken), bool(is_held))
 
 
 def refuse(

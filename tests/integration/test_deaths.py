@@ -299,8 +299,9 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("held", "digest")])
     job_store.create(server, JobRecord(UNKNOWN_JOB, ["held"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
+    server.hset(keys.UNACKED, "tag", "")
 
-    told = execute_chunk.run_message(child, to_args(message, "celeriac.q", SEALER), "celeriac.q")
+    told = execute_chunk.run_message(child, to_args(message, "celeriac.q", SEALER), "celeriac.q", "tag")
 
     answer = opened_answer(UNKNOWN_JOB, cast("bytes", server.lpop(keys.results(UNKNOWN_JOB))))
     assert isinstance(answer, Failure)

@@ -18,9 +18,9 @@ from producer import Client, JobState
 from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
-from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import PayloadStore, Places
+from tasks.child.delivery import Delivery, ask
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
@@ -388,10 +388,11 @@ def test_the_first_answer_of_a_chunk_counts_and_a_later_failure_is_ignored(
         assert b"first" in cast("bytes", server.hget(keys.answers(job.id), "0"))
         assert cast("list[bytes]", server.hkeys(keys.payloads(job.id))) == [b"1"]
         plan, child = plan_of(job.record.plan), Child("here", 0, {}, server, PayloadStore(server, 60, Places()))
-        assert execute_chunk.ask(child, message(job.id, plan, 0)) == (False, None, []), "it is not run again"
-        wanted, payload, _ = execute_chunk.ask(child, message(job.id, plan, 1))
-        assert wanted
-        rows = SEALER.open(rows_context(job.id, 1), payload or b"")
+        server.hset(keys.UNACKED, "tag", "")
+        assert ask(child, message(job.id, plan, 0), "tag") == Delivery("tag"), "it is not run again"
+        delivery = ask(child, message(job.id, plan, 1), "tag")
+        assert delivery.count == 1
+        rows = SEALER.open(rows_context(job.id, 1), delivery.payload or b"")
         np.testing.assert_array_equal(codec.decode(rows), ROWS[2:4])
         assert server.ttl(keys.answers(job.id)) > 60
         job.cancel()

@@ -1,79 +1,85 @@
--- KEYS  job, results, answers, payloads, jobs, deliveries, unproven
--- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, failure as JSON or '', rows not finite in and out,
---       three counts; so many fields of deliveries, models run by an executor, pairs of a model and how its executor
---       differed; then pairs of a model that failed alone and its record
--- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ.
+-- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked
+-- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, failure as JSON or '', tag of the delivery,
+--       rows not finite in and out, three counts; so many fields of deliveries, models run by an executor, pairs of a
+--       model and how its executor differed; then pairs of a model that failed alone and its record
+-- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ; and
+-- whether this server holds the delivery.
 -- Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 -- include extend_job
-local job, results, answers, payloads, jobs, deliveries, unproven = unpack(KEYS)
-local answer, results_ttl, id, index, rows, failure, inputs, outputs, noted, by_executor, differed = unpack(ARGV)
+local job, results, answers, payloads, jobs, deliveries, unproven, unacked = unpack(KEYS)
+local answer, results_ttl, id, index, rows, failure, tag, inputs, outputs, noted, by_executor, differed = unpack(ARGV)
 noted, by_executor, differed = tonumber(noted), tonumber(by_executor), tonumber(differed)
-local at = 11
-local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
-if state == 'running' then
-    for name = at + noted + 1, at + noted + by_executor do
-        if redis.call('HEXISTS', job, 'own_graph:' .. ARGV[name]) == 1 then return -1 end
-    end
-end
-if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, at + 1, at + noted)) end
-if state ~= 'running' then return 0 end
-at = at + noted + by_executor
-local new = 0
-for field = at + 1, at + 2 * differed, 2 do
-    new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[field], ARGV[field + 1])
-end
-at = at + 2 * differed
-if new > 0 and chunks then
-    local void = redis.call('HGETALL', unproven)
-    for place = 1, #void, 2 do
-        redis.call('HDEL', answers, void[place])
-        local counts = cmsgpack.unpack(void[place + 1])
-        for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs'}) do
-            if counts[field] > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
+
+local function publish()
+    local at = 12
+    local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
+    if state == 'running' then
+        for name = at + noted + 1, at + noted + by_executor do
+            if redis.call('HEXISTS', job, 'own_graph:' .. ARGV[name]) == 1 then return -1 end
         end
-        redis.call('HINCRBY', job, 'answered', -1)
     end
-    redis.call('UNLINK', unproven)
-    if #void > 0 then
-        redis.call('HINCRBY', job, 'void', #void / 2)
-        redis.call('HSET', job, 'resend', 1)
+    if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, at + 1, at + noted)) end
+    if state ~= 'running' then return 0 end
+    at = at + noted + by_executor
+    local new = 0
+    for field = at + 1, at + 2 * differed, 2 do
+        new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[field], ARGV[field + 1])
     end
-end
-if not chunks then
-    redis.call('RPUSH', results, answer)
-    redis.call('EXPIRE', results, results_ttl)
+    at = at + 2 * differed
+    if new > 0 and chunks then
+        local void = redis.call('HGETALL', unproven)
+        for place = 1, #void, 2 do
+            redis.call('HDEL', answers, void[place])
+            local counts = cmsgpack.unpack(void[place + 1])
+            for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs'}) do
+                if counts[field] > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
+            end
+            redis.call('HINCRBY', job, 'answered', -1)
+        end
+        redis.call('UNLINK', unproven)
+        if #void > 0 then
+            redis.call('HINCRBY', job, 'void', #void / 2)
+            redis.call('HSET', job, 'resend', 1)
+        end
+    end
+    if not chunks then
+        redis.call('RPUSH', results, answer)
+        redis.call('EXPIRE', results, results_ttl)
+        return 1
+    end
+    if redis.call('HEXISTS', answers, index) == 1 then
+        redis.call('HINCRBY', job, 'duplicates', 1)
+        return 0
+    end
+    local time = redis.call('TIME')
+    redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
+    redis.call('HINCRBY', job, 'answered', 1)
+    for field = at + 1, #ARGV, 2 do
+        local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[field], ARGV[field + 1]) == 1
+        if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[field + 1] end
+    end
+    if failure ~= '' then
+        redis.call('HINCRBY', job, 'failed', rows)
+        redis.call('HSET', job, 'state', 'failed', 'failure', failure)
+        redis.call('UNLINK', answers, payloads, unproven)
+    else
+        redis.call('HINCRBY', job, 'predicted', rows)
+        if inputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_inputs', inputs) end
+        if outputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_outputs', outputs) end
+        redis.call('HSET', answers, index, answer)
+        if by_executor > 0 then
+            local counts = {tonumber(rows), tonumber(inputs), tonumber(outputs)}
+            redis.call('HSET', unproven, index, cmsgpack.pack(counts))
+        else
+            redis.call('HDEL', payloads, index)
+        end
+        if redis.call('HLEN', answers) == tonumber(chunks) then
+            redis.call('HSET', job, 'state', 'done')
+            redis.call('UNLINK', payloads, unproven)
+        end
+    end
+    keep(jobs, id, tonumber(ttl), {job, payloads, answers, unproven})
     return 1
 end
-if redis.call('HEXISTS', answers, index) == 1 then
-    redis.call('HINCRBY', job, 'duplicates', 1)
-    return 0
-end
-local time = redis.call('TIME')
-redis.call('HSET', job, 'answered_at', time[1] .. string.format('.%06d', time[2]))
-redis.call('HINCRBY', job, 'answered', 1)
-for field = at + 1, #ARGV, 2 do
-    local is_new = redis.call('HSETNX', job, 'failed:' .. ARGV[field], ARGV[field + 1]) == 1
-    if is_new and redis.call('HINCRBY', job, 'failed_models', 1) == tonumber(models) then failure = ARGV[field + 1] end
-end
-if failure ~= '' then
-    redis.call('HINCRBY', job, 'failed', rows)
-    redis.call('HSET', job, 'state', 'failed', 'failure', failure)
-    redis.call('UNLINK', answers, payloads, unproven)
-else
-    redis.call('HINCRBY', job, 'predicted', rows)
-    if inputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_inputs', inputs) end
-    if outputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_outputs', outputs) end
-    redis.call('HSET', answers, index, answer)
-    if by_executor > 0 then
-        local counts = {tonumber(rows), tonumber(inputs), tonumber(outputs)}
-        redis.call('HSET', unproven, index, cmsgpack.pack(counts))
-    else
-        redis.call('HDEL', payloads, index)
-    end
-    if redis.call('HLEN', answers) == tonumber(chunks) then
-        redis.call('HSET', job, 'state', 'done')
-        redis.call('UNLINK', payloads, unproven)
-    end
-end
-keep(jobs, id, tonumber(ttl), {job, payloads, answers, unproven})
-return 1
+
+return {publish(), redis.call('HEXISTS', unacked, tag)}
