@@ -48,9 +48,10 @@ _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
 # After which what was asked for may be asked for again, by whoever has time; rights can be given back.
 PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
 
-# For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, and one that
-# becomes a replica while somebody waits for an item of a list.
-BaseParser.EXCEPTION_CLASSES |= {"MISCONF": ReadOnlyError, "UNBLOCKED": ReadOnlyError}
+# For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, has fewer
+# replicas than it must have, or runs somebody's long script; and one that becomes a replica while somebody waits for
+# an item of a list.
+BaseParser.EXCEPTION_CLASSES |= dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
 
 
 def connect(

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
-from kombu.transport.redis import Transport
+from kombu.asynchronous import get_event_loop
+from kombu.transport.redis import QoS, Transport
 from redis import RedisError
 from redis.exceptions import OutOfMemoryError
 
@@ -66,3 +67,26 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 def let_worker_live() -> None:
     """Take these errors for a lost connection, and so connect again; Celery ends the worker by them."""
     Transport.connection_errors = (*Transport.connection_errors, *_COUNTED_AS_LOST)
+    QoS.ack, QoS.reject = _connecting_again(QoS.ack), _connecting_again(QoS.reject)
+
+
+def _connecting_again(method: Callable[..., None]) -> Callable[..., None]:
+    """Have the worker connect again where a message could not be given back, or acknowledged.
+
+    Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is not,
+    and the message would count as running for ever.
+    """
+
+    def give_back(self: Any, *args: Any, **options: Any) -> None:
+        try:
+            method(self, *args, **options)
+        except PASSING as error:
+            if hub := get_event_loop():
+                hub.call_soon(_raise, error)
+            raise
+
+    return give_back
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,12 +51,32 @@ def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
     server.config_set("save", "1000 1000")
     server.bgsave()
     wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err", "it could not save")
-    yield "the RDB error"
+    yield "takes no writes"
     (in_the_way / "file").unlink()
     in_the_way.rmdir()
     server.config_set("save", "")
     server.bgsave()
     wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "ok", "it could save")
+
+
+@contextmanager
+def that_misses_replicas(_: System, server: redis.Redis) -> Iterator[str]:
+    """As an old primary is that comes back after a failover, where it is told to be careful."""
+    server.config_set("min-replicas-to-write", 1)
+    yield "takes no writes"
+    server.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def that_runs_a_script(system: System, server: redis.Redis) -> Iterator[str]:
+    """Somebody else's, without end."""
+    server.config_set("lua-time-limit", 100)
+    with ThreadPoolExecutor(1) as pool, connect(system.url, retries=0, timeout_seconds=600) as other:
+        script = pool.submit(other.eval, "while true do end", 0)
+        yield "takes no writes"
+        server.script_kill()
+        with pytest.raises(redis.ResponseError, match="killed"):
+            script.result()
 
 
 @contextmanager
@@ -75,7 +96,17 @@ def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
     server.config_set("maxclients", 1000)
 
 
-@pytest.mark.parametrize("state", [a_replica, that_cannot_save, that_has_taken_rights_away, with_no_room_for_clients])
+STATES = [
+    a_replica,
+    that_cannot_save,
+    that_misses_replicas,
+    that_runs_a_script,
+    that_has_taken_rights_away,
+    with_no_room_for_clients,
+]
+
+
+@pytest.mark.parametrize("state", STATES)
 def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
     system: System, client: Client, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
