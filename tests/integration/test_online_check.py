@@ -22,7 +22,7 @@ from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.seals import outputs_ref, push
+from tests.seals import SEALER, outputs_ref, push
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExecutorDifferedError, ExitCode
@@ -121,7 +121,7 @@ def test_a_whole_result_is_the_models_own_and_everybody_is_told(
     assert seen.text.startswith("output output_0[0] is inf instead of 204") or "is inf instead of 204" in seen.text
     assert (job.ledger.rows, job.ledger.predicted, job.ledger.written) == (ROWS, ROWS, ROWS)
 
-    assert job_store.read(server, job.id)[1].differed == job.differed
+    assert job_store.read(server, job.id, SEALER)[1].differed == job.differed
     status = system.celeriac("status", job.id).stdout
     assert f"tflite differed from the model's own graph on row {ODD}: {seen.text}; the own graph is used" in status
     note = (
@@ -206,9 +206,10 @@ def test_a_job_that_was_left_ends_by_itself_with_the_models_own_outputs(
 ) -> None:
     left = client.submit("left", rows, chunk_rows=CHUNK_ROWS, detach=True)
     wait_until(
-        lambda: job_store.read(server, left)[0] is JobState.DONE, "the job is done, though nobody looks after it"
+        lambda: job_store.read(server, left, SEALER)[0] is JobState.DONE,
+        "the job is done, though nobody looks after it",
     )
-    record = job_store.read(server, left)[1]
+    record = job_store.read(server, left, SEALER)[1]
     assert record.void > 0
     assert record.differed["left"].row == ODD
     assert (record.ledger["predicted"], record.ledger["chunks_answered"]) == (ROWS, ROWS // CHUNK_ROWS)
@@ -229,7 +230,7 @@ SEEN = Differed("m", "tflite", 4, "output y is 1 instead of 2")
 
 def leave(server: redis.Redis, job_id: str) -> Plan:
     plan = Plan(6, 2, [MODEL], None, None, 60, [])
-    job_store.create(server, job_store.new_record(job_id, plan.models, "rows", "redis", 6, plan), 60)
+    job_store.create(server, job_store.new_record(job_id, plan.models, "rows", "redis", 6, plan), SEALER, 60)
     for index in range(3):
         job_store.put(server, job_id, index, b"rows", 60)
     return plan
@@ -260,12 +261,12 @@ def test_answers_by_an_executor_that_differs_are_void_and_no_more_are_taken(
     assert answer(server, plan, job_id, 2, 2.0, executor=False)
     with pytest.raises(VoidAnswerError):
         answer(server, plan, job_id, 0, -1.0, executor=True)
-    state, record = job_store.read(server, job_id)
+    state, record = job_store.read(server, job_id, SEALER)
     assert (state, record.void, record.ledger["chunks_answered"], record.ledger["predicted"]) == ("running", 2, 1, 2)
 
     for index in range(2):  # whoever sent it again
         assert answer(server, plan, job_id, index, 2.0, executor=False)
-    assert job_store.read(server, job_id)[0] is JobState.DONE
+    assert job_store.read(server, job_id, SEALER)[0] is JobState.DONE
     with pytest.raises(ExecutorDifferedError, match="read the job from its first row again"):
         list(parts)
     np.testing.assert_array_equal(job.result(), np.full(6, 2.0))
