@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from producer import Client, JobState
 from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
+from tasks.protocol import keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.records import Plan
 from tasks.transport.connection import connect
@@ -25,7 +28,7 @@ from tests.models import in_one_process, keras_may_warn
 from tests.seals import SEALER, outputs_ref, push
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
-from worker_config.errors import ExecutorDifferedError, ExitCode
+from worker_config.errors import ExecutorDifferedError, ExitCode, MessageError
 
 ROWS, CHUNK_ROWS, ODD = 4_000, 50, 3_621
 # Each its own file, so that what is found of one is not known of the others.
@@ -269,4 +272,25 @@ def test_answers_by_an_executor_that_differs_are_void_and_no_more_are_taken(
     assert job_store.read(server, job_id, SEALER)[0] is JobState.DONE
     with pytest.raises(ExecutorDifferedError, match="read the job from its first row again"):
         list(parts)
+    np.testing.assert_array_equal(job.result(), np.full(6, 2.0))
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["told", "told by answers alone"])
+def test_a_void_answer_that_is_put_back_is_not_handed_out(client: Client, server: redis.Redis, forgets: bool) -> None:
+    job_id = f"0123456789a{int(forgets)}"
+    plan = leave(server, job_id)
+    assert answer(server, plan, job_id, 0, -1.0, executor=True)
+    void, held = server.hget(keys.answers(job_id), "0"), keys.answers(job_id)
+    for index in (2, 1, 0):
+        assert answer(server, plan, job_id, index, 2.0, executor=False)
+    own = server.hget(held, "0")
+    if forgets:
+        server.hdel(keys.job(job_id), f"{JobField.OWN_GRAPH}m", JobField.VOID)
+    job = client.attach(job_id)
+
+    server.hset(held, "0", cast("str", void))
+    with pytest.raises(MessageError, match=rf"the answer to chunk 0 of job {job_id} is void: model m: {SEEN}"):
+        job.result()
+
+    server.hset(held, "0", cast("str", own))
     np.testing.assert_array_equal(job.result(), np.full(6, 2.0))
