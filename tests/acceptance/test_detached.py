@@ -28,6 +28,7 @@ from tests.acceptance.commands import Celeriac, Ended
 from tests.held import write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
@@ -268,14 +269,14 @@ def test_watch_says_once_that_a_producer_gives_no_sign_of_life(
     long_ago = time.time() - 36_100
     silent = JobRecord(job, ["digits@0"], "rows.npy", "redis", 9, 0.0, long_ago, "there:1", {"predicted": 4})
     with connect(system.url) as server:
-        job_store.create(server, silent, 600)
+        job_store.create(server, silent, SEALER, 600)
         running = celeriac.start("watch", job, *at)
         wait_until(lambda: "no sign of life" in running.stderr.read_text(), "it is told")
         assert "celeriac cancel" in status_of_running(celeriac, job, at)
         failed = msgspec.structs.replace(silent, error="it went wrong")
         lines = running.stderr.read_text().count("is running: ")
         wait_until(lambda: running.stderr.read_text().count("is running: ") > lines, "another line")
-        job_store.finish(server, failed, JobState.FAILED, 600)
+        job_store.finish(server, failed, SEALER, JobState.FAILED, 600)
     ended = running.end()
     assert ended.code == ExitCode.ROWS_FAILED
     assert ended.stderr.count("its producer there:1 has given no sign of life for 10 h") == 1
@@ -293,7 +294,7 @@ def test_a_fetch_that_finds_no_worker_says_that_the_job_stays(
     plan = Plan(9, 3, [ref], None, None, 600, [])
     record = JobRecord(job, [str(ref)], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}, plan=plan)
     with connect(system.url) as server:
-        job_store.create(server, record, 600)
+        job_store.create(server, record, SEALER, 600)
     words = ["fetch", job, "-o", "out.npy", *at, "--worker-timeout-seconds", 0]
     line = celeriac.refuses(ExitCode.NO_WORKER, *words)
     assert line.startswith(f"celeriac: no worker has held absent@abababab for 0 seconds; job {job} stays in the system")

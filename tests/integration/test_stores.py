@@ -18,6 +18,7 @@ from tasks.protocol import keys
 from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError
 from worker_config.settings import Settings
@@ -57,7 +58,7 @@ def expected(models: Path) -> Any:
 
 def store_of(system: System, job_id: str) -> str:
     with connect(system.url) as server:
-        return job_store.read(server, job_id)[1].store
+        return job_store.read(server, job_id, SEALER)[1].store
 
 
 @pytest.mark.parametrize("store", ["redis", "files", "slices"])
