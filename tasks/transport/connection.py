@@ -15,7 +15,7 @@ from redis._parsers.base import BaseParser
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
 
 from tasks.protocol import keys
 from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
@@ -94,6 +94,20 @@ def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPo
     ((host, port),) = address.hosts
     kind = redis.Connection if address.tls is None else redis.SSLConnection
     return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+def _connect_to_primary(self: Any) -> Any:
+    """Ask the Sentinels before each connection; redis-py asks once, and all tries of a command go where that led.
+
+    See redis/redis-py#3874. An old primary may be back there, as a replica or, worse, as a primary still.
+    """
+    if self.connection_pool.is_master:
+        self.host, self.port = self.connection_pool.get_master_address()
+    return super(SentinelManagedConnection, self)._connect()
+
+
+# Celery's own connections are of this class, too.
+SentinelManagedConnection._connect = _connect_to_primary  # type: ignore[method-assign]
 
 
 class _Sentinels(Sentinel):

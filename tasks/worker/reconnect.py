@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
-from kombu.asynchronous import get_event_loop
 from kombu.transport.redis import QoS, Transport
 from redis import RedisError
 from redis.exceptions import OutOfMemoryError
@@ -27,6 +26,10 @@ _COUNTED_AS_LOST = (AttributeError, *PASSING)
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
     """What takes chunks from Redis; connects again soon after Redis is back."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        QoS.ack, QoS.reject = _connecting_again(QoS.ack, self.hub), _connecting_again(QoS.reject, self.hub)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
@@ -67,10 +70,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 def let_worker_live() -> None:
     """Take these errors for a lost connection, and so connect again; Celery ends the worker by them."""
     Transport.connection_errors = (*Transport.connection_errors, *_COUNTED_AS_LOST)
-    QoS.ack, QoS.reject = _connecting_again(QoS.ack), _connecting_again(QoS.reject)
 
 
-def _connecting_again(method: Callable[..., None]) -> Callable[..., None]:
+def _connecting_again(method: Callable[..., None], hub: Any) -> Callable[..., None]:
     """Have the worker connect again where a message could not be given back, or acknowledged.
 
     Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is not,
@@ -81,8 +83,7 @@ def _connecting_again(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *args, **options)
         except PASSING as error:
-            if hub := get_event_loop():
-                hub.call_soon(_raise, error)
+            hub.call_soon(_raise, error)
             raise
 
     return give_back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from tasks.transport.connection import connect
 from tests.forms import in_long_form
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
+from tests.redis_binaries import SERVERS, binary_of
 from tests.systems import System, serving
 from tests.waiting import wait_until
 
@@ -96,6 +98,23 @@ def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
     server.config_set("maxclients", 1000)
 
 
+@contextmanager
+def standing_still(system: System, _: redis.Redis) -> Iterator[str]:
+    os.kill(system.redis.pid, signal.SIGSTOP)
+    yield "Redis does not answer"
+    os.kill(system.redis.pid, signal.SIGCONT)
+
+
+@contextmanager
+def replaced(system: System, _: redis.Redis) -> Iterator[str]:
+    """By another version, or program, that has none of the data."""
+    system.redis.stop()
+    yield "cannot be reached"
+    programs = [program for server in SERVERS if (program := binary_of(server)) != system.redis.binary]
+    system.redis.binary = random.choice([program for program in programs if program])  # noqa: S311
+    system.redis.start()
+
+
 STATES = [
     a_replica,
     that_cannot_save,
@@ -127,24 +146,37 @@ def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
 def test_a_redis_that_stands_still_costs_time_alone(
     system: System, client: Client, seconds: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert system.redis.process
-    with holding(system.folder, HELD) as let_go:
+    with connect(system.url) as server, holding(system.folder, HELD) as let_go:
         job = client.submit("held", ROWS, chunk_rows=2)
         wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
-        os.kill(system.redis.pid, signal.SIGSTOP)
-        try:
+        with standing_still(system, server):
             let_go()
             assert not job.wait(timeout_seconds=seconds)
-        finally:
-            os.kill(system.redis.pid, signal.SIGCONT)
     check_whole(job)
     assert system.workers[0].process.poll() is None
     if seconds > 11:
         assert "Redis does not answer" in caplog.text
 
 
-def check_whole(job: Job) -> None:
+@in_long_form
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_becomes_of_redis_under_load_costs_time_alone(system: System, client: Client, seed: int) -> None:
+    random.seed(seed)
+    rows = np.arange(8_000, dtype=np.float32).reshape(2_000, 4)
+    children = {slot.pid for slot in system.slots()}
+    for state in random.sample([*STATES, standing_still, replaced], 4):
+        job = client.submit("held", rows, chunk_rows=4)
+        least = random.randrange(1_500)  # noqa: S311
+        wait_until(lambda job=job, least=least: job.ledger.predicted > least, "the job is in the middle")
+        with connect(system.url, retries=0) as server, state(system, server):
+            job.wait(timeout_seconds=random.uniform(0, 15))  # noqa: S311
+            check_whole(job, rows)
+    assert system.workers[0].process.poll() is None, system.workers[0].output()
+    assert {slot.pid for slot in system.slots()} == children, "no child died"
+
+
+def check_whole(job: Job, rows: np.ndarray = ROWS) -> None:
     assert job.wait(timeout_seconds=120), f"the job hangs: {job.progress()}; {job.ledger}"
-    np.testing.assert_array_equal(job.result(), ROWS * 2)
+    np.testing.assert_array_equal(job.result(), rows * 2)
     job.ledger.check()
-    assert job.ledger.predicted == len(ROWS)
+    assert job.ledger.predicted == len(rows)

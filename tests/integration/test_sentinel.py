@@ -47,7 +47,7 @@ def test_failovers_under_load_cost_no_row_and_no_worker(
     guarded: Guarded, manifest: Path, celeriac: Celeriac, seed: int
 ) -> None:
     rng = random.Random(seed)  # noqa: S311
-    kinds, with_tls = rng.sample(FAILOVERS, 4) if LONG else ["killed"], seed % 3 == 0
+    kinds, with_tls = rng.sample(FAILOVERS, 3) if LONG else ["killed"], seed % 3 == 0
     url = guarded.url(with_tls=with_tls)
     system = System(RedisServer(manifest.parent, address=url), manifest.parent)
     try:
