@@ -79,7 +79,7 @@ def test_an_answer_that_went_to_another_redis_is_given_once_more(
 
 def _begin(server: redis.Redis) -> None:
     """A job of one chunk, whose message is held for who runs it."""
-    job_store.create(server, JobRecord(JOB, ["none"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
+    job_store.create(server, JobRecord(JOB, ["none"], "?", "redis", 1, 0.0, 0.0, "?", {}), SEALER, 60)
     server.hset(keys.UNACKED, TAG, "")
 
 
