@@ -53,6 +53,9 @@ PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
 # an item of a list.
 BaseParser.EXCEPTION_CLASSES |= dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
 
+# By which redis-py counts connections that are lost; those of Unix sockets have no port, and end in an AttributeError.
+redis.UnixDomainSocketConnection.port = 0  # type: ignore[attr-defined]
+
 
 def connect(
     url: str,

@@ -137,7 +137,7 @@ def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
             wait_until(lambda: f"job {job.id} waits: " in caplog.text, "the job says that it waits")
             assert what in caplog.text
             assert system.workers[0].process.poll() is None
-    check_whole(job)
+    check_whole(system, job)
     assert system.workers[0].process.poll() is None, system.workers[0].output()
     np.testing.assert_array_equal(client.predict("held", ROWS[:4]), ROWS[:4] * 2)
 
@@ -152,7 +152,7 @@ def test_a_redis_that_stands_still_costs_time_alone(
         with standing_still(system, server):
             let_go()
             assert not job.wait(timeout_seconds=seconds)
-    check_whole(job)
+    check_whole(system, job)
     assert system.workers[0].process.poll() is None
     if seconds > 11:
         assert "Redis does not answer" in caplog.text
@@ -170,13 +170,18 @@ def test_whatever_becomes_of_redis_under_load_costs_time_alone(system: System, c
         wait_until(lambda job=job, least=least: job.ledger.predicted > least, "the job is in the middle")
         with connect(system.url, retries=0) as server, state(system, server):
             job.wait(timeout_seconds=random.uniform(0, 15))  # noqa: S311
-            check_whole(job, rows)
+            check_whole(system, job, rows)
     assert system.workers[0].process.poll() is None, system.workers[0].output()
     assert {slot.pid for slot in system.slots()} == children, "no child died"
 
 
-def check_whole(job: Job, rows: np.ndarray = ROWS) -> None:
-    assert job.wait(timeout_seconds=120), f"the job hangs: {job.progress()}; {job.ledger}"
+def check_whole(system: System, job: Job, rows: np.ndarray = ROWS) -> None:
+    assert job.wait(timeout_seconds=120), f"the job hangs: {job.progress()}; {job.ledger}; {_worries(system)}"
     np.testing.assert_array_equal(job.result(), rows * 2)
     job.ledger.check()
     assert job.ledger.predicted == len(rows)
+
+
+def _worries(system: System) -> str:
+    """Of the worker's log, what is no news of a chunk that went well."""
+    return "\n".join(line for line in system.workers[0].output().splitlines() if "INFO" not in line)[-9_000:]
