@@ -271,8 +271,8 @@ def half_done(celeriac: Celeriac, folder: Path, *words: object, **environ: str) 
         running = celeriac.start(*predict_held(), *words, **environ)
         wait_until(lambda: running.check_running() or journal_of(celeriac), "rows come")
         came = time.monotonic()
+        wait_until(lambda: time.monotonic() - came > NOTED_SECONDS, "what comes next is noted with what came")
         with holding(folder, 43):
-            wait_until(lambda: time.monotonic() - came > NOTED_SECONDS, "what comes next is noted with what came")
             let_go()
             wait_until(lambda: running.check_running() or journal_of(celeriac).count(b"\n") > 1, "rows are safe")
             yield running
