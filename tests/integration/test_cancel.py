@@ -27,7 +27,7 @@ CHUNK_ROWS = 4
 # Each takes 128 KiB a row, so that its payload is a key of its own.
 ROWS = np.random.default_rng(5).random((40, 32_768), np.float32)
 MODEL = """
-import time
+import threading
 from pathlib import Path
 
 
@@ -35,8 +35,8 @@ def stuck(rows):
     number = int(rows[0, 0])
     if number:
         (Path(__file__).parent / f"begun{number}").touch()
-        while number > 1:
-            time.sleep(1)
+        if number > 1:
+            threading.Event().wait()
     return rows + 1
 """
 

@@ -20,7 +20,6 @@ from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.records import Plan
-from tasks.transport.connection import connect
 from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
@@ -80,18 +79,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with serving(folder, manifest, environ=environ) as system:
         assert {info.executor for slot in system.slots() for info in slot.models} == {"tflite"}
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

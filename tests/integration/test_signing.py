@@ -18,7 +18,6 @@ from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context
-from tasks.transport.connection import connect
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
 from tests.seals import outputs_ref, sealed_answer
@@ -50,12 +49,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 def client_of(system: System, *keys: str) -> Client:
     return Client(settings=Settings(broker_url=system.url, signing_key=keys))
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
-        yield server
 
 
 @pytest.mark.parametrize("keys_here", [(NEW,), (NEW, OLD), (OLD, NEW)], ids=["new", "new and old", "old and new"])
