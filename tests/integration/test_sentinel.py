@@ -73,7 +73,9 @@ def test_failovers_under_load_cost_no_row_and_no_worker(
                     np.testing.assert_array_equal(detached.result(), ROWS[:40] + 1)
                 guarded.wait_until_whole()
         assert worker.process.poll() is None, worker.output()
-        assert {slot.pid for slot in system.slots()} == children, "no child died"
+        wait_until(
+            lambda: {slot.pid for slot in system.slots()} == children, "all children are there, of which none died"
+        )
         inspected = system.celery("inspect", "stats")
         assert inspected.returncode == 0, inspected.stderr
         examined = celeriac.run("doctor", "--broker", url, "--models", str(manifest))
