@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -31,7 +31,6 @@ from tasks.protocol.seal import outputs_context
 from tests.seals import SEALER, rows_ref
 from tests.systems import System, Worker
 from tests.waiting import wait_until
-from worker_config.settings import Settings
 
 # As often as any chunk may need.
 TIMES_SENT = 12
@@ -90,7 +89,7 @@ class Chunks:
 def chunks_of(system: System, job: str) -> Iterator[Chunks]:
     """A job by hand for the models of the first slot."""
     slot = system.slots()[0]
-    channel = BrokerChannel(system.url, replace(Settings(), broker_url=system.url), job)
+    channel = BrokerChannel(system.url, system.settings(), job)
     try:
         job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), 600)
         refs = {model.name: ModelRef(model.name, model.digest) for model in slot.models}

@@ -23,7 +23,7 @@ from tasks.protocol.records import JobRecord, SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
-from tests.systems import BIN
+from tests.systems import BIN, SIGNING
 from tests.waiting import wait_until
 from tests.warm import Forked
 from worker_config.errors import ExitCode
@@ -156,7 +156,7 @@ class Celeriac:
 
     def environ(self, **more: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
-        return {**clean, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
+        return {**clean, **SIGNING, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
 
     def start(
         self, *words: object, stderr: IO[bytes] | int | None = None, fresh: bool = False, **environ: str

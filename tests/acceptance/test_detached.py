@@ -23,7 +23,6 @@ from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan
-from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.held import write_held_models
 from tests.manifests import by_stem, write_manifest
@@ -67,7 +66,7 @@ def slow_job(celeriac: Celeriac, system: System, at: list[str]) -> Iterator[str]
     """A job that takes far longer than a test, and keeps the workers from no other."""
     job = leave(celeriac, np.zeros((MANY_ROWS, 4), np.float32), "slower", at, "--chunk-rows", 64)
     yield job
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.cancel(server, job)
 
 
@@ -205,7 +204,7 @@ def test_the_status_of_a_finished_one_is_to_fetch_it_and_cancel_forgets_its_outp
     assert shown["next"] == f"celeriac fetch {job} -o OUTPUT"
     assert "slots" not in shown
     cancel(celeriac, job, at)
-    with connect(system.url) as server:
+    with system.admin() as server:
         assert list(server.scan_iter(keys.job(job) + "*")) == [keys.job(job).encode()]
         # Celery's queue and its bindings are not of a job.
         ours = [name for name in server.scan_iter(KEY_PREFIX + "*") if name.startswith(b"celeriac:job")]
@@ -267,7 +266,7 @@ def test_watch_says_once_that_a_producer_gives_no_sign_of_life(
     job = "0123456789ab"
     long_ago = time.time() - 36_100
     silent = JobRecord(job, ["digits@0"], "rows.npy", "redis", 9, 0.0, long_ago, "there:1", {"predicted": 4})
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, silent, 600)
         running = celeriac.start("watch", job, *at)
         wait_until(lambda: "no sign of life" in running.stderr.read_text(), "it is told")
@@ -292,7 +291,7 @@ def test_a_fetch_that_finds_no_worker_says_that_the_job_stays(
     job, ref = "ba9876543210", ModelRef("absent", "ab" * 32)
     plan = Plan(9, 3, [ref], None, None, 600, [])
     record = JobRecord(job, [str(ref)], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}, plan=plan)
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, record, 600)
     words = ["fetch", job, "-o", "out.npy", *at, "--worker-timeout-seconds", 0]
     line = celeriac.refuses(ExitCode.NO_WORKER, *words)

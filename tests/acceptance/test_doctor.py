@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_facts, read_workers
 from tests.acceptance.commands import Celeriac, Ended
 from tests.acceptance.test_bad_input import PasswordRedis
@@ -53,7 +52,7 @@ def two_workers(folder: Path, *workers: tuple[Path, dict[str, str]]) -> Iterator
 def told(system: System) -> list[str]:
     """The workers that have a slot, and have told of themselves."""
     assert all(worker.process.poll() is None for worker in system.workers), system.workers[0].output()
-    with connect(system.url) as client:
+    with system.admin() as client:
         workers = read_workers(client)
         facts = read_facts(client, workers)
     return [name for name, slots in workers.items() if slots and facts[name]]

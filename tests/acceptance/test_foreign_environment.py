@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks.transport.connection import connect
 from tests import foreign
 from tests.acceptance.commands import Celeriac
 from tests.held import held_child, holding, write_held_models
@@ -127,7 +126,7 @@ def check_option_wins(system: System, other: RedisServer) -> None:
 
 
 def check_nobody_was_there(other: RedisServer) -> None:
-    with connect(other.url) as client:
+    with other.admin() as client:
         assert client.dbsize() == 0
         stats = client.info("commandstats")
     assert not {name for name in stats if name.startswith(("cmdstat_brpop", "cmdstat_lpush", "cmdstat_publish"))}

@@ -17,7 +17,6 @@ from producer.records import job_store
 from producer.rows.part import Part
 from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.records import Plan
-from tasks.transport.connection import connect
 from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
@@ -87,7 +86,7 @@ def client(system: System) -> Iterator[Client]:
 
 @pytest.fixture
 def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
+    with system.admin() as server:
         yield server
 
 

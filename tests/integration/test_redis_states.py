@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from producer import Client, Job
-from tasks.transport.connection import connect
 from tests.forms import in_long_form
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
@@ -79,7 +78,7 @@ def with_no_room_for_clients(_: System, server: redis.Redis) -> Iterator[str]:
 def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
     system: System, client: Client, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connect(system.url, retries=0) as server, holding(system.folder, HELD) as let_go:
+    with system.admin(retries=0) as server, holding(system.folder, HELD) as let_go:
         job = client.submit("held", ROWS, chunk_rows=2)
         wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
         with state(system, server) as what:

@@ -59,7 +59,7 @@ class SeenServer(RedisServer):
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
-        self.options, self.least_rights = ("--port", str(self.port)), True
+        self.options, self.least_rights, self.secured = ("--port", str(self.port)), True, False
 
     def url_as(self, role: Role) -> str:
         if role is self.seen:
@@ -115,7 +115,7 @@ def seen_server(system: System) -> SeenServer:
 
 def client_of(system: System) -> redis.Redis:
     """A client of the test's own, which may do anything."""
-    return connect(system.url)
+    return system.admin()
 
 
 def refused(system: System) -> list[str]:
@@ -264,7 +264,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @contextmanager
 def without(server: RedisServer, role: Role, *rules: str) -> Iterator[None]:
     """The role's user has other rules besides."""
-    with connect(server.url) as admin:
+    with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", role.name, *rules)
         try:
             yield
@@ -274,7 +274,7 @@ def without(server: RedisServer, role: Role, *rules: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_each_right_that_is_missing_is_found_and_nothing_is_done_for_it(server: RedisServer, role: Role) -> None:
-    with connect(server.url) as admin, connect(server.url_as(role)) as client:
+    with server.admin() as admin, connect(server.url_as(role)) as client:
         admin.set(keys.PROBE, "1")
         assert missing_rules(client, role, 0) == []
         for name in sorted(role.commands - {"hello", "multi"}):

@@ -18,7 +18,6 @@ from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context
-from tasks.transport.connection import connect
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
 from tests.seals import outputs_ref, sealed_answer
@@ -54,7 +53,7 @@ def client_of(system: System, *keys: str) -> Client:
 
 @pytest.fixture
 def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
+    with system.admin() as server:
         yield server
 
 
@@ -88,7 +87,7 @@ def test_what_is_not_signed_as_it_should_be_is_not_run(
 @pytest.mark.parametrize("words", ["predict held rows.npy -o out.npy", "predict held rows.npy --detach"])
 def test_a_command_without_the_workers_key_ends_with_one_line(system: System, words: str) -> None:
     np.save(system.folder / "rows.npy", ROWS)
-    ended = system.celeriac(*words.split())
+    ended = system.celeriac(*words.split(), **signing())
     assert ended.returncode == ExitCode.NO_WORKER
     assert ended.stderr.strip().endswith("believe signed messages alone; set CELERIAC_SIGNING_KEY here as it is there")
     assert len(ended.stderr.splitlines()) == 1
