@@ -50,8 +50,8 @@ class RedisServer:
 
     `address` is the URL that others are given, where it is not that of the socket; `binary` is the server's program,
     where it is not the one that the embedded system would take.
-    With `least_rights` it has a user for each role of `tasks.protocol.rights`; if it is `secured`, all but the test
-    itself reach it by TLS.
+    With `least_rights` it has a user for each role of `tasks.protocol.rights`; `secured` it has them too, and all but
+    the test itself reach it by TLS.
     """
 
     folder: Path
@@ -60,10 +60,14 @@ class RedisServer:
     prefix: tuple[str, ...] = ()
     address: str = ""
     binary: str = ""
-    least_rights: bool = SECURED
+    least_rights: bool = False
     secured: bool = SECURED
     database: int = 0
     _proxy: TlsProxy | None = None
+
+    @property
+    def _has_users(self) -> bool:
+        return self.least_rights or self.secured
 
     @property
     def socket(self) -> Path:
@@ -78,7 +82,7 @@ class RedisServer:
         """The URL by which a process of this role logs in; without users of their own all have the same."""
         if self.address:
             return self.address
-        login = f"{role.name}:{PASSWORD}@" if self.least_rights else ""
+        login = f"{role.name}:{PASSWORD}@" if self._has_users else ""
         if self.secured:
             return f"rediss://{login}127.0.0.1:{self._tls_port}/{self.database}{certificates().options()}"
         return f"unix://{login}{self.socket}" + (f"?db={self.database}" if self.database else "")
@@ -99,7 +103,7 @@ class RedisServer:
     def start(self) -> RedisServer:
         command = [*self.prefix, self.binary or find_redis_server(), "--port", "0", "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
-        if self.least_rights:  # which it has again after a restart, before anybody logs in
+        if self._has_users:  # which it has again after a restart, before anybody logs in
             lines = [f"user {role.name} {' '.join(self.rules_of(role))}\n" for role in ROLES]
             (self.folder / "users.acl").write_text("".join(["user default on nopass ~* &* +@all\n", *lines]))
             command += ["--aclfile", str(self.folder / "users.acl")]

@@ -39,6 +39,7 @@ class PasswordRedis(RedisServer):
     """A server that asks for a password."""
 
     options: tuple[str, ...] = ("--requirepass", RIGHT)
+    secured: bool = False
 
     @property
     def url(self) -> str:

@@ -176,7 +176,7 @@ def test_a_refused_password_ends_the_worker_and_is_not_printed(
     tmp_path_factory: pytest.TempPathFactory, models: Path, given: str
 ) -> None:
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder, ("--requirepass", PASSWORD)).start(), folder)
+    system = System(RedisServer(folder, ("--requirepass", PASSWORD), secured=False).start(), folder)
     try:
         url = f"unix://{given}{folder}/redis.sock"
         worker = system.start_worker(models / "models.toml", 1, environ={"CELERIAC_BROKER_URL": url})
