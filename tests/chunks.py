@@ -43,12 +43,9 @@ class Chunks:
     job: str
     queue: str
     channel: BrokerChannel
+    server: redis.Redis
     refs: dict[str, ModelRef]
     answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def server(self) -> redis.Redis:
-        return self.channel.client
 
     def message(
         self, models: str, rows: Any, on_error: OnError = "skip", index: int = 0, start: int = 0, **more: Any
@@ -89,15 +86,16 @@ class Chunks:
 def chunks_of(system: System, job: str) -> Iterator[Chunks]:
     """A job by hand for the models of the first slot."""
     slot = system.slots()[0]
-    channel = BrokerChannel(system.url, system.settings(), job)
+    channel, server = BrokerChannel(system.url, system.settings(), job), system.admin()
     try:
         job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), 600)
         refs = {model.name: ModelRef(model.name, model.digest) for model in slot.models}
-        yield Chunks(job, slot.queue, channel, refs)
+        yield Chunks(job, slot.queue, channel, server, refs)
     finally:
         for key in (keys.job(job), keys.results(job), keys.deliveries(job)):
-            channel.client.delete(key)
+            server.delete(key)
         channel.close()
+        server.close()
 
 
 def outputs_of(answer: Answer) -> Any:

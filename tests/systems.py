@@ -23,6 +23,7 @@ from producer.job.dispatcher import OVERDUE
 from producer.records import timeline_store
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WORKER, Role
+from tasks.protocol.seal import Sealer
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
@@ -118,6 +119,12 @@ class RedisServer:
     def rules_of(self, role: Role) -> list[str]:
         """All of a role's user."""
         return ["reset", "on", f">{PASSWORD}", *role.rules(self.database)]
+
+    def refused(self) -> list[str]:
+        """What was refused to anybody, but for the name of their library, which clients tell where they may."""
+        with self.admin() as client:
+            told = [(one["username"], one["object"]) for one in cast("list[dict[str, str]]", client.acl_log())]
+        return [f"{user}: {what}" for user, what in told if not what.startswith("client")]
 
     def stop(self) -> None:
         if self._proxy is not None:
@@ -299,6 +306,8 @@ class System:
         """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
         # A connection of its own: Celery's pool may hold one to a Redis that has gone.
         app = make_app(replace(self.settings(), broker_url=self.redis.url_as(OPERATOR)))
+        object.__setattr__(app, "sealer", Sealer(SIGNING_KEYS))
+        app.control_cls = "tasks.worker.control_guard:SignedControl"
         with app, app.connection_for_write() as connection:
             answers = app.control.broadcast(
                 command, arguments, destination=[node], reply=True, timeout=30, limit=1, connection=connection
@@ -326,6 +335,7 @@ def serving(
         if manifest:
             system.start_ready_worker(manifest, children, environ=environ, start_seconds=start_seconds)
         yield system
+        assert not SECURED or system.redis.refused() == []
     finally:
         system.stop()
 

@@ -291,7 +291,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     model = LoadedModel(ModelInfo("held", "digest", 1, [spec], [spec], 0.0, 0), runner)
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
-    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places()))
+    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places(), SEALER))
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("held", "digest")])

@@ -17,6 +17,7 @@ import pytest
 
 from producer import Client, Job, JobState
 from tasks.protocol import keys
+from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, Worker
 from tests.waiting import is_alive, wait_until
@@ -157,7 +158,7 @@ def test_celerys_own_commands_show_chunks_in_words(shared: System, client: Clien
             [str(BIN / "celery"), "-A", "tasks", "events", "--dump"],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**shared.environ(), "PYTHONUNBUFFERED": "1"},
+            env=shared.environ(PYTHONUNBUFFERED="1", CELERIAC_BROKER_URL=shared.redis.url_as(OPERATOR)),
             cwd=shared.folder,
         )
     try:

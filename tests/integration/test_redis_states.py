@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from producer import Client, Job
+from tasks.protocol.rights import ROLES
 from tests.forms import in_long_form
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
-from tests.systems import System, serving
+from tests.systems import SECURED, System, serving
 from tests.waiting import wait_until
 
 ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
@@ -58,10 +59,14 @@ def that_cannot_save(system: System, server: redis.Redis) -> Iterator[str]:
 
 
 @contextmanager
-def that_has_taken_rights_away(_: System, server: redis.Redis) -> Iterator[str]:
-    server.execute_command("ACL", "SETUSER", "default", "-@list", "-@write")
+def that_has_taken_rights_away(system: System, server: redis.Redis) -> Iterator[str]:
+    users = {role.name: system.redis.rules_of(role) for role in ROLES} if SECURED else {"default": ["+@all"]}
+    for user in users:
+        server.execute_command("ACL", "SETUSER", user, "-@list", "-@write")
     yield "refuses this user a right"
-    server.execute_command("ACL", "SETUSER", "default", "+@all")
+    for user, rules in users.items():
+        server.execute_command("ACL", "SETUSER", user, *rules)
+    server.acl_log_reset()
 
 
 @contextmanager
