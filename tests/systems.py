@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, cast
@@ -64,6 +63,7 @@ class RedisServer:
     least_rights: bool = False
     secured: bool = SECURED
     database: int = 0
+    tls_port: int = field(default_factory=lasting_port)
     _proxy: TlsProxy | None = None
 
     @property
@@ -85,12 +85,8 @@ class RedisServer:
             return self.address
         login = f"{role.name}:{PASSWORD}@" if self._has_users else ""
         if self.secured:
-            return f"rediss://{login}127.0.0.1:{self._tls_port}/{self.database}{certificates().options()}"
+            return f"rediss://{login}127.0.0.1:{self.tls_port}/{self.database}{certificates().options()}"
         return f"unix://{login}{self.socket}" + (f"?db={self.database}" if self.database else "")
-
-    @cached_property
-    def _tls_port(self) -> int:
-        return lasting_port()
 
     def admin(self, **options: Any) -> redis.Redis:
         """A client of the test's own, which may do anything."""
@@ -113,7 +109,7 @@ class RedisServer:
         wait_until(self._answers, "Redis answers")
         if self.secured:
             context = certificates().server_context("127.0.0.1")
-            self._proxy = TlsProxy(self.socket, context, self._tls_port).__enter__()
+            self._proxy = TlsProxy(self.socket, context, self.tls_port).__enter__()
         return self
 
     def rules_of(self, role: Role) -> list[str]:
