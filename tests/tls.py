@@ -107,6 +107,10 @@ class TlsProxy:
         by_port = isinstance(self.server, int)
         with suppress(OSError), client, socket.socket(socket.AF_INET if by_port else socket.AF_UNIX) as server:
             server.connect(("127.0.0.1", self.server) if by_port else str(self.server))
+            # As with Redis itself: no handshake while it stands still, nor where it has no room for more clients.
+            server.sendall(b"PING\r\n")
+            if server.recv(1000).startswith(b"-ERR max number of clients"):
+                return
             if client.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
                 client = self.context.wrap_socket(client, server_side=True)
                 self.spoke_tls += 1

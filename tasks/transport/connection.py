@@ -51,6 +51,9 @@ PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
 # For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, and one that
 # becomes a replica while somebody waits for an item of a list.
 BaseParser.EXCEPTION_CLASSES |= {"MISCONF": ReadOnlyError, "UNBLOCKED": ReadOnlyError}
+# Where it has tried often enough it asks a connection for both, and fails at a Unix socket, which has neither.
+for _name in ("host", "port"):
+    setattr(redis.UnixDomainSocketConnection, _name, None)
 
 
 def connect(

@@ -14,10 +14,11 @@ import redis
 
 from producer import Client, Job
 from tasks.protocol.rights import ROLES
+from tasks.transport import connection
 from tests.forms import in_long_form
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
-from tests.systems import SECURED, System, serving
+from tests.systems import SECURED, RedisServer, System, serving
 from tests.waiting import wait_until
 
 ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
@@ -94,6 +95,20 @@ def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
     check_whole(job)
     assert system.workers[0].process.poll() is None, system.workers[0].output()
     np.testing.assert_array_equal(client.predict("held", ROWS[:4]), ROWS[:4] * 2)
+
+
+def test_a_unix_socket_that_gives_no_sign_of_life_is_told_as_what_it_is(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder, secured=False).start(), folder)
+    with system.admin() as server:
+        monkeypatch.setattr(connection, "HEALTH_CHECK_SECONDS", 1e-6)
+        with system.admin(retries=0) as client:
+            client.ping()
+            with that_cannot_save(system, server), pytest.raises(redis.exceptions.ReadOnlyError):
+                client.ping()
+    system.stop()
 
 
 @pytest.mark.parametrize("seconds", [1, *(pytest.param(seconds, marks=in_long_form) for seconds in (35, 60, 300))])
