@@ -19,6 +19,7 @@ from statistics import median
 from producer.embedded.redis_server import find_redis_server
 from producer.records import job_store
 from tasks.protocol.records import JobRecord
+from tasks.protocol.seal import Sealer
 from tasks.transport.connection import connect
 
 TIMES = 15
@@ -55,7 +56,7 @@ def _redis() -> Iterator[str]:
         try:
             with connect(url, retries=60) as client:
                 record = JobRecord(JOB, ["digits@0"], "rows.npy", "redis", 9, time.time(), time.time(), "here:1", {})
-                job_store.create(client, record, ttl_seconds=3_600)
+                job_store.create(client, record, Sealer(), ttl_seconds=3_600)
             yield url
         finally:
             server.kill()

@@ -24,6 +24,7 @@ OPTIONS = (
     "--headless=new --remote-debugging-pipe --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run "
     "--disable-background-networking --hide-scrollbars --force-color-profile=srgb about:blank"
 ).split()
+NEXT_FRAME = "new Promise(requestAnimationFrame)"
 # Of a picture, in a page of its own: its size, and the colours of every seventh pixel both ways.
 COLOURS = """new Promise(done => {
     const image = new Image()
@@ -92,9 +93,14 @@ class Chromium:
         return told["result"].get("value")
 
     def wait_for(self, session: str, expression: str) -> None:
-        """Wait until an expression is true."""
-        while self.value(session, expression) is not True:
-            time.sleep(0.05)
+        """Wait until an expression is true, by looking before each frame that the page draws."""
+        self.value(session, f"(async () => {{ while (({expression}) !== true) await {NEXT_FRAME} }})()")
+
+    def picture(self, session: str) -> str:
+        """What the page looks like once more has been drawn than was at first."""
+        self.value(session, f"{NEXT_FRAME}.then(() => {NEXT_FRAME})")
+        data: str = self.ask("Page.captureScreenshot", session, format="png")["data"]
+        return data
 
     def _send(self, method: str, session: str | None, **parameters: Any) -> int:
         self._number += 1
@@ -167,13 +173,9 @@ def _look(browser: Chromium, told: dict[str, Any]) -> dict[str, Any]:
     _resize(browser, page, pixels)
     browser.wait_for(page, f"innerHeight === {pixels}")
     last, form = "", {"colours": 0}
-    # The picture may lag behind the page: it is good when it is the same twice, and not of one colour.
-    for _ in range(60):
-        data = browser.ask("Page.captureScreenshot", page, format="png")["data"]
-        if data == last and form["colours"] > 1:
-            break
+    # The picture may lag behind the page: it is good when it is the same frames later, and not of one colour.
+    while (data := browser.picture(page)) != last or form["colours"] < 2:
         last, form = data, browser.value(easel, COLOURS % data)
-        time.sleep(0.25)
     Path(told["picture"]).write_bytes(base64.b64decode(last))
     return {**seen, "console": browser.console, "requests": browser.requests, **form}
 

@@ -88,7 +88,7 @@ def chunks_of(system: System, job: str) -> Iterator[Chunks]:
     slot = system.slots()[0]
     channel, server = BrokerChannel(system.url, system.settings(), job), system.admin()
     try:
-        job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), 600)
+        job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), SEALER, 600)
         refs = {model.name: ModelRef(model.name, model.digest) for model in slot.models}
         yield Chunks(job, slot.queue, channel, server, refs)
     finally:

@@ -62,7 +62,7 @@ from tasks.protocol.records import (
     pack_facts,
     unpack_facts,
 )
-from tasks.protocol.seal import Sealer, answer_context, rows_context
+from tasks.protocol.seal import Sealer, answer_context, failure_context, record_context, rows_context
 from tasks.recovery.poison_rows import ChildDeath, RunIntent
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
@@ -240,8 +240,14 @@ def unpacked(form: Any) -> Callable[[bytes, Path], object]:
 
 def read_job(field: str) -> Callable[[bytes, Path], object]:
     """Read a job's hash in Redis, of which one field is damaged."""
-    whole = {b"state": b"running", b"record": msgspec.json.encode(JOB_RECORD)}
-    return lambda data, _: read_fields(JOB, {**whole, field.encode(): data})
+    whole = {b"state": b"running", b"record": SEALER.seal_bytes(record_context(JOB), msgspec.json.encode(JOB_RECORD))}
+    context = {"record": record_context, "failure": failure_context}.get(field)
+
+    def read(data: bytes, _: Path) -> object:
+        damaged = SEALER.seal_bytes(context(JOB), data) if context else data  # before it was sealed
+        return read_fields(JOB, {**whole, field.encode(): damaged}, SEALER)
+
+    return read
 
 
 def read_manifest_of(data: bytes, folder: Path) -> object:

@@ -1,4 +1,4 @@
-"""Functions as models that take their time and compute nothing, so that things happen in the middle of a chunk."""
+"""A function as a model that computes nothing, and stays at a row for as long as a test wants: the middle of a job."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 
 from tests.waiting import is_alive
 
-# `held` tells who runs rows with the number that stands in the file `hold`, and waits for the lock on that file; `slow`
-# and `slower` take their time for each chunk.
-_MODELS = """
+# It tells who runs rows with the number that stands in the file `hold`, and waits for the lock on that file.
+_MODEL = """
 import fcntl
 import os
 import pathlib
-import time
 
 HERE = pathlib.Path(__file__).parent
 
@@ -31,43 +29,28 @@ def held(rows):
         pass
     told.unlink(missing_ok=True)
     return rows * 2
-
-
-def slow(rows):
-    time.sleep(0.1)
-    return rows * 2
-
-
-def slower(rows):
-    time.sleep(0.5)
-    return rows * 2
 """
 
 
 def write_held_models(folder: Path) -> dict[str, object]:
-    """Write the functions beside a manifest, and give their entries."""
-    (folder / "models_held.py").write_text(_MODELS)
-    return {name: {"path": f"models_held:{name}", "batch_rows": 5000} for name in ("held", "slow", "slower")}
+    """Write the function beside a manifest, and give its entry, `held`."""
+    (folder / "models_held.py").write_text(_MODEL)
+    return {"held": {"path": "models_held:held", "batch_rows": 5000}}
 
 
 @contextmanager
 def holding(folder: Path, number: float) -> Iterator[Callable[[], None]]:
-    """Rows with this number are held until the function that is given is called, or this has ended."""
-    hold, new = folder / "hold", folder / "hold.new"
+    """Rows with this number are held until the function that is given is called, or this has ended.
+
+    Within it, another number may be held from then on.
+    """
+    new = folder / "hold.new"
     with new.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(number))
         file.flush()
-        new.rename(hold)
-
-        def let_go() -> None:
-            hold.unlink(missing_ok=True)
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-        try:
-            yield let_go
-        finally:
-            let_go()
+        new.rename(folder / "hold")  # which stays: without the lock it holds nobody
+        yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def held_child(folder: Path) -> int:

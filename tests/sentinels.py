@@ -7,9 +7,12 @@ worker, producer --TLS--> proxy --> Sentinel     "the primary is at the port of 
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +27,7 @@ from tests.waiting import wait_until
 
 NAME = "main"
 SENTINELS = 3
+FAILOVERS = ("killed", "graceful", "stale", "read-only")
 SENTINEL_PASSWORD = f"of+{PASSWORD}"
 
 
@@ -69,14 +73,49 @@ class Guarded:
         """The port of the primary, as the last Sentinel knows it."""
         return int(self._states()[-1]["port"])
 
-    def kill_primary(self) -> int:
-        """At once, and without a word; returns its port."""
+    @contextmanager
+    def failover(self, kind: str) -> Iterator[None]:
+        """Another server is the primary in the block, and the old one is mended after it; FAILOVERS has the kinds."""
         port = self.primary()
-        self.servers[port].stop()
-        return port
+        old, (other,) = self.servers[port], (server for name, server in self.servers.items() if name != port)
+        if kind == "killed":  # at once, and without a word
+            old.stop()
+        elif kind == "graceful":
+            self._ask(-1).sentinel_failover(NAME)
+        elif kind == "stale":
+            os.kill(old.pid, signal.SIGSTOP)
+        else:  # by hand, and everybody stays connected to a replica
+            with administrator(other) as client:
+                client.replicaof("NO", "ONE")
+            with administrator(old) as client:
+                client.replicaof("127.0.0.1", next(name for name in self.servers if name != port))
+        try:
+            wait_until(lambda: self.primary() != port, "the Sentinels have made the replica the primary", 180)
+            if kind == "stale":
+                # For some seconds it is a primary, and has what it had.
+                os.kill(old.pid, signal.SIGCONT)
+            yield
+        finally:
+            if kind == "killed":
+                old.start()
+            elif kind == "stale":
+                os.kill(old.pid, signal.SIGCONT)
 
-    def wait_for_another(self, port: int) -> None:
-        wait_until(lambda: self.primary() != port, "the Sentinels have made the replica the primary")
+    def wait_until_whole(self) -> None:
+        """Until all Sentinels name the same primary, and its replica has what it has."""
+        wait_until(self._is_whole, "the Sentinels agree, and the replica follows", 180)
+
+    def wait_until_agreed(self) -> None:
+        """Until all Sentinels name the same primary."""
+        wait_until(lambda: len({state["port"] for state in self._states()}) == 1, "the Sentinels agree")
+
+    def _is_whole(self) -> bool:
+        states = self._states()
+        if len({state["port"] for state in states}) != 1 or any(state["flags"] != "master" for state in states):
+            return False
+        with administrator(self.servers[self.primary()]) as client:
+            replication = client.info("replication")
+        return replication["role"] == "master" and replication.get("slave0", {}).get("state") == "online"
 
     def _start_server(self, name: str) -> None:
         port = free_port()
@@ -96,7 +135,7 @@ class Guarded:
         file.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {self.folder}\nrequirepass {SENTINEL_PASSWORD}\n"
             f"sentinel monitor {NAME} 127.0.0.1 {primary} 2\nsentinel auth-pass {NAME} {PASSWORD}\n"
-            f"sentinel down-after-milliseconds {NAME} 2000\nsentinel failover-timeout {NAME} 10000\n"
+            f"sentinel down-after-milliseconds {NAME} 2000\nsentinel failover-timeout {NAME} 5000\n"
         )
         with (self.folder / f"sentinel{number}.log").open("wb") as log:
             command = [find_redis_server(), str(file), "--sentinel"]
@@ -111,14 +150,23 @@ class Guarded:
     def _states(self) -> list[dict[str, Any]]:
         """What each Sentinel that lives says of the primary."""
         states = []
-        for process, proxy in zip(self.sentinels, self.sentinel_proxies, strict=True):
+        for number, process in enumerate(self.sentinels):
             if process.poll() is None:
                 try:
-                    with redis.Redis(port=cast(int, proxy.server), password=SENTINEL_PASSWORD, protocol=2) as client:
+                    with self._ask(number) as client:
                         states.append(client.sentinel_master(NAME))
                 except redis.ConnectionError:
-                    return [{"port": 0, "num-other-sentinels": 0, "num-slaves": 0}]
+                    return [{"port": 0, "num-other-sentinels": 0, "num-slaves": 0, "flags": "?"}]
         return states
+
+    def _ask(self, sentinel: int) -> redis.Redis:
+        port = cast(int, self.sentinel_proxies[sentinel].server)
+        return redis.Redis(port=port, password=SENTINEL_PASSWORD, protocol=2, decode_responses=True)
+
+
+def administrator(server: RedisServer) -> redis.Redis:
+    """A client of one of the servers, whatever the Sentinels say of it."""
+    return redis.Redis(unix_socket_path=str(server.socket), password=PASSWORD, decode_responses=True)
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import click
+import msgspec
 
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
@@ -85,8 +86,7 @@ def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
                 sink.write(part)
                 written += part.predicted_rows
                 bar.update(part.stop - part.start)
-        record = job.record
-        Ledger(**record.ledger | {"written": written}).check()
+        record = _counted(job.record, sink, written)
         sink.commit()
         summary = _summary(record, sink, written)
         summary.write_beside(_head(record), sink.failures)
@@ -106,6 +106,19 @@ def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
         with suppress(CeleriacError):  # which may be the error
             summary.write_beside(_head(record), sink.failures)
         raise PredictionFailedError(error, summary) from error
+
+
+def _counted(record: JobRecord, sink: Sink, written: int) -> JobRecord:
+    """The record of a job all of whose rows were read, with what was counted of them here, not by who writes to Redis.
+
+    Raises:
+        CeleriacError: they are not all rows.
+    """
+    inputs, outputs = sink.nonfinite
+    counts = {"predicted": written, "failed": 0, "skipped": 0, "nonfinite_inputs": inputs, "nonfinite_outputs": outputs}
+    record = msgspec.structs.replace(record, ledger=record.ledger | counts)
+    Ledger(**record.ledger | {"written": written}).check()
+    return record
 
 
 def _head(record: JobRecord) -> JournalHead:

@@ -8,6 +8,7 @@ import click
 
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
+from producer.cli.viewing import viewing
 from producer.records import job_store
 from producer.scheduling.model_pinning import refs
 from tasks.transport.connection import broker_errors, connect
@@ -19,11 +20,15 @@ from tasks.transport.worker_registry import read_slots
 @json_option
 def jobs(broker_url: str, as_json: bool) -> None:
     """List the jobs that Redis remembers."""
-    with broker_errors(broker_url), connect(broker_url) as client:
-        found = job_store.read_all(client)
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        found, wrong = job_store.read_all(client, viewer)
     click.echo(
         json.dumps({"jobs": [tables.job_values(*job) for job in found]}) if as_json else tables.jobs_table(found)
     )
+    for error in wrong[1:]:
+        click.echo(f"celeriac: {error}", err=True)
+    if wrong:
+        raise wrong[0]
 
 
 @click.command()
@@ -32,8 +37,8 @@ def jobs(broker_url: str, as_json: bool) -> None:
 @json_option
 def status(job: str, broker_url: str, as_json: bool) -> None:
     """Show one job; the first characters of its id are enough."""
-    with broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job)
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        state, record = job_store.read(client, job, viewer)
         expires_at = job_store.expires_at(client, record.id)
         slots = len([slot for slot in read_slots(client) if set(record.models) <= set(map(str, refs(slot.models)))])
     if as_json:
@@ -48,9 +53,9 @@ def status(job: str, broker_url: str, as_json: bool) -> None:
 @json_option
 def failures(job: str, broker_url: str, as_json: bool) -> None:
     """List the rows of JOB that have no prediction, and why; the first characters of its id are enough."""
-    with broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job)
-        records = job_store.read_failures(client, record)
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        state, record = job_store.read(client, job, viewer)
+        records = job_store.read_failures(client, record, viewer)
     click.echo(
         json.dumps(tables.failures_values(state, record, records))
         if as_json
@@ -64,9 +69,9 @@ def failures(job: str, broker_url: str, as_json: bool) -> None:
 def cancel(job: str, broker_url: str) -> None:
     """End a running job; its queued chunks are never run. Of a detached one, also a done one, nothing is kept."""
     with broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.cancel(client, job)
-    running = state is job_store.JobState.RUNNING
-    if record.plan and (running or state is job_store.JobState.DONE):
-        click.echo(f"job {record.id} is cancelled; its rows and outputs are gone")
+        ended = job_store.cancel(client, job)
+    running = ended.state is job_store.JobState.RUNNING
+    if ended.detached and (running or ended.state is job_store.JobState.DONE):
+        click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone")
         return
-    click.echo(f"job {record.id} is being cancelled" if running else f"job {record.id} is {state} already")
+    click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from producer.cli.options import required_broker_option
+from producer.cli.viewing import viewing
 from producer.report import gather, make_page
 from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
@@ -32,8 +33,8 @@ def report(job: str, output: Path, broker_url: str, force: bool) -> None:
     path = Path(os.path.realpath(output))
     _check_output(path, force)
     script: str = import_optional("plotly.offline", "report", str(path)).get_plotlyjs()
-    with broker_errors(broker_url), connect(broker_url) as client:
-        facts = gather(client, job)
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        facts = gather(client, job, viewer)
     with one_line_errors(path):
         write_whole(path, make_page(facts, script).encode())
     running = "; it still runs, so this is how far it is" if facts.state.value == "running" else ""

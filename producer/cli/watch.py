@@ -14,6 +14,7 @@ import click
 from producer.cli import tables
 from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import json_option, required_broker_option, timeout_option
+from producer.cli.viewing import viewing
 from producer.client import Client
 from producer.job.progress_bar import ProgressReporter
 from producer.records import job_store
@@ -22,6 +23,7 @@ from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, progress_of, rate_of
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
+from tasks.protocol.seal import Viewer
 from tasks.transport.connection import broker_errors, check_takes_writes, connect, ping
 from worker_config.errors import (
     BrokerError,
@@ -46,15 +48,17 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     """Show how far JOB is until it ends; the first characters of its id are enough.
 
     A bar on a terminal, a line every few seconds elsewhere. The exit code tells how the job ended: 0 done, 4 failed,
-    130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits.
+    130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits. A detached job is looked after
+    meanwhile, unless it is signed and there is no key here.
     """
-    with broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job)
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        state, record = job_store.read(client, job, viewer)
+    looks_after = record.plan is not None and not viewer.unchecked
     try:
         with closing(_Screen(record)) as screen:
-            while not _show_until_end(broker_url, worker_timeout_seconds, screen):
+            while not _show_until_end(broker_url, worker_timeout_seconds, screen, None if looks_after else viewer):
                 # Who only reads needs no right to write.
-                ask = check_takes_writes if record.plan else ping
+                ask = check_takes_writes if looks_after else ping
                 redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False, ask)
                 screen.back_at = time.monotonic()
         state, record = screen.state, screen.record
@@ -65,14 +69,14 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     _end(state, record, quiet=as_json)
 
 
-def _show_until_end(url: str, worker_timeout_seconds: float, screen: _Screen) -> bool:
-    """Show the job until it ends; False when Redis is away."""
+def _show_until_end(url: str, worker_timeout_seconds: float, screen: _Screen, viewer: Viewer | None) -> bool:
+    """Show the job until it ends, and look after it unless there is a viewer; False when Redis is away."""
     try:
-        if screen.record.plan:
+        if viewer is None:
             with Client(url, worker_timeout_seconds=worker_timeout_seconds) as watcher:
                 watcher.attach(screen.record.id).wait(each=screen.show)
         else:
-            _follow(url, screen)
+            _follow(url, screen, viewer)
     except BrokerRefusedError:
         raise
     except BrokerError as error:
@@ -81,11 +85,11 @@ def _show_until_end(url: str, worker_timeout_seconds: float, screen: _Screen) ->
     return True
 
 
-def _follow(url: str, screen: _Screen) -> None:
+def _follow(url: str, screen: _Screen, viewer: Viewer) -> None:
     with broker_errors(url), connect(url) as client:
         while True:
             try:
-                state, record = job_store.read_known(client, screen.record.id)
+                state, record = job_store.read_known(client, screen.record.id, viewer)
                 screen.show(state, record)
                 screen.back_at = time.monotonic()  # a Redis may be replaced within a retry
                 if state is not JobState.RUNNING:

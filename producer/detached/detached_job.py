@@ -2,6 +2,9 @@
 
     answers by chunk, in Redis --read a few at a time, never taken away--> parts in order
 
+What is handed out is judged by what is sealed: the record with its plan, and an answer for each of its chunks. Counts
+and the state may end the reading, and never make it shorter.
+
 Where an executor is found to differ while they are read, those read before may be void: they are read anew, or, where
 the caller has them, `parts` ends.
 
@@ -12,7 +15,7 @@ So it can be asked again, by several, until the job expires.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import cast
@@ -27,7 +30,7 @@ from producer.rows.part import OutputTree, Part
 from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
 from tasks.protocol import keys
-from tasks.protocol.messages import Answer, FailureRecord, InlineRef, Outputs, unpack
+from tasks.protocol.messages import Answer, ChunkMessage, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
 from tasks.transport.connection import broker_errors, connect
@@ -63,8 +66,9 @@ class DetachedJob(JobHandle):
         self._settings = replace(settings, spool=None)
         self._worker_timeout_seconds = worker_timeout_seconds
         self._watch = watch
+        self._sealer = Sealer(settings.signing_key)
         with broker_errors(self._url), connect(self._url) as client:
-            _, record = job_store.read(client, job_id)
+            _, record = job_store.read(client, job_id, self._sealer)
         if record.plan is None:
             raise UsageError(
                 f"job {record.id} was not detached: its producer, {record.producer}, writes the output itself; "
@@ -73,6 +77,7 @@ class DetachedJob(JobHandle):
         self.id = record.id
         self._plan: Plan = record.plan
         self._failed = dict(record.failed_models)
+        self._differed: dict[str, Differed] = {}  # as answers tell it
 
     @property
     def record(self) -> JobRecord:
@@ -107,18 +112,21 @@ class DetachedJob(JobHandle):
             ExecutorDifferedError: parts that were read are not the model's own outputs; begin anew.
             JobCancelledError: the job was cancelled.
             UnknownJobError: the job has expired.
+            SealError, MessageError: its record or an answer is damaged, or not signed as it should be.
             NoWorkerError: no worker has held the models for long; the job stays in the system.
             BrokerError: Redis cannot be reached.
         """
         with self._channel() as channel:
             watcher = self._watcher(channel)
-            index, pause = 0, LEAST_PAUSE_SECONDS
+            index, pause, by_executor = 0, LEAST_PAUSE_SECONDS, set[str]()
             void = watcher.look()[1].void
             while index < self._plan.chunks:
                 state, record = watcher.look()
                 self._check_usable(state, record)
                 if record.void != void:
                     void = self._begin_again(record, index)
+                # What these executors answered was gone before the answers are read.
+                differed = record.differed | self._differed
                 answers = self._ready(channel, index)
                 if not answers and state is JobState.DONE:
                     raise UnknownJobError(
@@ -126,7 +134,9 @@ class DetachedJob(JobHandle):
                         "noeviction and submit the job again"
                     )
                 for data in answers:
-                    yield self._part(index, data, record.failed_models)
+                    answer = self._answer(index, data)
+                    self._check_own(answer, differed, by_executor)
+                    yield self._part(answer, record.failed_models)
                     index, pause = index + 1, LEAST_PAUSE_SECONDS
                 if not answers:
                     time.sleep(pause)
@@ -154,7 +164,7 @@ class DetachedJob(JobHandle):
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, and why: those that ended the job, and one record of each failed model."""
         with broker_errors(self._url), connect(self._url) as client:
-            return job_store.read_failures(client, self.record)
+            return job_store.read_failures(client, self.record, self._sealer)
 
     def cancel(self) -> None:
         """End the job, running or done; its rows and outputs are gone at once. Harmless when it was cancelled before.
@@ -202,7 +212,7 @@ class DetachedJob(JobHandle):
 
     def _read(self) -> tuple[JobState, JobRecord]:
         with broker_errors(self._url), connect(self._url) as client:
-            return job_store.read_known(client, self.id)
+            return job_store.read_known(client, self.id, self._sealer)
 
     def _count_slots(self) -> int:
         with broker_errors(self._url), connect(self._url) as client:
@@ -219,8 +229,21 @@ class DetachedJob(JobHandle):
         """Nothing was read yet of what is void, or the caller has it."""
         if not read:
             return record.void
-        seen = "; ".join(f"model {name}: {one}" for name, one in record.differed.items())
-        raise ExecutorDifferedError(
+        raise self._not_own(record.differed.values())
+
+    def _check_own(self, answer: Outputs, differed: Mapping[str, Differed], by_executor: set[str]) -> None:
+        """Answers that are void were not put back; `by_executor` are the models whose answers may yet become so."""
+        if void := differed.keys() & answer.by_executor:
+            seen = "; ".join(f"model {name}: {differed[name]}" for name in void)
+            raise MessageError(f"the answer to chunk {answer.index} of job {self.id} is void: {seen}; submit it again")
+        by_executor.update(answer.by_executor)
+        self._differed |= {one.model: one for one in answer.differed}
+        if found := [one for one in answer.differed if one.model in by_executor]:
+            raise self._not_own(found)
+
+    def _not_own(self, differed: Iterable[Differed]) -> ExecutorDifferedError:
+        seen = "; ".join(f"model {one.model}: {one}" for one in differed)
+        return ExecutorDifferedError(
             f"job {self.id}: {seen}: outputs that were read before are not the model's own; read the job from its "
             "first row again"
         )
@@ -245,18 +268,26 @@ class DetachedJob(JobHandle):
         # None where the job has ended in between.
         return [] if None in answers else cast("list[bytes]", answers)
 
-    def _part(self, index: int, data: bytes, failed: Mapping[str, FailureRecord]) -> Part:
+    def _answer(self, index: int, data: bytes) -> Outputs:
         expected = message(self.id, self._plan, index)
-        sealer = Sealer(self._settings.signing_key)
-        try:
-            answer: Answer = unpack(sealer.open(answer_context(self.id), data), Answer)
-            if not isinstance(answer, Outputs) or not isinstance(answer.ref, InlineRef):
-                raise MessageError(f"the answer to {expected} is not one of a detached job")
-            payload = sealer.open(outputs_context(self.id, index), answer.ref.payload)
-        except SealError as error:
-            raise MessageError(f"the answer to {expected} cannot be read: {error}; submit the job again") from None
+        answer: Answer = unpack(self._opened(expected, answer_context(self.id), data), Answer)
+        if not isinstance(answer, Outputs):
+            raise MessageError(f"the answer to {expected} is not one of a detached job")
         if (answer.job, answer.index) != (self.id, index):
             raise MessageError(f"the answer to {expected} is for chunk {answer.index} of job {answer.job}")
+        return answer
+
+    def _opened(self, expected: ChunkMessage, context: str, sealed: bytes) -> memoryview:
+        try:
+            return self._sealer.open(context, sealed)
+        except SealError as error:
+            raise SealError(f"the answer to {expected} cannot be read: {error}; submit the job again") from None
+
+    def _part(self, answer: Outputs, failed: Mapping[str, FailureRecord]) -> Part:
+        expected = message(self.id, self._plan, answer.index)
+        if not isinstance(answer.ref, InlineRef):
+            raise MessageError(f"the answer to {expected} is not one of a detached job")
+        payload = self._opened(expected, outputs_context(self.id, answer.index), answer.ref.payload)
         part, outputs = part_of(answer, expected), read_outputs(payload, expected, borrow=True)
         for record in (*failed.values(), *answer.failed):
             self._failed.setdefault(record.model, record)

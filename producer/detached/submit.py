@@ -91,7 +91,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
         label, store = source.label, spec.store
         record = job_store.new_record(job_id, plan.models, label, store, plan.rows, plan, dependent=dependent)
         with broker_errors(channel.url):
-            job_store.create(channel.client, record, ttl_seconds)
+            job_store.create(channel.client, record, channel.sealer, ttl_seconds)
             still_up = model_pinning.usable(read_slots(channel.client), plan.models)
         send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")

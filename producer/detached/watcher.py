@@ -51,13 +51,14 @@ class Watcher:
         Raises:
             NoWorkerError: no worker has held the models for long; the job stays.
             UnknownJobError: the job has expired.
+            SealError: its record is not sealed as it should be.
             BrokerError: Redis cannot be reached.
         """
         now, (_, record) = time.monotonic(), self._last
         if self._liveness.is_due(now):
             self._watch()
             with broker_errors(self._channel.url):
-                self._last = job_store.read_known(self._channel.client, record.id)
+                self._last = job_store.read_known(self._channel.client, record.id, self._channel.sealer)
                 if self._last[0] is JobState.RUNNING:
                     self._look_after(self._last[1], now)
                 scripts.keep_job(self._channel.client, record.id, self._plan.ttl_seconds)

@@ -123,9 +123,9 @@ class BrokerChannel:
             # Nothing of a connection that failed half-way is used again.
             self._app.close()
             self._app = make_app(self.settings)
-            if "OOM" in str(cause):
+            if isinstance(cause, redis.RedisError):
                 with broker_errors(self.url):
-                    raise redis.exceptions.OutOfMemoryError from None
+                    raise cause from None
             raise BrokerError(f"Redis at {redacted(self.url)} takes no chunks: {cause}") from None
         if first:
             # Workers take from the right. Should one have taken the message already, another one comes first: no harm.

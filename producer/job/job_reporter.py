@@ -20,14 +20,14 @@ class JobReporter:
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
-        self._client = context.channel.client
+        self._client, self._sealer = context.channel.client, context.channel.sealer
         self._ttl_seconds = context.channel.settings.job_ttl_seconds
         self._failures_written = 0
 
     def begin(self) -> None:
         """The job is there; raises BrokerError."""
         with broker_errors(self._context.channel.url):
-            job_store.create(self._client, self._context.record_now(), self._ttl_seconds)
+            job_store.create(self._client, self._context.record_now(), self._sealer, self._ttl_seconds)
 
     def update(self) -> tuple[JobState, bool]:
         """How far it is; returns the state that others may have set, and whether Redis had lost the record.
@@ -36,7 +36,7 @@ class JobReporter:
             BrokerError: Redis cannot be reached.
         """
         with broker_errors(self._context.channel.url):
-            state_and_lost = job_store.update(self._client, self._context.record_now(), self._ttl_seconds)
+            state_and_lost = job_store.update(self._client, self._context.record_now(), self._sealer, self._ttl_seconds)
             self._write_failures()
         self.report_differed()
         self._write_timeline()
@@ -54,7 +54,7 @@ class JobReporter:
         self._failures_written = 0
         self._write_failures()
         self._write_timeline()
-        job_store.finish(self._client, record, state, self._ttl_seconds)
+        job_store.finish(self._client, record, self._sealer, state, self._ttl_seconds)
 
     def invalidate(self) -> None:
         """Redis may have lost whatever it has."""

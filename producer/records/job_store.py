@@ -1,6 +1,8 @@
 """A record of each job in Redis, for `celeriac jobs`, `status` and `cancel` on any machine.
 
-producer --JobRecord, state--> hash of the job (`tasks/protocol/keys.py`) --with its counts--> JobRecord
+producer --JobRecord, sealed; state--> hash of the job (`tasks/protocol/keys.py`) --with its counts--> JobRecord
+
+Counts and states are for people: nothing is handed out by them, as by the record and by what failed, which are sealed.
 """
 
 from __future__ import annotations
@@ -8,11 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -22,11 +23,10 @@ from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
 from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.seal import Sealer, failure_context, is_signed, record_context
 from tasks.transport import scripts
 from worker_config.decoding import one_line
-from worker_config.errors import MessageError, UnknownJobError
-
-_Kind = TypeVar("_Kind", FailureRecord, Differed)
+from worker_config.errors import CeleriacError, MessageError, SealError, UnknownJobError
 
 
 class JobState(StrEnum):
@@ -65,12 +65,12 @@ def new_record(
     )
 
 
-def create(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> None:
+def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
     fields: dict[str, int] = {}
     if plan := record.plan:
         fields = {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
-    _write(client, record, JobState.RUNNING, ttl_seconds, **fields)
+    _write(client, record, sealer, JobState.RUNNING, ttl_seconds, **fields)
 
 
 def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
@@ -90,13 +90,13 @@ def remove(client: redis.Redis, job_id: str) -> None:
         pipe.execute()
 
 
-def update(client: redis.Redis, record: JobRecord, ttl_seconds: int) -> tuple[JobState, bool]:
+def update(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> tuple[JobState, bool]:
     """Write a running job's record; return its state, which somebody else may have set to CANCELLED.
 
     Also return whether Redis had lost the record, and so everything else.
     """
     with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), JobField.RECORD, cast("str", msgspec.json.encode(record)))
+        pipe.hset(keys.job(record.id), JobField.RECORD, cast("str", _sealed(record, sealer)))
         # In case Redis lost its data: workers drop chunks of jobs that are not running.
         pipe.hsetnx(keys.job(record.id), JobField.STATE, JobState.RUNNING.value)
         scripts.keep_job(pipe, record.id, ttl_seconds)
@@ -111,9 +111,9 @@ def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differe
         client.hsetnx(keys.job(job_id), f"{JobField.OWN_GRAPH}{one.model}", cast("str", msgspec.json.encode(one)))
 
 
-def finish(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int) -> None:
+def finish(client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int) -> None:
     """Write how a job ended; workers drop what is still queued, and push no more answers."""
-    _write(client, record, state, ttl_seconds)
+    _write(client, record, sealer, state, ttl_seconds)
 
 
 def write_failures(client: redis.Redis, job_id: str, records: Sequence[FailureRecord], ttl_seconds: int) -> None:
@@ -126,56 +126,82 @@ def write_failures(client: redis.Redis, job_id: str, records: Sequence[FailureRe
         pipe.execute()
 
 
-def cancel(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """Ask a running job to end; return the state that it was in, and its record.
+class Cancelled(NamedTuple):
+    """A job that was asked to end, the state that it was in, and whether it is a detached one."""
+
+    id: str
+    state: JobState
+    detached: bool
+
+
+def cancel(client: redis.Redis, job_id: str) -> Cancelled:
+    """Ask a running job to end; its record, which may be damaged or forged, is not looked at.
 
     A detached job ends at once, also when it is done: its rows and outputs are gone when this returns.
     """
-    _, record = read(client, job_id)
-    held = [key(record.id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
-    state = cast("bytes | None", scripts.run(client, "cancel_job", held))
+    job_id = find(client, job_id)
+    held = [key(job_id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
+    state, chunks = cast("list[bytes | None]", scripts.run(client, "cancel_job", held))
     if state is None:
-        raise UnknownJobError(f"job {record.id} has expired")
-    return JobState(state.decode()), record
+        raise UnknownJobError(f"job {job_id} has expired")
+    try:
+        return Cancelled(job_id, JobState(state.decode()), detached=chunks is not None)
+    except ValueError as error:
+        raise _damaged(job_id, error) from None
 
 
-def read(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """A job's state and record, of a detached one with the counts as they stand.
+def find(client: redis.Redis, job_id: str) -> str:
+    """The whole id of a job, of which the first characters are enough.
 
-    The first characters of its id are enough; UnknownJobError where no job, or more than one, begins so.
+    Raises:
+        UnknownJobError: no job, or more than one, begins so.
     """
     ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
     if len(ids) != 1:
         count = f"{len(ids)} jobs" if ids else "no job"
         raise UnknownJobError(f"{count} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
-    return read_known(client, ids[0])
+    return ids[0]
 
 
-def read_known(client: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
-    """The same by the whole id; MessageError where what Redis has of it is damaged."""
-    return read_fields(job_id, cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id))))
+def read(client: redis.Redis, job_id: str, sealer: Sealer) -> tuple[JobState, JobRecord]:
+    """A job's state and record, of a detached one with the counts as they stand.
+
+    The first characters of its id are enough.
+
+    Raises:
+        UnknownJobError: no job, or more than one, begins so.
+        SealError, MessageError: what Redis has of it is damaged, or is not signed as it should be.
+    """
+    return read_known(client, find(client, job_id), sealer)
 
 
-def read_fields(job_id: str, fields: dict[bytes, bytes]) -> tuple[JobState, JobRecord]:
+def read_known(client: redis.Redis, job_id: str, sealer: Sealer) -> tuple[JobState, JobRecord]:
+    """The same by the whole id."""
+    return read_fields(job_id, cast("dict[bytes, bytes]", client.hgetall(keys.job(job_id))), sealer)
+
+
+def read_fields(job_id: str, fields: dict[bytes, bytes], sealer: Sealer) -> tuple[JobState, JobRecord]:
     """The same of the fields of a job's hash."""
     try:
         state = JobState(fields[JobField.STATE.encode()].decode())
-        record = from_json(fields[JobField.RECORD.encode()], JobRecord)
-        if differed := _by_model(fields, JobField.OWN_GRAPH, Differed):
-            record = msgspec.structs.replace(record, differed=differed)
-        return state, _with_counts(state, record, record.plan, fields) if record.plan else record
+        sealed = fields[JobField.RECORD.encode()]
+        record = from_json(_opened(sealer, record_context, job_id, sealed), JobRecord)
+        if differed := _by_model(fields, JobField.OWN_GRAPH):
+            seen = {name: from_json(value, Differed) for name, value in differed.items()}
+            record = msgspec.structs.replace(record, differed=seen)
+        return state, _with_counts(state, record, record.plan, fields, sealer) if record.plan else record
     except KeyError:
         raise UnknownJobError(f"job {job_id} has expired, or Redis has lost its data; submit it again") from None
     except ValueError as error:
-        raise MessageError(f"what Redis has of job {job_id} is damaged ({one_line(error)}); submit it again") from None
+        raise _damaged(job_id, error) from None
 
 
-def read_failures(client: redis.Redis, record: JobRecord) -> list[FailureRecord]:
+def read_failures(client: redis.Redis, record: JobRecord, sealer: Sealer) -> list[FailureRecord]:
     """The rows of a job that have no prediction, as far as is known, in their order."""
     listed = cast("list[bytes]", client.lrange(keys.failures(record.id), 0, -1))
     records = [unpack(data, FailureRecord) for data in listed]
     last = cast("bytes | None", client.hget(keys.job(record.id), JobField.FAILURE))  # that ended a detached job
-    ended = [from_json(last, FailureRecord)] if last else []
+    ended = [_failure(record.id, last, sealer)] if last else []
     for known in (*record.failed_models.values(), *ended):
         if known not in records:
             records.append(known)
@@ -187,13 +213,17 @@ def expires_at(client: redis.Redis, job_id: str) -> float:
     return time.time() + max(0, client.pttl(keys.job(job_id))) / 1_000
 
 
-def read_all(client: redis.Redis) -> list[tuple[JobState, JobRecord]]:
-    """Every job that Redis remembers, oldest first."""
-    jobs = []
+def read_all(client: redis.Redis, sealer: Sealer) -> tuple[list[tuple[JobState, JobRecord]], list[CeleriacError]]:
+    """Every job that Redis remembers, oldest first; and what is wrong with those that cannot be read."""
+    jobs, wrong = [], list[CeleriacError]()
     for job_id in job_ids(client):
-        with suppress(UnknownJobError):  # it expires while we look
-            jobs.append(read_known(client, job_id))
-    return sorted(jobs, key=lambda job: job[1].submitted_at)
+        try:
+            jobs.append(read_known(client, job_id, sealer))
+        except UnknownJobError:
+            pass  # it expires while we look
+        except (SealError, MessageError) as error:
+            wrong.append(error)
+    return sorted(jobs, key=lambda job: job[1].submitted_at), wrong
 
 
 def job_ids(client: redis.Redis) -> list[str]:
@@ -201,15 +231,43 @@ def job_ids(client: redis.Redis) -> list[str]:
     return [job_id.decode() for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1))]
 
 
-def _write(client: redis.Redis, record: JobRecord, state: JobState, ttl_seconds: int, **fields: int) -> None:
-    values = {JobField.STATE: state.value, JobField.RECORD: msgspec.json.encode(record), **fields}
+def _write(
+    client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int, **fields: int
+) -> None:
+    values = {JobField.STATE: state.value, JobField.RECORD: _sealed(record, sealer), **fields}
     with client.pipeline() as pipe:
         pipe.hset(keys.job(record.id), mapping=cast("dict[Any, Any]", values))
         scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.execute()
 
 
-def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[bytes, bytes]) -> JobRecord:
+def _sealed(record: JobRecord, sealer: Sealer) -> bytes:
+    return sealer.seal_bytes(record_context(record.id), msgspec.json.encode(record))
+
+
+def _opened(sealer: Sealer, context: Callable[[str], str], job_id: str, sealed: bytes) -> memoryview:
+    try:
+        return sealer.open(context(job_id), sealed)
+    except SealError as error:
+        no_key = is_signed(sealed) and not sealer.signs
+        again = "" if no_key else f"; submit it again, `celeriac cancel {job_id}` ends what is left of it"
+        raise SealError(f"job {job_id}: {error}{again}") from None
+
+
+def _failure(job_id: str, sealed: bytes, sealer: Sealer, model: str | None = None) -> FailureRecord:
+    record: FailureRecord = from_json(_opened(sealer, failure_context, job_id, sealed), FailureRecord)
+    if model not in (None, record.model):
+        raise ValueError(f"model {model} has a failure of {record.model!r}")
+    return record
+
+
+def _damaged(job_id: str, error: ValueError) -> MessageError:
+    return MessageError(f"what Redis has of job {job_id} is damaged ({one_line(error)}); submit it again")
+
+
+def _with_counts(
+    state: JobState, record: JobRecord, plan: Plan, fields: dict[bytes, bytes], sealer: Sealer
+) -> JobRecord:
     def count(name: str) -> int:
         return int(fields.get(name.encode(), 0))
 
@@ -224,19 +282,20 @@ def _with_counts(state: JobState, record: JobRecord, plan: Plan, fields: dict[by
     if state is not JobState.RUNNING:
         ledger.skipped = plan.rows - ledger.predicted - ledger.failed
     failure = fields.get(JobField.FAILURE.encode())
+    failed = {
+        name: _failure(record.id, sealed, sealer, name) for name, sealed in _by_model(fields, JobField.FAILED).items()
+    }
     return msgspec.structs.replace(
         record,
         ledger=ledger.as_dict(),
-        error=str(from_json(failure, FailureRecord)) if failure else "",
+        error=str(_failure(record.id, failure, sealer)) if failure else "",
         updated_at=float(fields.get(JobField.ANSWERED_AT.encode(), record.updated_at)),
-        failed_models=_by_model(fields, JobField.FAILED, FailureRecord),
+        failed_models=failed,
         void=count(JobField.VOID),
     )
 
 
-def _by_model(fields: dict[bytes, bytes], prefix: str, kind: type[_Kind]) -> dict[str, _Kind]:
+def _by_model(fields: dict[bytes, bytes], prefix: str) -> dict[str, bytes]:
     """The fields that begin so, by the model whose name follows."""
     named = {name.decode(): value for name, value in fields.items()}
-    return {
-        name.removeprefix(prefix): from_json(value, kind) for name, value in named.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -19,7 +19,7 @@ from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, 
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
 from tasks.protocol.records import JobRecord, Plan
-from tasks.protocol.seal import content_of
+from tasks.protocol.seal import Sealer, content_of
 from worker_config.errors import MessageError
 
 # Answers carry their outputs along, so not all are looked at.
@@ -44,10 +44,10 @@ class JobFacts:
     note: str = ""
 
 
-def gather(client: redis.Redis, job_id: str) -> JobFacts:
+def gather(client: redis.Redis, job_id: str, sealer: Sealer) -> JobFacts:
     """All that is known of a job; the first characters of its id are enough."""
-    state, record = job_store.read(client, job_id)
-    failures = job_store.read_failures(client, record)
+    state, record = job_store.read(client, job_id, sealer)
+    failures = job_store.read_failures(client, record, sealer)
     if record.plan:
         return _of_detached(client, JobFacts(state, record, failures), record.plan)
     kept = timeline_store.read(client, record.id)

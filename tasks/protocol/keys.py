@@ -49,7 +49,7 @@ class JobField:
     A detached job has no producer to write its record, so that its children count in the hash itself.
     """
 
-    # Of any job: what workers look at before each chunk, "running" or how it ended; its `JobRecord`, as JSON.
+    # Of any job: what workers look at before each chunk, "running" or how it ended; its `JobRecord`, as sealed JSON.
     STATE: Final = "state"
     RECORD: Final = "record"
     # Followed by a model's name: how an executor of it differed from its own graph, which then runs it, as JSON.
@@ -65,10 +65,10 @@ class JobField:
     ANSWERED: Final = "answered"
     DUPLICATES: Final = "duplicates"
     SENT_AGAIN: Final = "sent_again"
-    # Unix seconds of the last answer; the record of the rows that ended the job, as JSON.
+    # Unix seconds of the last answer; the record of the rows that ended the job, sealed.
     ANSWERED_AT: Final = "answered_at"
     FAILURE: Final = "failure"
-    # Followed by a model's name: the first record of one that failed alone, as JSON; and how many these are.
+    # Followed by a model's name: the first record of one that failed alone, sealed; and how many these are.
     FAILED: Final = "failed:"
     FAILED_MODELS: Final = "failed_models"
     # Chunks whose answers were void; there while they are still to be sent again.

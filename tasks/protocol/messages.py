@@ -274,7 +274,7 @@ def unpack(data: bytes | memoryview, form: Any) -> Any:
     return _decoded(msgspec.msgpack.decode, data, form)
 
 
-def from_json(data: bytes | str, form: Any) -> Any:
+def from_json(data: bytes | memoryview | str, form: Any) -> Any:
     """The same of JSON."""
     return _decoded(msgspec.json.decode, data, form)
 

@@ -15,7 +15,7 @@ from redis._parsers.base import BaseParser
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
 
 from tasks.protocol import keys
 from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
@@ -48,12 +48,13 @@ _LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
 # After which what was asked for may be asked for again, by whoever has time; rights can be given back.
 PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
 
-# For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, and one that
-# becomes a replica while somebody waits for an item of a list.
-BaseParser.EXCEPTION_CLASSES |= {"MISCONF": ReadOnlyError, "UNBLOCKED": ReadOnlyError}
-# Where it has tried often enough it asks a connection for both, and fails at a Unix socket, which has neither.
-for _name in ("host", "port"):
-    setattr(redis.UnixDomainSocketConnection, _name, None)
+# For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, has fewer
+# replicas than it must have, or runs somebody's long script; and one that becomes a replica while somebody waits for
+# an item of a list.
+BaseParser.EXCEPTION_CLASSES |= dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
+
+# By which redis-py counts connections that are lost; those of Unix sockets have no port, and end in an AttributeError.
+redis.UnixDomainSocketConnection.port = 0  # type: ignore[attr-defined]
 
 
 def connect(
@@ -96,6 +97,20 @@ def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPo
     ((host, port),) = address.hosts
     kind = redis.Connection if address.tls is None else redis.SSLConnection
     return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+def _connect_to_primary(self: Any) -> Any:
+    """Ask the Sentinels before each connection; redis-py asks once, and all tries of a command go where that led.
+
+    See redis/redis-py#3874. An old primary may be back there, as a replica or, worse, as a primary still.
+    """
+    if self.connection_pool.is_master:
+        self.host, self.port = self.connection_pool.get_master_address()
+    return super(SentinelManagedConnection, self)._connect()
+
+
+# Celery's own connections are of this class, too.
+SentinelManagedConnection._connect = _connect_to_primary  # type: ignore[method-assign]
 
 
 class _Sentinels(Sentinel):

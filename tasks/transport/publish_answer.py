@@ -21,7 +21,7 @@ import redis
 from tasks.protocol import keys
 from tasks.protocol.chunk_args import ChunkId
 from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pack
-from tasks.protocol.seal import Sealer, answer_context
+from tasks.protocol.seal import Sealer, answer_context, failure_context
 from tasks.transport import scripts
 from worker_config.errors import CeleriacError, SealError
 
@@ -60,7 +60,7 @@ def push_answer(
     held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
     held += [keys.unproven(job), keys.UNACKED]
     rows = answer.record if isinstance(answer, Failure) else answer
-    failure = msgspec.json.encode(answer.record) if isinstance(answer, Failure) else b""
+    failure = _sealed(answer.record, job, sealer) if isinstance(answer, Failure) else b""
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else keys.delivery_fields(answer.index)
     sealed = sealer.seal_bytes(answer_context(job), pack(answer))
@@ -72,11 +72,16 @@ def push_answer(
         values += [one.model, msgspec.json.encode(one)]
     if isinstance(answer, Outputs):
         for record in answer.failed:
-            values += [record.model, msgspec.json.encode(record)]
+            values += [record.model, _sealed(record, job, sealer)]
     taken, is_held = scripts.run(client, "publish_answer", held, values)
     if taken == -1:
         raise VoidAnswerError
     return Pushed(bool(taken), bool(is_held))
+
+
+def _sealed(record: FailureRecord, job: str, sealer: Sealer) -> bytes:
+    """As it stands in the job's hash."""
+    return sealer.seal_bytes(failure_context(job), msgspec.json.encode(record))
 
 
 def refuse(

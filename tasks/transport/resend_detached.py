@@ -3,6 +3,8 @@
     plan, index --> message
     child whose answer made earlier ones void --> all chunks without an answer --> its worker's own queue
 
+A plan is read from a record that is sealed as it should be: what is signed here was meant by who left the job.
+
 Should that child come to nothing in between, `resend` is still in the job's record for whoever looks after it.
 """
 
@@ -19,7 +21,8 @@ from tasks.protocol.chunk_args import to_args
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, from_json
 from tasks.protocol.records import JobRecord, Plan
-from tasks.protocol.seal import Sealer
+from tasks.protocol.seal import Sealer, record_context
+from worker_config.errors import MessageError, SealError
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +64,16 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
 
     One that is under way comes twice then, which does no harm: what is answered is not run.
     """
-    if not claim_resend(client, job_id):
-        return
     names = [JobField.STATE, JobField.RECORD]
-    state, record = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))
-    plan = from_json(record, JobRecord).plan if record and state == b"running" else None
-    if plan is None:
+    state, sealed = cast("list[bytes | None]", client.hmget(keys.job(job_id), names))
+    if not sealed or state != b"running":
+        return
+    try:
+        plan = from_json(sealer.open(record_context(job_id), sealed), JobRecord).plan
+    except (SealError, MessageError) as error:
+        logger.error("job %s: its chunks are not sent again: %s", job_id, error)
+        return
+    if plan is None or not claim_resend(client, job_id):
         return
     queue = current_task.request.delivery_info["routing_key"]
     for index in unanswered(client, job_id, plan):

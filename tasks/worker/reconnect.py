@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
-from kombu.transport.redis import Transport
+from kombu.transport.redis import QoS, Transport
 from redis import RedisError
 from redis.exceptions import OutOfMemoryError
 
@@ -26,6 +26,10 @@ _COUNTED_AS_LOST = (AttributeError, *PASSING)
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
     """What takes chunks from Redis; connects again soon after Redis is back."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        QoS.ack, QoS.reject = _connecting_again(QoS.ack, self.hub), _connecting_again(QoS.reject, self.hub)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
@@ -66,3 +70,24 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 def let_worker_live() -> None:
     """Take these errors for a lost connection, and so connect again; Celery ends the worker by them."""
     Transport.connection_errors = (*Transport.connection_errors, *_COUNTED_AS_LOST)
+
+
+def _connecting_again(method: Callable[..., None], hub: Any) -> Callable[..., None]:
+    """Have the worker connect again where a message could not be given back, or acknowledged.
+
+    Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is not,
+    and the message would count as running for ever.
+    """
+
+    def give_back(self: Any, *args: Any, **options: Any) -> None:
+        try:
+            method(self, *args, **options)
+        except PASSING as error:
+            hub.call_soon(_raise, error)
+            raise
+
+    return give_back
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -23,6 +23,7 @@ from tasks.protocol.records import JobRecord, SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
+from tests.seals import SEALER
 from tests.systems import BIN, SIGNING
 from tests.waiting import wait_until
 from tests.warm import Forked
@@ -115,7 +116,7 @@ class Running:
         def predicting() -> JobRecord | None:
             self.check_running()
             with connect(url) as client:
-                jobs = job_store.read_all(client)
+                jobs = job_store.read_all(client, SEALER)[0]
             return next((job for state, job in jobs if _is_in_the_middle(state, job)), None)
 
         return wait_until(predicting, "rows are predicted")

@@ -11,7 +11,6 @@ import struct
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,26 +22,27 @@ from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan
-from tests.acceptance.commands import Celeriac, Ended
-from tests.held import write_held_models
+from tests.acceptance.commands import Celeriac, Ended, read_all
+from tests.held import holding, write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 1_000
-# The slow model needs half a second for 64 rows.
-MANY_ROWS = 32_000
+# Of the rows of a job that is held in the middle: 20 chunks of 64.
+MANY_ROWS, HALF = 1_280, 640
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
-    """A Redis and a worker with two children that hold `slower`, `words`, `digits` and `pair`."""
+    """A Redis and a worker with two children; its models are `held`, `words`, `digits` and `pair`."""
     folder = tmp_path_factory.mktemp("s")
     paths = by_stem(special_models / "words.keras", models / "digits.keras", models / "pair.keras")
-    with serving(folder, write_manifest(folder, {**paths, "slower": write_held_models(folder)["slower"]})) as system:
+    with serving(folder, write_manifest(folder, {**paths, **write_held_models(folder)})) as system:
         yield system
 
 
@@ -61,10 +61,26 @@ def leave(celeriac: Celeriac, rows: np.ndarray, model: str, at: list[str], *word
     return job
 
 
+def many_rows() -> np.ndarray:
+    """Of which the second half can be held."""
+    rows = np.ones((MANY_ROWS, 4), np.float32)
+    rows[HALF:] = 42
+    return rows
+
+
 @pytest.fixture
-def slow_job(celeriac: Celeriac, system: System, at: list[str]) -> Iterator[str]:
-    """A job that takes far longer than a test, and keeps the workers from no other."""
-    job = leave(celeriac, np.zeros((MANY_ROWS, 4), np.float32), "slower", at, "--chunk-rows", 64)
+def held(system: System) -> Iterator[None]:
+    """No more than half of `many_rows` is done while a test runs."""
+    with holding(system.folder, 42):
+        yield
+
+
+@pytest.fixture
+def held_job(held: None, celeriac: Celeriac, system: System, at: list[str]) -> Iterator[str]:
+    """A job of which half is done."""
+    job = leave(celeriac, many_rows(), "held", at, "--chunk-rows", 64)
+    half_done = f"{HALF} of {MANY_ROWS} predicted"
+    wait_until(lambda: status_of(celeriac, job, at)["rows"] == half_done, "half of it is done")
     yield job
     with system.admin() as server:
         job_store.cancel(server, job)
@@ -121,27 +137,24 @@ def test_what_is_left_says_where_it_is_and_for_how_long(celeriac: Celeriac, at: 
 
 
 def test_a_fetch_waits_with_a_bar_and_ctrl_c_leaves_the_job_where_it_is(
-    celeriac: Celeriac, at: list[str], slow_job: str
+    celeriac: Celeriac, at: list[str], held_job: str
 ) -> None:
-    job = slow_job
+    job = held_job
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     running = celeriac.start("fetch", job, "-o", "out.npy", *at, stderr=theirs)
     os.close(theirs)
-    shown = b""
-    while b"/32000" not in shown or b" 0/32000" in shown.split(b"\r")[-1]:
-        shown += os.read(ours, 65_536)
+    done = (many_rows()[:HALF] * 2).tobytes()
+    unfinished = celeriac.folder.glob
+    wait_until(lambda: any(done in path.read_bytes() for path in unfinished(".out.npy.*")), "what is done is fetched")
     running.signal(signal.SIGINT)
-    with suppress(OSError):
-        while piece := os.read(ours, 65_536):
-            shown += piece
-    os.close(ours)
+    text = read_all(ours)
     ended = running.end()
-    text = shown.decode()
     assert ended.code == ExitCode.CANCELLED
+    assert re.search(rf" [1-9]\d*/{MANY_ROWS} ", text)
     assert re.search(
-        rf"celeriac: interrupted: \d+ of {MANY_ROWS} rows were fetched, nothing was written; job {job} stays in the "
-        "system: fetch it again",
+        rf"celeriac: interrupted: [1-9]\d* of {MANY_ROWS} rows were fetched, nothing was written; job {job} stays in "
+        "the system: fetch it again",
         text,
     )
     assert "Traceback" not in text
@@ -168,10 +181,9 @@ def test_a_row_that_failed_ends_fetch_and_watch_with_its_record(celeriac: Celeri
 
 
 def test_the_status_says_how_far_it_is_how_long_it_is_kept_and_what_to_do(
-    celeriac: Celeriac, at: list[str], slow_job: str
+    celeriac: Celeriac, at: list[str], held_job: str
 ) -> None:
-    job = slow_job
-    wait_until(lambda: status_of(celeriac, job, at)["rows"] != f"0 of {MANY_ROWS} predicted", "rows are predicted")
+    job = held_job
     shown = status_of(celeriac, job, at)
     assert shown["state"] == "running"
     assert shown["submitted"].endswith(", detached")
@@ -179,11 +191,11 @@ def test_the_status_says_how_far_it_is_how_long_it_is_kept_and_what_to_do(
     assert re.match(r"until \d{4}-\d\d-\d\d \d\d:\d\d", shown["kept"])
     assert shown["next"] == f"celeriac fetch {job} -o OUTPUT, which waits for its end"
     listed = {line.split()[0]: line.split() for line in celeriac.succeeds("jobs", *at).stdout.splitlines()}
-    assert int(listed[job][-6]) > 0, listed[job]
+    assert int(listed[job][-6]) == HALF, listed[job]
     told = celeriac.succeeds("status", job, *at, "--json").json
     assert (told["job"], told["state"], told["detached"], told["slots"]) == (job, "running", True, 2)
     assert told["expires_at"] > time.time() + 80_000
-    assert told["ledger"]["predicted"] > 0
+    assert told["ledger"]["predicted"] == HALF
     assert "plan" not in told
 
     assert cancel(celeriac, job[:6], at).stdout == f"job {job} is cancelled; its rows and outputs are gone\n"
@@ -215,24 +227,25 @@ def test_the_status_of_a_finished_one_is_to_fetch_it_and_cancel_forgets_its_outp
 
 
 def test_watch_says_a_line_now_and_then_until_the_job_is_cancelled(
-    celeriac: Celeriac, at: list[str], slow_job: str
+    celeriac: Celeriac, at: list[str], held_job: str
 ) -> None:
-    job = slow_job
+    job = held_job
     running = celeriac.start("watch", job, *at, "--json")
     wait_until(lambda: f"job {job} is running: " in running.stderr.read_text(), "the first line")
     cancel(celeriac, job, at)
     ended = running.end()
     assert ended.code == ExitCode.CANCELLED
     assert "Traceback" not in ended.stderr
-    assert re.match(rf"celeriac: job {job} is cancelled: \d+ of {MANY_ROWS} rows predicted$", ended.lines[-1])
+    assert re.match(rf"celeriac: job {job} is cancelled: {HALF} of {MANY_ROWS} rows predicted$", ended.lines[-1])
     assert (ended.json["job"], ended.json["state"]) == (job, "cancelled")
 
 
+@pytest.mark.usefixtures("held")
 def test_watch_follows_an_attached_job_too_and_ctrl_c_ends_the_watching_alone(
     celeriac: Celeriac, system: System, at: list[str]
 ) -> None:
-    np.save(celeriac.folder / "rows.npy", np.zeros((MANY_ROWS, 4), np.float32))
-    predicting = celeriac.start("predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *at)
+    np.save(celeriac.folder / "rows.npy", many_rows())
+    predicting = celeriac.start("predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", 64, *at)
     job = predicting.job_that_predicts(system.url).id
     watching = celeriac.start("watch", job, *at)
     interrupted = celeriac.start("watch", job, *at)
@@ -267,14 +280,14 @@ def test_watch_says_once_that_a_producer_gives_no_sign_of_life(
     long_ago = time.time() - 36_100
     silent = JobRecord(job, ["digits@0"], "rows.npy", "redis", 9, 0.0, long_ago, "there:1", {"predicted": 4})
     with system.admin() as server:
-        job_store.create(server, silent, 600)
+        job_store.create(server, silent, SEALER, 600)
         running = celeriac.start("watch", job, *at)
         wait_until(lambda: "no sign of life" in running.stderr.read_text(), "it is told")
         assert "celeriac cancel" in status_of_running(celeriac, job, at)
         failed = msgspec.structs.replace(silent, error="it went wrong")
         lines = running.stderr.read_text().count("is running: ")
         wait_until(lambda: running.stderr.read_text().count("is running: ") > lines, "another line")
-        job_store.finish(server, failed, JobState.FAILED, 600)
+        job_store.finish(server, failed, SEALER, JobState.FAILED, 600)
     ended = running.end()
     assert ended.code == ExitCode.ROWS_FAILED
     assert ended.stderr.count("its producer there:1 has given no sign of life for 10 h") == 1
@@ -292,7 +305,7 @@ def test_a_fetch_that_finds_no_worker_says_that_the_job_stays(
     plan = Plan(9, 3, [ref], None, None, 600, [])
     record = JobRecord(job, [str(ref)], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}, plan=plan)
     with system.admin() as server:
-        job_store.create(server, record, 600)
+        job_store.create(server, record, SEALER, 600)
     words = ["fetch", job, "-o", "out.npy", *at, "--worker-timeout-seconds", 0]
     line = celeriac.refuses(ExitCode.NO_WORKER, *words)
     assert line.startswith(f"celeriac: no worker has held absent@abababab for 0 seconds; job {job} stays in the system")

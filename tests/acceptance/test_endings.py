@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.acceptance.commands import Celeriac, Ended, Running, seconds_until
-from tests.held import write_held_models
+from tests.held import held_child, holding, write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.systems import System, serving
 from tests.waiting import descendants_of, is_alive, slowdown, wait_until
@@ -21,43 +21,53 @@ from worker_config.errors import ExitCode
 INTERRUPT_SECONDS = 2.0
 # What is left of a killed command is gone by then.
 KILLED_SECONDS = 5.0
-# More than a test lets the slow model run; it needs half a second for 64 rows.
-MANY_ROWS = 64_000
+# Of a job that is held in the middle: 30 chunks of 64.
+MANY_ROWS, THIRD = 1_920, 640
 SUMMARY_KEYS = {"job", "ledger", "seconds", "output"}
-SLOW_TO_LOAD = "import time\n\ntime.sleep(600)\n"
+NEVER_LOADED = "import threading\n\nthreading.Event().wait()\n"
 
 
 @pytest.fixture(scope="module")
-def slow_system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
-    """A Redis and a worker that holds `slower`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
+def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_models: Path) -> Iterator[System]:
+    """A Redis and a worker that has `held`, `words`, which knows the numbers 0 to 9, and two ordinary models."""
     folder = tmp_path_factory.mktemp("s")
     paths = by_stem(special_models / "words.keras", models / "digits.keras", models / "pair.keras")
-    with serving(folder, write_manifest(folder, {**paths, "slower": write_held_models(folder)["slower"]})) as system:
+    with serving(folder, write_manifest(folder, {**paths, **write_held_models(folder)})) as system:
         yield system
 
 
-def slow_rows(rows: int) -> np.ndarray:
-    return np.random.default_rng(5).random((rows, 4), np.float32)
+def many_rows(columns: int = 4) -> np.ndarray:
+    """Of which those of the second third can be held by 42, and those of the last by 43."""
+    rows = np.random.default_rng(5).random((MANY_ROWS, columns), np.float32)
+    rows[THIRD:, 0], rows[2 * THIRD :, 0] = 42, 43
+    return rows
 
 
-def start_slow(celeriac: Celeriac, system: System, *words: object) -> Running:
-    """Predict many rows with a model that takes its time, a batch in each chunk."""
-    np.save(celeriac.folder / "rows.npy", slow_rows(MANY_ROWS))
-    return celeriac.start(*predict_slow(), "--broker", system.url, *words)
+@pytest.fixture
+def let_go(system: System) -> Iterator[Callable[[], None]]:
+    """No more than a third of `many_rows` is done until this is called."""
+    with holding(system.folder, 42) as let_go:
+        yield let_go
+
+
+def start_held(celeriac: Celeriac, system: System, *words: object) -> Running:
+    """Predict `many_rows`, a batch in each chunk."""
+    np.save(celeriac.folder / "rows.npy", many_rows())
+    return celeriac.start(*predict_held(), "--broker", system.url, *words)
 
 
 def start_embedded(celeriac: Celeriac, entry: object, rows: np.ndarray, *words: object) -> Running:
-    """The same with a fresh system of its own; `models_held` and `slow_to_load` have functions for its model."""
+    """The same with a fresh system of its own; `models_held` and `never_loaded` have functions for its model."""
     np.save(celeriac.folder / "rows.npy", rows)
     write_held_models(celeriac.root)
-    (celeriac.root / "slow_to_load.py").write_text(SLOW_TO_LOAD)
-    manifest = write_manifest(celeriac.root, {"slower": entry})
-    words = (*predict_slow(), "--models", manifest, *words)
+    (celeriac.root / "never_loaded.py").write_text(NEVER_LOADED)
+    manifest = write_manifest(celeriac.root, {"held": entry})
+    words = (*predict_held(), "--models", manifest, *words)
     return celeriac.start(*words, fresh=True, PYTHONPATH=str(celeriac.root))
 
 
-def predict_slow() -> list[object]:
-    return ["predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", 64]
+def predict_held() -> list[object]:
+    return ["predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", 64]
 
 
 def check_cancelled(celeriac: Celeriac, ended: Ended) -> None:
@@ -82,47 +92,46 @@ def check_summary(ended: Ended, output: str | None) -> dict[str, int]:
 # --- well -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_rows_give_an_output_of_no_rows_with_dtype_and_shape(celeriac: Celeriac, slow_system: System) -> None:
+def test_no_rows_give_an_output_of_no_rows_with_dtype_and_shape(celeriac: Celeriac, system: System) -> None:
     np.save(celeriac.folder / "none.npy", np.zeros((0, 64), np.float32))
-    ended = celeriac.succeeds("predict", "digits", "none.npy", "-o", "out.npy", "--json", "--broker", slow_system.url)
+    ended = celeriac.succeeds("predict", "digits", "none.npy", "-o", "out.npy", "--json", "--broker", system.url)
     output = np.load(celeriac.folder / "out.npy")
     assert (output.shape, output.dtype) == ((0, 10), np.float32)
     assert check_summary(ended, str(celeriac.folder / "out.npy"))["rows"] == 0
 
 
-def test_no_rows_give_every_one_of_several_outputs(celeriac: Celeriac, slow_system: System) -> None:
+def test_no_rows_give_every_one_of_several_outputs(celeriac: Celeriac, system: System) -> None:
     np.savez(celeriac.folder / "none.npz", left=np.zeros((0, 4), np.float32), right=np.zeros((0, 3), np.int32))
-    celeriac.succeeds("predict", "pair", "none.npz", "-o", "out.npz", "--broker", slow_system.url)
+    celeriac.succeeds("predict", "pair", "none.npz", "-o", "out.npz", "--broker", system.url)
     with np.load(celeriac.folder / "out.npz") as output:
         assert {name: output[name].shape for name in output} == {"wide": (0, 6), "narrow": (0, 1)}
 
 
 def test_a_killed_child_costs_time_and_no_rows(celeriac: Celeriac) -> None:
-    rows = 9 * 64 + 1
-    running = start_embedded(celeriac, "models_held:slower", slow_rows(rows), "--json", "--workers", 2)
-    url = running.embedded_url()
-    running.job_that_predicts(url)
-    victim = running.slots(url)[0].pid
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: not is_alive(victim), "the child is dead")
+    rows = many_rows()[: THIRD + 1]
+    with holding(celeriac.root, 42):
+        running = start_embedded(celeriac, "models_held:held", rows, "--json", "--workers", 2)
+        victim = wait_until(lambda: running.check_running() or held_child(celeriac.root), "a child runs the last chunk")
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not is_alive(victim), "the child is dead")
 
     ended = running.end()
     assert ended.code == ExitCode.OK, ended
-    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows(rows) * 2)
-    assert check_summary(ended, str(celeriac.folder / "out.npy"))["written"] == rows
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), rows * 2)
+    assert check_summary(ended, str(celeriac.folder / "out.npy"))["written"] == len(rows)
     celeriac.check_nothing_is_left()
 
 
 # --- with failed rows -----------------------------------------------------------------------------------------------
 
 
-def test_failed_rows_are_in_the_summary(celeriac: Celeriac, slow_system: System) -> None:
+def test_failed_rows_are_in_the_summary(celeriac: Celeriac, system: System) -> None:
     words = np.zeros((40, 3), np.int32)
     words[25] = 17
     np.save(celeriac.folder / "words.npy", words)
     ended = celeriac.run(
         *("predict", "words", "words.npy", "-o", "out.npy", "--chunk-rows", 10, "--json"),
-        *("--broker", slow_system.url),
+        *("--broker", system.url),
     )
     assert ended.code == ExitCode.ROWS_FAILED, ended
     celeriac.check_one_line(ended)
@@ -138,11 +147,11 @@ def test_failed_rows_are_in_the_summary(celeriac: Celeriac, slow_system: System)
 def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
     celeriac: Celeriac, number: signal.Signals
 ) -> None:
-    running = start_embedded(celeriac, "models_held:slower", slow_rows(MANY_ROWS), "--json")
-    seen = running.job_that_predicts(running.embedded_url())
-    assert len(descendants_of(running.pid)) >= 5  # supervisor, Redis, worker, two children
-
-    seconds = running.signal(number)
+    with holding(celeriac.root, 42):
+        running = start_embedded(celeriac, "models_held:held", many_rows(), "--json")
+        seen = running.job_that_predicts(running.embedded_url())
+        assert len(descendants_of(running.pid)) >= 5  # supervisor, Redis, worker, two children
+        seconds = running.signal(number)
     print(f"{number.name}: {seconds:.2f} s")
     ended = running.end()
     check_cancelled(celeriac, ended)
@@ -156,7 +165,7 @@ def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
 
 
 def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac) -> None:
-    running = start_embedded(celeriac, "slow_to_load:function", slow_rows(MANY_ROWS))
+    running = start_embedded(celeriac, "never_loaded:function", many_rows())
     running.embedded_url()
     wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
 
@@ -169,25 +178,27 @@ def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac) ->
 
 
 def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
-    celeriac: Celeriac, slow_system: System
+    celeriac: Celeriac, system: System, let_go: Callable[[], None]
 ) -> None:
-    running = start_slow(celeriac, slow_system)
-    seen = running.job_that_predicts(slow_system.url)
+    running = start_held(celeriac, system)
+    seen = running.job_that_predicts(system.url)
     seconds = running.signal(signal.SIGINT)
     print(f"SIGINT with a broker: {seconds:.2f} s")
     check_cancelled(celeriac, running.end())
     assert seconds < INTERRUPT_SECONDS * slowdown()
 
-    told = celeriac.succeeds("status", seen.id, "--broker", slow_system.url, "--json").json
+    told = celeriac.succeeds("status", seen.id, "--broker", system.url, "--json").json
     assert told["state"] == "cancelled"
-    np.save(celeriac.folder / "rows.npy", slow_rows(7))
-    celeriac.succeeds("predict", "slower", "rows.npy", "-o", "out.npy", "--broker", slow_system.url, "--quiet")
-    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows(7) * 2)
+    let_go()
+    np.save(celeriac.folder / "rows.npy", many_rows()[-7:])
+    celeriac.succeeds("predict", "held", "rows.npy", "-o", "out.npy", "--broker", system.url, "--quiet")
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), many_rows()[-7:] * 2)
 
 
-def test_pressing_ctrl_c_again_and_again_does_not_cut_the_end_short(celeriac: Celeriac, slow_system: System) -> None:
-    running = start_slow(celeriac, slow_system)
-    seen = running.job_that_predicts(slow_system.url)
+@pytest.mark.usefixtures("let_go")
+def test_pressing_ctrl_c_again_and_again_does_not_cut_the_end_short(celeriac: Celeriac, system: System) -> None:
+    running = start_held(celeriac, system)
+    seen = running.job_that_predicts(system.url)
 
     def pressed_until_it_ends() -> bool:
         running.process.send_signal(signal.SIGINT)
@@ -200,27 +211,27 @@ def test_pressing_ctrl_c_again_and_again_does_not_cut_the_end_short(celeriac: Ce
 
 
 def test_a_background_job_of_a_script_ignores_ctrl_c_and_ends_when_terminated(
-    celeriac: Celeriac, slow_system: System
+    celeriac: Celeriac, system: System, let_go: Callable[[], None]
 ) -> None:
     script = celeriac.root / "in-background"
     script.write_text(f"#!/bin/sh\ntrap '' INT\nexec {celeriac.program} \"$@\"\n")
     script.chmod(0o755)
     celeriac.program = script
-    running = start_slow(celeriac, slow_system)
-    seen = running.job_that_predicts(slow_system.url)
+    running = start_held(celeriac, system)
+    running.job_that_predicts(system.url)
     running.process.send_signal(signal.SIGINT)
-    wait_until(
-        lambda: running.job_that_predicts(slow_system.url).ledger["predicted"] > seen.ledger["predicted"],
-        "more rows are predicted",
-    )
-    assert running.signal(signal.SIGTERM) < INTERRUPT_SECONDS * slowdown()
+    with holding(system.folder, 43):
+        let_go()
+        wait_until(lambda: running.job_that_predicts(system.url).ledger["predicted"] > THIRD, "more rows are predicted")
+        assert running.signal(signal.SIGTERM) < INTERRUPT_SECONDS * slowdown()
     check_cancelled(celeriac, running.end())
 
 
-def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, slow_system: System) -> None:
-    running = start_slow(celeriac, slow_system, "--json")
-    seen = running.job_that_predicts(slow_system.url)
-    told = celeriac.start("cancel", seen.id[:6], "--broker", slow_system.url).end()
+@pytest.mark.usefixtures("let_go")
+def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, system: System) -> None:
+    running = start_held(celeriac, system, "--json")
+    seen = running.job_that_predicts(system.url)
+    told = celeriac.start("cancel", seen.id[:6], "--broker", system.url).end()
     assert (told.code, told.stdout, told.stderr) == (ExitCode.OK, f"job {seen.id} is being cancelled\n", "")
 
     ended = running.end()
@@ -231,26 +242,27 @@ def test_cancel_ends_the_command_that_waits_for_the_job(celeriac: Celeriac, slow
 
 
 def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, models: Path) -> None:
-    entry = {"path": models / "digits.keras", "preprocess": "models_held:slower"}  # a worker with TensorFlow
-    running = start_embedded(celeriac, entry, np.zeros((MANY_ROWS, 64), np.float32))
-    running.job_that_predicts(running.embedded_url())
-    family = descendants_of(running.pid)
-    assert len(family) >= 5  # supervisor, Redis, worker, two children
-    assert len(celeriac.processes()) >= 6
+    entry = {"path": models / "digits.keras", "preprocess": "models_held:held"}  # a worker with TensorFlow
+    with holding(celeriac.root, 42):
+        running = start_embedded(celeriac, entry, many_rows(64))
+        running.job_that_predicts(running.embedded_url())
+        family = descendants_of(running.pid)
+        assert len(family) >= 5  # supervisor, Redis, worker, two children
+        assert len(celeriac.processes()) >= 6
 
-    running.signal(signal.SIGKILL)
-    assert not is_alive(running.pid)
-    seconds = seconds_until(
-        lambda: not any(map(is_alive, family)) and not celeriac.processes() and not celeriac.temporary_names(),
-        "everything that the command started is gone",
-        KILLED_SECONDS,
-    )
+        running.signal(signal.SIGKILL)
+        assert not is_alive(running.pid)
+        seconds = seconds_until(
+            lambda: not any(map(is_alive, family)) and not celeriac.processes() and not celeriac.temporary_names(),
+            "everything that the command started is gone",
+            KILLED_SECONDS,
+        )
     print(f"SIGKILL: all gone after {seconds:.2f} s")
     assert not (celeriac.folder / "out.npy").exists()
 
 
 def test_a_killed_embedded_start_leaves_nothing_running(celeriac: Celeriac) -> None:
-    running = start_embedded(celeriac, "slow_to_load:function", slow_rows(MANY_ROWS))
+    running = start_embedded(celeriac, "never_loaded:function", many_rows())
     running.embedded_url()
     wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
     running.signal(signal.SIGKILL)

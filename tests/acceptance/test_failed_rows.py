@@ -20,6 +20,7 @@ from tasks.protocol.records import JobRecord
 from tests.acceptance.commands import Celeriac, Ended
 from tests.failed_rows import filled, rows_of, take_marks
 from tests.manifests import write_manifest
+from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.unit.test_sinks_contract import READERS
 from worker_config.errors import ExitCode
@@ -230,12 +231,12 @@ def test_failures_are_shown_with_the_model_where_several_ran(celeriac: Celeriac,
     record = JobRecord(job, ["a@0", "words@0"], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", ledger)
     record = msgspec.structs.replace(record, failed_models={"words": alone})
     with system.admin() as server:
-        job_store.create(server, record, 600)
+        job_store.create(server, record, SEALER, 600)
         assert celeriac.succeeds("failures", job, *at).stdout.splitlines()[1:] == [
             "3-5  infer  LookupError  words  no such word"
         ]
         server.rpush(keys.failures(job), *map(pack, rows))
-        job_store.finish(server, record, JobState.DONE, 600)
+        job_store.finish(server, record, SEALER, JobState.DONE, 600)
     assert celeriac.succeeds("failures", job[:4], *at).stdout.splitlines() == [
         "ROW  STAGE   TYPE         MODEL  TEXT",
         "3-5  infer   LookupError  words  no such word",
@@ -256,7 +257,7 @@ def test_failures_are_shown_with_the_model_where_several_ran(celeriac: Celeriac,
 def test_a_job_without_failures_says_so(celeriac: Celeriac, system: System, at: list[str]) -> None:
     job = "ab0123456789"
     with system.admin() as server:
-        job_store.create(server, JobRecord(job, ["a@0"], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}), 600)
+        job_store.create(server, JobRecord(job, ["a@0"], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}), SEALER, 600)
     assert celeriac.succeeds("failures", job, *at).stdout == f"no failures of job {job} are known\n"
 
 

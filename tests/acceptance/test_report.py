@@ -20,6 +20,7 @@ from tasks.protocol.messages import ModelRef
 from tests import browser
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
+from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode, UnknownJobError, UsageError
@@ -192,8 +193,8 @@ def test_a_detached_job_is_told_by_its_answers(system: System, client: Client, t
 def test_a_job_without_a_timeline(system: System, tmp_path: Path) -> None:
     record = job_store.new_record("feedfeedfeed", [ModelRef("old", "ab" * 32)], "old.npy", "redis", 5)
     with system.admin() as server:
-        job_store.create(server, record, 60)
-        job_store.finish(server, record, JobState.DONE, 60)
+        job_store.create(server, record, SEALER, 60)
+        job_store.finish(server, record, SEALER, JobState.DONE, 60)
         server.hset(keys.timeline(record.id), "story", b"of another version")
     assert "No timeline of this job was kept" in page_of(system, record.id, tmp_path)
 
@@ -203,7 +204,7 @@ def test_a_job_that_is_not_there(celeriac: Celeriac, system: System) -> None:
     assert "no job with an id that begins with 'ffff'" in told
     record = job_store.new_record("abcdefabcdef", [ModelRef("old", "ab" * 32)], "old.npy", "redis", 5)
     with system.admin() as server:
-        job_store.create(server, record, 60)
+        job_store.create(server, record, SEALER, 60)
         server.delete(keys.job(record.id))
     with pytest.raises(UnknownJobError, match="has expired"):
         page_of(system, record.id, celeriac.folder)

@@ -8,7 +8,9 @@ import pty
 import signal
 import struct
 import termios
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from producer.sinks import JournalHead, open_sink
 from producer.sources import fingerprint
 from tasks.models.model_version import model_digest
 from tests.acceptance.commands import Celeriac, Ended, Running, read_all
-from tests.held import write_held_models
+from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving
 from tests.waiting import wait_until
@@ -30,9 +32,11 @@ from worker_config.errors import ExitCode
 ROWS = 60
 # A file is missing for this row: in chunks of ten, those before are safe.
 MISSING, SAFE = 33, 30
-# The slow model needs half a second for a chunk of these.
-SLOW_CHUNK = 64
-SLOW_ROWS = 16 * SLOW_CHUNK
+# Of a run that is held in the middle.
+HELD_CHUNK = 64
+HELD_ROWS = 16 * HELD_CHUNK
+# After which rows are brought to the disk when more come.
+NOTED_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, special_models: Path) -> It
     folder = tmp_path_factory.mktemp("s")
     reads = {"path": special_models / "reads", "allow_file_operations": True}
     paths = {"reads": reads, "cubes": reads}
-    models = {**paths, "slower": write_held_models(folder)["slower"]}
-    with serving(folder, write_manifest(folder, models), 1) as system:
+    with serving(folder, write_manifest(folder, {**paths, **write_held_models(folder)}), 1) as system:
         yield system
 
 
@@ -253,20 +256,30 @@ def test_the_bar_begins_where_the_earlier_run_ended(celeriac: Celeriac, system: 
 # --- killed in the middle ---------------------------------------------------------------------------------------------
 
 
-def slow_rows() -> np.ndarray:
-    return np.random.default_rng(5).random((SLOW_ROWS, 4), np.float32)
+def held_rows() -> np.ndarray:
+    """Of which those of the second quarter can be held by 42, and those of the second half by 43."""
+    rows = np.random.default_rng(5).random((HELD_ROWS, 4), np.float32)
+    rows[HELD_ROWS // 4 :, 0], rows[HELD_ROWS // 2 :, 0] = 42, 43
+    return rows
 
 
-def start_slow(celeriac: Celeriac, *words: object, **environ: str) -> Running:
-    """Begin; return when rows are safe, and many are not."""
-    np.save(celeriac.folder / "rows.npy", slow_rows())
-    running = celeriac.start(*predict_slow(), *words, **environ)
-    wait_until(lambda: running.check_running() or journal_of(celeriac).count(b"\n") > 1, "rows are safe")
-    return running
+@contextmanager
+def half_done(celeriac: Celeriac, folder: Path, *words: object, **environ: str) -> Iterator[Running]:
+    """A run with rows that are safe, and many that are held; `folder` is where the worker finds its function."""
+    np.save(celeriac.folder / "rows.npy", held_rows())
+    with holding(folder, 42) as let_go:
+        running = celeriac.start(*predict_held(), *words, **environ)
+        wait_until(lambda: running.check_running() or journal_of(celeriac), "rows come")
+        came = time.monotonic()
+        wait_until(lambda: time.monotonic() - came > NOTED_SECONDS, "what comes next is noted with what came")
+        with holding(folder, 43):
+            let_go()
+            wait_until(lambda: running.check_running() or journal_of(celeriac).count(b"\n") > 1, "rows are safe")
+            yield running
 
 
-def predict_slow() -> list[str]:
-    return ["predict", "slower", "rows.npy", "-o", "out.npy", "--chunk-rows", str(SLOW_CHUNK), "--json"]
+def predict_held() -> list[str]:
+    return ["predict", "held", "rows.npy", "-o", "out.npy", "--chunk-rows", str(HELD_CHUNK), "--json"]
 
 
 def journal_of(celeriac: Celeriac) -> bytes:
@@ -276,48 +289,45 @@ def journal_of(celeriac: Celeriac) -> bytes:
 
 def check_continued(celeriac: Celeriac, ended: Ended) -> None:
     ledger = ended.json["ledger"]
-    assert 0 < ledger["resumed"] < SLOW_ROWS
-    assert ledger["chunks_answered"] == (SLOW_ROWS - ledger["resumed"]) // SLOW_CHUNK
-    assert (ledger["predicted"], ledger["written"]) == (SLOW_ROWS, SLOW_ROWS)
-    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), slow_rows() * 2)
+    assert 0 < ledger["resumed"] < HELD_ROWS
+    assert ledger["chunks_answered"] == (HELD_ROWS - ledger["resumed"]) // HELD_CHUNK
+    assert (ledger["predicted"], ledger["written"]) == (HELD_ROWS, HELD_ROWS)
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), held_rows() * 2)
     assert celeriac.visible_names() == {"rows.npy", "out.npy"}
 
 
 def test_a_killed_embedded_run_is_continued(celeriac: Celeriac) -> None:
     at = ["--models", write_manifest(celeriac.root, write_held_models(celeriac.root))]
     functions = {"PYTHONPATH": str(celeriac.root)}
-    running = start_slow(celeriac, *at, **functions)
-    running.signal(signal.SIGKILL)
-    celeriac.check_nothing_is_left({".out.npy.journal", ".out.npy.part"})
+    with half_done(celeriac, celeriac.root, *at, **functions) as running:
+        running.signal(signal.SIGKILL)
+        celeriac.check_nothing_is_left({".out.npy.journal", ".out.npy.part"})
     assert celeriac.visible_names() == {"rows.npy"}
     with (celeriac.folder / ".out.npy.journal").open("ab") as journal:
         journal.write(b'5e0f0b71 {"start": 0, "st')  # what was being noted when the power went
 
-    check_continued(celeriac, celeriac.succeeds(*predict_slow(), *at, "--resume", **functions))
+    check_continued(celeriac, celeriac.succeeds(*predict_held(), *at, "--resume", **functions))
 
 
 def test_an_interrupted_run_is_continued_and_meanwhile_nobody_else_writes_its_output(
     celeriac: Celeriac, system: System
 ) -> None:
     at = ["--broker", system.url]
-    running = start_slow(celeriac, *at)
-    running.process.send_signal(signal.SIGSTOP)  # in the middle, for as long as the others take
-    for words in ([], ["--resume"], ["--force"]):
-        other = celeriac.start(*predict_slow(), *at, *words).end()
-        assert other.code == ExitCode.USAGE
-        assert "out.npy: another process is writing it; wait for that one" in other.lines[0]
-
-    running.process.send_signal(signal.SIGINT)
-    running.signal(signal.SIGCONT)
+    with half_done(celeriac, system.folder, *at) as running:
+        for words in ([], ["--resume"], ["--force"]):
+            other = celeriac.start(*predict_held(), *at, *words).end()
+            assert other.code == ExitCode.USAGE
+            assert "out.npy: another process is writing it; wait for that one" in other.lines[0]
+        running.signal(signal.SIGINT)
     ended = running.end()
     assert ended.code == ExitCode.CANCELLED, ended
     celeriac.check_one_line(ended)
-    assert f"of {SLOW_ROWS} rows were predicted; {ended.safe_rows} rows are safe beside" in ended.lines[0]
-    assert ended.safe_rows % SLOW_CHUNK == 0 < ended.safe_rows
+    assert f"of {HELD_ROWS} rows were predicted; {ended.safe_rows} rows are safe beside" in ended.lines[0]
+    assert ended.safe_rows % HELD_CHUNK == 0 < ended.safe_rows
     celeriac.check_nothing_is_left({".out.npy.journal", ".out.npy.part"})
     assert celeriac.kept_by(ended) == {".out.npy.journal", ".out.npy.part"}
 
-    ended_well = celeriac.succeeds(*predict_slow(), *at, "--resume")
+    ended_well = celeriac.succeeds(*predict_held(), *at, "--resume")
     check_continued(celeriac, ended_well)
     assert ended_well.json["ledger"]["resumed"] == ended.safe_rows
 

@@ -21,6 +21,7 @@ from tests.acceptance.commands import Celeriac
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Calls
 from tests.chaos.schedule import Schedule
+from tests.seals import SEALER
 from tests.systems import System, Worker
 from tests.waiting import wait_until
 from worker_config.errors import CeleriacError, ExitCode
@@ -167,7 +168,7 @@ class CommandedJob(Scene):
         self._begin()
 
     def _begin(self, *more: str) -> None:
-        known = {record.id for _, record in job_store.read_all(self.server)}
+        known = {record.id for _, record in job_store.read_all(self.server, SEALER)[0]}
         store, chunk_rows = self.schedule.store, self.schedule.chunk_rows
         environ = {"CELERIAC_SPOOL": str(self.spool)} if store == "files" else {}
         words = ["predict", "digits", self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.system.url]
@@ -184,7 +185,7 @@ class CommandedJob(Scene):
     def _look(self) -> None:
         """Remember the newest record."""
         try:
-            jobs = [record for _, record in job_store.read_all(self.arena.hasty)]
+            jobs = [record for _, record in job_store.read_all(self.arena.hasty, SEALER)[0]]
         except (redis.RedisError, CeleriacError):
             return
         self._seen = max(jobs, key=lambda record: record.submitted_at, default=self._seen)

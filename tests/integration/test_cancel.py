@@ -16,6 +16,7 @@ from tasks.protocol import keys
 from tasks.protocol.messages import Answer
 from tests.chunks import deaths
 from tests.manifests import write_manifest
+from tests.seals import SEALER
 from tests.systems import System, queues, serving
 from tests.waiting import is_alive, wait_until
 from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
@@ -26,7 +27,7 @@ CHUNK_ROWS = 4
 # Each takes 128 KiB a row, so that its payload is a key of its own.
 ROWS = np.random.default_rng(5).random((40, 32_768), np.float32)
 MODEL = """
-import time
+import threading
 from pathlib import Path
 
 
@@ -34,8 +35,8 @@ def stuck(rows):
     number = int(rows[0, 0])
     if number:
         (Path(__file__).parent / f"begun{number}").touch()
-        while number > 1:
-            time.sleep(1)
+        if number > 1:
+            threading.Event().wait()
     return rows + 1
 """
 
@@ -96,6 +97,6 @@ def test_a_job_whose_counts_do_not_add_up_fails_loudly(
         job.result()
     assert job.wait(timeout_seconds=30)
     assert job.state is JobState.FAILED
-    state, record = job_store.read(server, job.id)
+    state, record = job_store.read(server, job.id, SEALER)
     assert state is JobState.FAILED
     assert "do not trust the output" in record.error

@@ -20,13 +20,13 @@ import pytest
 
 from producer import Client, Job
 from tasks.protocol.rights import OPERATOR
-from tests.held import held_child, holding, write_held_models
+from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import BIN, System, serving
 from tests.waiting import is_alive, wait_until
 
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
-IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, (?:slow|held)@[0-9a-f]{8}")
+IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, held@[0-9a-f]{8}")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,10 @@ def test_two_workers_share_a_job(two_workers: System, client: Client) -> None:
     names = {slot.worker.partition(":")[0] for slot in two_workers.slots()}
     assert names == {f"one@{socket.gethostname()}", f"two@{socket.gethostname()}"}
 
-    job = client.submit("slow", ROWS, chunk_rows=1)
-    predictions = job.result()
-
-    np.testing.assert_array_equal(predictions, ROWS * 2)
+    with holding(two_workers.folder, 42):
+        job = client.submit("held", rows := np.full_like(ROWS, 42), chunk_rows=1)
+        wait_until(lambda: len(held_children(two_workers.folder)) == 2, "each worker runs a chunk")
+    np.testing.assert_array_equal(job.result(), rows * 2)
     job.ledger.check()
 
     def chunks_of_each() -> list[list[int]]:
@@ -72,7 +72,7 @@ def test_two_workers_share_a_job(two_workers: System, client: Client) -> None:
 def test_a_log_tells_of_every_chunk_in_words_and_nothing_of_tensorflow_s_start(
     two_workers: System, client: Client
 ) -> None:
-    job = client.submit("slow", ROWS[:2], chunk_rows=1)
+    job = client.submit("held", ROWS[:2], chunk_rows=1)
     job.result()
 
     def lines(word: str) -> list[str]:
@@ -127,7 +127,7 @@ def test_events_tell_of_chunks_in_words(two_workers: System, client: Client) -> 
     with _command(two_workers, "events", "--dump") as output:
         # Nobody says when the listening has begun: run jobs until something is heard.
         def heard() -> list[str]:
-            client.predict("slow", ROWS[:2], chunk_rows=1)
+            client.predict("held", ROWS[:2], chunk_rows=1)
             return [line for line in output().splitlines() if "celeriac.infer" in line and IN_WORDS.search(line)]
 
         lines = wait_until(heard, "an event tells of a chunk")
@@ -136,7 +136,7 @@ def test_events_tell_of_chunks_in_words(two_workers: System, client: Client) -> 
 
 def test_a_chunk_that_is_sent_again_keeps_its_words(two_workers: System, client: Client) -> None:
     with _command(two_workers, "events", "--dump") as output:
-        wait_until(lambda: client.predict("slow", ROWS[:1]) is not None and "celeriac.infer" in output(), "it listens")
+        wait_until(lambda: client.predict("held", ROWS[:1]) is not None and "celeriac.infer" in output(), "it listens")
         before = two_workers.slots()
         with holding(two_workers.folder, ROWS[5, 0]):
             job = client.submit("held", ROWS, chunk_rows=1)
@@ -176,7 +176,7 @@ def test_flower_lists_chunks_in_words(two_workers: System, client: Client) -> No
         wait_until(lambda: _get(tasks_url) is not None, "Flower answers")
 
         def listed() -> list[dict[str, Any]]:
-            client.predict("slow", ROWS[:2], chunk_rows=1)
+            client.predict("held", ROWS[:2], chunk_rows=1)
             # Of tasks that were on their way before it listened, Flower knows little.
             return [task for task in _get(tasks_url).values() if task["received"]]
 

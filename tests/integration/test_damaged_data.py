@@ -32,7 +32,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.records import JobRecord
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
-from tests.seals import push
+from tests.seals import SEALER, push
 from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import InputError, RowsFailedError
@@ -73,7 +73,7 @@ def check_nothing_is_left(system: System, job_id: str) -> None:
         # What `celeriac failures` and `report` show stays as long as the record.
         stay = {key(job_id).encode() for key in (keys.job, keys.failures, keys.timeline)}
         wait_until(lambda: set(server.scan_iter(f"{keys.job(job_id)}*")) <= stay, "keys go")
-        assert job_store.read(server, job_id)[1].error
+        assert job_store.read(server, job_id, SEALER)[1].error
 
 
 # --- what the producer reads ----------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def ask_a_child(system: System, server: redis.Redis, ref: Any) -> Any:
     message = ChunkMessage(MESSAGE_VERSION, JOB, 0, 0, 8, 1, [ModelRef(model.name, model.digest)], ref)
     channel = BrokerChannel(system.url, system.settings(), JOB)
     try:
-        job_store.create(server, record, 60)
+        job_store.create(server, record, SEALER, 60)
         channel.publish([(system.slots()[0].queue, message)])
         answers = wait_until(channel.take_answers, "the child answers")
         return answers[0]

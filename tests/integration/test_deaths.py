@@ -214,7 +214,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
     assert job.wait(timeout_seconds=30)
     assert job.state is JobState.FAILED
     job.ledger.check()
-    assert job_store.read(server, job.id)[0] is JobState.FAILED
+    assert job_store.read(server, job.id, SEALER)[0] is JobState.FAILED
 
 
 def test_answers_that_were_damaged_are_dropped_and_counted(
@@ -295,7 +295,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("held", "digest")])
-    job_store.create(server, JobRecord(UNKNOWN_JOB, ["held"], "?", "redis", 1, 0.0, 0.0, "?", {}), 60)
+    job_store.create(server, JobRecord(UNKNOWN_JOB, ["held"], "?", "redis", 1, 0.0, 0.0, "?", {}), SEALER, 60)
     server.hset(keys.UNACKED, "tag", "")
 
     told = execute_chunk.run_message(child, to_args(message, "celeriac.q", SEALER), "celeriac.q", "tag")

@@ -46,12 +46,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 def rows_of(count: int, *shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(9).standard_normal((count, *(shape or (COLUMNS,)))).astype(np.float32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ from tasks.protocol.records import Plan
 from tasks.protocol.seal import rows_context
 from tasks.transport.resend_detached import message
 from tests.forms import in_long_form
-from tests.held import write_held_models
+from tests.held import held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.seals import SEALER, push
@@ -412,12 +411,13 @@ def test_fetch_may_begin_before_there_are_workers_and_after_one_was_killed(syste
     manifest = write_manifest(system.folder, write_held_models(system.folder))
     rows = np.arange(24, dtype=np.float32).reshape(6, 4)
     worker = system.start_ready_worker(manifest, 1)
-    with Client(system.url, worker_timeout_seconds=90) as client, system.admin() as server:
-        job_id = client.submit("slow", rows, chunk_rows=1, detach=True)
-        wait_until(lambda: server.hlen(f"{KEY_PREFIX}unacked"), "the worker holds chunks")
-        worker.stop()
+    with Client(system.url, worker_timeout_seconds=90) as client:
+        with holding(system.folder, rows[2, 0]):
+            job_id = client.submit("held", rows, chunk_rows=1, detach=True)
+            wait_until(lambda: held_children(system.folder), "the worker runs a chunk")
+            worker.stop()
         wait_until(lambda: not system.slots(), "nobody holds the model")
-        said = f"no worker has held slow@.* job {job_id} stays in the system, with . of 6 rows predicted"
+        said = f"no worker has held held@.* job {job_id} stays in the system, with 2 of 6 rows predicted"
         with Client(system.url, worker_timeout_seconds=0) as hasty, pytest.raises(NoWorkerError, match=said):
             hasty.attach(job_id).result()
         system.start_worker(manifest, 1)
@@ -432,14 +432,14 @@ def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System) -> No
     workers = [system.start_ready_worker(manifest, 1, "-n", f"{name}@%h") for name in "ab"]
     for worker in workers:
         wait_until(lambda worker=worker: " ready." in worker.output(), "the worker takes chunks")
-    with Client(system.url) as client, system.admin() as server:
-        job = client.attach(client.submit("slow", rows, chunk_rows=1, detach=True))
-        reserved = lambda: server.hlen(f"{KEY_PREFIX}unacked")  # noqa: E731
-        parts = job.parts()
-        next(parts)
-        wait_until(lambda: reserved() >= 2, "both workers hold chunks")
-        workers[0].process.send_signal(signal.SIGKILL)
-        workers[0].stop()
+    rows[6:] = 42
+    with Client(system.url) as client:
+        with holding(system.folder, 42):
+            job = client.attach(client.submit("held", rows, chunk_rows=1, detach=True))
+            parts = job.parts()
+            next(parts)
+            wait_until(lambda: len(held_children(system.folder)) == 2, "each worker runs a chunk")
+            workers[0].stop()
         got = [part.outputs for part in parts]
         np.testing.assert_array_equal(np.concatenate(cast("list[np.ndarray]", got)), rows[1:] * 2)
         ledger = job.ledger

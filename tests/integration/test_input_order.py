@@ -46,12 +46,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 def check_right(outputs: Any) -> None:
     np.testing.assert_allclose(outputs, towers.expected(**ROWS), rtol=1e-5, atol=1e-5)
 

@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,16 +16,18 @@ from producer import Client, JobState
 from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
+from tasks.protocol import keys
+from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.records import Plan
 from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.seals import outputs_ref, push
+from tests.seals import SEALER, outputs_ref, push
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
-from worker_config.errors import ExecutorDifferedError, ExitCode
+from worker_config.errors import ExecutorDifferedError, ExitCode, MessageError
 
 ROWS, CHUNK_ROWS, ODD = 4_000, 50, 3_621
 # Each its own file, so that what is found of one is not known of the others.
@@ -78,18 +81,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with system.admin() as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
     rows = np.random.default_rng(2).random((ROWS, 4), np.float32)
@@ -120,7 +111,7 @@ def test_a_whole_result_is_the_models_own_and_everybody_is_told(
     assert seen.text.startswith("output output_0[0] is inf instead of 204") or "is inf instead of 204" in seen.text
     assert (job.ledger.rows, job.ledger.predicted, job.ledger.written) == (ROWS, ROWS, ROWS)
 
-    assert job_store.read(server, job.id)[1].differed == job.differed
+    assert job_store.read(server, job.id, SEALER)[1].differed == job.differed
     status = system.celeriac("status", job.id).stdout
     assert f"tflite differed from the model's own graph on row {ODD}: {seen.text}; the own graph is used" in status
     note = (
@@ -205,9 +196,10 @@ def test_a_job_that_was_left_ends_by_itself_with_the_models_own_outputs(
 ) -> None:
     left = client.submit("left", rows, chunk_rows=CHUNK_ROWS, detach=True)
     wait_until(
-        lambda: job_store.read(server, left)[0] is JobState.DONE, "the job is done, though nobody looks after it"
+        lambda: job_store.read(server, left, SEALER)[0] is JobState.DONE,
+        "the job is done, though nobody looks after it",
     )
-    record = job_store.read(server, left)[1]
+    record = job_store.read(server, left, SEALER)[1]
     assert record.void > 0
     assert record.differed["left"].row == ODD
     assert (record.ledger["predicted"], record.ledger["chunks_answered"]) == (ROWS, ROWS // CHUNK_ROWS)
@@ -228,7 +220,7 @@ SEEN = Differed("m", "tflite", 4, "output y is 1 instead of 2")
 
 def leave(server: redis.Redis, job_id: str) -> Plan:
     plan = Plan(6, 2, [MODEL], None, None, 60, [])
-    job_store.create(server, job_store.new_record(job_id, plan.models, "rows", "redis", 6, plan), 60)
+    job_store.create(server, job_store.new_record(job_id, plan.models, "rows", "redis", 6, plan), SEALER, 60)
     for index in range(3):
         job_store.put(server, job_id, index, b"rows", 60)
     return plan
@@ -259,12 +251,33 @@ def test_answers_by_an_executor_that_differs_are_void_and_no_more_are_taken(
     assert answer(server, plan, job_id, 2, 2.0, executor=False)
     with pytest.raises(VoidAnswerError):
         answer(server, plan, job_id, 0, -1.0, executor=True)
-    state, record = job_store.read(server, job_id)
+    state, record = job_store.read(server, job_id, SEALER)
     assert (state, record.void, record.ledger["chunks_answered"], record.ledger["predicted"]) == ("running", 2, 1, 2)
 
     for index in range(2):  # whoever sent it again
         assert answer(server, plan, job_id, index, 2.0, executor=False)
-    assert job_store.read(server, job_id)[0] is JobState.DONE
+    assert job_store.read(server, job_id, SEALER)[0] is JobState.DONE
     with pytest.raises(ExecutorDifferedError, match="read the job from its first row again"):
         list(parts)
+    np.testing.assert_array_equal(job.result(), np.full(6, 2.0))
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["told", "told by answers alone"])
+def test_a_void_answer_that_is_put_back_is_not_handed_out(client: Client, server: redis.Redis, forgets: bool) -> None:
+    job_id = f"0123456789a{int(forgets)}"
+    plan = leave(server, job_id)
+    assert answer(server, plan, job_id, 0, -1.0, executor=True)
+    void, held = server.hget(keys.answers(job_id), "0"), keys.answers(job_id)
+    for index in (2, 1, 0):
+        assert answer(server, plan, job_id, index, 2.0, executor=False)
+    own = server.hget(held, "0")
+    if forgets:
+        server.hdel(keys.job(job_id), f"{JobField.OWN_GRAPH}m", JobField.VOID)
+    job = client.attach(job_id)
+
+    server.hset(held, "0", cast("str", void))
+    with pytest.raises(MessageError, match=rf"the answer to chunk 0 of job {job_id} is void: model m: {SEEN}"):
+        job.result()
+
+    server.hset(held, "0", cast("str", own))
     np.testing.assert_array_equal(job.result(), np.full(6, 2.0))

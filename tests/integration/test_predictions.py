@@ -23,6 +23,7 @@ from tasks.models.model_version import model_digest
 from tasks.protocol import keys
 from tasks.protocol.messages import STAGES
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import System, queued_messages, serving
 from tests.waiting import wait_until
 from worker_config.errors import InputError, UsageError
@@ -285,7 +286,7 @@ def test_a_job_leaves_its_record_and_timeline_alone_behind_and_these_not_for_eve
 
     assert _keys(server, keys.job(job.id) + "*") == [keys.job(job.id), keys.timeline(job.id)]
     assert all(0 < cast("int", server.ttl(key(job.id))) <= 86_400 for key in (keys.job, keys.timeline))
-    state, record = read(server, job.id)
+    state, record = read(server, job.id, SEALER)
     assert state is JobState.DONE
     assert record.ledger == job.ledger.as_dict() | {"written": record.ledger["written"]}
 
@@ -315,8 +316,8 @@ def test_what_is_in_flight_is_bounded_by_the_window_not_by_the_data_set(
         wait_until(lambda: _payloads(server, job) == window, "the window is full")
         # The job's thread writes its record once in every round: two rounds more, and nothing was added.
         for _ in range(2):
-            written = read(server, job.id)[1].updated_at
-            wait_until(lambda before=written: read(server, job.id)[1].updated_at > before, "the job goes round")
+            written = read(server, job.id, SEALER)[1].updated_at
+            wait_until(lambda before=written: read(server, job.id, SEALER)[1].updated_at > before, "the job goes round")
         assert _payloads(server, job) == window
         assert job.progress().in_flight == window
 

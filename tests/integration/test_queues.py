@@ -41,7 +41,7 @@ FOR_EVER = 600.0
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
-    """Two models of TensorFlow, and functions that take their time."""
+    """Two models of TensorFlow, and a function that can be held."""
     folder = tmp_path_factory.mktemp("sets")
     paths = {"digits": models / "digits.keras", "pair": models / "pair.keras"}
     return write_manifest(folder, {**paths, **write_held_models(folder)})
@@ -49,11 +49,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two_sets(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Iterator[System]:
-    """Two workers, each with one child: `one` holds digits and slow, `two` holds pair and slow."""
+    """Two workers, each with one child: `one` has the models digits and held, `two` has pair and held."""
     folder = tmp_path_factory.mktemp("s")
     with serving(folder) as system:
-        start(system, manifest, "one", "digits,slow")
-        start(system, manifest, "two", "pair,slow")
+        start(system, manifest, "one", "digits,held")
+        start(system, manifest, "two", "pair,held")
         yield system
 
 
@@ -127,7 +127,7 @@ def test_models_that_no_worker_holds_together_are_told_at_once_with_who_holds_wh
         arguments = (["digits", "pair"], PIXELS)[: 1 if submit == client.digests else 2]
         with pytest.raises(NoWorkerError, match=told):
             submit(*arguments)
-        with pytest.raises(UnknownModelError, match="no worker holds model 'nobody'; there are: digits, pair, slow"):
+        with pytest.raises(UnknownModelError, match="no worker holds model 'nobody'; there are: digits, held, pair"):
             submit("nobody", *arguments[1:])
 
 
@@ -135,9 +135,12 @@ def test_models_that_no_worker_holds_together_are_told_at_once_with_who_holds_wh
     "detach", [False, True] if LONG else [False], ids=lambda detach: "detached" if detach else "attached"
 )
 def test_a_job_uses_every_worker_that_holds_its_model(two_sets: System, client: Client, detach: bool) -> None:
-    job: Any = client.submit("slow", ROWS, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
-    job = client.attach(job) if detach else job
-    np.testing.assert_array_equal(job.result(), ROWS * 2)
+    rows = np.full_like(ROWS, 42)
+    with holding(two_sets.folder, 42):
+        job: Any = client.submit("held", rows, chunk_rows=1, detach=detach)  # type: ignore[call-overload]
+        job = client.attach(job) if detach else job
+        wait_until(lambda: len(held_children(two_sets.folder)) == 2, "each worker runs a chunk")
+    np.testing.assert_array_equal(job.result(), rows * 2)
     assert job.progress().slots == 2
     if not detach:
         job.wait()
@@ -216,29 +219,30 @@ def test_a_worker_killed_beside_one_of_another_set_costs_no_row(system: System, 
 def test_a_job_goes_on_when_its_only_worker_is_replaced_by_one_of_another_set(
     system: System, manifest: Path, detach: bool
 ) -> None:
-    victim = start(system, manifest, "victim", "slow")
+    victim = start(system, manifest, "victim", "held")
     with Client(system.url, worker_timeout_seconds=FOR_EVER) as client:
-        job: Any = client.submit("slow", ROWS[:8], chunk_rows=1, detach=detach)  # type: ignore[call-overload]
-        job = client.attach(job) if detach else job
-        kill(victim)
+        with holding(system.folder, ROWS[3, 0]):
+            job: Any = client.submit("held", ROWS[:8], chunk_rows=1, detach=detach)  # type: ignore[call-overload]
+            job = client.attach(job) if detach else job
+            wait_until(lambda: held_children(system.folder), "it is in the middle")
+            kill(victim)
         wait_until(lambda: not system.slots(), "nobody holds the model")
-        start(system, manifest, "another", "digits,slow")
+        start(system, manifest, "another", "digits,held")
 
         np.testing.assert_array_equal(job.result(), ROWS[:8] * 2)
 
 
 @in_long_form
 def test_a_worker_of_another_set_that_comes_later_helps_in_a_job(system: System, manifest: Path) -> None:
-    start(system, manifest, "first", "slow")
-    with Client(system.url) as client, until_told(ROWS[0]) as (rows, enough):
-        job = client.submit("slow", rows, chunk_rows=1)
-        parts = job.parts()
-        next(parts)
-        taker = threading.Thread(target=list, args=(parts,))
-        taker.start()
-        later = start(system, manifest, "later", "pair,slow")
-        wait_until(lambda: chunks_run(later, job.id), "it helps")
-        enough()
+    start(system, manifest, "first", "held")
+    with Client(system.url) as client, until_told(np.full(4, 42.0)) as (rows, enough):
+        with holding(system.folder, 42):
+            job = client.submit("held", rows, chunk_rows=1)
+            taker = threading.Thread(target=list, args=(job.parts(),))
+            taker.start()
+            later = start(system, manifest, "later", "pair,held")
+            wait_until(lambda: {*descendants_of(later.pid)} & held_children(system.folder), "it helps")
+            enough()
         taker.join()
         job.ledger.check()
         assert job.progress().slots == 2
@@ -307,11 +311,12 @@ def celeriac_worker(system: System, *words: str) -> subprocess.Popen[str]:
 
 
 def test_models_by_name_are_the_only_ones_that_a_worker_holds(system: System, models: Path) -> None:
-    write_manifest(system.folder, {"digits": models / "digits.keras", **write_held_models(system.folder)})
-    worker = celeriac_worker(system, "--models", "slow,held", "--workers", "1")
+    held = write_held_models(system.folder)["held"]
+    write_manifest(system.folder, {"digits": models / "digits.keras", "held": held, "again": held})
+    worker = celeriac_worker(system, "--models", "held,again", "--workers", "1")
     try:
         (slot,) = wait_until(system.slots, "the child is ready")
-        assert {info.name for info in slot.models} == {"held", "slow"}
+        assert {info.name for info in slot.models} == {"held", "again"}
     finally:
         worker.terminate()
         worker.communicate()

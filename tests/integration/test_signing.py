@@ -51,12 +51,6 @@ def client_of(system: System, *keys: str) -> Client:
     return Client(settings=Settings(broker_url=system.url, signing_key=keys))
 
 
-@pytest.fixture
-def server(system: System) -> Iterator[redis.Redis]:
-    with system.admin() as server:
-        yield server
-
-
 @pytest.mark.parametrize("keys_here", [(NEW,), (NEW, OLD), (OLD, NEW)], ids=["new", "new and old", "old and new"])
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_who_has_a_key_gets_predictions(system: System, keys_here: tuple[str, ...], detach: bool) -> None:

@@ -17,6 +17,7 @@ from producer.records import job_store
 from tasks.protocol import keys
 from tests.manifests import write_manifest
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError
 
@@ -55,7 +56,7 @@ def expected(models: Path) -> Any:
 
 def store_of(system: System, job_id: str) -> str:
     with system.admin() as server:
-        return job_store.read(server, job_id)[1].store
+        return job_store.read(server, job_id, SEALER)[1].store
 
 
 @pytest.mark.parametrize("store", ["redis", "files", "slices"])

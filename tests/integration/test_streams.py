@@ -20,6 +20,7 @@ from producer.records.job_store import read_all
 from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tasks.protocol.records import JobRecord
 from tests.models import in_one_process
+from tests.seals import SEALER
 from tests.systems import System
 from tests.waiting import descendants_of, wait_until
 from worker_config.errors import InputError, RowsFailedError
@@ -185,10 +186,10 @@ def _record_when_reading_rests(system: System, stream: Counted, most: float = ma
 
 def _running(system: System) -> JobRecord:
     with system.admin() as server:
-        (record,) = (record for state, record in read_all(server) if state is JobState.RUNNING)
+        (record,) = (record for state, record in read_all(server, SEALER)[0] if state is JobState.RUNNING)
         return record
 
 
 def _state(system: System, job_id: str) -> JobState | None:
     with system.admin() as server:
-        return next((state for state, record in read_all(server) if record.id == job_id), None)
+        return next((state for state, record in read_all(server, SEALER)[0] if record.id == job_id), None)

@@ -36,15 +36,15 @@ DEATHS_PER_ROW = 4
 MODELS = """
 import os
 import signal
-import time
+import threading
 
 
 def meet(rows):
     kinds = set(rows[:, 0].tolist())
     if 2 in kinds:
         os.kill(os.getpid(), signal.SIGSEGV)
-    while 3 in kinds:
-        time.sleep(1)
+    if 3 in kinds:
+        threading.Event().wait()
     if 1 in kinds:
         raise ValueError("a bad row")
     return rows

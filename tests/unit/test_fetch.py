@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -69,11 +70,8 @@ def test_an_interrupt_before_the_end_leaves_nothing(tmp_path: Path) -> None:
 def test_an_interrupt_after_the_output_has_its_name_does_not_deny_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     path = tmp_path / "out.npy"
-    monkeypatch.setattr("producer.sinks.sink.sync_folder", interrupted)
+    monkeypatch.setattr("producer.sinks.sink.sync_folder", Mock(side_effect=KeyboardInterrupt))
     failed = fails(DoneJob(), path)
 
     assert str(failed.error) == f"interrupted: 4 of 4 rows were fetched; {path} is complete"

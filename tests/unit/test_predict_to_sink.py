@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -177,10 +178,7 @@ def test_an_interrupt_after_the_end_of_the_work_does_not_deny_the_output(tmp_pat
 def test_an_interrupt_between_the_name_and_the_tidying_up_leaves_the_output_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("producer.sinks.sink.sync_folder", interrupted)
+    monkeypatch.setattr("producer.sinks.sink.sync_folder", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(PredictionFailedError) as failed:
         predict(EndingJob(None), journalled(tmp_path / "out.npy"))
 
@@ -242,11 +240,8 @@ def test_more_failed_rows_than_may_be_keep_an_output_without_its_name(tmp_path: 
 def test_an_interrupt_after_the_output_has_its_name_still_tells_what_became_of_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     path = tmp_path / "out.npy"
-    monkeypatch.setattr("producer.sinks.sink.sync_folder", interrupted)
+    monkeypatch.setattr("producer.sinks.sink.sync_folder", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(PredictionFailedError):
         predict(EndingJob(None), open_sink(path, ROWS, False))
     assert read_beside(path)[0].job == "3f2a90bc41d7"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.protocol.chunk_args import chunk_id, describe, from_args, to_args
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, InlineRef, ModelRef
-from tasks.protocol.seal import CHECKSUM_BYTES, SIGNATURE_BYTES, Sealer, content_of
+from tasks.protocol.seal import CHECKSUM_BYTES, SIGNATURE_BYTES, Sealer, Viewer, content_of
 from worker_config.errors import MessageError, SealError, VersionError
 
 JOB, QUEUE = "0123456789ab", "celeriac.7"
@@ -78,6 +78,21 @@ def test_without_a_key_nothing_is_taken_for_signed_nor_the_other_way_round() -> 
         Sealer().open(context, Sealer([NEW]).seal_bytes(context, b"x"))
     with pytest.raises(SealError, match="not signed with a key"):
         Sealer([NEW]).open(context, Sealer().seal_bytes(context, b"x"))
+
+
+def test_who_looks_without_a_key_is_shown_what_is_signed_and_knows_that_it_was_not_checked() -> None:
+    context = f"record/{JOB}"
+    signed, checked = Sealer([NEW]).seal_bytes(context, b"x"), Sealer().seal_bytes(context, b"x")
+    viewer = Viewer()
+    assert (bytes(viewer.open(context, checked)), viewer.unchecked) == (b"x", False)
+    assert (bytes(viewer.open(context, signed)), viewer.unchecked) == (b"x", True)
+    for sealed in (checked[:-1] + b"y", b'{"id": "of an older release"}'):
+        with pytest.raises(SealError):
+            viewer.open(context, sealed)
+    assert bytes(Viewer([NEW]).open(context, signed)) == b"x"
+    for forged in (checked, signed[:-1] + b"y"):
+        with pytest.raises(SealError):
+            Viewer([NEW]).open(context, forged)
 
 
 def test_two_signatures_of_one_content_have_nothing_in_common() -> None:

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from producer.rows.part import Part, flatten
-from producer.sinks import FORMATS, check_output, open_sink
+from producer.sinks import check_output, open_sink
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
@@ -36,16 +36,6 @@ TEXTS = {
     "pair": np.array([[f"a{row}", ""] for row in range(ROWS)], object),
 }
 BYTES = {"raw": np.array([bytes([row, 0, 255]) for row in range(ROWS)], object), "fixed": np.array([b"ab"] * ROWS)}
-
-
-@pytest.fixture(params=FORMATS)
-def suffix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def path(tmp_path: Path, suffix: str) -> Path:
-    return tmp_path / f"out{suffix}"
 
 
 def parts_of(outputs: Any, chunk_rows: int = 5, start: int = 0) -> list[Part]:

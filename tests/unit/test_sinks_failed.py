@@ -33,16 +33,6 @@ OUTPUTS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=FORMATS)
-def suffix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def path(tmp_path: Path, suffix: str) -> Path:
-    return tmp_path / f"out{suffix}"
-
-
 def outputs_for(path: Path) -> Any:
     return OUTPUTS["scores"] if path.suffix == ".npy" else OUTPUTS
 

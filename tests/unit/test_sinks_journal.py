@@ -2,13 +2,10 @@
 
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producer.rows.part import Part
-from producer.sinks import FORMATS, JournalHead, Sink, open_sink
+from producer.sinks import JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
+from tests.unit.test_sinks import files_limited_to
 from tests.unit.test_sinks_contract import ROWS, TEXTS, assert_holds, names, parts_of
 from worker_config.errors import CeleriacError, OutputError
 
@@ -31,16 +29,6 @@ OUTPUTS: dict[str, Any] = {
     "scores": np.linspace(0, 1, ROWS * 3, dtype=np.float32).reshape(ROWS, 3),
     "label": np.arange(ROWS, dtype=np.int64),
 }
-
-
-@pytest.fixture(params=FORMATS)
-def suffix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def path(tmp_path: Path, suffix: str) -> Path:
-    return tmp_path / f"out{suffix}"
 
 
 def outputs_for(path: Path) -> Any:
@@ -71,17 +59,6 @@ def half_done(path: Path, rows: int | None = ROWS, parts: int = 2) -> None:
 def content(path: Path) -> dict[str, bytes]:
     files = path.rglob("*") if path.is_dir() else [path]
     return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Let the system refuse larger files, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)

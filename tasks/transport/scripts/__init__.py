@@ -21,6 +21,7 @@ from tasks.protocol import keys
 _CAUSES = {
     "-READONLY": ReadOnlyError,
     "-MISCONF": ReadOnlyError,
+    "-NOREPLICAS": ReadOnlyError,
     "-OOM": OutOfMemoryError,
     "The user executing the script can't": NoPermissionError,
     "ACL failure in script": NoPermissionError,

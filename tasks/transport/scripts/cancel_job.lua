@@ -1,6 +1,7 @@
--- KEYS  the job's own hash, its other keys          Gives the state that it was in; nothing that has expired comes back.
+-- KEYS  the job's own hash, its other keys          Gives the state that it was in, and how many chunks it
+--       has, if it is detached; nothing that has expired comes back.
 local job = KEYS[1]
 local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks'))
 if state == 'running' or (chunks and state == 'done') then redis.call('HSET', job, 'state', 'cancelled') end
 redis.call('UNLINK', unpack(KEYS, 2))
-return state
+return {state, chunks}

@@ -1,7 +1,7 @@
 -- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked
--- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, failure as JSON or '', tag of the delivery,
+-- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, sealed failure or '', tag of the delivery,
 --       rows not finite in and out, three counts; so many fields of deliveries, models run by an executor, pairs of a
---       model and how its executor differed; then pairs of a model that failed alone and its record
+--       model and how its executor differed; then pairs of a model that failed alone and its sealed record
 -- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ; and
 -- whether this server holds the delivery.
 -- Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
