@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo secrets test chaos rights transcript docs bench operations check format wheel clean
+.PHONY: help install pages demo secrets test chaos secured transcript docs bench operations check format wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -59,8 +59,8 @@ chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, 
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/unit/test_fuzz.py \
 		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
-rights: $(READY)  ## run some tests with everybody logged in to Redis as a user of least rights
-	LEAST_RIGHTS=1 $(BIN)/python -m pytest $(addprefix tests/integration/test_,cancel.py deaths.py queues.py rights.py)
+secured: $(READY)  ## run the tests of whole systems with users of least rights, TLS with client certificates, and signing
+	SECURED=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) tests/integration tests/acceptance
 
 transcript: $(READY)  ## write docs/transcript.md anew: what a new user does and sees
 	WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q tests/acceptance/test_transcript.py

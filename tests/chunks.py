@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -31,7 +31,6 @@ from tasks.protocol.seal import outputs_context
 from tests.seals import SEALER, rows_ref
 from tests.systems import System, Worker
 from tests.waiting import wait_until
-from worker_config.settings import Settings
 
 # As often as any chunk may need.
 TIMES_SENT = 12
@@ -44,12 +43,9 @@ class Chunks:
     job: str
     queue: str
     channel: BrokerChannel
+    server: redis.Redis
     refs: dict[str, ModelRef]
     answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def server(self) -> redis.Redis:
-        return self.channel.client
 
     def message(
         self, models: str, rows: Any, on_error: OnError = "skip", index: int = 0, start: int = 0, **more: Any
@@ -90,15 +86,16 @@ class Chunks:
 def chunks_of(system: System, job: str) -> Iterator[Chunks]:
     """A job by hand for the models of the first slot."""
     slot = system.slots()[0]
-    channel = BrokerChannel(system.url, replace(Settings(), broker_url=system.url), job)
+    channel, server = BrokerChannel(system.url, system.settings(), job), system.admin()
     try:
         job_store.create(channel.client, JobRecord(job, ["?"], "?", "redis", None, 0.0, 0.0, "?", {}), SEALER, 600)
         refs = {model.name: ModelRef(model.name, model.digest) for model in slot.models}
-        yield Chunks(job, slot.queue, channel, refs)
+        yield Chunks(job, slot.queue, channel, server, refs)
     finally:
         for key in (keys.job(job), keys.results(job), keys.deliveries(job)):
-            channel.client.delete(key)
+            server.delete(key)
         channel.close()
+        server.close()
 
 
 def outputs_of(answer: Answer) -> Any:

@@ -18,7 +18,7 @@ from tests.acceptance.commands import Celeriac
 from tests.forms import LONG
 from tests.leftovers import RunFolder
 from tests.models import write_models, write_special_models
-from tests.systems import System, serving
+from tests.systems import SIGNING, System, serving
 
 # Of the whole run: models and their snapshots are found again by every test, in whichever of its processes.
 _run_folder = None if "PYTEST_XDIST_WORKER" in os.environ else RunFolder()
@@ -45,7 +45,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of whoever runs the tests must not reach them."""
     for name in [name for name in os.environ if name.startswith(("CELERIAC_", "CELERY_", "OTEL_"))]:
-        monkeypatch.delenv(name)
+        if name not in SIGNING:
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

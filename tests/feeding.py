@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tasks.protocol import keys
-from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY, System, serving, shared_folders
 from tests.waiting import wait_until
@@ -128,7 +127,7 @@ def check_nothing_left(system: System) -> None:
     wait_until(lambda: not job_threads(), "the jobs have ended")
     spool = system.folder / "spool"
     wait_until(lambda: set(spool.iterdir()) == set(spool.glob(".worker-*")), "the spool folder is empty")
-    with connect(system.url) as server:
+    with system.admin() as server:
 
         def left() -> list[bytes]:
             stay = (b":failures", b":timeline")

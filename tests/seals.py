@@ -11,8 +11,9 @@ from tasks.protocol import codec
 from tasks.protocol.messages import Answer, InlineRef, pack, unpack
 from tasks.protocol.seal import Sealer, answer_context, note_context, outputs_context, rows_context
 from tasks.transport.publish_answer import push_answer
+from tests.systems import SIGNING_KEYS
 
-SEALER = Sealer()
+SEALER = Sealer(SIGNING_KEYS)
 
 
 def rows_ref(job: str, index: int, rows: Any) -> InlineRef:

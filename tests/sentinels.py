@@ -126,7 +126,7 @@ class Guarded:
         for primary in self.servers:
             options += ["--replicaof", "127.0.0.1", str(primary)]
         (self.folder / name).mkdir()
-        self.servers[proxy.port] = RedisServer(self.folder / name, tuple(options)).start()
+        self.servers[proxy.port] = RedisServer(self.folder / name, tuple(options), secured=False).start()
 
     def _start_sentinel(self, number: int) -> None:
         port, primary = free_port(), next(iter(self.servers))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, cast
@@ -22,9 +22,11 @@ from producer.job.dispatcher import OVERDUE
 from producer.records import timeline_store
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WORKER, Role
+from tasks.protocol.seal import Sealer
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
+from tests.tls import TlsProxy, certificates, lasting_port
 from tests.waiting import descendants_of, wait_until
 from tests.warm import Forked
 from worker_config.celery_app import make_app
@@ -32,9 +34,13 @@ from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent
-# Every worker, producer and command logs in as a user that has the least rights: `make rights`.
-LEAST_RIGHTS = bool(os.environ.get("LEAST_RIGHTS"))
+# `make secured`: every worker, producer and command logs in as a user that has the least rights, by TLS with a
+# certificate of its own, and signs.
+SECURED = bool(os.environ.get("SECURED"))
 PASSWORD = "of-all-users"
+SIGNING_KEYS = ("the-key-by-which-all-processes-of-the-tests-sign",) if SECURED else ()
+SIGNING = {"CELERIAC_SIGNING_KEY": SIGNING_KEYS[0]} if SECURED else {}
+os.environ |= SIGNING
 REPOSITORY = warm.REPOSITORY
 
 
@@ -44,7 +50,8 @@ class RedisServer:
 
     `address` is the URL that others are given, where it is not that of the socket; `binary` is the server's program,
     where it is not the one that the embedded system would take.
-    With `least_rights` it has a user for each role of `tasks.protocol.rights`.
+    With `least_rights` it has a user for each role of `tasks.protocol.rights`; `secured` it has them too, and all but
+    the test itself reach it by TLS.
     """
 
     folder: Path
@@ -53,8 +60,15 @@ class RedisServer:
     prefix: tuple[str, ...] = ()
     address: str = ""
     binary: str = ""
-    least_rights: bool = LEAST_RIGHTS
+    least_rights: bool = False
+    secured: bool = SECURED
     database: int = 0
+    tls_port: int = field(default_factory=lasting_port)
+    _proxy: TlsProxy | None = None
+
+    @property
+    def _has_users(self) -> bool:
+        return self.least_rights or self.secured
 
     @property
     def socket(self) -> Path:
@@ -62,13 +76,21 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return self.address or f"unix://{self.socket}" + (f"?db={self.database}" if self.database else "")
+        """What a producer is given."""
+        return self.url_as(PRODUCER)
 
     def url_as(self, role: Role) -> str:
         """The URL by which a process of this role logs in; without users of their own all have the same."""
-        if not self.least_rights or self.address:
-            return self.url
-        return self.url.replace("unix://", f"unix://{role.name}:{PASSWORD}@")
+        if self.address:
+            return self.address
+        login = f"{role.name}:{PASSWORD}@" if self._has_users else ""
+        if self.secured:
+            return f"rediss://{login}127.0.0.1:{self.tls_port}/{self.database}{certificates().options()}"
+        return f"unix://{login}{self.socket}" + (f"?db={self.database}" if self.database else "")
+
+    def admin(self, **options: Any) -> redis.Redis:
+        """A client of the test's own, which may do anything."""
+        return connect(self.address or f"unix://{self.socket}?db={self.database}", **options)
 
     @property
     def pid(self) -> int:
@@ -78,20 +100,31 @@ class RedisServer:
     def start(self) -> RedisServer:
         command = [*self.prefix, self.binary or find_redis_server(), "--port", "0", "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), *self.options]
-        if self.least_rights:  # which it has again after a restart, before anybody logs in
+        if self._has_users:  # which it has again after a restart, before anybody logs in
             lines = [f"user {role.name} {' '.join(self.rules_of(role))}\n" for role in ROLES]
             (self.folder / "users.acl").write_text("".join(["user default on nopass ~* &* +@all\n", *lines]))
             command += ["--aclfile", str(self.folder / "users.acl")]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, "Redis answers")
+        if self.secured:
+            context = certificates().server_context("127.0.0.1")
+            self._proxy = TlsProxy(self.socket, context, self.tls_port).__enter__()
         return self
 
     def rules_of(self, role: Role) -> list[str]:
         """All of a role's user."""
         return ["reset", "on", f">{PASSWORD}", *role.rules(self.database)]
 
+    def refused(self) -> list[str]:
+        """What was refused to anybody, but for the name of their library, which clients tell where they may."""
+        with self.admin() as client:
+            told = [(one["username"], one["object"]) for one in cast("list[dict[str, str]]", client.acl_log())]
+        return [f"{user}: {what}" for user, what in told if not what.startswith("client")]
+
     def stop(self) -> None:
+        if self._proxy is not None:
+            self._proxy.__exit__()
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -152,10 +185,18 @@ class System:
         """The environment for a worker or a Celery command."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
         models = {"CELERIAC_MODELS": str(manifest)} if manifest else {}
-        return {**clean, "CELERIAC_BROKER_URL": self.redis.url_as(WORKER), **models, **more}
+        return {**clean, **SIGNING, "CELERIAC_BROKER_URL": self.redis.url_as(WORKER), **models, **more}
+
+    def settings(self, **more: Any) -> Settings:
+        """Settings for a producer in this process."""
+        return Settings(broker_url=self.url, signing_key=SIGNING_KEYS, **more)
+
+    def admin(self, **options: Any) -> redis.Redis:
+        """A client of the test's own, which may do anything."""
+        return self.redis.admin(**options)
 
     def slots(self) -> list[SlotRecord]:
-        with connect(self.url) as client:
+        with self.admin() as client:
             return read_slots(client)
 
     def start_worker(
@@ -215,7 +256,7 @@ class System:
 
     def resent(self, job_id: str) -> list[str]:
         """Why chunks of a job that has ended were sent again, but for those that a busy machine made late."""
-        with connect(self.url) as client:
+        with self.admin() as client:
             found = timeline_store.read(client, job_id)
         assert found
         return [one.text for one in found[0].events if one.kind == "sent again" and one.text != OVERDUE]
@@ -260,7 +301,9 @@ class System:
     def ask(self, node: str, command: str, **arguments: int) -> dict[str, Any]:
         """What a worker answers to a command as of `celery inspect` and `control`, without a process to ask it."""
         # A connection of its own: Celery's pool may hold one to a Redis that has gone.
-        app = make_app(Settings(broker_url=self.redis.url_as(OPERATOR)))
+        app = make_app(replace(self.settings(), broker_url=self.redis.url_as(OPERATOR)))
+        object.__setattr__(app, "sealer", Sealer(SIGNING_KEYS))
+        app.control_cls = "tasks.worker.control_guard:SignedControl"
         with app, app.connection_for_write() as connection:
             answers = app.control.broadcast(
                 command, arguments, destination=[node], reply=True, timeout=30, limit=1, connection=connection
@@ -288,6 +331,7 @@ def serving(
         if manifest:
             system.start_ready_worker(manifest, children, environ=environ, start_seconds=start_seconds)
         yield system
+        assert not SECURED or system.redis.refused() == []
     finally:
         system.stop()
 

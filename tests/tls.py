@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import select
 import socket
 import ssl
+import tempfile
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
 import trustme
 
 _TLS_HANDSHAKE = b"\x16"
+# Of what comes, and of what the other side has not taken yet.
+_PIECE, _MOST_UNSENT = 1 << 16, 1 << 20
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+# Those that the kernel gives to connections begin above; one that a server leaves for a while stays free.
+_LASTING_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -47,23 +55,37 @@ class Certificates:
         return f"?{urlencode({name: self.folder / file for name, file in options.items()})}"
 
 
+@cache
+def certificates() -> Certificates:
+    """Those of all servers of this process that others reach by TLS."""
+    return Certificates.make(Path(tempfile.mkdtemp(prefix="tls-")))
+
+
+def lasting_port() -> int:
+    """A port that is free, and will be again when who listens there has stopped."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", secrets.choice(_LASTING_PORTS))) as listener:
+            return int(listener.getsockname()[1])
+
+
 @dataclass
 class TlsProxy:
     """Ends TLS before a server; who comes without, as Sentinels and replicas do, passes as well.
 
     Attributes:
         server: a socket's path, or a port on this machine.
+        port: its own; any that is free, unless told.
         spoke_tls: how many connections did.
     """
 
     server: Path | int
     context: ssl.SSLContext
+    port: int = 0
     spoke_tls: int = 0
-    _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
 
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self.port = self._listener.getsockname()[1]
 
     def __enter__(self) -> TlsProxy:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -82,36 +104,43 @@ class TlsProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client:
+        by_port = isinstance(self.server, int)
+        with suppress(OSError), client, socket.socket(socket.AF_INET if by_port else socket.AF_UNIX) as server:
+            server.connect(("127.0.0.1", self.server) if by_port else str(self.server))
+            # As with Redis itself: no handshake while it stands still, nor where it has no room for more clients.
+            server.sendall(b"PING\r\n")
+            if server.recv(1000).startswith(b"-ERR max number of clients"):
+                return
             if client.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
                 client = self.context.wrap_socket(client, server_side=True)
                 self.spoke_tls += 1
-            with client, self._connect() as server:
+            with client:
                 _relay(client, server)
 
-    def _connect(self) -> socket.socket:
-        if isinstance(self.server, int):
-            return socket.create_connection(("127.0.0.1", self.server))
-        server = socket.socket(socket.AF_UNIX)
-        server.connect(str(self.server))
-        return server
 
-
-def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Until either side ends."""
-    one.setblocking(False)
-    other.setblocking(False)
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Until either side ends; neither has to wait until the other has read."""
+    others = {client: server, server: client}
+    unsent = {client: bytearray(), server: bytearray()}
+    for side in others:
+        side.setblocking(False)
+    poll = select.poll()  # which knows no largest descriptor
     while True:
+        for side, other in others.items():
+            has_room = len(unsent[other]) < _MOST_UNSENT
+            poll.register(side, select.POLLIN * has_room | select.POLLOUT * bool(unsent[side]))
         # What TLS has decrypted already is seen by nobody but itself.
-        pending = [side for side in (one, other) if isinstance(side, ssl.SSLSocket) and side.pending()]
-        for side in pending or select.select([one, other], [], [])[0]:
-            try:
-                data = side.recv(65536)
-            except ssl.SSLWantReadError:
-                continue
-            if not data:
-                return
-            target = other if side is one else one
-            target.setblocking(True)
-            target.sendall(data)
-            target.setblocking(False)
+        decrypted = isinstance(client, ssl.SSLSocket) and client.pending() and len(unsent[server]) < _MOST_UNSENT
+        poll.poll(0 if decrypted else None)
+        for side, other in others.items():
+            with suppress(*_LATER):
+                while len(unsent[other]) < _MOST_UNSENT:
+                    if not (data := side.recv(_PIECE)):
+                        other.setblocking(True)
+                        other.sendall(unsent[other])
+                        return
+                    unsent[other] += data
+        for side, data in unsent.items():
+            with suppress(*_LATER):
+                while data:
+                    del data[: side.send(data)]

@@ -64,7 +64,7 @@ def run_message(child: Child | None, args: Any, queue: str, tag: str, headers: M
     """
     if child is None:
         raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
-    child.stopwatch.enter("fetch")
+    child.stopwatch.begin()
     begun_at = time.time()
     try:
         try:

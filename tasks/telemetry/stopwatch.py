@@ -54,6 +54,12 @@ class Stopwatch:
         self.stage, self._since = stage, now
         self._note(_NUMBERS[ended], spent)
 
+    def begin(self) -> None:
+        """Enter the first stage of a chunk, to which it was waiting what others took that were given no answer."""
+        self.enter("fetch")
+        others = sum(self._seconds.pop(stage, 0.0) for stage in STAGES if stage not in ("wait", "answer"))
+        self._seconds["wait"] = self._seconds.get("wait", 0.0) + others
+
     def lap(self) -> dict[str, float]:
         """The seconds of each stage since the last lap, in microseconds' precision; that which runs goes on."""
         self.enter(self.stage)

@@ -24,7 +24,7 @@ from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
 from tests.seals import SEALER
-from tests.systems import BIN
+from tests.systems import BIN, SIGNING
 from tests.waiting import wait_until
 from tests.warm import Forked
 from worker_config.errors import ExitCode
@@ -157,7 +157,7 @@ class Celeriac:
 
     def environ(self, **more: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
-        return {**clean, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
+        return {**clean, **SIGNING, "TMPDIR": str(self.temporary), MARK: self.mark, **more}
 
     def start(
         self, *words: object, stderr: IO[bytes] | int | None = None, fresh: bool = False, **environ: str

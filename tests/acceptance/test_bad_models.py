@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.protocol.rights import WORKER
 from tests.acceptance.commands import Celeriac, Ended
 from tests.formats import graph_bytes, tflite_case
 from tests.forms import LONG, in_long_form
@@ -24,7 +25,7 @@ TABLE = '[models.m]\npath = "{}"\n'
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis for workers that do not come up."""
     server = RedisServer(tmp_path_factory.mktemp("s")).start()
-    yield server.url
+    yield server.url_as(WORKER)
     server.stop()
 
 

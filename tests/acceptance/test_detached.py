@@ -22,7 +22,6 @@ from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import JobRecord, Plan
-from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.held import holding, write_held_models
 from tests.manifests import by_stem, write_manifest
@@ -83,7 +82,7 @@ def held_job(held: None, celeriac: Celeriac, system: System, at: list[str]) -> I
     half_done = f"{HALF} of {MANY_ROWS} predicted"
     wait_until(lambda: status_of(celeriac, job, at)["rows"] == half_done, "half of it is done")
     yield job
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.cancel(server, job)
 
 
@@ -217,7 +216,7 @@ def test_the_status_of_a_finished_one_is_to_fetch_it_and_cancel_forgets_its_outp
     assert shown["next"] == f"celeriac fetch {job} -o OUTPUT"
     assert "slots" not in shown
     cancel(celeriac, job, at)
-    with connect(system.url) as server:
+    with system.admin() as server:
         assert list(server.scan_iter(keys.job(job) + "*")) == [keys.job(job).encode()]
         # Celery's queue and its bindings are not of a job.
         ours = [name for name in server.scan_iter(KEY_PREFIX + "*") if name.startswith(b"celeriac:job")]
@@ -280,7 +279,7 @@ def test_watch_says_once_that_a_producer_gives_no_sign_of_life(
     job = "0123456789ab"
     long_ago = time.time() - 36_100
     silent = JobRecord(job, ["digits@0"], "rows.npy", "redis", 9, 0.0, long_ago, "there:1", {"predicted": 4})
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, silent, SEALER, 600)
         running = celeriac.start("watch", job, *at)
         wait_until(lambda: "no sign of life" in running.stderr.read_text(), "it is told")
@@ -305,7 +304,7 @@ def test_a_fetch_that_finds_no_worker_says_that_the_job_stays(
     job, ref = "ba9876543210", ModelRef("absent", "ab" * 32)
     plan = Plan(9, 3, [ref], None, None, 600, [])
     record = JobRecord(job, [str(ref)], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}, plan=plan)
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, record, SEALER, 600)
     words = ["fetch", job, "-o", "out.npy", *at, "--worker-timeout-seconds", 0]
     line = celeriac.refuses(ExitCode.NO_WORKER, *words)

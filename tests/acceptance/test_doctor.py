@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_facts, read_workers
 from tests.acceptance.commands import Celeriac, Ended
 from tests.acceptance.test_bad_input import PasswordRedis
 from tests.manifests import write_manifest
-from tests.systems import RedisServer, System, shared_folders
+from tests.systems import SECURED, RedisServer, System, shared_folders
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
@@ -28,8 +27,8 @@ def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     """Start a server with options of its own."""
     servers = []
 
-    def start(*options: str) -> RedisServer:
-        servers.append(RedisServer(tmp_path_factory.mktemp("s"), options).start())
+    def start(*options: str, secured: bool = SECURED) -> RedisServer:
+        servers.append(RedisServer(tmp_path_factory.mktemp("s"), options, secured=secured).start())
         return servers[-1]
 
     yield start
@@ -53,7 +52,7 @@ def two_workers(folder: Path, *workers: tuple[Path, dict[str, str]]) -> Iterator
 def told(system: System) -> list[str]:
     """The workers that have a slot, and have told of themselves."""
     assert all(worker.process.poll() is None for worker in system.workers), system.workers[0].output()
-    with connect(system.url) as client:
+    with system.admin() as client:
         workers = read_workers(client)
         facts = read_facts(client, workers)
     return [name for name, slots in workers.items() if slots and facts[name]]
@@ -162,7 +161,8 @@ def test_a_wrong_password_is_told_and_never_shown(celeriac: Celeriac, tmp_path_f
 def test_a_broker_without_workers_or_persistence_is_told(
     celeriac: Celeriac, start_redis: Callable[..., RedisServer]
 ) -> None:
-    found = examine(celeriac, ExitCode.NO_WORKER, CELERIAC_BROKER_URL=start_redis().url)
+    # Users of least rights are not told whether it saves.
+    found = examine(celeriac, ExitCode.NO_WORKER, CELERIAC_BROKER_URL=start_redis(secured=False).url)
     assert levels(found) == {"persistence": "warning", "workers": "error"}
     assert "detached jobs are lost" in found["persistence"][0]["found"]
     assert "celeriac worker" in found["workers"][0]["advice"]

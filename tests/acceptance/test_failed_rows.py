@@ -17,7 +17,6 @@ from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import FailureRecord, pack
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac, Ended
 from tests.failed_rows import filled, rows_of, take_marks
 from tests.manifests import write_manifest
@@ -231,7 +230,7 @@ def test_failures_are_shown_with_the_model_where_several_ran(celeriac: Celeriac,
     ledger = {"rows": 9, "predicted": 8, "failed": 1}
     record = JobRecord(job, ["a@0", "words@0"], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", ledger)
     record = msgspec.structs.replace(record, failed_models={"words": alone})
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, record, SEALER, 600)
         assert celeriac.succeeds("failures", job, *at).stdout.splitlines()[1:] == [
             "3-5  infer  LookupError  words  no such word"
@@ -257,7 +256,7 @@ def test_failures_are_shown_with_the_model_where_several_ran(celeriac: Celeriac,
 
 def test_a_job_without_failures_says_so(celeriac: Celeriac, system: System, at: list[str]) -> None:
     job = "ab0123456789"
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, JobRecord(job, ["a@0"], "rows.npy", "redis", 9, 0.0, 0.0, "there:1", {}), SEALER, 600)
     assert celeriac.succeeds("failures", job, *at).stdout == f"no failures of job {job} are known\n"
 

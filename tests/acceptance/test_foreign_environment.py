@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks.transport.connection import connect
+from tasks.protocol.rights import OPERATOR
 from tests import foreign
 from tests.acceptance.commands import Celeriac
 from tests.held import held_child, holding, write_held_models
@@ -118,7 +118,7 @@ def check_predictions(celeriac: Celeriac, models: Path, *where: object, **enviro
 
 def check_option_wins(system: System, other: RedisServer) -> None:
     """Celery's own `-b` names the broker of one command, whatever the environment says."""
-    command = ("-b", system.url.replace("unix://", "redis+socket://"))
+    command = ("-b", system.redis.url_as(OPERATOR).replace("unix://", "redis+socket://"))
     elsewhere = {"CELERIAC_BROKER_URL": other.url}
     assert "pong" in system.celery(*command, "inspect", "ping", **elsewhere).stdout
     refused = system.celery("--result-backend", system.url, "inspect", "ping", **elsewhere)
@@ -127,7 +127,7 @@ def check_option_wins(system: System, other: RedisServer) -> None:
 
 
 def check_nobody_was_there(other: RedisServer) -> None:
-    with connect(other.url) as client:
+    with other.admin() as client:
         assert client.dbsize() == 0
         stats = client.info("commandstats")
     assert not {name for name in stats if name.startswith(("cmdstat_brpop", "cmdstat_lpush", "cmdstat_publish"))}

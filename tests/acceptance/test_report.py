@@ -17,7 +17,6 @@ from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
-from tasks.transport.connection import connect
 from tests import browser
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
@@ -122,7 +121,7 @@ def test_the_page_of_a_job_in_a_browser(celeriac: Celeriac, system: System, hurt
     assert seen.colours > 50, "the picture is empty"
     assert seen.values["alien"] == 0
 
-    with connect(system.url) as server:
+    with system.admin() as server:
         found = timeline_store.read(server, hurt_job.id)
     assert found
     story, entries = found
@@ -148,7 +147,7 @@ def test_the_page_of_a_job_in_a_browser(celeriac: Celeriac, system: System, hurt
 
 
 def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None:
-    with connect(system.url) as server:
+    with system.admin() as server:
         found = timeline_store.read(server, hurt_job.id)
         kept_seconds = server.ttl(keys.timeline(hurt_job.id)), server.ttl(keys.job(hurt_job.id))
     assert found
@@ -169,7 +168,7 @@ def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None
 def test_a_job_that_runs_has_a_page_too(
     system: System, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with system.standing_still(), connect(system.url) as server:
+    with system.standing_still(), system.admin() as server:
         job = client.submit("touchy", np.zeros((20, 4), np.float32), chunk_rows=CHUNK_ROWS)
         wait_until(lambda: server.exists(keys.timeline(job.id)), "the job has told how far it is")
         page = page_of(system, job.id, tmp_path)
@@ -193,7 +192,7 @@ def test_a_detached_job_is_told_by_its_answers(system: System, client: Client, t
 
 def test_a_job_without_a_timeline(system: System, tmp_path: Path) -> None:
     record = job_store.new_record("feedfeedfeed", [ModelRef("old", "ab" * 32)], "old.npy", "redis", 5)
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, record, SEALER, 60)
         job_store.finish(server, record, SEALER, JobState.DONE, 60)
         server.hset(keys.timeline(record.id), "story", b"of another version")
@@ -204,7 +203,7 @@ def test_a_job_that_is_not_there(celeriac: Celeriac, system: System) -> None:
     told = celeriac.refuses(ExitCode.USAGE, "report", "ffff", "-o", "a.html", "--broker", system.url)
     assert "no job with an id that begins with 'ffff'" in told
     record = job_store.new_record("abcdefabcdef", [ModelRef("old", "ab" * 32)], "old.npy", "redis", 5)
-    with connect(system.url) as server:
+    with system.admin() as server:
         job_store.create(server, record, SEALER, 60)
         server.delete(keys.job(record.id))
     with pytest.raises(UnknownJobError, match="has expired"):

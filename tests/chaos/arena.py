@@ -10,7 +10,6 @@ import numpy as np
 import redis
 
 from producer import Client
-from tasks.transport.connection import connect
 from tests.chaos.calls import Calls
 from tests.chaos.network import WORKER_HOSTS, Network
 from tests.chaos.pacing import NUMBERS, PACE, WIDER
@@ -51,8 +50,8 @@ class Arena:
         self.pids = {self.system.redis.pid}
         self.dismissed: list[Worker] = []
         self.orphans: list[str] = []
-        self.server: redis.Redis = connect(self.system.url, retries=5)
-        self.hasty: redis.Redis = connect(self.system.url, retries=0, timeout_seconds=0.2)
+        self.server: redis.Redis = self.system.admin(retries=5)
+        self.hasty: redis.Redis = self.system.admin(retries=0, timeout_seconds=0.2)
         steps = {"preprocess": "tests.chaos.pacing:paced", "postprocess": "tests.chaos.pacing:widened"}
         self.manifest = write_manifest(folder, {"digits": {"path": model, "batch_rows": 64, **steps}})
         self.rows = all_rows()

@@ -17,7 +17,6 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer
-from tasks.transport.connection import connect
 from tests.chaos.calls import Idleness
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Injury, Kind
@@ -194,7 +193,7 @@ def _kill_redis(scene: Scene) -> None:
 
     def refused() -> bool:
         try:
-            with connect(scene.system.url, retries=0) as client:
+            with scene.system.admin(retries=0) as client:
                 client.ping()
         except redis.ConnectionError:
             return True

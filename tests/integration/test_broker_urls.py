@@ -34,7 +34,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(manifest: Path) -> Iterator[RedisServer]:
     """One with a user of that password alone."""
-    server = RedisServer(manifest.parent, OPTIONS).start()
+    server = RedisServer(manifest.parent, OPTIONS, secured=False).start()
     yield server
     server.stop()
 

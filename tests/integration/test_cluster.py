@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from producer import Client, Job
+from tasks.protocol.rights import OPERATOR
 from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import BIN, System, serving
@@ -192,7 +193,7 @@ def _command(system: System, *words: str, **environ: str) -> Iterator[Callable[[
     with path.open("wb") as log:
         process = subprocess.Popen(
             [str(BIN / "celery"), "-A", "tasks", *words],
-            env=system.environ(PYTHONUNBUFFERED="1", **environ),
+            env=system.environ(PYTHONUNBUFFERED="1", CELERIAC_BROKER_URL=system.redis.url_as(OPERATOR), **environ),
             cwd=system.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -30,14 +30,12 @@ from tasks.protocol.messages import (
     SliceRef,
 )
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import connect
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, SIDES
 from tests.seals import SEALER, push
 from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import InputError, RowsFailedError
-from worker_config.settings import Settings
 
 JOB = "0123456789ab"
 
@@ -71,7 +69,7 @@ def check_nothing_is_left(system: System, job_id: str) -> None:
         "the job's threads have ended",
     )
     assert not (system.folder / "spool" / job_id).exists()
-    with connect(system.url) as server:
+    with system.admin() as server:
         # What `celeriac failures` and `report` show stays as long as the record.
         stay = {key(job_id).encode() for key in (keys.job, keys.failures, keys.timeline)}
         wait_until(lambda: set(server.scan_iter(f"{keys.job(job_id)}*")) <= stay, "keys go")
@@ -198,7 +196,7 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
 
 def check_nothing_of(system: System, job_id: str) -> None:
     assert not (system.folder / "spool" / job_id).exists()
-    with connect(system.url) as server:
+    with system.admin() as server:
         assert list(server.scan_iter(f"{keys.job(job_id)}:*")) == [keys.timeline(job_id).encode()]
 
 
@@ -241,7 +239,7 @@ def ask_a_child(system: System, server: redis.Redis, ref: Any) -> Any:
     (model,) = (info for info in system.slots()[0].models if info.name == "digits")
     record = JobRecord(JOB, ["digits"], "by hand", "slices", 8, 0.0, 0.0, "a test", {})
     message = ChunkMessage(MESSAGE_VERSION, JOB, 0, 0, 8, 1, [ModelRef(model.name, model.digest)], ref)
-    channel = BrokerChannel(system.url, Settings(broker_url=system.url), JOB)
+    channel = BrokerChannel(system.url, system.settings(), JOB)
     try:
         job_store.create(server, record, SEALER, 60)
         channel.publish([(system.slots()[0].queue, message)])

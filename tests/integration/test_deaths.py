@@ -8,7 +8,6 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +36,6 @@ from tasks.protocol.messages import (
     Outputs,
 )
 from tasks.protocol.records import JobRecord, ModelInfo, TensorSpec
-from tasks.transport.connection import connect
 from tasks.transport.worker_registry import register_slots
 from tests.forms import in_long_form
 from tests.held import held_child, holding, write_held_models
@@ -46,7 +44,6 @@ from tests.seals import SEALER, opened_answer, outputs_ref, rows_ref, sealed_ans
 from tests.systems import System, Worker, queued_messages, queues, serving
 from tests.waiting import descendants_of, is_alive, wait_until
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
-from worker_config.settings import Settings
 
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
 UNKNOWN_JOB = "0123456789ab"
@@ -74,7 +71,7 @@ def client(held_system: System) -> Iterator[Client]:
 
 @pytest.fixture
 def server(held_system: System) -> Iterator[redis.Redis]:
-    with connect(held_system.url) as server:
+    with held_system.admin() as server:
         yield server
 
 
@@ -260,7 +257,7 @@ def test_chunks_of_a_job_that_nobody_knows_are_dropped_unrun(
 ) -> None:
     (slot,) = held_system.slots()
     message = _message([ModelRef("held", slot.models[0].digest)])
-    channel = BrokerChannel(held_system.url, replace(Settings(), broker_url=held_system.url), UNKNOWN_JOB)
+    channel = BrokerChannel(held_system.url, held_system.settings(), UNKNOWN_JOB)
 
     channel.publish([(slot.queue, message)])
     channel.close()
@@ -294,7 +291,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
     model = LoadedModel(ModelInfo("held", "digest", 1, [spec], [spec], 0.0, 0), runner)
     model_cache = ModelCache([])
     monkeypatch.setattr(model_cache, "get", lambda *_: model)
-    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places()))
+    child = Child("here", 0, model_cache, server, PayloadStore(server, 60, Places(), SEALER))
     if where == "reply":
         monkeypatch.setattr(execute_chunk, "run_chunk", call_with_any_arguments(call))
     message = _message([ModelRef("held", "digest")])

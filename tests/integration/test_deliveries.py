@@ -19,7 +19,6 @@ from tasks.protocol import keys
 from tasks.protocol.chunk_args import to_args
 from tasks.protocol.messages import MESSAGE_VERSION, Answer, ChunkMessage, Failure, ModelRef
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import connect
 from tests.seals import SEALER, opened_answer, rows_ref
 from tests.systems import RedisServer
 
@@ -39,7 +38,7 @@ def old_primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redi
 
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
     server = RedisServer(tmp_path_factory.mktemp("r")).start()
-    with connect(server.url) as client:
+    with server.admin() as client:
         yield client
     server.stop()
 

@@ -12,7 +12,6 @@ from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord
 from tasks.recovery import delivery_log
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, PoisonRows, RowRange
-from tasks.transport.connection import connect
 from tests.seals import SEALER
 from tests.systems import System
 
@@ -24,7 +23,7 @@ BATCH = 16
 @pytest.fixture
 def server(system: System) -> Iterator[redis.Redis]:
     """A worker is up, and the chunk was delivered to several of its children."""
-    with connect(system.url) as server:
+    with system.admin() as server:
         server.set(keys.worker(WORKER), "")
         server.hset(keys.deliveries(MESSAGE.job), "7", "3")
         yield server

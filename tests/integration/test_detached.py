@@ -24,7 +24,6 @@ from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
 from tasks.protocol.records import Plan
 from tasks.protocol.seal import rows_context
-from tasks.transport.connection import connect
 from tasks.transport.resend_detached import message
 from tests.forms import in_long_form
 from tests.held import held_children, holding, write_held_models
@@ -42,7 +41,6 @@ from worker_config.errors import (
     UsageError,
 )
 from worker_config.queue_names import KEY_PREFIX
-from worker_config.settings import Settings
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 ROWS = np.random.default_rng(3).random((3_000, 64), np.float32)
@@ -62,13 +60,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
 
 @pytest.fixture
 def client(shared: System) -> Iterator[Client]:
-    with Client(shared.url, settings=Settings(broker_url=shared.url, spool=shared.folder / "spool")) as client:
+    with Client(shared.url, settings=shared.settings(spool=shared.folder / "spool")) as client:
         yield client
 
 
 @pytest.fixture
 def server(shared: System) -> Iterator[redis.Redis]:
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         yield server
 
 
@@ -282,7 +280,7 @@ def test_what_is_too_large_is_refused_and_leaves_nothing(
     shared: System, server: redis.Redis, make: Callable[[], Any], told: str
 ) -> None:
     before = (set(keys_of(server)), job_store.job_ids(server))
-    with Client(shared.url, settings=Settings(broker_url=shared.url, detached_mib=1)) as client:
+    with Client(shared.url, settings=shared.settings(detached_mib=1)) as client:
         advice = r"may keep 1 MiB there \(CELERIAC_DETACHED_MIB\): put the data under CELERIAC_DATA_ROOTS .* attached$"
         with pytest.raises(UsageError, match=f"{told}.*{advice}"):
             client.submit("digits", make(), detach=True)
@@ -292,7 +290,7 @@ def test_what_is_too_large_is_refused_and_leaves_nothing(
 def test_rows_in_a_file_that_workers_read_cost_no_budget(shared: System, expected: Any) -> None:
     path = shared.folder / "data" / "many.npy"
     np.save(path, np.tile(ROWS, (5, 1)))  # 3.8 MB
-    with Client(shared.url, settings=Settings(broker_url=shared.url, detached_mib=1)) as client:
+    with Client(shared.url, settings=shared.settings(detached_mib=1)) as client:
         job = client.attach(client.submit("digits", path, detach=True))
         check_close(job.result(), np.tile(expected, (5, 1)))
 
@@ -363,7 +361,7 @@ def test_a_row_that_fails_ends_the_job_with_its_record(client: Client, server: r
 def test_a_chunk_that_is_sent_twice_counts_once(shared: System, client: Client, expected: Any) -> None:
     with shared.standing_still():
         job = client.attach(client.submit("digits", ROWS, chunk_rows=100, detach=True))
-        channel = BrokerChannel(shared.url, Settings(broker_url=shared.url), job.id)
+        channel = BrokerChannel(shared.url, shared.settings(), job.id)
         send(channel, job.id, plan_of(job.record.plan), range(30), shared.slots())
         channel.close()
     check_close(job.result(), expected)

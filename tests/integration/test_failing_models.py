@@ -15,7 +15,6 @@ from tasks.protocol.messages import OnError
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import RowsFailedError
-from worker_config.settings import Settings
 
 ROWS = 200
 CHUNK = 10
@@ -82,7 +81,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path, special_model
 def client(request: pytest.FixtureRequest, system: System) -> Iterator[Client]:
     """Large outputs come back by either way."""
     spool = system.folder / "spool" if request.param == "files" else None
-    with Client(system.url, settings=Settings(broker_url=system.url, spool=spool)) as client:
+    with Client(system.url, settings=system.settings(spool=spool)) as client:
         yield client
 
 

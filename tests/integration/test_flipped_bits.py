@@ -17,7 +17,6 @@ from producer.job import broker_channel
 from tasks.protocol import keys
 from tasks.protocol.messages import StoreName
 from tasks.transport import spool
-from tasks.transport.connection import connect
 from tests.forms import LONG
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
@@ -145,7 +144,7 @@ def test_bits_of_rows_outputs_and_answers(client: Client, monkeypatch: pytest.Mo
 def test_bits_of_messages_in_the_queue(system: System, client: Client, seed: int) -> None:
     draw = random.Random(seed)  # noqa: S311
     rows = ROWS[:80, :200]
-    with connect(system.url) as server:
+    with system.admin() as server:
         with system.standing_still():
             job = client.submit("doubled", rows, chunk_rows=4)
             queue = keys.queue(system.slots()[0].queue)
@@ -162,7 +161,7 @@ def test_bits_of_what_is_noted_of_deliveries(system: System, client: Client, see
     draw = random.Random(seed)  # noqa: S311
     rows = ROWS[:16, :10].copy()
     rows[draw.randrange(16), 0] = -1
-    with connect(system.url) as server:
+    with system.admin() as server:
         job = client.submit("deadly", rows, chunk_rows=16, on_error="fill")
         with meddling(server, keys.deliveries(job.id), draw):
             assert job.wait(timeout_seconds=120), job.progress()

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from producer import Client
 from producer.sources import from_batches
-from tasks.transport.connection import connect
 from tests import towers
 from tests.manifests import write_manifest
 from tests.systems import System, queues, serving
@@ -69,7 +68,7 @@ WAYS: dict[str, Callable[[Client], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tuple_without_an_order_is_refused_and_nothing_is_sent(system: System, client: Client, way: str) -> None:
-    with connect(system.url) as server:
+    with system.admin() as server:
         before = server.info("commandstats").get("cmdstat_lpush")
         with pytest.raises(InputError, match=r"saved keeps no order of its inputs.*'item' as well as 'user'.*a dict"):
             WAYS[way](client)

@@ -17,7 +17,7 @@ import pytest
 
 from producer import Client, Job, JobState
 from tasks.protocol import keys
-from tasks.transport.connection import connect
+from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, Worker
 from tests.waiting import is_alive, wait_until
@@ -158,7 +158,7 @@ def test_celerys_own_commands_show_chunks_in_words(shared: System, client: Clien
             [str(BIN / "celery"), "-A", "tasks", "events", "--dump"],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**shared.environ(), "PYTHONUNBUFFERED": "1"},
+            env=shared.environ(PYTHONUNBUFFERED="1", CELERIAC_BROKER_URL=shared.redis.url_as(OPERATOR)),
             cwd=shared.folder,
         )
     try:
@@ -314,7 +314,7 @@ def test_a_worker_that_drains_can_be_ended(shared: System) -> None:
     worker.process.terminate()
     assert worker.process.wait(60) == 0, worker.output()
     assert health(shared, "-n", NODE).returncode == 1, "it is gone"
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         assert not list(server.scan_iter(keys.worker("*")))
 
 

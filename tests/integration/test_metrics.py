@@ -174,7 +174,11 @@ def test_a_command_is_asked_for_its_last_numbers_before_it_ends(system: System, 
     port = free_port()
     command = [str(BIN / "celeriac"), "predict", "digits", "rows.npy", "-o", "out.npy", "--json", "--metrics-port"]
     process = subprocess.Popen(
-        [*command, str(port)], cwd=tmp_path, env=system.environ(), stdout=subprocess.PIPE, text=True
+        [*command, str(port)],
+        cwd=tmp_path,
+        env=system.environ(CELERIAC_BROKER_URL=system.url),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     told: JobFacts = {}
 

@@ -18,7 +18,6 @@ import pytest
 
 from producer import Client, Progress
 from producer.job.progress_bar import LOOK_SECONDS, follow
-from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
@@ -130,7 +129,7 @@ def test_the_list_that_an_autoscaler_watches_is_that_in_which_chunks_wait(system
     manifest = str(system.folder / "models.toml")
     (of_manifest,) = celeriac(system, "models", "--queue", "--models", manifest, CELERIAC_BROKER_URL="").splitlines()
     assert of_worker == of_manifest
-    with system.standing_still(), connect(system.url) as redis:
+    with system.standing_still(), system.admin() as redis:
         job = client.submit("even", np.zeros((8, 2)), chunk_rows=1)
         # A worker that stands still may have asked for one before.
         wait_until(lambda: int(redis.llen(of_worker)) >= 3, "chunks wait in it")

@@ -20,7 +20,6 @@ from producer.records import job_store
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import ModelRef, Outputs
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.seals import outputs_ref, sealed_answer
@@ -113,7 +112,7 @@ def test_a_job_waits_for_redis_and_goes_on(
     watching = celeriac.start("watch", job.id, "--broker", system.url)
     wait_until(lambda: f"job {job.id} is running" in watching.stderr.read_text(), "somebody watches")
     if keeps == "everything":
-        with connect(system.url) as server:
+        with system.admin() as server:
             server.save()
         system.redis.options = (*system.redis.options, "--dbfilename", "dump.rdb")
     system.redis.stop()
@@ -139,7 +138,7 @@ def test_a_watch_goes_on_though_a_redis_has_lost_its_job_for_a_while(
 ) -> None:
     counts = {"predicted": 9}
     job = JobRecord("0123456789ab", ["plus@0"], "rows.npy", "redis", 9, 0.0, time.time(), "there:1", counts)
-    with serving(tmp_path_factory.mktemp("s")) as alone, connect(alone.url) as server:
+    with serving(tmp_path_factory.mktemp("s")) as alone, alone.admin() as server:
         job_store.create(server, job, 600)
         watching = celeriac.start("watch", job.id, "--broker", alone.url)
         wait_until(lambda: f"job {job.id} is running" in watching.stderr.read_text(), "somebody watches")
@@ -169,7 +168,7 @@ def test_a_full_redis_holds_the_job_up_and_no_more(
     shared: System, shared_client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = np.random.default_rng(4).random((2_000, 4_096), np.float32)
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         job = shared_client.submit("plus", rows, chunk_rows=50, store="redis")
         wait_until(lambda: 0 < job.ledger.predicted < 2_000, "some rows are predicted")
         server.config_set("maxmemory", 1)
@@ -211,7 +210,7 @@ def test_duplicates_are_dropped_and_those_that_differ_are_counted(shared: System
     wait_until(lambda: job.ledger.chunks_answered == 9, "all chunks but one are answered")
     outputs = rows[:CHUNK_ROWS] + 1
     same = xxhash.xxh3_64_intdigest(codec.encode(outputs))
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         for checksum in (same, same + 1, same):
             server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum, nonfinite_inputs=1))
         wait_until(lambda: job.ledger.duplicates == 3, "they are dropped")
@@ -224,7 +223,7 @@ def test_duplicates_are_dropped_and_those_that_differ_are_counted(shared: System
 def test_an_answer_of_another_version_is_not_joined(shared: System, shared_client: Client) -> None:
     rows = gated_rows(shared, 0)[:CHUNK_ROWS]
     job = shared_client.submit("gated", rows, chunk_rows=CHUNK_ROWS)
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), answer(job, 0, rows * 0, models=[ModelRef("gated", "0" * 64)]))
         wait_until(lambda: job.ledger.chunks_sent_again == 1, "the chunk is sent again")

@@ -22,7 +22,6 @@ from producer.sources import from_rows
 from tasks.models.model_version import model_digest
 from tasks.protocol import keys
 from tasks.protocol.messages import STAGES
-from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import System, queued_messages, serving
@@ -56,7 +55,7 @@ def client(cluster: System) -> Iterator[Client]:
 
 @pytest.fixture
 def server(cluster: System) -> Iterator[redis.Redis]:
-    with connect(cluster.url) as server:
+    with cluster.admin() as server:
         yield server
 
 
@@ -351,7 +350,7 @@ def test_the_stages_of_slots_add_up_to_their_time(running_system: System) -> Non
         slots, seconds = job.progress().slots, job.progress().seconds
     assert set(job.stages) <= set(STAGES)
     assert job.stages["infer"] > 0
-    with connect(running_system.url) as server:
+    with running_system.admin() as server:
         found = timeline_store.read(server, job.id)
     assert found is not None
     answers = found[1]

@@ -20,7 +20,6 @@ from producer import Client
 from producer.sources import BatchSource, from_rows
 from tasks.protocol import keys
 from tasks.transport import queues
-from tasks.transport.connection import connect
 from tests import systems
 from tests.forms import LONG, in_long_form
 from tests.held import held_children, holding, write_held_models
@@ -66,7 +65,7 @@ def client(two_sets: System) -> Iterator[Client]:
 
 @pytest.fixture
 def server(two_sets: System) -> Iterator[redis.Redis]:
-    with connect(two_sets.url) as server:
+    with two_sets.admin() as server:
         yield server
 
 

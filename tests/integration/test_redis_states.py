@@ -15,12 +15,13 @@ import pytest
 import redis
 
 from producer import Client, Job
-from tasks.transport.connection import connect
+from tasks.protocol.rights import ROLES
+from tasks.transport import connection
 from tests.forms import in_long_form
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
 from tests.redis_binaries import SERVERS, binary_of
-from tests.systems import System, serving
+from tests.systems import SECURED, RedisServer, System, serving
 from tests.waiting import wait_until
 
 ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
@@ -73,7 +74,7 @@ def that_misses_replicas(_: System, server: redis.Redis) -> Iterator[str]:
 def that_runs_a_script(system: System, server: redis.Redis) -> Iterator[str]:
     """Somebody else's, without end."""
     server.config_set("lua-time-limit", 100)
-    with ThreadPoolExecutor(1) as pool, connect(system.url, retries=0, timeout_seconds=600) as other:
+    with ThreadPoolExecutor(1) as pool, system.admin(retries=0, timeout_seconds=600) as other:
         script = pool.submit(other.eval, "while true do end", 0)
         yield "takes no writes"
         server.script_kill()
@@ -82,10 +83,14 @@ def that_runs_a_script(system: System, server: redis.Redis) -> Iterator[str]:
 
 
 @contextmanager
-def that_has_taken_rights_away(_: System, server: redis.Redis) -> Iterator[str]:
-    server.execute_command("ACL", "SETUSER", "default", "-@list", "-@write")
+def that_has_taken_rights_away(system: System, server: redis.Redis) -> Iterator[str]:
+    users = {role.name: system.redis.rules_of(role) for role in ROLES} if SECURED else {"default": ["+@all"]}
+    for user in users:
+        server.execute_command("ACL", "SETUSER", user, "-@list", "-@write")
     yield "refuses this user a right"
-    server.execute_command("ACL", "SETUSER", "default", "+@all")
+    for user, rules in users.items():
+        server.execute_command("ACL", "SETUSER", user, *rules)
+    server.acl_log_reset()
 
 
 @contextmanager
@@ -129,7 +134,7 @@ STATES = [
 def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
     system: System, client: Client, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connect(system.url, retries=0) as server, holding(system.folder, HELD) as let_go:
+    with system.admin(retries=0) as server, holding(system.folder, HELD) as let_go:
         job = client.submit("held", ROWS, chunk_rows=2)
         wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
         with state(system, server) as what:
@@ -142,11 +147,25 @@ def test_a_job_waits_for_a_redis_that_refuses_and_goes_on(
     np.testing.assert_array_equal(client.predict("held", ROWS[:4]), ROWS[:4] * 2)
 
 
+def test_a_unix_socket_that_gives_no_sign_of_life_is_told_as_what_it_is(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    system = System(RedisServer(folder, secured=False).start(), folder)
+    with system.admin() as server:
+        monkeypatch.setattr(connection, "HEALTH_CHECK_SECONDS", 1e-6)
+        with system.admin(retries=0) as client:
+            client.ping()
+            with that_cannot_save(system, server), pytest.raises(redis.exceptions.ReadOnlyError):
+                client.ping()
+    system.stop()
+
+
 @pytest.mark.parametrize("seconds", [1, *(pytest.param(seconds, marks=in_long_form) for seconds in (35, 60, 300))])
 def test_a_redis_that_stands_still_costs_time_alone(
     system: System, client: Client, seconds: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connect(system.url) as server, holding(system.folder, HELD) as let_go:
+    with system.admin() as server, holding(system.folder, HELD) as let_go:
         job = client.submit("held", ROWS, chunk_rows=2)
         wait_until(lambda: job.ledger.predicted >= 30, "half of it is done")
         with standing_still(system, server):
@@ -168,7 +187,7 @@ def test_whatever_becomes_of_redis_under_load_costs_time_alone(system: System, c
         job = client.submit("held", rows, chunk_rows=4)
         least = random.randrange(1_500)  # noqa: S311
         wait_until(lambda job=job, least=least: job.ledger.predicted > least, "the job is in the middle")
-        with connect(system.url, retries=0) as server, state(system, server):
+        with system.admin(retries=0) as server, state(system, server):
             job.wait(timeout_seconds=random.uniform(0, 15))  # noqa: S311
         check_whole(system, job, rows)
     assert system.workers[0].process.poll() is None, system.workers[0].output()

@@ -14,7 +14,6 @@ import redis
 from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.messages import TASK_NAME
-from tasks.transport.connection import connect
 from tests.held import write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving
@@ -32,7 +31,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture
 def server(system: System) -> Iterator[redis.Redis]:
-    with connect(system.url) as server:
+    with system.admin() as server:
         yield server
         server.delete(keys.REFUSED)
 

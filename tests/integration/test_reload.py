@@ -195,7 +195,10 @@ def test_a_worker_of_functions_has_no_tensorflow_until_a_reload_brings_a_model_o
 
         manifest.write_text(functions + times)
         os.kill(worker.pid, signal.SIGHUP)
-        wait_until(lambda: {info.name for info in system.slots()[0].models} == {"double", "times"}, "both are served")
+        wait_until(
+            lambda: [{info.name for info in slot.models} for slot in system.slots()] == [{"double", "times"}],
+            "both are served",
+        )
 
         np.testing.assert_allclose(client.predict("times", rows), 4.0)
         np.testing.assert_array_equal(client.predict("double", rows), rows * 2)

@@ -10,7 +10,6 @@ import redis
 from tasks.protocol import keys
 from tasks.protocol.messages import InlineRef, Outputs
 from tasks.transport import queues, scripts
-from tasks.transport.connection import connect
 from tests.seals import push
 from tests.systems import System
 
@@ -20,7 +19,7 @@ NAMES = sorted(path.stem for path in Path(scripts.__file__).parent.glob("*.lua")
 
 @pytest.fixture
 def server(system: System) -> redis.Redis:
-    return connect(system.url)
+    return system.admin()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,7 +20,6 @@ from tasks.protocol.keys import JobField
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, content_of, failure_context, record_context
-from tasks.transport.connection import connect
 from tasks.transport.resend_detached import send_void
 from tests.forms import LONG
 from tests.held import holding, write_held_models
@@ -100,7 +99,7 @@ def with_other_rows(record: bytes) -> bytes:
 
 
 def test_bits_of_a_record(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         job_id = leave_done(client)
         job, whole, draw = client.attach(job_id), record_of(server, job_id), random.Random(7)  # noqa: S311
         for bit in draw.sample(range(8 * len(whole)), FLIPS):
@@ -116,7 +115,7 @@ def test_bits_of_a_record(system: System, keys_here: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("forger", FORGERS)
 def test_a_forged_plan_is_neither_fetched_nor_sent(signed: System, forger: str) -> None:
-    with client_of(signed, NEW) as client, connect(signed.url) as server:
+    with client_of(signed, NEW) as client, signed.admin() as server:
         with signed.standing_still():
             job_id = leave(client)
             job = client.attach(job_id)
@@ -138,7 +137,7 @@ def test_a_forged_plan_is_neither_fetched_nor_sent(signed: System, forger: str) 
 
 
 def test_a_record_of_another_job_is_refused(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         one, other = leave_done(client), leave_done(client)
         put(server, one, record=record_of(server, other))
         with pytest.raises(SealError, match=f"record/{one} is damaged"):
@@ -147,7 +146,7 @@ def test_a_record_of_another_job_is_refused(system: System, keys_here: tuple[str
 
 
 def test_one_forged_record_hides_no_other_job(signed: System) -> None:
-    with client_of(signed, NEW) as client, connect(signed.url) as server:
+    with client_of(signed, NEW) as client, signed.admin() as server:
         one, other = leave_done(client), leave_done(client)
         put(server, one, record=FORGERS["without key"](one, with_other_rows(record_of(server, one))))
         listed = signed.celeriac("jobs", **signing(NEW))
@@ -181,7 +180,7 @@ def test_keys_rotate_while_a_detached_job_is_open(tmp_path_factory: pytest.TempP
         system.start_ready_worker(system.folder / "models.toml", 1, environ=signing(NEW, OLD))
         system.workers[0].process.send_signal(signal.SIGKILL)
         let_go()
-        with client_of(system, NEW, OLD) as client, connect(system.url) as server:
+        with client_of(system, NEW, OLD) as client, system.admin() as server:
             put(server, job_id, resend=1)  # its chunk is made again from the plan, and signed anew
             np.testing.assert_array_equal(client.attach(job_id).result(), ROWS * 2)
         with client_of(system, NEW) as client, pytest.raises(SealError, match="is not signed with a key"):
@@ -192,7 +191,7 @@ def test_keys_rotate_while_a_detached_job_is_open(tmp_path_factory: pytest.TempP
 
 
 def test_counts_are_not_what_is_handed_out(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         job_id = leave_done(client)
         put(server, job_id, predicted=8, answered=2, chunks=2, failed=3, nonfinite_outputs=7, void=1, models=0)
         np.testing.assert_array_equal(client.attach(job_id).result(), ROWS * 2)
@@ -208,7 +207,7 @@ def test_counts_are_not_what_is_handed_out(system: System, keys_here: tuple[str,
 
 
 def test_a_job_that_is_said_to_be_done_has_no_fewer_rows(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         with system.standing_still():
             early, short = leave(client), leave(client)
             put(server, early, state="done", predicted=20, answered=CHUNKS)
@@ -220,7 +219,7 @@ def test_a_job_that_is_said_to_be_done_has_no_fewer_rows(system: System, keys_he
 
 
 def test_answers_that_are_taken_away_or_moved_are_no_others(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         job_id, other = leave_done(client), leave_done(client)
         held = keys.answers(job_id)
         whole = cast("dict[bytes, bytes]", server.hgetall(held))
@@ -240,7 +239,7 @@ def flipped(data: bytes) -> bytes:
 
 
 def test_no_model_is_left_out_by_who_has_no_key(system: System, keys_here: tuple[str, ...]) -> None:
-    with client_of(system, *keys_here) as client, connect(system.url) as server:
+    with client_of(system, *keys_here) as client, system.admin() as server:
         job_id = leave_done(client, ["held", "slow"])
         record = msgspec.json.encode(FailureRecord(0, 4, "infer", "ValueError", "forged", "slow"))
         sealer = Sealer(keys_here)

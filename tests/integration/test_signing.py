@@ -81,7 +81,7 @@ def test_what_is_not_signed_as_it_should_be_is_not_run(
 @pytest.mark.parametrize("words", ["predict held rows.npy -o out.npy", "predict held rows.npy --detach"])
 def test_a_command_without_the_workers_key_ends_with_one_line(system: System, words: str) -> None:
     np.save(system.folder / "rows.npy", ROWS)
-    ended = system.celeriac(*words.split())
+    ended = system.celeriac(*words.split(), **signing())
     assert ended.returncode == ExitCode.NO_WORKER
     assert ended.stderr.strip().endswith("believe signed messages alone; set CELERIAC_SIGNING_KEY here as it is there")
     assert len(ended.stderr.splitlines()) == 1

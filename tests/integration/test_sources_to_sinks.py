@@ -21,7 +21,6 @@ from tasks.protocol.messages import FileRef, PayloadRef, RedisRef
 from tests.data_sets import KINDS, PIXELS, ROWS, expected_of, rows_of, write_parquet
 from tests.systems import System
 from tests.unit.test_sinks_contract import NAMELESS, READERS
-from worker_config.settings import Settings
 
 CHUNK_ROWS = 16
 
@@ -33,7 +32,7 @@ def system(kinds_system: System) -> System:
 
 @pytest.fixture(scope="module")
 def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=Settings(broker_url=system.url, spool=system.folder / "spool")) as client:
+    with Client(system.url, settings=system.settings(spool=system.folder / "spool")) as client:
         yield client
 
 

@@ -15,13 +15,11 @@ import pytest
 from producer import Client
 from producer.records import job_store
 from tasks.protocol import keys
-from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import RedisServer, System, serving, shared_folders
 from worker_config.errors import RowsFailedError, UsageError
-from worker_config.settings import Settings
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 # More than 64 KiB in a chunk, so that nothing rides in the message.
@@ -39,7 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
 
 @pytest.fixture
 def client(shared: System) -> Iterator[Client]:
-    settings = Settings(broker_url=shared.url, spool=shared.folder / "spool")
+    settings = shared.settings(spool=shared.folder / "spool")
     with Client(shared.url, settings=settings) as client:
         yield client
 
@@ -57,7 +55,7 @@ def expected(models: Path) -> Any:
 
 
 def store_of(system: System, job_id: str) -> str:
-    with connect(system.url) as server:
+    with system.admin() as server:
         return job_store.read(server, job_id, SEALER)[1].store
 
 
@@ -70,7 +68,7 @@ def test_every_way_gives_the_same_outputs_and_leaves_nothing(
     assert job.wait(timeout_seconds=30)
     assert store_of(shared, job.id) == store
     assert not (shared.folder / "spool" / job.id).exists()
-    with connect(shared.url) as server:
+    with shared.admin() as server:
         assert list(server.scan_iter(keys.job(job.id) + ":*")) == [keys.timeline(job.id).encode()]
 
 
@@ -92,7 +90,7 @@ def test_large_outputs_take_the_way_of_the_rows(shared: System, client: Client, 
 def test_a_producer_without_the_spool_folder_gets_large_outputs_through_redis(
     shared: System, file: Path, expected: Any
 ) -> None:
-    with Client(shared.url, settings=Settings(broker_url=shared.url)) as alone:
+    with Client(shared.url, settings=shared.settings()) as alone:
         job = alone.submit("digits", file, chunk_rows=len(ROWS), store="slices")  # outputs of 117 KiB
         np.testing.assert_allclose(job.result(), expected, **CLOSE)
         assert job.wait(timeout_seconds=30)
@@ -105,7 +103,7 @@ def test_the_fastest_way_that_the_workers_reach_is_chosen(
 ) -> None:
     elsewhere = tmp_path / "rows.npy"
     np.save(elsewhere, ROWS)
-    alone = Client(shared.url, settings=Settings(broker_url=shared.url))
+    alone = Client(shared.url, settings=shared.settings())
     chosen = {
         "a file under the roots": store_of(shared, finished(client.submit("digits", file))),
         "a file elsewhere": store_of(shared, finished(client.submit("digits", elsewhere))),
@@ -123,7 +121,7 @@ def test_a_way_that_cannot_be_had_is_refused_with_the_reason(shared: System, cli
     with pytest.raises(UsageError, match="CELERIAC_DATA_ROOTS"):
         client.submit("digits", tmp_path / "rows.npy", store="slices")
     (tmp_path / "other").mkdir()
-    other = Settings(broker_url=shared.url, spool=tmp_path / "other")
+    other = shared.settings(spool=tmp_path / "other")
     with Client(shared.url, settings=other) as stranger, pytest.raises(UsageError, match="CELERIAC_SPOOL"):
         stranger.submit("digits", ROWS, store="files")
 
@@ -224,7 +222,7 @@ def test_a_redis_with_little_memory_is_never_filled(tmp_path_factory: pytest.Tem
     try:
         system.start_ready_worker(manifest, 1)
         rows = np.random.default_rng(7).random((200_000, 64), np.float32)  # 51 MB
-        with Client(system.url) as client, connect(system.url) as redis:
+        with Client(system.url) as client, system.admin() as redis:
             job = client.submit("first", rows, chunk_rows=8_000)
             peak = 0
             while not job.wait(timeout_seconds=0.01):

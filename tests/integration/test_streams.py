@@ -19,7 +19,6 @@ from producer import Client, JobState
 from producer.records.job_store import read_all
 from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import connect
 from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import System
@@ -186,11 +185,11 @@ def _record_when_reading_rests(system: System, stream: Counted, most: float = ma
 
 
 def _running(system: System) -> JobRecord:
-    with connect(system.url) as server:
+    with system.admin() as server:
         (record,) = (record for state, record in read_all(server, SEALER)[0] if state is JobState.RUNNING)
         return record
 
 
 def _state(system: System, job_id: str) -> JobState | None:
-    with connect(system.url) as server:
+    with system.admin() as server:
         return next((state for state, record in read_all(server, SEALER)[0] if record.id == job_id), None)

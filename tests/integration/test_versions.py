@@ -15,7 +15,6 @@ from tasks.protocol import chunk_args, keys
 from tasks.protocol.messages import MESSAGE_VERSION, TASK_NAME, Failure, OnError, Outputs
 from tasks.protocol.records import SlotRecord
 from tasks.transport import worker_registry
-from tasks.transport.connection import connect
 from tests.chunks import Chunks, chunks_of, outputs_of
 from tests.held import write_held_models
 from tests.manifests import write_manifest
@@ -25,7 +24,6 @@ from tests.waiting import wait_until
 from worker_config.celery_app import make_app
 from worker_config.errors import CeleriacError, ExitCode, RowsFailedError, VersionError
 from worker_config.retry_policy import MAX_SENDS
-from worker_config.settings import Settings
 
 ROWS = np.arange(32, dtype=np.float32).reshape(8, 4)
 JOB = "0123456789ab"
@@ -57,7 +55,7 @@ def chunks(system: System) -> Iterator[Chunks]:
     ],
 )
 def test_a_message_of_another_version_is_answered_and_not_run(system: System, chunks: Chunks, args: list[Any]) -> None:
-    with make_app(Settings(broker_url=system.url)) as app:
+    with make_app(system.settings()) as app:
         app.send_task(TASK_NAME, args=args, argsrepr="?", kwargsrepr="{}", queue=chunks.queue, ignore_result=True)
     answer = chunks.next_answer()
     assert isinstance(answer, Failure)
@@ -142,7 +140,7 @@ def test_with_workers_of_another_version_alone_a_command_ends_with_one_line(
     (slot,) = system.slots()
     with serving(tmp_path_factory.mktemp("s")) as empty:
         np.save(empty.folder / "rows.npy", ROWS)
-        with connect(empty.url) as server:
+        with empty.admin() as server:
             worker_registry.register_slots(server, [of_another_release(slot, version)])
             ended = empty.celeriac("predict", "held", "rows.npy", "-o", "out.npy", "--worker-timeout-seconds", "0.1")
     assert ended.returncode == ExitCode.NO_WORKER

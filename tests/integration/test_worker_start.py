@@ -16,7 +16,6 @@ import pytest
 
 from tasks.protocol import keys
 from tasks.protocol.records import SlotRecord
-from tasks.transport.connection import connect
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, RedisServer, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
@@ -70,7 +69,7 @@ def test_the_main_process_imports_tensorflow_and_never_starts_its_runtime(runnin
 def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system: System) -> None:
     before = running_system.slots()
 
-    with connect(running_system.url) as client:
+    with running_system.admin() as client:
         client.flushall()
     assert running_system.slots() == []
 
@@ -87,7 +86,7 @@ def test_a_redis_that_lost_everything_is_told_of_a_child_that_had_just_come_up(r
 
     before = wait_until(others, "another child is in its place")
 
-    with connect(running_system.url) as client:
+    with running_system.admin() as client:
         client.flushall()
 
     assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
@@ -113,7 +112,7 @@ def test_a_worker_that_is_asked_to_end_leaves_nothing_in_redis(redis_alone: Syst
 
     assert _exit_code(worker) == 0, worker.output()
     assert not any(map(is_alive, children))
-    with connect(redis_alone.url) as client:
+    with redis_alone.admin() as client:
         assert not client.exists(keys.WORKERS)
         assert list(client.scan_iter(keys.worker("*"))) == []
 
@@ -177,7 +176,7 @@ def test_a_refused_password_ends_the_worker_and_is_not_printed(
     tmp_path_factory: pytest.TempPathFactory, models: Path, given: str
 ) -> None:
     folder = tmp_path_factory.mktemp("s")
-    system = System(RedisServer(folder, ("--requirepass", PASSWORD)).start(), folder)
+    system = System(RedisServer(folder, ("--requirepass", PASSWORD), secured=False).start(), folder)
     try:
         url = f"unix://{given}{folder}/redis.sock"
         worker = system.start_worker(models / "models.toml", 1, environ={"CELERIAC_BROKER_URL": url})
@@ -301,5 +300,5 @@ def _digits_manifest(system: System, models: Path) -> Path:
 
 def _forget_workers(system: System) -> None:
     """A killed worker's record lives on for a while."""
-    with connect(system.url) as client:
+    with system.admin() as client:
         client.flushall()

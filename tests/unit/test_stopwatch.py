@@ -20,6 +20,21 @@ def test_the_stages_have_all_seconds() -> None:
     assert {"wait", "infer", "answer"} <= set(STAGES)
 
 
+def test_what_a_chunk_took_that_got_no_answer_was_waiting_to_the_next_one() -> None:
+    now = 100.0
+    watch = Stopwatch(lambda: now)
+    watch.enter("answer")
+    watch.lap()
+    now += 0.25  # it leaves
+    watch.enter("wait")
+    for seconds in (2.0, 3.0):
+        now += 1.0
+        watch.begin()
+        now += seconds
+    assert watch.lap() == {"answer": 0.25, "wait": 4.0, "fetch": 3.0}
+    watch.enter("wait")
+
+
 def test_a_listener_is_told_of_every_stage_that_ends() -> None:
     now, told = 1.0, []
     watch = Stopwatch(lambda: now)
