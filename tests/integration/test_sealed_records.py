@@ -51,7 +51,9 @@ def keys_here(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 def start(folder: Path, *keys: str) -> Any:
-    return serving(folder, write_manifest(folder, write_held_models(folder)), 1, signing(*keys) if keys else {})
+    models = write_held_models(folder)
+    manifest = write_manifest(folder, models | {"other": models["held"]})
+    return serving(folder, manifest, 1, signing(*keys) if keys else {})
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +242,14 @@ def flipped(data: bytes) -> bytes:
 
 def test_no_model_is_left_out_by_who_has_no_key(system: System, keys_here: tuple[str, ...]) -> None:
     with client_of(system, *keys_here) as client, system.admin() as server:
-        job_id = leave_done(client, ["held", "slow"])
-        record = msgspec.json.encode(FailureRecord(0, 4, "infer", "ValueError", "forged", "slow"))
+        job_id = leave_done(client, ["held", "other"])
+        record = msgspec.json.encode(FailureRecord(0, 4, "infer", "ValueError", "forged", "other"))
         sealer = Sealer(keys_here)
         unsealed, of_another_job = record, sealer.seal_bytes(failure_context("0123456789ab"), record)
         of_another_model = sealer.seal_bytes(failure_context(job_id), record)
-        for forged, model in ((unsealed, "slow"), (of_another_job, "slow"), (of_another_model, "held")):
+        for forged, model in ((unsealed, "other"), (of_another_job, "other"), (of_another_model, "held")):
             put(server, job_id, **{f"{JobField.FAILED}{model}": forged})
-            with pytest.raises((SealError, MessageError), match=f"failure/{job_id} is|has a failure of 'slow'"):
+            with pytest.raises((SealError, MessageError), match=f"failure/{job_id} is|has a failure of 'other'"):
                 client.attach(job_id)
             server.hdel(keys.job(job_id), f"{JobField.FAILED}{model}")
-        assert cast("dict[str, Any]", client.attach(job_id).result()).keys() == {"held", "slow"}
+        assert cast("dict[str, Any]", client.attach(job_id).result()).keys() == {"held", "other"}
