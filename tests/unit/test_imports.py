@@ -46,3 +46,11 @@ def _module_of(package: str, name: str) -> str:
     inside = f"{package}.{name}"
     is_submodule = package.startswith("tasks") and importlib.util.find_spec(package).submodule_search_locations
     return inside if is_submodule and importlib.util.find_spec(inside) else package
+
+
+def test_errors_are_a_module_of_the_producer_with_the_very_classes() -> None:
+    from producer.errors import CeleriacError
+    from worker_config import errors
+
+    assert CeleriacError is errors.CeleriacError
+    assert producer.errors.RowsFailedError is errors.RowsFailedError
