@@ -117,5 +117,6 @@ def row_bytes(array: Array) -> float:
 def _value_bytes(array: Array) -> float:
     if not array.dtype.hasobject or array.size == 0:
         return array.dtype.itemsize
-    sample = array.flat[:: max(1, array.size // _SAMPLED_STRINGS)]
+    # Not `array.flat[::step]`: of variable-width strings longer than 15 bytes NumPy gives dangling ones.
+    sample = array.reshape(-1)[:: max(1, array.size // _SAMPLED_STRINGS)]
     return sum(len(value) if isinstance(value, (str, bytes)) else array.itemsize for value in sample) / len(sample)

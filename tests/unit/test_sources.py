@@ -112,6 +112,13 @@ class TestMemory:
 
         assert 500 <= source.row_bytes <= 2000
 
+    def test_long_strings_of_any_width_are_taken(self) -> None:
+        texts = ["", "a" * 16, "é" * 300]
+        source = from_arrays(np.array(texts, np.dtypes.StringDType()))
+        assert source.row_bytes > 16
+        assert source.take(1, 3).tolist() == texts[1:]
+        assert source.take(1, 3).dtype == object
+
     def test_bfloat16_is_welcome(self) -> None:
         assert from_arrays(np.zeros(3, ml_dtypes.bfloat16)).specs[""].dtype == ml_dtypes.bfloat16
 
