@@ -89,7 +89,9 @@ _EXCLUDED = {
     is_flag=True,
     help="With --resume: predict the failed rows of a finished OUTPUT again, and put them at their place.",
 )
-@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--force", is_flag=True, help="Replace an output that exists, or rows that an earlier run has left."
+)
 @click.option(
     "--dry-run",
     "is_dry",

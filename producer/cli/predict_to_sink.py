@@ -68,8 +68,7 @@ def predict_to_output(request: PredictRequest, output: Path, *, resume: bool, fo
         with ending(open_sink(output, source.rows, force, journal=head, resume=resume)) as sink:
             if sink.dropped_rows and not request.run.quiet:
                 click.echo(
-                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped; "
-                    "--resume would have continued it, if its input and models are the same",
+                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped",
                     err=True,
                 )
             if sink.done_rows and sink.done_rows == source.rows:

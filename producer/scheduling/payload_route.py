@@ -80,9 +80,7 @@ def _slice_ref(source: Source | BatchSource) -> SliceRef | str:
         return "its rows stand in no .npy file"
     data = source.data
     if not data.flags.c_contiguous:
-        return (
-            "its file has the array in Fortran order, so no row stands in one piece (save np.ascontiguousarray of it)"
-        )
+        return "its file has the array in Fortran order, so no row is in one piece (save np.ascontiguousarray of it)"
     name = dtype_name(data.dtype)
     if name is None:
         return f"its file has values of dtype {data.dtype}, which are not taken as they stand there"

@@ -180,11 +180,14 @@ def journal_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.journal")
 
 
-def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) -> Journal:
+def open_journal(path: Path, rows: int | None, head: JournalHead, *, resume: bool, force: bool = False) -> Journal:
     """Open and lock the journal of an output; with `resume` it tells what a former run did, if there was one.
 
+    Without it the rows of a former run are dropped, if `force` says so.
+
     Raises:
-        OutputError: another process writes the output, or the journal is damaged, or of another piece of work.
+        OutputError: another process writes the output, or the journal is damaged, or of another piece of work; or there
+            are rows of a former run, and nobody said what is to become of them.
     """
     now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows, **head.as_dict()}
     file = journal_path(path)
@@ -200,8 +203,14 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
                 journal = Journal(file, descriptor, records[1:])
             os.ftruncate(descriptor, length)
         else:
+            saved = _safe_rows(path, data)
+            if saved and not (resume or force):
+                raise OutputError(
+                    f"{path}: {saved} rows that an earlier run has saved beside it would be lost; continue it with "
+                    "--resume, or begin again with --force"
+                )
             undo.callback(file.unlink, missing_ok=True)
-            journal = Journal(file, descriptor, [], dropped_rows=_safe_rows(path, data))
+            journal = Journal(file, descriptor, [], dropped_rows=saved)
             journal.begin(now)
         undo.pop_all()
     return journal

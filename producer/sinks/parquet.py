@@ -104,7 +104,8 @@ class ParquetWriter(FileWriter):
 
     def _damaged(self) -> OutputError:
         return OutputError(
-            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; start over without --resume"
+            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; "
+            "start over with --force instead of --resume"
         )
 
     def _batch(self, arrays: Arrays, numbers: Array) -> Any:

@@ -166,13 +166,15 @@ def test_rows_that_are_mended_in_the_data_are_other_data(celeriac: Celeriac, sys
 
     line = celeriac.refuses(ExitCode.USAGE, *predict, "--resume")
     assert "out.npy: cannot be continued: its input has changed (modified: " in line
-    assert line.endswith("; start over without --resume")
+    assert line.endswith("; start over with --force instead of --resume")
 
-    ended = celeriac.run(*predict)
+    line = celeriac.refuses(ExitCode.USAGE, *predict)
+    assert f"out.npy: {SAFE} rows that an earlier run has saved beside it would be lost; continue it with" in line
+
+    ended = celeriac.run(*predict, "--force")
     assert ended.code == ExitCode.OK, ended
     celeriac.check_one_line(ended)
     assert f"{SAFE} rows that an earlier run left beside " in ended.lines[0]
-    assert "--resume would have continued it" in ended.lines[0]
     assert ended.json["ledger"]["resumed"] == 0
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy")[30:36, 0], [30, 31, 32, 0, 34, 35])
 
@@ -182,7 +184,7 @@ def test_quiet_drops_what_an_earlier_run_has_left_without_a_word(celeriac: Celer
     predict = predict_paths(system, "paths.npy", "out.npy", "--quiet")
     fails_in_the_middle(celeriac, predict)
     number_file(celeriac, MISSING).write_text("33")
-    assert celeriac.succeeds(*predict).json["ledger"]["resumed"] == 0
+    assert celeriac.succeeds(*predict, "--force").json["ledger"]["resumed"] == 0
 
 
 def test_a_complete_output_is_not_continued_and_force_concerns_nothing_else(celeriac: Celeriac, system: System) -> None:
@@ -389,7 +391,7 @@ def test_other_data_and_other_models_are_refused_with_the_reason(
     change(celeriac.folder)
     line = celeriac.refuses(ExitCode.USAGE, *command)
     assert f"out.npy: cannot be continued: {words}" in line
-    assert line.endswith("; start over without --resume")
+    assert line.endswith("; start over with --force instead of --resume")
 
 
 def test_a_worker_that_does_not_come_up_leaves_the_rows_safe(celeriac: Celeriac) -> None:

@@ -106,7 +106,7 @@ def test_the_store_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "told"),
     [
-        (np.asfortranarray(np.zeros((9, 2))), "Fortran order, so no row stands in one piece"),
+        (np.asfortranarray(np.zeros((9, 2))), "Fortran order, so no row is in one piece"),
         (np.zeros((9, 2), ">f4"), "big-endian numbers"),
         (np.array(["a", "b"]), "values of dtype <U1"),
         (np.ones(9, bool), "booleans, which are looked at"),

@@ -246,10 +246,14 @@ def test_resume_without_a_journal_begins_afresh(path: Path) -> None:
     assert_holds(path, outputs_for(path))
 
 
-def test_without_resume_an_old_journal_is_dropped(path: Path) -> None:
+def test_rows_of_a_former_run_are_dropped_by_force_alone(path: Path) -> None:
     half_done(path)
+    before = names(path.parent)
 
-    sink = open_journalled(path)
+    with pytest.raises(OutputError, match=r"10 rows that an earlier run has saved .* with --resume, or .* --force"):
+        open_journalled(path)
+    assert names(path.parent) == before
+    sink = open_sink(path, ROWS, True, journal=HEAD)
 
     assert (sink.done_rows, sink.dropped_rows) == (0, 10)
     write_rest(sink, outputs_for(path))
@@ -287,7 +291,11 @@ def test_discard_removes_what_could_be_continued(path: Path) -> None:
         ),
         (JournalHead({**HEAD.source, "size": 1}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, 1 now\)"),
         (JournalHead({"path": "rows.npy"}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, unknown now"),
-        (HEAD, ROWS + 1, rf"input has changed \(rows: {ROWS} before, {ROWS + 1} now\); start over without --resume"),
+        (
+            HEAD,
+            ROWS + 1,
+            rf"input has changed \(rows: {ROWS} before, {ROWS + 1} now\); start over with --force",
+        ),
         (HEAD, None, rf"rows: {ROWS} before, unknown now"),
     ],
 )
@@ -354,12 +362,14 @@ def test_temporary_files_that_are_gone_or_too_short_are_an_error(path: Path) -> 
             file.mkdir()
         else:
             file.write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over without --resume"):
+    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over with --force instead of --resume"):
         open_journalled(path, resume=True)
 
     for file in path.parent.glob("*.part"):
         file.rmdir() if file.is_dir() else file.unlink()
-    with pytest.raises(OutputError, match=r"cannot be continued: .* is gone; start over without --resume"):
+    with pytest.raises(
+        OutputError, match=r"cannot be continued: .* is gone; start over with --force"
+    ):
         open_journalled(path, resume=True)
 
 
