@@ -90,8 +90,12 @@ _EXCLUDED = {
     help="With --resume: predict the failed rows of a finished OUTPUT again, and put them at their place.",
 )
 @click.option(
-    "--force", is_flag=True, help="Replace an output that exists, or rows that an earlier run has left."
+    "--accept-changes",
+    is_flag=True,
+    help="With --resume: go on though INPUT or a model has changed, as where the cause of a failed row was mended; "
+    "OUTPUT.ledger.json says so.",
 )
+@click.option("--force", is_flag=True, help="Replace an output that exists, or rows that an earlier run has left.")
 @click.option(
     "--dry-run",
     "is_dry",
@@ -121,6 +125,7 @@ def predict(
     ttl_seconds: int | None,
     resume: bool,
     only_failed: bool,
+    accept_changes: bool,
     force: bool,
     is_dry: bool,
     quiet: bool,
@@ -140,8 +145,8 @@ def predict(
     them again. OUTPUT.ledger.json says what became of all rows.
 
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
-    with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ,
-    but not chunks of models with independent_rows = false.
+    with --resume continues there, as long as INPUT and the models are the same, or --accept-changes says that they may
+    differ. Chunks, stores and workers may, but not chunks of models with independent_rows = false.
 
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
@@ -156,6 +161,8 @@ def predict(
         raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if only_failed and not resume and not detach:
         raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
+    if accept_changes and not resume:
+        raise click.UsageError("--accept-changes is for --resume: it continues what was begun otherwise")
     _check_excluded(
         {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
         | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
@@ -196,9 +203,9 @@ def predict(
         return dry_run(request, output, force)
     with reporting_failure(as_json):
         if only_failed:
-            summary = predict_failed_rows(request, output)
+            summary = predict_failed_rows(request, output, accept_changes=accept_changes)
         else:
-            summary = predict_to_output(request, output, resume=resume, force=force)
+            summary = predict_to_output(request, output, resume=resume, force=force, accept_changes=accept_changes)
     summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 

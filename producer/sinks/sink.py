@@ -35,6 +35,7 @@ class Sink:
         committed: whether the output has its final name.
         dropped: models that failed alone, in this run or a former one, and are not in the output.
         failures: the records of rows without a prediction, in this run or a former one.
+        accepted: changes of data set or models between runs that wrote this output, which the user has accepted.
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
     """
 
@@ -42,6 +43,7 @@ class Sink:
         self.path = writer.target.path
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
+        self.accepted = list(journal.accepted) if journal else []
         self.committed = False
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer

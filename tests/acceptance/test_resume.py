@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -166,8 +167,10 @@ def test_rows_that_are_mended_in_the_data_are_other_data(celeriac: Celeriac, sys
 
     line = celeriac.refuses(ExitCode.USAGE, *predict, "--resume")
     assert "out.npy: cannot be continued: its input has changed (modified: " in line
-    assert line.endswith("; start over with --force instead of --resume")
+    assert line.endswith("start over with --force instead of --resume")
 
+    assert "go on with --accept-changes" in line
+    celeriac.misused(*predict, "--accept-changes")
     line = celeriac.refuses(ExitCode.USAGE, *predict)
     assert f"out.npy: {SAFE} rows that an earlier run has saved beside it would be lost; continue it with" in line
 
@@ -176,6 +179,26 @@ def test_rows_that_are_mended_in_the_data_are_other_data(celeriac: Celeriac, sys
     celeriac.check_one_line(ended)
     assert f"{SAFE} rows that an earlier run left beside " in ended.lines[0]
     assert ended.json["ledger"]["resumed"] == 0
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy")[30:36, 0], [30, 31, 32, 0, 34, 35])
+
+
+def test_a_mended_row_is_gone_on_with_where_the_change_is_accepted_and_noted(
+    celeriac: Celeriac, system: System
+) -> None:
+    write_paths(celeriac, "paths.npy")
+    predict = predict_paths(system, "paths.npy", "out.npy")
+    fails_in_the_middle(celeriac, predict)
+    paths = [str(number_file(celeriac, row)) for row in range(ROWS)]
+    save_paths(celeriac.folder / "paths.npy", [*paths[:MISSING], paths[0], *paths[MISSING + 1 :]])
+
+    ended = celeriac.succeeds(*predict, "--resume", "--accept-changes")
+
+    (change,) = ended.json["accepted_changes"]
+    assert change.startswith(("its input has changed (bytes: ", "its input has changed (modified: "))
+    assert change.endswith(f"; {SAFE} rows are from before")
+    assert ended.json["ledger"]["resumed"] == SAFE
+    told = json.loads((celeriac.folder / "out.npy.ledger.json").read_text())
+    assert told["accepted_changes"] == [change]
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy")[30:36, 0], [30, 31, 32, 0, 34, 35])
 
 
@@ -391,7 +414,7 @@ def test_other_data_and_other_models_are_refused_with_the_reason(
     change(celeriac.folder)
     line = celeriac.refuses(ExitCode.USAGE, *command)
     assert f"out.npy: cannot be continued: {words}" in line
-    assert line.endswith("; start over with --force instead of --resume")
+    assert line.endswith("start over with --force instead of --resume")
 
 
 def test_a_worker_that_does_not_come_up_leaves_the_rows_safe(celeriac: Celeriac) -> None:
