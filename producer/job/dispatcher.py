@@ -14,6 +14,8 @@ from typing import cast
 import msgspec
 
 from producer.job.job_context import JobContext
+from producer.rows.marked import plain, unfed_of
+from producer.rows.source import Rows
 from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.open_chunk import OpenChunk
@@ -22,6 +24,7 @@ from producer.scheduling.window import Window
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
 logger = logging.getLogger(__name__)
@@ -195,8 +198,9 @@ class Dispatcher:
         """Forget what is still open."""
         self._channel.forget([ref for chunk in self.open.values() for ref in chunk.refs])
 
-    def _encode(self, rows: object) -> list[bytes | memoryview]:
-        return codec.encode_parts(cast("codec.Tree", rows), compression=self._context.spec.options.compression)
+    def _encode(self, rows: Rows) -> list[bytes | memoryview]:
+        tree = with_unfed(plain(rows), unfed_of(rows))
+        return codec.encode_parts(cast("codec.Tree", tree), compression=self._context.spec.options.compression)
 
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
         options = self._context.spec.options

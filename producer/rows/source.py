@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -15,7 +16,21 @@ Arrays: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]
 # What a batch has for one input: an array with the rows on its first axis or, where the rows of this batch differ in
 # shape (images of many resolutions, sequences of many lengths), a list with one array for each row.
 Column: TypeAlias = Array | list[Array]
-Rows: TypeAlias = Column | Mapping[str, Column] | tuple[Column, ...]
+Rows: TypeAlias = "Column | Mapping[str, Column] | tuple[Column, ...] | Marked"
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Rows of which some cannot be fed to a model; something of the form of a row stands in their place.
+
+    Attributes:
+        rows: all of them.
+        unfed: why not, by their position.
+    """
+
+    rows: Rows
+    unfed: Mapping[int, str]
+
 
 # Closing it frees the files behind it.
 Batches: TypeAlias = Generator[Rows, None, None]
@@ -77,12 +92,23 @@ class BatchSource(Protocol):
 
 
 class BatchReader:
-    """A data set that a function reads; `once` where it cannot be read a second time."""
+    """A data set that a function reads; `once` where it cannot be read a second time.
 
-    def __init__(self, label: str, rows: int | None, read: Callable[[], Batches], once: bool = False) -> None:
+    Where rows may be such that no model can be given them, `read_marked` reads on, and marks them.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        rows: int | None,
+        read: Callable[[], Batches],
+        once: bool = False,
+        read_marked: Callable[[], Batches] | None = None,
+    ) -> None:
         self.label = label
         self.rows = rows
         self._read = read
+        self._read_marked = read_marked or read
         self._once = once
         self._begun = False
 
@@ -92,10 +118,22 @@ class BatchReader:
         Raises:
             InputError: see `BatchSource.batches`.
         """
+        self._begin()
+        return self._read()
+
+    def marked_batches(self) -> Batches:
+        """The same, where a row that cannot be fed is marked, and is no end.
+
+        Raises:
+            InputError: see `BatchSource.batches`.
+        """
+        self._begin()
+        return self._read_marked()
+
+    def _begin(self) -> None:
         if self._once and self._begun:
             raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
         self._begun = True
-        return self._read()
 
 
 class SliceReader:

@@ -6,6 +6,7 @@ numbers of rows --sorted, those that follow each other at once--> Source.take --
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import cast
 
@@ -23,7 +24,8 @@ def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     label = f"{len(rows)} rows of {source.label}"
     if isinstance(source, Source):
         return PickedRows(label, source, rows)
-    return BatchReader(label, len(rows), lambda: _read(source, rows))
+    marked = getattr(source, "marked_batches", source.batches)
+    return BatchReader(label, len(rows), lambda: _read(source.batches, rows), read_marked=lambda: _read(marked, rows))
 
 
 class PickedRows(SliceReader):
@@ -64,6 +66,6 @@ class PickedRows(SliceReader):
         """Nobody asks for these again; the order has them all anyway."""
 
 
-def _read(source: BatchSource, rows: Array) -> Batches:
-    with closing(source.batches()) as batches:
+def _read(read: Callable[[], Batches], rows: Array) -> Batches:
+    with closing(read()) as batches:
         yield from pick_rows(batches, rows)

@@ -25,6 +25,7 @@ from tasks.protocol.messages import (
     FailureRecord,
     FileRef,
     ModelRef,
+    OnError,
     Outputs,
     RedisRef,
     SliceRef,
@@ -92,10 +93,21 @@ def test_what_comes_before_the_damage_is_handed_over(
     check_ends_after(system, job, damage.rows, InputError, *damage.words)
 
 
-def test_a_null_names_its_row(system: System, client: Client, tmp_path: Path) -> None:
-    job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=CHUNK_ROWS)
+@pytest.mark.parametrize("on_error", ["skip", "fill"])
+@pytest.mark.parametrize("chunk_rows", [1, CHUNK_ROWS])
+def test_a_row_with_a_null_fails_alone(client: Client, tmp_path: Path, on_error: OnError, chunk_rows: int) -> None:
+    whole = np.asarray(client.predict("pair", SIDES))
+    job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=chunk_rows, on_error=on_error)
 
-    check_ends_after(system, job, 0, InputError, "nulls.parquet: column 'left': row 29 is or holds null")
+    outputs = np.asarray(job.result())
+
+    (record,) = job.failures()
+    assert (record.start, record.stop, record.stage, record.value) == (29, 30, "read", "")
+    assert record.text.startswith(f"{tmp_path / 'nulls.parquet'}: column 'left': row 29 is or holds null; fill nulls")
+    kept = np.arange(len(whole)) != 29
+    np.testing.assert_allclose(outputs if on_error == "skip" else outputs[kept], whole[kept], rtol=1e-6)
+    assert on_error == "skip" or np.isnan(outputs[29]).all()
+    assert (job.ledger.predicted, job.ledger.failed, job.ledger.nonfinite_inputs) == (len(whole) - 1, 1, 0)
 
 
 # --- what workers read ----------------------------------------------------------------------------------------------

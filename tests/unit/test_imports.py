@@ -19,6 +19,7 @@ KNOWN = {
     "tasks.protocol.rights",
     "tasks.protocol.seal",
     "tasks.protocol.signature",
+    "tasks.protocol.unfed_rows",
     "tasks.snapshots.cache",
     "tasks.transport.connection",
     "tasks.transport.resend_detached",
