@@ -65,6 +65,7 @@ _EXCLUDED = {
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
 @click.option("--columns", help="The columns of a Parquet file to take, as NAME[,NAME...]; all if left out.")
+@click.option("--dtype", help="What raw bytes in an .npy or .npz file are, such as bfloat16.")
 @click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
@@ -113,6 +114,7 @@ def predict(
     workers: int | None,
     broker_url: str | None,
     columns: str | None,
+    dtype: str | None,
     contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
@@ -180,7 +182,7 @@ def predict(
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
-        input_options=_input_options(columns, contents),
+        input_options=_input_options(columns, dtype, contents),
         manifest=manifest,
         workers=workers,
         broker_url=broker_url,
@@ -216,8 +218,9 @@ def _check_excluded(given: Mapping[str, object]) -> None:
                 raise click.UsageError(f"{other} makes no sense with {option}{reason}")
 
 
-def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
+def _input_options(columns: str | None, dtype: str | None, contents: bool) -> dict[str, JsonValue]:
     options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+    options |= {} if dtype is None else {"dtype": dtype}
     return options | ({"contents": True} if contents else {})
 
 

@@ -79,10 +79,13 @@ def check_rows(dtype: np.dtype[Any], dimensions: int, where: str) -> None:
 
 def check_dtype(dtype: np.dtype[Any], where: str) -> None:
     """Refuse a dtype that no model takes."""
-    if issubclass(dtype.type, np.void):
+    if issubclass(dtype.type, np.void) and not dtype.names:
         raise InputError(
-            f"{where}: its dtype {dtype} is structured or raw bytes; save each field as a plain numeric array"
+            f"{where}: its dtype {dtype} is raw bytes, as which NumPy reads bfloat16 and the like; say which one it is "
+            "(--dtype bfloat16), or save it as float32"
         )
+    if issubclass(dtype.type, np.void):
+        raise InputError(f"{where}: its dtype {dtype} is structured; save each field as a plain numeric array")
     if dtype.kind in "mM":
         raise InputError(f"{where}: its dtype {dtype} is a time, which no model takes; convert it to numbers")
 

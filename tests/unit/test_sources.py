@@ -12,7 +12,7 @@ import pytest
 
 from producer.rows.part import RowSpec
 from producer.sources import from_arrays, open_file
-from worker_config.errors import InputError
+from worker_config.errors import InputError, UsageError
 
 
 def npy_bytes(path: Path, array: Any) -> bytes:
@@ -226,6 +226,22 @@ class TestNpy:
         assert source.path is None
         np.testing.assert_array_equal(source.take(0, len(data)), data)
 
+    def test_raw_bytes_are_read_as_the_dtype_that_is_named(self, tmp_path: Path) -> None:
+        array = np.array([[0.5, -2], [3e38, 0]], ml_dtypes.bfloat16)
+        np.save(tmp_path / "x.npy", array)
+
+        with pytest.raises(InputError, match=r"x.npy: its dtype .V2 is raw bytes, .* \(--dtype bfloat16\), or save"):
+            open_file(tmp_path / "x.npy")
+        source = open_file(tmp_path / "x.npy", dtype="bfloat16")
+
+        assert source.path == tmp_path / "x.npy"
+        assert source.specs == {"": RowSpec(array.dtype, (2,))}
+        np.testing.assert_array_equal(source.take(1, 2), array[1:])
+        with pytest.raises(InputError, match="holds no raw bytes of 1 each that could be int4; leave out the dtype"):
+            open_file(tmp_path / "x.npy", dtype="int4")
+        with pytest.raises(UsageError, match="dtype is 'float32', for raw bytes in a NumPy file; give one of bfloat16"):
+            open_file(tmp_path / "x.npy", dtype="float32")
+
     @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
     def test_every_format_version_is_read(self, tmp_path: Path, version: tuple[int, int]) -> None:
         with (tmp_path / "x.npy").open("wb") as stream:
@@ -289,6 +305,17 @@ class TestNpy:
 
 
 class TestNpz:
+    @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4])
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_raw_bytes_are_what_the_caller_says(self, tmp_path: Path, save: Any, dtype: Any) -> None:
+        array = np.arange(6).astype(dtype).reshape(3, 2)
+        save(tmp_path / "x.npz", a=array, b=np.arange(3))
+
+        rows: Any = open_file(tmp_path / "x.npz", dtype=np.dtype(dtype).name).take(1, 3)
+
+        assert (rows["a"].dtype, rows["b"].dtype) == (array.dtype, np.int64)
+        np.testing.assert_array_equal(rows["a"], array[1:])
+
     def test_arrays_come_by_name(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", a=np.arange(3), b=np.ones((3, 2), np.float32))
 
