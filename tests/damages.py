@@ -132,7 +132,7 @@ DAMAGES = [
     Damage(torn_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is cut short")),
     Damage(damaged_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is damaged")),
     Damage(lambda _: Torn(), "digits", BY_SLICES, ("torn: rows 24-32", "ValueError: the tape has snapped")),
-    Damage(text_that_cannot_travel, "texts", BY_SLICES, ("rows 24-32", "lone surrogate", "give bytes")),
+    Damage(text_that_cannot_travel, "texts", BY_SLICES, ("row 29: ", "lone surrogate", "give bytes")),
     Damage(file_that_vanishes, "texts", BY_SLICES, ("29.bin", "no such file")),
     Damage(damaged_zarr, "digits", BY_SLICES, ("rows.zarr: rows from 24", "damaged or cut short")),
 ]

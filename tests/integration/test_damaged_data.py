@@ -33,7 +33,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import connect
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
-from tests.data_sets import PIXELS, SIDES
+from tests.data_sets import PIXELS, ROWS, SIDES
 from tests.seals import SEALER, push
 from tests.systems import System
 from tests.waiting import wait_until
@@ -91,6 +91,22 @@ def test_what_comes_before_the_damage_is_handed_over(
     job = client.submit(damage.model, damage.make(tmp_path), chunk_rows=CHUNK_ROWS, store=store)
 
     check_ends_after(system, job, damage.rows, InputError, *damage.words)
+
+
+@pytest.mark.parametrize("policy", ["skip", "fill"])
+def test_a_text_that_is_none_fails_alone(client: Client, policy: OnError) -> None:
+    texts = np.array([f"text {row}" for row in range(ROWS)], object)
+    whole = np.asarray(client.predict("texts", texts))
+    texts[[3, 29]] = None, "half a surrogate \ud800"
+
+    job = client.submit("texts", texts, chunk_rows=CHUNK_ROWS, on_error=policy)
+
+    outputs, kept = np.asarray(job.result()), np.delete(np.arange(ROWS), [3, 29])
+    np.testing.assert_array_equal(outputs if policy == "skip" else outputs[kept], whole[kept])
+    assert [(one.start, one.stage, one.text.split(",")[0]) for one in job.failures()] == [
+        (3, "read", "it is missing; fill it before"),
+        (29, "read", "it is a text with a lone surrogate"),
+    ]
 
 
 @pytest.mark.parametrize("on_error", ["skip", "fill"])

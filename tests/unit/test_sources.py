@@ -1,5 +1,6 @@
 """Opening a data set, from memory and from files."""
 
+import datetime
 import os
 import tracemalloc
 import zipfile
@@ -10,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from producer.rows.objects import odd_texts
 from producer.rows.part import RowSpec
 from producer.sources import from_arrays, open_file
 from worker_config.errors import InputError, UsageError
@@ -153,6 +155,50 @@ class TestMemory:
     def test_what_is_no_data_set_is_refused(self, data: object, message: str) -> None:
         with pytest.raises(InputError, match=message):
             from_arrays(data)
+
+    @pytest.mark.parametrize(
+        ("values", "held", "remedy"),
+        [
+            (
+                [1, None, 3],
+                "2 int, 1 NoneType, the first missing value in row 1",
+                "as with .astype('float64'), in which",
+            ),
+            (
+                [1, 2.5, np.int8(3)],
+                "1 int, 1 float, 1 int8",
+                "make it numbers of one dtype, as with .astype",
+            ),
+            ([None, None], "2 NoneType, the first missing value in row 0", "it has no value at all: leave it out"),
+            ([datetime.date(2020, 1, 1), None], "1 date, 1 NoneType", "convert the times to numbers"),
+            ([np.zeros(2), np.zeros(2)], "2 ndarray", "make it one array with np.stack"),
+            ([{}, 1], "1 dict, 1 int", "convert it to numbers or texts"),
+        ],
+    )
+    def test_objects_that_are_no_texts_are_named_with_their_remedy(self, values: Any, held: str, remedy: str) -> None:
+        column = np.empty(len(values), object)
+        column[:] = values
+        with pytest.raises(InputError) as caught:
+            from_arrays({"age": column})
+        text = str(caught.value)
+        assert text.startswith(f"input 'age': is an array of Python objects ({held}")
+        assert remedy in text
+
+    def test_texts_with_others_among_them_are_rows_of_which_some_are_marked(self) -> None:
+        values = ["a", None, b"b", float("nan"), 3, "\ud800"]
+        rows = from_arrays({"city": np.array(values, object), "n": np.arange(6)}).take(0, 6)
+
+        odd: Any = odd_texts(rows)
+
+        assert odd.unfed == {
+            1: "input 'city' is missing; fill it before",
+            3: "input 'city' is missing; fill it before",
+            4: "input 'city' is of type int, not a text",
+            5: "input 'city' is a text with a lone surrogate, which has no UTF-8; give bytes",
+        }
+        assert odd.rows["city"].tolist() == ["a", "", b"b", "", "", ""]
+        assert values[1] is None
+        assert odd_texts({"n": np.arange(2)}) == {"n": pytest.approx(np.arange(2))}
 
     def test_a_foreign_array_that_fails_is_one_line(self) -> None:
         class Broken:
