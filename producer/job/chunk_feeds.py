@@ -126,7 +126,10 @@ class SourceFeed(Feed):
         first_row: int = 0,
         first_index: int = 0,
         rows: int | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
+        self._goes_on = goes_on
         self._rows = source.rows if rows is None else min(rows, source.rows)
         super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
@@ -138,7 +141,8 @@ class SourceFeed(Feed):
 
     def restart(self, first_row: int) -> SourceFeed:
         """The same from a row on."""
-        return SourceFeed(self._source, self._with_rows, first_row, self._next.index, self._rows)
+        begin = self._source, self._with_rows, first_row, self._next.index, self._rows
+        return SourceFeed(*begin, goes_on=self._goes_on)
 
     def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
         if self._is_used_up():
@@ -151,7 +155,8 @@ class SourceFeed(Feed):
 
     def _slice(self, start: int, stop: int) -> Rows:
         with foreign_errors(f"{self.label}: rows {start}-{stop} did not come:"):  # a source may be the caller's own
-            return self._source.take(start, stop)
+            take: Callable[[int, int], Rows] = self._source.take
+            return (getattr(self._source, "take_marked", take) if self._goes_on else take)(start, stop)
 
 
 class BatchFeed(Feed):
@@ -307,9 +312,11 @@ def make_feed(
         check: called with the first rows, of a source that is sliced at once; raises InputError if no model takes them.
         with_rows: False where workers read the rows themselves.
         rows: of a source that is sliced, only so many.
-        max_delay, goes_on: as of `BatchFeed`.
+        max_delay: as of `BatchFeed`.
+        goes_on: whether rows that cannot be fed to a model come marked, and are no end.
     """
     if isinstance(source, Source):
-        check(source.take(0, min(1, source.rows)))
-        return SourceFeed(source, with_rows=with_rows, first_row=first_row, rows=rows)
+        first = (getattr(source, "take_marked", source.take) if goes_on else source.take)(0, min(1, source.rows))
+        check(plain(first))
+        return SourceFeed(source, with_rows, first_row, rows=rows, goes_on=goes_on)
     return BatchFeed(source, check, blank_rows(infos[0].inputs), max_delay, first_row, goes_on=goes_on)

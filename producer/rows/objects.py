@@ -85,7 +85,7 @@ def _odd(row: Any) -> str:
             except UnicodeEncodeError:
                 return "is a text with a lone surrogate, which has no UTF-8; give bytes"
         elif not isinstance(value, bytes):
-            return (
-                "is missing; fill it before" if _is_missing(value) else f"is of type {type(value).__name__}, not a text"
-            )
+            if _is_missing(value):
+                return "is missing; fill it before"
+            return f"is of type {type(value).__name__}, not a text"
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from producer.rows.part import Array
 from worker_config.errors import InputError
@@ -137,13 +137,23 @@ class BatchReader:
 
 
 class SliceReader:
-    """A data set of which a function reads the rows `[start, stop)`; see `Source`."""
+    """A data set of which a function reads the rows `[start, stop)`; see `Source`.
+
+    Where rows may be such that no model can be given them, `read_marked` marks them.
+    """
 
     path: Path | None = None
 
-    def __init__(self, label: str, rows: int, row_bytes: float, read: Callable[[int, int], Arrays]) -> None:
+    def __init__(
+        self,
+        label: str,
+        rows: int,
+        row_bytes: float,
+        read: Callable[[int, int], Arrays],
+        read_marked: Callable[[int, int], Rows] | None = None,
+    ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
-        self._read = read
+        self._read, self._read_marked = read, read_marked or cast("Callable[[int, int], Rows]", read)
 
     def take(self, start: int, stop: int) -> Arrays:
         """The rows `[start, stop)`.
@@ -153,6 +163,11 @@ class SliceReader:
         """
         check_slice(start, stop, self.rows, self.label)
         return self._read(start, stop)
+
+    def take_marked(self, start: int, stop: int) -> Rows:
+        """The same, where a row that cannot be fed is marked, and is no error."""
+        check_slice(start, stop, self.rows, self.label)
+        return self._read_marked(start, stop)
 
 
 def check_slice(start: int, stop: int, rows: int, label: str) -> None:

@@ -75,7 +75,14 @@ def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list
 
 def _text(rows: Any, position: int) -> str:
     values = [column[position] for column in _listed(rows) if position < len(column)]
-    return next((str(value)[:MOST_VALUE_CHARACTERS] for value in values if isinstance(value, str)), "")
+    texts = (_path(value) if isinstance(value, bytes) else value for value in values)
+    return next((str(text)[:MOST_VALUE_CHARACTERS] for text in texts if isinstance(text, str)), "")
+
+
+def _path(value: bytes) -> str | None:
+    """What may be a path that is no UTF-8, escaped; other bytes tell people nothing."""
+    is_path = value.startswith(b"/") and len(value) <= MOST_VALUE_CHARACTERS and b"\0" not in value
+    return value.decode("utf-8", "backslashreplace") if is_path else None
 
 
 def _listed(rows: Any) -> list[Any]:

@@ -94,6 +94,13 @@ def test_another_row_stands_in_their_place_while_the_others_run() -> None:
     assert with_values(ran.failed_rows, {"t": np.array(["a"] * 5, object)}, FIRST) == expected
 
 
+def test_paths_that_are_no_text_are_named_escaped() -> None:
+    record = FailureRecord(FIRST, FIRST + 1, "preprocess", "ValueError", "lost")
+    rows = np.array([b"/data/b\xff.jpg", b"\x89PNG\0"], object)
+    assert [one.value for one in with_values([record], rows, FIRST)] == ["/data/b\\xff.jpg"]
+    assert [one.value for one in with_values([record], rows[1:], FIRST)] == [""]
+
+
 def test_rows_that_fail_beside_them_have_their_own_records_alone() -> None:
     def picky(x: np.ndarray) -> np.ndarray:
         if 1 in x:
