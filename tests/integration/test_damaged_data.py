@@ -112,18 +112,20 @@ def test_a_text_that_is_none_fails_alone(client: Client, policy: OnError) -> Non
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
 @pytest.mark.parametrize("chunk_rows", [1, CHUNK_ROWS])
 def test_a_row_with_a_null_fails_alone(client: Client, tmp_path: Path, on_error: OnError, chunk_rows: int) -> None:
-    whole = np.asarray(client.predict("pair", SIDES))
+    whole: Any = client.predict("pair", SIDES)
     job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=chunk_rows, on_error=on_error)
 
-    outputs = np.asarray(job.result())
+    outputs: Any = job.result()
 
     (record,) = job.failures()
     assert (record.start, record.stop, record.stage, record.value) == (29, 30, "read", "")
     assert record.text.startswith(f"{tmp_path / 'nulls.parquet'}: column 'left': row 29 is or holds null; fill nulls")
-    kept = np.arange(len(whole)) != 29
-    np.testing.assert_allclose(outputs if on_error == "skip" else outputs[kept], whole[kept], rtol=1e-6)
-    assert on_error == "skip" or np.isnan(outputs[29]).all()
-    assert (job.ledger.predicted, job.ledger.failed, job.ledger.nonfinite_inputs) == (len(whole) - 1, 1, 0)
+    kept = np.arange(ROWS) != 29
+    assert outputs.keys() == whole.keys()
+    for name, array in outputs.items():
+        np.testing.assert_allclose(array if on_error == "skip" else array[kept], whole[name][kept], rtol=1e-6)
+        assert on_error == "skip" or np.isnan(array[29]).all()
+    assert (job.ledger.predicted, job.ledger.failed, job.ledger.nonfinite_inputs) == (ROWS - 1, 1, 0)
 
 
 # --- what workers read ----------------------------------------------------------------------------------------------
