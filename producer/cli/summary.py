@@ -66,8 +66,6 @@ class Summary(RunRecord, frozen=True, kw_only=True):
         if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
             name = f"an output or a model is named {MASK_NAME!r}"
             click.echo(f"celeriac: {name}: rows that failed are marked as {self.fill.mark!r}", err=True)
-        for change in self.accepted_changes:
-            click.echo(f"celeriac: by --accept-changes: {change}", err=True)
         if on_nonfinite != "allow" and (counts := nonfinite_text(self.ledger)):
             click.echo(
                 f"celeriac: {counts}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True

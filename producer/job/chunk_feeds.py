@@ -246,7 +246,12 @@ class BatchFeed(Feed):
             if fed is None:
                 return
             rows = picked(plain(rows), np.array([fed]))
-        self._check(rows)
+        try:
+            self._check(rows)
+        except InputError as error:
+            if hint := getattr(self._source, "hint", ""):
+                raise InputError(f"{error}; {hint}") from error
+            raise
         self._is_checked = True
 
     def _is_used_up(self) -> bool:

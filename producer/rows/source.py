@@ -94,8 +94,11 @@ class BatchSource(Protocol):
 class BatchReader:
     """A data set that a function reads; `once` where it cannot be read a second time.
 
-    Where rows may be such that no model can be given them, `read_marked` reads on, and marks them.
+    Where rows may be such that no model can be given them, `read_marked` reads on, and marks them. `hint` is what to
+    tell of a data set whose rows no model takes.
     """
+
+    hint = ""
 
     def __init__(
         self,
