@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from producer.preflight import own_packages  # noqa: F401 - before what imports the others
 
 # isort: split
-from worker_config import errors
+from producer import errors
 
 if TYPE_CHECKING:
     from producer.client import Client

@@ -229,7 +229,12 @@ class Client:
         if detach:
             return leave(settings, source, spec)
         feed = make_feed(
-            source, infos, partial(check_fits, infos), with_rows=spec.slice_ref is None, first_row=first_row
+            source,
+            infos,
+            partial(check_fits, infos),
+            with_rows=spec.slice_ref is None,
+            first_row=first_row,
+            goes_on=options.policy.goes_on,
         )
         row_bytes = source.row_bytes if isinstance(source, Source) else None
         return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, options))

@@ -128,10 +128,11 @@ DAMAGES = [
     Damage(batches_of_another_dtype, "digits", IN_ORDER, ("batch 1", "is float64, earlier ones are float32")),
     Damage(parquet_set_with_a_damaged_file, "pair", IN_ORDER, ("2.parquet", "damaged or cut short", "copy or write")),
     Damage(parquet_set_whose_second_file_vanishes, "pair", IN_ORDER, ("2.parquet", "No such file")),
+    Damage(parquet_with_a_null, "pair", IN_ORDER, ("column 'left': row 29 is or holds null", "let such rows fail")),
     Damage(torn_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is cut short")),
     Damage(damaged_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is damaged")),
     Damage(lambda _: Torn(), "digits", BY_SLICES, ("torn: rows 24-32", "ValueError: the tape has snapped")),
-    Damage(text_that_cannot_travel, "texts", BY_SLICES, ("rows 24-32", "lone surrogate", "give bytes")),
+    Damage(text_that_cannot_travel, "texts", BY_SLICES, ("row 29: ", "lone surrogate", "give bytes")),
     Damage(file_that_vanishes, "texts", BY_SLICES, ("29.bin", "no such file")),
     Damage(damaged_zarr, "digits", BY_SLICES, ("rows.zarr: rows from 24", "damaged or cut short")),
 ]

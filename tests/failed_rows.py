@@ -31,7 +31,7 @@ def filled(tree: Any, failed: Collection[int]) -> Any:
         return {name: filled(below, failed) for name, below in tree.items()}
     whole = tree.copy()
     largest = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else 0
-    values: dict[str, Any] = {"f": np.nan, "O": "", "U": "", "S": b"", "i": -1, "u": largest, "b": False}
+    values: dict[str, Any] = {"f": np.nan, "V": np.nan, "O": "", "U": "", "S": b"", "i": -1, "u": largest, "b": False}
     whole[sorted(failed)] = values[whole.dtype.kind]
     return whole
 

@@ -26,8 +26,10 @@ from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
+from producer.rows.widen import widened
 from producer.sinks import JournalHead, open_sink
-from producer.sinks.journal import check_same, lock
+from producer.sinks.changes import check_same
+from producer.sinks.journal import lock
 from producer.sinks.patch_rows import patched_parts
 from producer.sinks.read_back import OutputReader, check_readable
 from producer.sources import BatchSource, Source
@@ -53,11 +55,16 @@ class Finished:
         """The numbers of the rows that failed."""
         return np.concatenate([np.arange(record.start, record.stop) for record in self.records])
 
-    def check_same(self, source: Source | BatchSource, head: JournalHead) -> None:
-        """Raise OutputError where the data set, a model or the policy is another one than before."""
-        check_same(self.path, msgspec.to_builtins(self.sidecar), head.as_dict())
+    def check_same(self, source: Source | BatchSource, head: JournalHead, *, accept_changes: bool = False) -> list[str]:
+        """Raise OutputError where the data set, a model or the policy is another one than before.
+
+        With `accept_changes` give what the user has accepted: in another data set of as many rows, and other models.
+        """
         if source.rows is not None:
             check_same(self.path, {"rows": self.rows}, {"rows": source.rows})
+        then = msgspec.to_builtins(self.sidecar)
+        changes = check_same(self.path, then, head.as_dict(), accept_changes=accept_changes)
+        return [f"{change}; {self.sidecar.ledger['predicted']} rows are from before" for change in changes]
 
 
 @contextmanager
@@ -82,8 +89,10 @@ def finished_output(output: Path) -> Iterator[Finished]:
         yield Finished(path, sidecar, records)
 
 
-def predict_failed_rows(request: PredictRequest, output: Path) -> Summary:
+def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:
     """Predict the rows of a finished `output` that failed, and put them at their place.
+
+    With `accept_changes` also where their cause was mended in the data set, or in a model.
 
     Raises:
         PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
@@ -97,9 +106,9 @@ def predict_failed_rows(request: PredictRequest, output: Path) -> Summary:
                 "manifest says: their chunks would be others; predict all rows again with --force"
             )
         head = JournalHead(described, system.digests, request.on_error or finished.sidecar.on_error)
-        finished.check_same(source, head)
+        changes = finished.check_same(source, head, accept_changes=accept_changes)
         with system.start() as client:
-            return predict_failed(client, request.models, source, finished, head, request.run)
+            return predict_failed(client, request.models, source, finished, head, request.run, changes)
 
 
 def predict_failed(
@@ -109,8 +118,9 @@ def predict_failed(
     finished: Finished,
     head: JournalHead,
     run: RunOptions,
+    changes: Sequence[str] = (),
 ) -> Summary:
-    """Predict the failed rows, and write the output anew with those that went through."""
+    """Predict the failed rows, and write the output anew with those that went through; `changes` were accepted."""
     started = time.monotonic()
     path, failed = finished.path, finished.failed()
     names = [name for name in models if name not in finished.sidecar.failed_models]
@@ -131,6 +141,7 @@ def predict_failed(
         def answers() -> Iterator[Part]:
             with shown(job, len(failed), run.quiet):
                 for part in job.parts():
+                    part = widened(part)  # as it is in the file
                     named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
                     yield replace(part, outputs={names[0]: part.outputs}) if named else part
 
@@ -160,6 +171,7 @@ def predict_failed(
             failures=len(records),
             fill=sink.fill if sink.committed else fill,
             dependent=job.dependent,
+            accepted_changes=[*finished.sidecar.accepted_changes, *changes],
         )
         if error:
             with suppress(CeleriacError):  # the first one is told

@@ -65,6 +65,7 @@ _EXCLUDED = {
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
 @click.option("--columns", help="The columns of a Parquet file to take, as NAME[,NAME...]; all if left out.")
+@click.option("--dtype", help="What raw bytes in an .npy or .npz file are, such as bfloat16.")
 @click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
@@ -89,7 +90,13 @@ _EXCLUDED = {
     is_flag=True,
     help="With --resume: predict the failed rows of a finished OUTPUT again, and put them at their place.",
 )
-@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="With --resume: go on though INPUT or a model has changed, as where the cause of a failed row was mended; "
+    "OUTPUT.ledger.json says so.",
+)
+@click.option("--force", is_flag=True, help="Replace an output that exists, or rows that an earlier run has left.")
 @click.option(
     "--dry-run",
     "is_dry",
@@ -107,6 +114,7 @@ def predict(
     workers: int | None,
     broker_url: str | None,
     columns: str | None,
+    dtype: str | None,
     contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
@@ -119,6 +127,7 @@ def predict(
     ttl_seconds: int | None,
     resume: bool,
     only_failed: bool,
+    accept_changes: bool,
     force: bool,
     is_dry: bool,
     quiet: bool,
@@ -138,8 +147,8 @@ def predict(
     them again. OUTPUT.ledger.json says what became of all rows.
 
     Whatever ends it early, the rows that were written by then are kept beside OUTPUT, in hidden files: the same command
-    with --resume continues there, as long as INPUT and the models are the same. Chunks, stores and workers may differ,
-    but not chunks of models with independent_rows = false.
+    with --resume continues there, as long as INPUT and the models are the same, or --accept-changes says that they may
+    differ. Chunks, stores and workers may, but not chunks of models with independent_rows = false.
 
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
@@ -154,6 +163,8 @@ def predict(
         raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if only_failed and not resume and not detach:
         raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
+    if accept_changes and not resume:
+        raise click.UsageError("--accept-changes is for --resume: it continues what was begun otherwise")
     _check_excluded(
         {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
         | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
@@ -171,7 +182,7 @@ def predict(
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
-        input_options=_input_options(columns, contents),
+        input_options=_input_options(columns, dtype, contents),
         manifest=manifest,
         workers=workers,
         broker_url=broker_url,
@@ -194,9 +205,9 @@ def predict(
         return dry_run(request, output, force)
     with reporting_failure(as_json):
         if only_failed:
-            summary = predict_failed_rows(request, output)
+            summary = predict_failed_rows(request, output, accept_changes=accept_changes)
         else:
-            summary = predict_to_output(request, output, resume=resume, force=force)
+            summary = predict_to_output(request, output, resume=resume, force=force, accept_changes=accept_changes)
     summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 
@@ -207,8 +218,9 @@ def _check_excluded(given: Mapping[str, object]) -> None:
                 raise click.UsageError(f"{other} makes no sense with {option}{reason}")
 
 
-def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
+def _input_options(columns: str | None, dtype: str | None, contents: bool) -> dict[str, JsonValue]:
     options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+    options |= {} if dtype is None else {"dtype": dtype}
     return options | ({"contents": True} if contents else {})
 
 

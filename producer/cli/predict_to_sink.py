@@ -47,8 +47,10 @@ def ending(sink: Sink) -> Iterator[Sink]:
         sink.abort()
 
 
-def predict_to_output(request: PredictRequest, output: Path, *, resume: bool, force: bool) -> Summary:
-    """Predict all rows into `output`, or with `resume` those that it lacks.
+def predict_to_output(
+    request: PredictRequest, output: Path, *, resume: bool, force: bool, accept_changes: bool = False
+) -> Summary:
+    """Predict all rows into `output`, or with `resume` those that it lacks; `accept_changes` as of `open_sink`.
 
     Whatever can be refused is, before the embedded system is started, which takes seconds.
 
@@ -65,11 +67,11 @@ def predict_to_output(request: PredictRequest, output: Path, *, resume: bool, fo
             on_error=request.on_error or "raise",
             chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
         )
-        with ending(open_sink(output, source.rows, force, journal=head, resume=resume)) as sink:
+        opened = open_sink(output, source.rows, force, journal=head, resume=resume, accept_changes=accept_changes)
+        with ending(opened) as sink:
             if sink.dropped_rows and not request.run.quiet:
                 click.echo(
-                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped; "
-                    "--resume would have continued it, if its input and models are the same",
+                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped",
                     err=True,
                 )
             if sink.done_rows and sink.done_rows == source.rows:
@@ -244,6 +246,7 @@ def _summary(
         stages=job.stages if job else {},
         dependent=job.dependent if job else {},
         differed=job.differed if job else {},
+        accepted_changes=sink.accepted,
     )
 
 

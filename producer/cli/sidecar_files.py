@@ -39,6 +39,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         fill: where rows that failed are filled: how they are marked, and with what they are.
         dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
         differed: models of which an executor gave other outputs than their own graphs, which have predicted all rows.
+        accepted_changes: what had changed, of data set or models, before rows were predicted by `--accept-changes`.
     """
 
     job: str | None
@@ -49,6 +50,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     fill: Fill | None = None
     dependent: dict[str, str] = {}
     differed: dict[str, Differed] = {}
+    accepted_changes: list[str] = []
 
 
 class OutputLedger(RunRecord, frozen=True, kw_only=True):

@@ -8,9 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
+import numpy as np
+
+from producer.rows.marked import plain, unfed_of
 from producer.rows.read_errors import foreign_errors
-from producer.rows.rebatcher import Rebatcher, skip_rows
-from producer.rows.source import Arrays, BatchSource, Rows, Source
+from producer.rows.rebatcher import Rebatcher, picked, skip_rows
+from producer.rows.source import Arrays, Batches, BatchSource, Rows, Source
 from producer.scheduling.chunk_sizer import Chunk
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import blank_rows
@@ -123,7 +126,10 @@ class SourceFeed(Feed):
         first_row: int = 0,
         first_index: int = 0,
         rows: int | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
+        self._goes_on = goes_on
         self._rows = source.rows if rows is None else min(rows, source.rows)
         super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
@@ -135,7 +141,8 @@ class SourceFeed(Feed):
 
     def restart(self, first_row: int) -> SourceFeed:
         """The same from a row on."""
-        return SourceFeed(self._source, self._with_rows, first_row, self._next.index, self._rows)
+        begin = self._source, self._with_rows, first_row, self._next.index, self._rows
+        return SourceFeed(*begin, goes_on=self._goes_on)
 
     def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
         if self._is_used_up():
@@ -148,7 +155,8 @@ class SourceFeed(Feed):
 
     def _slice(self, start: int, stop: int) -> Rows:
         with foreign_errors(f"{self.label}: rows {start}-{stop} did not come:"):  # a source may be the caller's own
-            return self._source.take(start, stop)
+            take: Callable[[int, int], Rows] = self._source.take
+            return (getattr(self._source, "take_marked", take) if self._goes_on else take)(start, stop)
 
 
 class BatchFeed(Feed):
@@ -162,6 +170,7 @@ class BatchFeed(Feed):
         first_row: rows before it are read, and dropped.
         first_index: of the first chunk.
         least_rows: that must come, since they came before.
+        goes_on: whether rows that cannot be fed to a model come marked, and are no end.
     """
 
     def __init__(
@@ -173,12 +182,16 @@ class BatchFeed(Feed):
         first_row: int = 0,
         first_index: int = 0,
         least_rows: int = 0,
+        *,
+        goes_on: bool = False,
     ) -> None:
         super().__init__(source.label, source.rows, first_row, first_index)
         self._least_rows = least_rows
         self.poll_seconds = 0.05 if max_delay is None else 0.01
         self._source = source
+        self._goes_on = goes_on
         self._check = check
+        self._is_checked = False
         self._blank = blank
         self._max_delay = max_delay
         self._waiting = Rebatcher()
@@ -195,7 +208,7 @@ class BatchFeed(Feed):
         except CeleriacError:
             return None
         begin = self._source, self._check, self._blank, self._max_delay
-        return BatchFeed(*begin, first_row, self._next.index, least_rows=self.next_row)
+        return BatchFeed(*begin, first_row, self._next.index, least_rows=self.next_row, goes_on=self._goes_on)
 
     def end_by(self, error: CeleriacError) -> None:
         """Read no further, and forget the rows that wait."""
@@ -222,9 +235,24 @@ class BatchFeed(Feed):
                 return None
             taken, count = (self._blank, 0) if empty else self._waiting.take(rows)
             self._since = time.monotonic()
-        if self._next.index == self.first_index:
-            self._check(taken)
+        if not self._is_checked:
+            self._check_one(taken, count)
         return taken, count
+
+    def _check_one(self, rows: Rows, count: int) -> None:
+        """Hold rows against the models, by one that can be fed where there are others; else with the next rows."""
+        if unfed := unfed_of(rows):
+            fed = next((row for row in range(count) if row not in unfed), None)
+            if fed is None:
+                return
+            rows = picked(plain(rows), np.array([fed]))
+        try:
+            self._check(rows)
+        except InputError as error:
+            if hint := getattr(self._source, "hint", ""):
+                raise InputError(f"{error}; {hint}") from error
+            raise
+        self._is_checked = True
 
     def _is_used_up(self) -> bool:
         with self._changed:
@@ -249,10 +277,14 @@ class BatchFeed(Feed):
     def _has_room(self) -> bool:
         return self._waiting.rows < 2 * self._chunk_rows and self._waiting.bytes < MAX_AHEAD_BYTES
 
+    def _open(self) -> Batches:
+        read: Callable[[], Batches] = self._source.batches
+        return (getattr(self._source, "marked_batches", read) if self._goes_on else read)()
+
     def _read(self) -> None:
         error: CeleriacError | None = None
         try:
-            with foreign_errors(f"{self.label}: reading it raised"), closing(self._source.batches()) as batches:
+            with foreign_errors(f"{self.label}: reading it raised"), closing(self._open()) as batches:
                 for batch in skip_rows(batches, self.first_row, self.label):
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._has_room())
@@ -277,6 +309,7 @@ def make_feed(
     first_row: int = 0,
     rows: int | None = None,
     max_delay: float | None = None,
+    goes_on: bool = False,
 ) -> Feed:
     """The chunks of a data set for these models.
 
@@ -285,8 +318,10 @@ def make_feed(
         with_rows: False where workers read the rows themselves.
         rows: of a source that is sliced, only so many.
         max_delay: as of `BatchFeed`.
+        goes_on: whether rows that cannot be fed to a model come marked, and are no end.
     """
     if isinstance(source, Source):
-        check(source.take(0, min(1, source.rows)))
-        return SourceFeed(source, with_rows=with_rows, first_row=first_row, rows=rows)
-    return BatchFeed(source, check, blank_rows(infos[0].inputs), max_delay, first_row)
+        first = (getattr(source, "take_marked", source.take) if goes_on else source.take)(0, min(1, source.rows))
+        check(plain(first))
+        return SourceFeed(source, with_rows, first_row, rows=rows, goes_on=goes_on)
+    return BatchFeed(source, check, blank_rows(infos[0].inputs), max_delay, first_row, goes_on=goes_on)

@@ -14,6 +14,9 @@ from typing import cast
 import msgspec
 
 from producer.job.job_context import JobContext
+from producer.rows.marked import plain, unfed_of
+from producer.rows.objects import odd_texts
+from producer.rows.source import Rows
 from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.open_chunk import OpenChunk
@@ -22,6 +25,7 @@ from producer.scheduling.window import Window
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
 logger = logging.getLogger(__name__)
@@ -81,10 +85,9 @@ class Dispatcher:
                 break
             chunk, rows = following
             try:
-                parts = [] if rows is None else self._encode(rows)
-            except PayloadError as error:
-                where = f"{self._feed.label}: rows {chunk.start}-{chunk.stop}"
-                self._feed.end_by(InputError(f"{where}: {error}"))
+                parts = [] if rows is None else self._encode(rows, chunk)
+            except InputError as error:
+                self._feed.end_by(error)
                 break
             payload_bytes = sum(map(len, parts))
             total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / chunk_rows))
@@ -180,7 +183,7 @@ class Dispatcher:
     def _put_again(self, chunk: OpenChunk) -> None:
         message = chunk.message
         rows = self._feed.take(Chunk(message.index, message.start, message.stop))
-        parts = [chunk.payload] if rows is None else self._encode(rows)
+        parts = [chunk.payload] if rows is None else self._encode(rows, message)
         ref = self._channel.put(message.index, parts, only_redis=True)
         if isinstance(message.ref, FileRef):
             chunk.spent.append(message.ref)
@@ -195,8 +198,25 @@ class Dispatcher:
         """Forget what is still open."""
         self._channel.forget([ref for chunk in self.open.values() for ref in chunk.refs])
 
-    def _encode(self, rows: object) -> list[bytes | memoryview]:
-        return codec.encode_parts(cast("codec.Tree", rows), compression=self._context.spec.options.compression)
+    def _encode(self, rows: Rows, chunk: Chunk | ChunkMessage) -> list[bytes | memoryview]:
+        """The payload of a chunk's rows; one that cannot travel fails alone, where rows may.
+
+        Raises:
+            InputError: one may not, or they are too large.
+        """
+        options = self._context.spec.options
+        tree = with_unfed(plain(rows), unfed_of(rows))
+        try:
+            return codec.encode_parts(cast("codec.Tree", tree), compression=options.compression)
+        except PayloadError as error:
+            marked = odd_texts(rows)
+            odd = sorted(unfed_of(marked).keys() - unfed_of(rows).keys())
+            if odd and options.policy.goes_on:
+                return self._encode(marked, chunk)
+            if not odd:
+                raise InputError(f"{self._feed.label}: rows {chunk.start}-{chunk.stop}: {error}") from error
+            why = f"{unfed_of(marked)[odd[0]]}, or let such rows fail (on_error is 'raise')"
+            raise InputError(f"{self._feed.label}: row {chunk.start + odd[0]}: {why}") from error
 
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
         options = self._context.spec.options

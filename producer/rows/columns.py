@@ -79,10 +79,13 @@ def check_rows(dtype: np.dtype[Any], dimensions: int, where: str) -> None:
 
 def check_dtype(dtype: np.dtype[Any], where: str) -> None:
     """Refuse a dtype that no model takes."""
-    if issubclass(dtype.type, np.void):
+    if issubclass(dtype.type, np.void) and not dtype.names:
         raise InputError(
-            f"{where}: its dtype {dtype} is structured or raw bytes; save each field as a plain numeric array"
+            f"{where}: its dtype {dtype} is raw bytes, as which NumPy reads bfloat16 and the like; say which one it is "
+            "(--dtype bfloat16), or save it as float32"
         )
+    if issubclass(dtype.type, np.void):
+        raise InputError(f"{where}: its dtype {dtype} is structured; save each field as a plain numeric array")
     if dtype.kind in "mM":
         raise InputError(f"{where}: its dtype {dtype} is a time, which no model takes; convert it to numbers")
 
@@ -117,5 +120,6 @@ def row_bytes(array: Array) -> float:
 def _value_bytes(array: Array) -> float:
     if not array.dtype.hasobject or array.size == 0:
         return array.dtype.itemsize
-    sample = array.flat[:: max(1, array.size // _SAMPLED_STRINGS)]
+    # Not `array.flat[::step]`: of variable-width strings longer than 15 bytes NumPy gives dangling ones.
+    sample = array.reshape(-1)[:: max(1, array.size // _SAMPLED_STRINGS)]
     return sum(len(value) if isinstance(value, (str, bytes)) else array.itemsize for value in sample) / len(sample)

@@ -13,22 +13,28 @@ from typing import Any
 from worker_config.errors import CeleriacError, ConfigError, InputError
 
 
+def escaped(name: str) -> str:
+    """The name of a file as text that can be written anywhere: what is no UTF-8 in it as `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def check_file(path: Path, instead: str) -> os.stat_result:
     """What the system says of a regular file; `instead` says what to name instead of a folder.
 
     Raises:
         InputError: it is missing, may not be looked at, or is no regular file.
     """
+    name = escaped(str(path))
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
+        raise InputError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        raise unreadable(str(path), error) from error
+        raise unreadable(name, error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a folder; name {instead} in it")
+        raise InputError(f"{name}: is a folder; name {instead} in it")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: is not a regular file; copy the data to one first")
+        raise InputError(f"{name}: is not a regular file; copy the data to one first")
     return status
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 
 from producer.rows.columns import columns_of
+from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.part import Array
-from producer.rows.source import Column, Rows
+from producer.rows.source import Batches, Column, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
@@ -79,13 +81,33 @@ def pick_rows(batches: Iterable[Rows], numbers: Array) -> Iterator[Rows]:
             return
 
 
+def until_unfed(batches: Batches) -> Batches:
+    """The rows before the first one that cannot be fed to a model.
+
+    Raises:
+        InputError: from the iterator, where there is such a row; the text says why.
+    """
+    with closing(batches):
+        for batch in batches:
+            if unfed := unfed_of(batch):
+                position, why = min(unfed.items())
+                yield _cut(batch, slice(position))
+                raise InputError(f"{why}, or let such rows fail (on_error is 'raise')")
+            yield batch
+
+
 def _cut(rows: Rows, part: slice) -> Rows:
-    return with_columns(rows, [column[part] for column in columns(rows)])
+    kept = range(count_rows(rows))[part]
+    unfed = {at - kept.start: why for at, why in unfed_of(rows).items() if at in kept}
+    return marked(with_columns(plain(rows), [column[part] for column in columns(rows)]), unfed)
 
 
 def picked(rows: Rows, positions: Array) -> Rows:
     """The rows at these positions, in their order."""
-    return with_columns(rows, [values_at(column, positions) for column in columns(rows)])
+    taken = with_columns(plain(rows), [values_at(column, positions) for column in columns(rows)])
+    if not (unfed := unfed_of(rows)):
+        return taken
+    return marked(taken, {to: unfed[at] for to, at in enumerate(positions.tolist()) if at in unfed})
 
 
 def values_at(column: Column, positions: Array) -> Column:
@@ -95,7 +117,7 @@ def values_at(column: Column, positions: Array) -> Column:
 
 def columns(rows: Rows) -> list[Column]:
     """What rows consist of."""
-    return list(columns_of(rows, "rows").values())
+    return list(columns_of(plain(rows), "rows").values())
 
 
 def with_columns(rows: Rows, columns: list[Column]) -> Rows:
@@ -121,9 +143,11 @@ def _column_bytes(column: Column) -> int:
 
 
 def _joined(cuts: list[Rows]) -> Rows:
-    by_name = [columns_of(cut, "rows") for cut in cuts]
-    rows: Rows = tree_like(cuts[0], {name: _joined_columns([cut[name] for cut in by_name]) for name in by_name[0]})
-    return rows
+    by_name = [columns_of(plain(cut), "rows") for cut in cuts]
+    whole = {name: _joined_columns([cut[name] for cut in by_name]) for name in by_name[0]}
+    starts = np.cumsum([0, *map(count_rows, cuts)]).tolist()
+    unfed = {start + at: why for start, cut in zip(starts, cuts, strict=False) for at, why in unfed_of(cut).items()}
+    return marked(tree_like(plain(cuts[0]), whole), unfed)
 
 
 def _joined_columns(columns: list[Column]) -> Column:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from producer.rows.part import Array
 from worker_config.errors import InputError
@@ -15,7 +16,21 @@ Arrays: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]
 # What a batch has for one input: an array with the rows on its first axis or, where the rows of this batch differ in
 # shape (images of many resolutions, sequences of many lengths), a list with one array for each row.
 Column: TypeAlias = Array | list[Array]
-Rows: TypeAlias = Column | Mapping[str, Column] | tuple[Column, ...]
+Rows: TypeAlias = "Column | Mapping[str, Column] | tuple[Column, ...] | Marked"
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Rows of which some cannot be fed to a model; something of the form of a row stands in their place.
+
+    Attributes:
+        rows: all of them.
+        unfed: why not, by their position.
+    """
+
+    rows: Rows
+    unfed: Mapping[int, str]
+
 
 # Closing it frees the files behind it.
 Batches: TypeAlias = Generator[Rows, None, None]
@@ -77,12 +92,26 @@ class BatchSource(Protocol):
 
 
 class BatchReader:
-    """A data set that a function reads; `once` where it cannot be read a second time."""
+    """A data set that a function reads; `once` where it cannot be read a second time.
 
-    def __init__(self, label: str, rows: int | None, read: Callable[[], Batches], once: bool = False) -> None:
+    Where rows may be such that no model can be given them, `read_marked` reads on, and marks them. `hint` is what to
+    tell of a data set whose rows no model takes.
+    """
+
+    hint = ""
+
+    def __init__(
+        self,
+        label: str,
+        rows: int | None,
+        read: Callable[[], Batches],
+        once: bool = False,
+        read_marked: Callable[[], Batches] | None = None,
+    ) -> None:
         self.label = label
         self.rows = rows
         self._read = read
+        self._read_marked = read_marked or read
         self._once = once
         self._begun = False
 
@@ -92,20 +121,42 @@ class BatchReader:
         Raises:
             InputError: see `BatchSource.batches`.
         """
+        self._begin()
+        return self._read()
+
+    def marked_batches(self) -> Batches:
+        """The same, where a row that cannot be fed is marked, and is no end.
+
+        Raises:
+            InputError: see `BatchSource.batches`.
+        """
+        self._begin()
+        return self._read_marked()
+
+    def _begin(self) -> None:
         if self._once and self._begun:
             raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
         self._begun = True
-        return self._read()
 
 
 class SliceReader:
-    """A data set of which a function reads the rows `[start, stop)`; see `Source`."""
+    """A data set of which a function reads the rows `[start, stop)`; see `Source`.
+
+    Where rows may be such that no model can be given them, `read_marked` marks them.
+    """
 
     path: Path | None = None
 
-    def __init__(self, label: str, rows: int, row_bytes: float, read: Callable[[int, int], Arrays]) -> None:
+    def __init__(
+        self,
+        label: str,
+        rows: int,
+        row_bytes: float,
+        read: Callable[[int, int], Arrays],
+        read_marked: Callable[[int, int], Rows] | None = None,
+    ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
-        self._read = read
+        self._read, self._read_marked = read, read_marked or cast("Callable[[int, int], Rows]", read)
 
     def take(self, start: int, stop: int) -> Arrays:
         """The rows `[start, stop)`.
@@ -115,6 +166,11 @@ class SliceReader:
         """
         check_slice(start, stop, self.rows, self.label)
         return self._read(start, stop)
+
+    def take_marked(self, start: int, stop: int) -> Rows:
+        """The same, where a row that cannot be fed is marked, and is no error."""
+        check_slice(start, stop, self.rows, self.label)
+        return self._read_marked(start, stop)
 
 
 def check_slice(start: int, stop: int, rows: int, label: str) -> None:

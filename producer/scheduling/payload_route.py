@@ -29,11 +29,12 @@ def choose_store(
     Raises:
         UsageError: the store that was asked for cannot be had; the text says why.
     """
-    slice_ref = _slice_ref(source)
+    found = _slice_ref(source)
+    slice_ref = None if isinstance(found, str) else found
     shares_spool = _shares_spool(slots, settings)
     reaches_file = slice_ref is not None and all(is_under(slice_ref.path, slot.data_roots) for slot in slots)
     if asked == "slices" and not reaches_file:
-        why = "its rows stand in no .npy file" if slice_ref is None else "it is under no folder of CELERIAC_DATA_ROOTS"
+        why = found if isinstance(found, str) else "it is under no folder of CELERIAC_DATA_ROOTS"
         raise UsageError(f"{source.label}: workers cannot read slices of it: {why}; leave the store out")
     if asked == "files" and not shares_spool:
         raise UsageError("workers do not share a spool folder with this process; set CELERIAC_SPOOL on both sides")
@@ -55,8 +56,8 @@ def why(source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Set
         return "as was asked for"
     if chosen == "slices":
         return "workers read the rows in their own file"
-    if _slice_ref(source) is None:
-        no_slices = "the rows stand in no .npy file that workers could read"
+    if isinstance(found := _slice_ref(source), str):
+        no_slices = found
     else:
         no_slices = "the file is under no folder that all workers may read (CELERIAC_DATA_ROOTS)"
     if chosen == "files":
@@ -73,18 +74,22 @@ def _shares_spool(slots: Sequence[SlotRecord], settings: Settings) -> bool:
     return settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
 
 
-def _slice_ref(source: Source | BatchSource) -> SliceRef | None:
-    if (
-        not isinstance(source, ArraySource)
-        or source.path is None
-        or source.stamp is None
-        or not isinstance(source.data, np.memmap)
-    ):
-        return None
-    name = dtype_name(source.data.dtype)
-    # A bool array may hold bytes that are neither 0 nor 1, which only the codec looks at.
-    if name is None or name == "bool" or source.data.dtype != source.data.dtype.newbyteorder("<"):
-        return None
+def _slice_ref(source: Source | BatchSource) -> SliceRef | str:
+    """Where the rows of a data set stand, for slices; or why workers cannot read them there."""
+    if not isinstance(source, ArraySource) or source.stamp is None or not isinstance(source.data, np.memmap):
+        return "its rows stand in no .npy file"
+    data = source.data
+    if not data.flags.c_contiguous:
+        return "its file has the array in Fortran order, so no row is in one piece (save np.ascontiguousarray of it)"
+    name = dtype_name(data.dtype)
+    if name is None:
+        return f"its file has values of dtype {data.dtype}, which are not taken as they stand there"
+    if data.dtype != data.dtype.newbyteorder("<"):
+        return "its file has big-endian numbers (save array.astype(array.dtype.newbyteorder('<')))"
+    if name == "bool":  # whose bytes may be neither 0 nor 1, which only the codec looks at
+        return "its file has booleans, which are looked at before they are sent (save them as uint8)"
+    if source.path is None:
+        return "its rows stand in no .npy file of their own"
     # As the file was when it was opened: by now it may be another one.
     size, mtime_ns = source.stamp
-    return SliceRef(str(source.path.resolve()), size, mtime_ns, source.data.offset, name, tuple(source.data.shape[1:]))
+    return SliceRef(str(source.path.resolve()), size, mtime_ns, data.offset, name, tuple(data.shape[1:]))

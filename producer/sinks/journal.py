@@ -10,7 +10,8 @@ each later one that a run of rows is on the disk: it is written after they are.
 
 `failed` has the records of rows that failed since the record before, `left_out` counts those so far that the output
 lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outputs, are not finite. `dropped` says that
-a model has failed alone, and with which record: a run that continues is without it.
+a model has failed alone, and with which record: a run that continues is without it. `accepted` says which changes of
+data set or models the user has accepted, and `head` what the first record would say since then.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
 process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
@@ -33,6 +34,7 @@ import msgspec
 import numpy as np
 
 from producer.rows.part import RowSpec
+from producer.sinks.changes import check_same
 from producer.sinks.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
@@ -82,6 +84,8 @@ class _Run(msgspec.Struct, omit_defaults=True):
     failed: list[FailureRecord] = []
     left_out: Count = 0
     nonfinite: Annotated[list[Count], msgspec.Meta(max_length=2)] = []
+    accepted: list[str] = []
+    head: dict[str, Any] = {}
 
 
 class Journal:
@@ -96,6 +100,7 @@ class Journal:
         left_out: how many of the safe rows the output lacks, since they failed.
         nonfinite: of the safe rows, how many are not finite in inputs and in outputs.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
+        accepted: changes of data set or models with which the user has said to go on.
     """
 
     def __init__(self, path: Path, descriptor: int, records: list[_Record], dropped_rows: int = 0) -> None:
@@ -112,6 +117,7 @@ class Journal:
         self.left_out = last.left_out
         inputs, outputs = last.nonfinite or (0, 0)
         self.nonfinite = inputs, outputs
+        self.accepted = [change for run in runs for change in run.accepted]
 
     def commit(
         self,
@@ -143,6 +149,13 @@ class Journal:
         self.left_out, self.nonfinite = left_out, nonfinite
         if interrupt:
             raise interrupt
+
+    def accept(self, changes: Sequence[str], head: _Record) -> None:
+        """Note that the user goes on with these changes, and what is being done from now on."""
+        changes = [f"{change}; {self.done_rows} rows are from before" for change in changes]
+        run = _Run(self.done_rows, self.done_rows, self.mark, left_out=self.left_out, nonfinite=list(self.nonfinite))
+        self._append(to_plain(msgspec.structs.replace(run, accepted=changes, head=head)))
+        self.accepted += changes
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""
@@ -180,11 +193,23 @@ def journal_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.journal")
 
 
-def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) -> Journal:
+def open_journal(
+    path: Path,
+    rows: int | None,
+    head: JournalHead,
+    *,
+    resume: bool,
+    force: bool = False,
+    accept_changes: bool = False,
+) -> Journal:
     """Open and lock the journal of an output; with `resume` it tells what a former run did, if there was one.
 
+    Without it the rows of a former run are dropped, if `force` says so. With `accept_changes` it is continued with
+    another data set of as many rows, or other models, which the journal notes.
+
     Raises:
-        OutputError: another process writes the output, or the journal is damaged, or of another piece of work.
+        OutputError: another process writes the output, or the journal is damaged, or of another piece of work; or there
+            are rows of a former run, and nobody said what is to become of them.
     """
     now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows, **head.as_dict()}
     file = journal_path(path)
@@ -196,12 +221,21 @@ def open_journal(path: Path, rows: int | None, head: JournalHead, resume: bool) 
         records, length = _read(path, data) if resume else ([], 0)
         if len(records) > 1:
             with whole_journal(path):
-                check_same(path, records[0], now)
+                then = records[0] | {name: value for one in records[1:] for name, value in one.get("head", {}).items()}
+                changes = check_same(path, then, now, accept_changes=accept_changes)
                 journal = Journal(file, descriptor, records[1:])
             os.ftruncate(descriptor, length)
+            if changes:
+                journal.accept(changes, now)
         else:
+            saved = _safe_rows(path, data)
+            if saved and not (resume or force):
+                raise OutputError(
+                    f"{path}: {saved} rows that an earlier run has saved beside it would be lost; continue it with "
+                    "--resume, or begin again with --force"
+                )
             undo.callback(file.unlink, missing_ok=True)
-            journal = Journal(file, descriptor, [], dropped_rows=_safe_rows(path, data))
+            journal = Journal(file, descriptor, [], dropped_rows=saved)
             journal.begin(now)
         undo.pop_all()
     return journal
@@ -263,36 +297,6 @@ def _record(line: bytes) -> _Record | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise OutputError, with the difference, unless what was done, as JSON has it, is what is to be done."""
-    now = json.loads(json.dumps(now))
-    for name in now:
-        if then.get(name) != now[name]:
-            raise not_continued(path, _difference(name, then.get(name), now[name]))
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    """Say what is not as it was when the work began."""
-    if name == "models":
-        models = [", ".join(f"{model}@{digest[:8]}" for model, digest in names.items()) for names in (before, now)]
-        return f"its models are not the same ({models[0]} before, {models[1]} now)"
-    if name == "on_error":
-        return f"rows that fail were to be treated otherwise (--on-error {_shown(before)} before, {now} now)"
-    if name == "chunk_rows":
-        return (
-            f"rows of its models are not independent, and chunks are others (--chunk-rows {before} before, {now} now)"
-        )
-    if name == "source":
-        name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-        before, now = before.get(name), now.get(name)
-    what = "its journal is of another version" if name in ("format", "kind") else "its input has changed"
-    return f"{what} ({name}: {_shown(before)} before, {_shown(now)} now)"
-
-
-def _shown(value: object) -> str:
-    return "unknown" if value is None else str(value)
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:

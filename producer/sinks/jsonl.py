@@ -19,6 +19,8 @@ from worker_config.errors import OutputError
 class JsonLinesWriter(FileWriter):
     """Lines at the end of a file; a line that the journal does not know is cut off."""
 
+    widens = False
+
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Refuse what JSON has no word for."""
         self.check_no_row_column(specs)

@@ -137,17 +137,12 @@ class NpyWriter(ColumnsWriter):
 
 
 def check_dtypes(path: Path, specs: dict[Key, RowSpec]) -> None:
-    """Raise OutputError for what NumPy would pickle, strings, or read back as raw bytes, dtypes not its own."""
+    """Raise OutputError for what NumPy would pickle: strings."""
     for key, spec in specs.items():
         if spec.dtype.hasobject:
             raise OutputError(
                 f"{path}: {output_name(key)} is strings, which NumPy files hold only as pickle; "
                 "use .jsonl or .parquet, or make it numbers with a postprocess function"
-            )
-        if spec.dtype.isbuiltin == 2:  # registered by another library
-            raise OutputError(
-                f"{path}: {output_name(key)} is {spec.dtype}, which NumPy files cannot hold; "
-                "make it float32 with a postprocess function, or take it in Python"
             )
 
 

@@ -37,6 +37,7 @@ def open_sink(
     *,
     journal: JournalHead | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     sync_seconds: float = 1.0,
     mask: bool = False,
 ) -> Sink:
@@ -45,10 +46,11 @@ def open_sink(
     Args:
         path: where the output goes; its ending, one of `FORMATS`, says what is written. A link is followed.
         rows: rows of the whole output; None where unknown.
-        force: replace an existing output.
+        force: replace an existing output, and what a former run has left of one.
         journal: what is being done, so that another run can continue it; None: an output that is not completed
             leaves nothing behind.
-        resume: continue what a journal says; begin afresh where there is none. Without it an old journal is dropped.
+        resume: continue what a journal says; begin afresh where there is none.
+        accept_changes: continue also with another data set of as many rows, or other models; `Sink.accepted` says so.
         sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
             is cheap; a process that is killed loses those that wait.
         mask: rows that failed are marked, as they are where a journal says that they are filled.
@@ -65,7 +67,9 @@ def open_sink(
             writer.create()
             return Sink(writer, None, sync_seconds, mask=mask)
         mask = mask or journal.on_error == "fill"
-        notes = open_journal(writer.target.path, rows, journal, resume)
+        notes = open_journal(
+            writer.target.path, rows, journal, resume=resume, force=force, accept_changes=accept_changes
+        )
         if mask and notes.specs:
             writer.add_mask(notes.specs)
         _create_or_reopen(writer, notes)

@@ -104,7 +104,8 @@ class ParquetWriter(FileWriter):
 
     def _damaged(self) -> OutputError:
         return OutputError(
-            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; start over without --resume"
+            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; "
+            "start over with --force instead of --resume"
         )
 
     def _batch(self, arrays: Arrays, numbers: Array) -> Any:
@@ -168,7 +169,7 @@ def _value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
     if spec.dtype.kind in "OUS":
         is_binary = spec.dtype.kind == "S" or (spec.dtype.hasobject and any(isinstance(v, bytes) for v in first.flat))
         return arrow.binary() if is_binary else arrow.string()
-    if spec.dtype.kind in "biuf" and spec.dtype.isbuiltin != 2 and spec.dtype.itemsize <= 8:
+    if spec.dtype.kind in "biuf" and spec.dtype.itemsize <= 8:
         return arrow.from_numpy_dtype(spec.dtype.newbyteorder("="))
     return None
 

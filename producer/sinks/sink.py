@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import suppress
 from typing import Self
 
 from producer.rows.assemble import Layout
-from producer.rows.part import Part
+from producer.rows.part import Part, flatten, output_name
+from producer.rows.widen import widened
 from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
 from producer.sinks.temp_paths import one_line_errors, sync_folder
@@ -16,6 +18,8 @@ from producer.sinks.writer import Specs, Writer
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
+
+logger = logging.getLogger(__name__)
 
 # Of the time, at most, that bringing rows to the disk may take, as long as it is done often enough.
 SYNC_SHARE = 0.02
@@ -35,6 +39,7 @@ class Sink:
         committed: whether the output has its final name.
         dropped: models that failed alone, in this run or a former one, and are not in the output.
         failures: the records of rows without a prediction, in this run or a former one.
+        accepted: changes of data set or models between runs that wrote this output, which the user has accepted.
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
     """
 
@@ -42,6 +47,7 @@ class Sink:
         self.path = writer.target.path
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
+        self.accepted = list(journal.accepted) if journal else []
         self.committed = False
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
@@ -57,6 +63,7 @@ class Sink:
         self._noted = len(self.failures)
         self.nonfinite = journal.nonfinite if journal else (0, 0)
         self._is_in_order = True
+        self._told_widened = False
         self._begun = bool(self._layout.specs)
         self._unsynced = False
         self._failed = False
@@ -115,6 +122,8 @@ class Sink:
         """
         self._check_usable()
         self._check_turn(part)
+        if self._writer.widens:
+            part = self._widened(part)
         arrays, numbers = self._layout.accept(part), part.numbers()
         try:
             with one_line_errors(self.path):
@@ -216,6 +225,24 @@ class Sink:
         self._synced_at = time.monotonic()
         rest = max(LEAST_SYNC_SECONDS, (self._synced_at - started) / SYNC_SHARE)
         self._sync_again_seconds = min(self._sync_seconds, rest)
+
+    def _widened(self, part: Part) -> Part:
+        """The part in dtypes that the format holds; the first one is told of."""
+        wide = widened(part)
+        if wide is not part and not self._told_widened:
+            self._told_widened = True
+            after = flatten(wide)
+            for key, array in flatten(part).items():
+                if array.dtype != after[key].dtype:
+                    logger.warning(
+                        "%s: %s is %s, which %s files cannot hold: it is written as %s, with the same values",
+                        self.path.name,
+                        output_name(key),
+                        array.dtype,
+                        self.path.suffix,
+                        after[key].dtype,
+                    )
+        return wide
 
     def _check_usable(self) -> None:
         if self._failed or self._ended:

@@ -80,7 +80,7 @@ def sync_folder(folder: Path) -> None:
 
 def not_continued(path: Path, why: str) -> OutputError:
     """What a former run has left is of no use to this one."""
-    return OutputError(f"{path}: cannot be continued: {why}; start over without --resume")
+    return OutputError(f"{path}: cannot be continued: {why}; start over with --force instead of --resume")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Writer(ABC):
     Attributes:
         any_order: whether rows may come in any order, where their number is known and nobody keeps a journal.
         can_drop: whether a model's outputs have places of their own, so that they can be taken out of rows written.
+        widens: whether it holds NumPy's own dtypes alone, so that bfloat16 and the like come as the next of these.
         nameless: the name in the file of an output without one.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
@@ -42,6 +43,7 @@ class Writer(ABC):
 
     any_order: ClassVar[bool] = False
     can_drop: ClassVar[bool] = False
+    widens: ClassVar[bool] = True
     nameless: ClassVar[str] = "output"
     label: ClassVar[str] = "rows"
 

@@ -174,7 +174,7 @@ class ZarrWriter(Writer):
     def _dtype(self, key: Key, spec: RowSpec, first: Arrays) -> Any:
         if spec.dtype.kind in "UO" and not any(isinstance(value, bytes) for value in first[key].flat):
             return "string"
-        if spec.dtype.kind in "biufc" and spec.dtype.isbuiltin != 2 and spec.dtype.itemsize <= 16:
+        if spec.dtype.kind in "biufc" and spec.dtype.itemsize <= 16:
             return spec.dtype
         what = spec.dtype if spec.dtype.kind in "biufcV" else "bytes"
         raise OutputError(

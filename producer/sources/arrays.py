@@ -20,6 +20,7 @@ from producer.rows.columns import (
     taken_dtype,
     to_array,
 )
+from producer.rows.objects import check_objects
 from producer.rows.part import Array, RowSpec
 from producer.rows.read_errors import one_line_errors
 from producer.rows.source import Arrays, check_slice
@@ -170,4 +171,5 @@ def _as_rows(value: object, name: str) -> Array:
             f"{where}: is one {type(value).__name__}, not rows; give an array whose first axis counts the rows "
             "(a tuple means several inputs)"
         )
+    check_objects(array, where)
     return array

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.rows.read_errors import check_file, one_line_errors
-from producer.rows.source import Arrays, SliceReader
+from producer.rows.marked import marked
+from producer.rows.read_errors import check_file, escaped, one_line_errors
+from producer.rows.source import Arrays, Rows, SliceReader
 from producer.sources.arrays import ArraySource, array_source
 from worker_config.errors import InputError
 
@@ -23,29 +24,46 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
     Args:
         path: a folder, or a pattern as of `glob`; `**` goes through subfolders. Hidden files are left out.
         contents: rows are the bytes of the files; if not, their absolute paths as str, for a preprocess function of
-            the model that opens them, on machines where they are at the same place.
+            the model that opens them, on machines where they are at the same place. A path that is no UTF-8 is bytes.
 
     Raises:
         InputError: there are no such files.
     """
     matches = find_files(path)
-    label = Path(path).name
+    label = escaped(Path(path).name)
     if not contents:
-        return array_source(np.array([str(file.absolute()) for file in matches], dtype=object), label, str(path))
+        return array_source(np.array([_path(file) for file in matches], dtype=object), label, str(path))
     sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
     row_bytes = sum(sizes) / len(sizes)
-    return SliceReader(label, len(matches), row_bytes, lambda start, stop: _read_files(matches[start:stop]))
+
+    def read(start: int, stop: int) -> Arrays:
+        contents = np.empty(stop - start, dtype=object)
+        contents[:] = [_read(file) for file in matches[start:stop]]
+        return contents
+
+    def read_marked(start: int, stop: int) -> Rows:
+        contents, unfed = np.full(stop - start, b"", dtype=object), {}
+        for position, file in enumerate(matches[start:stop]):
+            try:
+                contents[position] = _read(file)
+            except InputError as error:
+                unfed[position] = str(error)
+        return marked(contents, unfed)
+
+    return SliceReader(label, len(matches), row_bytes, read, read_marked)
 
 
-def _read_files(files: list[Path]) -> Arrays:
-    """The bytes of files, as an object array."""
-    contents = np.empty(len(files), dtype=object)
-    for position, file in enumerate(files):
-        check_file(file, "files")
-        with one_line_errors(str(file)):
-            contents[position] = file.read_bytes()
-    return contents
+def _path(file: Path) -> str | bytes:
+    """A path as a row: what the system has for a name need be no text."""
+    name = str(file.absolute())
+    return name if escaped(name) == name else os.fsencode(name)
+
+
+def _read(file: Path) -> bytes:
+    check_file(file, "files")
+    with one_line_errors(escaped(str(file))):
+        return file.read_bytes()
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:

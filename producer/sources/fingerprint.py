@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from producer.rows.read_errors import check_file, one_line_errors
+from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.sources.files import find_files, is_pattern
 from producer.sources.zarr import is_zarr
 
@@ -30,7 +30,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
         check_file(Path(name), "files")
         with one_line_errors(name):
             status = resolved.stat()
-        return {"path": str(resolved), "bytes": status.st_size, "modified": _moment(status.st_mtime_ns)}
+        return {"path": escaped(str(resolved)), "bytes": status.st_size, "modified": _moment(status.st_mtime_ns)}
     with one_line_errors(name):
         files = _files(name, resolved)
         names = [os.path.abspath(file) for file in sorted(files)]  # noqa: PTH100 - links keep their own names
@@ -39,7 +39,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     for file_name, status in seen:
         digest.update(b"%b\0%d\0%d\0" % (file_name, status.st_size, status.st_mtime_ns))
     return {
-        "path": str(resolved),
+        "path": escaped(str(resolved)),
         "files": len(seen),
         "bytes": sum(status.st_size for _, status in seen),
         "modified": _moment(max((status.st_mtime_ns for _, status in seen), default=0)),

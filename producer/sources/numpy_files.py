@@ -11,13 +11,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.columns import taken_dtype
+from producer.rows.columns import columns_of, taken_dtype
 from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import check_file, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources.arrays import ArraySource, array_source, stamp_of
-from worker_config.errors import InputError
+from tasks.protocol.codec import DTYPES
+from worker_config.errors import InputError, UsageError
 
 _SUFFIXES = (".npy", ".npz")
 _NPY_MAGIC = b"\x93NUMPY"
@@ -31,14 +32,19 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _MAX_HEADER_BYTES = 10_000
 
 
-def open_file(path: str | Path) -> ArraySource:
+def open_file(path: str | Path, dtype: str | None = None) -> ArraySource:
     """Open an `.npy` file, memory-mapped, or an `.npz` file as a dict of its arrays.
 
     Arrays of an `.npz` file of more than 16 MiB are mapped where they were saved uncompressed (`np.savez`). All
     others are read into memory, and their checksum is looked at; mapped ones are trusted as those of `.npy` are.
 
+    Args:
+        path: the file.
+        dtype: what arrays of raw bytes are, such as "bfloat16", whose name NumPy does not write into its files.
+
     Raises:
         InputError: the file cannot be used; the text names it, the cause, and what to do.
+        UsageError: there is no such dtype.
     """
     path = Path(path)
     where = str(path)
@@ -50,13 +56,24 @@ def open_file(path: str | Path) -> ArraySource:
         )
     if status.st_size == 0:
         raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
+    raw = _raw_dtype(dtype)
     with one_line_errors(where):
-        data = _map_npy(path, 0, status.st_size, where) if suffix == ".npy" else _open_npz(path)
+        data = _map_npy(path, 0, status.st_size, where, raw) if suffix == ".npy" else _open_npz(path, raw)
+    if raw is not None and raw not in {array.dtype for array in columns_of(data, where).values()}:
+        raise InputError(f"{where}: holds no raw bytes of {raw.itemsize} each that could be {raw}; leave out the dtype")
     as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
     return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
 
 
-def _open_npz(path: Path) -> dict[str, Array]:
+def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
+    """The dtype of a name that NumPy's files do not know."""
+    raw = {known: dtype for known, dtype in DTYPES.items() if dtype.isbuiltin == 2}
+    if name is not None and name not in raw:
+        raise UsageError(f"dtype is {name!r}, for raw bytes in a NumPy file; give one of {', '.join(raw)}")
+    return None if name is None else raw[name]
+
+
+def _open_npz(path: Path, raw: np.dtype[Any] | None) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     unpacked_bytes, limit = 0, input_limit()
     with zipfile.ZipFile(path) as archive:
@@ -65,11 +82,12 @@ def _open_npz(path: Path) -> dict[str, Array]:
             where = f"{path}: array {name!r}"
             plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
             if plain and member.file_size > MAX_BATCH_BYTES:
-                arrays[name] = _map_npy(path, _first_byte(path, member), member.file_size, where)
+                arrays[name] = _map_npy(path, _first_byte(path, member), member.file_size, where, raw)
             else:
                 unpacked_bytes += member.file_size
                 limit.check(unpacked_bytes, where, "what is compressed, up to this array,")
-                arrays[name] = _read_member(archive, member, where)
+                array = _read_member(archive, member, where)
+                arrays[name] = array.view(_meant(array.dtype, raw))
     return arrays
 
 
@@ -93,17 +111,24 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
     return array
 
 
-def _map_npy(path: Path, first_byte: int, size: int, where: str) -> Array:
+def _map_npy(path: Path, first_byte: int, size: int, where: str, raw: np.dtype[Any] | None) -> Array:
     """Map the array whose `.npy` form is the `size` bytes of the file from `first_byte` on."""
     with path.open("rb") as stream:
         stream.seek(first_byte)
         shape, fortran_order, dtype = _read_header(stream, where)
         offset = stream.tell()
+    dtype = _meant(dtype, raw)
     needed = offset - first_byte + math.prod(shape) * dtype.itemsize
     _check_size(size, needed, shape, where)
     if needed == offset - first_byte or not shape:  # nothing to map, or refused later
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
+
+
+def _meant(dtype: np.dtype[Any], raw: np.dtype[Any] | None) -> np.dtype[Any]:
+    """What an array in a file is: that of `raw`, where it is raw bytes as long."""
+    is_raw = raw is not None and dtype.kind == "V" and not dtype.names and dtype.itemsize == raw.itemsize
+    return raw if raw is not None and is_raw else dtype
 
 
 def _check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> None:

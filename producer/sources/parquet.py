@@ -9,8 +9,9 @@ from typing import Any
 
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import import_optional, one_line_errors
+from producer.rows.rebatcher import until_unfed
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader
-from producer.sources.arrow import check_type, column_of, plain_type
+from producer.sources.arrow import check_type, plain_type, rows_of
 from producer.sources.files import find_files
 from producer.sources.parquet_pages import page_sizes
 from worker_config.errors import InputError
@@ -50,7 +51,11 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         chosen = list(actual) if chosen is None else chosen
         _check_columns(file, actual, chosen, types)
         types = {name: actual[name] for name in chosen}
-    return BatchReader(Path(path).name, rows, lambda: _read(parquet, files, list(types), limit))
+
+    def read() -> Batches:
+        return _read(parquet, files, list(types), limit)
+
+    return BatchReader(Path(path).name, rows, lambda: until_unfed(read()), read_marked=read)
 
 
 def _check_columns(file: Path, actual: dict[str, Any], chosen: Sequence[str], before: dict[str, Any]) -> None:
@@ -107,7 +112,7 @@ def _read(parquet: Any, files: list[Path], columns: list[str], limit: InputLimit
             page_bytes = _largest_page(file, opened.metadata, columns, limit)
             most_rows = max(1, limit.bytes // page_bytes) if page_bytes > MAX_BATCH_BYTES else _MAX_BATCH_ROWS
             for batch in opened.iter_batches(_batch_rows(opened, columns, most_rows), columns=columns):
-                yield {name: column_of(batch.column(name), f"{file}: column {name!r}", first_row) for name in columns}
+                yield rows_of(batch, columns, str(file), first_row)
                 first_row += batch.num_rows
 
 

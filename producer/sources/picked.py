@@ -6,6 +6,7 @@ numbers of rows --sorted, those that follow each other at once--> Source.take --
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import cast
 
@@ -17,13 +18,16 @@ from producer.rows.rebatcher import Rebatcher, pick_rows, picked
 from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source
 from producer.sources.arrays import ArraySource
 
+_Take = Callable[[int, int], Rows]
+
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     """The data set of these rows alone, which are given in ascending order, each one once."""
     label = f"{len(rows)} rows of {source.label}"
     if isinstance(source, Source):
         return PickedRows(label, source, rows)
-    return BatchReader(label, len(rows), lambda: _read(source, rows))
+    marked = getattr(source, "marked_batches", source.batches)
+    return BatchReader(label, len(rows), lambda: _read(source.batches, rows), read_marked=lambda: _read(marked, rows))
 
 
 class PickedRows(SliceReader):
@@ -36,25 +40,33 @@ class PickedRows(SliceReader):
     """
 
     def __init__(self, label: str, source: Source, order: Array | range, lock: threading.RLock | None = None) -> None:
-        super().__init__(label, len(order), source.row_bytes, self._picked)
+        take = cast("_Take", source.take)
+        take_marked: _Take = getattr(source, "take_marked", take)
+        super().__init__(
+            label,
+            len(order),
+            source.row_bytes,
+            lambda start, stop: cast("Arrays", self._picked(start, stop, take)),
+            lambda start, stop: self._picked(start, stop, take_marked),
+        )
         self._source, self._order, self._lock = source, order, lock or threading.RLock()
 
-    def _picked(self, start: int, stop: int) -> Arrays:
+    def _picked(self, start: int, stop: int, take: _Take) -> Rows:
         """Rows that follow each other are read at once."""
         order = self._order[start:stop]
         with self._lock:
             if not len(order):
-                return self._source.take(0, 0)
+                return take(0, 0)
             if isinstance(order, range):
-                return self._source.take(order.start, order.stop)
+                return take(order.start, order.stop)
             if isinstance(self._source, ArraySource):
-                return self._source.pick(self.of(start, stop))
+                return cast("Rows", self._source.pick(self.of(start, stop)))
             by_place = np.argsort(order)
             rebatcher = Rebatcher()
             for first, last in runs_of(order[by_place]):
-                rebatcher.add(cast("Rows", self._source.take(first, last)))
+                rebatcher.add(take(first, last))
         rows, _ = rebatcher.take(len(order))
-        return cast("Arrays", picked(rows, np.argsort(by_place)))
+        return picked(rows, np.argsort(by_place))
 
     def of(self, start: int, stop: int) -> Array:
         """Which rows of the data set the rows `[start, stop)` of the order are."""
@@ -64,6 +76,6 @@ class PickedRows(SliceReader):
         """Nobody asks for these again; the order has them all anyway."""
 
 
-def _read(source: BatchSource, rows: Array) -> Batches:
-    with closing(source.batches()) as batches:
+def _read(read: Callable[[], Batches], rows: Array) -> Batches:
+    with closing(read()) as batches:
         yield from pick_rows(batches, rows)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from producer.rows.columns import columns_of, place
 from producer.rows.source import BatchReader
 from producer.sources.iterables import from_batches, from_rows
-from worker_config.errors import InputError
+from worker_config.errors import InputError, UsageError
+
+logger = logging.getLogger(__name__)
+
+_ASK = "if these are (x, y), give producer.sources.from_tf_dataset(data, features=0), which takes x"
+# Through these, batches stay what they are; others are not looked through.
+_KEEP_BATCHES = (
+    *("PrefetchDataset", "OptionsDataset", "CacheDataset", "MapDataset", "ParallelMapDataset", "ShuffleDataset"),
+)
 
 
 def is_tf_dataset(data: object) -> bool:
@@ -15,33 +24,58 @@ def is_tf_dataset(data: object) -> bool:
     return hasattr(data, "element_spec") and hasattr(data, "as_numpy_iterator")
 
 
-def from_tf_dataset(dataset: Any, batched: bool | None = None) -> BatchReader:
+def from_tf_dataset(dataset: Any, batched: bool | None = None, features: int | str | None = None) -> BatchReader:
     """Make a data set of a `tf.data.Dataset` of tensors, tuples of tensors or dicts of tensors.
 
     Args:
-        dataset: the data set.
+        dataset: the data set. Where `.batch(n, drop_remainder=True)` has left out rows, a line of the log says so.
         batched: whether an element is a batch, and not a row; if left out, it is a batch where the first dimension
-            of every tensor is unknown, as after `.batch(n)`.
+            of every tensor is unknown, as after `.batch(n)`, or is that of batches with `drop_remainder`.
+        features: which part of an element is the rows, where others are labels or weights: 0 of (x, y); all parts,
+            as the inputs of a model, if left out.
 
     Raises:
         InputError: elements are nested, ragged or sparse, or it cannot be told whether they are batches.
+        UsageError: elements have no such part.
     """
-    label = "tf.data.Dataset"
-    specs = columns_of(dataset.element_spec, label)
-    for name, spec in specs.items():
-        if type(spec).__name__ != "TensorSpec":
+    label, spec = "tf.data.Dataset", dataset.element_spec
+    hint = ""
+    if features is not None:
+        spec = _part(spec, features, label)
+        label = f"{label} (part {features!r} of each element)"
+    elif isinstance(spec, tuple):
+        hint = f"its elements are tuples of {len(spec)}; {_ASK}"
+    specs = columns_of(spec, label)
+    for name, one in specs.items():
+        if type(one).__name__ != "TensorSpec":
+            remedy = "map them to dense tensors first, with .to_tensor() or tf.sparse.to_dense"
             raise InputError(
-                f"{place(label, name)}: elements are {type(spec).__name__.removesuffix('Spec')}, not plain tensors; "
-                "map them to dense tensors first, with .to_tensor() or tf.sparse.to_dense"
+                f"{place(label, name)}: elements are {type(one).__name__.removesuffix('Spec')}, not plain tensors; "
+                f"{hint or remedy}"
             )
     if batched is None:
-        batched = all(_is_open(spec, place(label, name)) for name, spec in specs.items())
+        batched = all(_is_open(one, place(label, name)) for name, one in specs.items())
+        if not batched and (size := _size_of_all(specs)):
+            batched = size == _batch_rows(dataset, label)
+            if not batched:
+                hint = "; ".join(filter(None, [hint, f"if these are batches of {size}, say batched=True"]))
+    elements = _Elements(dataset, features)
     if batched:
-        return from_batches(_Elements(dataset), label)
-    count = int(dataset.cardinality())
-    reader = from_rows(_Elements(dataset), label=label)
-    reader.rows = count if count >= 0 else None  # negative: infinite, or unknown
+        reader = from_batches(elements, label)
+    else:
+        count = int(dataset.cardinality())
+        reader = from_rows(elements, label=label)
+        reader.rows = count if count >= 0 else None  # negative: infinite, or unknown
+    reader.hint = hint
     return reader
+
+
+def _part(spec: Any, features: int | str, label: str) -> Any:
+    try:
+        return spec[features]
+    except (LookupError, TypeError) as error:
+        parts = list(spec) if isinstance(spec, dict) else list(range(len(spec))) if isinstance(spec, tuple) else "one"
+        raise UsageError(f"{label}: features is {features!r}, its elements have the parts {parts}") from error
 
 
 def _is_open(spec: Any, where: str) -> bool:
@@ -51,11 +85,38 @@ def _is_open(spec: Any, where: str) -> bool:
     return spec.shape.rank > 0 and spec.shape[0] is None
 
 
-class _Elements:
-    """The elements as NumPy arrays, from the first one on each time."""
+def _size_of_all(specs: dict[str, Any]) -> int:
+    """The first dimension of all tensors; 0 where they have none in common."""
+    sizes = {spec.shape[0] if spec.shape.rank else None for spec in specs.values()}
+    size = sizes.pop()
+    return 0 if sizes or size is None else int(size)
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+
+def _batch_rows(dataset: Any, label: str) -> int:
+    """Of batches with `drop_remainder`, their rows, and a word on those that are left out; 0 where there are none.
+
+    What a data set was made of only its private attributes tell: where these have other names, nothing is seen.
+    """
+    while type(dataset).__name__.strip("_") in _KEEP_BATCHES:
+        dataset = getattr(dataset, "_input_dataset", None)
+    if type(dataset).__name__.strip("_") not in ("BatchDataset", "ParallelBatchDataset"):
+        return 0
+    size, before = getattr(dataset, "_batch_size", None), getattr(dataset, "_input_dataset", None)
+    if size is None or before is None:
+        return 0
+    size, count = int(size), int(before.cardinality())
+    lost = f"its last {count % size} rows are" if count >= 0 else f"up to {size - 1} rows at its end may be"
+    if count % size or count < 0:
+        logger.warning("%s: %s left out by drop_remainder=True; batch it without that to predict all", label, lost)
+    return size
+
+
+class _Elements:
+    """The elements, or one part of each, as NumPy arrays, from the first one on each time."""
+
+    def __init__(self, dataset: Any, features: int | str | None) -> None:
+        self._dataset, self._features = dataset, features
 
     def __iter__(self) -> Any:
-        return self._dataset.as_numpy_iterator()
+        elements = self._dataset.as_numpy_iterator()
+        return elements if self._features is None else (element[self._features] for element in elements)

@@ -1,5 +1,6 @@
 """The rows of a chunk, as its models and its failure records take them.
 
+payload --fed_rows--> rows, records of those that cannot be fed
 rows --check_rows--> as many in each column --rows_between--> those of a step --> models
 records of rows --with_values--> records that say what the row is
 """
@@ -10,9 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from tasks.protocol.codec import columns_of, tree_like
-from tasks.protocol.messages import FailureRecord
+from tasks.protocol.messages import ChunkMessage, FailureRecord
+from tasks.protocol.unfed_rows import without_unfed
 from worker_config.errors import InputError
 
 # Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.
@@ -32,6 +35,29 @@ def check_rows(rows: Any, count: int) -> None:
         raise InputError(f"the columns of {count} rows have {', '.join(map(str, counts))}")
 
 
+def fed_rows(message: ChunkMessage, payload: Any) -> tuple[Any, list[FailureRecord]]:
+    """The rows of a chunk's payload, and a record of each that cannot be fed: the one before it stands in its place.
+
+    Raises:
+        PayloadError: the payload does not tell them in our form.
+    """
+    rows, unfed = without_unfed(payload)
+    if not unfed:
+        return rows, []
+    first = message.start
+    records = [FailureRecord(first + at, first + at + 1, "read", "InputError", why[:500]) for at, why in unfed.items()]
+    fed = np.array([at for at in range(message.stop - first) if at not in unfed], np.int64)
+    if len(fed):
+        nearest = fed[np.maximum(np.searchsorted(fed, np.arange(message.stop - first), "right") - 1, 0)]
+        columns = {name: _values_at(column, nearest) for name, column in columns_of(rows).items()}
+        rows = tree_like(rows, columns)
+    return rows, records
+
+
+def _values_at(column: Any, positions: np.ndarray[Any, Any]) -> Any:
+    return [column[position] for position in positions] if isinstance(column, list) else column[positions]
+
+
 def rows_between(rows: Any, start: int, stop: int) -> Any:
     """Rows `[start, stop)` of an array, a list of rows of uneven shape, or a dict or tuple of these."""
     return tree_like(rows, {name: column[start:stop] for name, column in columns_of(rows).items()})
@@ -41,7 +67,7 @@ def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list
     """The records, those of single rows with the text that the row is, if it is one; `rows` begin at row `first`."""
     return [
         msgspec.structs.replace(record, value=_text(rows, record.start - first))
-        if record.stop - record.start == 1 and not record.value
+        if record.stop - record.start == 1 and not record.value and record.stage != "read"
         else record
         for record in records
     ]
@@ -49,7 +75,14 @@ def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list
 
 def _text(rows: Any, position: int) -> str:
     values = [column[position] for column in _listed(rows) if position < len(column)]
-    return next((str(value)[:MOST_VALUE_CHARACTERS] for value in values if isinstance(value, str)), "")
+    texts = (_path(value) if isinstance(value, bytes) else value for value in values)
+    return next((str(text)[:MOST_VALUE_CHARACTERS] for text in texts if isinstance(text, str)), "")
+
+
+def _path(value: bytes) -> str | None:
+    """What may be a path that is no UTF-8, escaped; other bytes tell people nothing."""
+    is_path = value.startswith(b"/") and len(value) <= MOST_VALUE_CHARACTERS and b"\0" not in value
+    return value.decode("utf-8", "backslashreplace") if is_path else None
 
 
 def _listed(rows: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from celery.exceptions import Reject
 from tasks.child import executor_differences
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import checksum
-from tasks.child.chunk_rows import with_values
+from tasks.child.chunk_rows import fed_rows, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
@@ -161,14 +161,14 @@ def run_chunk(
     watch.enter("fetch")
     try:
         history = log.read() if deliveries > 1 else None
-        rows = child.payloads.fetch(message, payload, watch)
+        rows, unfed = fed_rows(message, child.payloads.fetch(message, payload, watch))
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
         executor_differences.begin(models, message, own_graph)
         ran = ChunkOutputs()
         if models:
-            run = ChunkRun(message, models, rows, watch)
+            run = ChunkRun(message, models, rows, watch, unfed)
             todo = [RowRange(message.start, message.stop, message.stop)]
             before: Before | None = None  # nobody needs to know how far the first delivery is
             if history is not None:
@@ -260,7 +260,8 @@ def _steps(log: DeliveryLog, run: ChunkRun, history: DeliveryHistory) -> list[Ro
     if not run.has_independent_rows:
         # Each would have another prediction without the others.
         batch_rows, poison_rows = max(1, message.stop - message.start), None
-    return steps(message.start, message.stop, batch_rows, poison_rows, {record.start for record in history.bad})
+    left_out = {record.start for record in (*history.bad, *run.unfed)}
+    return steps(message.start, message.stop, batch_rows, poison_rows, left_out)
 
 
 def _given_up(child: Child, message: ChunkMessage, log: DeliveryLog, history: DeliveryHistory) -> FailureRecord | None:

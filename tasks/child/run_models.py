@@ -89,12 +89,13 @@ def record_of(
 
 @dataclass(frozen=True)
 class ChunkRun:
-    """A chunk's rows and its models."""
+    """A chunk's rows and its models; `unfed` are records of rows that cannot be fed, in whose place others stand."""
 
     message: ChunkMessage
     models: dict[str, LoadedModel]
     rows: Any
     watch: Stopwatch
+    unfed: Sequence[FailureRecord] = ()
 
     @property
     def has_independent_rows(self) -> bool:
@@ -107,7 +108,15 @@ class ChunkRun:
         Raises:
             InputError: the columns have different numbers of rows.
         """
-        return self._together(steps, before) if self.message.on_error == "raise" else self._apart(steps, before, bad)
+        if self.message.on_error == "raise":
+            return ChunkOutputs(failed=[*self.unfed[:1]]) if self.unfed else self._together(steps, before)
+        count = self.message.stop - self.message.start
+        if self.unfed and not self.has_independent_rows:  # without it, the others would have other predictions
+            whole = msgspec.structs.replace(self.unfed[0], start=self.message.start, stop=self.message.stop)
+            return ChunkOutputs(failed_rows=_of_each_row(whole))
+        return (
+            ChunkOutputs(failed_rows=[*self.unfed]) if len(self.unfed) == count > 0 else self._apart(steps, before, bad)
+        )
 
     def _together(self, steps: Sequence[RowRange], before: Before | None) -> ChunkOutputs:
         """Run each model for itself: one that fails at any step is left out."""
@@ -182,6 +191,11 @@ class ChunkRun:
                     failed += self._lost_records(made, start)
                 except ModelError as error:
                     failed += _of_each_row(record_of(self.message, "infer", error, rows=(start, stop)))
+        lost = {record.start for record in self.unfed}
+        if lost:
+            joined.forget([row - first for row in lost])
+            failed = [*self.unfed, *(record for record in failed if record.start not in lost)]
+            dropped[[row - first for row in lost]] = False
         failed.sort(key=lambda record: record.start)
         left_out = dropped.copy()
         for record in failed:

@@ -5,6 +5,7 @@ outputs of a batch, of rows of one shape, or of a step --add--> their place amon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ class OutputAssembler:
         for path, array in leaves.items():
             self._leaves[path] = self._place(self._leaves[path], at, array, "/".join(path))
         self._missing[at] = False
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Count rows as missing, whatever was put there."""
+        if self._whole is not None:
+            self._leaves = {key: np.array(leaf) for key, leaf in leaves_of(self._whole)}
+            self._whole = None
+        self._missing[rows] = True
 
     def finish(self) -> Any:
         """The outputs of all rows, with a filler for those that are missing; some have been added."""

@@ -69,7 +69,7 @@ def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = Fals
         ModelError: it raised, or gave something else.
     """
     leaves = {key: _column(leaf, what) for key, leaf in _leaves(_call(step, rows, what)).items()}
-    _check_count(leaves.values(), count, what)
+    _check_count(leaves.values(), count, what, rows)
     kept = np.ones(count, bool)
     for column in leaves.values():
         if isinstance(column, list):
@@ -109,7 +109,7 @@ def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
         ModelError: as `prepared`.
     """
     leaves = {key: _array(leaf, what) for key, leaf in _leaves(_call(step, outputs, what)).items()}
-    _check_count(leaves.values(), count, what)
+    _check_count(leaves.values(), count, what, outputs)
     return tree_of(leaves)
 
 
@@ -168,9 +168,18 @@ def _array(value: Any, what: str) -> Array:
         raise ModelError(f"{what} returned what is no array: {error}") from None
 
 
-def _check_count(columns: Iterable[Any], count: int, what: str) -> None:
+def _check_count(columns: Iterable[Any], count: int, what: str, given: Any) -> None:
     counts = {len(column) if isinstance(column, list) or column.ndim else "no" for column in columns}
     if counts != {count}:
         raise RowCountError(
             f"{what} returned {' and '.join(map(str, counts))} rows for {count}; it must return one for each"
+            f"{_of_columns(given, counts)}"
         )
+
+
+def _of_columns(given: Any, counts: set[Any]) -> str:
+    """What to say of a result that has a row for each column: the function went through a dict as if it were rows."""
+    if not isinstance(given, Mapping) or counts != {len(given)}:
+        return ""
+    names = ", ".join(map(repr, given))
+    return f", and was given a dict of the columns {names}: take their rows by name, as rows[{next(iter(given))!r}]"

@@ -27,8 +27,8 @@ Array = np.ndarray[Any, Any]
 def can_cast(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     """Whether values convert that are within the limits: integers to integers, numbers to floats, texts to texts."""
     if want == np.dtype(object):
-        return have.kind in "OSU"
-    if have.kind in "OSUMm":
+        return have.kind in "OSUT"
+    if have.kind in "OSUTMm":
         return False
     if is_integer(want):
         return is_integer(have) or have.kind == "b"  # never floats to integers

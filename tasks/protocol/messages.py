@@ -120,8 +120,9 @@ class FailureRecord(_Value, frozen=True):
     """What became of rows `[start, stop)` that have no prediction.
 
     Attributes:
-        stage: where it happened: "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "memory",
-            "worker" where the child died or was stopped, "killed" where that will not be tried again.
+        stage: where it happened: "read" where the data set has what no model can be given, "fetch", "decode", "model",
+            "preprocess", "infer", "postprocess", "encode", "memory", "worker" where the child died or was stopped,
+            "killed" where that will not be tried again.
         type: the error's class.
         text: what it says.
         model: the one that failed while others of the job ran; empty where the chunk as a whole has failed.

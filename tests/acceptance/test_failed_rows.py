@@ -208,6 +208,25 @@ def test_other_data_and_other_models_are_not_mixed_in(celeriac: Celeriac, at: li
     assert "its input has changed (" in celeriac.refuses(ExitCode.USAGE, *predict(at, "out.npy", *words))
 
 
+def test_failed_rows_whose_cause_was_mended_in_the_data_are_mended_where_that_is_accepted(
+    celeriac: Celeriac, at: list[str]
+) -> None:
+    celeriac.succeeds(*predict(at, "out.npy", "--on-error", "fill"))
+    paths = np.load(celeriac.folder / "rows.npy")
+    paths[MISSING] = paths[1]
+    np.save(celeriac.folder / "rows.npy", paths)
+    words = ("--resume", "--only-failed")
+    assert "go on with --accept-changes" in celeriac.refuses(ExitCode.USAGE, *predict(at, "out.npy", *words))
+
+    ended = celeriac.succeeds(*predict(at, "out.npy", *words, "--accept-changes"))
+
+    (change,) = ended.json["accepted_changes"]
+    assert change.startswith("its input has changed (modified: ")
+    assert change.endswith(f"; {ROWS - len(MISSING)} rows are from before")
+    assert json.loads((celeriac.folder / "out.npy.ledger.json").read_text())["accepted_changes"] == [change]
+    assert ended.json["ledger"]["failed"] == 0
+
+
 def test_failures_of_a_job_are_listed(celeriac: Celeriac, at: list[str]) -> None:
     job = celeriac.succeeds(*predict(at, "out.npy", "--on-error", "skip")).json["job"]
     told = celeriac.succeeds("failures", job[:6], *at, "--json").json
@@ -269,6 +288,7 @@ def test_a_job_without_failures_says_so(celeriac: Celeriac, system: System, at: 
         (["--max-failed", "3", "--on-error", "raise"], ["--max-failed is for --on-error skip or fill"]),
         (["--max-failed", "many", "--on-error", "skip"], ["'many' is neither a number of rows nor a share"]),
         (["--only-failed"], ["--only-failed is for --resume"]),
+        (["--accept-changes"], ["--accept-changes is for --resume"]),
         (["--only-failed", "--resume", "--force"], ["--force makes no sense with --only-failed"]),
         (["--only-failed", "--resume", "--on-error", "skip", "--max-failed", "1"], ["--max-failed makes no sense"]),
     ],

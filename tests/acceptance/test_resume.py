@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -166,14 +167,37 @@ def test_rows_that_are_mended_in_the_data_are_other_data(celeriac: Celeriac, sys
 
     line = celeriac.refuses(ExitCode.USAGE, *predict, "--resume")
     assert "out.npy: cannot be continued: its input has changed (modified: " in line
-    assert line.endswith("; start over without --resume")
+    assert line.endswith("start over with --force instead of --resume")
 
-    ended = celeriac.run(*predict)
+    assert "go on with --accept-changes" in line
+    line = celeriac.refuses(ExitCode.USAGE, *predict)
+    assert f"out.npy: {SAFE} rows that an earlier run has saved beside it would be lost; continue it with" in line
+
+    ended = celeriac.run(*predict, "--force")
     assert ended.code == ExitCode.OK, ended
     celeriac.check_one_line(ended)
     assert f"{SAFE} rows that an earlier run left beside " in ended.lines[0]
-    assert "--resume would have continued it" in ended.lines[0]
     assert ended.json["ledger"]["resumed"] == 0
+    np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy")[30:36, 0], [30, 31, 32, 0, 34, 35])
+
+
+def test_a_mended_row_is_gone_on_with_where_the_change_is_accepted_and_noted(
+    celeriac: Celeriac, system: System
+) -> None:
+    write_paths(celeriac, "paths.npy")
+    predict = predict_paths(system, "paths.npy", "out.npy")
+    fails_in_the_middle(celeriac, predict)
+    paths = [str(number_file(celeriac, row)) for row in range(ROWS)]
+    save_paths(celeriac.folder / "paths.npy", [*paths[:MISSING], paths[0], *paths[MISSING + 1 :]])
+
+    ended = celeriac.succeeds(*predict, "--resume", "--accept-changes")
+
+    (change,) = ended.json["accepted_changes"]
+    assert change.startswith(("its input has changed (bytes: ", "its input has changed (modified: "))
+    assert change.endswith(f"; {SAFE} rows are from before")
+    assert ended.json["ledger"]["resumed"] == SAFE
+    told = json.loads((celeriac.folder / "out.npy.ledger.json").read_text())
+    assert told["accepted_changes"] == [change]
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy")[30:36, 0], [30, 31, 32, 0, 34, 35])
 
 
@@ -182,7 +206,7 @@ def test_quiet_drops_what_an_earlier_run_has_left_without_a_word(celeriac: Celer
     predict = predict_paths(system, "paths.npy", "out.npy", "--quiet")
     fails_in_the_middle(celeriac, predict)
     number_file(celeriac, MISSING).write_text("33")
-    assert celeriac.succeeds(*predict).json["ledger"]["resumed"] == 0
+    assert celeriac.succeeds(*predict, "--force").json["ledger"]["resumed"] == 0
 
 
 def test_a_complete_output_is_not_continued_and_force_concerns_nothing_else(celeriac: Celeriac, system: System) -> None:
@@ -377,7 +401,7 @@ def train_again(folder: Path) -> None:
     [
         ("rows.npy", touch, "its input has changed (modified: "),
         ("rows.npy", write_more, "its input has changed (rows: 12 before, 13 now)"),
-        ("parts", add_a_file, "its input has changed (files: 4 before, 5 now)"),
+        ("parts", add_a_file, "its input has changed (files: 4 before, 5 now; bytes: "),
         ("rows.npy", train_again, "its models are not the same (broken@"),
     ],
 )
@@ -389,7 +413,7 @@ def test_other_data_and_other_models_are_refused_with_the_reason(
     change(celeriac.folder)
     line = celeriac.refuses(ExitCode.USAGE, *command)
     assert f"out.npy: cannot be continued: {words}" in line
-    assert line.endswith("; start over without --resume")
+    assert line.endswith("start over with --force instead of --resume")
 
 
 def test_a_worker_that_does_not_come_up_leaves_the_rows_safe(celeriac: Celeriac) -> None:

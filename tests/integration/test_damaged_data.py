@@ -25,13 +25,14 @@ from tasks.protocol.messages import (
     FailureRecord,
     FileRef,
     ModelRef,
+    OnError,
     Outputs,
     RedisRef,
     SliceRef,
 )
 from tasks.protocol.records import JobRecord
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
-from tests.data_sets import PIXELS, SIDES
+from tests.data_sets import PIXELS, ROWS, SIDES
 from tests.seals import SEALER, push
 from tests.systems import System
 from tests.waiting import wait_until
@@ -90,10 +91,39 @@ def test_what_comes_before_the_damage_is_handed_over(
     check_ends_after(system, job, damage.rows, InputError, *damage.words)
 
 
-def test_a_null_names_its_row(system: System, client: Client, tmp_path: Path) -> None:
-    job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=CHUNK_ROWS)
+@pytest.mark.parametrize("policy", ["skip", "fill"])
+def test_a_text_that_is_none_fails_alone(client: Client, policy: OnError) -> None:
+    texts = np.array([f"text {row}" for row in range(ROWS)], object)
+    whole = np.asarray(client.predict("texts", texts))
+    texts[[3, 29]] = None, "half a surrogate \ud800"
 
-    check_ends_after(system, job, 0, InputError, "nulls.parquet: column 'left': row 29 is or holds null")
+    job = client.submit("texts", texts, chunk_rows=CHUNK_ROWS, on_error=policy)
+
+    outputs, kept = np.asarray(job.result()), np.delete(np.arange(ROWS), [3, 29])
+    np.testing.assert_array_equal(outputs if policy == "skip" else outputs[kept], whole[kept])
+    assert [(one.start, one.stage, one.text.split(",")[0]) for one in job.failures()] == [
+        (3, "read", "it is missing; fill it before"),
+        (29, "read", "it is a text with a lone surrogate"),
+    ]
+
+
+@pytest.mark.parametrize("on_error", ["skip", "fill"])
+@pytest.mark.parametrize("chunk_rows", [1, CHUNK_ROWS])
+def test_a_row_with_a_null_fails_alone(client: Client, tmp_path: Path, on_error: OnError, chunk_rows: int) -> None:
+    whole: Any = client.predict("pair", SIDES)
+    job = client.submit("pair", parquet_with_a_null(tmp_path), chunk_rows=chunk_rows, on_error=on_error)
+
+    outputs: Any = job.result()
+
+    (record,) = job.failures()
+    assert (record.start, record.stop, record.stage, record.value) == (29, 30, "read", "")
+    assert record.text.startswith(f"{tmp_path / 'nulls.parquet'}: column 'left': row 29 is or holds null; fill nulls")
+    kept = np.arange(ROWS) != 29
+    assert outputs.keys() == whole.keys()
+    for name, array in outputs.items():
+        np.testing.assert_allclose(array if on_error == "skip" else array[kept], whole[name][kept], rtol=1e-6)
+        assert on_error == "skip" or np.isnan(array[29]).all()
+    assert (job.ledger.predicted, job.ledger.failed, job.ledger.nonfinite_inputs) == (ROWS - 1, 1, 0)
 
 
 # --- what workers read ----------------------------------------------------------------------------------------------

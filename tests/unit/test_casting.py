@@ -72,6 +72,8 @@ def test_others_are_cast_without_a_word(rows: np.ndarray, dtype: str) -> None:
         (np.int64, "int4", True),
         (np.bool_, "int32", True),
         (np.dtype("U3"), "float32", False),
+        (np.dtypes.StringDType(), "float32", False),
+        (np.dtypes.StringDType(), "string", True),
         (np.int64, "string", False),
     ],
 )

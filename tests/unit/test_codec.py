@@ -147,9 +147,16 @@ def test_texts_of_any_shape_make_the_round_trip(shape: tuple[int, ...], text: st
 
 
 @pytest.mark.parametrize(
-    "array", [np.array([["a", "é🎉"]]), np.array([b"a", b"\xff"]), np.array("x"), np.empty(0, "U3")]
+    "array",
+    [
+        np.array([["a", "é🎉"]]),
+        np.array([b"a", b"\xff"]),
+        np.array("x"),
+        np.empty(0, "U3"),
+        np.array(["a", "é" * 300, ""], np.dtypes.StringDType()),
+    ],
 )
-def test_fixed_width_strings_come_back_as_objects(array: np.ndarray[Any, Any]) -> None:
+def test_strings_of_numpy_come_back_as_objects(array: np.ndarray[Any, Any]) -> None:
     assert same(decode(encode(array)), array.astype(object))
 
 

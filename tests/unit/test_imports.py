@@ -19,6 +19,7 @@ KNOWN = {
     "tasks.protocol.rights",
     "tasks.protocol.seal",
     "tasks.protocol.signature",
+    "tasks.protocol.unfed_rows",
     "tasks.snapshots.cache",
     "tasks.transport.connection",
     "tasks.transport.resend_detached",
@@ -46,3 +47,11 @@ def _module_of(package: str, name: str) -> str:
     inside = f"{package}.{name}"
     is_submodule = package.startswith("tasks") and importlib.util.find_spec(package).submodule_search_locations
     return inside if is_submodule and importlib.util.find_spec(inside) else package
+
+
+def test_errors_are_a_module_of_the_producer_with_the_very_classes() -> None:
+    from producer.errors import CeleriacError
+    from worker_config import errors
+
+    assert CeleriacError is errors.CeleriacError
+    assert producer.errors.RowsFailedError is errors.RowsFailedError

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.progress import Progress
 from producer.rows.part import Part
+from producer.rows.widen import wide_dtype
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
 from producer.sinks.failed_mask import Fill, mask_path
@@ -111,6 +113,10 @@ def one(rows: Any) -> Any:
     return numbers(rows)["wide"]
 
 
+def halves(rows: Any) -> Any:
+    return {"half": one(rows).astype(ml_dtypes.bfloat16)}
+
+
 def predict(path: Path, run: Callable[[Any], Any], on_error: OnError, failed: set[int] = FAILED) -> Summary:
     sink = open_sink(path, ROWS, False, mask=on_error == "fill")
     head = JournalHead(*HEAD, on_error)
@@ -134,7 +140,7 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
         found = READERS[path.suffix](path)
     fills = on_error == "fill"
     assert take_marks(path, found) == (sorted(failed) if fills else None)
-    expected = leaves(whole)
+    expected = {name: array.astype(wide_dtype(array.dtype)) for name, array in leaves(whole).items()}
     if list(expected) == [""]:
         expected = {{".npz": "arr_0"}.get(path.suffix, "output"): expected[""]}
     assert found.keys() == expected.keys()
@@ -169,7 +175,9 @@ def read_parquet(path: Path, left_out: set[int]) -> dict[str, Any]:
     return arrays
 
 
-CASES = [(suffix, run) for suffix in READABLE for run in (one, numbers, texts) if suffix != ".npy" or run is one]
+CASES = [
+    (suffix, run) for suffix in READABLE for run in (one, numbers, texts, halves) if suffix != ".npy" or run is one
+]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 100, 2**20])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from producer.preflight.preflight import Preflight, forecast_seconds, in_flight,
 from producer.preflight.probe import Head
 from producer.rows.part import Part
 from producer.scheduling.chunk_sizer import ChunkSizer
-from producer.scheduling.payload_route import why
+from producer.scheduling.payload_route import choose_store, why
 from producer.scheduling.window import MAX_BYTES, Window
 from producer.sinks.dry_write import DryWrite, rehearse
-from producer.sources import from_arrays, from_batches
+from producer.sources import from_arrays, from_batches, open_source
 from tasks.protocol.messages import MESSAGE_VERSION, FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
-from worker_config.errors import InputError, OutputError
+from worker_config.errors import InputError, OutputError, UsageError
 from worker_config.settings import Settings
 
 MODEL = ModelInfo("m", "d" * 64, 4, [TensorSpec("x", "float32", (None, 2))], [], 0.0, 0)
@@ -100,6 +101,24 @@ def test_the_store_is_explained(tmp_path: Path) -> None:
     (tmp_path / "mark").touch()
     shared = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL], spool_mark="mark", message_version=MESSAGE_VERSION)]
     assert "all share" in why(from_arrays(np.zeros((9, 2))), shared, Settings(spool=tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.asfortranarray(np.zeros((9, 2))), "Fortran order, so no row is in one piece"),
+        (np.zeros((9, 2), ">f4"), "big-endian numbers"),
+        (np.array(["a", "b"]), "values of dtype <U1"),
+        (np.ones(9, bool), "booleans, which are looked at"),
+    ],
+)
+def test_a_file_that_cannot_be_read_in_slices_is_told_by_its_layout(tmp_path: Path, array: Any, told: str) -> None:
+    np.save(tmp_path / "x.npy", array)
+    source = open_source(tmp_path / "x.npy")
+    slots = [SlotRecord("w", 0, 1, 0.0, "q", [MODEL], data_roots=(str(tmp_path),), message_version=MESSAGE_VERSION)]
+    assert told in why(source, slots, Settings(), None)
+    with pytest.raises(UsageError, match=f"x.npy: workers cannot read slices of it: its file has .*{told}"):
+        choose_store(source, slots, Settings(), "slices")
 
 
 def test_people_and_programs_are_told_the_same() -> None:

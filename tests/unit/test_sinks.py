@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from producer.rows.part import Part
 from producer.sinks import open_sink
+from producer.sinks.read_back import OutputReader
+from tasks.protocol.messages import FailureRecord
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
@@ -134,8 +136,6 @@ def test_rows_that_are_not_contiguous_are_written_right(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (np.array(["a", "b"], object), "strings.*pickle"),
-        (np.zeros(2, ml_dtypes.bfloat16), "is bfloat16, which NumPy files cannot hold.*float32"),
-        (np.zeros(2, ml_dtypes.float8_e5m2), "is float8_e5m2"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
@@ -143,6 +143,39 @@ def test_dtypes_that_numpy_files_cannot_hold_are_refused(tmp_path: Path, suffix:
     with pytest.raises(OutputError, match=f"output 'y' is.*{message.removeprefix('is ')}"):
         write(tmp_path / f"out{suffix}", {"y": array}, 2)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide", "values", "filled"),
+    [
+        (ml_dtypes.bfloat16, np.float32, [0.5, -2, 3e38], np.nan),
+        (ml_dtypes.float8_e5m2, np.float32, [0.5, -2, 57344], np.nan),
+        (ml_dtypes.int4, np.int8, [-8, 7, 0], -1),
+        (ml_dtypes.uint4, np.uint8, [15, 7, 0], 255),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".zarr"])
+def test_dtypes_that_no_format_holds_are_written_as_wider_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, dtype: Any, wide: Any, values: Any, filled: Any
+) -> None:
+    path, array = tmp_path / f"out{suffix}", np.array([*values, 0]).astype(dtype)
+    lost = FailureRecord(3, 4, "infer", "ValueError", "lost")
+    with open_sink(path, 4, force=False, mask=True) as sink:
+        sink.write(Part(0, 0, 2, {"y": array[:2], "plain": np.arange(2)}))
+        sink.write(Part(1, 2, 4, {"y": array[2:], "plain": np.arange(2)}, (lost,)))
+        sink.commit()
+        assert sink.fill
+        assert sink.fill.values["y"] == ("NaN" if wide is np.float32 else filled)
+
+    with OutputReader(path) as reader:
+        found = reader.read(4)["y",]
+    assert found.dtype == wide
+    np.testing.assert_array_equal(found, np.array([*array[:3].astype(wide), filled], wide))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == (
+        f"out{suffix}: output 'y' is {np.dtype(dtype)}, which {suffix} files cannot hold: it is written as "
+        f"{np.dtype(wide)}, with the same values"
+    )
 
 
 def test_an_existing_output_needs_force(tmp_path: Path) -> None:

@@ -246,10 +246,14 @@ def test_resume_without_a_journal_begins_afresh(path: Path) -> None:
     assert_holds(path, outputs_for(path))
 
 
-def test_without_resume_an_old_journal_is_dropped(path: Path) -> None:
+def test_rows_of_a_former_run_are_dropped_by_force_alone(path: Path) -> None:
     half_done(path)
+    before = names(path.parent)
 
-    sink = open_journalled(path)
+    with pytest.raises(OutputError, match=r"10 rows that an earlier run has saved .* with --resume, or .* --force"):
+        open_journalled(path)
+    assert names(path.parent) == before
+    sink = open_sink(path, ROWS, True, journal=HEAD)
 
     assert (sink.done_rows, sink.dropped_rows) == (0, 10)
     write_rest(sink, outputs_for(path))
@@ -287,7 +291,11 @@ def test_discard_removes_what_could_be_continued(path: Path) -> None:
         ),
         (JournalHead({**HEAD.source, "size": 1}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, 1 now\)"),
         (JournalHead({"path": "rows.npy"}, HEAD.models), ROWS, r"input has changed \(size: 4711 before, unknown now"),
-        (HEAD, ROWS + 1, rf"input has changed \(rows: {ROWS} before, {ROWS + 1} now\); start over without --resume"),
+        (
+            HEAD,
+            ROWS + 1,
+            rf"input has changed \(rows: {ROWS} before, {ROWS + 1} now\); start over with --force",
+        ),
         (HEAD, None, rf"rows: {ROWS} before, unknown now"),
     ],
 )
@@ -304,6 +312,46 @@ def test_another_piece_of_work_is_refused_and_the_old_one_kept(
     assert names(path.parent) == before
     with open_journalled(path, resume=True) as sink:
         assert sink.done_rows == 10
+
+
+def test_changes_that_are_accepted_are_noted_and_need_not_be_accepted_again(path: Path) -> None:
+    half_done(path)
+    changed = JournalHead({**HEAD.source, "size": 1}, {"digits": "77aa"})
+
+    def opened(head: JournalHead, accept: bool) -> Sink:
+        return open_sink(path, ROWS, False, journal=head, resume=True, accept_changes=accept, sync_seconds=0)
+
+    with pytest.raises(OutputError, match=r"size: 4711 before, 1 now\), and its models .* go on with --accept-changes"):
+        opened(changed, accept=False)
+    with opened(changed, accept=True) as sink:
+        assert (sink.done_rows, len(sink.accepted)) == (10, 2)
+        sink.write(parts_of(outputs_for(path), start=10)[0])
+    with pytest.raises(OutputError, match=r"size: 1 before, 4711 now"):
+        opened(HEAD, accept=False)
+    sink = opened(changed, accept=False)
+
+    assert sink.done_rows == 15
+    assert sink.accepted == [
+        "its input has changed (size: 4711 before, 1 now); 10 rows are from before",
+        "its models are not the same (digits@9f3c before, digits@77aa now); 10 rows are from before",
+    ]
+    write_rest(sink, outputs_for(path))
+    assert_holds(path, outputs_for(path))
+
+
+@pytest.mark.parametrize(
+    ("head", "rows"),
+    [
+        (JournalHead(HEAD.source, {"digits": "9f3c", "letters": "77"}), ROWS),
+        (JournalHead(HEAD.source, HEAD.models, "skip"), ROWS),
+        (HEAD, ROWS + 1),
+    ],
+)
+def test_what_would_be_another_output_cannot_be_accepted(tmp_path: Path, head: JournalHead, rows: int) -> None:
+    path = tmp_path / "out.npy"
+    half_done(path)
+    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over with --force"):
+        open_sink(path, rows, False, journal=head, resume=True, accept_changes=True)
 
 
 @pytest.mark.parametrize("tail", [b"\x00" * 512, b"\n\n", b"00000000 {}\n", b'12345678 {"start": 10'])
@@ -354,12 +402,12 @@ def test_temporary_files_that_are_gone_or_too_short_are_an_error(path: Path) -> 
             file.mkdir()
         else:
             file.write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over without --resume"):
+    with pytest.raises(OutputError, match=r"cannot be continued: .*; start over with --force instead of --resume"):
         open_journalled(path, resume=True)
 
     for file in path.parent.glob("*.part"):
         file.rmdir() if file.is_dir() else file.unlink()
-    with pytest.raises(OutputError, match=r"cannot be continued: .* is gone; start over without --resume"):
+    with pytest.raises(OutputError, match=r"cannot be continued: .* is gone; start over with --force"):
         open_journalled(path, resume=True)
 
 

@@ -1,5 +1,6 @@
 """Opening a data set, from memory and from files."""
 
+import datetime
 import os
 import tracemalloc
 import zipfile
@@ -10,9 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from producer.rows.objects import odd_texts
 from producer.rows.part import RowSpec
 from producer.sources import from_arrays, open_file
-from worker_config.errors import InputError
+from worker_config.errors import InputError, UsageError
 
 
 def npy_bytes(path: Path, array: Any) -> bytes:
@@ -112,6 +114,13 @@ class TestMemory:
 
         assert 500 <= source.row_bytes <= 2000
 
+    def test_long_strings_of_any_width_are_taken(self) -> None:
+        texts = ["", "a" * 16, "é" * 300]
+        source = from_arrays(np.array(texts, np.dtypes.StringDType()))
+        assert source.row_bytes > 16
+        assert source.take(1, 3).tolist() == texts[1:]
+        assert source.take(1, 3).dtype == object
+
     def test_bfloat16_is_welcome(self) -> None:
         assert from_arrays(np.zeros(3, ml_dtypes.bfloat16)).specs[""].dtype == ml_dtypes.bfloat16
 
@@ -146,6 +155,50 @@ class TestMemory:
     def test_what_is_no_data_set_is_refused(self, data: object, message: str) -> None:
         with pytest.raises(InputError, match=message):
             from_arrays(data)
+
+    @pytest.mark.parametrize(
+        ("values", "held", "remedy"),
+        [
+            (
+                [1, None, 3],
+                "2 int, 1 NoneType, the first missing value in row 1",
+                "as with .astype('float64'), in which",
+            ),
+            (
+                [1, 2.5, np.int8(3)],
+                "1 int, 1 float, 1 int8",
+                "make it numbers of one dtype, as with .astype",
+            ),
+            ([None, None], "2 NoneType, the first missing value in row 0", "it has no value at all: leave it out"),
+            ([datetime.date(2020, 1, 1), None], "1 date, 1 NoneType", "convert the times to numbers"),
+            ([np.zeros(2), np.zeros(2)], "2 ndarray", "make it one array with np.stack"),
+            ([{}, 1], "1 dict, 1 int", "convert it to numbers or texts"),
+        ],
+    )
+    def test_objects_that_are_no_texts_are_named_with_their_remedy(self, values: Any, held: str, remedy: str) -> None:
+        column = np.empty(len(values), object)
+        column[:] = values
+        with pytest.raises(InputError) as caught:
+            from_arrays({"age": column})
+        text = str(caught.value)
+        assert text.startswith(f"input 'age': is an array of Python objects ({held}")
+        assert remedy in text
+
+    def test_texts_with_others_among_them_are_rows_of_which_some_are_marked(self) -> None:
+        values = ["a", None, b"b", float("nan"), 3, "\ud800"]
+        rows = from_arrays({"city": np.array(values, object), "n": np.arange(6)}).take(0, 6)
+
+        odd: Any = odd_texts(rows)
+
+        assert odd.unfed == {
+            1: "input 'city' is missing; fill it before",
+            3: "input 'city' is missing; fill it before",
+            4: "input 'city' is of type int, not a text",
+            5: "input 'city' is a text with a lone surrogate, which has no UTF-8; give bytes",
+        }
+        assert odd.rows["city"].tolist() == ["a", "", b"b", "", "", ""]
+        assert values[1] is None
+        assert odd_texts({"n": np.arange(2)}) == {"n": pytest.approx(np.arange(2))}
 
     def test_a_foreign_array_that_fails_is_one_line(self) -> None:
         class Broken:
@@ -219,6 +272,22 @@ class TestNpy:
         assert source.path is None
         np.testing.assert_array_equal(source.take(0, len(data)), data)
 
+    def test_raw_bytes_are_read_as_the_dtype_that_is_named(self, tmp_path: Path) -> None:
+        array = np.array([[0.5, -2], [3e38, 0]], ml_dtypes.bfloat16)
+        np.save(tmp_path / "x.npy", array)
+
+        with pytest.raises(InputError, match=r"x.npy: its dtype .V2 is raw bytes, .* \(--dtype bfloat16\), or save"):
+            open_file(tmp_path / "x.npy")
+        source = open_file(tmp_path / "x.npy", dtype="bfloat16")
+
+        assert source.path == tmp_path / "x.npy"
+        assert source.specs == {"": RowSpec(array.dtype, (2,))}
+        np.testing.assert_array_equal(source.take(1, 2), array[1:])
+        with pytest.raises(InputError, match="holds no raw bytes of 1 each that could be int4; leave out the dtype"):
+            open_file(tmp_path / "x.npy", dtype="int4")
+        with pytest.raises(UsageError, match="dtype is 'float32', for raw bytes in a NumPy file; give one of bfloat16"):
+            open_file(tmp_path / "x.npy", dtype="float32")
+
     @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
     def test_every_format_version_is_read(self, tmp_path: Path, version: tuple[int, int]) -> None:
         with (tmp_path / "x.npy").open("wb") as stream:
@@ -282,6 +351,17 @@ class TestNpy:
 
 
 class TestNpz:
+    @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4])
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_raw_bytes_are_what_the_caller_says(self, tmp_path: Path, save: Any, dtype: Any) -> None:
+        array = np.arange(6).astype(dtype).reshape(3, 2)
+        save(tmp_path / "x.npz", a=array, b=np.arange(3))
+
+        rows: Any = open_file(tmp_path / "x.npz", dtype=np.dtype(dtype).name).take(1, 3)
+
+        assert (rows["a"].dtype, rows["b"].dtype) == (array.dtype, np.int64)
+        np.testing.assert_array_equal(rows["a"], array[1:])
+
     def test_arrays_come_by_name(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", a=np.arange(3), b=np.ones((3, 2), np.float32))
 

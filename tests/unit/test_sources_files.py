@@ -1,10 +1,15 @@
 """Files as a data set: their paths, or their bytes."""
 
+import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from producer.sources import open_files
+from producer.rows.source import Marked
+from producer.sources import fingerprint, open_files
+from producer.sources.picked import pick
 from worker_config.errors import InputError
 
 
@@ -61,6 +66,35 @@ def test_a_file_that_has_gone_is_named(folder: Path) -> None:
     assert list(source.take(0, 1)) == [b"a\0"]
     with pytest.raises(InputError, match=r"b\.txt: no such file"):
         source.take(0, 3)
+
+
+def test_a_name_that_is_no_text_comes_as_bytes(folder: Path) -> None:
+    odd = os.fsencode(folder) + b"/b\xff.txt"
+    Path(os.fsdecode(odd)).write_bytes(b"odd")
+
+    assert open_files(folder).take(0, 4).tolist() == [  # type: ignore[union-attr]
+        str(folder / "a.jpg"),
+        str(folder / "b.txt"),
+        odd,
+        str(folder / "c.txt"),
+    ]
+    source = open_files(folder, contents=True)
+    assert list(source.take(2, 3)) == [b"odd"]
+    Path(os.fsdecode(odd)).unlink()
+    with pytest.raises(InputError, match=r"/b\\xff\.txt: no such file"):
+        source.take(2, 3)
+    json.dumps(fingerprint(folder), ensure_ascii=False).encode()
+
+
+def test_a_file_that_cannot_be_read_is_a_row_that_is_marked(folder: Path) -> None:
+    source = open_files(folder, contents=True)
+    (folder / "b.txt").unlink()
+
+    for taken in (source.take_marked(0, 3), pick(source, np.array([0, 1, 2])).take_marked(0, 3)):  # type: ignore[union-attr]
+        assert isinstance(taken, Marked)
+        assert list(taken.rows) == [b"a\0", b"", b""]
+        assert taken.unfed == {1: f"{folder / 'b.txt'}: no such file; check the path"}
+    assert list(source.take_marked(0, 1)) == [b"a\0"]  # type: ignore[union-attr, arg-type]
 
 
 def test_no_files_are_refused(folder: Path) -> None:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.rows.source import MAX_BATCH_BYTES
+from producer.rows.source import MAX_BATCH_BYTES, Marked
 from producer.sources import open_parquet
+from producer.sources.picked import pick
 from worker_config.errors import InputError
 
 
@@ -165,6 +166,52 @@ def files_open(name: str) -> int:
 )
 def test_columns_that_no_model_takes_are_refused(tmp_path: Path, columns: Any, cause: str) -> None:
     assert cause in refused(written(tmp_path / "x.parquet", columns))
+
+
+def test_rows_with_a_null_in_any_column_are_marked_and_the_others_are_whole(tmp_path: Path) -> None:
+    count = 10
+    columns = {
+        "number": pa.array([None if row in (0, 3) else row for row in range(count)], pa.int32()),
+        "text": pa.array([None if row == 4 else f"é{row}" for row in range(count)]),
+        "label": pa.array([None if row == 5 else f"t{row % 2}" for row in range(count)]).dictionary_encode(),
+        "list": pa.array([None if row == 6 else [row, None if row == 7 else row] for row in range(count)]),
+        "fixed": pa.array([None if row == 8 else [row, row] for row in range(count)], pa.list_(pa.float32(), 2)),
+    }
+    path = written(tmp_path / "x.parquet", columns)
+
+    (batch,) = open_parquet(path).marked_batches()
+
+    assert isinstance(batch, Marked)
+    assert list(batch.unfed) == [0, 3, 4, 5, 6, 7, 8]
+    assert batch.unfed[4] == (
+        f"{path}: column 'text': row 4 is or holds null; fill nulls before, or leave the column out"
+    )
+    rows: Any = batch.rows
+    good = [1, 2, 9]
+    assert {name: column.shape for name, column in rows.items()} == {
+        **dict.fromkeys(("number", "text", "label"), (count,)),
+        **dict.fromkeys(("list", "fixed"), (count, 2)),
+    }
+    assert rows["number"].dtype == np.int32
+    for name, column in columns.items():
+        assert rows[name][good].tolist() == column.take(good).to_pylist()
+    (few,) = pick(open_parquet(path), np.array([1, 3, 9])).marked_batches()  # type: ignore[union-attr]
+    assert isinstance(few, Marked)
+    assert list(few.unfed) == [1]
+
+
+def test_where_all_rows_have_a_null_all_are_marked(tmp_path: Path) -> None:
+    kinds = {"x": pa.int32(), "text": pa.string(), "fixed": pa.list_(pa.float32(), 2), "list": pa.list_(pa.int8())}
+    path = written(tmp_path / "x.parquet", {name: pa.array([None] * 3, kind) for name, kind in kinds.items()})
+
+    (batch,) = open_parquet(path).marked_batches()
+
+    assert isinstance(batch, Marked)
+    assert list(batch.unfed) == [0, 1, 2]
+    rows: Any = batch.rows
+    assert [column.shape for column in rows.values()] == [(3,), (3,), (3, 2), (3, 0)]
+    with pytest.raises(InputError, match=r"column 'x': row 0 is or holds null; .* or let such rows fail"):
+        list(open_parquet(path).batches())
 
 
 def test_a_null_in_a_later_batch_is_counted_from_the_start_of_the_file(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from producer.job.chunk_feeds import BatchFeed
 from producer.sources import from_tf_dataset
-from worker_config.errors import InputError
+from tests.waiting import wait_until
+from worker_config.errors import InputError, UsageError
 
 
 class Shape(tuple[Any, ...]):
@@ -74,6 +76,39 @@ def test_the_caller_knows_better(batched: bool, batches: int) -> None:
     assert len(list(from_tf_dataset(dataset, batched=batched).batches())) == batches
 
 
+def test_a_part_of_each_element_is_taken_and_said() -> None:
+    pairs = [(np.array([1, 2]), 0), (np.array([3, 4]), 1)]
+    source = from_tf_dataset(Dataset((TensorSpec(2), TensorSpec()), pairs), features=0)
+
+    assert source.label == "tf.data.Dataset (part 0 of each element)"
+    (batch,) = source.batches()
+    np.testing.assert_array_equal(batch, [[1, 2], [3, 4]])
+    nested = Dataset(({"a": TensorSpec(2)}, TensorSpec()), [({"a": np.array([1, 2])}, 0)])
+    assert list(next(from_tf_dataset(nested, features=0).batches())) == ["a"]
+    with pytest.raises(InputError, match=r"input '0': elements are dict, .*; its elements are tuples of 2; .*=0"):
+        from_tf_dataset(nested)
+    for features, parts in ((2, r"\[0, 1\]"), ("x", r"\[0, 1\]")):
+        with pytest.raises(UsageError, match=f"features is {features!r}, its elements have the parts {parts}"):
+            from_tf_dataset(nested, features=features)
+
+
+@pytest.mark.parametrize(
+    ("spec", "element", "asked"),
+    [
+        ((TensorSpec(None, 2), TensorSpec(None)), (np.zeros((3, 2)), np.zeros(3)), r"are \(x, y\), give .*features=0"),
+        (TensorSpec(3, 2), np.zeros((3, 2)), "if these are batches of 3, say batched=True"),
+    ],
+)
+def test_rows_that_no_model_takes_are_told_what_they_may_be(spec: Any, element: Any, asked: str) -> None:
+    def refuse(rows: Any) -> None:
+        raise InputError("model m: the data set does not fit")
+
+    feed = BatchFeed(from_tf_dataset(Dataset(spec, [element])), check=refuse, blank={})
+    wait_until(lambda: feed.next_chunk(1) is None and feed._error, "it is refused")
+    with pytest.raises(InputError, match=rf"does not fit; .*{asked}"):
+        feed.exhausted()
+
+
 @pytest.mark.parametrize("cardinality", [-1, -2])
 def test_an_unknown_cardinality_is_no_number_of_rows(cardinality: int) -> None:
     assert from_tf_dataset(Dataset(TensorSpec(2), [], cardinality)).rows is None
@@ -101,6 +136,7 @@ def test_elements_of_unknown_rank_need_a_word_of_the_caller() -> None:
 
 
 WITH_TENSORFLOW = """
+import logging, types
 import numpy as np, tensorflow as tf
 from producer.sources import open_source
 from worker_config.errors import InputError
@@ -114,8 +150,20 @@ for given, rows, sizes in ((data, 10, [10]), (data.batch(4), None, [4, 4, 2]), (
     assert [len(batch["image"]) for batch in batches] == sizes
     np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches]), images)
     np.testing.assert_array_equal(np.concatenate([batch["name"] for batch in batches]), names)
-fixed = data.map(lambda row: row["image"]).batch(5, drop_remainder=True)
-assert [len(batch) for batch in open_source(fixed, batched=True).batches()] == [5, 5]
+told = []
+logging.getLogger("producer").addHandler(types.SimpleNamespace(handle=lambda r: told.append(r.getMessage()), level=0))
+for size, sizes, words in ((5, [5, 5], []), (4, [4, 4], ["its last 2 rows are left out by drop_remainder=True"])):
+    fixed = data.map(lambda row: row["image"]).batch(size, drop_remainder=True)
+    parallel = data.batch(size, drop_remainder=True, num_parallel_calls=2)
+    for given in (fixed, fixed.prefetch(2).map(lambda x: x), parallel):
+        told.clear()
+        source = open_source(given)
+        assert [len(batch["image"] if isinstance(batch, dict) else batch) for batch in source.batches()] == sizes
+        assert [one.split("; ")[0].split(": ")[1] for one in told] == words, told
+    assert open_source(fixed, batched=False).rows == len(sizes)
+open_source(data.filter(lambda row: True).batch(4, drop_remainder=True))
+assert "up to 3 rows at its end may be left out" in told[-1], told
+assert next(open_source(fixed.unbatch().map(lambda x: tf.zeros(4))).batches()).shape == (8, 4)
 assert open_source(data.repeat()).rows is None
 lengths = tf.data.Dataset.range(3).map(tf.range)
 sparse = tf.data.Dataset.from_tensors(tf.sparse.from_dense([0, 1]))

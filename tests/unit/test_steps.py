@@ -70,6 +70,15 @@ def test_anything_but_a_row_for_each_row_is_an_error(call: Any, result: Any, tol
         call(lambda rows: result, ROWS, 3, "m")
 
 
+@pytest.mark.parametrize("call", [prepared, finished])
+def test_who_takes_the_columns_of_a_dict_for_its_rows_is_told_so(call: Any) -> None:
+    told = r"returned 1 rows for 3; .* a dict of the columns 'image': take their rows by name, as rows\['image'\]"
+    with pytest.raises(ModelError, match=told):
+        call(lambda rows: [np.float32(len(row)) for row in rows], {"image": ROWS}, 3, "m")
+    with pytest.raises(ModelError, match=r"returned 1 rows for 3; it must return one for each$"):
+        call(lambda rows: [np.float32(0)], ROWS, 3, "m")
+
+
 def test_what_a_function_raises_is_told_with_its_name() -> None:
     def wrong(rows: Any) -> Any:
         raise KeyError("label")

@@ -37,7 +37,8 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 def dtype_name(dtype: np.dtype[Any]) -> str | None:
     """The name of a numeric dtype of either byte order, or None if its arrays do not travel."""
-    return _NAMES.get(dtype.newbyteorder("<"))
+    # Variable-width strings have no byte order, and NumPy raises where it is asked for.
+    return None if dtype.kind == "T" else _NAMES.get(dtype.newbyteorder("<"))
 
 
 def holds_texts(array: Array) -> bool:

@@ -1,0 +1,91 @@
+"""Arrays of Python objects, such as columns of frames: texts travel; of others it is said what they hold, and where.
+
+array without a text --check_objects--> InputError      texts with others among them --odd_texts--> these rows marked
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from math import isnan
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from producer.rows.columns import columns_of, place
+from producer.rows.marked import marked, plain, unfed_of
+from producer.rows.part import Array
+from producer.rows.source import Column, Rows
+from tasks.protocol.codec import tree_like
+from worker_config.errors import InputError
+
+# Types by name, as their libraries need not be here: of what stands for no value (NaN is a float), and of times.
+_MISSING = ("NoneType", "NAType", "NaTType")
+_TIMES = ("datetime", "date", "time", "Timestamp", "Timedelta", "timedelta")
+
+
+def check_objects(array: Array, where: str) -> None:
+    """Refuse an array of objects of which none is a text; the text says what they are, and how to mend it.
+
+    Raises:
+        InputError: there are only others. Where texts are among them, rows without one fail for themselves.
+    """
+    if not array.dtype.hasobject or array.dtype.kind != "O" or not array.size:
+        return
+    kinds = Counter(map(type, array.flat))
+    if any(issubclass(kind, str | bytes) for kind in kinds):
+        return
+    held = ", ".join(f"{count:,} {kind.__name__}" for kind, count in kinds.most_common(4))
+    first = next((row for row, value in enumerate(array) if _is_missing(value)), None)
+    missing = "" if first is None else f", the first missing value in row {first}"
+    raise InputError(f"{where}: is an array of Python objects ({held}{missing}); {_remedy(kinds)}")
+
+
+def _remedy(kinds: Collection[type]) -> str:
+    values = [kind for kind in kinds if kind.__name__ not in _MISSING]
+    if not values:
+        return "it has no value at all: leave it out"
+    if all(issubclass(kind, Number) for kind in values):
+        missing = ", in which missing values are NaN, or fill them before" if len(values) < len(kinds) else ""
+        return f"make it numbers of one dtype, as with .astype('float64'){missing}"
+    if all(kind.__name__ in _TIMES for kind in values):
+        return "convert the times to numbers"
+    if any(issubclass(kind, list | tuple | np.ndarray) for kind in values):
+        return "make it one array with np.stack, or give a list of arrays where their shapes differ"
+    return "convert it to numbers or texts"
+
+
+def _is_missing(value: object) -> bool:
+    return type(value).__name__ in _MISSING or (isinstance(value, float) and isnan(value))
+
+
+def odd_texts(rows: Rows) -> Rows:
+    """Rows with what is no text, or none that can travel, in a column of texts, marked; an empty one stands there."""
+    unfed: dict[int, str] = {}
+    columns: dict[str, Column] = columns_of(plain(rows), "rows")
+    for name, column in columns.items():
+        if isinstance(column, list) or column.dtype.kind != "O":
+            continue
+        odd = {row: why for row in range(len(column)) if (why := _odd(column[row]))}
+        if odd:
+            columns[name] = column = column.copy()
+            column[list(odd)] = ""
+            what = place("", name).removeprefix(": ") or "it"
+            unfed = {row: f"{what} {why}" for row, why in odd.items()} | unfed
+    return marked(tree_like(plain(rows), columns), {**unfed, **unfed_of(rows)})
+
+
+def _odd(row: Any) -> str:
+    """What is wrong with a row of a column of texts: one, or an array of them; empty where nothing is."""
+    for value in row.flat if isinstance(row, np.ndarray) else (row,):
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return "is a text with a lone surrogate, which has no UTF-8; give bytes"
+        elif not isinstance(value, bytes):
+            if _is_missing(value):
+                return "is missing; fill it before"
+            return f"is of type {type(value).__name__}, not a text"
+    return ""

@@ -1,0 +1,64 @@
+"""Whether the work that is to be continued is still the same: data set, models, policy.
+
+what was done, what is to be done --check_same--> changes that the user has accepted, or OutputError
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from producer.sinks.temp_paths import not_continued
+from worker_config.errors import OutputError
+
+# What may change before an output is continued, if the user says so: the cause of failed rows is in one of these.
+_ACCEPTABLE = ("source", "models")
+
+
+def check_same(
+    path: Path, then: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool = False
+) -> list[str]:
+    """Hold what was done, as JSON has it, against what is to be done, and give the changes that are accepted.
+
+    Raises:
+        OutputError: something has changed; the text says what, and how to go on where that can be meant.
+    """
+    now = json.loads(json.dumps(now))
+    changes = []
+    for name in now:
+        if then.get(name) != now[name]:
+            changes.append(_difference(name, then.get(name), now[name]))
+            if name not in _ACCEPTABLE or (name == "models" and then[name].keys() != now[name].keys()):
+                raise not_continued(path, changes[-1])
+    if changes and not accept_changes:
+        raise OutputError(
+            f"{path}: cannot be continued: {', and '.join(changes)}; if that is meant, as where the cause of a "
+            "failed row was mended, go on with --accept-changes, else start over with --force instead of --resume"
+        )
+    return changes
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Say what is not as it was when the work began."""
+    if name == "models":
+        models = [", ".join(f"{model}@{digest[:8]}" for model, digest in names.items()) for names in (before, now)]
+        return f"its models are not the same ({models[0]} before, {models[1]} now)"
+    if name == "on_error":
+        return f"rows that fail were to be treated otherwise (--on-error {_shown(before)} before, {now} now)"
+    if name == "chunk_rows":
+        return (
+            f"rows of its models are not independent, and chunks are others (--chunk-rows {before} before, {now} now)"
+        )
+    if name == "source":
+        differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    else:
+        differing, before, now = [name], {name: before}, {name: now}
+    what = "its journal is of another version" if name in ("format", "kind") else "its input has changed"
+    shown = [f"{key}: {_shown(before.get(key))} before, {_shown(now.get(key))} now" for key in differing]
+    return f"{what} ({'; '.join(shown)})"
+
+
+def _shown(value: object) -> str:
+    return "unknown" if value is None else str(value)
