@@ -128,7 +128,7 @@ def try_out(
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     measured = ProbeSizer(1, fixed_rows=head.most)
     spec = JobSpec(options, infos, slots, store, slice_ref)
-    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None), measured))
+    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None, options.policy.goes_on), measured))
 
     reply = choose_reply(store, slots, settings)
     spool = settings.spool if "files" in (store, reply) else None

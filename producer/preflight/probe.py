@@ -7,8 +7,9 @@ source --Head--> feed of one chunk --job--> part --> record removed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
@@ -62,20 +63,22 @@ class Head:
         self.seen: Rows = {}
         self._source, self._infos = source, infos
 
-    def feed(self, with_rows: bool) -> Feed:
-        """The one chunk of the job."""
+    def feed(self, with_rows: bool, goes_on: bool = False) -> Feed:
+        """The one chunk of the job; `goes_on` as of `make_feed`."""
         source = self._source
         if not isinstance(source, Source):
-            source = BatchReader(source.label, None, self._read)
-        return make_feed(source, self._infos, self._check, with_rows=with_rows, rows=self.most)
+            marked = getattr(source, "marked_batches", source.batches)
+            read = partial(self._read, source.batches)
+            source = BatchReader(source.label, None, read, read_marked=partial(self._read, marked))
+        return make_feed(source, self._infos, self._check, with_rows=with_rows, rows=self.most, goes_on=goes_on)
 
     def _check(self, rows: Rows) -> None:
         self.seen = rows
         check_fits(self._infos, rows)
 
-    def _read(self) -> Batches:
+    def _read(self, read: Callable[[], Batches]) -> Batches:
         waiting = Rebatcher()
-        with closing(self._source.batches()) as batches:  # type: ignore[union-attr] # made for these alone
+        with closing(read()) as batches:
             for batch in batches:
                 waiting.add(batch)
                 if waiting.rows >= self.most:

@@ -16,38 +16,52 @@ from producer.rows.columns import (
     taken_dtype,
     to_array,
 )
+from producer.rows.marked import marked
 from producer.rows.part import Array
-from producer.rows.source import MAX_BATCH_BYTES, Batches, Column
+from producer.rows.source import MAX_BATCH_BYTES, Batches, Column, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 
-def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Batches:
+def gather(rows: Generator[Any, None, None], label: str, batch_rows: int, *, goes_on: bool = False) -> Batches:
     """Batches of `batch_rows` rows, or of fewer that have 16 MiB; closes `rows` at its end.
+
+    With `goes_on` a row that does not fit those before it is marked, and the one before stands in its place.
 
     Raises:
         InputError: `rows` raised it, or a row does not fit those before it; all rows before come first.
     """
     schema = RowSchema()
     gathered: dict[str, list[Array]] = {}
+    values: dict[str, Array] = {}
+    unfed: dict[int, str] = {}
     count = size = 0
+
+    def batch() -> Rows:
+        return marked(schema.batch(_stacked(gathered)), unfed)
+
     with closing(rows):
         try:
             for number, row in enumerate(rows):
-                values = schema.check(row, f"{label}: row {number}")
+                try:
+                    values = schema.check(row, f"{label}: row {number}")
+                except InputError as error:
+                    if not (goes_on and values):
+                        raise
+                    unfed[count] = str(error)
                 for name, value in values.items():
                     gathered.setdefault(name, []).append(value)
                     size += _memory(value)
                 count += 1
                 if count >= batch_rows or size >= MAX_BATCH_BYTES:
-                    yield schema.batch(_stacked(gathered))
-                    gathered, count, size = {}, 0, 0
+                    yield batch()
+                    gathered, unfed, count, size = {}, {}, 0, 0
         except InputError:
             if count:
-                yield schema.batch(_stacked(gathered))
+                yield batch()
             raise
     if count:
-        yield schema.batch(_stacked(gathered))
+        yield batch()
 
 
 class RowSchema:

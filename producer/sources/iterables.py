@@ -31,7 +31,11 @@ def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> B
         raise UsageError(f"batch_rows is {batch_rows}: it must be at least 1")
     label = label or _label(rows)
     once = isinstance(rows, Iterator)
-    return BatchReader(label, None, lambda: gather(_items(rows, label, "row"), label, batch_rows), once)
+
+    def read(*, goes_on: bool = False) -> Batches:
+        return gather(_items(rows, label, "row"), label, batch_rows, goes_on=goes_on)
+
+    return BatchReader(label, None, read, once, read_marked=lambda: read(goes_on=True))
 
 
 def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:

@@ -227,6 +227,29 @@ def test_failed_rows_whose_cause_was_mended_in_the_data_are_mended_where_that_is
     assert ended.json["ledger"]["failed"] == 0
 
 
+def test_a_null_that_was_filled_in_the_data_is_mended_like_any_other(celeriac: Celeriac, at: list[str]) -> None:
+    mend(celeriac, *MISSING)
+    paths: list[str | None] = [str(number_file(celeriac, row)) for row in range(ROWS)]
+    holes = [2, 33]
+    data = celeriac.folder / "rows.parquet"
+    pq.write_table(pa.table({"paths": [None if row in holes else paths[row] for row in range(ROWS)]}), data)
+    ended = celeriac.succeeds(*predict(at, "out.npy", "--on-error", "fill", data="rows.parquet"))
+    assert ended.json["ledger"]["failed"] == len(holes)
+    failures = (celeriac.folder / "out.npy.failures.jsonl").read_bytes()
+    records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
+    assert [(one.start, one.stage, one.value) for one in records] == [(2, "read", ""), (33, "read", "")]
+    assert "rows.parquet: column 'paths': row 2 is or holds null" in records[0].text
+    check_output(celeriac, "out.npy", holes, "fill")
+    again = predict(at, "out.npy", "--resume", "--only-failed", data="rows.parquet")
+    assert "no row was predicted" in celeriac.run(*again).lines[0]  # nothing was mended
+
+    pq.write_table(pa.table({"paths": [None if row == 2 else paths[row] for row in range(ROWS)]}), data)
+    ended = celeriac.succeeds(*again, "--accept-changes")
+
+    assert ended.json["ledger"]["failed"] == 1
+    check_output(celeriac, "out.npy", [2], "fill")
+
+
 def test_failures_of_a_job_are_listed(celeriac: Celeriac, at: list[str]) -> None:
     job = celeriac.succeeds(*predict(at, "out.npy", "--on-error", "skip")).json["job"]
     told = celeriac.succeeds("failures", job[:6], *at, "--json").json

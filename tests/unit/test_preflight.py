@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from producer.cli.dry_run import lines, values
 from producer.preflight.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.preflight.probe import Head
+from producer.rows.marked import unfed_of
 from producer.rows.part import Part
+from producer.rows.rebatcher import until_unfed
+from producer.rows.source import Batches, BatchReader, Marked
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.payload_route import choose_store, why
 from producer.scheduling.window import MAX_BYTES, Window
@@ -21,6 +25,7 @@ from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import from_arrays, from_batches, open_source
 from tasks.protocol.messages import MESSAGE_VERSION, FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
+from tests.waiting import wait_until
 from worker_config.errors import InputError, OutputError, UsageError
 from worker_config.settings import Settings
 
@@ -87,6 +92,24 @@ def test_the_first_batch_of_what_is_read_in_order_is_all_that_is_read() -> None:
     assert rows[:, 0].tolist() == [0, 0, 0, 1]
     assert read == [0, 1]
     feed.close()
+
+
+def test_rows_that_may_fail_are_among_those_that_are_tried_out() -> None:
+    def read_marked() -> Batches:
+        yield Marked({"x": np.zeros((3, 2), np.float32)}, {1: "row 1 is null"})
+
+    source = BatchReader("x", 3, lambda: until_unfed(read_marked()), read_marked=read_marked)
+    chunks: list[Any] = []
+
+    def cut(feed: Any) -> bool:
+        chunks.append(feed.next_chunk(4))
+        return chunks[-1] is not None or feed.exhausted()
+
+    wait_until(partial(cut, Head(source, [MODEL], 4).feed(with_rows=True, goes_on=True)), "all rows are cut")
+    assert chunks[-1][0].rows == 3
+    assert unfed_of(chunks[-1][1]) == {1: "row 1 is null"}
+    with pytest.raises(InputError, match="row 1 is null, or let such rows fail"):
+        wait_until(partial(cut, Head(source, [MODEL], 4).feed(with_rows=True)), "it is refused")
 
 
 def test_rows_that_do_not_fit_are_refused_before_anything_is_sent() -> None:

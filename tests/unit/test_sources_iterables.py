@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from producer.rows.marked import plain, unfed_of
 from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources import BatchSource, Column, Rows, from_batches, from_rows
 from worker_config.errors import InputError, UsageError
@@ -293,3 +294,14 @@ class TestBatches:
         next(batches)
         with pytest.raises(InputError, match="rows of broken: batch 1 did not come: ValueError"):
             next(batches)
+
+
+def test_a_row_that_does_not_fit_is_marked_where_rows_may_fail() -> None:
+    rows = [np.float32(0), np.float32(1), np.int32(2), "three", np.float32(4)]
+    batches = list(from_rows(rows, batch_rows=2).marked_batches())
+
+    assert [sorted(unfed_of(batch)) for batch in batches] == [[], [0, 1], []]
+    assert "row 2: is int32, earlier ones are float32" in unfed_of(batches[1])[0]
+    np.testing.assert_array_equal(np.concatenate([plain(batch) for batch in batches]), [0, 1, 1, 1, 4])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="row 0: holds a NoneType"):
+        list(from_rows([["a", None], "b"]).marked_batches())
