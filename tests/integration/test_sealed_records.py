@@ -53,7 +53,7 @@ def keys_here(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def start(folder: Path, *keys: str) -> Any:
     models = write_held_models(folder)
     manifest = write_manifest(folder, models | {"other": models["held"]})
-    return serving(folder, manifest, 1, signing(*keys) if keys else {})
+    return serving(folder, manifest, 1, signing(*keys))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_who_has_no_key_sees_jobs_and_fetches_none(signed: System) -> None:
         job_id = leave_done(client)
     told = "jobs are signed, and CELERIAC_SIGNING_KEY is not set here: they are shown unchecked"
     for words in ("jobs", f"status {job_id}", f"failures {job_id}", f"watch {job_id}"):
-        shown = signed.celeriac(*words.split())
+        shown = signed.celeriac(*words.split(), **signing())
         assert (shown.returncode, job_id in shown.stdout) == (ExitCode.OK, True), shown
         assert shown.stderr.splitlines()[0] == f"celeriac: {told}"
         assert told not in signed.celeriac(*words.split(), **signing(NEW)).stderr

@@ -299,6 +299,7 @@ def _digits_manifest(system: System, models: Path) -> Path:
 
 
 def _forget_workers(system: System) -> None:
-    """A killed worker's record lives on for a while."""
+    """A killed worker's record lives on for a while; what it sent last may still be on its way."""
     with system.admin() as client:
+        wait_until(lambda: len(client.client_list()) == 1, "nothing comes of it any more")
         client.flushall()
