@@ -26,15 +26,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from worker_config.decoding import one_line
 from worker_config.errors import ConfigError, UnknownModelError
+from worker_config.model_paths import is_model, name_of
 
+T = TypeVar("T")
 DEFAULT_BATCH_ROWS = 64
 DEFAULT_BATCH_MIB = 256
 MOST_BATCH_MIB = 2**20
@@ -128,19 +131,32 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     memory_limit: str = ""
 
 
-def read_manifest(path: Path) -> dict[str, ModelEntry]:
-    """The models by name, their paths made absolute.
+def read_manifest(path: Path, names: Sequence[str] = ()) -> dict[str, ModelEntry]:
+    """The models by name, their paths made absolute; given names, these alone, whatever is wrong with others.
+
+    A model's own file or folder is a manifest of that model.
 
     Raises:
         ConfigError: no such file, not TOML, a wrong key, type or value; the text names file and key.
+        UnknownModelError: as `select`.
     """
-    read_memory_limit(path)  # what is wrong is told by all commands, not by the worker alone
-    tables = _read(path).models
-    if not tables:
-        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
+    tables = _tables(path)
     folder = path.resolve().parent
-    entries = {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
-    return {name: _chained(name, entry, entries, path) for name, entry in entries.items()}
+
+    @cache
+    def entry_of(name: str) -> ModelEntry:
+        return _checked(name, _entry(name, tables[name], path), folder, path)
+
+    return {name: _chained(name, entry_of, tables, path) for name in select(tables, names)}
+
+
+def model_names(path: Path) -> list[str]:
+    """The names of a manifest's models, whatever is wrong with their tables.
+
+    Raises:
+        ConfigError: as `read_manifest`, of the manifest as a whole.
+    """
+    return list(_tables(path))
 
 
 def read_memory_limit(path: Path) -> int:
@@ -156,7 +172,17 @@ def read_memory_limit(path: Path) -> int:
     return int(amount[1]) * (2**20 if amount[2] == "M" else 2**30) if amount else 0
 
 
+def _tables(path: Path) -> dict[str, dict[str, object]]:
+    read_memory_limit(path)  # what is wrong is told by all commands, not by the worker alone
+    tables = _read(path).models
+    if not tables:
+        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
+    return tables
+
+
 def _read(path: Path) -> _Manifest:
+    if is_model(path):
+        return _Manifest({name_of(path): {"path": str(path.absolute())}})
     try:
         manifest = msgspec.toml.decode(path.read_bytes(), type=dict[str, object])
     except OSError as error:
@@ -171,7 +197,7 @@ def _read(path: Path) -> _Manifest:
         raise ConfigError(f"the manifest {path}: {one_line(error)}") from None
 
 
-def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str, ModelEntry]:
+def select(entries: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     """The entries of these names alone, in the manifest's order; all if there are no names.
 
     Raises:
@@ -239,18 +265,18 @@ def _step(entry: ModelEntry, where: str) -> ModelEntry:
     return msgspec.structs.replace(entry, batch_rows=1)
 
 
-def _chained(name: str, entry: ModelEntry, entries: Mapping[str, ModelEntry], manifest: Path) -> ModelEntry:
-    """The entry with those that its chain names."""
-    where = f"the manifest {manifest}: models.{name}.chain"
-    if unknown := [link for link in entry.chain if link not in entries]:
-        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(entries))}")
-    if nested := [link for link in entry.chain if entries[link].chain]:
+def _chained(name: str, entry_of: Callable[[str], ModelEntry], known: Collection[str], manifest: Path) -> ModelEntry:
+    """The entry of that name with those that its chain names."""
+    entry, where = entry_of(name), f"the manifest {manifest}: models.{name}.chain"
+    if unknown := [link for link in entry.chain if link not in known]:
+        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(known))}")
+    if nested := [link for link in entry.chain if entry_of(link).chain]:
         raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
     if len(set(entry.chain)) < len(entry.chain):
         raise ConfigError(f"{where} names an entry twice")
     if not entry.chain:
         return entry
-    members = {link: entries[link] for link in entry.chain}
+    members = {link: entry_of(link) for link in entry.chain}
     if entry.preprocess:
         first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1)
         members = {f"{name}.preprocess": first, **members}

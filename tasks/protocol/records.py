@@ -107,11 +107,16 @@ class Described(_Record, frozen=True):
     """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it.
 
     Attributes:
+        info: None where something is wrong with the model.
         trials: as the snapshot's record has them (`tasks/snapshots/record.py`); for people and scripts to read.
+        error: what is wrong with it, and `exit_code` that of a command which needs the model.
     """
 
-    info: ModelInfo
-    trials: list[dict[str, Any]]
+    name: str
+    info: ModelInfo | None = None
+    trials: list[dict[str, Any]] = []
+    error: str = ""
+    exit_code: int = 0
 
 
 class FileOperation(_Record, frozen=True):

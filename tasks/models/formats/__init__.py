@@ -26,7 +26,8 @@ from tasks.models.program import Program, in_order
 from tasks.models.user_functions import import_step
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
-from worker_config.version_folders import SUFFIXES, served_path
+from worker_config.model_paths import SUFFIXES
+from worker_config.version_folders import served_path
 
 _WHY_PLAIN = "a function is imported by each child"
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
