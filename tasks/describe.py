@@ -86,7 +86,8 @@ def _inspected(name: str, entry: ModelEntry) -> Inspected:
         except ValueError as error:
             refused = refused or str(error)
         found += operations
-    return Inspected(name, found, list(filter(is_function, named)), refused)
+    modules = [module for one in entries for module in one.imports]
+    return Inspected(name, found, [*filter(is_function, named), *modules], refused)
 
 
 def _loaded(served: ServingSpec) -> ModelInfo:

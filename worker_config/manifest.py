@@ -12,6 +12,8 @@ outputs = ["y:0"]
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
+files = ["vocab.json"]          # which these functions read: a part of the version
+imports = ["my_layers"]         # modules that bring classes or operations of the model, imported before it is loaded
 chain = ["decode", "digits"]    # in place of a path: other entries, one after the other
 preload = true                  # at the start; else with the first chunk that needs it
 prefer = "speed"                # or "memory"
@@ -45,6 +47,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _NAME = re.compile(NAME)
 _AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _NO_FUNCTION = "name a function as 'package.module:function'"
 # Of values beyond their key's limits: what is allowed.
 _ALLOWED = {
@@ -74,6 +77,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
+        files: files and folders that these functions read; absolute after `read_manifest`.
+        imports: modules that are imported before the model is loaded, for the classes or operations that they bring.
+        folder: of the manifest, where modules of the user's own may stand; `read_manifest` fills it in.
         chain: in place of a path, the names of entries that run one after the other, each on what the one before it
             gave; between `preprocess` and `postprocess`, if there are any.
         members: what these names stand for; `read_manifest` fills it in.
@@ -100,6 +106,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preprocess: _Function = ""
     postprocess: _Function = ""
     drops_rows: bool = False
+    files: list[str] = []
+    imports: list[str] = []
+    folder: str = ""
     chain: list[str] = []
     members: dict[str, ModelEntry] = {}
     preload: bool = True
@@ -122,7 +131,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DEFAULTS = ModelEntry()
-_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "chain", "members", "preload"}
+_FILLED_IN = ("members", "folder")
+_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "files", "chain", "preload", *_FILLED_IN}
 _OF_MODELS = frozenset(ModelEntry.__struct_fields__) - _OF_ALL
 
 
@@ -213,8 +223,8 @@ def select(entries: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
 def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
     """One at a time, because msgspec does not say which of them is wrong."""
     try:
-        if "members" in table:
-            raise msgspec.ValidationError("Object contains unknown field `members`")
+        if filled_in := [key for key in _FILLED_IN if key in table]:
+            raise msgspec.ValidationError(f"Object contains unknown field `{filled_in[0]}`")
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         key = str(error).rpartition("`$.")[2].rstrip("`")
@@ -230,6 +240,12 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}: a name has letters, digits, '_', '-' and '.', and starts with one of the first")
     if entry.drops_rows and not entry.preprocess:
         raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
+    if entry.files and not (entry.preprocess or entry.postprocess or entry.imports or is_function(entry.path)):
+        raise ConfigError(f"{where}.files is for functions, which read them, and there is none")
+    if wrong := [module for module in entry.imports if not _MODULE.fullmatch(module)]:
+        raise ConfigError(f"{where}.imports names {wrong[0]!r}; name a module as 'package.module'")
+    files = [str(_inside(path, folder, f"{where}.files")) for path in entry.files]
+    entry = msgspec.structs.replace(entry, files=files, folder=str(folder))
     if not entry.path:
         return _step(entry, where)
     if entry.chain:
@@ -278,10 +294,10 @@ def _chained(name: str, entry_of: Callable[[str], ModelEntry], known: Collection
         return entry
     members = {link: entry_of(link) for link in entry.chain}
     if entry.preprocess:
-        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1)
+        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1, folder=entry.folder)
         members = {f"{name}.preprocess": first, **members}
     if entry.postprocess:
-        members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1)
+        members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1, folder=entry.folder)
     batch_rows = max(member.batch_rows for member in members.values())
     return msgspec.structs.replace(entry, members=members, batch_rows=batch_rows)
 

@@ -29,7 +29,7 @@ from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
-from tasks.models.user_functions import import_step
+from tasks.models.user_functions import import_modules, import_step
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.reference import UNWARMED
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
@@ -73,8 +73,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
             call, state = by_name(flat, inputs, outputs), state_of(flat)
             batch_seconds, refusal = _warm_up(call, served, inputs, batch_rows)
         give_back()
-        preprocess = import_step(entry.preprocess) if entry.preprocess else None
-        postprocess = import_step(entry.postprocess) if entry.postprocess else None
+        preprocess = import_step(entry.preprocess, entry.folder) if entry.preprocess else None
+        postprocess = import_step(entry.postprocess, entry.folder) if entry.postprocess else None
     except ModelLoadError as error:
         raise ModelLoadError(f"{failed}: {error}") from error
     except Exception as error:
@@ -139,6 +139,7 @@ def _own_graph(served: ServingSpec) -> Call:
 def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     check_files(served)
+    import_modules(entry)
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
         return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)

@@ -175,6 +175,8 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
+    # Another entry of the same version may have made it, whose modules stand elsewhere.
+    snapshot = msgspec.structs.replace(snapshot, entry=entry)
     batch_rows = batch_rows_of(snapshot.inputs, entry)
     reference = read_reference(folder)
     names, left_out = candidates(snapshot, entry, context.gpus)

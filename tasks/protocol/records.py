@@ -141,7 +141,7 @@ class Inspected(_Record, frozen=True):
 
     Attributes:
         operations: of its graph; those that read files of the model itself are left out.
-        functions: the Python functions that it is, or that are around it.
+        functions: the Python functions that it is, or that are around it, and the modules that it needs.
         refused: why it is not loaded; empty where the manifest allows what it has.
     """
 

@@ -72,6 +72,15 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\nchain = ["a"]', "models.a.chain names 'a', which is a chain itself"),
         ('[models.a]\nchain = ["b", "b"]\n[models.b]\npath = "b"', "models.a.chain names an entry twice"),
         ('[models.a]\npath = "a"\nmembers = {}', "members"),
+        ('[models.a]\npath = "a"\nfolder = "/"', "folder"),
+        ('[models.a]\npath = "a"\nimports = "m"', "imports"),
+        (
+            '[models.a]\npath = "a"\nimports = ["./m"]',
+            "models.a.imports names './m'; name a module as",
+        ),
+        ('[models.a]\npreprocess = "m:f"\nimports = ["m"]', "models.a.imports is for a model"),
+        ('[models.a]\npath = "a"\nfiles = ["v.json"]', "models.a.files is for functions, which read them"),
+        ('[models.a]\npreprocess = "m:f"\nfiles = ["../v.json"]', "models.a.files is '../v.json', which leads out"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
