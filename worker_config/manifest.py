@@ -8,7 +8,7 @@ batch_rows = 64                 # rows that the model sees in one call, as far a
 batch_mib = 256                 # no more than this together; a larger row goes alone
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
-outputs = ["y:0"]
+outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
@@ -72,7 +72,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         batch_mib: what they may have together, in MiB: of larger rows there are fewer in a call, at least one.
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
-            all that there are, in the order that a tuple of arrays goes by.
+            all that there are, in the order that a tuple of arrays goes by, and `outputs` those that are wanted.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.

@@ -26,7 +26,7 @@ from tasks.models.error_text import typed_line
 from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
-from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
+from tasks.models.program import Call, Program, batch_rows_of, by_name, left_out_note, plain_call
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import import_modules, import_step
@@ -92,8 +92,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
-    if refusal:
-        info = msgspec.structs.replace(info, note="; ".join(filter(None, [info.note, refusal])))
+    more = [refusal, "" if served.snapshot else left_out_note(program.left_out)]
+    info = msgspec.structs.replace(info, note="; ".join(filter(None, [info.note, *more])))
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     can_be_held = state is None and not info.dependence
     runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)

@@ -54,6 +54,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         files={},
         why=program.why_plain,
         ordered=program.ordered,
+        left_out=program.left_out,
     )
     batch_rows = batch_rows_of(program.inputs, entry)
     if program.run is None or program.why_plain:

@@ -372,6 +372,46 @@ def test_the_digest_is_of_all_that_changes_predictions(folder: Path, tmp_path: P
     assert str(lost.value.strerror).startswith("its calibration file /none.npy: No such file")
 
 
+@pytest.mark.parametrize(
+    "case", ["SavedModel", ".keras", ".h5", "TFLite with a signature", "TFLite without", "checkpoint"]
+)
+def test_outputs_of_every_format_can_be_chosen(tmp_path: Path, case: str) -> None:
+    known = CASES[case](tmp_path)
+    names = list(known.expected)[:0:-1]  # all but one, in another order
+    model = loaded(known.entry, outputs=names)
+    assert [spec.name for spec in model.info.outputs] == names
+    check_equal(model.predict(known.rows), {name: known.expected[name] for name in names})
+    inputs = list(known.rows)[::-1]
+    both = loaded(known.entry, outputs=names, inputs=inputs)
+    check_equal(
+        both.predict(tuple(known.rows[name] for name in inputs)), {name: known.expected[name] for name in names}
+    )
+    refused(msgspec.structs.replace(known.entry, outputs=[*names, "none"]), "no (output|tensor) 'none' for outputs")
+
+
+def test_outputs_that_are_no_row_s_are_left_out_and_told(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], name="x")])  # type: ignore[untyped-decorator]
+        def serve(self, x: Any) -> Any:
+            constants = {"class_names": tf.constant(["a", "b", "c"]), "version": tf.constant(7)}
+            return {"scores": x[:, :3] * 2, **constants}
+
+    module = Module()
+    tf.saved_model.save(module, tmp_path / "saved", signatures=module.serve)
+    rows = np.random.default_rng(1).random((23, 4), np.float32)
+    model = loaded(ModelEntry(str(tmp_path / "saved")))
+    assert [str(spec) for spec in model.info.outputs] == ["scores (?, 3) float32"]
+    assert "no row for each of the inputs: class_names (3) string, version () int32" in model.info.note
+    np.testing.assert_array_equal(model.predict(rows), rows[:, :3] * 2)
+    np.testing.assert_array_equal(model.predict(rows[:0]), rows[:0, :3])
+    named = loaded(ModelEntry(str(tmp_path / "saved"), outputs=["scores"]))
+    assert named.info.note == ""
+    for name in ("class_names", "version"):
+        refused(ModelEntry(str(tmp_path / "saved"), outputs=[name]), f"its output {name} .* has no row for each")
+
+
 def test_functions_count_by_their_code_and_by_the_files_that_they_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
-from tasks.models.program import Program, in_order
+from tasks.models.program import Program, in_order, with_outputs
 from tasks.models.user_functions import import_modules, import_step
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
@@ -51,6 +51,7 @@ def open_model(entry: ModelEntry) -> Program:
     """Read a model; `entry.path` is its file or folder, a tree of versions, a function, or there is none.
 
     Few formats keep an order of the inputs: lists of Keras, and TFLite without signatures. `entry.inputs` gives one.
+    Of the outputs it has those of `entry.outputs`; else all that have a row for each of the inputs.
 
     Raises:
         Exception: whatever its library raises for a file that is none of its kind; ValueError, ImportError and
@@ -69,6 +70,7 @@ def open_model(entry: ModelEntry) -> Program:
         if unknown := _UNKNOWN_OPERATION.search(str(error)):
             raise ValueError(_lacking(unknown[1])) from None
         raise
+    program = with_outputs(program, entry)
     return in_order(program, entry.inputs) if entry.inputs else program
 
 
