@@ -170,8 +170,10 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
 
 def describe(manifest: Path) -> dict[str, Described]:
     """Load the models in a process of its own, and return what they say of themselves, or what is wrong, by name."""
-    models = msgspec.json.decode(_described(manifest), type=list[Described])
-    return {model.name: model for model in models}
+    models = {model.name: model for model in msgspec.json.decode(_described(manifest), type=list[Described])}
+    # In the words that name the manifest.
+    told = {name: str(error) for name, error in broken_entries(manifest).items()}
+    return {name: msgspec.structs.replace(model, error=told.get(name, model.error)) for name, model in models.items()}
 
 
 def inspect(manifest: Path) -> list[Inspected]:

@@ -31,7 +31,7 @@ from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.models.user_functions import import_modules, import_step
 from tasks.preparation.calibration import calibration_rows
-from tasks.preparation.reference import UNWARMED
+from tasks.preparation.reference import UNWARMED, refusal_of
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
@@ -92,7 +92,7 @@ def load_model(served: ServingSpec) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
-    more = [refusal, "" if served.snapshot else left_out_note(program.left_out)]
+    more = ["" if UNWARMED in info.note else refusal, "" if served.snapshot else left_out_note(program.left_out)]
     info = msgspec.structs.replace(info, note="; ".join(filter(None, [info.note, *more])))
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     can_be_held = state is None and not info.dependence
@@ -190,14 +190,14 @@ def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_ro
     kind, rows = "calibration", _calibration(served, inputs, batch_rows)
     if not rows:
         if is_free:
-            return 0.0, ""  # no blank row of a free shape is sure to be valid
+            return 0.0, UNWARMED  # no blank row of a free shape is sure to be valid
         kind, rows = "blank", blank_rows(inputs)
     try:
         _, seconds = _second_run(call, rows, batch_rows, served.name)
     except Exception as error:
         if isinstance(error, CeleriacError) or is_out_of_memory(error) or _NO_KERNEL in str(error):
             raise
-        return 0.0, f"{UNWARMED}, as it refuses {kind} rows ({typed_line(error)})"
+        return 0.0, refusal_of(kind, error)
     return 0.0 if is_free else seconds, ""
 
 

@@ -25,7 +25,7 @@ from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, pla
 from tasks.models.state import is_half, written
 from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
-from tasks.preparation.reference import UNWARMED, make_reference, read_reference, takes_blank_rows
+from tasks.preparation.reference import make_reference, read_reference, refusal_of_blank_rows
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
@@ -106,8 +106,9 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     program = open_model(replace(snapshot.entry, path=copy, version=0))
     batch_rows, call = batch_rows_of(program.inputs, snapshot.entry), plain_call(program)
     found = _with_dependence(snapshot, call, batch_rows)
-    if not snapshot.entry.calibration and not takes_blank_rows(call, program.inputs, batch_rows):
-        found = replace(found, why=f"{found.why}; {UNWARMED}")
+    refusal = "" if snapshot.entry.calibration else refusal_of_blank_rows(call, program.inputs, batch_rows)
+    if refusal:
+        found = replace(found, why=f"{found.why}; {refusal}")
     (folder / RECORD).write_bytes(to_file(found))
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from tasks.models.batches import in_batches
-from tasks.models.error_text import converter_line
+from tasks.models.error_text import converter_line, typed_line
 from tasks.models.finite import magnitude
 from tasks.models.program import FlatArrays, FlatCall, row_bytes_of
 from tasks.models.state import state_of
@@ -91,20 +91,25 @@ def gate_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, b
             groups = with_reference(edge_cases(inputs, rows, MOST_EDGE_CASES), call, batch_rows)
             return GateRows(label, rows, reference, groups=groups, of=of)
         why = f"with {label} rows, {why}"
-    if not taken and not takes_blank_rows(call, inputs, batch_rows):
-        why = f"{why}; {UNWARMED}"
+    if not taken and (unwarmed := refusal_of_blank_rows(call, inputs, batch_rows)):
+        why = f"{why}; {unwarmed}"
     return GateRows(why=why, rows=taken)
 
 
-def takes_blank_rows(call: FlatCall, inputs: Sequence[TensorSpec], batch_rows: int) -> bool:
-    """Whether a child can warm the model up with them; not where a size of a row is free, as none is sure to do."""
+def refusal_of_blank_rows(call: FlatCall, inputs: Sequence[TensorSpec], batch_rows: int) -> str:
+    """That they do not warm the model up, and why; empty where they do."""
     if any(size is None for spec in inputs for size in spec.shape[1:]):
-        return False
+        return UNWARMED  # of a free shape none is sure to be valid
     try:
         in_batches(call, list(blank_rows(inputs).values()), batch_rows)
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return refusal_of("blank", error)
+    return ""
+
+
+def refusal_of(kind: str, error: Exception) -> str:
+    """That a model refuses such rows, by its own words, so that they do not warm it up."""
+    return f"{UNWARMED}, as it refuses {kind} rows ({typed_line(error)})"
 
 
 def make_reference(folder: Path, snapshot: Snapshot, call: FlatCall, batch_rows: int) -> None:

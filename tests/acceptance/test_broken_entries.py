@@ -63,7 +63,7 @@ def test_models_marks_the_broken_ones_and_shows_the_rest(celeriac: Celeriac, man
     assert "pixels (?, 64) float32" in lines["digits"]
     for name, (_, words) in BROKEN.items():
         assert lines[name].startswith(f"{name}  broken: "), shown.stdout
-        assert words.partition("; mend")[0].lower() in lines[name].lower(), shown.stdout
+        assert words in lines[name], shown.stdout
 
     values = celeriac.run("models", "--json").json
     assert [model["name"] for model in values["models"]] == ["digits", "both"]
