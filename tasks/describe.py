@@ -23,22 +23,33 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.records import Described, FileOperation, Inspected, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError
-from worker_config.manifest import ModelEntry, is_function, read_manifest
+from worker_config.manifest import ModelEntry, is_function, model_names, read_manifest
 from worker_config.settings import Settings
 
 
 def main(manifest: Path, *, inspects: bool = False) -> int:
-    """Print the models' descriptions, or what they touch, on stdout, or an error on stderr."""
+    """Print the models' descriptions, or what they touch, on stdout; an error on stderr if there is none that can."""
     try:
-        if inspects:
-            print(msgspec.json.encode([_inspected(*item) for item in read_manifest(manifest).items()]).decode())
-            return 0
         settings = Settings.from_env()
         cores = len(os.sched_getaffinity(0))
         say = partial(print, file=sys.stderr, flush=True)
         # As a worker with a child for each core.
         context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, say)
-        described = [_described(name, entry, context) for name, entry in read_manifest(manifest).items()]
+        described: list[Described | Inspected] = []
+        broken: list[CeleriacError] = []
+        for name in model_names(manifest):
+            try:
+                entry = read_manifest(manifest, [name])[name]
+                described.append(_inspected(name, entry) if inspects else _described(name, entry, context))
+            except CeleriacError as error:
+                broken.append(error)
+                described.append(
+                    Inspected(name, refused=str(error))
+                    if inspects
+                    else Described(name, error=str(error), exit_code=int(error.exit_code))
+                )
+        if len(broken) == len(described):
+            raise broken[0]
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -49,7 +60,8 @@ def main(manifest: Path, *, inspects: bool = False) -> int:
 def _described(name: str, entry: ModelEntry, context: PreparationContext) -> Described:
     served = prepare(name, entry, digest_or_error(name, entry), context)
     trials = known_trials(Path(served.folder), entry, context) if served.trial else None
-    return Described(describe(served) or _loaded(served), msgspec.to_builtins(trials.trials) if trials else [])
+    info = describe(served) or _loaded(served)
+    return Described(name, info, msgspec.to_builtins(trials.trials) if trials else [])
 
 
 def _inspected(name: str, entry: ModelEntry) -> Inspected:
@@ -74,7 +86,8 @@ def _inspected(name: str, entry: ModelEntry) -> Inspected:
         except ValueError as error:
             refused = refused or str(error)
         found += operations
-    return Inspected(name, found, list(filter(is_function, named)), refused)
+    modules = [module for one in entries for module in one.imports]
+    return Inspected(name, found, [*filter(is_function, named), *modules], refused)
 
 
 def _loaded(served: ServingSpec) -> ModelInfo:

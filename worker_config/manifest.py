@@ -8,10 +8,12 @@ batch_rows = 64                 # rows that the model sees in one call, as far a
 batch_mib = 256                 # no more than this together; a larger row goes alone
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
-outputs = ["y:0"]
+outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
+files = ["vocab.json"]          # which these functions read: a part of the version
+imports = ["my_layers"]         # modules that bring classes or operations of the model, imported before it is loaded
 chain = ["decode", "digits"]    # in place of a path: other entries, one after the other
 preload = true                  # at the start; else with the first chunk that needs it
 prefer = "speed"                # or "memory"
@@ -26,15 +28,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from worker_config.decoding import one_line
 from worker_config.errors import ConfigError, UnknownModelError
+from worker_config.model_paths import is_model, name_of
 
+T = TypeVar("T")
 DEFAULT_BATCH_ROWS = 64
 DEFAULT_BATCH_MIB = 256
 MOST_BATCH_MIB = 2**20
@@ -42,6 +47,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _NAME = re.compile(NAME)
 _AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _NO_FUNCTION = "name a function as 'package.module:function'"
 # Of values beyond their key's limits: what is allowed.
 _ALLOWED = {
@@ -66,11 +72,14 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         batch_mib: what they may have together, in MiB: of larger rows there are fewer in a call, at least one.
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
-            all that there are, in the order that a tuple of arrays goes by.
+            all that there are, in the order that a tuple of arrays goes by, and `outputs` those that are wanted.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
+        files: files and folders that these functions read; absolute after `read_manifest`.
+        imports: modules that are imported before the model is loaded, for the classes or operations that they bring.
+        folder: of the manifest, where modules of the user's own may stand; `read_manifest` fills it in.
         chain: in place of a path, the names of entries that run one after the other, each on what the one before it
             gave; between `preprocess` and `postprocess`, if there are any.
         members: what these names stand for; `read_manifest` fills it in.
@@ -97,6 +106,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preprocess: _Function = ""
     postprocess: _Function = ""
     drops_rows: bool = False
+    files: list[str] = []
+    imports: list[str] = []
+    folder: str = ""
     chain: list[str] = []
     members: dict[str, ModelEntry] = {}
     preload: bool = True
@@ -119,7 +131,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DEFAULTS = ModelEntry()
-_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "chain", "members", "preload"}
+_FILLED_IN = ("members", "folder")
+_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "files", "chain", "preload", *_FILLED_IN}
 _OF_MODELS = frozenset(ModelEntry.__struct_fields__) - _OF_ALL
 
 
@@ -128,19 +141,32 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     memory_limit: str = ""
 
 
-def read_manifest(path: Path) -> dict[str, ModelEntry]:
-    """The models by name, their paths made absolute.
+def read_manifest(path: Path, names: Sequence[str] = ()) -> dict[str, ModelEntry]:
+    """The models by name, their paths made absolute; given names, these alone, whatever is wrong with others.
+
+    A model's own file or folder is a manifest of that model.
 
     Raises:
         ConfigError: no such file, not TOML, a wrong key, type or value; the text names file and key.
+        UnknownModelError: as `select`.
     """
-    read_memory_limit(path)  # what is wrong is told by all commands, not by the worker alone
-    tables = _read(path).models
-    if not tables:
-        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
+    tables = _tables(path)
     folder = path.resolve().parent
-    entries = {name: _checked(name, _entry(name, table, path), folder, path) for name, table in tables.items()}
-    return {name: _chained(name, entry, entries, path) for name, entry in entries.items()}
+
+    @cache
+    def entry_of(name: str) -> ModelEntry:
+        return _checked(name, _entry(name, tables[name], path), folder, path)
+
+    return {name: _chained(name, entry_of, tables, path) for name in select(tables, names)}
+
+
+def model_names(path: Path) -> list[str]:
+    """The names of a manifest's models, whatever is wrong with their tables.
+
+    Raises:
+        ConfigError: as `read_manifest`, of the manifest as a whole.
+    """
+    return list(_tables(path))
 
 
 def read_memory_limit(path: Path) -> int:
@@ -156,7 +182,17 @@ def read_memory_limit(path: Path) -> int:
     return int(amount[1]) * (2**20 if amount[2] == "M" else 2**30) if amount else 0
 
 
+def _tables(path: Path) -> dict[str, dict[str, object]]:
+    read_memory_limit(path)  # what is wrong is told by all commands, not by the worker alone
+    tables = _read(path).models
+    if not tables:
+        raise ConfigError(f"the manifest {path} names no model; add a [models.NAME] table with a path")
+    return tables
+
+
 def _read(path: Path) -> _Manifest:
+    if is_model(path):
+        return _Manifest({name_of(path): {"path": str(path.absolute())}})
     try:
         manifest = msgspec.toml.decode(path.read_bytes(), type=dict[str, object])
     except OSError as error:
@@ -171,7 +207,7 @@ def _read(path: Path) -> _Manifest:
         raise ConfigError(f"the manifest {path}: {one_line(error)}") from None
 
 
-def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str, ModelEntry]:
+def select(entries: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     """The entries of these names alone, in the manifest's order; all if there are no names.
 
     Raises:
@@ -187,8 +223,8 @@ def select(entries: Mapping[str, ModelEntry], names: Sequence[str]) -> dict[str,
 def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
     """One at a time, because msgspec does not say which of them is wrong."""
     try:
-        if "members" in table:
-            raise msgspec.ValidationError("Object contains unknown field `members`")
+        if filled_in := [key for key in _FILLED_IN if key in table]:
+            raise msgspec.ValidationError(f"Object contains unknown field `{filled_in[0]}`")
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         key = str(error).rpartition("`$.")[2].rstrip("`")
@@ -204,6 +240,12 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}: a name has letters, digits, '_', '-' and '.', and starts with one of the first")
     if entry.drops_rows and not entry.preprocess:
         raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
+    if entry.files and not (entry.preprocess or entry.postprocess or entry.imports or is_function(entry.path)):
+        raise ConfigError(f"{where}.files is for functions, which read them, and there is none")
+    if wrong := [module for module in entry.imports if not _MODULE.fullmatch(module)]:
+        raise ConfigError(f"{where}.imports names {wrong[0]!r}; name a module as 'package.module'")
+    files = [str(_inside(path, folder, f"{where}.files")) for path in entry.files]
+    entry = msgspec.structs.replace(entry, files=files, folder=str(folder))
     if not entry.path:
         return _step(entry, where)
     if entry.chain:
@@ -239,23 +281,23 @@ def _step(entry: ModelEntry, where: str) -> ModelEntry:
     return msgspec.structs.replace(entry, batch_rows=1)
 
 
-def _chained(name: str, entry: ModelEntry, entries: Mapping[str, ModelEntry], manifest: Path) -> ModelEntry:
-    """The entry with those that its chain names."""
-    where = f"the manifest {manifest}: models.{name}.chain"
-    if unknown := [link for link in entry.chain if link not in entries]:
-        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(entries))}")
-    if nested := [link for link in entry.chain if entries[link].chain]:
+def _chained(name: str, entry_of: Callable[[str], ModelEntry], known: Collection[str], manifest: Path) -> ModelEntry:
+    """The entry of that name with those that its chain names."""
+    entry, where = entry_of(name), f"the manifest {manifest}: models.{name}.chain"
+    if unknown := [link for link in entry.chain if link not in known]:
+        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(known))}")
+    if nested := [link for link in entry.chain if entry_of(link).chain]:
         raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
     if len(set(entry.chain)) < len(entry.chain):
         raise ConfigError(f"{where} names an entry twice")
     if not entry.chain:
         return entry
-    members = {link: entries[link] for link in entry.chain}
+    members = {link: entry_of(link) for link in entry.chain}
     if entry.preprocess:
-        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1)
+        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1, folder=entry.folder)
         members = {f"{name}.preprocess": first, **members}
     if entry.postprocess:
-        members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1)
+        members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1, folder=entry.folder)
     batch_rows = max(member.batch_rows for member in members.values())
     return msgspec.structs.replace(entry, members=members, batch_rows=batch_rows)
 

@@ -11,9 +11,7 @@ import os
 from pathlib import Path
 
 from worker_config.manifest import ModelEntry
-
-SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".meta", ".tflite")
-_SAVED_MODEL = "saved_model.pb"
+from worker_config.model_paths import SAVED_MODEL, SUFFIXES, versions
 
 
 def served_path(entry: ModelEntry) -> Path:
@@ -26,12 +24,12 @@ def served_path(entry: ModelEntry) -> Path:
     path = Path(entry.path)
     if not path.exists():
         raise _missing(os.strerror(errno.ENOENT))
-    folders = _versions(path)
+    folders = versions(path)
     if not folders:
         if entry.version:
             raise _missing(f"no version {entry.version}: it is no tree of versions")
-        if path.is_dir() and not (path / _SAVED_MODEL).exists():
-            raise _missing(f"the folder holds no {_SAVED_MODEL}, nor versions of a model, such as {path.name}/1")
+        if path.is_dir() and not (path / SAVED_MODEL).exists():
+            raise _missing(f"the folder holds no {SAVED_MODEL}, nor versions of a model, such as {path.name}/1")
         return path
     if entry.version and entry.version not in folders:
         known = ", ".join(map(str, sorted(folders)))
@@ -39,16 +37,8 @@ def served_path(entry: ModelEntry) -> Path:
     return _model_in(folders[entry.version or max(folders)])
 
 
-def _versions(path: Path) -> dict[int, Path]:
-    if not path.is_dir() or (path / _SAVED_MODEL).exists():
-        return {}
-    # The digits of other scripts are digits too.
-    found = sorted(p for p in path.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir())
-    return {int(folder.name): folder for folder in found}
-
-
 def _model_in(folder: Path) -> Path:
-    if (folder / _SAVED_MODEL).exists():
+    if (folder / SAVED_MODEL).exists():
         return folder
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if len(files) != 1:

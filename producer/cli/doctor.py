@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from producer.cli.manifest import check_files
+from producer.cli.manifest import broken_entries
 from producer.cli.options import broker_option, json_option, models_option
 from producer.doctor import rights
 from producer.doctor.collect_facts import ask_rights
@@ -16,7 +16,7 @@ from producer.doctor.findings import exit_code, lines, values
 from producer.doctor.machine import ManifestFacts
 from producer.doctor.run_checks import examine
 from worker_config.errors import CeleriacError
-from worker_config.manifest import read_manifest
+from worker_config.manifest import model_names
 
 
 @click.command()
@@ -48,13 +48,6 @@ def doctor(context: click.Context, broker_url: str | None, manifest: Path, acl: 
 
 def _look_into(path: Path, asked_for: bool) -> ManifestFacts:
     try:
-        entries = read_manifest(path)
+        return ManifestFacts(path, asked_for, sorted(model_names(path)), list(broken_entries(path).values()))
     except CeleriacError as error:
         return ManifestFacts(path, asked_for, errors=[error])
-    errors = []
-    for name, entry in entries.items():
-        try:
-            check_files({name: entry}, path)
-        except CeleriacError as error:
-            errors.append(error)
-    return ManifestFacts(path, asked_for, sorted(entries), errors)

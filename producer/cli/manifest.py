@@ -6,23 +6,47 @@ from pathlib import Path
 
 from producer.client import Client
 from tasks.models.model_version import digest_or_error
-from worker_config.errors import ModelLoadError, UnknownModelError
-from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
+from worker_config.manifest import ModelEntry, model_names, read_manifest
+from worker_config.model_paths import is_model, name_of
 from worker_config.version_folders import served_path
 
 
+def named_or_file(model: str, manifest: Path) -> tuple[str, Path]:
+    """A model's name and the manifest that has it; a model's own file or folder, where none names it, is its own."""
+    path = Path(model)
+    if not is_model(path) or (manifest.exists() and model in model_names(manifest)):
+        return model, manifest
+    return name_of(path), path
+
+
 def check_names(names: list[str], manifest: Path) -> None:
-    """Raise UnknownModelError or ModelLoadError unless the manifest has these models, and its files are there."""
-    known = read_manifest(manifest)
+    """Raise UnknownModelError or ModelLoadError unless the manifest has these models, and their files are there."""
+    known = model_names(manifest)
     for name in names:
         if name not in known:
             raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
-    check_files(known, manifest)
+    check_files(read_manifest(manifest, names), manifest)
+
+
+def broken_entries(manifest: Path) -> dict[str, CeleriacError]:
+    """What is wrong with each entry, by name, of those with which something is, or with their files.
+
+    Raises:
+        ConfigError: the manifest as a whole cannot be read.
+    """
+    found: dict[str, CeleriacError] = {}
+    for name in model_names(manifest):
+        try:
+            check_files(read_manifest(manifest, [name]), manifest)
+        except CeleriacError as error:
+            found[name] = error
+    return found
 
 
 def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
     """The SHA-256 of each model's files, by name, as a worker that starts now will find them."""
-    entries = read_manifest(manifest)
+    entries = read_manifest(manifest, names)
     return {name: digest_or_error(name, entries[name]) for name in names}
 
 
@@ -30,7 +54,7 @@ def not_independent(names: list[str], client: Client | None, manifest: Path) -> 
     """Those of the models of which the manifest, or a worker's, says that their rows are not independent."""
     if client:
         return [info.name for info in client.describe(names) if not info.independent_rows]
-    entries = read_manifest(manifest)
+    entries = read_manifest(manifest, names)
     return [
         name
         for name in names
@@ -40,13 +64,15 @@ def not_independent(names: list[str], client: Client | None, manifest: Path) -> 
 
 def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
     """Raise ModelLoadError unless the models' files are there."""
-    for name, entry in entries.items():
+    members = [item for entry in entries.values() for item in entry.members.items()]
+    for name, entry in [*entries.items(), *members]:
         if not entry.has_file:
             continue
         if not Path(entry.path).exists():
+            remedy = f"; mend the path in {manifest}, which counts from that file's own folder"
             raise ModelLoadError(
-                f"model {name} cannot be loaded from {entry.path}: no such file or folder; "
-                f"mend the path in {manifest}, which counts from that file's own folder"
+                f"model {name} cannot be loaded from {entry.path}: no such file or folder"
+                f"{'' if is_model(manifest) else remedy}"
             )
         try:
             served_path(entry)

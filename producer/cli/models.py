@@ -22,7 +22,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from producer.cli.manifest import check_files
+from producer.cli.manifest import broken_entries, check_files
 from producer.cli.options import broker_option, json_option, models_option
 from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
@@ -33,7 +33,7 @@ from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
-from worker_config.manifest import ModelEntry, read_manifest, select
+from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.queue_names import queue_of
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
@@ -85,6 +85,8 @@ def models(
         click.echo(json.dumps(prune_values(*pruned)) if as_json else prune_lines(*pruned))
         return
     trials: dict[str, list[Any]] = {}
+    broken: dict[str, str] = {}
+    exit_code = 0
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
             slots = read_slots(client)
@@ -93,10 +95,17 @@ def models(
         counts = Counter(str(ref) for slot in slots for ref in refs(slot.models))
     else:
         described = describe(manifest)
-        infos, counts = {name: model.info for name, model in described.items()}, Counter()
+        infos, counts = {name: model.info for name, model in described.items() if model.info}, Counter()
         trials = {name: model.trials for name, model in described.items()}
-    values = models_values(infos, counts, trials)
-    click.echo(json.dumps(values) if as_json else models_table(infos, counts))
+        broken = {name: model.error for name, model in described.items() if not model.info}
+        exit_code = next((model.exit_code for model in described.values() if not model.info), 0)
+    if as_json:
+        click.echo(json.dumps(models_values(infos, counts, trials) | {"broken": broken}))
+    else:
+        click.echo(
+            "\n".join([models_table(infos, counts), *(f"{name}  broken: {why}" for name, why in broken.items())])
+        )
+    context.exit(exit_code)
 
 
 def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> str:
@@ -154,15 +163,17 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
         if not queues:
             raise NoWorkerError("no worker is up, whose queue it would be")
     else:
-        entries = select(read_manifest(manifest), Settings.from_env().model_set)
+        entries = read_manifest(manifest, Settings.from_env().model_set)
         queues = {queue_of({name: digest_or_error(name, entry) for name, entry in entries.items()})}
     return sorted(map(keys.queue, queues))
 
 
 def describe(manifest: Path) -> dict[str, Described]:
-    """Load the models in a process of its own, and return what they say of themselves, by name."""
-    models = msgspec.json.decode(_described(manifest), type=list[Described])
-    return {model.info.name: model for model in models}
+    """Load the models in a process of its own, and return what they say of themselves, or what is wrong, by name."""
+    models = {model.name: model for model in msgspec.json.decode(_described(manifest), type=list[Described])}
+    # In the words that name the manifest.
+    told = {name: str(error) for name, error in broken_entries(manifest).items()}
+    return {name: msgspec.structs.replace(model, error=told.get(name, model.error)) for name, model in models.items()}
 
 
 def inspect(manifest: Path) -> list[Inspected]:
@@ -183,7 +194,9 @@ def inspect_lines(inspected: Sequence[Inspected]) -> str:
 
 def _described(manifest: Path, *options: str) -> str:
     """What `python -m tasks.describe` prints."""
-    check_files(read_manifest(manifest), manifest)
+    broken = broken_entries(manifest)
+    if len(broken) == len(model_names(manifest)):
+        raise next(iter(broken.values()))
     check_tensorflow()
     check_no_shadow(Path.cwd())  # where `-m` looks first
     command = [sys.executable, "-m", "tasks.describe", str(manifest), *options]

@@ -15,6 +15,7 @@ import click
 
 from producer.cli.detach import leave_job
 from producer.cli.dry_run import dry_run, dry_run_detached
+from producer.cli.manifest import named_or_file
 from producer.cli.only_failed import predict_failed_rows
 from producer.cli.options import (
     broker_option,
@@ -135,6 +136,8 @@ def predict(
 ) -> None:
     """Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.
 
+    MODEL is a name of the manifest, or, embedded, the model's own file or folder, such as digits.keras.
+
     INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
@@ -179,6 +182,8 @@ def predict(
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
     if max_failed is not None and not goes_on:
         raise click.UsageError("--max-failed is for --on-error skip or fill; else any row that fails ends the job")
+    if not broker_url:
+        model, manifest = named_or_file(model, manifest)
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,

@@ -78,7 +78,7 @@ class System:
         """The client; with it the embedded system ends."""
         if self.client:
             return nullcontext(self.client)
-        return local(self.request.manifest, self.request.workers or 2)
+        return local(self.request.manifest, self.request.workers or 2, self.request.models)
 
     def not_independent(self) -> list[str]:
         """Those of the models of which the manifest says that their rows are not independent."""

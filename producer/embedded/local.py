@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +40,14 @@ LEAST_MEMORY_BYTES = 2**30
 
 
 @contextmanager
-def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client]:
+def local(models: str | Path | None = None, workers: int = 2, names: Sequence[str] = ()) -> Iterator[Client]:
     """A client with a Redis and a worker of its own.
 
     Args:
-        models: the manifest; `CELERIAC_MODELS`, or `models.toml`, if left out.
+        models: the manifest, or the file or folder of a single model; `CELERIAC_MODELS`, or `models.toml`, if left out.
         workers: children of the worker, each with all the models.
+        names: the models of the manifest to hold, whatever is wrong with others; `CELERIAC_MODEL_SET`, or all, if left
+            out.
 
     Raises:
         ConfigError: the manifest, or what is installed here, does not do.
@@ -70,6 +72,7 @@ def local(models: str | Path | None = None, workers: int = 2) -> Iterator[Client
         "worker_environ": {
             "CELERIAC_BROKER_URL": url,
             "CELERIAC_MODELS": str(manifest.absolute()),
+            **({"CELERIAC_MODEL_SET": ",".join(names)} if names else {}),
             "CELERIAC_SPOOL": str(spool),
             # Read by this process alone.
             "CELERIAC_LOG_FORMAT": "text",

@@ -1,13 +1,13 @@
 """Loads a model into a child, and runs it before the first chunk does.
 
-ServingSpec --executor, or the file itself--> call, functions, state --known or blank rows--> warm --> LoadedModel
+ServingSpec --executor, or the file itself--> call, functions, state --rows, if it takes any--> warm --> LoadedModel
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,33 +21,32 @@ from tasks.executors.deviations import Allowed
 from tasks.executors.guarded import InputRange
 from tasks.executors.online_check import OnlineCheck
 from tasks.executors.row_picker import by_column
-from tasks.models.batches import BatchSize, run_batches
-from tasks.models.error_text import telling_line, typed_line
+from tasks.models.batches import BatchSize, is_out_of_memory, run_batches
+from tasks.models.error_text import typed_line
 from tasks.models.formats import open_model
 from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
-from tasks.models.program import Call, Program, batch_rows_of, by_name, plain_call
+from tasks.models.program import Call, Program, batch_rows_of, by_name, left_out_note, plain_call
 from tasks.models.state import State, state_of
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
-from tasks.models.user_functions import import_step
-from tasks.preparation.reference import GateRows
+from tasks.models.user_functions import import_modules, import_step
+from tasks.preparation.calibration import calibration_rows
+from tasks.preparation.reference import UNWARMED, refusal_of
 from tasks.preparation.serving_spec import ServingSpec, chained, info_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.file_stamps import stamps_of
-from worker_config.errors import ModelLoadError
-
-logger = logging.getLogger(__name__)
+from worker_config.errors import CeleriacError, ConfigError, ModelLoadError
 
 # An error may quote a whole configuration.
 _CAUSE_CHARACTERS = 400
-# By name, so as not to import TensorFlow: what it, and TFLite's interpreter, raise for rows that they refuse.
-_OF_ROWS = frozenset(("InvalidArgumentError", "OutOfRangeError", "RuntimeError"))
+# What no other rows would mend, in the words of TensorFlow.
+_NO_KERNEL = "No OpKernel was registered"
 
 
 def load_model(served: ServingSpec) -> LoadedModel:
-    """Load one model and run it once on blank rows, so that the first chunk does not pay for it.
+    """Load one model and run it on rows that it takes, if any are known, so that the first chunk does not pay for it.
 
     Raises:
         ModelLoadError: it cannot be loaded; the text names model, path and cause.
@@ -67,15 +66,15 @@ def load_model(served: ServingSpec) -> LoadedModel:
             batch_rows = batch_rows_of(inputs, entry)
         call: Call = _no_call
         state: State | None = None
-        batch_seconds = 0.0
+        batch_seconds, refusal = 0.0, ""
         if entry.has_file:
             _check_rows(inputs)
             flat = plain_call(program)
             call, state = by_name(flat, inputs, outputs), state_of(flat)
-            batch_seconds = _warm_up(call, served, inputs, batch_rows, known_rows(served))
+            batch_seconds, refusal = _warm_up(call, served, inputs, batch_rows)
         give_back()
-        preprocess = import_step(entry.preprocess) if entry.preprocess else None
-        postprocess = import_step(entry.postprocess) if entry.postprocess else None
+        preprocess = import_step(entry.preprocess, entry.folder) if entry.preprocess else None
+        postprocess = import_step(entry.postprocess, entry.folder) if entry.postprocess else None
     except ModelLoadError as error:
         raise ModelLoadError(f"{failed}: {error}") from error
     except Exception as error:
@@ -93,6 +92,8 @@ def load_model(served: ServingSpec) -> LoadedModel:
         memory_bytes=max(0, own_bytes() - memory_before),
         batch_seconds=batch_seconds,
     )
+    more = ["" if UNWARMED in info.note else refusal, "" if served.snapshot else left_out_note(program.left_out)]
+    info = msgspec.structs.replace(info, note="; ".join(filter(None, [info.note, *more])))
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     can_be_held = state is None and not info.dependence
     runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)
@@ -138,6 +139,7 @@ def _own_graph(served: ServingSpec) -> Call:
 def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     check_files(served)
+    import_modules(entry)
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
         return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)
@@ -166,30 +168,46 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int, known: GateRows) -> float:
-    """Run the model twice on rows that it is known to take, or blank ones; the second time tells what a batch takes.
+def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> tuple[float, str]:
+    """Run the model twice on rows that it is known to take; else on those of its calibration file, or blank ones.
 
-    A model may refuse rows that nobody gave it: 0 then, and its first chunk pays for the warm-up.
+    What it makes of rows that nobody gave it is no matter of loading: if it refuses them, its first batch warms it up.
+
+    Returns:
+        What a batch takes, as the second run tells, 0 where nobody knows; and why it is not warm, empty where it is.
 
     Raises:
         ModelLoadError: it gives other outputs than it gave before.
-        Exception: it fails on rows that it took before.
+        Exception: it fails on rows that it took before, or on any.
     """
+    known = known_rows(served)
     is_free = any(size is None for spec in inputs for size in spec.shape[1:])
     if known.rows:
         rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known.rows, strict=True)}
         outputs, seconds = _second_run(call, rows, batch_rows, served.name)
         check_outputs(served, known, outputs)
-        return 0.0 if is_free else seconds
-    if is_free:
-        return 0.0  # no blank row of a free shape is sure to be valid
+        return 0.0 if is_free else seconds, ""
+    kind, rows = "calibration", _calibration(served, inputs, batch_rows)
+    if not rows:
+        if is_free:
+            return 0.0, UNWARMED  # no blank row of a free shape is sure to be valid
+        kind, rows = "blank", blank_rows(inputs)
     try:
-        return _second_run(call, blank_rows(inputs), batch_rows, served.name)[1]
+        _, seconds = _second_run(call, rows, batch_rows, served.name)
     except Exception as error:
-        if type(error).__name__ not in _OF_ROWS:
+        if isinstance(error, CeleriacError) or is_out_of_memory(error) or _NO_KERNEL in str(error):
             raise
-        logger.info("model %s does not take blank rows: %s", served.name, telling_line(error))
-    return 0.0
+        return 0.0, refusal_of(kind, error)
+    return 0.0 if is_free else seconds, ""
+
+
+def _calibration(served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> Arrays:
+    """The first rows of the manifest's calibration file; none where there is none, or it has changed for the worse."""
+    if served.entry.calibration:
+        with suppress(ConfigError):
+            rows, _ = calibration_rows(Path(served.entry.calibration), inputs, batch_rows)
+            return {spec.name: array[:batch_rows] for spec, array in zip(inputs, rows, strict=True)}
+    return {}
 
 
 def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> tuple[Arrays, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.child.model_runner import ModelRunner
+from tasks.models.error_text import typed_line
 from tasks.models.ragged import run_ragged
 from tasks.models.state import State
 from tasks.models.user_functions import ONLY, Array, Step, finished, prepared, run_function, stacked
@@ -123,13 +124,31 @@ class LoadedModel:
         name = self.info.name
         if self.is_step:
             return stacked(rows, self._preprocess)
-        if self.function and not any(map(len, columns_of(rows).values())):
-            return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
-        group = self.runner.check.group if self.runner.check is not None else None
-        outputs = run_ragged(self._run, rows, name, group) if is_ragged(rows) else self._run(rows)
+        if not any(map(len, columns_of(rows).values())):
+            if self.function:
+                return np.empty(0)  # no function is given no rows, and what it would make of them nobody knows
+            outputs = self._of_no_rows(rows)
+        else:
+            group = self.runner.check.group if self.runner.check is not None else None
+            outputs = run_ragged(self._run, rows, name, group) if is_ragged(rows) else self._run(rows)
         if self.function:
             return outputs.get(ONLY, outputs)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _of_no_rows(self, rows: Rows) -> Arrays:
+        """The outputs' form alone, where it is known; else what the model makes of blank rows, if it takes them."""
+        rows = blank_rows(self.info.inputs) if is_ragged(rows) else rows
+        arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
+        unknown = [spec for spec in self.info.outputs if not spec.shape or None in spec.shape[1:]]
+        if not unknown:
+            return blank_rows(self.info.outputs)
+        try:
+            return self.runner.run(arrays)
+        except Exception as error:
+            raise ModelError(
+                f"model {self.info.name}: there are no rows, and only rows would tell the form of its output "
+                f"{unknown[0]}; blank ones it refuses ({typed_line(error)})"
+            ) from error
 
     def _run(self, rows: Rows) -> Arrays:
         batch = self.runner.batch

@@ -127,7 +127,8 @@ def run_batches(
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != given:
                 got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
-                raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {given} rows")
+                others = "; name the others in outputs, in the manifest" if len(outputs) > 1 else ""
+                raise ModelError(f"model {model}: output {name!r} has {got} for a batch of {given} rows{others}")
         whole.add(start, start + kept, {name: array[:kept] for name, array in outputs.items()})
     joined: Arrays = whole.finish()
     return joined

@@ -1,7 +1,8 @@
 """Names a model by what its files hold: SHA-256 over one file, or over a folder's paths and files.
 
 Of a tree of versions only the served one counts. Functions are a part of a model, or all of it: their names count, and
-the files in which they stand. So does what else the manifest says that changes predictions.
+the code of the files in which they stand, as do modules that a model needs and files that functions read. So does what
+else the manifest says that changes predictions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.models.source_text import source_text
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
 from worker_config.version_folders import served_path
@@ -30,11 +32,13 @@ def entry_digest(entry: ModelEntry) -> str:
     """
     digest = _digest(entry)
     settings = _settings(entry)
-    if not (entry.preprocess or entry.postprocess or settings):
+    if not (entry.preprocess or entry.postprocess or entry.imports or entry.files or settings):
         return digest
     total = hashlib.sha256(digest.encode())
-    for step in (entry.preprocess, entry.postprocess):
-        total.update(_source(step))
+    for name in (entry.preprocess, entry.postprocess, *entry.imports):
+        total.update(_source(name, entry.folder))
+    for path in entry.files:
+        total.update(b"\0file\0" + _named_file_digest(Path(path)).encode())
     for key, value in settings.items():
         total.update(b"\0%s\0%s" % (key.encode(), msgspec.json.encode(value)))
     if entry.precision:
@@ -42,12 +46,20 @@ def entry_digest(entry: ModelEntry) -> str:
     return total.hexdigest()
 
 
+def snapshot_digest(entry: ModelEntry, digest: str) -> str:
+    """The same of what a snapshot holds of a model: not the functions around it, nor files that these alone read."""
+    if not (entry.preprocess or entry.postprocess or entry.files):
+        return digest
+    files = entry.files if entry.imports else []
+    return entry_digest(msgspec.structs.replace(entry, preprocess="", postprocess="", files=files))
+
+
 def _digest(entry: ModelEntry) -> str:
     if entry.has_file:
         return model_digest(served_path(entry))
     if entry.members:
         return hashlib.sha256("".join(map(entry_digest, entry.members.values())).encode()).hexdigest()
-    return _function_digest(entry.path)
+    return hashlib.sha256(_source(entry.path, entry.folder) if entry.path else b"").hexdigest()
 
 
 def digest_or_error(name: str, entry: ModelEntry) -> str:
@@ -63,19 +75,26 @@ def digest_or_error(name: str, entry: ModelEntry) -> str:
         raise ModelLoadError(f"model {name} cannot be loaded from {where}: {error.strerror}") from None
 
 
-def function_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
-    """The SHA-256 of the file of each function that models name, by the function's name."""
-    sources = function_sources(entries)
-    return {name: file_digest(path).hex() for name, path in sources.items()}
+def python_digests(entries: Iterable[ModelEntry]) -> dict[str, str]:
+    """The SHA-256 of what children have once they have imported it, of each function, module and file by its name."""
+    entries = _with_members(entries)
+    found = {name: hashlib.sha256(source_text(path)).hexdigest() for name, path in python_sources(entries).items()}
+    return found | {path: _named_file_digest(Path(path)) for entry in entries for path in entry.files}
 
 
-def function_sources(entries: Iterable[ModelEntry]) -> dict[str, Path]:
-    """The file of each function that models name, by the function's name, where there is one."""
-    all_entries = [one for entry in entries for one in (entry, *entry.members.values())]
-    named = (name for entry in all_entries for name in (entry.path, entry.preprocess, entry.postprocess))
-    names = {name for name in named if is_function(name)}
-    sources = {name: _source_of(name.partition(":")[0]) for name in names}
-    return {name: path for name, path in sources.items() if path}
+def python_sources(entries: Iterable[ModelEntry]) -> dict[str, Path]:
+    """The file of each function and module that models name, by its name, where there is one."""
+    found: dict[str, Path] = {}
+    for entry in _with_members(entries):
+        functions = [name for name in (entry.path, entry.preprocess, entry.postprocess) if is_function(name)]
+        for name in (*functions, *entry.imports):
+            if source := _source_of(name.partition(":")[0], entry.folder):
+                found[name] = source
+    return found
+
+
+def _with_members(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
+    return [one for entry in entries for one in (entry, *entry.members.values())]
 
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
@@ -104,18 +123,22 @@ def calibration_digest(path: Path) -> bytes:
         raise OSError(error.errno, f"its calibration file {path}: {error.strerror}") from None
 
 
-def _function_digest(function: str) -> str:
-    return hashlib.sha256(_source(function) if function else b"").hexdigest()
+def _named_file_digest(path: Path) -> str:
+    try:
+        return model_digest(path)
+    except OSError as error:
+        raise OSError(error.errno, f"its file {path}: {error.strerror}") from None
 
 
-def _source(function: str) -> bytes:
-    source = _source_of(function.partition(":")[0])
-    return f"\0{function}\0".encode() + (source.read_bytes() if source else b"")
+def _source(name: str, folder: str) -> bytes:
+    """Of a function or a module."""
+    source = _source_of(name.partition(":")[0], folder)
+    return f"\0{name}\0".encode() + (source_text(source) if source else b"")
 
 
-def _source_of(module: str) -> Path | None:
+def _source_of(module: str, folder: str) -> Path | None:
     """A module's file, found without importing anything, as a worker that is started here would find it."""
-    places: list[str] | None = [*sys.path, str(Path.cwd())]
+    places: list[str] | None = [*sys.path, str(Path.cwd()), *filter(None, [folder])]
     spec, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Program:
         tracked: what a SavedModel must track besides: lookup tables and their files.
         why_plain: why no snapshot can be made of it; empty where one can.
         ordered: whether the order of the inputs is one that people know, and not ours.
+        left_out: outputs that the model has, and that are no row's.
     """
 
     inputs: list[TensorSpec]
@@ -50,6 +52,7 @@ class Program:
     tracked: Any = None
     why_plain: str = ""
     ordered: bool = False
+    left_out: list[TensorSpec] = field(default_factory=list)
 
 
 def in_order(program: Program, names: Sequence[str]) -> Program:
@@ -65,10 +68,59 @@ def in_order(program: Program, names: Sequence[str]) -> Program:
     places = [names.index(name) for name in have]
 
     def reordered(call: Any) -> Any:
-        return call and (lambda tensors: call([tensors[place] for place in places]))
+        return call and wraps(call)(lambda tensors: call([tensors[place] for place in places]))
 
     inputs = [program.inputs[have.index(name)] for name in names]
     return replace(program, inputs=inputs, run=reordered(program.run), call=reordered(program.call), ordered=True)
+
+
+def with_outputs(program: Program, entry: ModelEntry) -> Program:
+    """The same program with the outputs of `entry.outputs`, in this order; else with all that have a row for each.
+
+    An output whose number of rows is known, and is not that of the inputs, belongs to no row, such as the names of
+    classes: it is left out.
+
+    Raises:
+        ValueError: they are not names of its outputs, or of outputs of no row; or there are no others.
+    """
+    have, names = [spec.name for spec in program.outputs], list(dict.fromkeys(entry.outputs))
+    if unknown := [name for name in names if name not in have]:
+        raise ValueError(f"no output {unknown[0]!r} for outputs; the model has: {', '.join(map(repr, have))}")
+    rows = {None, *(size for spec in program.inputs for size in spec.shape[:1])}
+    # An interpreter, in which nothing is traced, says 1 or nothing of what it does not know yet.
+    is_vague = program.run is None
+    if is_vague or entry.batch_rows == 1:
+        rows.add(1)
+    constant = [one for one in program.outputs if (one.shape[0] not in rows if one.shape else not is_vague)]
+    if named := [spec for spec in constant if spec.name in names]:
+        raise ValueError(f"its output {named[0]} has no row for each of the inputs; leave it out of outputs")
+    chosen = names or [name for name in have if name not in [spec.name for spec in constant]]
+    if not chosen and have:
+        raise ValueError(f"its output {constant[0]} has no row for each of the inputs, and there is no other")
+    if chosen == have:
+        return program
+    places = [have.index(name) for name in chosen]
+
+    def only(call: Any) -> Any:
+        def chosen_alone(tensors: Sequence[Any]) -> list[Any]:
+            results = call(tensors)
+            return [results[place] for place in places]
+
+        return call and wraps(call)(chosen_alone)
+
+    return replace(
+        program,
+        outputs=[program.outputs[place] for place in places],
+        run=only(program.run),
+        call=only(program.call),
+        left_out=[] if names else constant,
+    )
+
+
+def left_out_note(left_out: Sequence[TensorSpec]) -> str:
+    """For people; empty where nothing is left out."""
+    listed = ", ".join(map(str, left_out))
+    return f"left out of its outputs, as they have no row for each of the inputs: {listed}" if listed else ""
 
 
 def spec_of(name: str, tensor: Any) -> TensorSpec:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from tasks.models.model_version import function_sources
+from tasks.models.model_version import python_sources
 from tasks.models.stderr_filter import hushed
 from worker_config.environment import settle_models
 from worker_config.errors import ConfigError
@@ -31,7 +31,7 @@ def needs_tensorflow(entries: Iterable[ModelEntry]) -> bool:
     with_members = [one for entry in entries for one in (entry, *entry.members.values())]
     if any(entry.has_file for entry in with_members):
         return True
-    return any(_MENTIONED.search(path.read_bytes()) for path in function_sources(with_members).values())
+    return any(_MENTIONED.search(path.read_bytes()) for path in python_sources(with_members).values())
 
 
 @cache  # functions of the user's may have told Keras otherwise since

@@ -3,7 +3,8 @@
     rows --preprocess--> rows --model, or function in batches--> outputs --postprocess--> outputs
 
 A function is named `package.module:function` in the manifest, and gets all rows of a chunk at once. It is imported in
-the child, after the fork, from what is installed and from the folder in which the worker was started.
+the child, after the fork, from what is installed, from the folder in which the worker was started, and from that of the
+manifest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tasks.protocol.codec import Key, columns_of, leaves_of, tree_like, tree_of
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows
 from worker_config.errors import InputError, ModelError, RowCountError
+from worker_config.manifest import ModelEntry
 
 Step = Callable[[Any], Any]
 Array = np.ndarray[Any, Any]
@@ -30,29 +32,45 @@ Array = np.ndarray[Any, Any]
 ONLY = ""
 
 
-def import_step(name: str) -> Step:
-    """The function of that name.
+def import_step(name: str, folder: str = "") -> Step:
+    """The function of that name; its module may stand in a manifest's folder.
 
     Raises:
         ImportError: there is no such module or function, or the module raises when it is imported.
     """
     module, _, function = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # Celery puts it there only while it looks for its app
-        sys.path.append(here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise ImportError(
-            f"the function {name} ({type(error).__name__}: {telling_line(error)}); modules are looked for in what is "
-            f"installed and in {here}, where the worker was started"
-        ) from error
+    found = _imported(module, function, f"the function {name}", folder)
     if not callable(found):
         raise ImportError(f"{name} is a {type(found).__name__}, not a function")
     step: Step = found
     return step
+
+
+def import_modules(entry: ModelEntry) -> None:
+    """Import what brings the operations and classes that a model needs, as its entry says.
+
+    Raises:
+        ImportError: there is no such module, or it raises when it is imported.
+    """
+    for module in entry.imports:
+        _imported(module, "", f"the module {module} of imports", entry.folder)
+
+
+def _imported(module: str, attribute: str, what: str, folder: str) -> Any:
+    places = list(dict.fromkeys(filter(None, [str(Path.cwd()), folder])))
+    # The first of them Celery puts there only while it looks for its app.
+    sys.path += [place for place in places if place not in sys.path]
+    try:
+        found: Any = importlib.import_module(module)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except Exception as error:
+        beside = f", and in {folder}, where the manifest is" if len(places) > 1 else ""
+        raise ImportError(
+            f"{what} ({type(error).__name__}: {telling_line(error)}); modules are looked for in what is "
+            f"installed and in {places[0]}, where the worker was started{beside}"
+        ) from error
+    return found
 
 
 def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = False) -> tuple[Any, Array | None]:

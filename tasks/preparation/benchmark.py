@@ -22,6 +22,7 @@ from tasks.models.batches import in_batches
 from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back
 from tasks.models.program import FlatArrays, FlatCall
+from tasks.models.user_functions import import_modules
 from tasks.preparation.accuracy_gate import compare
 from tasks.preparation.input_limits import capped, common_range
 from tasks.preparation.reference import GateRows
@@ -43,6 +44,7 @@ def try_executor(
     executor, entry, rows = EXECUTORS[name], snapshot.entry, reference.rows
     exact = executor.precision == "float32"
     try:
+        import_modules(entry)
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
         operators = executor.operators(folder, batch_rows) if executor.operators else ()

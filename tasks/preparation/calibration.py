@@ -28,8 +28,8 @@ MOST_BYTES = 128 * 2**20
 MOST_SECONDS = 60.0
 
 
-def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[FlatArrays, int]:
-    """An array per input, of equally many rows, at most 4,096 and about 128 MiB; and how many the file has.
+def calibration_rows(path: Path, inputs: Sequence[TensorSpec], most: int = MOST_ROWS) -> tuple[FlatArrays, int]:
+    """An array per input, of equally many rows, at most so many and about 128 MiB; and how many the file has.
 
     Raises:
         ConfigError: the file cannot be read, or holds what the model does not take.
@@ -38,7 +38,7 @@ def calibration_rows(path: Path, inputs: Sequence[TensorSpec]) -> tuple[FlatArra
     wanted = f"it should hold rows of {wanted}: .npy for one input, .npz with an array by the name of each"
     value_bytes = max(numpy_dtype(spec.dtype).itemsize for spec in inputs)
     try:
-        rows, count = _read(path, value_bytes)
+        rows, count = _read(path, value_bytes, most)
         fitted = fit(rows, inputs, "of the calibration", ordered=False)
     except OSError as error:
         raise ConfigError(f"the calibration file {path} cannot be read ({error.strerror or error}); {wanted}") from None
@@ -68,20 +68,20 @@ def spread(rows: int, most: int) -> np.ndarray[Any, Any]:
     return np.linspace(0, max(0, rows - 1), min(most, rows)).astype(np.int64)
 
 
-def _read(path: Path, value_bytes: int) -> tuple[Any, int]:
+def _read(path: Path, value_bytes: int, most: int) -> tuple[Any, int]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             # Each is read twice, so that no two are in memory as a whole.
-            count, places = _places({name: arrays[name].shape for name in arrays.files}, value_bytes)
+            count, places = _places({name: arrays[name].shape for name in arrays.files}, value_bytes, most)
             return {name: arrays[name][places] for name in arrays.files}, count
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(loaded, np.ndarray):
         raise ValueError("no .npy file")
-    count, places = _places({"": loaded.shape}, value_bytes)
+    count, places = _places({"": loaded.shape}, value_bytes, most)
     return np.array(loaded[places]), count
 
 
-def _places(shapes: dict[str, tuple[int, ...]], value_bytes: int) -> tuple[int, np.ndarray[Any, Any]]:
+def _places(shapes: dict[str, tuple[int, ...]], value_bytes: int, most: int) -> tuple[int, np.ndarray[Any, Any]]:
     """The rows to take of all arrays, and how many there are."""
     if () in shapes.values():
         raise ValueError("it holds a single value")
@@ -90,4 +90,4 @@ def _places(shapes: dict[str, tuple[int, ...]], value_bytes: int) -> tuple[int, 
         raise ValueError(f"its arrays have {' and '.join(map(str, counts)) or 'no'} rows")
     [count] = counts
     row_bytes = sum(math.prod(shape[1:]) for shape in shapes.values()) * value_bytes
-    return count, spread(count, max(LEAST_ROWS, min(MOST_ROWS, MOST_BYTES // max(1, row_bytes))))
+    return count, spread(count, max(LEAST_ROWS, min(most, MOST_BYTES // max(1, row_bytes))))

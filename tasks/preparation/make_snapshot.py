@@ -25,7 +25,7 @@ from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, pla
 from tasks.models.state import is_half, written
 from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
-from tasks.preparation.reference import make_reference, read_reference
+from tasks.preparation.reference import make_reference, read_reference, refusal_of_blank_rows
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
@@ -54,6 +54,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         files={},
         why=program.why_plain,
         ordered=program.ordered,
+        left_out=program.left_out,
     )
     batch_rows = batch_rows_of(program.inputs, entry)
     if program.run is None or program.why_plain:
@@ -94,7 +95,7 @@ def _with_dependence(snapshot: Snapshot, call: FlatCall, batch_rows: int) -> Sna
 
 
 def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
-    """Look at what the rows of a copied model depend on, and note it in the snapshot's record.
+    """Look at what the rows of a copied model depend on, and whether it takes blank ones; note it in its record.
 
     To be run in a process of its own: what a file makes of rows that were made up may be its process's end.
 
@@ -103,8 +104,11 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     """
     copy = str(folder / "source" / snapshot.source)
     program = open_model(replace(snapshot.entry, path=copy, version=0))
-    batch_rows = batch_rows_of(program.inputs, snapshot.entry)
-    found = _with_dependence(snapshot, plain_call(program), batch_rows)
+    batch_rows, call = batch_rows_of(program.inputs, snapshot.entry), plain_call(program)
+    found = _with_dependence(snapshot, call, batch_rows)
+    refusal = "" if snapshot.entry.calibration else refusal_of_blank_rows(call, program.inputs, batch_rows)
+    if refusal:
+        found = replace(found, why=f"{found.why}; {refusal}")
     (folder / RECORD).write_bytes(to_file(found))
     return found
 
@@ -134,7 +138,7 @@ def _save(program: Program, folder: Path) -> tuple[list[Weight], list[int], list
 def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
     """The same graph on mapped weights gives the same outputs, to the bit."""
     found = read_reference(folder)
-    if not found.rows:
+    if found.why:
         return
     outputs = in_batches(graph.load(folder, snapshot, batch_rows, 1), found.rows, batch_rows)
     for spec, expected, output in zip(snapshot.outputs, found.reference, outputs, strict=True):

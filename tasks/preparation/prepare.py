@@ -24,7 +24,7 @@ from tasks.executors.operation_table import TABLE
 from tasks.models.devices import gpus, limit_threads
 from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest
-from tasks.models.program import batch_rows_of
+from tasks.models.program import batch_rows_of, left_out_note
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.benchmark import try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
@@ -115,8 +115,11 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
     served = msgspec.structs.replace(
         plain, folder=str(folder), snapshot=snapshot, batch_rows=rows, files=snapshot.files, stamps=stamps
     )
+    left_out = left_out_note(snapshot.left_out)
+    if left_out:
+        context.say(f"model {name}: {left_out}")
     if trials is None:
-        return msgspec.structs.replace(served, note=snapshot.why)
+        return msgspec.structs.replace(served, note="; ".join(filter(None, [snapshot.why, left_out])))
     trial, note = choose(
         trials,
         entry,
@@ -130,6 +133,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
         held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"
         note = f"{note}; {held}" if note else held
+    note = "; ".join(filter(None, [note, left_out]))
     built = f"{BUILT}/{trial.executor}"
     return msgspec.structs.replace(
         served,
@@ -175,6 +179,8 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
+    # Another entry of the same version may have made it, whose modules stand elsewhere.
+    snapshot = msgspec.structs.replace(snapshot, entry=entry)
     batch_rows = batch_rows_of(snapshot.inputs, entry)
     reference = read_reference(folder)
     names, left_out = candidates(snapshot, entry, context.gpus)

@@ -107,11 +107,16 @@ class Described(_Record, frozen=True):
     """What `python -m tasks.describe` prints of one model; it has trials where executors were tried on it.
 
     Attributes:
+        info: None where something is wrong with the model.
         trials: as the snapshot's record has them (`tasks/snapshots/record.py`); for people and scripts to read.
+        error: what is wrong with it, and `exit_code` that of a command which needs the model.
     """
 
-    info: ModelInfo
-    trials: list[dict[str, Any]]
+    name: str
+    info: ModelInfo | None = None
+    trials: list[dict[str, Any]] = []
+    error: str = ""
+    exit_code: int = 0
 
 
 class FileOperation(_Record, frozen=True):
@@ -136,7 +141,7 @@ class Inspected(_Record, frozen=True):
 
     Attributes:
         operations: of its graph; those that read files of the model itself are left out.
-        functions: the Python functions that it is, or that are around it.
+        functions: the Python functions that it is, or that are around it, and the modules that it needs.
         refused: why it is not loaded; empty where the manifest allows what it has.
     """
 

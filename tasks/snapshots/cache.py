@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.models.model_version import calibration_digest, file_digest
+from tasks.models.model_version import calibration_digest, file_digest, snapshot_digest
 from tasks.snapshots.record import Snapshot, from_file
 from worker_config.decoding import one_line
 from worker_config.files import sync_file
@@ -29,7 +29,7 @@ from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
 # A snapshot of another version is never used.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 RECORD = "snapshot.json"
 _IN_USE = "in-use"
 _MAKING = ".making-"
@@ -55,10 +55,17 @@ def cache_key(digest: str, entry: ModelEntry, tensorflow: str) -> str:
     """The name of a model's snapshot: what it holds depends on nothing else.
 
     Raises:
-        OSError: the calibration file cannot be read.
+        OSError: the calibration file, or the model's, cannot be read.
     """
     of_rows = calibration_digest(Path(entry.calibration)) if entry.calibration else hashlib.sha256().digest()
-    parts = [digest, tensorflow, str(FORMAT_VERSION), str(entry.batch_rows), str(entry.batch_mib), of_rows.hex()]
+    parts = [
+        snapshot_digest(entry, digest),
+        tensorflow,
+        str(FORMAT_VERSION),
+        str(entry.batch_rows),
+        str(entry.batch_mib),
+        of_rows.hex(),
+    ]
     if entry.allow_file_operations:  # where it is not, nobody may find one that was made when it was
         parts.append("allow_file_operations")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

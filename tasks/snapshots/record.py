@@ -117,6 +117,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         state: the weights that the graph writes to, by their place in `weights`.
         seeds: those of them that are a random generator's.
         dependence: what a row's prediction depends on besides the row; None where no rows could be made up to tell.
+        left_out: outputs that the model has besides, and that are no row's.
     """
 
     version: int
@@ -136,6 +137,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: list[int] = []
     seeds: list[int] = []
     dependence: list[Dependence] | None = None
+    left_out: list[TensorSpec] = []
 
 
 class _Hashed(msgspec.Struct, frozen=True):

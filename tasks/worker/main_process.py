@@ -49,7 +49,7 @@ from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
 from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
-from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit, select
+from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
@@ -182,7 +182,7 @@ def read_entries(settings: Settings) -> dict[str, ModelEntry]:
     Raises:
         ConfigError, UnknownModelError: the manifest, or a name, does not do.
     """
-    return select(read_manifest(settings.models_path), settings.model_set)
+    return read_manifest(settings.models_path, settings.model_set)
 
 
 def request_reload(app: Any) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tasks.models.model_version import digest_or_error, function_digests
+from tasks.models.model_version import digest_or_error, python_digests
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import ModelSet
 from tasks.preparation.prepare import PreparationContext, prepare
@@ -47,7 +47,7 @@ class Reloader:
     requested: bool = False
 
     def __post_init__(self) -> None:
-        self._functions = function_digests(one.entry for one in self.models.current.served.values())
+        self._python = python_digests(one.entry for one in self.models.current.served.values())
         self._forked: Forked | None = None
 
     def look(self) -> bool:
@@ -55,7 +55,7 @@ class Reloader:
         if self._forked is None:
             if self.requested:
                 self.requested = False
-                work = partial(_prepare_all, self.read, self.context, self._functions)
+                work = partial(_prepare_all, self.read, self.context, self._python)
                 self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
             return False
         if not self._forked.is_done():
@@ -76,19 +76,19 @@ class Reloader:
             import_tensorflow()  # before the next fork, where models so far were functions alone
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
         self.models.replace(served, held)
-        self._functions.update(function_digests(one.entry for one in served.values()))
+        self._python.update(python_digests(one.entry for one in served.values()))
         self.say(f"models reloaded: {changed}")
         return True
 
 
 def _prepare_all(
-    read: Callable[[], dict[str, ModelEntry]], context: PreparationContext, functions: Mapping[str, str]
+    read: Callable[[], dict[str, ModelEntry]], context: PreparationContext, imported: Mapping[str, str]
 ) -> dict[str, ServingSpec]:
     entries = read()
-    now = function_digests(entries.values())
-    if changed := sorted(name for name, digest in now.items() if functions.get(name, digest) != digest):
+    now = python_digests(entries.values())
+    if changed := sorted(name for name, digest in now.items() if imported.get(name, digest) != digest):
         raise ConfigError(
-            f"the function {changed[0]} has changed, which running children have imported; start the worker again"
+            f"{changed[0]} has changed, which running children have imported or read; start the worker again"
         )
     served = {name: prepare(name, entry, digest_or_error(name, entry), context) for name, entry in entries.items()}
     for name, one in served.items():

@@ -42,6 +42,11 @@ def test_a_model_that_loses_or_adds_rows_is_an_error_with_its_name(lost) -> None
         run_batches(lambda batch: {"y": np.asarray(lost(batch["x"]))}, {"x": np.ones(4)}, 4, "m")
 
 
+def test_an_output_of_no_row_is_told_with_its_remedy() -> None:
+    with pytest.raises(ModelError, match=r"'y' has 3 rows for a batch of 4 rows; name the others in outputs"):
+        run_batches(lambda batch: {"x": batch["x"], "y": np.ones(3)}, {"x": np.ones(4)}, 4, "m")
+
+
 def seen_by(x: np.ndarray, size: BatchSize) -> list[int]:  # type: ignore[type-arg]
     """The numbers of rows of a model's calls, whose outputs are right."""
     counts = []

@@ -15,7 +15,9 @@ from producer.cli.manifest import check_names, model_digests
 from tasks.child.load_model import load_model
 from tasks.models.formats import open_model
 from tasks.models.model_version import entry_digest
+from tasks.models.source_text import source_text
 from tasks.preparation.serving_spec import ServingSpec
+from tasks.snapshots.cache import cache_key
 from tests.formats import (
     CASES,
     FUNCTIONS,
@@ -368,6 +370,125 @@ def test_the_digest_is_of_all_that_changes_predictions(folder: Path, tmp_path: P
     with pytest.raises(OSError) as lost:
         entry_digest(msgspec.structs.replace(plain, **gate | {"calibration": "/none.npy"}))
     assert str(lost.value.strerror).startswith("its calibration file /none.npy: No such file")
+
+
+@pytest.mark.parametrize(
+    "case", ["SavedModel", ".keras", ".h5", "TFLite with a signature", "TFLite without", "checkpoint"]
+)
+def test_outputs_of_every_format_can_be_chosen(tmp_path: Path, case: str) -> None:
+    known = CASES[case](tmp_path)
+    names = list(known.expected)[:0:-1]  # all but one, in another order
+    model = loaded(known.entry, outputs=names)
+    assert [spec.name for spec in model.info.outputs] == names
+    check_equal(model.predict(known.rows), {name: known.expected[name] for name in names})
+    inputs = list(known.rows)[::-1]
+    both = loaded(known.entry, outputs=names, inputs=inputs)
+    check_equal(
+        both.predict(tuple(known.rows[name] for name in inputs)), {name: known.expected[name] for name in names}
+    )
+    refused(msgspec.structs.replace(known.entry, outputs=[*names, "none"]), "no (output|tensor) 'none' for outputs")
+
+
+def test_outputs_that_are_no_row_s_are_left_out_and_told(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], name="x")])  # type: ignore[untyped-decorator]
+        def serve(self, x: Any) -> Any:
+            constants = {"class_names": tf.constant(["a", "b", "c"]), "version": tf.constant(7)}
+            return {"scores": x[:, :3] * 2, **constants}
+
+    module = Module()
+    tf.saved_model.save(module, tmp_path / "saved", signatures=module.serve)
+    rows = np.random.default_rng(1).random((23, 4), np.float32)
+    model = loaded(ModelEntry(str(tmp_path / "saved")))
+    assert [str(spec) for spec in model.info.outputs] == ["scores (?, 3) float32"]
+    assert "no row for each of the inputs: class_names (3) string, version () int32" in model.info.note
+    np.testing.assert_array_equal(model.predict(rows), rows[:, :3] * 2)
+    np.testing.assert_array_equal(model.predict(rows[:0]), rows[:0, :3])
+    named = loaded(ModelEntry(str(tmp_path / "saved"), outputs=["scores"]))
+    assert named.info.note == ""
+    for name in ("class_names", "version"):
+        refused(ModelEntry(str(tmp_path / "saved"), outputs=[name]), f"its output {name} .* has no row for each")
+
+
+def test_functions_count_by_their_code_and_by_the_files_that_they_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.keras", "vocab.json"):
+        (tmp_path / name).write_bytes(b"any")
+    (tmp_path / "beside").mkdir()
+    source = tmp_path / "beside" / "counted_steps.py"
+    source.write_text("def f(rows):\n    return rows  # as they are\n")
+    entry = ModelEntry(
+        str(tmp_path / "model.keras"),
+        preprocess="counted_steps:f",
+        files=[str(tmp_path / "vocab.json")],
+        folder=str(source.parent),
+    )
+    before, key = entry_digest(entry), cache_key(entry_digest(entry), entry, "2")
+
+    source.write_text("# A remark.\n\ndef f(rows):\n\n    return rows\n")
+    assert entry_digest(entry) == before
+    source.write_text('def f(rows):\n    """A text."""\n    return rows\n')
+    changed = entry_digest(entry)
+    (tmp_path / "vocab.json").write_bytes(b"other")
+    assert len({before, changed, entry_digest(entry)}) == 3
+    assert cache_key(entry_digest(entry), entry, "2") == key, "the snapshot is of the model alone"
+
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(OSError) as lost:
+        entry_digest(entry)
+    assert str(lost.value.strerror) == f"its file {tmp_path}/vocab.json: No such file or directory"
+
+    needing = ModelEntry(entry.path, imports=["counted_steps"], folder=entry.folder)
+    digests = []
+    for text in ("one = 1\n", "one = 1  # one\n", "one = 2\n"):
+        source.write_text(text)
+        digests.append((entry_digest(needing), cache_key(entry_digest(needing), needing, "2")))
+    assert digests[0] == digests[1]
+    assert not set(digests[0]) & set(digests[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("a = '#1'  # 1\n", "a = '#1'"),
+        ('a = """\n# a text\n\n"""\n# none\n', 'a = """\n# a text\n\n"""'),
+        ("def f(\n    a,  # first\n    # all\n):\n    pass\n", "def f(\n    a,\n):\n    pass"),
+        ("a = 'x\u2028# y'\r\nb = 1 # z", "a = 'x\u2028# y'\nb = 1"),
+        ("a = '# unclosed\n", "a = '# unclosed\n"),
+        ("def f(:  # no Python\n", "def f(:  # no Python\n"),
+        ("# coding: latin-1\na = 1\n", "a = 1"),
+    ],
+)
+def test_of_a_python_file_all_counts_but_comments_and_empty_lines(tmp_path: Path, text: str, counts: str) -> None:
+    (tmp_path / "a.py").write_bytes(text.encode())
+    assert source_text(tmp_path / "a.py").decode() == counts
+    (tmp_path / "a.so").write_bytes(text.encode())
+    assert source_text(tmp_path / "a.so") == text.encode()
+
+
+def test_an_operation_or_class_that_is_lacking_is_told_with_its_remedy(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def graph(operation: str) -> ModelEntry:
+        with tf.Graph().as_default() as graph:
+            tf.identity(tf.compat.v1.placeholder(tf.float32, [None, 2], "rows"), name="y")
+        definition = graph.as_graph_def()
+        definition.node[1].op = operation
+        (tmp_path / "a.pb").write_bytes(definition.SerializeToString())
+        return ModelEntry(str(tmp_path / "a.pb"))
+
+    for operation, module in [
+        ("SimpleMLInferenceOpWithHandle", "ydf_tf"),
+        ("WhitespaceTokenizeWithOffsetsV2", "tensorflow_text"),
+        ("MyOwn", "package.module"),
+    ]:
+        refused(graph(operation), rf"needs the operation '{operation}', .* in the manifest, imports = \[\"{module}\"\]")
+    lacking = msgspec.structs.replace(graph("MyOwn"), imports=["no_such_module"], folder=str(tmp_path))
+    refused(lacking, f"the module no_such_module of imports .*, and in {tmp_path}, where the manifest is")
 
 
 def test_functions_are_models(folder: Path) -> None:

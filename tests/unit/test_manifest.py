@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from worker_config.errors import ConfigError, UnknownModelError
-from worker_config.manifest import DEFAULT_BATCH_ROWS, ModelEntry, read_manifest, read_memory_limit, select
+from worker_config.manifest import (
+    DEFAULT_BATCH_ROWS,
+    ModelEntry,
+    model_names,
+    read_manifest,
+    read_memory_limit,
+    select,
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -65,6 +72,15 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\nchain = ["a"]', "models.a.chain names 'a', which is a chain itself"),
         ('[models.a]\nchain = ["b", "b"]\n[models.b]\npath = "b"', "models.a.chain names an entry twice"),
         ('[models.a]\npath = "a"\nmembers = {}', "members"),
+        ('[models.a]\npath = "a"\nfolder = "/"', "folder"),
+        ('[models.a]\npath = "a"\nimports = "m"', "imports"),
+        (
+            '[models.a]\npath = "a"\nimports = ["./m"]',
+            "models.a.imports names './m'; name a module as",
+        ),
+        ('[models.a]\npreprocess = "m:f"\nimports = ["m"]', "models.a.imports is for a model"),
+        ('[models.a]\npath = "a"\nfiles = ["v.json"]', "models.a.files is for functions, which read them"),
+        ('[models.a]\npreprocess = "m:f"\nfiles = ["../v.json"]', "models.a.files is '../v.json', which leads out"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
@@ -108,6 +124,30 @@ def test_a_chain_has_its_members_and_the_functions_around_them(tmp_path: Path) -
     assert [member.drops_rows for member in members.values()] == [True, False, False, False]
     assert members["b"] == entries["b"]
     assert (entries["a"].batch_rows, entries["c"].batch_rows) == (12, 1)
+
+
+def test_what_is_wrong_with_a_model_stops_no_other(tmp_path: Path) -> None:
+    text = '[models.a]\npath = 3\n[models.b]\npath = "b"\n[models.c]\nchain = ["b"]\n[models.d]\nchain = ["a"]\n'
+    manifest = write(tmp_path, text)
+    assert model_names(manifest) == ["a", "b", "c", "d"]
+    assert list(read_manifest(manifest, ["c", "b"])) == ["b", "c"]
+    assert list(read_manifest(manifest, ["c"])["c"].members) == ["b"]
+    for names in ([], ["a"], ["b", "d"]):
+        with pytest.raises(ConfigError, match=r"models\.a: "):
+            read_manifest(manifest, names)
+    with pytest.raises(UnknownModelError, match="no model 'e' in the manifest to hold; there are: a, b, c, d"):
+        read_manifest(manifest, ["e"])
+
+
+def test_a_model_s_own_path_is_a_manifest_of_it(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "3").mkdir(parents=True)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    for path, name in [("tree", "tree"), ("saved", "saved"), ("my model-1.keras", "my_model-1"), ("_é.pb", "model")]:
+        entries = read_manifest(tmp_path / path)
+        assert {name: entry.path for name, entry in entries.items()} == {name: str(tmp_path / path)}
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_manifest(tmp_path)
 
 
 def test_a_worker_may_hold_some_of_the_models_alone() -> None:

@@ -12,6 +12,7 @@ graph_def.py, tensor_names.py and frozen.py make programs of graphs, however the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +23,20 @@ from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
-from tasks.models.program import Program, in_order
-from tasks.models.user_functions import import_step
+from tasks.models.program import Program, in_order, with_outputs
+from tasks.models.user_functions import import_modules, import_step
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
-from worker_config.version_folders import SUFFIXES, served_path
+from worker_config.model_paths import SUFFIXES
+from worker_config.version_folders import served_path
 
 _WHY_PLAIN = "a function is imported by each child"
+_UNKNOWN_OPERATION = re.compile(r"Op type not registered '([^']+)'")
+# Modules whose import registers operations, by the names of these.
+_BROUGHT_BY = {
+    "ydf_tf": re.compile("^SimpleML"),
+    "tensorflow_text": re.compile("Tokeniz|Sentencepiece|[Ww]ordpiece|^TFText|^CaseFold|^NormalizeUTF8"),
+}
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
     ".keras": open_keras,
     ".h5": open_keras,
@@ -43,19 +51,35 @@ def open_model(entry: ModelEntry) -> Program:
     """Read a model; `entry.path` is its file or folder, a tree of versions, a function, or there is none.
 
     Few formats keep an order of the inputs: lists of Keras, and TFLite without signatures. `entry.inputs` gives one.
+    Of the outputs it has those of `entry.outputs`; else all that have a row for each of the inputs.
 
     Raises:
         Exception: whatever its library raises for a file that is none of its kind; ValueError, ImportError and
             FileNotFoundError where we look ourselves.
     """
+    import_modules(entry)
     if not entry.path:
         return Program([], [], why_plain=_WHY_PLAIN)
     if is_function(entry.path):
-        return Program([], [], function=import_step(entry.path), why_plain=_WHY_PLAIN)
+        return Program([], [], function=import_step(entry.path, entry.folder), why_plain=_WHY_PLAIN)
     check_operations(inspect_model(entry), entry)
     path = served_path(entry)
-    program = open_saved_model(path, entry) if path.is_dir() else _FILES[path.suffix](path, entry)
+    try:
+        program = open_saved_model(path, entry) if path.is_dir() else _FILES[path.suffix](path, entry)
+    except Exception as error:
+        if unknown := _UNKNOWN_OPERATION.search(str(error)):
+            raise ValueError(_lacking(unknown[1])) from None
+        raise
+    program = with_outputs(program, entry)
     return in_order(program, entry.inputs) if entry.inputs else program
+
+
+def _lacking(operation: str) -> str:
+    known = next((module for module, names in _BROUGHT_BY.items() if names.search(operation)), "")
+    return (
+        f"it needs the operation {operation!r}, which TensorFlow itself does not have; install the package that brings "
+        f'it, and name its module in the manifest, imports = ["{known or "package.module"}"]'
+    )
 
 
 def inspect_model(entry: ModelEntry) -> list[FileOperation]:

@@ -69,8 +69,9 @@ def _load(path: Path, entry: ModelEntry) -> Any:
         if unknown is None:
             raise
         raise ValueError(
-            f"it needs the class or function {unknown[1]!r}, which is not one of Keras's own; export the model as a "
-            "SavedModel (model.export), which brings what it needs"
+            f"it needs the class or function {unknown[1]!r}, which is not one of Keras's own; name the module that "
+            'registers it in the manifest, imports = ["package.module"], or export the model as a SavedModel '
+            "(model.export), which brings what it needs"
         ) from None
 
 

@@ -16,6 +16,7 @@ from tasks.models.program import FlatCall, Program
 from tasks.models.state import opened_again
 from tasks.models.stderr_filter import hushed
 from tasks.protocol.records import TensorSpec
+from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry
 
 WHY_PLAIN = "a TFLite file is mapped by its interpreter as it is"
@@ -156,7 +157,7 @@ def _said_clearly(call: FlatCall) -> FlatCall:
             lacking = _LACKING.search(str(error))
             if lacking is None:
                 raise
-            raise ValueError(
+            raise ModelLoadError(
                 f"the file has the operation {lacking[1] or lacking[2]!r}, which TensorFlow's interpreter lacks; "
                 "convert it with built-in operations alone, or serve the SavedModel that it was made from"
             ) from None
