@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,30 @@ def needs(graph_def: Any, wanted: Collection[str], fed: Collection[str] = ()) ->
             needed.add(node)
             waiting += map(split_name, nodes[node].input)
     return needed, used
+
+
+def running(graph_def: Any, wanted: Collection[str], functions: Iterable[str] = ()) -> dict[str, list[Any]]:
+    """The nodes that run for the wanted tensors, or in these functions, by the function they are in; "" is the graph.
+
+    Raises:
+        ValueError: a node has an input that is not there.
+    """
+    needed, _ = needs(graph_def, wanted)
+    scopes = {"": [node for node in graph_def.node if node.name in needed]}
+    library = {one.signature.name: one for one in graph_def.library.function}
+    waiting = [*functions, *called(scopes[""], library)]
+    while waiting:
+        name = waiting.pop()
+        if name in library and name not in scopes:
+            scopes[name] = list(library[name].node_def)
+            waiting += called(scopes[name], library)
+    return scopes
+
+
+def called(nodes: Iterable[Any], library: Mapping[str, Any]) -> list[str]:
+    """The functions that nodes call, or hand on."""
+    names = [name for node in nodes for name in (node.op, *(one.name for one in functions_of(node.attr)))]
+    return [name for name in names if name in library]
 
 
 def part(graph_def: Any, wanted: Collection[str], fed: Collection[str] = ()) -> tuple[Any, set[str]]:

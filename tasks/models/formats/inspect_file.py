@@ -15,7 +15,7 @@ from typing import Any
 from tasks.models.formats.file_operations import Graph, touched_by
 from tasks.models.formats.frozen import read_graph
 from tasks.models.formats.keras import layer_operations, read_config
-from tasks.models.formats.saved_model import read_meta_graph
+from tasks.models.formats.saved_model import keeps_optimizer, read_meta_graph
 from tasks.models.formats.sessions import read_meta
 from tasks.models.formats.tensor_names import tensor_names
 from tasks.models.formats.tflite import custom_operations
@@ -56,8 +56,9 @@ def _of_checkpoint(path: Path, entry: ModelEntry) -> list[FileOperation]:
 def _of_saved_model(path: Path, entry: ModelEntry) -> list[FileOperation]:
     meta = read_meta_graph(path, entry.signature)
     outputs = [tensor.name for tensor in meta.signature_def[entry.signature].outputs.values() if tensor.name]
-    if meta.HasField("object_graph_def"):
-        return _graph(meta).touching(outputs, _loaded_functions(meta.object_graph_def, entry.signature))
+    functions = list(_loaded_functions(meta.object_graph_def, entry.signature))
+    if meta.HasField("object_graph_def") and not keeps_optimizer(meta):
+        return _graph(meta).touching(outputs, functions)
     # Looked for first: a protobuf map makes the entry that it is asked for.
     initial = []
     if _INIT_OP in meta.signature_def:
@@ -65,7 +66,7 @@ def _of_saved_model(path: Path, entry: ModelEntry) -> list[FileOperation]:
     initial += [
         name for key in _MAIN_OPS if key in meta.collection_def for name in meta.collection_def[key].node_list.value
     ]
-    return _graph(meta).touching([*outputs, *initial, *_restoring(meta)])
+    return _graph(meta).touching([*outputs, *initial, *_restoring(meta)], functions)
 
 
 def _restoring(meta: Any) -> list[str]:

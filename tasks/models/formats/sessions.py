@@ -1,7 +1,7 @@
 """Reads what TensorFlow 1 wrote with variables, and freezes it in a session of its own.
 
 .meta, .index, .data-*                    checkpoint and its graph
-SavedModel folder without object graph    one signature of it
+SavedModel folder without object graph    one signature of it; or with one that holds an optimizer of Keras 2
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.formats.frozen import frozen_program
-from tasks.models.formats.graph_def import WRITES, needs, split_name
+from tasks.models.formats.graph_def import WRITES, running, split_name
 from tasks.models.formats.tensor_names import tensor_names
 from tasks.models.program import Program
 from worker_config.manifest import ModelEntry
@@ -60,7 +60,7 @@ def read_meta(path: Path) -> Any:
 
 
 def freeze_saved_model(path: Path, tags: Sequence[str], signature: str) -> Program:
-    """One signature of a SavedModel that TensorFlow 1 wrote.
+    """One signature of a SavedModel, read as TensorFlow 1 reads it: without what else its object graph holds.
 
     Raises:
         Exception: it cannot be frozen; ValueError where its graph keeps state besides its variables.
@@ -97,9 +97,9 @@ def _frozen(session: Any, tensors: Sequence[str]) -> Any:
     import tensorflow as tf
 
     graph_def = session.graph.as_graph_def()
-    needed, _ = needs(graph_def, tensors)
+    nodes_running = [node for nodes in running(graph_def, tensors).values() for node in nodes]
     # As a constant a variable would keep its value, and the write would be gone without a word.
-    if writing := next((node for node in graph_def.node if node.name in needed and node.op in WRITES), None):
+    if writing := next((node for node in nodes_running if node.op in WRITES), None):
         raise ValueError(f"the graph writes to a variable, in {writing.name!r} ({writing.op})")
     nodes = list(dict.fromkeys(split_name(tensor)[0] for tensor in tensors))
     return tf.compat.v1.graph_util.convert_variables_to_constants(session, graph_def, nodes)
