@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from worker_config.manifest import ModelEntry
@@ -39,6 +40,18 @@ def served_path(entry: ModelEntry) -> Path:
     return _model_in(folders[entry.version or max(folders)])
 
 
+def ending(path: Path) -> str:
+    """What says which format a file has; a checkpoint may have no name before it."""
+    return path.name if path.name == ".meta" else path.suffix
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a checkpoint, of which one is the `.meta` file at this path."""
+    name = path.name.removesuffix(".meta")
+    form = re.compile(re.escape(name) + r"\.(meta|index|data-\d+-of-\d+)")
+    return [file for file in path.parent.iterdir() if form.fullmatch(file.name)]
+
+
 def _versions(path: Path) -> dict[int, Path]:
     if not path.is_dir() or (path / _SAVED_MODEL).exists():
         return {}
@@ -50,7 +63,7 @@ def _versions(path: Path) -> dict[int, Path]:
 def _model_in(folder: Path) -> Path:
     if (folder / _SAVED_MODEL).exists():
         return folder
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if ending(path) in SUFFIXES)
     if len(files) != 1:
         what = " and ".join(path.name for path in files) if files else "no model"
         raise _missing(f"version {folder.name} holds {what}; it must hold a SavedModel, or one model file")

@@ -22,11 +22,11 @@ from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
-from tasks.models.program import Program, in_order
+from tasks.models.program import Program, check_rows, in_order
 from tasks.models.user_functions import import_step
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
-from worker_config.version_folders import SUFFIXES, served_path
+from worker_config.version_folders import SUFFIXES, ending, served_path
 
 _WHY_PLAIN = "a function is imported by each child"
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
@@ -54,7 +54,8 @@ def open_model(entry: ModelEntry) -> Program:
         return Program([], [], function=import_step(entry.path), why_plain=_WHY_PLAIN)
     check_operations(inspect_model(entry), entry)
     path = served_path(entry)
-    program = open_saved_model(path, entry) if path.is_dir() else _FILES[path.suffix](path, entry)
+    program = open_saved_model(path, entry) if path.is_dir() else _FILES[ending(path)](path, entry)
+    check_rows(program.inputs)
     return in_order(program, entry.inputs) if entry.inputs else program
 
 
@@ -65,6 +66,6 @@ def inspect_model(entry: ModelEntry) -> list[FileOperation]:
         ValueError, FileNotFoundError: as `open_model`.
     """
     path = served_path(entry)
-    if not path.is_dir() and path.suffix not in _FILES:
+    if not path.is_dir() and ending(path) not in _FILES:
         raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
     return inspect_file(path, entry)

@@ -15,6 +15,8 @@ import numpy as np
 
 from tasks.models.state import all_nodes
 
+# In a node: what its outputs were taken for when it was written.
+OUTPUT_SHAPES = "_output_shapes"
 # Less is not worth a place of its own in a snapshot.
 LARGE_BYTES = 64 * 2**10
 # Nodes that nobody consumes, and that are no outputs either.
@@ -42,10 +44,17 @@ def placeholders(graph_def: Any) -> list[str]:
     return [f"{node.name}:0" for node in graph_def.node if node.op == "Placeholder"]
 
 
-def ends(graph_def: Any) -> list[str]:
-    """The tensors of the nodes that no other consumes."""
-    consumed = {split_name(source)[0] for node in graph_def.node for source in node.input}
-    return [f"{node.name}:0" for node in graph_def.node if node.name not in consumed and node.op not in _NO_OUTPUTS]
+def ends(nodes: Iterable[Any]) -> list[str]:
+    """The tensors of the nodes that no other of them consumes."""
+    nodes = list(nodes)
+    consumed = {split_name(source)[0] for node in nodes for source in node.input}
+    return [f"{node.name}:0" for node in nodes if node.name not in consumed and node.op not in _NO_OUTPUTS]
+
+
+def drop_shapes(graph_def: Any) -> None:
+    """Forget the shapes that a graph was written with; TensorFlow finds most of them out again."""
+    for node in all_nodes(graph_def):
+        node.attr.pop(OUTPUT_SHAPES, None)
 
 
 def lift_constants(graph_def: Any) -> dict[str, np.ndarray[Any, Any]]:

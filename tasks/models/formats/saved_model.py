@@ -39,7 +39,7 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
                 raise
         return _without_optimizer(path, tags, entry)
     try:
-        return freeze_saved_model(path, tags, entry.signature)
+        return freeze_saved_model(path, tags, entry.signature, entry.constants)
     except Exception as error:
         why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
         # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
@@ -53,7 +53,7 @@ def keeps_optimizer(meta: Any) -> bool:
 
 def _without_optimizer(path: Path, tags: Sequence[str], entry: ModelEntry) -> Program:
     try:
-        return freeze_saved_model(path, tags, entry.signature)
+        return freeze_saved_model(path, tags, entry.signature, entry.constants)
     except Exception as error:
         raise ValueError(
             "it was saved with its Keras 2 optimizer, which TensorFlow cannot load without Keras 2, and it cannot be "
