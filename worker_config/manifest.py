@@ -9,6 +9,7 @@ batch_mib = 256                 # no more than this together; a larger row goes 
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
+constants = {"training:0" = false}   # placeholders of a graph of TensorFlow 1 that are no rows
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -57,6 +59,13 @@ _ALLOWED = {
     "preprocess": _NO_FUNCTION,
     "postprocess": _NO_FUNCTION,
 }
+# What JSON can hold, in which it counts for the model's version.
+Constant: TypeAlias = (
+    bool
+    | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+    | Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+    | str
+)
 _Function: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"(?a)\A({_FUNCTION.pattern})?\Z")]
 
 
@@ -73,6 +82,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by, and `outputs` those that are wanted.
+        constants: values of a graph's placeholders that are no rows, by tensor name.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.
@@ -101,6 +111,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: str = "serving_default"
     inputs: list[str] = []
     outputs: list[str] = []
+    constants: dict[str, Constant] = {}
     lambdas: bool = False
     allow_file_operations: bool = False
     preprocess: _Function = ""

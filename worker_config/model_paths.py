@@ -11,13 +11,18 @@ SAVED_MODEL = "saved_model.pb"
 
 def is_model(path: Path) -> bool:
     """Whether a path is that of a model by itself: a file of its kind, a SavedModel folder, a tree of versions."""
-    return path.suffix in SUFFIXES or (path / SAVED_MODEL).exists() or bool(versions(path))
+    return ending(path) in SUFFIXES or (path / SAVED_MODEL).exists() or bool(versions(path))
+
+
+def ending(path: Path) -> str:
+    """What says which format a file has; a checkpoint may have no name before it."""
+    return path.name if path.name == ".meta" else path.suffix
 
 
 def name_of(path: Path) -> str:
     """What a model is called that no manifest names: as its file or folder, without what names have not."""
     path = path.absolute()
-    name = path.stem if path.suffix in SUFFIXES else path.name
+    name = path.stem if ending(path) in SUFFIXES else path.name
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-")[:100] or "model"
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from worker_config.manifest import ModelEntry
-from worker_config.model_paths import SAVED_MODEL, SUFFIXES, versions
+from worker_config.model_paths import SAVED_MODEL, SUFFIXES, ending, versions
 
 
 def served_path(entry: ModelEntry) -> Path:
@@ -37,10 +38,17 @@ def served_path(entry: ModelEntry) -> Path:
     return _model_in(folders[entry.version or max(folders)])
 
 
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a checkpoint, of which one is the `.meta` file at this path."""
+    name = path.name.removesuffix(".meta")
+    form = re.compile(re.escape(name) + r"\.(meta|index|data-\d+-of-\d+)")
+    return [file for file in path.parent.iterdir() if form.fullmatch(file.name)]
+
+
 def _model_in(folder: Path) -> Path:
     if (folder / SAVED_MODEL).exists():
         return folder
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if ending(path) in SUFFIXES)
     if len(files) != 1:
         what = " and ".join(path.name for path in files) if files else "no model"
         raise _missing(f"version {folder.name} holds {what}; it must hold a SavedModel, or one model file")

@@ -68,7 +68,6 @@ def load_model(served: ServingSpec) -> LoadedModel:
         state: State | None = None
         batch_seconds, refusal = 0.0, ""
         if entry.has_file:
-            _check_rows(inputs)
             flat = plain_call(program)
             call, state = by_name(flat, inputs, outputs), state_of(flat)
             batch_seconds, refusal = _warm_up(call, served, inputs, batch_rows)
@@ -154,14 +153,6 @@ def _cause(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.strerror:
         return error.strerror
     return typed_line(error, _CAUSE_CHARACTERS)
-
-
-def _check_rows(inputs: list[TensorSpec]) -> None:
-    if not inputs:
-        raise ValueError("it has no inputs")
-    for spec in inputs:
-        if not spec.shape:
-            raise ValueError(f"its input {spec.name!r} is a single value, and not one for each row")
 
 
 def _no_call(arrays: Arrays) -> Arrays:

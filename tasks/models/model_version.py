@@ -8,7 +8,6 @@ else the manifest says that changes predictions.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
@@ -19,7 +18,8 @@ import msgspec
 from tasks.models.source_text import source_text
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
-from worker_config.version_folders import served_path
+from worker_config.model_paths import ending
+from worker_config.version_folders import checkpoint_files, served_path
 
 _DEFAULTS = ModelEntry()
 
@@ -99,7 +99,7 @@ def _with_members(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
     """What else changes predictions, as far as the manifest says it."""
-    keys = ["signature", "inputs", "outputs", "independent_rows"]
+    keys = ["signature", "inputs", "outputs", "constants", "independent_rows"]
     if entry.precision:
         keys += ["precision", "tolerance", "agreement"]
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}
@@ -155,9 +155,8 @@ def model_digest(path: Path) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    if path.suffix == ".meta" and path.is_file():
-        folder, checkpoint = path.parent, re.compile(re.escape(path.stem) + r"\.(meta|index|data-\d+-of-\d+)")
-        files = [p for p in folder.iterdir() if checkpoint.fullmatch(p.name)]
+    if ending(path) == ".meta" and path.is_file():
+        folder, files = path.parent, checkpoint_files(path)
     elif path.is_dir():
         folder, files = path, [p for p in path.rglob("*") if p.is_file()]
     else:

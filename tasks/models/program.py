@@ -55,6 +55,37 @@ class Program:
     left_out: list[TensorSpec] = field(default_factory=list)
 
 
+def check_rows(inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a model that rows cannot be given to.
+
+    Raises:
+        ValueError: it has no inputs, or one that does not have a value for each row.
+    """
+    if not inputs:
+        raise ValueError("it has no inputs")
+    for spec in inputs:
+        if not spec.shape:
+            raise ValueError(
+                f"its input {spec.name!r} is a single value, and not one for each row; {flag_hint(spec.name)}"
+            )
+
+
+def flag_hint(name: str) -> str:
+    """What to do about an input that is no row."""
+    return f'a flag of a graph of TensorFlow 1 is given in the manifest: constants = {{"{name}" = false}}'
+
+
+def check_order(names: Sequence[str], have: Sequence[str]) -> None:
+    """Hold the names of inputs in the manifest against those of the model.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    if sorted(names) != sorted(have):
+        known = ", ".join(map(repr, have))
+        raise ValueError(f"inputs in the manifest are {', '.join(map(repr, names))}; those of the model are {known}")
+
+
 def in_order(program: Program, names: Sequence[str]) -> Program:
     """The same program with its inputs in the order of these names.
 
@@ -62,9 +93,7 @@ def in_order(program: Program, names: Sequence[str]) -> Program:
         ValueError: they are not the names of its inputs.
     """
     have = [spec.name for spec in program.inputs]
-    if sorted(names) != sorted(have):
-        known = ", ".join(map(repr, have))
-        raise ValueError(f"inputs in the manifest are {', '.join(map(repr, names))}; those of the model are {known}")
+    check_order(names, have)
     places = [names.index(name) for name in have]
 
     def reordered(call: Any) -> Any:

@@ -9,6 +9,7 @@ import math
 import re
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tasks.executors.guarded import InputRange
 from tasks.executors.operation_table import judge
 from tasks.models.batches import in_batches
 from tasks.models.error_text import converter_line
-from tasks.models.memory import give_back
+from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
 from tasks.preparation.accuracy_gate import compare
@@ -77,13 +78,15 @@ def try_executor(
                 return replace(tried, agrees=False, why=why)
         if verdict.is_of_finite:
             inputs = capped(inputs, reference.seen)
-        seconds, processor_seconds = _batch_seconds(call, batch)
+        give_back()
+        (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, call, batch))
         give_back()
         return replace(
             tried,
             batch_seconds=seconds,
             own_bytes=max(0, private_bytes() - before),
             processor_seconds=processor_seconds,
+            peak_bytes=peak,
             limit=inputs.limit,
             tiny=inputs.tiny,
             unproven=list(verdict.unknown),

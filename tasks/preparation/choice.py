@@ -17,6 +17,8 @@ from worker_config.manifest import ModelEntry
 FASTER_BY = 1.1
 _ORDER = ("frozen", "tflite", "xla", "bfloat16", "int8")
 SHARE_OF_MEMORY = 0.5
+# What a batch takes while it is run is told from here on: it is there once for each child.
+LARGE_BATCH_BYTES = 512 * 2**20
 
 
 def choose(
@@ -50,6 +52,15 @@ def choose(
         )
     notes += [note for precision in entry.precision if (note := _precision_note(precision, trials, entry, chosen))]
     return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen)))
+
+
+def batch_note(trial: Trial, weight_bytes: int, batch_rows: int) -> str:
+    """That a child needs much memory for a batch, and what to do; empty where it does not."""
+    weights = 0 if EXECUTORS[trial.executor].shares_weights else weight_bytes
+    size = trial.own_bytes + trial.peak_bytes - weights
+    if batch_rows < 2 or size < LARGE_BATCH_BYTES:
+        return ""
+    return f"a batch of {batch_rows} rows takes {_size(size)} in each child; with a smaller batch_rows it takes less"
 
 
 def _looked_at(trials: Trials, entry: ModelEntry, chosen: Trial) -> list[str]:

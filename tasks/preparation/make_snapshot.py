@@ -31,7 +31,8 @@ from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
-from worker_config.version_folders import served_path
+from worker_config.model_paths import ending
+from worker_config.version_folders import checkpoint_files, served_path
 
 
 def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
@@ -150,9 +151,7 @@ def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
     source = folder / "source"
     source.mkdir()
     served = served_path(snapshot.entry)
-    # The other files of a TensorFlow 1 checkpoint have its name, too.
-    beside = served.parent.glob(f"{served.stem}.*") if served.suffix == ".meta" else []
-    for path in {served, *beside}:
+    for path in checkpoint_files(served) if ending(served) == ".meta" else [served]:
         if path.is_dir():
             shutil.copytree(path, source / path.name)
         else:

@@ -28,7 +28,7 @@ from tasks.models.program import batch_rows_of, left_out_note
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.benchmark import try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
-from tasks.preparation.choice import choose
+from tasks.preparation.choice import batch_note, choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
@@ -133,14 +133,15 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
         held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"
         note = f"{note}; {held}" if note else held
-    note = "; ".join(filter(None, [note, left_out]))
+    batch_rows = ExecutorNotes(folder, trial.executor).batch_rows(rows)
+    note = "; ".join(filter(None, [note, left_out, batch_note(trial, snapshot.weight_bytes, batch_rows)]))
     built = f"{BUILT}/{trial.executor}"
     return msgspec.structs.replace(
         served,
         executor=trial.executor,
         trial=trial,
         files=snapshot.files | {name: mark for name, mark in trials.files.items() if name.startswith(built)},
-        batch_rows=ExecutorNotes(folder, trial.executor).batch_rows(rows),
+        batch_rows=batch_rows,
         note=note,
         unproven=trial.unproven,
     )

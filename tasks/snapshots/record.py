@@ -68,6 +68,7 @@ class Trial(msgspec.Struct, frozen=True):
             finite, go to the model's own graph. None where it agrees on all rows.
         tiny: whether it may be given rows with numbers very close to 0.
         rows: how many it was tried on.
+        peak_bytes: what it takes besides while a batch is run.
         classes: of a lower precision: the same share by class of the model's own outputs.
         unproven: operations of which nobody knows whether it gives what the model's own graph gives.
     """
@@ -84,6 +85,7 @@ class Trial(msgspec.Struct, frozen=True):
     tiny: bool = True
     unproven: list[str] = []
     rows: int = 0
+    peak_bytes: int = 0
     classes: list[ClassAgreement] = []
 
 

@@ -42,7 +42,7 @@ def words(scores):
     return np.array([WORDS[int(row.sum() * 7) % len(WORDS)] for row in scores])
 """
 needs_ydf = pytest.mark.skipif(
-    not (importlib.util.find_spec("ydf") and importlib.util.find_spec("ydf_tf")), reason="needs the extra 'forests'"
+    not (importlib.util.find_spec("ydf") and importlib.util.find_spec("ydf_tf")), reason="needs the extra 'kinds'"
 )
 
 

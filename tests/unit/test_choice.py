@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.preparation.candidates import candidates
-from tasks.preparation.choice import choose
+from tasks.preparation.choice import LARGE_BATCH_BYTES, batch_note, choose
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial, Trials
 from worker_config.manifest import ModelEntry
@@ -40,6 +40,16 @@ def test_copies_only_where_memory_allows() -> None:
     assert "tflite would be 2.0 times as fast" in note
     assert "4 copies of 2.0 GB are more than half of the 15.0 GB free" in note
     assert chosen(ENTRY, tflite, children=1)[0] == "tflite"
+
+
+def test_a_batch_that_takes_much_memory_is_told() -> None:
+    weights, of_batch = 4 * 10**8, LARGE_BATCH_BYTES
+    note = "a batch of 64 rows takes 537 MB in each child; with a smaller batch_rows it takes less"
+    assert batch_note(Trial("graph", True, 0.1, of_batch), weights, 64) == note
+    assert batch_note(Trial("graph", True, 0.1, of_batch // 2, peak_bytes=of_batch // 2), weights, 64) == note
+    assert batch_note(Trial("tflite", True, 0.1, weights + of_batch), weights, 64) == note
+    assert batch_note(Trial("tflite", True, 0.1, weights + of_batch - 1), weights, 64) == ""
+    assert batch_note(Trial("graph", True, 0.1, of_batch), weights, 1) == ""
 
 
 def test_memory_preferred() -> None:

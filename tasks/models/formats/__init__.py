@@ -23,11 +23,11 @@ from tasks.models.formats.keras import open_keras
 from tasks.models.formats.saved_model import open_saved_model
 from tasks.models.formats.sessions import open_checkpoint
 from tasks.models.formats.tflite import open_tflite
-from tasks.models.program import Program, in_order, with_outputs
+from tasks.models.program import Program, check_rows, in_order, with_outputs
 from tasks.models.user_functions import import_modules, import_step
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry, is_function
-from worker_config.model_paths import SUFFIXES
+from worker_config.model_paths import SUFFIXES, ending
 from worker_config.version_folders import served_path
 
 _WHY_PLAIN = "a function is imported by each child"
@@ -65,11 +65,12 @@ def open_model(entry: ModelEntry) -> Program:
     check_operations(inspect_model(entry), entry)
     path = served_path(entry)
     try:
-        program = open_saved_model(path, entry) if path.is_dir() else _FILES[path.suffix](path, entry)
+        program = open_saved_model(path, entry) if path.is_dir() else _FILES[ending(path)](path, entry)
     except Exception as error:
         if unknown := _UNKNOWN_OPERATION.search(str(error)):
             raise ValueError(_lacking(unknown[1])) from None
         raise
+    check_rows(program.inputs)
     program = with_outputs(program, entry)
     return in_order(program, entry.inputs) if entry.inputs else program
 
@@ -89,6 +90,6 @@ def inspect_model(entry: ModelEntry) -> list[FileOperation]:
         ValueError, FileNotFoundError: as `open_model`.
     """
     path = served_path(entry)
-    if not path.is_dir() and path.suffix not in _FILES:
+    if not path.is_dir() and ending(path) not in _FILES:
         raise ValueError(f"not a {', '.join(SUFFIXES)} file, nor a SavedModel folder")
     return inspect_file(path, entry)

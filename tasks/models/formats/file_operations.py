@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.models.formats.graph_def import functions_of, needs
+from tasks.models.formats.graph_def import called, running
 from tasks.protocol.records import FileOperation, Touched
 from worker_config.manifest import ModelEntry
 
@@ -103,16 +103,8 @@ class Graph:
         Raises:
             ValueError: a node has an input that is not there.
         """
-        needed, _ = needs(self.graph_def, wanted)
-        scopes = {"": [node for node in self.graph_def.node if node.name in needed]}
-        library = {one.signature.name: one for one in self.graph_def.library.function}
-        waiting = [*functions, *_called(scopes[""], library)]
-        while waiting:
-            name = waiting.pop()
-            if name in library and name not in scopes:
-                scopes[name] = list(library[name].node_def)
-                waiting += _called(scopes[name], library)
-        walk = _Origins(self, library)
+        scopes = running(self.graph_def, wanted, functions)
+        walk = _Origins(self, {one.signature.name: one for one in self.graph_def.library.function})
         found = [
             FileOperation(node.op, f"{scope}/{node.name}".strip("/"), touched)
             for scope, nodes in scopes.items()
@@ -135,7 +127,7 @@ class _Origins:
         self._calls: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         for scope, nodes in self._nodes.items():
             for node in nodes.values():
-                for name in _called([node], library):
+                for name in called([node], library):
                     self._calls[name].append((scope, node))
 
     def reads_an_asset(self, scope: str, node: Any) -> bool:
@@ -184,12 +176,6 @@ class _Origins:
                 yield scope, node.input[first + place]
         if bound is None and not self._calls[function]:
             yield False
-
-
-def _called(nodes: Iterable[Any], library: Mapping[str, Any]) -> list[str]:
-    """The functions that nodes call, or hand on."""
-    names = [name for node in nodes for name in (node.op, *(one.name for one in functions_of(node.attr)))]
-    return [name for name in names if name in library]
 
 
 def _touched(node: Any) -> Touched | None:

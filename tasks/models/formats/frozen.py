@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.models.formats.constants import give_constants
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart, part, split_name
 from tasks.models.formats.tensor_names import some, tensor_names
-from tasks.models.program import Program, output_spec_of, spec_of
+from tasks.models.program import Program, flag_hint, output_spec_of, spec_of
 from tasks.protocol.records import TensorSpec
 from worker_config.manifest import ModelEntry
 
@@ -29,16 +30,16 @@ def open_graph(path: Path, entry: ModelEntry) -> Program:
     Raises:
         ValueError: it is no frozen graph, or has no such tensors; the text names those that it has.
     """
-    graph_def = read_graph(path)
+    graph_def = read_graph(path, entry)
     inputs, outputs = tensor_names(graph_def, entry.inputs, entry.outputs)
     return frozen_program(graph_def, {name: name for name in inputs}, {name: name for name in outputs})
 
 
-def read_graph(path: Path) -> Any:
-    """The GraphDef of a file.
+def read_graph(path: Path, entry: ModelEntry) -> Any:
+    """The GraphDef of a file, with the constants of the manifest.
 
     Raises:
-        ValueError: it is no frozen graph.
+        ValueError: it is no frozen graph, or has no such placeholders.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -50,6 +51,7 @@ def read_graph(path: Path) -> Any:
         graph_def.ParseFromString(path.read_bytes())
     except DecodeError:
         raise ValueError("not a frozen graph: its bytes are no GraphDef") from None
+    give_constants(graph_def, entry.constants)
     return graph_def
 
 
@@ -110,6 +112,8 @@ def _specs(
         if number >= len(tensors):
             raise ValueError(f"no tensor {name!r}; {node!r} has {some([tensor.name for tensor in tensors])}")
         found[name] = tensors[number]
+    if unknown := [name for name in inputs.values() if found[name].shape.rank is None]:
+        raise ValueError(f"{unknown[0]!r} has no known shape; {flag_hint(unknown[0])}")
     return (
         [spec_of(name, found[tensor]) for name, tensor in inputs.items()],
         [output_spec_of(name, found[tensor]) for name, tensor in outputs.items()],

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tasks.models.state import all_nodes
 
+# In a node: what its outputs were taken for when it was written.
+OUTPUT_SHAPES = "_output_shapes"
 # Less is not worth a place of its own in a snapshot.
 LARGE_BYTES = 64 * 2**10
 # Nodes that nobody consumes, and that are no outputs either.
@@ -42,10 +44,17 @@ def placeholders(graph_def: Any) -> list[str]:
     return [f"{node.name}:0" for node in graph_def.node if node.op == "Placeholder"]
 
 
-def ends(graph_def: Any) -> list[str]:
-    """The tensors of the nodes that no other consumes."""
-    consumed = {split_name(source)[0] for node in graph_def.node for source in node.input}
-    return [f"{node.name}:0" for node in graph_def.node if node.name not in consumed and node.op not in _NO_OUTPUTS]
+def ends(nodes: Iterable[Any]) -> list[str]:
+    """The tensors of the nodes that no other of them consumes."""
+    nodes = list(nodes)
+    consumed = {split_name(source)[0] for node in nodes for source in node.input}
+    return [f"{node.name}:0" for node in nodes if node.name not in consumed and node.op not in _NO_OUTPUTS]
+
+
+def drop_shapes(graph_def: Any) -> None:
+    """Forget the shapes that a graph was written with; TensorFlow finds most of them out again."""
+    for node in all_nodes(graph_def):
+        node.attr.pop(OUTPUT_SHAPES, None)
 
 
 def lift_constants(graph_def: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -91,6 +100,30 @@ def needs(graph_def: Any, wanted: Collection[str], fed: Collection[str] = ()) ->
             needed.add(node)
             waiting += map(split_name, nodes[node].input)
     return needed, used
+
+
+def running(graph_def: Any, wanted: Collection[str], functions: Iterable[str] = ()) -> dict[str, list[Any]]:
+    """The nodes that run for the wanted tensors, or in these functions, by the function they are in; "" is the graph.
+
+    Raises:
+        ValueError: a node has an input that is not there.
+    """
+    needed, _ = needs(graph_def, wanted)
+    scopes = {"": [node for node in graph_def.node if node.name in needed]}
+    library = {one.signature.name: one for one in graph_def.library.function}
+    waiting = [*functions, *called(scopes[""], library)]
+    while waiting:
+        name = waiting.pop()
+        if name in library and name not in scopes:
+            scopes[name] = list(library[name].node_def)
+            waiting += called(scopes[name], library)
+    return scopes
+
+
+def called(nodes: Iterable[Any], library: Mapping[str, Any]) -> list[str]:
+    """The functions that nodes call, or hand on."""
+    names = [name for node in nodes for name in (node.op, *(one.name for one in functions_of(node.attr)))]
+    return [name for name in names if name in library]
 
 
 def part(graph_def: Any, wanted: Collection[str], fed: Collection[str] = ()) -> tuple[Any, set[str]]:

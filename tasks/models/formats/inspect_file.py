@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tasks.models.formats.constants import check_no_constants
 from tasks.models.formats.file_operations import Graph, touched_by
 from tasks.models.formats.frozen import read_graph
 from tasks.models.formats.keras import layer_operations, read_config
-from tasks.models.formats.saved_model import read_meta_graph
+from tasks.models.formats.saved_model import keeps_optimizer, read_meta_graph
 from tasks.models.formats.sessions import read_meta
 from tasks.models.formats.tensor_names import tensor_names
 from tasks.models.formats.tflite import custom_operations
+from tasks.models.program import check_order
 from tasks.protocol.records import FileOperation
 from worker_config.manifest import ModelEntry
+from worker_config.model_paths import ending
 
 # What the loader runs of a SavedModel of TensorFlow 1, and of one's tables.
 _INIT_OP = "__saved_model_init_op"
@@ -36,28 +39,36 @@ def inspect_file(path: Path, entry: ModelEntry) -> list[FileOperation]:
     """
     if path.is_dir():
         return _of_saved_model(path, entry)
+    if ending(path) not in (".meta", ".pb"):
+        check_no_constants(entry.constants)
     if path.suffix == ".tflite":
         names = custom_operations(path)
         return [FileOperation(name, path.name, touched_by(name.removeprefix("Flex")) or "unknown") for name in names]
-    if path.suffix == ".meta":
+    if ending(path) == ".meta":
         return _of_checkpoint(path, entry)
     if path.suffix == ".pb":
-        graph_def = read_graph(path)
+        graph_def = read_graph(path, entry)
         return Graph(graph_def).touching(tensor_names(graph_def, entry.inputs, entry.outputs)[1])
     return list(layer_operations(read_config(path)))
 
 
 def _of_checkpoint(path: Path, entry: ModelEntry) -> list[FileOperation]:
-    meta = read_meta(path)
+    meta = read_meta(path, entry)
     outputs = tensor_names(meta.graph_def, entry.inputs, entry.outputs)[1]
     return _graph(meta).touching([*outputs, *_restoring(meta)])
 
 
 def _of_saved_model(path: Path, entry: ModelEntry) -> list[FileOperation]:
     meta = read_meta_graph(path, entry.signature)
-    outputs = [tensor.name for tensor in meta.signature_def[entry.signature].outputs.values() if tensor.name]
     if meta.HasField("object_graph_def"):
-        return _graph(meta).touching(outputs, _loaded_functions(meta.object_graph_def, entry.signature))
+        check_no_constants(entry.constants)
+    if entry.inputs:  # before the model is loaded, which may take long
+        given = meta.signature_def[entry.signature].inputs
+        check_order(entry.inputs, sorted(name for name in given if given[name].name not in entry.constants))
+    outputs = [tensor.name for tensor in meta.signature_def[entry.signature].outputs.values() if tensor.name]
+    functions = list(_loaded_functions(meta.object_graph_def, entry.signature))
+    if meta.HasField("object_graph_def") and not keeps_optimizer(meta):
+        return _graph(meta).touching(outputs, functions)
     # Looked for first: a protobuf map makes the entry that it is asked for.
     initial = []
     if _INIT_OP in meta.signature_def:
@@ -65,7 +76,7 @@ def _of_saved_model(path: Path, entry: ModelEntry) -> list[FileOperation]:
     initial += [
         name for key in _MAIN_OPS if key in meta.collection_def for name in meta.collection_def[key].node_list.value
     ]
-    return _graph(meta).touching([*outputs, *initial, *_restoring(meta)])
+    return _graph(meta).touching([*outputs, *initial, *_restoring(meta)], functions)
 
 
 def _restoring(meta: Any) -> list[str]:

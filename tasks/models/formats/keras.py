@@ -1,6 +1,7 @@
 """Reads Keras files, `.keras` and `.h5`: in safe mode, not compiled.
 
-A Lambda layer is Python code in the file, which runs when it is read: only with `lambdas = true` in the manifest.
+A Lambda layer is Python code in the file, which runs when it is read: only with `lambdas = true` in the manifest. So
+are files of Keras 2 that Keras 3 cannot read: tf_keras, which can, imports whatever module a file names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def open_keras(path: Path, entry: ModelEntry) -> Program:
     graph = Graph(traced.graph.as_graph_def())
     check_operations(graph.touching([tensor.name for tensor in traced.outputs]), entry)
     outputs = [output_spec_of(name, tensor) for name, tensor in zip(output_names, traced.outputs, strict=True)]
-    variables = [variable.value for variable in model.variables]
+    variables = [one if isinstance(one, tf.Variable) else one.value for one in model.variables]
     return Program(inputs, outputs, run=run, variables=variables, tracked=model, ordered=_is_ordered(structure))
 
 
@@ -64,7 +66,9 @@ def _load(path: Path, entry: ModelEntry) -> Any:
     try:
         safe_mode = not (entry.lambdas or entry.allow_file_operations)
         return keras.models.load_model(path, compile=False, safe_mode=safe_mode)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        if version := _keras_2_version(path):
+            return _load_keras_2(path, entry, version)
         unknown = _UNKNOWN.search(str(error))
         if unknown is None:
             raise
@@ -73,6 +77,34 @@ def _load(path: Path, entry: ModelEntry) -> Any:
             'registers it in the manifest, imports = ["package.module"], or export the model as a SavedModel '
             "(model.export), which brings what it needs"
         ) from None
+
+
+def _load_keras_2(path: Path, entry: ModelEntry, version: str) -> Any:
+    is_here = find_spec("tf_keras") is not None
+    if entry.lambdas and is_here:
+        import tf_keras
+
+        return tf_keras.models.load_model(path, compile=False, safe_mode=False)
+    raise ValueError(
+        f"it is a Keras 2 file ({version}), which Keras 3 cannot read; export it as a SavedModel where tf_keras is "
+        "installed, by tf_keras.models.load_model(file).export(folder); or, if you trust the file, "
+        f"{'' if is_here else 'install tf_keras here and '}say lambdas = true in the manifest: then tf_keras reads it"
+    ) from None
+
+
+def _keras_2_version(path: Path) -> str:
+    """The version of Keras that wrote a file, if that is older than 3."""
+    import h5py
+
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            is_told = "metadata.json" in archive.namelist()
+            version = json.loads(archive.read("metadata.json")).get("keras_version", "") if is_told else ""
+    else:
+        with h5py.File(path) as file:
+            version = file.attrs.get("keras_version", "")
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return text if text.startswith(("1.", "2.")) else ""
 
 
 def read_config(path: Path) -> Any:

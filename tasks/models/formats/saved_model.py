@@ -14,26 +14,51 @@ from tasks.models.program import Program, output_spec_of, plain_call, spec_of
 from tasks.models.state import all_nodes, opened_again
 from worker_config.manifest import ModelEntry
 
+# What TensorFlow's loader says of an optimizer whose class it does not know.
+_SLOTS = "add_slot"
+
 
 def open_saved_model(path: Path, entry: ModelEntry) -> Program:
     """The signature `entry.signature` of a SavedModel.
 
     One without an object graph, as TensorFlow 1 writes them, is frozen, because it could be run as it is, but not
-    saved again.
+    saved again; one with an optimizer of Keras 2 is, because its object graph cannot be made again without Keras 2.
 
     Raises:
         ValueError: it is no SavedModel, or has no such signature; the text names those that it has.
     """
     meta = read_meta_graph(path, entry.signature)
-    if meta.HasField("object_graph_def"):
-        return _reopened(path, entry, None, TABLE_WRITES, "it writes to a lookup table, so each chunk opens it anew")
     tags = list(meta.meta_info_def.tags)
+    if meta.HasField("object_graph_def"):
+        try:
+            return _reopened(
+                path, entry, None, TABLE_WRITES, "it writes to a lookup table, so each chunk opens it anew"
+            )
+        except AttributeError as error:
+            if not keeps_optimizer(meta) or _SLOTS not in str(error):
+                raise
+        return _without_optimizer(path, tags, entry)
     try:
-        return freeze_saved_model(path, tags, entry.signature)
+        return freeze_saved_model(path, tags, entry.signature, entry.constants)
     except Exception as error:
         why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
         # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
         return dataclasses.replace(_reopened(path, entry, tags, REFERENCE_WRITES, ""), why_plain=why)
+
+
+def keeps_optimizer(meta: Any) -> bool:
+    """Whether a SavedModel was saved with an optimizer of Keras 2, of which its object graph tells."""
+    return any(node.slot_variables for node in meta.object_graph_def.nodes)
+
+
+def _without_optimizer(path: Path, tags: Sequence[str], entry: ModelEntry) -> Program:
+    try:
+        return freeze_saved_model(path, tags, entry.signature, entry.constants)
+    except Exception as error:
+        raise ValueError(
+            "it was saved with its Keras 2 optimizer, which TensorFlow cannot load without Keras 2, and it cannot be "
+            f"frozen ({telling_line(error)}); save it anew with include_optimizer=False"
+        ) from error
 
 
 def read_meta_graph(path: Path, signature: str) -> Any:
