@@ -286,8 +286,10 @@ def test_models_tell_what_files_touch_and_refuse_what_is_not_allowed(
     assert "size: builtins:len is Python" in lines
 
     np.save(celeriac.folder / "rows.npy", np.array(["/etc/hostname"]))
-    for command in (["models"], ["predict", "reads", "rows.npy", "-o", "out.npy", "--workers", 1]):
-        line = celeriac.refuses(ExitCode.MODEL, *command)
+    listed = celeriac.run("models")
+    assert listed.code == ExitCode.MODEL
+    (marked,) = [line for line in listed.stdout.splitlines() if line.startswith("reads  broken: ")]
+    for line in marked, celeriac.refuses(ExitCode.MODEL, "predict", "reads", "rows.npy", "-o", "out.npy"):
         assert "model reads cannot be loaded from" in line
         assert "ReadFile" in line
         assert "allow_file_operations = true in the manifest" in line
@@ -332,7 +334,7 @@ def test_pruning_without_a_manifest_or_with_a_broker_is_refused(celeriac: Celeri
 
 def test_without_workers_and_jobs_the_lists_say_so(celeriac: Celeriac, system: System) -> None:
     assert celeriac.succeeds("models", "--broker", system.url).stdout == "no models: no worker is up\n"
-    assert celeriac.succeeds("models", "--broker", system.url, "--json").json == {"models": []}
+    assert celeriac.succeeds("models", "--broker", system.url, "--json").json == {"models": [], "broken": {}}
     assert celeriac.succeeds("jobs", "--broker", system.url).stdout == "no jobs\n"
     assert celeriac.succeeds("jobs", "--broker", system.url, "--json").json == {"jobs": []}
 

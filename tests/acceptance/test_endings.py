@@ -191,7 +191,7 @@ def test_an_interrupted_job_of_a_broker_ends_at_once_and_its_worker_serves_on(
     assert told["state"] == "cancelled"
     let_go()
     np.save(celeriac.folder / "rows.npy", many_rows()[-7:])
-    celeriac.succeeds("predict", "held", "rows.npy", "-o", "out.npy", "--broker", system.url, "--quiet")
+    celeriac.succeeds("predict", "held", "rows.npy", "-o", "out.npy", "--broker", system.url, "--quiet", "--force")
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), many_rows()[-7:] * 2)
 
 

@@ -199,7 +199,7 @@ def test_counts_are_not_what_is_handed_out(system: System, keys_here: tuple[str,
         np.testing.assert_array_equal(client.attach(job_id).result(), ROWS * 2)
         put(server, job_id, state="running")
         np.testing.assert_array_equal(client.attach(job_id).result(), ROWS * 2)
-        environ = signing(*keys_here) if keys_here else {}
+        environ = signing(*keys_here)
         fetched = system.celeriac("fetch", job_id, "-o", f"{job_id}.npy", "--json", **environ)
         assert fetched.returncode == ExitCode.OK, fetched
         ledger = msgspec.json.decode(fetched.stdout.splitlines()[-1])["ledger"]
