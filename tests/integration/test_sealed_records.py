@@ -168,7 +168,7 @@ def test_who_has_no_key_sees_jobs_and_fetches_none(signed: System) -> None:
         assert (shown.returncode, job_id in shown.stdout) == (ExitCode.OK, True), shown
         assert shown.stderr.splitlines()[0] == f"celeriac: {told}"
         assert told not in signed.celeriac(*words.split(), **signing(NEW)).stderr
-    fetched = signed.celeriac("fetch", job_id, "-o", "out.npy")
+    fetched = signed.celeriac("fetch", job_id, "-o", "out.npy", **signing())
     assert fetched.returncode == ExitCode.INPUT
     line = f"celeriac: job {job_id}: record/{job_id} is signed; set CELERIAC_SIGNING_KEY here too\n"
     assert fetched.stderr == line
