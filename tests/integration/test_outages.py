@@ -22,7 +22,7 @@ from tasks.protocol.messages import ModelRef, Outputs
 from tasks.protocol.records import JobRecord
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
-from tests.seals import outputs_ref, sealed_answer
+from tests.seals import SEALER, outputs_ref, sealed_answer
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
@@ -139,14 +139,14 @@ def test_a_watch_goes_on_though_a_redis_has_lost_its_job_for_a_while(
     counts = {"predicted": 9}
     job = JobRecord("0123456789ab", ["plus@0"], "rows.npy", "redis", 9, 0.0, time.time(), "there:1", counts)
     with serving(tmp_path_factory.mktemp("s")) as alone, alone.admin() as server:
-        job_store.create(server, job, 600)
+        job_store.create(server, job, SEALER, 600)
         watching = celeriac.start("watch", job.id, "--broker", alone.url)
         wait_until(lambda: f"job {job.id} is running" in watching.stderr.read_text(), "somebody watches")
         server.flushall()
         looks = lambda: server.info("commandstats")["cmdstat_hgetall"]["calls"]  # noqa: E731
         before = looks()
         wait_until(lambda: looks() > before, "the watch has looked in vain")
-        job_store.finish(server, job, JobState.DONE, 600)
+        job_store.finish(server, job, SEALER, JobState.DONE, 600)
         watched = watching.end()
     assert (watched.code, watched.stdout) == (ExitCode.OK, f"job {job.id} is done: 9 of 9 rows predicted\n")
 
