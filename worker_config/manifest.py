@@ -9,6 +9,7 @@ batch_mib = 256                 # no more than this together; a larger row goes 
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]
+columns = {pixels = ["p0..p783"]}   # of which columns of the data set an input is made
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
@@ -32,8 +33,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from worker_config.columns import made_of
 from worker_config.decoding import one_line
-from worker_config.errors import ConfigError, UnknownModelError
+from worker_config.errors import ConfigError, UnknownModelError, UsageError
 
 DEFAULT_BATCH_ROWS = 64
 DEFAULT_BATCH_MIB = 256
@@ -67,6 +69,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by.
+        columns: of inputs, or of what `preprocess` takes, the columns of the data set that each is made of; all others
+            are columns of their own names.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.
@@ -92,6 +96,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: str = "serving_default"
     inputs: list[str] = []
     outputs: list[str] = []
+    columns: dict[str, list[str]] = {}
     lambdas: bool = False
     allow_file_operations: bool = False
     preprocess: _Function = ""
@@ -119,7 +124,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DEFAULTS = ModelEntry()
-_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "chain", "members", "preload"}
+_OF_ALL = {"path", "columns", "preprocess", "postprocess", "drops_rows", "chain", "members", "preload"}
 _OF_MODELS = frozenset(ModelEntry.__struct_fields__) - _OF_ALL
 
 
@@ -204,6 +209,10 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}: a name has letters, digits, '_', '-' and '.', and starts with one of the first")
     if entry.drops_rows and not entry.preprocess:
         raise ConfigError(f"{where}.drops_rows is for a preprocess function, which alone may leave out rows")
+    try:
+        made_of(entry.columns)
+    except UsageError as error:
+        raise ConfigError(f"{where}.columns: {error}") from None
     if not entry.path:
         return _step(entry, where)
     if entry.chain:
@@ -246,13 +255,17 @@ def _chained(name: str, entry: ModelEntry, entries: Mapping[str, ModelEntry], ma
         raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(entries))}")
     if nested := [link for link in entry.chain if entries[link].chain]:
         raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
+    if entry.chain and entry.columns and not entry.preprocess:
+        raise ConfigError(f"the manifest {manifest}: models.{name}.columns is for {entry.chain[0]!r}; write it there")
     if len(set(entry.chain)) < len(entry.chain):
         raise ConfigError(f"{where} names an entry twice")
     if not entry.chain:
         return entry
     members = {link: entries[link] for link in entry.chain}
     if entry.preprocess:
-        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1)
+        first = ModelEntry(
+            columns=entry.columns, preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1
+        )
         members = {f"{name}.preprocess": first, **members}
     if entry.postprocess:
         members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1)

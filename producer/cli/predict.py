@@ -8,8 +8,9 @@ leave_job             --detach: the job stays with the broker
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,6 @@ from producer.cli.summary import reporting_failure
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS
-from producer.sinks.journal import JsonValue
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
@@ -64,7 +64,14 @@ _EXCLUDED = {
 @models_option
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
-@click.option("--columns", help="The columns of a Parquet file to take, as NAME[,NAME...]; all if left out.")
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="[INPUT=]NAME[,NAME...]",
+    help="The columns of INPUT to take, or of which to make an input of the model, as pixels=p0..p783; may be "
+    "repeated.  [default: those that the model needs]",
+)
+@click.option("--array", metavar="NAME", help="The array of an .npz file or a Zarr group to take alone.")
 @click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
@@ -106,7 +113,8 @@ def predict(
     manifest: Path,
     workers: int | None,
     broker_url: str | None,
-    columns: str | None,
+    columns: tuple[str, ...],
+    array: str | None,
     contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
@@ -171,7 +179,7 @@ def predict(
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
-        input_options=_input_options(columns, contents),
+        input_options=_input_options(columns, array, contents),
         manifest=manifest,
         workers=workers,
         broker_url=broker_url,
@@ -207,8 +215,9 @@ def _check_excluded(given: Mapping[str, object]) -> None:
                 raise click.UsageError(f"{other} makes no sense with {option}{reason}")
 
 
-def _input_options(columns: str | None, contents: bool) -> dict[str, JsonValue]:
-    options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+def _input_options(columns: Sequence[str], array: str | None, contents: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"columns": [*columns]} if columns else {}
+    options |= {} if array is None else {"array": array}
     return options | ({"contents": True} if contents else {})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.client import Client
@@ -49,7 +49,7 @@ class PredictRequest:
 
     models: list[str]
     input_path: Path
-    input_options: dict[str, JsonValue]
+    input_options: dict[str, Any]
     manifest: Path
     workers: int | None
     broker_url: str | None

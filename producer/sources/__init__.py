@@ -15,8 +15,10 @@ from typing import Any
 
 from producer.rows.source import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.arrays import ArraySource, from_arrays
+from producer.sources.choose import ColumnNames, choose
 from producer.sources.files import find_files, is_pattern, open_files
 from producer.sources.fingerprint import fingerprint
+from producer.sources.frames import from_frame, is_frame
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
@@ -36,6 +38,7 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "from_batches",
+    "from_frame",
     "from_rows",
     "from_tf_dataset",
     "open_file",
@@ -62,13 +65,15 @@ _IN_MANY_FILES = (".parquet", ".tfrecord")
 _SUFFIX = re.compile(r"(?<=.)(\.npy|\.npz|\.parquet|\.zarr|\.tfrecord)(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$", re.I)
 
 
-def open_source(data: object, **options: Any) -> Source | BatchSource:
+def open_source(data: object, *, columns: ColumnNames | None = None, **options: Any) -> Source | BatchSource:
     """Open any data set.
 
     Args:
         data: a path (.npy, .npz, .parquet, .tfrecord, .zarr, a folder, a pattern with `*`), arrays as for
-            `from_arrays`, a `tf.data.Dataset`, an iterator over rows or an iterable without length, or a source.
-        options: what the function for this kind of data set takes besides, for example `columns` for Parquet.
+            `from_arrays`, a DataFrame or a table of Arrow, a `tf.data.Dataset`, an iterator over rows or an iterable
+            without length, or a source.
+        columns: of a data set of columns by name those to take, as for `choose`.
+        options: what the function for this kind of data set takes besides, for example `contents` for folders.
 
     Raises:
         InputError: the data set cannot be read.
@@ -76,6 +81,8 @@ def open_source(data: object, **options: Any) -> Source | BatchSource:
         ConfigError: a library for this format is not installed.
     """
     opener = _path_opener(os.fspath(data)) if isinstance(data, str | Path) else _object_opener(data)
+    if columns is not None:
+        return choose(open_source(data, **options), columns)
     try:
         inspect.signature(opener).bind(data, **options)
     except TypeError as error:
@@ -87,6 +94,8 @@ def open_source(data: object, **options: Any) -> Source | BatchSource:
 def _object_opener(data: object) -> _Opener:
     if isinstance(data, Source | BatchSource):
         return lambda source: source
+    if is_frame(data):
+        return from_frame
     if is_tf_dataset(data):
         return from_tf_dataset
     # Whatever has a length is taken whole, as an array.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from producer.rows.columns import text_of_times
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional
 from producer.rows.source import Column
@@ -21,6 +22,7 @@ _PLAIN = (
     *("is_integer", "is_floating", "is_boolean", "is_string", "is_large_string", "is_string_view"),
     *("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary"),
 )
+_TIMES = ("is_date", "is_timestamp")
 _LISTS = ("is_list", "is_large_list", "is_fixed_size_list")
 
 
@@ -29,17 +31,59 @@ def plain_type(kind: Any) -> Any:
     return kind.value_type if _is(kind, ("is_dictionary",)) else kind
 
 
-def check_type(kind: Any, where: str) -> None:
-    """Refuse a column of a type that no model takes, or lists of such."""
-    values = kind
-    while _is(values, _LISTS) or _is_tensor(values):
-        values = values.value_type
-    if not _is(plain_type(values), _PLAIN):
-        raise InputError(f"{where}: is {kind}, which no model takes; convert it to numbers, or leave the column out")
+def type_of(schema: Any, name: str) -> Any:
+    """The type of a column, or of a field of structs, whose name has dots; None where there is no such."""
+    if (position := schema.get_field_index(name)) >= 0:
+        return plain_type(schema.field(position).type)
+    head, _, rest = name.partition(".")
+    while rest:
+        if (found := type_of(schema, head)) is not None and _is(found, ("is_struct",)):
+            return type_of(import_optional("pyarrow", "parquet").schema(list(found)), rest)
+        more, _, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return None
+
+
+def values_of(batch: Any, name: str) -> Any:
+    """The column, or the field of structs, which is null where the struct is; of a name that `type_of` knows."""
+    compute = import_optional("pyarrow.compute", "parquet")
+    if (position := batch.schema.get_field_index(name)) >= 0:
+        return batch.column(position)
+    head = next(one for one in batch.schema.names if name.startswith(f"{one}."))
+    values, rest = batch.column(head), name.removeprefix(f"{head}.")
+    while values.type.get_field_index(rest) < 0:
+        head = next(field.name for field in values.type if rest.startswith(f"{field.name}."))
+        values, rest = compute.struct_field(values, head), rest.removeprefix(f"{head}.")
+    return compute.struct_field(values, rest)
+
+
+def whole_column(table: Any, name: str, where: str) -> Column:
+    """The values of a column, or a field of structs, of a table or a record batch; raises InputError as `column_of`."""
+    values = values_of(table, name)
+    return column_of(values.combine_chunks() if hasattr(values, "combine_chunks") else values, where, 0)
+
+
+def is_taken(kind: Any) -> bool:
+    """Whether some model takes such values, or lists of them."""
+    while _is(kind, _LISTS) or _is_tensor(kind):
+        kind = kind.value_type
+    return _is(plain_type(kind), _PLAIN)
+
+
+def check_type(kind: Any, where: str, *, named: bool) -> None:
+    """Refuse a column of a type that no model takes; dates become text where somebody has `named` the column."""
+    is_time = _is(kind, _TIMES)
+    if is_taken(kind) or (is_time and named):
+        return
+    more = "; a field of it is named with a dot, as image.bytes" if _is(kind, ("is_struct",)) else ""
+    more = "; where it is named in `columns` it comes as text" if is_time else more
+    raise InputError(f"{where}: is {kind}, which no model takes; convert it to numbers, or leave the column out{more}")
 
 
 def column_of(column: Any, where: str, first_row: int) -> Column:
     """The values of a column that `check_type` passes: text as objects, lists as one more axis, or as a list of arrays.
+
+    Dates and times become text, as ISO 8601 has them, those with a zone in UTC.
 
     Raises:
         InputError: a value is null; the text names the row, counted from `first_row`, and `where` that is.
@@ -60,7 +104,7 @@ def _values(column: Any, where: str, row_of: _RowOf) -> Column:
     if _is(column.type, _LISTS):
         return _lists(column, where, row_of)
     array: Array = column.to_numpy(zero_copy_only=False)
-    return array
+    return text_of_times(array, where) if array.dtype.kind == "M" else array
 
 
 def _lists(column: Any, where: str, row_of: _RowOf) -> Column:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -14,16 +15,20 @@ import numpy as np
 from producer.rows.columns import runs_of
 from producer.rows.part import Array
 from producer.rows.rebatcher import Rebatcher, pick_rows, picked
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source, Table, table_of
 from producer.sources.arrays import ArraySource
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     """The data set of these rows alone, which are given in ascending order, each one once."""
     label = f"{len(rows)} rows of {source.label}"
+    known, table = table_of(source), None
+    if known:
+        only = known.only
+        table = replace(known, only=lambda names: pick(only(names), rows))
     if isinstance(source, Source):
-        return PickedRows(label, source, rows)
-    return BatchReader(label, len(rows), lambda: _read(source, rows))
+        return PickedRows(label, source, rows, table=table)
+    return BatchReader(label, len(rows), lambda: _read(source, rows), table=table)
 
 
 class PickedRows(SliceReader):
@@ -35,8 +40,15 @@ class PickedRows(SliceReader):
             what they read last.
     """
 
-    def __init__(self, label: str, source: Source, order: Array | range, lock: threading.RLock | None = None) -> None:
-        super().__init__(label, len(order), source.row_bytes, self._picked)
+    def __init__(
+        self,
+        label: str,
+        source: Source,
+        order: Array | range,
+        lock: threading.RLock | None = None,
+        table: Table | None = None,
+    ) -> None:
+        super().__init__(label, len(order), source.row_bytes, self._picked, table)
         self._source, self._order, self._lock = source, order, lock or threading.RLock()
 
     def _picked(self, start: int, stop: int) -> Arrays:

@@ -80,7 +80,7 @@ def function_sources(entries: Iterable[ModelEntry]) -> dict[str, Path]:
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
     """What else changes predictions, as far as the manifest says it."""
-    keys = ["signature", "inputs", "outputs", "independent_rows"]
+    keys = ["signature", "inputs", "outputs", "columns", "independent_rows"]
     if entry.precision:
         keys += ["precision", "tolerance", "agreement"]
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}

@@ -1,0 +1,91 @@
+"""A data set of columns by name --of which some are asked for--> these alone, or inputs that are made of them.
+
+names of columns, by whoever runs a job --choose--> these, side by side where they make one input
+models --for_models--> what any of them needs; all others are left alone
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TypeAlias, cast
+
+from producer.rows.columns import MOST_NAMED
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, SliceReader, Source, table_of
+from tasks.protocol.made_inputs import with_made
+from tasks.protocol.records import ModelInfo
+from worker_config.columns import made_of, parsed
+from worker_config.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+# As the command line has them, such as ["age", "pixels=p0..p783"]; or the columns of each input.
+ColumnNames: TypeAlias = str | Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | BatchSource:
+    """The data set of these columns alone, in this order; ranges, fields and inputs as in `worker_config.columns`.
+
+    Raises:
+        UsageError: the data set has no columns by name, or these are none.
+        InputError: it has no such column, or one that no model takes.
+    """
+    if isinstance(columns, Mapping):
+        inputs = made_of(columns)
+    else:
+        inputs = parsed([columns] if isinstance(columns, str) else columns)
+    if (table := table_of(source)) is None:
+        raise UsageError(f"{source.label}: has no columns by name to choose from; leave out the columns")
+    every = list(dict.fromkeys(name for names in inputs.values() for name in names))
+    taken = table.only(every)
+    if all(names == [name] for name, names in inputs.items()):
+        return taken
+    where = source.label
+
+    def made(rows: object) -> Arrays:
+        whole = with_made(rows, inputs, where)
+        return {name: whole[name] for name in inputs}
+
+    if isinstance(taken, Source):
+        source = taken
+        return SliceReader(where, source.rows, source.row_bytes, lambda start, stop: made(source.take(start, stop)))
+
+    def batches() -> Batches:
+        with closing(taken.batches()) as read:
+            for batch in read:
+                yield cast("dict[str, object]", made(batch))  # type: ignore[misc]
+
+    return BatchReader(where, taken.rows, batches)
+
+
+def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Source | BatchSource:
+    """The data set as these models take it: of columns by name those that any needs; what is left alone is told.
+
+    A function takes all columns, and those besides that `columns` of its entry names.
+
+    Raises:
+        InputError: a column that is needed is of a type that no model takes.
+    """
+    if (table := table_of(source)) is None:
+        return source
+    known = {*table.names, *table.others}
+    needed: dict[str, None] = {}
+    for info in infos:
+        named = made_of(info.columns)
+        if info.preprocess or info.function or not info.inputs:
+            needed |= dict.fromkeys((*table.names, *(name for names in named.values() for name in names)))
+            continue
+        wanted = [name for spec in info.inputs for name in named.get(spec.name, [spec.name])]
+        if len(wanted) == 1 and wanted[0] not in known and len(table.names) == 1 and not named:
+            wanted = list(table.names)  # one column is the only input, whatever the names
+        if not named and not known.issuperset(wanted):
+            return source  # does not fit, which is told with what the model wants
+        needed |= dict.fromkeys(wanted)
+    left = [name for name in table.names if name not in needed]
+    left += [f"{name} ({kind})" for name, kind in table.others.items() if name not in needed]
+    if left:
+        more = len(left) - MOST_NAMED
+        listed = ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed)
+    return source if list(needed) == list(table.names) else table.only(list(needed))
