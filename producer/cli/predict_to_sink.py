@@ -129,8 +129,10 @@ def predict_to_sink(
         sink = begin_again(sink, source.rows, head)
         for name, record in dropped_before.items():
             sink.drop(name, record)
+        sink.output_name = job.output_name
 
     try:
+        sink.output_name = job.output_name
         job.allow_again(begin_from_first_row, first_row=0)
         if head:
             check_same_models(job, head.models)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Self
+
+import numpy as np
 
 from producer.rows.assemble import Layout
 from producer.rows.part import Part
 from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
 from producer.sinks.temp_paths import one_line_errors, sync_folder
-from producer.sinks.writer import Specs, Writer
+from producer.sinks.writer import ROW, Specs, Writer
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
@@ -36,6 +39,7 @@ class Sink:
         dropped: models that failed alone, in this run or a former one, and are not in the output.
         failures: the records of rows without a prediction, in this run or a former one.
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
+        output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
@@ -43,6 +47,7 @@ class Sink:
         self.done_rows = journal.done_rows if journal else 0
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
+        self.output_name = ""
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
         self._is_masked = mask
@@ -115,6 +120,7 @@ class Sink:
         """
         self._check_usable()
         self._check_turn(part)
+        part = self._named(part)
         arrays, numbers = self._layout.accept(part), part.numbers()
         try:
             with one_line_errors(self.path):
@@ -216,6 +222,12 @@ class Sink:
         self._synced_at = time.monotonic()
         rest = max(LEAST_SYNC_SECONDS, (self._synced_at - started) / SYNC_SHARE)
         self._sync_again_seconds = min(self._sync_seconds, rest)
+
+    def _named(self, part: Part) -> Part:
+        """The part with the name of its output, where that is alone and the format has names for such."""
+        if self._writer.holds_one or self.output_name in ("", ROW) or not isinstance(part.outputs, np.ndarray):
+            return part
+        return replace(part, outputs={self.output_name: part.outputs})
 
     def _check_usable(self) -> None:
         if self._failed or self._ended:

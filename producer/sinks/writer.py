@@ -35,6 +35,7 @@ class Writer(ABC):
         any_order: whether rows may come in any order, where their number is known and nobody keeps a journal.
         can_drop: whether a model's outputs have places of their own, so that they can be taken out of rows written.
         nameless: the name in the file of an output without one.
+        holds_one: whether an output that is alone has no name in the file, whatever the model calls it.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
         mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
@@ -43,6 +44,7 @@ class Writer(ABC):
     any_order: ClassVar[bool] = False
     can_drop: ClassVar[bool] = False
     nameless: ClassVar[str] = "output"
+    holds_one: ClassVar[bool] = False
     label: ClassVar[str] = "rows"
 
     def __init__(self, target: OutputTarget) -> None:

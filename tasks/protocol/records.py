@@ -199,6 +199,7 @@ class Plan(_Record, frozen=True):
         workers: those that held the models when the job was left.
         trace: headers that name the trace that the job belongs to.
         on_nonfinite: what a row with a NaN or an infinity does.
+        output_name: what the model calls its single output; empty where there are several, or it has no name.
     """
 
     rows: Count
@@ -210,6 +211,7 @@ class Plan(_Record, frozen=True):
     workers: list[str]
     trace: dict[str, str] = {}
     on_nonfinite: OnNonfinite = "warn"
+    output_name: str = ""
 
     @property
     def chunks(self) -> int:
