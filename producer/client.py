@@ -25,6 +25,7 @@ from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSp
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
 from producer.sources.choose import for_models
+from producer.sources.kept import KeptColumns
 from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -100,14 +101,28 @@ class Client:
         self,
         models: str | Sequence[str],
         data: object,
+        *,
+        keep: str | Sequence[str] = (),
         **options: Unpack[SubmitOptions],
     ) -> OutputTree:
-        """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
-        job = self.submit(models, data, **options)
+        """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it.
+
+        Args:
+            models, data, options: as for `submit`.
+            keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows: a dict of
+                arrays by name then; "row" is the number of each row, "path" that of a file in a folder.
+        """
+        source = open_source(data) if keep else data
+        names = keep.split(",") if isinstance(keep, str) else keep
+        kept = KeptColumns(open_source(source), names, check_names(models)) if keep else None
+        job = self.submit(models, source, **options)
         try:
-            return job.result()
+            outputs = job.result()
+            return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
         finally:
             job.cancel()  # when interrupted; a job that has ended does not mind
+            if kept:
+                kept.close()
 
     @overload
     def submit(

@@ -48,6 +48,7 @@ _EXCLUDED = {
         "--on-error": ": a row that fails ends a detached job",
         "--max-failed": ": a row that fails ends a detached job",
         "--only-failed": ": it is for an output that is finished",
+        "--keep": ": whoever fetches the output does not have INPUT",
     },
     "--dry-run": dict.fromkeys(("--resume", "--only-failed"), ", which begins with the first row and writes nothing"),
     "--only-failed": {
@@ -72,6 +73,11 @@ _EXCLUDED = {
     "repeated.  [default: those that the model needs]",
 )
 @click.option("--array", metavar="NAME", help="The array of an .npz file or a Zarr group to take alone.")
+@click.option(
+    "--keep",
+    metavar="NAME[,NAME...]",
+    help="Columns of INPUT to write beside the predictions; `path` is that of a file, `row` the number of a row.",
+)
 @click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
 @click.option(
@@ -115,6 +121,7 @@ def predict(
     broker_url: str | None,
     columns: tuple[str, ...],
     array: str | None,
+    keep: str | None,
     contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
@@ -165,7 +172,7 @@ def predict(
     _check_excluded(
         {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
         | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
-        | {"--on-error": goes_on, "--max-failed": max_failed is not None}
+        | {"--on-error": goes_on, "--max-failed": max_failed is not None, "--keep": keep}
     )
     if detach and not broker_url:
         raise click.UsageError(
@@ -185,7 +192,9 @@ def predict(
         broker_url=broker_url,
         worker_timeout_seconds=worker_timeout_seconds,
         on_error=on_error,
-        run=RunOptions(chunk_rows, store, compression, max_failed, on_nonfinite, quiet),
+        run=RunOptions(
+            chunk_rows, store, compression, max_failed, on_nonfinite, quiet, keep.split(",") if keep else ()
+        ),
         as_json=as_json,
     )
     if output is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Self
@@ -39,6 +40,7 @@ class Sink:
         dropped: models that failed alone, in this run or a former one, and are not in the output.
         failures: the records of rows without a prediction, in this run or a former one.
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
+        kept: names of columns of the data set that stand beside the outputs; set before `write`.
         output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
     """
 
@@ -48,6 +50,7 @@ class Sink:
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.committed = False
         self.output_name = ""
+        self.kept: Collection[str] = ()
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
         self._is_masked = mask
@@ -87,7 +90,9 @@ class Sink:
         """How rows that failed are marked, and what stands in their place; None where they are not, or not yet."""
         if not self._writer.mask:
             return None
-        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
+        kept = {(name,) for name in self.kept}
+        specs = {key: spec for key, spec in self._layout.kept_specs().items() if key not in kept}
+        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in specs.items()}
         return Fill(self._writer.mask_name, values)
 
     @property

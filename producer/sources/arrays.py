@@ -63,9 +63,9 @@ class ArraySource:
     @property
     def table(self) -> Table | None:
         """Its columns, where they have names."""
-        if not isinstance(self.data, dict):
-            return None
-        return Table(list(self.data), self.only, {name: str(array.dtype) for name, array in self.others.items()})
+        names = list(self.data) if isinstance(self.data, dict) else []
+        others = {name: str(array.dtype) for name, array in self.others.items()}
+        return Table(names, self.only, others) if names or others else None
 
     def only(self, names: Sequence[str]) -> ArraySource:
         """The same data set of these columns alone; raises InputError where it has no such, or no model takes one."""

@@ -67,7 +67,7 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
     Raises:
         InputError: a column that is needed is of a type that no model takes.
     """
-    if (table := table_of(source)) is None:
+    if (table := table_of(source)) is None or not table.names:
         return source
     known = {*table.names, *table.others}
     needed: dict[str, None] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,15 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
     """
     matches = find_files(path)
     label = Path(path).name
+    paths = np.array([str(file.absolute()) for file in matches], dtype=object)
+    source = replace(array_source(paths, label, str(path)), others={"path": paths})
     if not contents:
-        return array_source(np.array([str(file.absolute()) for file in matches], dtype=object), label, str(path))
+        return source
     sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
     row_bytes = sum(sizes) / len(sizes)
-    return SliceReader(label, len(matches), row_bytes, lambda start, stop: _read_files(matches[start:stop]))
+    table = source.table
+    return SliceReader(label, len(matches), row_bytes, lambda start, stop: _read_files(matches[start:stop]), table)
 
 
 def _read_files(files: list[Path]) -> Arrays:
