@@ -141,7 +141,7 @@ def predict(
 ) -> None:
     """Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.
 
-    INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
+    INPUT is an .npy, .npz, .parquet, .csv, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
 

@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 
 from producer.rows.columns import MOST_NAMED
 from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, SliceReader, Source, table_of
+from producer.sources.frames import FrameSource
 from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from worker_config.columns import made_of, parsed
@@ -31,14 +32,10 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
         UsageError: the data set has no columns by name, or these are none.
         InputError: it has no such column, or one that no model takes.
     """
-    if isinstance(columns, Mapping):
-        inputs = made_of(columns)
-    else:
-        inputs = parsed([columns] if isinstance(columns, str) else columns)
+    inputs = inputs_of(columns)
     if (table := table_of(source)) is None:
-        raise UsageError(f"{source.label}: has no columns by name to choose from; leave out the columns")
-    every = list(dict.fromkeys(name for names in inputs.values() for name in names))
-    taken = table.only(every)
+        raise UsageError(f"{source.label}: has no columns by name to choose from; leave out 'columns'")
+    taken = table.only(columns_of_inputs(inputs))
     if all(names == [name] for name, names in inputs.items()):
         return taken
     where = source.label
@@ -57,6 +54,18 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
                 yield cast("dict[str, object]", made(batch))  # type: ignore[misc]
 
     return BatchReader(where, taken.rows, batches)
+
+
+def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:
+    """What each input is made of; raises UsageError where these are no columns."""
+    if isinstance(columns, Mapping):
+        return made_of(columns)
+    return parsed([columns] if isinstance(columns, str) else columns)
+
+
+def columns_of_inputs(inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """All columns that inputs are made of, each one once."""
+    return list(dict.fromkeys(name for names in inputs.values() for name in names))
 
 
 def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Source | BatchSource:
@@ -88,4 +97,5 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
         more = len(left) - MOST_NAMED
         listed = ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed)
-    return source if list(needed) == list(table.names) else table.only(list(needed))
+    is_narrow = list(needed) == list(table.names) and not isinstance(source, FrameSource)
+    return source if is_narrow else table.only(list(needed))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import is_taken, missing_column
+from producer.rows.columns import is_taken, missing_column, text_of_times
 from producer.rows.part import Array
 from producer.rows.source import Arrays, Table, check_slice
 from producer.sources import arrow
@@ -40,6 +40,7 @@ class FrameSource:
 
     Attributes:
         label, rows, path: as of a `Source`.
+        row_bytes: a guess, so that no column need be looked at; what `only` gives knows better.
     """
 
     path = None
@@ -57,6 +58,7 @@ class FrameSource:
             )
         if len(set(self._names)) < max(1, len(self._names)):
             raise InputError(f"{self._where}: has no columns, or two of one name; give each a name of its own")
+        self.row_bytes = 8.0 * len(self._names)
 
     @cached_property
     def _others(self) -> Mapping[str, str]:
@@ -76,11 +78,6 @@ class FrameSource:
     def _all(self) -> ArraySource:
         return self.only(self.table.names)
 
-    @property
-    def row_bytes(self) -> float:
-        """Average bytes of one row of all columns."""
-        return self._all.row_bytes
-
     def take(self, start: int, stop: int) -> Arrays:
         """The rows `[start, stop)` of all columns.
 
@@ -92,8 +89,7 @@ class FrameSource:
 
     def only(self, names: Sequence[str]) -> ArraySource:
         """The data set of these columns; raises InputError where there is no such, or no model takes one."""
-        found = from_arrays({name: self._column(name) for name in names})
-        return found.only(names)  # dates become text
+        return from_arrays({name: self._column(name) for name in names})
 
     def _column(self, name: str) -> Any:
         where = f"{self._where}: column {name!r}"
@@ -112,7 +108,7 @@ def _is_arrow(data: object) -> bool:
 
 
 def _values(column: Any, where: str) -> Array:
-    """The values of a column of pandas, polars or the like; null is none of them, but a NaN of NumPy's floats is."""
+    """The values of a column of pandas, polars or the like, times as text; null is none, but NumPy's NaN is one."""
     if not isinstance(column.dtype, np.dtype):
         nulls = (column.is_null() if hasattr(column, "is_null") else column.isna()).to_numpy()
         if nulls.any():
@@ -120,7 +116,7 @@ def _values(column: Any, where: str) -> Array:
     values: Array = column.to_numpy()
     if values.dtype.hasobject and _is_time(column.dtype):  # with a time zone
         values = column.to_numpy(dtype="datetime64[ns]")
-    return values
+    return text_of_times(values, where) if values.dtype.kind == "M" else values
 
 
 def _is_time(kind: Any) -> bool:

@@ -108,7 +108,7 @@ def test_columns_of_a_parquet_file_are_matched_to_inputs(
     told = celeriac.refuses(
         ExitCode.USAGE, "predict", "pair", "rows.npy", "-o", "x.npz", "--columns", "left", *words[-2:]
     )
-    assert "rows.npy: has no columns by name to choose from; leave out the columns" in told
+    assert "rows.npy: has no columns by name to choose from; leave out 'columns'" in told
 
 
 def test_two_inputs_and_two_outputs_are_predicted_as_the_model_itself_does(

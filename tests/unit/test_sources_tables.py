@@ -26,7 +26,7 @@ TABLE = pa.table(
         "id": ["a", "b", "c"],
         "age": [30, 40, 50],
         "joined": DAYS,
-        "at": pa.array([datetime.datetime(2024, 5, 1, 12, 30)] * 3, pa.timestamp("s", "Europe/Berlin")),
+        "at": pa.array([datetime.datetime(2024, 5, 1, 10, 30)] * 3, pa.timestamp("s", "Europe/Berlin")),
         "p0": [0.0, 1, 2],
         "p1": [3.0, 4, 5],
         "image": [
