@@ -14,6 +14,7 @@ import numpy as np
 
 from producer.rows.columns import columns_of
 from producer.rows.marked import plain, unfed_of
+from producer.rows.objects import odd_texts
 from producer.rows.part import Array, OutputTree, Part
 from producer.rows.rebatcher import Rebatcher, count_rows, picked, skip_rows
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source, table_of
@@ -72,7 +73,7 @@ class KeptColumns:
         """The part with the values of its rows beside its outputs; a single output gets its name, or "output".
 
         Raises:
-            InputError: they cannot be read.
+            InputError: they cannot be read, or one is null, of a row that has a place in the output.
             UsageError: a column is called as an output is.
         """
         values = self._values(part.numbers(), part.start, part.stop)
@@ -105,10 +106,11 @@ class KeptColumns:
         if self._source is not None and start == stop:
             values |= dict.fromkeys(self.names, np.empty(0, object)) | {ROW: values[ROW]}
         elif self._source is not None:
-            rows = self._take(self._source, start, stop)
-            # Rows that are left out, as those that failed are, need no values.
-            if bad := sorted(unfed_of(rows).keys() & set((numbers - start).tolist())):
-                raise InputError(f"{unfed_of(rows)[bad[0]]}, so that it cannot be kept")
+            rows = odd_texts(self._take(self._source, start, stop))
+            # Rows that are left out, as those that failed may be, need no values.
+            if unfed := {at: why for at, why in unfed_of(rows).items() if start + at in numbers}:
+                row = values[ROW][np.searchsorted(numbers, start + min(unfed))]
+                raise InputError(f"{self._label}: row {row} cannot be kept: {unfed[min(unfed)]}")
             for name, column in columns_of(plain(rows), self._label).items():
                 if isinstance(column, list):
                     raise InputError(f"{self._label}: column {name!r} has lists of many lengths, and cannot be kept")
@@ -143,7 +145,7 @@ class KeptColumns:
 
 def _blocks(source: Source | BatchSource) -> Iterator[Rows]:
     """All rows but those that cannot be read."""
-    for rows in _marked_blocks(source):
+    for rows in map(odd_texts, _marked_blocks(source)):
         unfed = [*unfed_of(rows)]
         yield picked(rows, np.delete(np.arange(count_rows(rows)), unfed)) if unfed else rows
 

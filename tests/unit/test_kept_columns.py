@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,23 @@ def test_a_job_knows_the_numbers_of_its_rows() -> None:
     assert marks.numbers().tolist() == [0, 2, 3, 4, 5]
     marks.clear()
     assert marks.numbers().tolist() == []
+
+
+@pytest.mark.parametrize("kind", ["dict", "parquet"])
+def test_a_null_is_an_error_but_in_a_row_that_is_left_out(kind: str, tmp_path: Path) -> None:
+    ids = np.array(["a", None, "c", "d"], object)
+    pq.write_table(pa.table({"id": ids}), tmp_path / "x.parquet")
+    source = open_source({"id": ids} if kind == "dict" else tmp_path / "x.parquet")
+    kept = KeptColumns(source, ["id"])
+    kept.fix_width()
+    outputs: Any = kept.beside(part(0, 4, 1)).outputs
+    assert (outputs["id"].tolist(), outputs["id"].dtype) == (["a", "c", "d"], np.dtype("U1"))
+    with pytest.raises(InputError, match=r"row 1 cannot be kept: .*'id'"):
+        KeptColumns(source, ["id"]).beside(part(0, 4))
+    kept.close()
+
+
+def test_the_path_of_a_file_whose_name_is_no_text_is_kept_escaped(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")).touch()
+    outputs: Any = KeptColumns(open_source(tmp_path), ["path"]).beside(part(0, 1)).outputs
+    assert outputs["path"].tolist() == [f"{tmp_path}/b\\xff"]

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from producer.rows.source import Source, table_of
+from producer.rows.source import Marked, SliceReader, Source, Table, table_of
 from producer.sources import BatchSource, from_batches, open_source
-from producer.sources.choose import ColumnNames, for_models
+from producer.sources.choose import ColumnNames, choose, for_models
 from producer.sources.picked import pick
 from tasks.protocol.records import ModelInfo, TensorSpec
 from worker_config.errors import InputError, UsageError
@@ -254,3 +254,22 @@ def test_a_file_of_one_array_has_none_to_choose(tmp_path: Path) -> None:
     for path in (tmp_path / "x.npy", tmp_path / "x.zarr"):
         with pytest.raises(UsageError, match="is one array; leave out the name 'a'"):
             open_source(path, array="a")
+
+
+def test_an_input_that_is_made_of_columns_has_the_marks_of_these_alone(tmp_path: Path) -> None:
+    fields = pa.array([{"x": 1}, None, {"x": 3}, {"x": None}])
+    pq.write_table(pa.table({"s": fields, "n": [1, 2, None, 4], "left": [None, 1, 2, 3]}), tmp_path / "x.parquet")
+    source: Any = open_source(tmp_path / "x.parquet", columns=["pair=s.x,n"])
+    for chosen, unfed in (source, [1, 2, 3]), (pick(source, np.array([0, 2])), [1]):
+        (batch,) = chosen.marked_batches()
+        assert batch.rows["pair"][0].tolist() == [1, 1]
+        assert sorted(batch.unfed) == unfed
+
+
+def test_a_file_that_cannot_be_read_is_marked_where_an_input_is_made_of_it() -> None:
+    rows: Any = Marked({"a": np.zeros(2), "b": np.ones(2)}, {1: "no such file"})
+    table = Table(["a", "b"], lambda names: reader)
+    reader = SliceReader("x", 2, 8.0, lambda start, stop: rows.rows, lambda start, stop: rows, table)
+    source: Any = choose(reader, {"both": ["a", "b"]})
+    assert source.take(0, 2)["both"].tolist() == [[0, 1], [0, 1]]
+    assert source.take_marked(0, 2).unfed == {1: "no such file"}
