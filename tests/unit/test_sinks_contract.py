@@ -112,8 +112,12 @@ def read_csv(path: Path) -> dict[str, Any]:
         header, *lines = csv.reader(file)
     assert [line[0] for line in lines] == list(map(str, range(len(lines))))
     found: dict[str, dict[tuple[int, ...], Any]] = {}
+    name = ""
     for at, column in enumerate(header[1:], 1):
-        name, *places = re.split(r"_(?=[\d_]+$)|(?<=\d)_(?=\d)", column)
+        # The first value of an array has the place 0, 0; its name may end in a number, as that of a layer does.
+        if not name or not re.fullmatch(rf"{re.escape(name)}(_\d+)+", column):
+            name = re.sub(r"(_0)+$", "", column)
+        places = column.removeprefix(name).split("_")[1:]
         found.setdefault(name, {})[tuple(map(int, places))] = _of_text([line[at] for line in lines])
     return {name: _joined(columns, len(lines)) for name, columns in found.items()}
 
