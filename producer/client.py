@@ -24,6 +24,8 @@ from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
+from producer.sources.choose import for_models
+from producer.sources.kept import KeptColumns
 from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -99,14 +101,28 @@ class Client:
         self,
         models: str | Sequence[str],
         data: object,
+        *,
+        keep: str | Sequence[str] = (),
         **options: Unpack[SubmitOptions],
     ) -> OutputTree:
-        """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it."""
-        job = self.submit(models, data, **options)
+        """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it.
+
+        Args:
+            models, data, options: as for `submit`.
+            keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows: a dict of
+                arrays by name then; "row" is the number of each row, "path" that of a file in a folder.
+        """
+        source = open_source(data) if keep else data
+        names = keep.split(",") if isinstance(keep, str) else keep
+        kept = KeptColumns(open_source(source), names, check_names(models)) if keep else None
+        job = self.submit(models, source, **options)
         try:
-            return job.result()
+            outputs = job.result()
+            return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
         finally:
             job.cancel()  # when interrupted; a job that has ended does not mind
+            if kept:
+                kept.close()
 
     @overload
     def submit(
@@ -159,8 +175,9 @@ class Client:
         Args:
             models: a model's name, or several; each chunk travels once and runs through all of them.
             data: an array with the rows on the first axis; a dict of arrays by input name, or a tuple in the order of
-                the inputs; an iterator over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or
-                what a function of `producer.sources` gives.
+                the inputs; a DataFrame or a table of Arrow, whose columns are matched to inputs by name; an iterator
+                over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or what a function of
+                `producer.sources` gives.
             chunk_rows: rows of one chunk; measured if left out, or one batch where `independent_rows` is false.
             chunk_seconds: what a chunk shall take in a worker, where its rows are not given: longer ones cost less in
                 all, shorter ones are there sooner.
@@ -219,6 +236,7 @@ class Client:
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
+        source = for_models(source, infos)
         model_pinning.check_begins_chunk(infos, first_row, chunk_rows)
         model_pinning.warn(infos)
         if detach:
@@ -261,6 +279,7 @@ class Client:
         names, options = check_names(models), options or JobOptions()
         source = open_source(data)
         infos, slots = self._find(names)
+        source = for_models(source, infos)
         if options.detach:
             check_can_be_left(infos, options)
         return try_out(self._settings, source, infos, slots, options, self._start)

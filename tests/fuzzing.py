@@ -380,6 +380,7 @@ def _targets() -> dict[str, Target]:
         ),
         ".parquet": Target(parquet(compression="zstd"), read_source("x.parquet")),
         ".parquet, plain": Target(parquet(compression="none", use_dictionary=False), read_source("x.parquet")),
+        ".csv": Target(b"n,f,t\n" + b'1,0.5,"a,b"\n' * 200, read_source("x.csv")),
         ".tfrecord": Target(records, read_source("x.tfrecord")),
         ".tfrecord, a length": Target(struct.pack("<Q", 5) + records[12:], of_length),
         ".tfrecord.gz": Target(gzip.compress(records), read_source("x.tfrecord.gz")),
@@ -401,7 +402,7 @@ def _targets() -> dict[str, Target]:
         "batch of an executor": Target(b"32", read_notes),
         "notes of executors": Target(json.dumps("it differed").encode(), read_notes),
     }
-    for suffix in (".npy", ".npz", ".parquet", ".zarr", ".jsonl"):
+    for suffix in (".npy", ".npz", ".parquet", ".zarr", ".jsonl", ".csv"):
         journal = journal_of(suffix)
         targets[f"journal, {suffix}"] = Target(journal, continued(suffix, summed=False))
         targets[f"journal, {suffix}, with checksums"] = Target(journal, continued(suffix, summed=True))

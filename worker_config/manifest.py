@@ -10,6 +10,7 @@ signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
 constants = {"training:0" = false}   # placeholders of a graph of TensorFlow 1 that are no rows
+columns = {pixels = ["p0..p783"]}   # of which columns of the data set an input is made
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
 drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
@@ -37,8 +38,9 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from worker_config.columns import made_of
 from worker_config.decoding import one_line
-from worker_config.errors import ConfigError, UnknownModelError
+from worker_config.errors import ConfigError, UnknownModelError, UsageError
 from worker_config.model_paths import is_model, name_of
 
 T = TypeVar("T")
@@ -83,6 +85,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by, and `outputs` those that are wanted.
         constants: values of a graph's placeholders that are no rows, by tensor name.
+        columns: of inputs, or of what `preprocess` takes, the columns of the data set that each is made of; all others
+            are columns of their own names.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
         allow_file_operations: whether its graph may have operations that touch files, other than those that come with
             the model, the network or Python.
@@ -112,6 +116,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[str] = []
     outputs: list[str] = []
     constants: dict[str, Constant] = {}
+    columns: dict[str, list[str]] = {}
     lambdas: bool = False
     allow_file_operations: bool = False
     preprocess: _Function = ""
@@ -143,7 +148,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _DEFAULTS = ModelEntry()
 _FILLED_IN = ("members", "folder")
-_OF_ALL = {"path", "preprocess", "postprocess", "drops_rows", "files", "chain", "preload", *_FILLED_IN}
+_OF_ALL = {"path", "columns", "preprocess", "postprocess", "drops_rows", "files", "chain", "preload", *_FILLED_IN}
 _OF_MODELS = frozenset(ModelEntry.__struct_fields__) - _OF_ALL
 
 
@@ -257,6 +262,10 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f"{where}.imports names {wrong[0]!r}; name a module as 'package.module'")
     files = [str(_inside(path, folder, f"{where}.files")) for path in entry.files]
     entry = msgspec.structs.replace(entry, files=files, folder=str(folder))
+    try:
+        made_of(entry.columns)
+    except UsageError as error:
+        raise ConfigError(f"{where}.columns: {error}") from None
     if not entry.path:
         return _step(entry, where)
     if entry.chain:
@@ -299,13 +308,21 @@ def _chained(name: str, entry_of: Callable[[str], ModelEntry], known: Collection
         raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(known))}")
     if nested := [link for link in entry.chain if entry_of(link).chain]:
         raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
+    if entry.chain and entry.columns and not entry.preprocess:
+        raise ConfigError(f"the manifest {manifest}: models.{name}.columns is for {entry.chain[0]!r}; write it there")
     if len(set(entry.chain)) < len(entry.chain):
         raise ConfigError(f"{where} names an entry twice")
     if not entry.chain:
         return entry
     members = {link: entry_of(link) for link in entry.chain}
     if entry.preprocess:
-        first = ModelEntry(preprocess=entry.preprocess, drops_rows=entry.drops_rows, batch_rows=1, folder=entry.folder)
+        first = ModelEntry(
+            columns=entry.columns,
+            preprocess=entry.preprocess,
+            drops_rows=entry.drops_rows,
+            batch_rows=1,
+            folder=entry.folder,
+        )
         members = {f"{name}.preprocess": first, **members}
     if entry.postprocess:
         members[f"{name}.postprocess"] = ModelEntry(preprocess=entry.postprocess, batch_rows=1, folder=entry.folder)

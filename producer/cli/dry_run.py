@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from producer.cli.predict_to_sink import most_failed
-from producer.cli.request import PredictRequest, open_input, open_system
+from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
 from producer.doctor.findings import count_of, mib
 from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone
@@ -38,6 +38,7 @@ def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     source, _ = open_input(request)
     check_output(output, force, resume=False)
     run = request.run
+    kept_columns(source, run, request.models, output)  # refuses what the run would
     # A share of rows whose number nobody knows is no limit.
     max_failed = None if source.rows is None and isinstance(run.max_failed, str) else run.max_failed
     # Of the first rows alone: as many of them may fail as of all.

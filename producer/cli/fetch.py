@@ -75,6 +75,7 @@ def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
 def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
     """Write all parts and commit; PredictionFailedError where the job has no whole output, or nobody waited for it."""
     written, record = 0, job.record
+    sink.output_name = job.output_name
     try:
         with progress_bar(record.rows, quiet) as bar, closing(job.parts()) as parts:
             for part in parts:

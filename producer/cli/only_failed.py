@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from producer.cli.predict_to_sink import check_same_models, end_by
-from producer.cli.request import PredictRequest, RunOptions, open_input, open_system
+from producer.cli.request import PredictRequest, RunOptions, kept_columns, open_input, open_system
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
@@ -126,10 +126,12 @@ def predict_failed(
     names = [name for name in models if name not in finished.sidecar.failed_models]
     error: CeleriacError | None = None
     fills, fill = head.on_error == "fill", finished.sidecar.fill
+    picked = pick(source, failed)
+    kept = kept_columns(picked, run, models, path, failed)
     with open_sink(path, finished.rows, force=True, mask=fills) as sink:
         job = client.submit(
             names,
-            pick(source, failed),
+            picked,
             chunk_rows=run.chunk_rows,
             store=run.store,
             compression=run.compression,
@@ -143,8 +145,10 @@ def predict_failed(
                 for part in job.parts():
                     part = widened(part)  # as it is in the file
                     named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
-                    yield replace(part, outputs={names[0]: part.outputs}) if named else part
+                    part = replace(part, outputs={names[0]: part.outputs}) if named else part
+                    yield kept.beside(part, job.output_name) if kept else part
 
+        sink.kept = kept.names if kept else ()
         try:
             check_same_models(job, head.models)
             with OutputReader(path, fill.mark if fill else "") as old:

@@ -8,7 +8,7 @@ leave_job             --detach: the job stays with the broker
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -49,6 +49,7 @@ _EXCLUDED = {
         "--on-error": ": a row that fails ends a detached job",
         "--max-failed": ": a row that fails ends a detached job",
         "--only-failed": ": it is for an output that is finished",
+        "--keep": ": whoever fetches the output does not have INPUT",
     },
     "--dry-run": dict.fromkeys(("--resume", "--only-failed"), ", which begins with the first row and writes nothing"),
     "--only-failed": {
@@ -65,7 +66,19 @@ _EXCLUDED = {
 @models_option
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
-@click.option("--columns", help="The columns of a Parquet file to take, as NAME[,NAME...]; all if left out.")
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="[INPUT=]NAME[,NAME...]",
+    help="The columns of INPUT to take, or of which to make an input of the model, as pixels=p0..p783; may be "
+    "repeated.  [default: those that the model needs]",
+)
+@click.option("--array", metavar="NAME", help="The array of an .npz file or a Zarr group to take alone.")
+@click.option(
+    "--keep",
+    metavar="NAME[,NAME...]",
+    help="Columns of INPUT to write beside the predictions; `path` is that of a file, `row` the number of a row.",
+)
 @click.option("--dtype", help="What raw bytes in an .npy or .npz file are, such as bfloat16.")
 @click.option("--contents", is_flag=True, help="Rows are what the files of INPUT hold, not their paths.")
 @click.option("--chunk-rows", type=click.IntRange(1), help="Rows of one chunk; chosen from the data if left out.")
@@ -114,8 +127,10 @@ def predict(
     manifest: Path,
     workers: int | None,
     broker_url: str | None,
-    columns: str | None,
+    columns: tuple[str, ...],
+    array: str | None,
     dtype: str | None,
+    keep: str | None,
     contents: bool,
     chunk_rows: int | None,
     store: StoreName | None,
@@ -138,7 +153,7 @@ def predict(
 
     MODEL is a name of the manifest, or, embedded, the model's own file or folder, such as digits.keras.
 
-    INPUT is an .npy, .npz, .parquet, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
+    INPUT is an .npy, .npz, .parquet, .csv, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
 
@@ -171,7 +186,7 @@ def predict(
     _check_excluded(
         {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
         | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
-        | {"--on-error": goes_on, "--max-failed": max_failed is not None}
+        | {"--on-error": goes_on, "--max-failed": max_failed is not None, "--keep": keep}
     )
     if detach and not broker_url:
         raise click.UsageError(
@@ -187,13 +202,15 @@ def predict(
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
-        input_options=_input_options(columns, dtype, contents),
+        input_options=_input_options(columns, array, dtype, contents),
         manifest=manifest,
         workers=workers,
         broker_url=broker_url,
         worker_timeout_seconds=worker_timeout_seconds,
         on_error=on_error,
-        run=RunOptions(chunk_rows, store, compression, max_failed, on_nonfinite, quiet),
+        run=RunOptions(
+            chunk_rows, store, compression, max_failed, on_nonfinite, quiet, keep.split(",") if keep else ()
+        ),
         as_json=as_json,
     )
     if output is None:
@@ -223,8 +240,11 @@ def _check_excluded(given: Mapping[str, object]) -> None:
                 raise click.UsageError(f"{other} makes no sense with {option}{reason}")
 
 
-def _input_options(columns: str | None, dtype: str | None, contents: bool) -> dict[str, JsonValue]:
-    options: dict[str, JsonValue] = {} if columns is None else {"columns": [*columns.split(",")]}
+def _input_options(
+    columns: Sequence[str], array: str | None, dtype: str | None, contents: bool
+) -> dict[str, JsonValue]:
+    options: dict[str, JsonValue] = {"columns": [*columns]} if columns else {}
+    options |= {} if array is None else {"array": array}
     options |= {} if dtype is None else {"dtype": dtype}
     return options | ({"contents": True} if contents else {})
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from producer.cli.request import MaxFailed, PredictRequest, RunOptions, open_input, open_system
+from producer.cli.request import MaxFailed, PredictRequest, RunOptions, kept_columns, open_input, open_system
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.job import Job
@@ -22,6 +22,7 @@ from producer.job.progress_bar import paced, shown
 from producer.records.ledger import Ledger
 from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sources import BatchSource, Source
+from producer.sources.kept import KeptColumns
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # For errors of jobs whose output is of a format that cannot.
@@ -60,6 +61,7 @@ def predict_to_output(
     """
     source, described = open_input(request)
     check_output(output, force, resume=resume)
+    kept = kept_columns(source, request.run, request.models, output)
     with open_system(request) as system:
         head = JournalHead(
             source=described,
@@ -77,7 +79,7 @@ def predict_to_output(
             if sink.done_rows and sink.done_rows == source.rows:
                 return finish(sink, head, request.run.max_failed)
             with system.start() as client:
-                return predict_to_sink(client, request.models, source, sink, head, request.run)
+                return predict_to_sink(client, request.models, source, sink, head, request.run, kept)
 
 
 def predict_to_sink(
@@ -87,6 +89,7 @@ def predict_to_sink(
     sink: Sink,
     head: JournalHead | None = None,
     run: RunOptions = _PLAIN,
+    kept: KeptColumns | None = None,
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
 
@@ -99,6 +102,7 @@ def predict_to_sink(
     Args:
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
             treated so, and it is written beside the output. Left out: rows that fail end the job, nothing is written.
+        kept: columns of the data set that are written beside the outputs.
         run: how; `max_failed` counts rows of an earlier run too, `on_nonfinite` is for those of this run alone.
 
     Raises:
@@ -131,8 +135,10 @@ def predict_to_sink(
         sink = begin_again(sink, source.rows, head)
         for name, record in dropped_before.items():
             sink.drop(name, record)
+        sink.output_name, sink.kept = job.output_name, kept.names if kept else ()
 
     try:
+        sink.output_name, sink.kept = job.output_name, kept.names if kept else ()
         job.allow_again(begin_from_first_row, first_row=0)
         if head:
             check_same_models(job, head.models)
@@ -143,7 +149,7 @@ def predict_to_sink(
                         sink.drop(name, record)
                 elif len(models) > 1:  # the outputs of a single model have no name
                     part = replace(part, outputs={names[0]: part.outputs})
-                sink.write(part)
+                sink.write(kept.beside(part, job.output_name) if kept else part)
         sink.commit()
         summary = _summary(sink, started, job.ledger, job)
         if head:
@@ -162,6 +168,8 @@ def predict_to_sink(
         raise PredictionFailedError(error, summary) from error
     finally:
         sink.abort()
+        if kept:
+            kept.close()
 
 
 def _dropped(sink: Sink, on_error: str) -> int:

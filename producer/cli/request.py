@@ -6,19 +6,22 @@ dry_run or leave_job
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.client import Client
 from producer.embedded import local
+from producer.rows.part import Array
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source, fingerprint, open_source
+from producer.sources.kept import ROW, KeptColumns
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
+from worker_config.errors import UsageError
 
 # A number of rows, or a share of them such as "5%"; None for any number.
 MaxFailed: TypeAlias = int | str | None
@@ -26,7 +29,10 @@ MaxFailed: TypeAlias = int | str | None
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How rows travel and what those that fail, or are not finite, do; as in `Client.submit`. Quiet: no progress."""
+    """How rows travel and what those that fail, or are not finite, do; as in `Client.submit`. Quiet: no progress.
+
+    `keep` are columns of the data set that are written beside the predictions.
+    """
 
     chunk_rows: int | None = None
     store: StoreName | None = None
@@ -34,6 +40,7 @@ class RunOptions:
     max_failed: MaxFailed = None
     on_nonfinite: OnNonfinite = "warn"
     quiet: bool = False
+    keep: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class PredictRequest:
 
     models: list[str]
     input_path: Path
-    input_options: dict[str, JsonValue]
+    input_options: dict[str, Any]
     manifest: Path
     workers: int | None
     broker_url: str | None
@@ -98,4 +105,25 @@ def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str,
     if not request.broker_url:
         check_names(request.models, request.manifest)
     seen = fingerprint(request.input_path)  # before it is opened, so that a change after this is never missed
-    return open_source(request.input_path, **request.input_options), {**seen, **request.input_options}
+    described = {**seen, **request.input_options} | ({"keep": [*request.run.keep]} if request.run.keep else {})
+    return open_source(request.input_path, **request.input_options), described
+
+
+def kept_columns(
+    source: Source | BatchSource, run: RunOptions, models: Sequence[str], output: Path, numbers: Array | None = None
+) -> KeptColumns | None:
+    """What stands beside the predictions in `output`; None where that is nothing, or what the format has anyway.
+
+    Raises:
+        UsageError, InputError: as of `KeptColumns`; or the format has no place for it.
+    """
+    suffix = output.suffix.lower()
+    if run.keep and suffix in (".npy", ".zarr"):
+        raise UsageError(
+            f"{output}: {suffix} has no place for columns beside the predictions; use .parquet, .csv, .jsonl or .npz"
+        )
+    names = [name for name in run.keep if name != ROW or suffix == ".npz"]
+    kept = KeptColumns(source, names, models, numbers) if names else None
+    if kept and suffix == ".npz":
+        kept.fix_width()
+    return kept

@@ -97,6 +97,11 @@ class DetachedJob(JobHandle):
             return job_store.expires_at(client, self.id)
 
     @property
+    def output_name(self) -> str:
+        """What the model calls its single output; empty where there are several, or it has no name."""
+        return self._plan.output_name
+
+    @property
     def rows_out(self) -> int:
         """Rows of all parts together."""
         return self._plan.rows

@@ -85,6 +85,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
             ttl_seconds=ttl_seconds,
             workers=sorted({slot.worker for slot in spec.slots}),
             on_nonfinite=options.policy.on_nonfinite,
+            output_name=model_pinning.output_name(spec.infos),
             trace=trace.headers,
         )
         dependent = model_pinning.dependent(spec.infos)

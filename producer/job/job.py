@@ -15,6 +15,7 @@ from producer.job.restartable_runner import RestartableRunner
 from producer.records.job_store import JobState
 from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
+from producer.scheduling import model_pinning
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 
@@ -26,6 +27,7 @@ class Job(JobHandle):
 
     Attributes:
         digests: the SHA-256 of each model's files, by name; the same from the first chunk to the last.
+        output_name: what the model calls its single output; empty where there are several, or it has no name.
         dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
     """
 
@@ -33,6 +35,7 @@ class Job(JobHandle):
         context = runner.run.context
         self.id = context.id
         self.digests = {model.name: model.digest for model in context.spec.models}
+        self.output_name = model_pinning.output_name(context.spec.infos)
         self.dependent = dict(context.record.dependent)
         self._runner = runner
         self._rows = context.feed.rows
@@ -104,11 +107,12 @@ class Job(JobHandle):
         """
         if self._result is None:
             runner = self._runner  # whose thread keeps what is called, and must not keep the job
-            arrays = runner.run.gather()
+            arrays, marks = runner.run.gather(), self._marks
 
             def begin_again() -> None:
                 nonlocal arrays
                 arrays = runner.run.gather()
+                marks.clear()
 
             if not self._begun:
                 runner.allow_restart(begin_again)
@@ -124,7 +128,13 @@ class Job(JobHandle):
             on_again: throws away what was taken; called by whoever takes the next part.
             first_row: where the parts then begin; where the job began, if left out.
         """
-        self._runner.allow_restart(on_again, first_row)
+        marks = self._marks
+
+        def again() -> None:
+            marks.clear()
+            on_again()
+
+        self._runner.allow_restart(again, first_row)
 
     def progress(self) -> Progress:
         """How far the job is; `seconds` until its last part was taken."""
@@ -148,6 +158,14 @@ class Job(JobHandle):
         Of a job whose parts are taken one by one, for the rows of those so far, in the data set's order.
         """
         return self._marks.mask()
+
+    @property
+    def row_numbers(self) -> Array:
+        """Which rows of the data set those of `result()` are: all, but those that failed or were left out on purpose.
+
+        Of a job whose parts are taken one by one, of those so far, in the data set's order.
+        """
+        return self._marks.numbers()
 
     @property
     def more_failures(self) -> int:

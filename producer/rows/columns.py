@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from worker_config.errors import InputError
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256
+# Columns, in an error's text.
+MOST_NAMED = 20
 
 
 def columns_of(tree: object, where: str) -> dict[str, Any]:
@@ -77,6 +79,11 @@ def check_rows(dtype: np.dtype[Any], dimensions: int, where: str) -> None:
     check_dtype(dtype, where)
 
 
+def is_taken(dtype: np.dtype[Any]) -> bool:
+    """Whether some model takes such values, as far as NumPy knows."""
+    return not (issubclass(dtype.type, np.void) or dtype.kind in "mM")
+
+
 def check_dtype(dtype: np.dtype[Any], where: str) -> None:
     """Refuse a dtype that no model takes."""
     if issubclass(dtype.type, np.void) and not dtype.names:
@@ -88,6 +95,34 @@ def check_dtype(dtype: np.dtype[Any], where: str) -> None:
         raise InputError(f"{where}: its dtype {dtype} is structured; save each field as a plain numeric array")
     if dtype.kind in "mM":
         raise InputError(f"{where}: its dtype {dtype} is a time, which no model takes; convert it to numbers")
+
+
+def text_of_times(times: Array, where: str) -> Array:
+    """Dates and times as ISO 8601 has them, such as 2024-05-01T12:00:00.
+
+    Raises:
+        InputError: one is NaT.
+    """
+    if (missing := np.isnat(times)).any():
+        row = int(np.flatnonzero(missing)[0])
+        raise InputError(f"{where}: row {row} is NaT, which is no time; fill it before, or leave the column out")
+    return np.datetime_as_string(times).astype(object)
+
+
+def missing_column(where: str, name: str, names: Iterable[str]) -> InputError:
+    """The error for a column that is not there."""
+    return InputError(f"{where}: has no column {name!r}; its columns are {_listed(names)}")
+
+
+def no_array(where: str, name: str, names: Iterable[str]) -> InputError:
+    """The error for an array that a file of several does not have."""
+    return InputError(f"{where}: has no array {name!r}; its arrays are {_listed(names)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = [repr(name) for name in names]
+    more = len(known) - MOST_NAMED
+    return (", ".join(known[:MOST_NAMED]) or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def check_lengths(lengths: dict[str, int], where: str) -> int:

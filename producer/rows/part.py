@@ -87,14 +87,22 @@ class Part:
 
 
 class Marks:
-    """Which rows of many parts have a filler, however many parts there are: memory only for those with failed rows."""
+    """Which rows many parts have, and which of these have a filler: memory only where rows failed or are missing."""
 
     def __init__(self) -> None:
         # Runs of parts: first row, last row, rows of their arrays, and which are filled, None for none.
         self._runs: list[tuple[int, int, int, Array | None]] = []
+        self._missing: list[Array] = []  # rows that parts lack
+
+    def clear(self) -> None:
+        """Forget all parts; they come again."""
+        self._runs.clear()
+        self._missing.clear()
 
     def add(self, part: Part) -> None:
         """Take in a part, each chunk's once."""
+        if part.skipped:
+            self._missing.append(np.setdiff1d(np.arange(part.start, part.stop), part.numbers(), assume_unique=True))
         mask = part.failed_mask if part.failed else None
         run = (part.start, part.stop, part.rows, mask if mask is not None and mask.any() else None)
         if self._runs and run[3] is None and self._runs[-1][1] == part.start and self._runs[-1][3] is None:
@@ -106,11 +114,22 @@ class Marks:
         """Booleans, for all rows so far, in the data set's order."""
         whole = np.zeros(sum(rows for _, _, rows, _ in self._runs), np.bool_)
         end = 0
-        for _, _, rows, mask in sorted(self._runs, key=lambda run: run[:2]):
+        for _, _, rows, mask in sorted(self._runs, key=_place):
             if mask is not None:
                 whole[end : end + rows] = mask
             end += rows
         return whole
+
+    def numbers(self) -> Array:
+        """Which rows of the data set these are, in its order."""
+        none = np.empty(0, np.int64)
+        runs = sorted(self._runs, key=_place)
+        numbers = np.concatenate([none, *(np.arange(start, stop) for start, stop, _, _ in runs)])
+        return numbers[~np.isin(numbers, np.concatenate([none, *self._missing]))] if self._missing else numbers
+
+
+def _place(run: tuple[int, int, int, Array | None]) -> tuple[int, int]:
+    return run[:2]
 
 
 class RowSpec(NamedTuple):

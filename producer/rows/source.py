@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
@@ -91,6 +91,28 @@ class BatchSource(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a data set with columns by name has besides its rows; its attribute `table`.
+
+    Attributes:
+        names: the columns that it gives.
+        only: gives the same data set of these columns alone, in this order; raises InputError where one is not there,
+            or is of a type that no model takes.
+        others: columns that it gives only to who names them, since no model takes them as they are, each with its type.
+    """
+
+    names: Sequence[str]
+    only: Callable[[Sequence[str]], Source | BatchSource]
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+def table_of(source: Source | BatchSource) -> Table | None:
+    """The columns of a data set; None where they have no names, or nobody knows them beforehand."""
+    table: Table | None = getattr(source, "table", None)
+    return table
+
+
 class BatchReader:
     """A data set that a function reads; `once` where it cannot be read a second time.
 
@@ -107,9 +129,11 @@ class BatchReader:
         read: Callable[[], Batches],
         once: bool = False,
         read_marked: Callable[[], Batches] | None = None,
+        table: Table | None = None,
     ) -> None:
         self.label = label
         self.rows = rows
+        self.table = table
         self._read = read
         self._read_marked = read_marked or read
         self._once = once
@@ -154,8 +178,10 @@ class SliceReader:
         row_bytes: float,
         read: Callable[[int, int], Arrays],
         read_marked: Callable[[int, int], Rows] | None = None,
+        table: Table | None = None,
     ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
+        self.table = table
         self._read, self._read_marked = read, read_marked or cast("Callable[[int, int], Rows]", read)
 
     def take(self, start: int, stop: int) -> Arrays:

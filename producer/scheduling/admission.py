@@ -9,6 +9,7 @@ import numpy as np
 
 from producer.sources import BatchSource, Source
 from tasks.protocol.codec import columns_of, is_ragged, tree_like
+from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import fit, named
 from worker_config.errors import UsageError
@@ -34,7 +35,11 @@ def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
     Raises:
         InputError: a model does not take such rows.
     """
+    given = rows
     for info in infos:
+        if not all(map(len, columns_of(given).values())) and info.columns:
+            continue  # no rows have no columns that inputs could be made of
+        rows = with_made(given, info.columns, f"model {info.name}", [spec.name for spec in info.inputs])
         if info.preprocess or info.function:
             continue
         if not is_ragged(rows):

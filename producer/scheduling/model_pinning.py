@@ -89,6 +89,13 @@ def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
     return ", ".join(texts[:MOST_WORKERS_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def output_name(infos: Sequence[ModelInfo]) -> str:
+    """What a single output of a single model is called; empty where a function gives it, which has no name for it."""
+    [first, *others] = infos
+    is_named = not (others or first.postprocess or first.function) and len(first.outputs) == 1
+    return first.outputs[0].name if is_named else ""
+
+
 def output_row_bytes(infos: Iterable[ModelInfo]) -> float:
     """Bytes of one row of all outputs, without those whose shape or size nobody knows beforehand."""
     from tasks.protocol.codec import DTYPES  # with NumPy, which `celeriac status` does without

@@ -65,5 +65,5 @@ def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, Fai
 def _row_bytes(part: Part, written: int, suffix: str) -> float:
     """Of what is packed nobody knows before how small it becomes: as it is in memory, but for text."""
     arrays = [array for _, array in leaves_of(part.outputs) if isinstance(array, np.ndarray)]
-    as_text = suffix == ".jsonl" or any(array.dtype.hasobject for array in arrays)
+    as_text = suffix in (".jsonl", ".csv") or any(array.dtype.hasobject for array in arrays)
     return (written if as_text else sum(array.nbytes for array in arrays)) / part.rows

@@ -98,6 +98,8 @@ class ColumnsWriter(FileWriter):
 class NpyWriter(ColumnsWriter):
     """One array in an `.npy` file."""
 
+    holds_one = True
+
     @property
     def mask_name(self) -> str:
         """The file beside it."""

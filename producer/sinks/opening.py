@@ -7,6 +7,7 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
+from producer.sinks.csv import CsvWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.jsonl import JsonLinesWriter
 from producer.sinks.npy import NpyWriter
@@ -24,6 +25,7 @@ _WRITERS: dict[str, type[Writer]] = {
     ".parquet": ParquetWriter,
     ".zarr": ZarrWriter,
     ".jsonl": JsonLinesWriter,
+    ".csv": CsvWriter,
 }
 
 # The endings of a name that say what is written.

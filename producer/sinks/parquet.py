@@ -46,7 +46,7 @@ class ParquetWriter(FileWriter):
         self.check_no_row_column(specs)
         fields = [self._arrow.field(ROW, self._arrow.int64())]
         for key, spec in specs.items():
-            value = _value_type(self._arrow, spec, first[key])
+            value = value_type(self._arrow, spec, first[key])
             if value is None or 0 in spec.shape:
                 rows = f"rows of {spec}" if value else str(spec.dtype)
                 raise OutputError(
@@ -164,8 +164,8 @@ class _RowGroups:
         self._held, self._held_bytes = [], 0
 
 
-def _value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
-    """Give the type of one value; None where Parquet has none."""
+def value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
+    """Give the type of one value in Arrow's form; None where there is none."""
     if spec.dtype.kind in "OUS":
         is_binary = spec.dtype.kind == "S" or (spec.dtype.hasobject and any(isinstance(v, bytes) for v in first.flat))
         return arrow.binary() if is_binary else arrow.string()

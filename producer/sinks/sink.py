@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from typing import Self
+
+import numpy as np
 
 from producer.rows.assemble import Layout
 from producer.rows.part import Part, flatten, output_name
@@ -14,7 +18,7 @@ from producer.rows.widen import widened
 from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
 from producer.sinks.temp_paths import one_line_errors, sync_folder
-from producer.sinks.writer import Specs, Writer
+from producer.sinks.writer import ROW, Specs, Writer
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
@@ -41,6 +45,8 @@ class Sink:
         failures: the records of rows without a prediction, in this run or a former one.
         accepted: changes of data set or models between runs that wrote this output, which the user has accepted.
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
+        kept: names of columns of the data set that stand beside the outputs; set before `write`.
+        output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
@@ -49,6 +55,8 @@ class Sink:
         self.dropped_rows = journal.dropped_rows if journal else 0
         self.accepted = list(journal.accepted) if journal else []
         self.committed = False
+        self.output_name = ""
+        self.kept: Collection[str] = ()
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
         self._is_masked = mask
@@ -89,7 +97,9 @@ class Sink:
         """How rows that failed are marked, and what stands in their place; None where they are not, or not yet."""
         if not self._writer.mask:
             return None
-        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in self._layout.kept_specs().items()}
+        kept = {(name,) for name in self.kept}
+        specs = {key: spec for key, spec in self._layout.kept_specs().items() if key not in kept}
+        values = {self._writer.name(key): json_filler(spec.dtype) for key, spec in specs.items()}
         return Fill(self._writer.mask_name, values)
 
     @property
@@ -122,6 +132,7 @@ class Sink:
         """
         self._check_usable()
         self._check_turn(part)
+        part = self._named(part)
         if self._writer.widens:
             part = self._widened(part)
         arrays, numbers = self._layout.accept(part), part.numbers()
@@ -243,6 +254,12 @@ class Sink:
                         after[key].dtype,
                     )
         return wide
+
+    def _named(self, part: Part) -> Part:
+        """The part with the name of its output, where that is alone and the format has names for such."""
+        if self._writer.holds_one or self.output_name in ("", ROW) or not isinstance(part.outputs, np.ndarray):
+            return part
+        return replace(part, outputs={self.output_name: part.outputs})
 
     def _check_usable(self) -> None:
         if self._failed or self._ended:

@@ -36,6 +36,7 @@ class Writer(ABC):
         can_drop: whether a model's outputs have places of their own, so that they can be taken out of rows written.
         widens: whether it holds NumPy's own dtypes alone, so that bfloat16 and the like come as the next of these.
         nameless: the name in the file of an output without one.
+        holds_one: whether an output that is alone has no name in the file, whatever the model calls it.
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
         mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
@@ -45,6 +46,7 @@ class Writer(ABC):
     can_drop: ClassVar[bool] = False
     widens: ClassVar[bool] = True
     nameless: ClassVar[str] = "output"
+    holds_one: ClassVar[bool] = False
     label: ClassVar[str] = "rows"
 
     def __init__(self, target: OutputTarget) -> None:

@@ -34,6 +34,7 @@ class ZarrWriter(Writer):
 
     any_order = True
     can_drop = True
+    holds_one = True
 
     def __init__(self, target: OutputTarget) -> None:
         super().__init__(target)

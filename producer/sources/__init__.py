@@ -9,14 +9,17 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from producer.rows.source import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.arrays import ArraySource, from_arrays
+from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
+from producer.sources.csv import open_csv
 from producer.sources.files import find_files, is_pattern, open_files
 from producer.sources.fingerprint import fingerprint
+from producer.sources.frames import from_frame, is_frame
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
@@ -36,8 +39,10 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "from_batches",
+    "from_frame",
     "from_rows",
     "from_tf_dataset",
+    "open_csv",
     "open_file",
     "open_files",
     "open_parquet",
@@ -52,23 +57,28 @@ _FORMATS: dict[str, _Opener] = {
     ".npy": open_file,
     ".npz": open_file,
     ".parquet": open_parquet,
+    ".csv": open_csv,
     ".tfrecord": open_tfrecord,
     ".zarr": open_zarr,
 }
 # The files of one data set, in these formats, may be many.
-_IN_MANY_FILES = (".parquet", ".tfrecord")
+_IN_MANY_FILES = (".parquet", ".csv", ".tfrecord")
 
 # Also x.tfrecords, x.tfrecord.gz and x.tfrecord-00000-of-00010.
-_SUFFIX = re.compile(r"(?<=.)(\.npy|\.npz|\.parquet|\.zarr|\.tfrecord)(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$", re.I)
+_SUFFIX = re.compile(
+    r"(?<=.)(\.npy|\.npz|\.parquet|\.csv|\.zarr|\.tfrecord)(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$", re.I
+)
 
 
-def open_source(data: object, **options: Any) -> Source | BatchSource:
+def open_source(data: object, *, columns: ColumnNames | None = None, **options: Any) -> Source | BatchSource:
     """Open any data set.
 
     Args:
-        data: a path (.npy, .npz, .parquet, .tfrecord, .zarr, a folder, a pattern with `*`), arrays as for
-            `from_arrays`, a `tf.data.Dataset`, an iterator over rows or an iterable without length, or a source.
-        options: what the function for this kind of data set takes besides, for example `columns` for Parquet.
+        data: a path (.npy, .npz, .parquet, .csv, .tfrecord, .zarr, a folder, a pattern with `*`), arrays as for
+            `from_arrays`, a DataFrame or a table of Arrow, a `tf.data.Dataset`, an iterator over rows or an iterable
+            without length, or a source.
+        columns: of a data set of columns by name those to take, as for `choose`.
+        options: what the function for this kind of data set takes besides, for example `contents` for folders.
 
     Raises:
         InputError: the data set cannot be read.
@@ -76,6 +86,15 @@ def open_source(data: object, **options: Any) -> Source | BatchSource:
         ConfigError: a library for this format is not installed.
     """
     opener = _path_opener(os.fspath(data)) if isinstance(data, str | Path) else _object_opener(data)
+    if columns is not None:
+        # Whoever reads a file by columns does not look at the others.
+        by_column = "columns" in inspect.signature(opener).parameters
+        more = {"columns": columns_of_inputs(inputs_of(columns))} if by_column else {}
+        return choose(_opened(data, opener, {**options, **more}), columns)
+    return _opened(data, opener, options)
+
+
+def _opened(data: object, opener: _Opener, options: Mapping[str, Any]) -> Source | BatchSource:
     try:
         inspect.signature(opener).bind(data, **options)
     except TypeError as error:
@@ -87,6 +106,8 @@ def open_source(data: object, **options: Any) -> Source | BatchSource:
 def _object_opener(data: object) -> _Opener:
     if isinstance(data, Source | BatchSource):
         return lambda source: source
+    if is_frame(data):
+        return from_frame
     if is_tf_dataset(data):
         return from_tf_dataset
     # Whatever has a length is taken whole, as an array.

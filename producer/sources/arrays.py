@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,21 +14,26 @@ from producer.rows.columns import (
     check_lengths,
     check_rows,
     columns_of,
+    is_taken,
+    missing_column,
     place,
     row_bytes,
     runs_of,
     taken_dtype,
+    text_of_times,
     to_array,
 )
 from producer.rows.objects import check_objects
 from producer.rows.part import Array, RowSpec
 from producer.rows.read_errors import one_line_errors
-from producer.rows.source import Arrays, check_slice
+from producer.rows.source import Arrays, Table, check_slice
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.
 Stamp: TypeAlias = tuple[int, int]
+
+_MOST_IN_LABEL = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +49,7 @@ class ArraySource:
         path: the `.npy` file whose own bytes are what `take` gives, so that who can open the file needs no copy of
             the rows; None where there is no such file.
         stamp: size and time of the file when it was opened; None for what is in memory.
+        others: further columns, of types that no model takes; dates are given as texts to who names them.
     """
 
     rows: int
@@ -53,6 +59,25 @@ class ArraySource:
     data: Arrays
     path: Path | None = None
     stamp: Stamp | None = None
+    others: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table | None:
+        """Its columns, where they have names."""
+        names = list(self.data) if isinstance(self.data, dict) else []
+        others = {name: str(array.dtype) for name, array in self.others.items()}
+        return Table(names, self.only, others) if names or others else None
+
+    def only(self, names: Sequence[str]) -> ArraySource:
+        """The same data set of these columns alone; raises InputError where it has no such, or no model takes one."""
+        columns: dict[str, Array] = {**columns_of(self.data, self.label), **self.others}
+        for name in names:
+            if name not in columns:
+                raise missing_column(self.label, name, columns)
+            if columns[name].dtype.kind == "M":
+                columns[name] = text_of_times(columns[name], place(self.label, name))
+            check_rows(columns[name].dtype, columns[name].ndim, place(self.label, name))
+        return array_source({name: columns[name] for name in names}, self.label, self.label, None, self.stamp)
 
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.
@@ -103,28 +128,40 @@ def from_arrays(data: object) -> ArraySource:
 
     Args:
         data: an array, anything that NumPy can make one of (`__array__`, a list of numbers or strings), a dict of
-            such by input name, or a tuple of such in the order of the model's inputs.
+            such by input name, or a tuple of such in the order of the model's inputs. A record array is a dict of its
+            fields.
 
     Raises:
         InputError: not an array, ragged, without a first axis, of a dtype that no model takes, or with different
             numbers of rows.
     """
     where = "the data set"
+    if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
+        data = {name: data[name] for name in data.dtype.names}
     arrays = {name: _as_rows(value, name) for name, value in columns_of(data, where).items()}
-    label = ", ".join(f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items())
+    labels = [f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items()]
+    more = len(labels) - _MOST_IN_LABEL
+    label = ", ".join(labels[:_MOST_IN_LABEL]) + (f" and {more} more" if more > 0 else "")
     return array_source(tree_like(data, arrays), label, where)
 
 
 def array_source(
     data: Arrays, label: str, where: str, path: Path | None = None, stamp: Stamp | None = None
 ) -> ArraySource:
-    """Check the arrays against each other and make the data set of them; raise InputError as `from_arrays`."""
+    """Check the arrays against each other and make the data set of them; raise InputError as `from_arrays`.
+
+    Of arrays by name those of a dtype that no model takes are put aside, unless all are.
+    """
     arrays: dict[str, Array] = columns_of(data, where)
+    others = {}
+    if isinstance(data, Mapping) and any(is_taken(array.dtype) for array in arrays.values()):
+        others = {name: array for name, array in arrays.items() if array.ndim and not is_taken(array.dtype)}
+        arrays = data = {name: array for name, array in arrays.items() if name not in others}
     for name, array in arrays.items():
         check_rows(array.dtype, array.ndim, place(where, name))
-    rows = check_lengths({name: len(array) for name, array in arrays.items()}, where)
+    rows = check_lengths({name: len(array) for name, array in {**arrays, **others}.items()}, where)
     specs = {name: RowSpec(taken_dtype(array.dtype), array.shape[1:]) for name, array in arrays.items()}
-    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path, stamp)
+    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path, stamp, others)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

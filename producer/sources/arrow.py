@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from producer.rows.columns import text_of_times
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional
 from producer.rows.rebatcher import values_at
@@ -18,6 +19,7 @@ _PLAIN = (
     *("is_integer", "is_floating", "is_boolean", "is_string", "is_large_string", "is_string_view"),
     *("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary"),
 )
+_TIMES = ("is_date", "is_timestamp")
 _LISTS = ("is_list", "is_large_list", "is_fixed_size_list")
 
 
@@ -26,49 +28,96 @@ def plain_type(kind: Any) -> Any:
     return kind.value_type if _is(kind, ("is_dictionary",)) else kind
 
 
-def check_type(kind: Any, where: str) -> None:
-    """Refuse a column of a type that no model takes, or lists of such."""
-    values = kind
-    while _is(values, _LISTS) or _is_tensor(values):
-        values = values.value_type
-    if not _is(plain_type(values), _PLAIN):
-        raise InputError(f"{where}: is {kind}, which no model takes; convert it to numbers, or leave the column out")
+def type_of(schema: Any, name: str) -> Any:
+    """The type of a column, or of a field of structs, whose name has dots; None where there is no such."""
+    if (position := schema.get_field_index(name)) >= 0:
+        return plain_type(schema.field(position).type)
+    head, _, rest = name.partition(".")
+    while rest:
+        if (found := type_of(schema, head)) is not None and _is(found, ("is_struct",)):
+            return type_of(import_optional("pyarrow", "parquet").schema(list(found)), rest)
+        more, _, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return None
+
+
+def values_of(batch: Any, name: str) -> Any:
+    """The column, or the field of structs, which is null where the struct is; of a name that `type_of` knows."""
+    compute = import_optional("pyarrow.compute", "parquet")
+    if (position := batch.schema.get_field_index(name)) >= 0:
+        return batch.column(position)
+    head = next(one for one in batch.schema.names if name.startswith(f"{one}."))
+    values, rest = batch.column(head), name.removeprefix(f"{head}.")
+    while values.type.get_field_index(rest) < 0:
+        head = next(field.name for field in values.type if rest.startswith(f"{field.name}."))
+        values, rest = compute.struct_field(values, head), rest.removeprefix(f"{head}.")
+    return compute.struct_field(values, rest)
+
+
+def whole_column(table: Any, name: str, where: str) -> Column:
+    """The values of a column, or a field of structs, of a table or a record batch; raises InputError at a null."""
+    values = values_of(table, name)
+    values = values.combine_chunks() if hasattr(values, "combine_chunks") else values
+    if (nulls := _null_rows(values)) is not None and nulls.any():
+        raise InputError(_null_text(where, int(nulls.argmax())))
+    return _values(values, where)
+
+
+def is_taken(kind: Any) -> bool:
+    """Whether some model takes such values, or lists of them."""
+    while _is(kind, _LISTS) or _is_tensor(kind):
+        kind = kind.value_type
+    return _is(plain_type(kind), _PLAIN)
+
+
+def check_type(kind: Any, where: str, *, named: bool) -> None:
+    """Refuse a column of a type that no model takes; dates become text where somebody has `named` the column."""
+    is_time = _is(kind, _TIMES)
+    if is_taken(kind) or (is_time and named):
+        return
+    more = "; a field of it is named with a dot, as image.bytes" if _is(kind, ("is_struct",)) else ""
+    more = "; where it is named in `columns` it comes as text" if is_time else more
+    raise InputError(f"{where}: is {kind}, which no model takes; convert it to numbers, or leave the column out{more}")
 
 
 def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Rows:
     """The columns of a batch, which `check_type` passes; rows that are or hold null are marked.
 
-    Text comes as objects, lists as one more axis, or as a list of arrays where their lengths differ.
+    Text comes as objects, dates and times as text in ISO 8601, those with a zone in UTC; lists as one more axis, or as
+    a list of arrays where their lengths differ.
 
     Args:
         batch: a RecordBatch.
-        names: of the columns to take.
+        names: of the columns, or fields of structs, to take.
         where: the file.
         first_row: of it, the number of the batch's first row.
     """
     places = {name: f"{where}: column {name!r}" for name in names}
-    nulls = {name: _null_rows(batch.column(name)) for name in names}
+    given = {name: values_of(batch, name) for name in names}
     unfed: dict[int, str] = {}
-    for name, mask in nulls.items():
+    for name, values in given.items():
+        mask = _null_rows(values)
         for row in np.flatnonzero(mask).tolist() if mask is not None else ():
-            why = f"{places[name]}: row {first_row + row} is or holds null; fill nulls before, or leave the column out"
-            unfed.setdefault(row, why)
+            unfed.setdefault(row, _null_text(places[name], first_row + row))
     if not unfed:
-        return {name: _values(batch.column(name), places[name]) for name in names}
+        return {name: _values(values, places[name]) for name, values in given.items()}
     fed = np.ones(batch.num_rows, np.bool_)
     fed[list(unfed)] = False
-    arrow = import_optional("pyarrow", "parquet")
-    rest = batch.filter(arrow.array(fed))
-    columns = {name: _values(rest.column(name), places[name]) for name in names}
+    is_fed = import_optional("pyarrow", "parquet").array(fed)
+    columns = {name: _values(values.filter(is_fed), places[name]) for name, values in given.items()}
     # In the place of a row that cannot be fed stands the one before it.
     nearest = np.maximum(np.cumsum(fed) - 1, 0)
     filled = {
         name: values_at(column, nearest)
-        if rest.num_rows or isinstance(column, list)
+        if fed.any() or isinstance(column, list)
         else filler_rows(column.dtype, (batch.num_rows, *column.shape[1:]))
         for name, column in columns.items()
     }
     return Marked(filled, unfed)
+
+
+def _null_text(where: str, row: int) -> str:
+    return f"{where}: row {row} is or holds null; fill nulls before, or leave the column out"
 
 
 def _null_rows(column: Any) -> Array | None:
@@ -95,7 +144,7 @@ def _values(column: Any, where: str) -> Column:
     if _is(column.type, _LISTS):
         return _lists(column, where)
     array: Array = column.to_numpy(zero_copy_only=False)
-    return array
+    return text_of_times(array, where) if array.dtype.kind == "M" else array
 
 
 def _lists(column: Any, where: str) -> Column:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,11 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
     """
     matches = find_files(path)
     label = escaped(Path(path).name)
+    paths = np.array([_path(file) for file in matches], dtype=object)
+    texts = [row if isinstance(row, str) else row.decode("utf-8", "backslashreplace") for row in paths]
+    source = replace(array_source(paths, label, str(path)), others={"path": np.array(texts, dtype=object)})
     if not contents:
-        return array_source(np.array([_path(file) for file in matches], dtype=object), label, str(path))
+        return source
     sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
     sizes = [check_file(file, "files").st_size for file in sample]
     row_bytes = sum(sizes) / len(sizes)
@@ -51,7 +55,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
                 unfed[position] = str(error)
         return marked(contents, unfed)
 
-    return SliceReader(label, len(matches), row_bytes, read, read_marked)
+    return SliceReader(label, len(matches), row_bytes, read, read_marked, source.table)
 
 
 def _path(file: Path) -> str | bytes:

@@ -6,16 +6,18 @@ import io
 import math
 import struct
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.columns import columns_of, taken_dtype
+from producer.rows.columns import columns_of, no_array, taken_dtype
 from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import check_file, one_line_errors
-from producer.rows.source import MAX_BATCH_BYTES
+from producer.rows.source import MAX_BATCH_BYTES, SliceReader
 from producer.sources.arrays import ArraySource, array_source, stamp_of
 from tasks.protocol.codec import DTYPES
 from worker_config.errors import InputError, UsageError
@@ -32,8 +34,10 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _MAX_HEADER_BYTES = 10_000
 
 
-def open_file(path: str | Path, dtype: str | None = None) -> ArraySource:
-    """Open an `.npy` file, memory-mapped, or an `.npz` file as a dict of its arrays.
+def open_file(path: str | Path, dtype: str | None = None, array: str | None = None) -> ArraySource | SliceReader:
+    """Open an `.npy` file, memory-mapped, or an `.npz` file as a dict of its arrays, or one `array` of it.
+
+    An `.npy` file of records is a dict of their fields.
 
     Arrays of an `.npz` file of more than 16 MiB are mapped where they were saved uncompressed (`np.savez`). All
     others are read into memory, and their checksum is looked at; mapped ones are trusted as those of `.npy` are.
@@ -54,13 +58,18 @@ def open_file(path: str | Path, dtype: str | None = None) -> ArraySource:
         raise InputError(
             f"{where}: files of type {suffix or '(none)'!r} cannot be read; save as {' or '.join(_SUFFIXES)}"
         )
+    if array is not None and suffix == ".npy":
+        raise UsageError(f"{where}: is one array; leave out the name {array!r}")
     if status.st_size == 0:
         raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
     raw = _raw_dtype(dtype)
     with one_line_errors(where):
-        data = _map_npy(path, 0, status.st_size, where, raw) if suffix == ".npy" else _open_npz(path, raw)
-    if raw is not None and raw not in {array.dtype for array in columns_of(data, where).values()}:
+        data = _map_npy(path, 0, status.st_size, where, raw) if suffix == ".npy" else _open_npz(path, raw, array)
+    if raw is not None and raw not in {one.dtype for one in columns_of(data, where).values()}:
         raise InputError(f"{where}: holds no raw bytes of {raw.itemsize} each that could be {raw}; leave out the dtype")
+    if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
+        whole = ArraySource(len(data), float(data.dtype.itemsize), path.name, {}, data, stamp=stamp_of(status))
+        return _records(whole, where)
     as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
     return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
 
@@ -73,12 +82,34 @@ def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
     return None if name is None else raw[name]
 
 
-def _open_npz(path: Path, raw: np.dtype[Any] | None) -> dict[str, Array]:
+def _records(whole: ArraySource, where: str, names: Sequence[str] | None = None) -> SliceReader:
+    """A column for each field of a structured array, or for those of these names, taken apart block by block."""
+
+    def block(start: int, stop: int) -> ArraySource:
+        rows = whole.take(start, stop)
+        columns = array_source({name: rows[name] for name in rows.dtype.names}, whole.label, where)  # type: ignore[union-attr,index]
+        return columns if names is None else columns.only(names)
+
+    table = block(0, 0).table
+    if table:
+        table = replace(table, only=lambda chosen: _records(whole, where, chosen))
+    return SliceReader(
+        whole.label,
+        whole.rows,
+        whole.row_bytes,
+        lambda start, stop: block(start, stop).take(0, stop - start),
+        table=table,
+    )
+
+
+def _open_npz(path: Path, raw: np.dtype[Any] | None, only: str | None) -> Array | dict[str, Array]:
     arrays: dict[str, Array] = {}
     unpacked_bytes, limit = 0, input_limit()
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if only is not None and only not in members:
+            raise no_array(str(path), only, members)
+        for name, member in members.items() if only is None else [(only, members[only])]:
             where = f"{path}: array {name!r}"
             plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
             if plain and member.file_size > MAX_BATCH_BYTES:
@@ -88,7 +119,7 @@ def _open_npz(path: Path, raw: np.dtype[Any] | None) -> dict[str, Array]:
                 limit.check(unpacked_bytes, where, "what is compressed, up to this array,")
                 array = _read_member(archive, member, where)
                 arrays[name] = array.view(_meant(array.dtype, raw))
-    return arrays
+    return arrays if only is None else arrays[only]
 
 
 def _first_byte(path: Path, member: zipfile.ZipInfo) -> int:

@@ -7,13 +7,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from producer.rows.columns import missing_column
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.rebatcher import until_unfed
-from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader
-from producer.sources.arrow import check_type, plain_type, rows_of
+from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader, Table
+from producer.sources.arrow import check_type, is_taken, rows_of, type_of
 from producer.sources.files import find_files
 from producer.sources.parquet_pages import page_sizes
+from worker_config.columns import expanded
 from worker_config.errors import InputError
 
 # Measured on the first rows of each file, and bounded, since later rows may be larger.
@@ -32,7 +34,8 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
 
     Args:
         path: a file, a folder or a pattern.
-        columns: names of the columns to read; all if left out.
+        columns: names of the columns to read; fields of structs are named with a dot, as `image.bytes`, and p0..p783
+            are p0, p1 and so on. If left out, all of types that some model takes. Dates come as text, if named.
 
     Raises:
         InputError: no such file or column, files that do not fit together, a type that no model takes.
@@ -41,35 +44,39 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
     parquet = import_optional("pyarrow.parquet", "parquet")
     files = find_files(path, ".parquet")
     chosen = [columns] if isinstance(columns, str) else columns
+    chosen = expanded(chosen) if chosen else chosen
     rows, limit = 0, input_limit()
     types: dict[str, Any] = {}
+    others: dict[str, str] = {}
     for file in files:
         with one_line_errors(str(file)), parquet.ParquetFile(file) as opened:
             _check_footer(opened.metadata, str(file), limit)
             rows += opened.metadata.num_rows
-            actual = {field.name: plain_type(field.type) for field in opened.schema_arrow}
-        chosen = list(actual) if chosen is None else chosen
-        _check_columns(file, actual, chosen, types)
-        types = {name: actual[name] for name in chosen}
+            schema = opened.schema_arrow
+        if chosen is None:
+            others = {field.name: str(field.type) for field in schema if not is_taken(field.type)}
+            chosen = [name for name in schema.names if name not in others] or schema.names
+        types = _checked(file, schema, chosen, types, named=columns is not None)
 
     def read() -> Batches:
         return _read(parquet, files, list(types), limit)
 
-    return BatchReader(Path(path).name, rows, lambda: until_unfed(read()), read_marked=read)
+    table = Table(list(types), lambda names: open_parquet(path, names), others)
+    return BatchReader(Path(path).name, rows, lambda: until_unfed(read()), read_marked=read, table=table)
 
 
-def _check_columns(file: Path, actual: dict[str, Any], chosen: Sequence[str], before: dict[str, Any]) -> None:
-    listed = ", ".join(map(repr, actual)) or "none"
+def _checked(file: Path, schema: Any, chosen: Sequence[str], before: dict[str, Any], *, named: bool) -> dict[str, Any]:
+    """The types of the columns that were chosen, which are those of the files before."""
     if not chosen:
-        raise InputError(f"{file}: no columns to read; its columns are {listed}")
-    for name in chosen:
-        if name not in actual:
-            raise InputError(f"{file}: has no column {name!r}; its columns are {listed}")
-        check_type(actual[name], f"{file}: column {name!r}")
-        if actual[name] != before.get(name, actual[name]):
-            raise InputError(
-                f"{file}: column {name!r} is {actual[name]}, in the files before {before[name]}; write all alike"
-            )
+        raise InputError(f"{file}: no columns to read; its columns are {', '.join(map(repr, schema.names)) or 'none'}")
+    types = {name: type_of(schema, name) for name in chosen}
+    for name, kind in types.items():
+        if kind is None:
+            raise missing_column(str(file), name, schema.names)
+        check_type(kind, f"{file}: column {name!r}", named=named)
+        if kind != before.get(name, kind):
+            raise InputError(f"{file}: column {name!r} is {kind}, in the files before {before[name]}; write all alike")
+    return types
 
 
 def _check_footer(metadata: Any, where: str, limit: InputLimit) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from producer.rows.columns import runs_of
 from producer.rows.part import Array
 from producer.rows.rebatcher import Rebatcher, pick_rows, picked
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source, Table, table_of
 from producer.sources.arrays import ArraySource
 
 _Take = Callable[[int, int], Rows]
@@ -24,10 +25,20 @@ _Take = Callable[[int, int], Rows]
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     """The data set of these rows alone, which are given in ascending order, each one once."""
     label = f"{len(rows)} rows of {source.label}"
+    known, table = table_of(source), None
+    if known:
+        only = known.only
+        table = replace(known, only=lambda names: pick(only(names), rows))
     if isinstance(source, Source):
-        return PickedRows(label, source, rows)
+        return PickedRows(label, source, rows, table=table)
     marked = getattr(source, "marked_batches", source.batches)
-    return BatchReader(label, len(rows), lambda: _read(source.batches, rows), read_marked=lambda: _read(marked, rows))
+    return BatchReader(
+        label,
+        len(rows),
+        lambda: _read(source.batches, rows),
+        read_marked=lambda: _read(marked, rows),
+        table=table,
+    )
 
 
 class PickedRows(SliceReader):
@@ -39,7 +50,14 @@ class PickedRows(SliceReader):
             what they read last.
     """
 
-    def __init__(self, label: str, source: Source, order: Array | range, lock: threading.RLock | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        source: Source,
+        order: Array | range,
+        lock: threading.RLock | None = None,
+        table: Table | None = None,
+    ) -> None:
         take = cast("_Take", source.take)
         take_marked: _Take = getattr(source, "take_marked", take)
         super().__init__(
@@ -48,6 +66,7 @@ class PickedRows(SliceReader):
             source.row_bytes,
             lambda start, stop: cast("Arrays", self._picked(start, stop, take)),
             lambda start, stop: self._picked(start, stop, take_marked),
+            table,
         )
         self._source, self._order, self._lock = source, order, lock or threading.RLock()
 

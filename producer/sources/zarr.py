@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import check_lengths, check_rows, place, row_bytes, taken_dtype
+from producer.rows.columns import (
+    check_lengths,
+    check_rows,
+    is_taken,
+    missing_column,
+    no_array,
+    place,
+    row_bytes,
+    taken_dtype,
+)
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader
-from worker_config.errors import InputError
+from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader, Table
+from worker_config.errors import InputError, UsageError
 
 # Where a chunk stands in a shard, and how long it is.
 _SHARD_ENTRY_BYTES = 16
@@ -30,8 +39,8 @@ def has_metadata(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
-    """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name.
+def open_zarr(path: str | Path, nested: bool = False, array: str | None = None) -> SliceReader:
+    """Open a folder that holds a Zarr array, or a group, whose arrays are then taken by name, or one `array` of it.
 
     With `nested`, those of groups in the group are taken too, by names such as "group/array".
 
@@ -49,19 +58,41 @@ def open_zarr(path: str | Path, nested: bool = False) -> SliceReader:
             opened = zarr.open(path, mode="r")
         except FileNotFoundError as error:
             raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
-        arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(sorted(_arrays(opened, nested)))
+        is_one = isinstance(opened, zarr.Array)
+        arrays = {"": opened} if is_one else dict(sorted(_arrays(opened, nested or array is not None)))
+    if array is not None:
+        if is_one:
+            raise UsageError(f"{where}: is one array; leave out the name {array!r}")
+        if array not in arrays:
+            raise no_array(where, array, arrays)
+        arrays = {"": arrays[array]}
     if not arrays:
         raise InputError(f"{where}: holds no arrays; give at least one")
-    for name, array in arrays.items():
-        check_rows(np.dtype(array.dtype), array.ndim, place(where, name))
-    rows = check_lengths({name: array.shape[0] for name, array in arrays.items()}, where)
-    readers = {name: _BlockReader(array, place(where, name)) for name, array in arrays.items()}
+    others = {name: str(one.dtype) for name, one in arrays.items() if name and not is_taken(np.dtype(one.dtype))}
+    taken = {name: one for name, one in arrays.items() if name not in others} or arrays
+    for name, one in taken.items():
+        check_rows(np.dtype(one.dtype), one.ndim, place(where, name))
+    check_lengths({name: one.shape[0] for name, one in arrays.items() if one.ndim}, where)
+    return _reader(path.name, where, arrays, list(taken), others)
+
+
+def _reader(
+    label: str, where: str, arrays: Mapping[str, Any], names: Sequence[str], others: Mapping[str, str]
+) -> SliceReader:
+    """Those of the arrays that have these names."""
+    for name in names:
+        if name not in arrays:
+            raise missing_column(where, name, arrays)
+        check_rows(np.dtype(arrays[name].dtype), arrays[name].ndim, place(where, name))
+    readers = {name: _BlockReader(arrays[name], place(where, name)) for name in names}
 
     def read(start: int, stop: int) -> Arrays:
         read = {name: reader.read(start, stop) for name, reader in readers.items()}
         return read.get("", read)
 
-    return SliceReader(path.name, rows, sum(reader.row_bytes for reader in readers.values()), read)
+    row_bytes, rows = sum(reader.row_bytes for reader in readers.values()), arrays[names[0]].shape[0]
+    table = None if "" in arrays else Table(names, lambda chosen: _reader(label, where, arrays, chosen, {}), others)
+    return SliceReader(label, rows, row_bytes, read, table=table)
 
 
 def _arrays(group: Any, nested: bool) -> Iterator[tuple[str, Any]]:

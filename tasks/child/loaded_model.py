@@ -19,6 +19,7 @@ from tasks.models.ragged import run_ragged
 from tasks.models.state import State
 from tasks.models.user_functions import ONLY, Array, Step, finished, prepared, run_function, stacked
 from tasks.protocol.codec import columns_of, is_ragged, leaves_of
+from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import Arrays, Rows, blank_rows, fit
 from tasks.snapshots.file_stamps import Stamp, stamps_of
@@ -78,8 +79,12 @@ class LoadedModel:
         """The rows as the model takes them, of `count`; and a mask of those not left out, None where that is all.
 
         Raises:
+            InputError: an input cannot be made of the rows' columns.
             ModelError: the preprocess function failed.
         """
+        if count:
+            own = () if self.preprocess or self.function else [spec.name for spec in self.info.inputs]
+            rows = with_made(rows, self.info.columns, f"model {self.info.name}", own)
         if self.preprocess is None:
             return rows, None
         if not count:  # no function is given no rows

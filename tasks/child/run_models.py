@@ -56,7 +56,7 @@ class ChunkOutputs:
     nonfinite: tuple[int, int] = (0, 0)
 
 
-# What the preprocess functions made of some rows, by name: models that share one have it run once.
+# What the preprocess functions made of some rows, by name and columns: models that share one have it run once.
 _Prepared = dict[str, tuple[Any, Array | None]]
 
 
@@ -237,7 +237,7 @@ class ChunkRun:
             self.watch.enter("preprocess")
             if not count and link.info.inputs:
                 rows = blank_rows(link.info.inputs)  # what came before may not know the form of no rows
-            shared = link is model.links[0] and link.info.preprocess
+            shared = link is model.links[0] and link.info.preprocess and f"{link.info.preprocess} {link.info.columns}"
             rows, stay = (prepared.get(shared) if shared else None) or link.prepare(rows, count)
             if shared:
                 prepared[shared] = rows, stay

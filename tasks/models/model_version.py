@@ -99,7 +99,7 @@ def _with_members(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
     """What else changes predictions, as far as the manifest says it."""
-    keys = ["signature", "inputs", "outputs", "constants", "independent_rows"]
+    keys = ["signature", "inputs", "outputs", "constants", "columns", "independent_rows"]
     if entry.precision:
         keys += ["precision", "tolerance", "agreement"]
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}

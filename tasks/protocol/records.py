@@ -73,6 +73,7 @@ class ModelInfo(_Record, frozen=True):
     spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
     nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
     the output. `ordered` says whether `inputs` stand in an order that people know, for a tuple of arrays to go by.
+    `columns` says of which columns of a data set inputs are made, the others being columns of their own names.
     `dependence` is what a row's prediction depends on besides the row, None where nobody knows, as of functions;
     `independent_rows` is False where the manifest says that this is meant.
     """
@@ -94,6 +95,7 @@ class ModelInfo(_Record, frozen=True):
     note: str = ""
     function: str = ""
     ordered: bool = False
+    columns: dict[str, list[str]] = {}
     dependence: list[Dependence] | None = None
     independent_rows: bool = True
 
@@ -202,6 +204,7 @@ class Plan(_Record, frozen=True):
         workers: those that held the models when the job was left.
         trace: headers that name the trace that the job belongs to.
         on_nonfinite: what a row with a NaN or an infinity does.
+        output_name: what the model calls its single output; empty where there are several, or it has no name.
     """
 
     rows: Count
@@ -213,6 +216,7 @@ class Plan(_Record, frozen=True):
     workers: list[str]
     trace: dict[str, str] = {}
     on_nonfinite: OnNonfinite = "warn"
+    output_name: str = ""
 
     @property
     def chunks(self) -> int:

@@ -1,11 +1,12 @@
 """Fits rows to a model's inputs: names them, checks dtype and shape, casts where that is harmless.
 
-The producer asks with one row, before it sends anything; the worker asks again with each chunk.
+The producer asks with one row, before it sends anything; the worker asks again with each chunk. Rows are of the shape
+that the input has, but for a last dimension of 1, which is added or taken away; nothing else is reshaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +18,9 @@ from worker_config.errors import InputError
 
 Rows = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]] | tuple[np.ndarray[Any, Any], ...]
 Arrays = dict[str, np.ndarray[Any, Any]]
+
+# In an error's text.
+MOST_NAMED = 20
 
 
 def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool, values: bool = True) -> Arrays:
@@ -41,7 +45,8 @@ def fit(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool, 
 def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool) -> Mapping[str, np.ndarray[Any, Any]]:
     """The rows' arrays by the names of the inputs, as they are.
 
-    A tuple goes by the order of the inputs. Where there is none, each array is taken for the input that alone fits it.
+    Of arrays by name those that are no input are left alone. A tuple goes by the order of the inputs. Where there is
+    none, each array is taken for the input that alone fits it.
 
     Raises:
         InputError: other names, another number of arrays, or arrays of which one fits several inputs, or none.
@@ -50,9 +55,12 @@ def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool
     if isinstance(rows, Mapping):
         if len(rows) == len(names) == 1:
             return dict(zip(names, rows.values(), strict=True))
-        if set(rows) != set(names):
-            raise InputError(f"model {model} has the inputs {_listed(names)}; the data set has {_listed(rows)}")
-        return rows
+        if not set(names) <= set(rows):
+            raise InputError(
+                f"model {model} has the inputs {_listed(names)}; the data set has {_listed(rows)}; name columns as the "
+                f'inputs, or say which they are in the manifest: columns = {{{names[0]} = ["NAME", ...]}}'
+            )
+        return {name: rows[name] for name in names}
     arrays = rows if isinstance(rows, tuple) else (rows,)
     if len(arrays) != len(names):
         count = "one array" if len(arrays) == 1 else f"{len(arrays)} arrays"
@@ -79,7 +87,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec], model: str) -> list[str]:
     """The input of each array, where its form leaves no choice: the likeliest one may be the wrong one."""
-    fitting = [[s.name for s in inputs if _has_shape(a, s) and can_cast(a.dtype, numpy_dtype(s.dtype))] for a in arrays]
+    fitting = [_fitting(array, inputs) for array in arrays]
     for number, (array, names) in enumerate(zip(arrays, fitting, strict=True)):
         if not names:
             listed = "; ".join(map(str, inputs))
@@ -101,14 +109,32 @@ def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec
     return matched
 
 
-def _has_shape(array: np.ndarray[Any, Any], spec: TensorSpec) -> bool:
-    expected, got = spec.shape[1:], array.shape[1:]
+def _fitting(array: np.ndarray[Any, Any], inputs: Sequence[TensorSpec]) -> list[str]:
+    """The inputs that an array fits as it is, else those that it fits with or without a last dimension of 1."""
+    taken = [spec for spec in inputs if can_cast(array.dtype, numpy_dtype(spec.dtype))]
+    exact = [spec.name for spec in taken if _has_shape(array.shape[1:], spec)]
+    return exact or [spec.name for spec in taken if _of_shape(array, spec) is not None]
+
+
+def _has_shape(got: tuple[int, ...], spec: TensorSpec) -> bool:
+    expected = spec.shape[1:]
     return len(expected) == len(got) and all(w is None or w == g for w, g in zip(expected, got, strict=True))
 
 
-def _fit_one(array: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, values: bool) -> np.ndarray[Any, Any]:
-    if not _has_shape(array, spec):
-        got = _shape(array.shape[1:])
+def _of_shape(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any] | None:
+    """The array, with or without a last dimension of 1 where the input is so; None where it is of another shape."""
+    got = array.shape[1:]
+    if _has_shape(got, spec):
+        return array
+    if spec.shape[1:] and spec.shape[-1] == 1 and _has_shape((*got, 1), spec):
+        return array[..., np.newaxis]
+    return array[..., 0] if got and got[-1] == 1 and _has_shape(got[:-1], spec) else None
+
+
+def _fit_one(given: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, values: bool) -> np.ndarray[Any, Any]:
+    array = _of_shape(given, spec)
+    if array is None:
+        got = _shape(given.shape[1:])
         raise InputError(f"model {model}: input {spec}; the data set's rows have the shape {got}")
     dtype = numpy_dtype(spec.dtype)
     if array.dtype == dtype:
@@ -118,8 +144,10 @@ def _fit_one(array: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, value
     return cast(array, dtype, f"model {model}: input {spec}; the data set") if values else array
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(repr(name) for name in names)
+def _listed(names: Iterable[str]) -> str:
+    known = [repr(name) for name in names]
+    more = len(known) - MOST_NAMED
+    return ", ".join(known[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

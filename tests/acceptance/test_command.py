@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import os
 import pty
@@ -85,23 +86,31 @@ def test_an_array_is_predicted_as_the_model_itself_does(
     assert celeriac.visible_names() == {"rows.npy", "out.npy"}
 
 
-def test_some_columns_of_a_parquet_file_are_taken(
+def test_columns_of_a_parquet_file_are_matched_to_inputs(
     celeriac: Celeriac, running_system: System, models: Path, pairs: dict[str, np.ndarray]
 ) -> None:
     columns = {name: pa.array(list(rows)) for name, rows in pairs.items()}
-    pq.write_table(pa.table({"id": pa.array(range(ROWS)), **columns}), celeriac.folder / "rows.parquet")
-    words = ("predict", "pair", "rows.parquet", "-o", "out.npz", "--broker", running_system.url)
-    assert "'id'" in celeriac.refuses(ExitCode.INPUT, *words)
-    celeriac.succeeds(*words, "--columns", "left,right")
+    apart = {f"left{n}": pa.array(pairs["left"][:, n]) for n in range(4)}
+    others = {"id": pa.array(range(ROWS)), "when": pa.array([datetime.date(2024, 5, 1)] * ROWS), **apart}
+    pq.write_table(pa.table({**others, **columns}), celeriac.folder / "rows.parquet")
+    words = ("predict", "pair", "rows.parquet", "--broker", running_system.url)
     expected = in_one_process(models / "pair.keras", pairs)
-    with np.load(celeriac.folder / "out.npz") as output:
-        for name in output:
-            check_close(output[name], expected[name])
+    ended = celeriac.run(*words, "-o", "out.npz")
+    assert ended.code == ExitCode.OK, ended
+    celeriac.check_one_line(ended)
+    assert ended.lines[0].endswith("are left alone: id, left0, left1, left2, left3, when (date32[day])")
+    celeriac.succeeds(*words, "-o", "named.npz", "--columns", "left,right")
+    celeriac.succeeds(*words, "-o", "made.npz", "--columns", "left=left0..left3", "--columns", "right")
+    for name in ("out.npz", "named.npz", "made.npz"):
+        with np.load(celeriac.folder / name) as output:
+            assert sorted(output) == ["narrow", "wide"]
+            for key in output:
+                check_close(output[key], expected[key])
     np.save(celeriac.folder / "rows.npy", pairs["left"])
     told = celeriac.refuses(
         ExitCode.USAGE, "predict", "pair", "rows.npy", "-o", "x.npz", "--columns", "left", *words[-2:]
     )
-    assert "leave out options that open_file does not take" in told
+    assert "rows.npy: has no columns by name to choose from; leave out 'columns'" in told
 
 
 def test_two_inputs_and_two_outputs_are_predicted_as_the_model_itself_does(

@@ -72,12 +72,9 @@ def test_parquet_files_that_do_not_fit_are_refused_before_a_worker_is_started(
     ("columns", "words"),
     [
         ({"left": list(SIDES["left"])}, ["'left', 'right'", "the data set has 'left'"]),
-        (
-            {"id": range(60), **{name: list(side) for name, side in SIDES.items()}},
-            ["'left', 'right'", "the data set has 'id', 'left', 'right'"],
-        ),
+        ({"left": list(SIDES["left"]), "id": range(60)}, ["'left', 'right'", "the data set has 'left', 'id'"]),
     ],
-    ids=["one missing", "one too many"],
+    ids=["one missing", "another one"],
 )
 def test_a_parquet_file_without_the_model_s_columns_is_told_which_ones(
     celeriac: Celeriac, system: System, columns: dict[str, Any], words: list[str]

@@ -358,7 +358,7 @@ def test_an_output_that_exists_or_cannot_be_written_is_refused_before_the_wait(
     job = leave(celeriac, pixels, "digits", at)
     (celeriac.folder / "out.npy").write_text("mine")
     assert "exists; use --force" in celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.npy", *at)
-    assert "'.csv' cannot be written" in celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.csv", *at)
+    assert "'.txt' cannot be written" in celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.txt", *at)
     celeriac.succeeds("fetch", job, "-o", "out.npy", "--force", *at)
     assert np.load(celeriac.folder / "out.npy").shape == (ROWS, 10)
     assert "--output" in celeriac.misused("fetch", job)

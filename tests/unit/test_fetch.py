@@ -38,6 +38,7 @@ class DoneJob:
 
     end: BaseException | None = None
     chunks: int = 2
+    output_name: str = ""
     id: str = "3f2a90bc41d7"
     record: JobRecord = field(default_factory=done_record)
 

@@ -14,6 +14,7 @@ KNOWN = {
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",
     "tasks.protocol.keys",
+    "tasks.protocol.made_inputs",
     "tasks.protocol.messages",
     "tasks.protocol.records",
     "tasks.protocol.rights",

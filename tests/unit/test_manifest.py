@@ -57,6 +57,13 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\nconstants = {"x:0" = nan}', "constants"),
         ('[models.a]\npath = "a"\nconstants = {"x:0" = 9223372036854775808}', "constants"),
         ('[models.a]\nchain = ["b"]\nconstants = {"x:0" = 1}\n[models.b]\npath = "b"', "constants is for a model"),
+        ('[models.a]\npath = "a"\ncolumns = {x = ["p3..p1"]}', "models.a.columns: the range 'p3..p1' is none"),
+        ('[models.a]\npath = "a"\ncolumns = {x = []}', "models.a.columns: the list of columns is empty"),
+        ('[models.a]\npath = "a"\ncolumns = ["x"]', "columns"),
+        (
+            '[models.a]\nchain = ["b"]\ncolumns = {x = ["y"]}\n[models.b]\npath = "b"',
+            "columns is for 'b'; write",
+        ),
         ('[models.a]\npath = "a"\nprefer = "disk"', "prefer"),
         ('[models.a]\npath = "a"\nversion = -1', "version is -1"),
         ('memory_limit = "lots"\n[models.a]\npath = "a"', "memory_limit is 'lots'; write it as '800 MiB' or '4 GiB'"),

@@ -55,6 +55,7 @@ class Model:
         self.stages: dict[str, float] = {}
         self.dependent: dict[str, str] = {}
         self.differed: dict[str, Differed] = {}
+        self.output_name = ""
 
     def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
         if isinstance(source, BatchSource):
@@ -354,7 +355,8 @@ def refused(path: Path) -> str:
 
 
 def test_what_cannot_be_mended_is_refused_before_any_work(tmp_path: Path) -> None:
-    assert "cannot be read back as they were" in refused(tmp_path / "out.jsonl")
+    for name in ("out.jsonl", "out.csv"):
+        assert "cannot be read back as they were" in refused(tmp_path / name)
     path = tmp_path / "out.npy"
     assert "is not there" in refused(path)
     np.save(path, np.arange(3))

@@ -42,6 +42,7 @@ class EndingJob:
     cancelled: bool = False
     wishes: dict[str, object] = field(default_factory=dict)
     differed: dict[str, Differed] = field(default_factory=dict)
+    output_name: str = ""
     on_again: Callable[[], None] | None = None
 
     def allow_again(self, on_again: Callable[[], None], first_row: int) -> None:

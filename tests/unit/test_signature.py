@@ -62,3 +62,52 @@ def test_dtype_names_of_tensorflow_are_known() -> None:
     assert numpy_dtype("bfloat16").itemsize == 2
     assert numpy_dtype("bool") == np.bool_
     assert numpy_dtype("string").hasobject
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((3,), (None, 1)),
+        ((3, 28, 28), (None, 28, 28, 1)),
+        ((3, 4), (None, None, 1)),
+        ((3, 1), (None,)),
+        ((3, 28, 28, 1), (None, 28, 28)),
+        ((3, 4, 1), (None, None)),
+    ],
+)
+def test_a_last_dimension_of_1_is_added_or_taken(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
+    rows = np.arange(np.prod(given), dtype=np.float32).reshape(given)
+    fitted = fit(rows, [TensorSpec("x", "float32", wanted)], "m", ordered=True)["x"]
+    assert fitted.ndim == len(wanted)
+    assert fitted.ravel().tolist() == rows.ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((3,), (None, 2)),
+        ((3,), (None, None)),
+        ((3, 1, 4), (None, 4)),
+        ((3, 4), (None, 1, 4)),
+        ((3,), (None, 1, 1)),
+        ((3, 28, 27), (None, 28, 28, 1)),
+        ((3, 784), (None, 28, 28, 1)),
+        ((3, 4, 2), (None, 4)),
+    ],
+)
+def test_nothing_else_is_reshaped(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
+    with pytest.raises(InputError, match="the data set's rows have the shape"):
+        fit(np.zeros(given, np.float32), [TensorSpec("x", "float32", wanted)], "m", ordered=True)
+
+
+def test_arrays_that_are_no_inputs_are_left_alone() -> None:
+    rows = {"left": np.ones((2, 4), np.float32), "when": np.zeros(2, "M8[D]"), "right": np.ones((2, 3), np.int32)}
+    assert list(fit(rows, PAIR, "m", ordered=True)) == ["left", "right"]
+
+
+def test_an_array_of_a_tuple_is_taken_for_the_input_that_it_fits_as_it_is() -> None:
+    inputs = [TensorSpec("flat", "float32", (None,)), TensorSpec("column", "float32", (None, 1))]
+    column, flat = np.ones((2, 1), np.float32), np.ones(2, np.float32)
+    fitted = fit((column, flat), inputs, "m", ordered=False)
+    assert fitted["column"] is column
+    assert fitted["flat"] is flat

@@ -285,7 +285,7 @@ def test_a_part_unlike_the_first_one_is_refused_and_may_come_again(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.csv", "use .npy or .npz"),
+        ("out.txt", "use .npy or .npz"),
         ("out", r"\(none\).*use .npy or .npz"),
         ("missing/out.npy", "there is no folder .*missing; make it first"),
         ("file/out.npy", "there is no folder"),

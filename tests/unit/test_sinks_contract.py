@@ -1,8 +1,11 @@
 """What every sink promises, whatever the format: the same rows, all of them, under the final name or not at all."""
 
+import csv
 import json
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,14 @@ import pytest
 import zarr
 
 from producer.rows.part import Part, flatten
-from producer.sinks import check_output, open_sink
+from producer.sinks import FORMATS, check_output, open_sink
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
 ROWS = 23
 
 # The name in the file of an output without one.
-NAMELESS = {".npz": "arr_0", ".npy": "output", ".parquet": "output", ".zarr": "output", ".jsonl": "output"}
+NAMELESS = {suffix: "arr_0" if suffix == ".npz" else "output" for suffix in FORMATS}
 
 BARE = np.linspace(-1, 1, ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
 NUMBERS = {
@@ -104,12 +107,41 @@ def read_jsonl(path: Path) -> dict[str, Any]:
     return {name: np.array([line[name] for line in lines]) for name in (lines[0] if lines else ())}
 
 
+def read_csv(path: Path) -> dict[str, Any]:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    assert [line[0] for line in lines] == list(map(str, range(len(lines))))
+    found: dict[str, dict[tuple[int, ...], Any]] = {}
+    name = ""
+    for at, column in enumerate(header[1:], 1):
+        # The first value of an array has the place 0, 0; its name may end in a number, as that of a layer does.
+        if not name or not re.fullmatch(rf"{re.escape(name)}(_\d+)+", column):
+            name = re.sub(r"(_0)+$", "", column)
+        places = column.removeprefix(name).split("_")[1:]
+        found.setdefault(name, {})[tuple(map(int, places))] = _of_text([line[at] for line in lines])
+    return {name: _joined(columns, len(lines)) for name, columns in found.items()}
+
+
+def _joined(columns: dict[tuple[int, ...], Any], rows: int) -> Any:
+    """The columns of one output; their places are the indexes of its values."""
+    shape = [max(place) + 1 for place in zip(*columns, strict=True)]
+    return np.array(list(columns.values())).T.reshape(rows, *shape)
+
+
+def _of_text(values: list[str]) -> list[Any]:
+    for read in (int, float, {"true": True, "false": False}.__getitem__):
+        with suppress(ValueError, KeyError):
+            return [read(value) for value in values]
+    return values
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".parquet": read_parquet,
     ".zarr": read_zarr,
     ".jsonl": read_jsonl,
+    ".csv": read_csv,
 }
 
 
@@ -127,7 +159,7 @@ def assert_holds(path: Path, outputs: Any) -> None:
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name].astype(array.dtype), array)
         assert found[name].shape == array.shape
-        if path.suffix != ".jsonl" and array.dtype.kind not in "OU":
+        if path.suffix not in (".jsonl", ".csv") and array.dtype.kind not in "OU":
             assert found[name].dtype == array.dtype or path.suffix == ".parquet"
     assert names(path.parent) == [path.name]
 
@@ -154,6 +186,16 @@ def test_outputs_come_back_by_name_or_are_refused_by_it(path: Path, outputs: Any
     else:
         write(path, outputs, rows)
         assert_holds(path, outputs)
+
+
+def test_a_single_output_has_the_name_that_is_known(path: Path) -> None:
+    with open_sink(path, ROWS, force=False) as sink:
+        sink.output_name = "churn"
+        for part in parts_of(BARE):
+            sink.write(part)
+        sink.commit()
+
+    assert list(READERS[path.suffix](path)) == ["output" if path.suffix in (".npy", ".zarr") else "churn"]
 
 
 def test_zero_rows_are_an_output(path: Path) -> None:

@@ -52,6 +52,12 @@ def read(path: Path) -> tuple[dict[str, Any], list[int] | None]:
     elif path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         columns = {name: np.array([_number(line[name]) for line in lines]) for name in lines[0]}
+    elif path.suffix == ".csv":
+        numbered = path.with_name("numbered.csv")  # rows that are left out are missing in their numbers
+        header, *lines = path.read_text().splitlines()
+        numbered.write_text("\n".join([header, *(f"{n},{line.partition(',')[2]}" for n, line in enumerate(lines))]))
+        columns = {**READERS[".csv"](numbered), "row": np.array([int(line.partition(",")[0]) for line in lines])}
+        numbered.unlink()
     else:
         return READERS[path.suffix](path), None
     return columns, columns.pop("row").tolist()

@@ -147,7 +147,7 @@ class TestMemory:
             ({1: np.zeros(2)}, "1 is none"),
             ({"a": np.zeros(3), "b": np.zeros((4, 2))}, "'a' has 3, 'b' has 4"),
             ((np.zeros(3), np.zeros(4)), "'0' has 3, '1' has 4"),
-            (np.zeros(2, "f4,i4"), "structured"),
+            (np.zeros(2, [("a", "f4,i4")]), "structured"),
             (np.zeros(2, "datetime64[s]"), "is a time"),
             (np.ma.masked_equal([1, 2], 2), "has masked values"),
         ],
@@ -340,7 +340,7 @@ class TestNpy:
         ("array", "cause"),
         [
             (np.array(1.0), "is one value"),
-            (np.zeros(2, "f4,i4"), "structured"),
+            (np.zeros(2, [("a", "f4,i4")]), "structured"),
             (np.zeros(2, ml_dtypes.bfloat16).view("V2"), "raw bytes"),
         ],
     )

@@ -118,10 +118,10 @@ def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
 
 
 def test_other_types_are_told_which_ones_work(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"a")
+    (tmp_path / "x.txt").write_bytes(b"a")
 
-    with pytest.raises(InputError, match=r"save as \.npy, \.npz, \.parquet, \.tfrecord, \.zarr"):
-        open_source(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"save as \.npy, \.npz, \.parquet, \.csv, \.tfrecord, \.zarr"):
+        open_source(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize("data", [None, 5, object()])

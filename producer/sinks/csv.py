@@ -1,0 +1,87 @@
+"""Rows --> lines of a CSV file, in order, after one of names: row,id,scores_0,scores_1.
+
+`row` is the row of the data set. A vector is a column for each of its values, a matrix likewise: m_0_0, m_0_1. NaN is
+`nan`, a truth value `true` or `false`; texts stand in quotes, bytes are base64. An output without a name is "output".
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+
+from producer.rows.part import Array, output_name
+from producer.rows.read_errors import import_optional
+from producer.sinks.parquet import value_type
+from producer.sinks.temp_paths import OutputTarget
+from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
+from tasks.protocol.codec import Key
+from worker_config.errors import OutputError
+
+# Of one output; programs that read CSV have limits of their own.
+MOST_COLUMNS = 16_384
+
+
+class CsvWriter(FileWriter):
+    """Lines at the end of a file; a line that the journal does not know is cut off."""
+
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
+        self._arrow = import_optional("pyarrow", "parquet", str(target.path))
+        self._csv = import_optional("pyarrow.csv", "parquet", str(target.path))
+
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """Refuse what a line has no place for, and write the names."""
+        self.check_no_row_column(specs)
+        names = [ROW]
+        for key, spec in specs.items():
+            columns = math.prod(spec.shape)
+            if spec.dtype.kind not in "OUS" and value_type(self._arrow, spec, first[key]) is None:
+                raise self._refused(key, str(spec.dtype))
+            if not 0 < columns <= MOST_COLUMNS:
+                raise self._refused(key, f"rows of shape {spec.shape}, {columns:,} values each")
+            name = self.name(key)
+            names += ["_".join([name, *map(str, place)]) for place in np.ndindex(spec.shape)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise OutputError(f"{self.target.path}: two columns would have the name {twice!r}; use .parquet")
+        line = ",".join(_quoted(name) if set(name) & {",", '"', "\n", "\r"} else name for name in names)
+        self.append(f"{line}\n".encode())
+
+    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
+        """Write one line for each row."""
+        columns: list[Any] = [numbers.astype(np.int64)]
+        for array in arrays.values():
+            columns += list(array.reshape(len(array), math.prod(array.shape[1:])).T)
+        stream = self._arrow.BufferOutputStream()
+        try:
+            table = self._arrow.table([self._column(column) for column in columns], list(map(str, range(len(columns)))))
+        except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError, UnicodeEncodeError) as error:
+            raise OutputError(
+                f"{self.target.path}: {title(numbers)} have a value that is no CSV: {str(error).splitlines()[0]}; "
+                "change it with a postprocess function"
+            ) from error
+        self._csv.write_csv(table, stream, self._csv.WriteOptions(include_header=False))
+        self.append(stream.getvalue().to_pybytes())
+
+    def _column(self, column: Array) -> Any:
+        if column.dtype.kind in "OUS":
+            return self._arrow.array(list(map(_text, column.tolist())), self._arrow.string())
+        native = column.astype(column.dtype.newbyteorder("="), order="C")
+        return self._arrow.array(native.astype(np.float32) if native.dtype == np.float16 else native)
+
+    def _refused(self, key: Key, what: str) -> OutputError:
+        return OutputError(
+            f"{self.target.path}: {output_name(key)} is {what}, for which CSV has no columns; use .npy or .npz, or "
+            "change it with a postprocess function"
+        )
+
+
+def _text(value: object) -> object:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

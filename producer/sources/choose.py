@@ -1,0 +1,110 @@
+"""A data set of columns by name --of which some are asked for--> these alone, or inputs that are made of them.
+
+names of columns, by whoever runs a job --choose--> these, side by side where they make one input
+models --for_models--> what any of them needs; all others are left alone
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import TypeAlias, cast
+
+from producer.rows.columns import MOST_NAMED
+from producer.rows.marked import marked, plain, unfed_of
+from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source, table_of
+from producer.sources.frames import FrameSource
+from tasks.protocol.made_inputs import with_made
+from tasks.protocol.records import ModelInfo
+from worker_config.columns import made_of, parsed
+from worker_config.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+# As the command line has them, such as ["age", "pixels=p0..p783"]; or the columns of each input.
+ColumnNames: TypeAlias = str | Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | BatchSource:
+    """The data set of these columns alone, in this order; ranges, fields and inputs as in `worker_config.columns`.
+
+    Raises:
+        UsageError: the data set has no columns by name, or these are none.
+        InputError: it has no such column, or one that no model takes.
+    """
+    inputs = inputs_of(columns)
+    if (table := table_of(source)) is None:
+        raise UsageError(f"{source.label}: has no columns by name to choose from; leave out 'columns'")
+    taken = table.only(columns_of_inputs(inputs))
+    if all(names == [name] for name, names in inputs.items()):
+        return taken
+    where = source.label
+
+    def made(rows: Rows) -> Rows:
+        whole = with_made(plain(rows), inputs, where)
+        return marked({name: whole[name] for name in inputs}, unfed_of(rows))
+
+    if isinstance(taken, Source):
+        take = cast("Callable[[int, int], Rows]", taken.take)
+        take_marked: Callable[[int, int], Rows] = getattr(taken, "take_marked", take)
+        return SliceReader(
+            where,
+            taken.rows,
+            taken.row_bytes,
+            lambda start, stop: cast("Arrays", made(take(start, stop))),
+            lambda start, stop: made(take_marked(start, stop)),
+        )
+
+    def batches(read: Callable[[], Batches]) -> Batches:
+        with closing(read()) as opened:
+            for batch in opened:
+                yield made(batch)
+
+    read, read_marked = taken.batches, getattr(taken, "marked_batches", taken.batches)
+    return BatchReader(where, taken.rows, lambda: batches(read), read_marked=lambda: batches(read_marked))
+
+
+def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:
+    """What each input is made of; raises UsageError where these are no columns."""
+    if isinstance(columns, Mapping):
+        return made_of(columns)
+    return parsed([columns] if isinstance(columns, str) else columns)
+
+
+def columns_of_inputs(inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """All columns that inputs are made of, each one once."""
+    return list(dict.fromkeys(name for names in inputs.values() for name in names))
+
+
+def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Source | BatchSource:
+    """The data set as these models take it: of columns by name those that any needs; what is left alone is told.
+
+    A function takes all columns, and those besides that `columns` of its entry names.
+
+    Raises:
+        InputError: a column that is needed is of a type that no model takes.
+    """
+    if (table := table_of(source)) is None or not table.names:
+        return source
+    known = {*table.names, *table.others}
+    needed: dict[str, None] = {}
+    for info in infos:
+        named = made_of(info.columns)
+        if info.preprocess or info.function or not info.inputs:
+            needed |= dict.fromkeys((*table.names, *(name for names in named.values() for name in names)))
+            continue
+        wanted = [name for spec in info.inputs for name in named.get(spec.name, [spec.name])]
+        if len(wanted) == 1 and wanted[0] not in known and len(table.names) == 1 and not named:
+            wanted = list(table.names)  # one column is the only input, whatever the names
+        if not named and not known.issuperset(wanted):
+            return source  # does not fit, which is told with what the model wants
+        needed |= dict.fromkeys(wanted)
+    left = [name for name in table.names if name not in needed]
+    left += [f"{name} ({kind})" for name, kind in table.others.items() if name not in needed]
+    if left:
+        more = len(left) - MOST_NAMED
+        listed = ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed)
+    is_narrow = list(needed) == list(table.names) and not isinstance(source, FrameSource)
+    return source if is_narrow else table.only(list(needed))

@@ -1,0 +1,126 @@
+"""DataFrames and tables in memory, of any library --columns, as they are asked for--> arrays by name.
+
+Nothing is imported for it: pandas, polars and their like have `columns`, each with `to_numpy`; tables and record
+batches of Arrow have `column_names`, and columns in Arrow's own form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from producer.rows.columns import is_taken, missing_column, text_of_times
+from producer.rows.part import Array
+from producer.rows.source import Arrays, Table, check_slice
+from producer.sources import arrow
+from producer.sources.arrays import ArraySource, from_arrays
+from worker_config.errors import InputError
+
+
+def is_frame(data: object) -> bool:
+    """Whether this is a DataFrame, or a table or a record batch of Arrow."""
+    kind = type(data)
+    return hasattr(kind, "__dataframe__") and hasattr(kind, "__len__") and (_is_arrow(data) or hasattr(data, "columns"))
+
+
+def from_frame(data: Any) -> FrameSource:
+    """Make a data set of a DataFrame's or a table's columns, by their names; an index is none of them.
+
+    Raises:
+        InputError: it has no columns, or names that are no strings; where rows are taken, a column that no model takes.
+    """
+    return FrameSource(data)
+
+
+class FrameSource:
+    """A DataFrame as a `Source`; a column becomes an array when its rows are first taken.
+
+    Attributes:
+        label, rows, path: as of a `Source`.
+        row_bytes: a guess, so that no column need be looked at; what `only` gives knows better.
+    """
+
+    path = None
+
+    def __init__(self, data: Any) -> None:
+        kind = type(data).__name__
+        self.label, self.rows = kind, len(data)
+        self._where = f"the {kind}"
+        self._data = data
+        self._is_arrow = _is_arrow(data)
+        self._names = list(data.column_names if self._is_arrow else data.columns)
+        if odd := [name for name in self._names if not isinstance(name, str)]:
+            raise InputError(
+                f"{self._where}: names of columns must be strings, {odd[0]!r} is none; rename it, or give .to_numpy()"
+            )
+        if len(set(self._names)) < max(1, len(self._names)):
+            raise InputError(f"{self._where}: has no columns, or two of one name; give each a name of its own")
+        self.row_bytes = 8.0 * len(self._names)
+
+    @cached_property
+    def _others(self) -> Mapping[str, str]:
+        """Columns of types that no model takes, each with its type."""
+        if self._is_arrow:
+            return {field.name: str(field.type) for field in self._data.schema if not arrow.is_taken(field.type)}
+        kinds = {name: self._data[name].dtype for name in self._names}
+        return {name: str(kind) for name, kind in kinds.items() if _is_time(kind)}
+
+    @property
+    def table(self) -> Table:
+        """Its columns."""
+        names = [name for name in self._names if name not in self._others]
+        return Table(names or self._names, self.only, self._others if names else {})
+
+    @cached_property
+    def _all(self) -> ArraySource:
+        return self.only(self.table.names)
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)` of all columns.
+
+        Raises:
+            InputError: see `Source.take`.
+        """
+        check_slice(start, stop, self.rows, self.label)
+        return self._all.take(start, stop)
+
+    def only(self, names: Sequence[str]) -> ArraySource:
+        """The data set of these columns; raises InputError where there is no such, or no model takes one."""
+        return from_arrays({name: self._column(name) for name in names})
+
+    def _column(self, name: str) -> Any:
+        where = f"{self._where}: column {name!r}"
+        if self._is_arrow:
+            if (kind := arrow.type_of(self._data.schema, name)) is None:
+                raise missing_column(self._where, name, self._names)
+            arrow.check_type(kind, where, named=True)
+            return arrow.whole_column(self._data, name, where)
+        if name not in self._names:
+            raise missing_column(self._where, name, self._names)
+        return _values(self._data[name], where)
+
+
+def _is_arrow(data: object) -> bool:
+    return hasattr(type(data), "column_names")
+
+
+def _values(column: Any, where: str) -> Array:
+    """The values of a column of pandas, polars or the like, times as text; null is none, but NumPy's NaN is one."""
+    if not isinstance(column.dtype, np.dtype):
+        nulls = (column.is_null() if hasattr(column, "is_null") else column.isna()).to_numpy()
+        if nulls.any():
+            raise InputError(f"{where}: row {nulls.argmax()} is null; fill nulls before, or leave the column out")
+    values: Array = column.to_numpy()
+    if values.dtype.hasobject and _is_time(column.dtype):  # with a time zone
+        values = column.to_numpy(dtype="datetime64[ns]")
+    return text_of_times(values, where) if values.dtype.kind == "M" else values
+
+
+def _is_time(kind: Any) -> bool:
+    """Whether values of a dtype, of whatever library, are times."""
+    if isinstance(kind, np.dtype):
+        return not is_taken(kind)
+    return str(kind).lower().startswith(("date", "time", "duration", "period"))

@@ -1,0 +1,142 @@
+"""Columns of a data set beside the predictions of its rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from producer.rows.part import Marks, Part
+from producer.sources import from_rows, open_source
+from producer.sources.kept import KeptColumns
+from producer.sources.picked import pick
+from tasks.protocol.messages import FailureRecord
+from worker_config.errors import InputError, UsageError
+
+ROWS = 1_000
+COLUMNS = {"id": np.array([f"i{row}" for row in range(ROWS)], object), "n": np.arange(ROWS) * 2}
+
+
+@pytest.fixture(params=["dict", "parquet", "csv"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "dict":
+        return open_source(COLUMNS)
+    if request.param == "parquet":
+        pq.write_table(pa.table(COLUMNS), tmp_path / "x.parquet", row_group_size=64)
+        return open_source(tmp_path / "x.parquet")
+    lines = [f"{name},{n}\n" for name, n in zip(*COLUMNS.values(), strict=True)]
+    (tmp_path / "x.csv").write_text("".join(["id,n\n", *lines]))
+    return open_source(tmp_path / "x.csv")
+
+
+def part(start: int, stop: int, *missing: int) -> Part:
+    failed = tuple(FailureRecord(row, row + 1, "infer", "E", "no") for row in missing)
+    return Part(0, start, stop, np.zeros(stop - start - len(missing)), failed, len(missing))
+
+
+def test_rows_of_parts_have_their_values_beside_them(source: Any) -> None:
+    kept = KeptColumns(source, ["n", "row", "id"])
+    for one in (part(100, 130), part(130, 400, 200, 399), part(400, ROWS), part(7, 9)):
+        outputs: Any = kept.beside(one, "churn").outputs
+        numbers = one.numbers()
+        assert list(outputs) == ["n", "row", "id", "churn"]
+        assert outputs["n"].tolist() == (numbers * 2).tolist()
+        assert outputs["row"].tolist() == numbers.tolist()
+        assert outputs["id"].tolist() == [f"i{row}" for row in numbers]
+        assert len(outputs["churn"]) == len(numbers)
+    kept.close()
+
+
+def test_all_outputs_have_them_beside_them(source: Any) -> None:
+    numbers = np.array([3, 4, 900])
+    outputs: Any = KeptColumns(source, ["id"]).beside_all({"a": np.zeros(3)}, numbers)
+    assert (list(outputs), outputs["id"].tolist()) == (["id", "a"], ["i3", "i4", "i900"])
+    none: Any = KeptColumns(source, ["id"]).beside_all(np.zeros(0), numbers[:0])
+    assert {name: len(column) for name, column in none.items()} == {"id": 0, "output": 0}
+
+
+def test_rows_that_were_picked_keep_their_numbers(source: Any) -> None:
+    rows = np.array([5, 6, 70])
+    kept = KeptColumns(pick(source, rows), ["row", "n"], numbers=rows)
+    outputs: Any = kept.beside(part(0, 3, 1)).outputs
+    assert (outputs["row"].tolist(), outputs["n"].tolist()) == ([5, 70], [10, 140])
+
+
+def test_text_has_a_width_for_files_of_numpy(source: Any) -> None:
+    kept = KeptColumns(source, ["id", "n"])
+    kept.fix_width()
+    outputs: Any = kept.beside(part(0, 2)).outputs
+    assert (outputs["id"].dtype, outputs["id"].tolist()) == (np.dtype("U4"), ["i0", "i1"])
+
+
+def test_text_that_numpy_would_cut_keeps_its_form() -> None:
+    kept = KeptColumns(
+        open_source({"id": np.array(["a\0", "b"], object), "mixed": np.array(["a", b"b"], object)}), ["id", "mixed"]
+    )
+    kept.fix_width()
+    outputs: Any = kept.beside(part(0, 2)).outputs
+    assert outputs["id"].tolist() == ["a\0", "b"]
+    assert outputs["mixed"].dtype == object
+
+
+def test_files_have_a_path(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"x")
+    for contents in (True, False):
+        outputs: Any = KeptColumns(open_source(tmp_path, contents=contents), ["path"]).beside(part(1, 2)).outputs
+        assert outputs["path"].tolist() == [str(tmp_path / "b.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "models", "error", "words"),
+    [
+        (COLUMNS, ["gone"], ["m"], InputError, "has no column 'gone'; its columns are 'id', 'n'"),
+        (COLUMNS, ["id", "n"], ["m", "n"], UsageError, "column 'n' cannot be kept: the outputs of a model"),
+        (np.zeros(3), ["id"], ["m"], UsageError, "has no columns by name to keep"),
+        (from_rows(iter([{"id": 1}])), ["id"], ["m"], UsageError, "or can be read only once"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_before_the_work(
+    data: Any, names: list[str], models: list[str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        KeptColumns(open_source(data), names, models)
+
+
+def test_a_column_of_the_name_of_an_output_is_refused(source: Any) -> None:
+    with pytest.raises(UsageError, match="column 'n' cannot be kept: an output has this name"):
+        KeptColumns(source, ["n"]).beside(part(0, 2), "n")
+
+
+def test_a_job_knows_the_numbers_of_its_rows() -> None:
+    marks = Marks()
+    for one in (part(4, 6), part(0, 4, 1), part(6, 9, 6, 7, 8)):
+        marks.add(one)
+    assert marks.numbers().tolist() == [0, 2, 3, 4, 5]
+    marks.clear()
+    assert marks.numbers().tolist() == []
+
+
+@pytest.mark.parametrize("kind", ["dict", "parquet"])
+def test_a_null_is_an_error_but_in_a_row_that_is_left_out(kind: str, tmp_path: Path) -> None:
+    ids = np.array(["a", None, "c", "d"], object)
+    pq.write_table(pa.table({"id": ids}), tmp_path / "x.parquet")
+    source = open_source({"id": ids} if kind == "dict" else tmp_path / "x.parquet")
+    kept = KeptColumns(source, ["id"])
+    kept.fix_width()
+    outputs: Any = kept.beside(part(0, 4, 1)).outputs
+    assert (outputs["id"].tolist(), outputs["id"].dtype) == (["a", "c", "d"], np.dtype("U1"))
+    with pytest.raises(InputError, match=r"row 1 cannot be kept: .*'id'"):
+        KeptColumns(source, ["id"]).beside(part(0, 4))
+    kept.close()
+
+
+def test_the_path_of_a_file_whose_name_is_no_text_is_kept_escaped(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")).touch()
+    outputs: Any = KeptColumns(open_source(tmp_path), ["path"]).beside(part(0, 1)).outputs
+    assert outputs["path"].tolist() == [f"{tmp_path}/b\\xff"]

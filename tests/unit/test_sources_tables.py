@@ -1,0 +1,275 @@
+"""Columns by name: of dicts, records, frames, tables of Arrow and files; which of them are taken, and what is said."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+from producer.rows.source import Marked, SliceReader, Source, Table, table_of
+from producer.sources import BatchSource, from_batches, open_source
+from producer.sources.choose import ColumnNames, choose, for_models
+from producer.sources.picked import pick
+from tasks.protocol.records import ModelInfo, TensorSpec
+from worker_config.errors import InputError, UsageError
+
+DAYS = [datetime.date(2024, 5, day) for day in (1, 2, 3)]
+TABLE = pa.table(
+    {
+        "id": ["a", "b", "c"],
+        "age": [30, 40, 50],
+        "joined": DAYS,
+        "at": pa.array([datetime.datetime(2024, 5, 1, 10, 30)] * 3, pa.timestamp("s", "Europe/Berlin")),
+        "p0": [0.0, 1, 2],
+        "p1": [3.0, 4, 5],
+        "image": [
+            {"bytes": b"x", "size": {"w": 1}},
+            {"bytes": b"y", "size": {"w": 2}},
+            {"bytes": b"", "size": {"w": 3}},
+        ],
+    }
+)
+RECORDS = np.array(
+    [("a", 30, DAYS[0], (0, 3)), ("b", 40, DAYS[1], (1, 4)), ("c", 50, DAYS[2], (2, 5))],
+    [("id", "U5"), ("age", ">i4"), ("joined", "M8[D]"), ("p", "f4", (2,))],
+)
+
+
+class Series:
+    """A column of a DataFrame as pandas has it; `nulls` are rows that are null."""
+
+    def __init__(self, values: Any, dtype: Any = None, nulls: tuple[int, ...] = ()) -> None:
+        self.values = np.asarray(values)
+        self.dtype = dtype or self.values.dtype
+        self.nulls = nulls
+
+    def to_numpy(self, dtype: Any = None) -> np.ndarray[Any, Any]:
+        return self.values.astype(dtype) if dtype else self.values
+
+    def isna(self) -> Series:
+        return Series(np.isin(np.arange(len(self.values)), self.nulls))
+
+
+class Frame:
+    """A DataFrame of a library that is not installed."""
+
+    def __init__(self, **columns: Series) -> None:
+        self._columns = columns
+        self.columns = list(columns)
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, name: str) -> Series:
+        return self._columns[name]
+
+    def __dataframe__(self) -> None: ...
+
+
+def frame(**more: Series) -> Frame:
+    zoned = np.array([datetime.datetime(2024, 5, 1, 10, 30)] * 3, object)
+    return Frame(
+        id=Series(np.array(["a", "b", "c"], object)),
+        age=Series([30, 40, 50], dtype="Int64"),
+        joined=Series(np.array(DAYS, "M8[D]")),
+        at=Series(zoned, dtype="datetime64[ns, Europe/Berlin]"),
+        **more,
+    )
+
+
+def rows_of(source: Source | BatchSource) -> Any:
+    if isinstance(source, Source):
+        return source.take(0, source.rows)
+    [batch] = source.batches()
+    return batch
+
+
+def as_lists(source: Source | BatchSource) -> dict[str, Any]:
+    return {name: column.tolist() for name, column in rows_of(source).items()}
+
+
+@pytest.fixture(params=["parquet", "table", "batch", "records", "npy", "frame", "dict"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """The same columns in every form that has such."""
+    if request.param == "parquet":
+        pq.write_table(TABLE, tmp_path / "x.parquet")
+        return tmp_path / "x.parquet"
+    if request.param == "npy":
+        np.save(tmp_path / "x.npy", RECORDS)
+        return tmp_path / "x.npy"
+    kinds = {"table": TABLE, "batch": TABLE.to_batches()[0], "records": RECORDS, "frame": frame()}
+    return kinds.get(request.param, {name: RECORDS[name] for name in RECORDS.dtype.names or ()})
+
+
+def test_columns_that_models_take_come_by_name(data: Any) -> None:
+    source = open_source(data)
+    rows = as_lists(source)
+    assert (source.rows, rows["id"], rows["age"]) == (3, ["a", "b", "c"], [30, 40, 50])
+    assert "joined" not in rows
+
+
+def test_dates_come_as_text_to_who_names_them(data: Any) -> None:
+    assert as_lists(open_source(data, columns=["joined,id"])) == {
+        "joined": ["2024-05-01", "2024-05-02", "2024-05-03"],
+        "id": ["a", "b", "c"],
+    }
+
+
+def test_rows_that_were_picked_have_the_same_columns(data: Any) -> None:
+    table = table_of(pick(open_source(data), np.array([0, 2])))
+    assert table is not None
+    assert "joined" in table.others
+    assert as_lists(table.only(["joined", "age"])) == {"joined": ["2024-05-01", "2024-05-03"], "age": [30, 50]}
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(data: Any) -> None:
+    with pytest.raises(InputError, match="has no column 'wage'; its columns are 'id', 'age'"):
+        open_source(data, columns="wage")
+
+
+def test_times_with_a_zone_are_in_utc() -> None:
+    for data in (TABLE, frame()):
+        assert as_lists(open_source(data, columns="at"))["at"][0].startswith("2024-05-01T10:30:00")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        (["pixels=p0..p1,age"], {"pixels": [[0, 3, 30], [1, 4, 40], [2, 5, 50]]}),
+        ({"pixels": ["p0..p1"], "id": ["id"]}, {"pixels": [[0, 3], [1, 4], [2, 5]], "id": ["a", "b", "c"]}),
+        (["image.bytes", "w=image.size.w"], {"image.bytes": [b"x", b"y", b""], "w": [1, 2, 3]}),
+    ],
+)
+def test_inputs_are_made_of_columns_and_of_fields(tmp_path: Path, columns: ColumnNames, rows: Any) -> None:
+    pq.write_table(TABLE, tmp_path / "x.parquet")
+    for data in (TABLE, tmp_path / "x.parquet"):
+        assert as_lists(open_source(data, columns=columns)) == rows
+
+
+def test_a_field_of_a_struct_that_is_null_is_null(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": b"x"}, None]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"column 'image\.bytes': row 1 is or holds null"):
+        rows_of(open_source(tmp_path / "x.parquet", columns="image.bytes"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (TABLE, r"column 'image': is struct<.*>, which no model takes.*named with a dot, as image\.bytes"),
+        (frame(image=Series([1, 2, 3], dtype="Int64", nulls=(1,))), "the Frame: column 'image': row 1 is null"),
+        ({"image": np.zeros(2, [("a", "f4")]), "b": np.zeros(2)}, "structured"),
+        ({"image": np.array(["NaT", "2024"], "M8[D]"), "b": np.zeros(2)}, "row 0 is NaT"),
+    ],
+)
+def test_columns_that_nobody_can_be_given_are_told_where_they_are_named(data: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        open_source(data, columns="image")
+
+
+@pytest.mark.parametrize("columns", [{}, {"age": Series([1, 2, 3]), 3: Series([1, 2, 3])}])
+def test_frames_without_names_are_refused(columns: dict[Any, Series]) -> None:
+    nameless = Frame()
+    nameless.columns = list(columns)
+    with pytest.raises(InputError, match=r"the Frame: (has no columns|names of columns must be strings, 3 is none)"):
+        open_source(nameless)
+
+
+@pytest.mark.parametrize("data", [np.zeros(3), (np.zeros(3),), from_batches([{"a": np.zeros(3)}])])
+def test_what_has_no_columns_by_name_has_none_to_choose(data: Any) -> None:
+    with pytest.raises(UsageError, match="has no columns by name to choose from"):
+        open_source(data, columns="a")
+
+
+# --- what models need -------------------------------------------------------------------------------------------------
+
+
+def model(*inputs: str, **more: Any) -> ModelInfo:
+    specs = [TensorSpec(name, "float32", (None, 1)) for name in inputs]
+    return ModelInfo("m", "d", 4, specs, [], 0.0, 0, **more)
+
+
+@pytest.mark.parametrize(
+    ("infos", "taken", "left"),
+    [
+        ([model("age")], ["age"], "id, p0, p1, joined (date32[day])"),
+        ([model("age"), model("p1", "age")], ["age", "p1"], "id, p0, joined"),
+        ([model("x", columns={"x": ["p0..p1"]})], ["p0", "p1"], "id, age, joined"),
+        ([model("x", preprocess="f:p")], ["id", "age", "p0", "p1"], "joined (date32[day])"),
+        (
+            [model(preprocess="f:p", columns={"day": ["joined"]})],
+            ["id", "age", "p0", "p1", "joined"],
+            "at (timestamp[s, tz=Europe/Berlin])",
+        ),
+        ([model("joined")], ["joined"], "id, age, p0, p1"),
+    ],
+)
+def test_a_job_takes_the_columns_that_its_models_need(
+    infos: list[ModelInfo], taken: list[str], left: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        source = for_models(open_source(TABLE), infos)
+    assert list(rows_of(source)) == taken
+    assert f"Table: columns that no model takes are left alone: {left}" in caplog.text
+
+
+def test_columns_that_do_not_fit_are_left_for_the_model_to_tell() -> None:
+    source = open_source(TABLE)
+    assert for_models(source, [model("age", "wage")]) is source
+
+
+def test_one_column_is_the_only_input_whatever_the_names(caplog: pytest.LogCaptureFixture) -> None:
+    assert list(rows_of(for_models(open_source({"x": np.zeros(2)}), [model("y")]))) == ["x"]
+    assert not caplog.text
+
+
+# --- one array of several ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> list[Path]:
+    np.savez(tmp_path / "x.npz", **{"a": np.arange(3), "g/b": np.arange(4.0)})
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w")
+    group.create_array("a", data=np.arange(3))
+    group.create_group("g").create_array("b", data=np.arange(4.0))
+    return [tmp_path / "x.npz", tmp_path / "x.zarr"]
+
+
+def test_one_array_of_several_is_taken(groups: list[Path]) -> None:
+    for path in groups:
+        assert rows_of(open_source(path, array="g/b")).tolist() == [0, 1, 2, 3]
+        with pytest.raises(InputError, match="has no array 'c'; its arrays are 'a', 'g/b'"):
+            open_source(path, array="c")
+
+
+def test_a_file_of_one_array_has_none_to_choose(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3))
+    zarr.save_array(tmp_path / "x.zarr", np.arange(3))
+    for path in (tmp_path / "x.npy", tmp_path / "x.zarr"):
+        with pytest.raises(UsageError, match="is one array; leave out the name 'a'"):
+            open_source(path, array="a")
+
+
+def test_an_input_that_is_made_of_columns_has_the_marks_of_these_alone(tmp_path: Path) -> None:
+    fields = pa.array([{"x": 1}, None, {"x": 3}, {"x": None}])
+    pq.write_table(pa.table({"s": fields, "n": [1, 2, None, 4], "left": [None, 1, 2, 3]}), tmp_path / "x.parquet")
+    source: Any = open_source(tmp_path / "x.parquet", columns=["pair=s.x,n"])
+    for chosen, unfed in (source, [1, 2, 3]), (pick(source, np.array([0, 2])), [1]):
+        (batch,) = chosen.marked_batches()
+        assert batch.rows["pair"][0].tolist() == [1, 1]
+        assert sorted(batch.unfed) == unfed
+
+
+def test_a_file_that_cannot_be_read_is_marked_where_an_input_is_made_of_it() -> None:
+    rows: Any = Marked({"a": np.zeros(2), "b": np.ones(2)}, {1: "no such file"})
+    table = Table(["a", "b"], lambda names: reader)
+    reader = SliceReader("x", 2, 8.0, lambda start, stop: rows.rows, lambda start, stop: rows, table)
+    source: Any = choose(reader, {"both": ["a", "b"]})
+    assert source.take(0, 2)["both"].tolist() == [[0, 1], [0, 1]]
+    assert source.take_marked(0, 2).unfed == {1: "no such file"}
