@@ -16,6 +16,7 @@ from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
+from producer.rows.kept import KeptColumns
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
@@ -25,7 +26,6 @@ from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSp
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
 from producer.sources.choose import for_models
-from producer.sources.kept import KeptColumns
 from tasks.protocol.codec import Compression, leaves_of, tree_of
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord

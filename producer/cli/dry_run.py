@@ -16,12 +16,12 @@ import msgspec
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
 from producer.doctor.findings import count_of, mib
+from producer.preflight.dry_write import DryWrite, rehearse
 from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import can_drop, check_output
-from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import open_source
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import RowsFailedError

@@ -20,9 +20,9 @@ from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
 from producer.records.ledger import Ledger
+from producer.rows.kept import KeptColumns
 from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sources import BatchSource, Source
-from producer.sources.kept import KeptColumns
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # For errors of jobs whose output is of a format that cannot.

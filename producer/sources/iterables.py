@@ -7,9 +7,9 @@ from contextlib import closing
 from typing import Any
 
 from producer.rows.columns import check_lengths, check_rows, place, to_array
+from producer.rows.gather import RowSchema, gather, stack
 from producer.rows.read_errors import cause
 from producer.rows.source import Batches, BatchReader, Column
-from producer.sources.gather import RowSchema, gather, stack
 from worker_config.errors import InputError, UsageError
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from producer.rows.kept import KeptColumns
 from producer.rows.part import Marks, Part
 from producer.sources import from_rows, open_source
-from producer.sources.kept import KeptColumns
 from producer.sources.picked import pick
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import InputError, UsageError

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from producer.cli.dry_run import lines, values
+from producer.preflight.dry_write import DryWrite, rehearse
 from producer.preflight.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.preflight.probe import Head
 from producer.rows.marked import unfed_of
@@ -21,7 +22,6 @@ from producer.rows.source import Batches, BatchReader, Marked
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.payload_route import choose_store, why
 from producer.scheduling.window import MAX_BYTES, Window
-from producer.sinks.dry_write import DryWrite, rehearse
 from producer.sources import from_arrays, from_batches, open_source
 from tasks.protocol.messages import MESSAGE_VERSION, FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
