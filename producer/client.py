@@ -246,14 +246,8 @@ class Client:
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store))
         if detach:
             return leave(settings, source, spec)
-        feed = make_feed(
-            source,
-            infos,
-            partial(check_fits, infos),
-            with_rows=spec.slice_ref is None,
-            first_row=first_row,
-            goes_on=options.policy.goes_on,
-        )
+        fits, goes_on = partial(check_fits, infos), options.policy.goes_on
+        feed = make_feed(source, infos, fits, with_rows=spec.slice_ref is None, first_row=first_row, goes_on=goes_on)
         row_bytes = source.row_bytes if isinstance(source, Source) else None
         return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, options))
 
@@ -285,12 +279,7 @@ class Client:
         return try_out(self._settings, source, infos, slots, options, self._start)
 
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
-        """The SHA-256 of each model's files, by name, in the versions that a job would get now.
-
-        Raises:
-            UnknownModelError, NoWorkerError: no worker holds the models.
-            BrokerError: Redis cannot be reached.
-        """
+        """The SHA-256 of each model's files by name, in the versions that a job would get now; raises as `describe`."""
         return {info.name: info.digest for info in self.describe(models)}
 
     def attach(self, job_id: str) -> DetachedJob:
@@ -335,7 +324,7 @@ class Client:
         try:
             for part in job.parts():
                 for row in range(part.stop - part.start):
-                    yield _row(part.outputs, row)
+                    yield tree_of({key: array[row] for key, array in leaves_of(part.outputs)})
         finally:
             job.cancel()
 
@@ -356,7 +345,3 @@ class Client:
             self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
             job.start()
         return job
-
-
-def _row(outputs: OutputTree, row: int) -> Any:
-    return tree_of({key: array[row] for key, array in leaves_of(outputs)})
