@@ -16,7 +16,7 @@ import numpy as np
 from tasks.protocol.codec import columns_of, tree_like
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.unfed_rows import without_unfed
-from worker_config.errors import InputError
+from worker_config.errors import InputError, PayloadError
 
 # Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.
 MOST_VALUE_CHARACTERS = 4_096
@@ -45,6 +45,8 @@ def fed_rows(message: ChunkMessage, payload: Any) -> tuple[Any, list[FailureReco
     if not unfed:
         return rows, []
     first = message.start
+    if not (min(unfed) >= 0 and max(unfed) < message.stop - first):
+        raise PayloadError("the payload tells of rows that cannot be fed, and that the chunk has not")
     records = [FailureRecord(first + at, first + at + 1, "read", "InputError", why[:500]) for at, why in unfed.items()]
     fed = np.array([at for at in range(message.stop - first) if at not in unfed], np.int64)
     if len(fed):

@@ -30,6 +30,6 @@ def without_unfed(payload: Any) -> tuple[Any, dict[int, str]]:
     if not isinstance(payload, dict) or _ROWS not in payload:
         return payload, {}
     unfed = payload.get(_WHY)
-    if not isinstance(unfed, dict) or not all(isinstance(why, str) for why in unfed.values()):
+    if not isinstance(unfed, dict) or not all(type(at) is int and isinstance(why, str) for at, why in unfed.items()):
         raise PayloadError("the payload does not say which of its rows cannot be fed to a model")
     return payload[_ROWS], dict(sorted(unfed.items()))

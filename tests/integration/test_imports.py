@@ -91,12 +91,6 @@ def system(folder: Path, beside: Path, expected: np.ndarray) -> Iterator[System]
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 def test_a_registered_class_beside_the_manifest_is_found(client: Client, expected: np.ndarray) -> None:
     np.testing.assert_allclose(client.predict("own", ROWS), expected, rtol=1e-4, atol=1e-5)
     assert client.describe("own")[0].executor != "plain"

@@ -43,12 +43,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 def test_the_names_of_classes_are_left_out(client: Client) -> None:
     np.testing.assert_allclose(client.predict("named", ROWS, chunk_rows=9), ROWS[:, :3] * 2, rtol=1e-5)
 

@@ -155,3 +155,9 @@ def test_the_first_row_that_can_be_fed_is_held_against_the_models() -> None:
     assert [sorted(unfed_of(one[1])) for one in chunks if one] == [[0, 1], [0], []]
     assert [one["x"].tolist() for one in asked] == [[3]]
     assert isinstance(next(one for one in chunks if one)[1], Marked)
+
+
+@pytest.mark.parametrize("at", [-1, 3, "0", True])
+def test_rows_that_a_chunk_has_not_are_none_that_fail(at: Any) -> None:
+    with pytest.raises(PayloadError, match="cannot be fed"):
+        fed_rows(message(3), with_unfed(np.zeros(3, np.float32), {at: "null"}))
