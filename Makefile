@@ -57,7 +57,7 @@ test: $(READY) $(BROWSER)  ## run every test, five files at a time: they wait as
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/unit/test_fuzz.py \
-		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
+		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py model_kinds.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
 secured: $(READY)  ## run the tests of whole systems with users of least rights, TLS with client certificates, and signing
 	SECURED=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) tests/integration tests/acceptance

@@ -10,7 +10,7 @@ from pathlib import Path
 def write_manifest(folder: Path, models: Mapping[str, object], name: str = "models.toml", **top: object) -> Path:
     """Write a manifest into a folder; `top` are its keys outside all tables.
 
-    What JSON says of a string, number, list or truth value TOML says too.
+    What JSON says of a string, number, list or truth value TOML says too; a dict becomes an inline table.
     """
     tables = [_lines(top)]
     for model, keys in models.items():
@@ -21,7 +21,13 @@ def write_manifest(folder: Path, models: Mapping[str, object], name: str = "mode
 
 
 def _lines(keys: Mapping[str, object]) -> str:
-    return "".join(f"{key} = {json.dumps(value, default=str)}\n" for key, value in keys.items())
+    return "".join(f"{key} = {_value(value)}\n" for key, value in keys.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value, default=str)
 
 
 def by_stem(*paths: Path) -> dict[str, Path]:

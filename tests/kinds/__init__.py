@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from tests.formats import (
     NAMES,
+    Case,
     checkpoint_case,
     frozen_case,
     old_saved_case,
@@ -44,11 +51,18 @@ from tests.kinds.keras_files import (
     with_lambda,
     with_own_layer,
 )
-from tests.kinds.others import flex, jax_case, onnx, tflite_file, ydf_case
+from tests.kinds.others import flex, jax_case, onnx, texts_case, tflite_file, ydf_case
 from tests.kinds.values import IDS, IMAGES, PIXELS, STEPS, WORDS, Kind
 
+ROOT = Path(__file__).parents[2]
 _EXPORT = "export the model as a SavedModel"
 _KERAS_2 = "it is a Keras 2 file .*; export it as a SavedModel where tf_keras is installed"
+_TEXT = "tensorflow_text"
+
+
+def _lacking(operation: str, module: str) -> str:
+    return rf"it needs the operation '{operation}', .* install the package .* imports = \[\"{module}\"\]"
+
 
 KINDS = [
     Kind("Keras 3, Sequential", "`.keras`", keras_file(dense, PIXELS)),
@@ -112,7 +126,13 @@ KINDS = [
     *[Kind(f"TFLite, {how}", "`.tflite`", tflite_file(how)) for how in ("float16", "dynamic range", "int8", "int16x8")],
     Kind("TFLite with operations of TensorFlow", "`.tflite`", flex, "serve the SavedModel"),
     Kind("jax2tf", "folder", jax_case, "", "jax"),
-    Kind("ydf", "folder", ydf_case, "Op type not registered 'SimpleML", "ydf_tf"),
+    # Refused as long as nothing in this process has imported the operations, so before those that name them.
+    Kind("ydf", "folder", ydf_case, _lacking("SimpleMLInferenceOpWithHandle", "ydf_tf"), "ydf_tf"),
+    Kind("ydf, `imports`", "folder", partial(ydf_case, imports=["ydf_tf"]), "", "ydf_tf"),
+    Kind("tensorflow_text", "folder", texts_case, _lacking("CaseFoldUTF8", _TEXT), _TEXT),
+    Kind("tensorflow_text", "`.pb`", partial(texts_case, frozen=True), _lacking("CaseFoldUTF8", _TEXT), _TEXT),
+    Kind("tensorflow_text, `imports`", "folder", partial(texts_case, imports=[_TEXT]), "", _TEXT),
+    Kind("tensorflow_text, `imports`", "`.pb`", partial(texts_case, frozen=True, imports=[_TEXT]), "", _TEXT),
     Kind("ONNX", "`.onnx`", onnx, "not a .keras, .h5, .hdf5, .pb, .meta, .tflite file, nor a SavedModel folder"),
 ]
 
@@ -120,6 +140,14 @@ KINDS = [
 def can_be_made(kind: Kind) -> bool:
     """Whether the library that writes it is installed."""
     return not kind.needs or find_spec(kind.needs) is not None
+
+
+def written(numbers: Iterable[int], folder: Path) -> dict[int, Case]:
+    """Kinds by their number, made in a process of their own: a worker does not have imported what writes them."""
+    command = [sys.executable, "-m", "tests.kinds", folder, *map(str, numbers)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    return {int(file.stem): pickle.loads(file.read_bytes()) for file in folder.glob("*.pickle")}  # noqa: S301
 
 
 def table() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.formats import Case
-from tests.kinds.values import IMAGES, PIXELS, WEIGHTS, Make, quietly, refused
+from tests.kinds.values import IMAGES, PIXELS, WEIGHTS, WORDS, Make, quietly, refused
 from worker_config.manifest import ModelEntry
 
 
@@ -73,14 +73,39 @@ def jax_case(folder: Path) -> Case:
     return Case(ModelEntry(str(folder / "saved")), PIXELS, {"": np.asarray(network(PIXELS))})
 
 
-def ydf_case(folder: Path) -> Case:
+def ydf_case(folder: Path, **entry: Any) -> Case:
     import ydf
 
     data = {f"p{number}": PIXELS[:, number] for number in range(4)}
     labels = {"label": (PIXELS.sum(1) > 2).astype(np.int64)}
     model = ydf.RandomForestLearner("label", num_trees=3, min_examples=2).train(data | labels, verbose=0)
     quietly(lambda: model.to_tensorflow_saved_model(str(folder / "saved"), mode="tf"))
-    return Case(ModelEntry(str(folder / "saved")), data, {"": model.predict(data)})
+    return Case(ModelEntry(str(folder / "saved"), **entry), data, {"": model.predict(data)})
+
+
+def texts_case(folder: Path, *, frozen: bool = False, **entry: Any) -> Case:
+    """A network over the words of texts, which operations of tensorflow_text find."""
+    import tensorflow as tf
+    import tensorflow_text
+
+    def network(texts: Any) -> Any:
+        folded = tensorflow_text.case_fold_utf8(texts)
+        words = tensorflow_text.WhitespaceTokenizer().tokenize(folded).to_tensor("", shape=[None, 3])
+        ids = tf.strings.to_hash_bucket_fast(words, 4)
+        return tf.nn.softmax(tf.reduce_mean(tf.gather(WEIGHTS, ids), 1), name="scores")
+
+    rows = np.array([f"{one.decode()} Straße {one.decode().upper()}".encode() for one in WORDS], object)
+    expected = network(tf.constant(rows)).numpy()
+    if frozen:
+        with tf.Graph().as_default() as graph:
+            network(tf.compat.v1.placeholder(tf.string, [None], "texts"))
+        path = folder / "texts.pb"
+        path.write_bytes(graph.as_graph_def().SerializeToString())
+        return Case(ModelEntry(str(path), outputs=["scores:0"], **entry), {"texts:0": rows}, {"": expected})
+    module = tf.Module()
+    module.serve = tf.function(network, input_signature=[tf.TensorSpec([None], tf.string, "texts")], autograph=False)
+    tf.saved_model.save(module, folder / "saved", signatures=module.serve)
+    return Case(ModelEntry(str(folder / "saved"), **entry), {"texts": rows}, {"": expected})
 
 
 def onnx(folder: Path) -> Case:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -16,21 +13,18 @@ from tasks.models.program import batch_rows_of
 from tasks.preparation.make_snapshot import make_snapshot
 from tasks.preparation.serving_spec import ServingSpec
 from tests.formats import Case
-from tests.kinds import KINDS, can_be_made, table
+from tests.kinds import KINDS, ROOT, can_be_made, table, written
 from tests.unit.test_formats import check_equal, refused
 from worker_config.manifest import ModelEntry
 
-ROOT = Path(__file__).parents[2]
 NAMES = [f"{kind.name} {kind.form}".replace("`", "") for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of other libraries."""
-    folder = tmp_path_factory.mktemp("kinds")
-    made = subprocess.run([sys.executable, "-m", "tests.kinds", folder], cwd=ROOT, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr[-2000:]
-    return folder
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Case]:
+    """What other libraries write."""
+    numbers = [number for number, kind in enumerate(KINDS) if kind.needs and can_be_made(kind)]
+    return written(numbers, tmp_path_factory.mktemp("kinds"))
 
 
 @pytest.mark.filterwarnings("ignore")  # libraries warn of each other
@@ -40,11 +34,7 @@ def test_a_kind_of_model(number: int, tmp_path: Path, request: pytest.FixtureReq
     if not can_be_made(kind):
         pytest.skip(f"{kind.needs} is not installed; it is in the extra kinds")
     (tmp_path / "snapshot").mkdir()
-    case: Case
-    if kind.needs:
-        case = pickle.loads((request.getfixturevalue("foreign") / f"{number}.pickle").read_bytes())  # noqa: S301
-    else:
-        case = kind.make(tmp_path)
+    case: Case = request.getfixturevalue("foreign")[number] if kind.needs else kind.make(tmp_path)
     if kind.refused:
         refused(case.entry, kind.refused)
         return

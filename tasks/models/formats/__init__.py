@@ -35,7 +35,10 @@ _UNKNOWN_OPERATION = re.compile(r"Op type not registered '([^']+)'")
 # Modules whose import registers operations, by the names of these.
 _BROUGHT_BY = {
     "ydf_tf": re.compile("^SimpleML"),
-    "tensorflow_text": re.compile("Tokeniz|Sentencepiece|[Ww]ordpiece|^TFText|^CaseFold|^NormalizeUTF8"),
+    "tensorflow_text": re.compile(
+        "Tokeniz|Sentencepiece|^TFText|^CaseFold|^NormalizeUTF8|^(ConstrainedSequence|FastBertNormalize|"
+        "FindSourceOffsets|MaxSpanningTree|RegexSplitWithOffsets|RougeL|SentenceFragments(V2)?)$"
+    ),
 }
 _FILES: dict[str, Callable[[Path, ModelEntry], Program]] = {
     ".keras": open_keras,
