@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from producer import Client
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
-from tests.systems import System, serving
+from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
 
 ROWS = np.random.default_rng(2).random((50, 4), np.float32)
@@ -41,9 +43,16 @@ WORDS = json.loads((Path(__file__).parent / "vocab.json").read_text())
 def words(scores):
     return np.array([WORDS[int(row.sum() * 7) % len(WORDS)] for row in scores])
 """
-needs_ydf = pytest.mark.skipif(
-    not (importlib.util.find_spec("ydf") and importlib.util.find_spec("ydf_tf")), reason="needs the extra 'kinds'"
-)
+OPERATION = """
+from pathlib import Path
+
+import tensorflow as tf
+
+tripled = tf.load_op_library(str(Path(__file__).with_name("libtripled.so"))).our_tripled
+"""
+OWN: dict[str, object] = {"path": "own.keras", "imports": ["own_layers"]}
+COMPILER = shutil.which("gcc")
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="needs gcc")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +90,30 @@ def expected(beside: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def system(folder: Path, beside: Path, expected: np.ndarray) -> Iterator[System]:
-    own = {"path": "own.keras", "imports": ["own_layers"]}
-    models = {
-        "own": own,
-        "worded": {**own, "postprocess": "own_steps:words", "files": ["vocab.json"]},
-    }
+def operation(beside: Path) -> np.ndarray:
+    """What TensorFlow gives for a SavedModel with an operation that it does not have; and its folder."""
+    import tensorflow as tf
+
+    (beside / "own_operation.py").write_text(OPERATION)
+    flags = [*tf.sysconfig.get_compile_flags()[:1], *tf.sysconfig.get_link_flags()]
+    source, library = REPOSITORY / "tests" / "own_operation.c", beside / "libtripled.so"
+    subprocess.run([str(COMPILER), "-shared", "-fPIC", source, "-o", library, *flags], check=True)
+    tripled = tf.load_op_library(str(library)).our_tripled
+    module = tf.Module()
+    module.weights = tf.Variable(ROWS[:4])
+    spec = tf.TensorSpec([None, 4], name="rows")
+    module.serve = tf.function(lambda rows: {"y": tripled(rows) @ module.weights}, input_signature=[spec])
+    tf.saved_model.save(module, beside / "operation", signatures=module.serve)
+    expected: np.ndarray = module.serve(tf.constant(ROWS))["y"].numpy()
+    return expected
+
+
+@pytest.fixture(scope="module")
+def system(folder: Path, beside: Path, expected: np.ndarray, request: pytest.FixtureRequest) -> Iterator[System]:
+    models = {"own": OWN, "worded": {**OWN, "postprocess": "own_steps:words", "files": ["vocab.json"]}}
+    if COMPILER:
+        request.getfixturevalue("operation")
+        models["operation"] = {"path": "operation", "imports": ["own_operation"], "files": ["libtripled.so"]}
     with serving(folder, write_manifest(beside, models)) as system:
         yield system
 
@@ -134,24 +161,37 @@ def test_a_changed_function_makes_no_snapshot_anew(system: System, beside: Path,
     assert "making a snapshot" not in shown.stderr
 
 
-@needs_ydf
-def test_a_forest_of_ydf_is_served_by_its_own_operations(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import pandas as pd
-    import tensorflow as tf
-    import ydf
-    import ydf_tf  # noqa: F401
+@needs_compiler
+def test_an_operation_of_ones_own_is_there_in_every_process(
+    system: System, beside: Path, client: Client, operation: np.ndarray
+) -> None:
+    def check() -> None:
+        np.testing.assert_allclose(client.predict("operation", ROWS, chunk_rows=10), operation, rtol=1e-5)
 
-    folder = tmp_path_factory.mktemp("s")
-    random = np.random.default_rng(3)
-    frame = pd.DataFrame({"age": random.uniform(18, 90, 300), "city": random.choice(["a", "b", "c"], 300)})
-    frame["label"] = (frame["age"] > 50) & (frame["city"] != "a")
-    forest = ydf.GradientBoostedTreesLearner(label="label", num_trees=5).train(frame, verbose=0)
-    forest.to_tensorflow_saved_model(str(folder / "forest"), mode="tf")
-    rows = {"age": frame["age"].to_numpy(np.float32), "city": frame["city"].to_numpy(object)}
-    signature = tf.saved_model.load(str(folder / "forest")).signatures["serving_default"]
-    tensors = {name: tf.constant(array) for name, array in rows.items()}
-    (expected,) = (tensor.numpy() for tensor in signature(**tensors).values())
-    manifest = write_manifest(folder, {"forest": {"path": "forest", "imports": ["ydf_tf"]}})
-    with serving(folder, manifest, children=1) as system, Client(system.url) as client:
-        outputs = client.predict("forest", rows, chunk_rows=70)
-        np.testing.assert_allclose(outputs, expected, rtol=1e-5)
+    check()
+    assert client.describe("operation")[0].executor != "plain"
+    before = {slot.pid for slot in system.slots()}
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len({slot.pid for slot in system.slots()} - before) == len(before), "other children are ready")
+    check()
+    np.save(system.folder / "rows.npy", ROWS)
+    command = ["predict", "operation", "rows.npy", "-o", "tripled.npy", "--models", beside / "models.toml"]
+    embedded = system.celeriac(*command, CELERIAC_BROKER_URL="")
+    assert embedded.returncode == 0, embedded.stderr
+    np.testing.assert_allclose(np.load(system.folder / "tripled.npy"), operation, rtol=1e-5)
+
+
+@needs_compiler
+def test_what_is_lacking_is_told_with_what_to_do(system: System, beside: Path, operation: np.ndarray) -> None:
+    (beside / "raising.py").write_text("raise OSError('libown.so: no such file')")
+    imports = {"bare": [], "absent": ["absent_operations"], "raising": ["raising"]}
+    models = {name: {"path": "operation", "imports": modules} for name, modules in imports.items()}
+    manifest = write_manifest(beside, {"own": OWN, **models}, "lacking.toml")
+    shown = system.celeriac("models", "--models", manifest, "--json", CELERIAC_BROKER_URL="")
+    told = json.loads(shown.stdout)["broken"]
+    assert "it needs the operation 'OurTripled', which TensorFlow itself does not have" in told["bare"]
+    assert 'name its module in the manifest, imports = ["package.module"]' in told["bare"]
+    assert "the module absent_operations of imports (ModuleNotFoundError: No module named" in told["absent"]
+    assert "the module raising of imports (OSError: libown.so: no such file)" in told["raising"]
+    assert not any("\n" in error for error in told.values())

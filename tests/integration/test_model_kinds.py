@@ -71,7 +71,6 @@ def test_a_kind_is_predicted_by_a_worker_as_by_its_own_library(
 
 def test_not_all_are_run_by_their_own_graphs(cases: dict[int, Case], client: Client) -> None:
     executors = {name_of(number): client.describe(name_of(number))[0].executor for number in cases}
-    print(executors)
     assert set(executors.values()) - {"graph", "plain"}, executors
 
 

@@ -37,7 +37,8 @@ def module(function: Callable[..., Any], *, signature: str = "serving_default", 
 
 
 def of_type(dtype: Any) -> Make:
-    return module(lambda tf, x: tf.concat([x, x[:, ::-1]], 1), x=(PIXELS * 9).astype(dtype))
+    rows = PIXELS * 9 + 1j * PIXELS[::-1] if dtype == "complex64" else PIXELS * 9
+    return module(lambda tf, x: tf.concat([x, x[:, ::-1]], 1), x=rows.astype(dtype))
 
 
 def free_sizes(folder: Path) -> Case:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.formats import Case
-from tests.kinds.values import IMAGES, PIXELS, WEIGHTS, WORDS, Make, quietly, refused
+from tests.kinds.values import IDS, IMAGES, PIXELS, WEIGHTS, WORDS, Make, quietly, refused
 from worker_config.manifest import ModelEntry
 
 
@@ -76,11 +76,14 @@ def jax_case(folder: Path) -> Case:
 def ydf_case(folder: Path, **entry: Any) -> Case:
     import ydf
 
-    data = {f"p{number}": PIXELS[:, number] for number in range(4)}
-    labels = {"label": (PIXELS.sum(1) > 2).astype(np.int64)}
-    model = ydf.RandomForestLearner("label", num_trees=3, min_examples=2).train(data | labels, verbose=0)
+    cities = np.array(["a", "b", "c"] * 8)[: len(PIXELS)]
+    data = {"city": cities, "age": PIXELS[:, 0], "count": IDS[:, 0]}
+    label = (PIXELS[:, 0] > 0.5) & (cities != "a")
+    learner = ydf.GradientBoostedTreesLearner("label", num_trees=3, min_examples=2, min_vocab_frequency=1)
+    model = learner.train(data | {"label": label}, verbose=0)
     quietly(lambda: model.to_tensorflow_saved_model(str(folder / "saved"), mode="tf"))
-    return Case(ModelEntry(str(folder / "saved"), **entry), data, {"": model.predict(data)})
+    rows = data | {"city": cities.astype(object)}
+    return Case(ModelEntry(str(folder / "saved"), **entry), rows, {"": model.predict(data)})
 
 
 def texts_case(folder: Path, *, frozen: bool = False, **entry: Any) -> Case:
