@@ -9,7 +9,7 @@ batch_mib = 256                 # no more than this together; a larger row goes 
 signature = "serving_default"   # SavedModel and TFLite
 inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
 outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
-constants = {"training:0" = false}   # placeholders of a graph of TensorFlow 1 that are no rows
+constants = {"training:0" = false}   # what is fed to a graph, or a SavedModel, and is no rows
 columns = {pixels = ["p0..p783"]}   # of which columns of the data set an input is made
 preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
 postprocess = "steps:label"     # a function: outputs of the model -> outputs
@@ -84,7 +84,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         signature: which signature of a SavedModel to call.
         inputs, outputs: tensors of a graph without signatures, by name, such as "x:0". Of other formats `inputs` are
             all that there are, in the order that a tuple of arrays goes by, and `outputs` those that are wanted.
-        constants: values of a graph's placeholders that are no rows, by tensor name.
+        constants: values of a graph's placeholders, by tensor name, or of a SavedModel's inputs that are no rows.
         columns: of inputs, or of what `preprocess` takes, the columns of the data set that each is made of; all others
             are columns of their own names.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).

@@ -72,7 +72,7 @@ def check_rows(inputs: Sequence[TensorSpec]) -> None:
 
 def flag_hint(name: str) -> str:
     """What to do about an input that is no row."""
-    return f'a flag of a graph of TensorFlow 1 is given in the manifest: constants = {{"{name}" = false}}'
+    return f'a flag of a graph or a SavedModel is given in the manifest: constants = {{"{name}" = false}}'
 
 
 def check_order(names: Sequence[str], have: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from tests.kinds.graphs import (
     png,
     training,
     with_changes,
+    with_flag,
     without_signature,
 )
 from tests.kinds.keras_files import (
@@ -101,6 +102,8 @@ KINDS = [
     Kind(
         "`tf.Module` without a signature", "folder", without_signature, "no signature 'serving_default'; it has: none"
     ),
+    Kind("`tf.Module`, a flag", "folder", with_flag, r'single value.* constants = \{"training" = false\}'),
+    Kind("`tf.Module`, a flag, `constants`", "folder", partial(with_flag, constants={"training": False})),
     Kind("`tf.Module`, rows of any size", "folder", free_sizes),
     Kind("`tf.Module`, files of images", "folder", module(decoded, data=objects([png(one) for one in IMAGES]))),
     Kind("`tf.Module`, `tf.train.Example`", "folder", lambda folder: module(parsed, examples=examples())(folder)),

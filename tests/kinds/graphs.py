@@ -53,6 +53,21 @@ def free_sizes(folder: Path) -> Case:
     return Case(ModelEntry(str(folder / "saved")), {"x": STEPS}, loaded_by_tensorflow(folder / "saved", {"x": STEPS}))
 
 
+def with_flag(folder: Path, **entry: Any) -> Case:
+    """One of whose inputs is no row."""
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec([None, 4], name="x"), tf.TensorSpec([], tf.bool, "training")]
+    call = tf.function(
+        lambda x, training: {"y": tf.cond(training, lambda: x + tf.random.normal(tf.shape(x)), lambda: x * 2)},
+        input_signature=specs,
+    )
+    module = tf.Module()
+    module.serve, path = call, folder / "saved"
+    tf.saved_model.save(module, path, signatures=call)
+    return Case(ModelEntry(str(path), **entry), {"x": PIXELS}, {"y": PIXELS * 2})
+
+
 def without_signature(folder: Path) -> Case:
     import tensorflow as tf
 

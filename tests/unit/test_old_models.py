@@ -209,7 +209,7 @@ def test_constants_are_for_graphs(tmp_path: Path) -> None:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "a.keras")
     saved_with_optimizer(tmp_path / "saved")
     for name in ("a.keras", "saved"):
-        refused(ModelEntry(str(tmp_path / name), constants={"x:0": True}), "constants are for graphs of TensorFlow 1")
+        refused(ModelEntry(str(tmp_path / name), constants={"x:0": True}), "constants are for .pb and .meta files, and")
 
 
 def test_a_checkpoint_without_a_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Puts values in the place of a graph's placeholders that are no rows: a flag such as `is_training`, a rate.
+"""Puts values in the place of what a graph or a signature takes and is no rows: a flag such as `is_training`.
 
 GraphDef, {"is_training:0": false} --> the same graph with a constant node of that name, without what it rules out
+inputs of a signature, {"training": false} --> {"training": array}
 
 So noise and updates of a branch that is for training do not run, and are not taken to run.
 """
@@ -37,14 +38,27 @@ def give_constants(graph_def: Any, constants: Mapping[str, Constant]) -> None:
         _take_branches(graph_def)
 
 
+def constant_inputs(inputs: Mapping[str, Any], constants: Mapping[str, Constant]) -> dict[str, Any]:
+    """The values of those of a signature's inputs that get one, as arrays.
+
+    Raises:
+        ValueError: there is no such input, it is one of rows, or holds no such value.
+    """
+    if unknown := [name for name in constants if name not in inputs]:
+        raise ValueError(f"no input {unknown[0]!r} for constants; the signature's are {some(sorted(inputs))}")
+    return {name: _array(name, value, inputs[name].dtype, inputs[name].shape) for name, value in constants.items()}
+
+
 def check_no_constants(constants: Mapping[str, Constant]) -> None:
-    """Refuse them for a model that has no placeholders.
+    """Refuse them for a model that has neither placeholders nor a signature.
 
     Raises:
         ValueError: there are some.
     """
     if constants:
-        raise ValueError("constants are for graphs of TensorFlow 1: .pb, .meta, SavedModels without an object graph")
+        raise ValueError(
+            "constants are for .pb and .meta files, and for SavedModels, but for those with the optimizer of Keras 2"
+        )
 
 
 def _become_constant(node: Any, name: str, value: Constant) -> None:
@@ -52,16 +66,20 @@ def _become_constant(node: Any, name: str, value: Constant) -> None:
 
     dtype = tf.as_dtype(node.attr["dtype"].type)
     sizes = [size.size for size in node.attr["shape"].shape.dim]
-    if -1 in sizes:
-        raise ValueError(f"constants give {name!r}, which has rows; it is an input")
-    if not _fits(dtype, value):
-        raise ValueError(f"constants give {name!r} the value {value!r}, and it is of {dtype.name}")
+    array = _array(name, value, dtype, tf.TensorShape([None if size == -1 else size for size in sizes]))
     node.op = "Const"
     del node.input[:]
     node.attr.clear()
     node.attr["dtype"].type = dtype.as_datatype_enum
-    array = np.full(sizes, value, object if dtype == tf.string else dtype.as_numpy_dtype)
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array, dtype))
+
+
+def _array(name: str, value: Constant, dtype: Any, shape: Any) -> Any:
+    if not shape.is_fully_defined():
+        raise ValueError(f"constants give {name!r}, which has rows; it is an input")
+    if not _fits(dtype, value):
+        raise ValueError(f"constants give {name!r} the value {value!r}, and it is of {dtype.name}")
+    return np.full(shape.as_list(), value, object if dtype.name == "string" else dtype.as_numpy_dtype)
 
 
 def _fits(dtype: Any, value: Constant) -> bool:

@@ -60,11 +60,12 @@ def _of_checkpoint(path: Path, entry: ModelEntry) -> list[FileOperation]:
 
 def _of_saved_model(path: Path, entry: ModelEntry) -> list[FileOperation]:
     meta = read_meta_graph(path, entry.signature)
-    if meta.HasField("object_graph_def"):
+    if keeps_optimizer(meta):
         check_no_constants(entry.constants)
     if entry.inputs:  # before the model is loaded, which may take long
         given = meta.signature_def[entry.signature].inputs
-        check_order(entry.inputs, sorted(name for name in given if given[name].name not in entry.constants))
+        fed = [name for name in given if not {name, given[name].name} & entry.constants.keys()]
+        check_order(entry.inputs, sorted(fed))
     outputs = [tensor.name for tensor in meta.signature_def[entry.signature].outputs.values() if tensor.name]
     functions = list(_loaded_functions(meta.object_graph_def, entry.signature))
     if meta.HasField("object_graph_def") and not keeps_optimizer(meta):

@@ -7,7 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tasks.models.error_text import telling_line
+from tasks.models.formats.constants import constant_inputs
 from tasks.models.formats.graph_def import REFERENCE_WRITES, TABLE_WRITES
 from tasks.models.formats.sessions import freeze_saved_model
 from tasks.models.program import Program, output_spec_of, plain_call, spec_of
@@ -43,7 +46,8 @@ def open_saved_model(path: Path, entry: ModelEntry) -> Program:
     except Exception as error:
         why = f"it has no object graph, and cannot be frozen: {telling_line(error)}"
         # Variables of TensorFlow 1 may be references: these are in the graph, and out of reach.
-        return dataclasses.replace(_reopened(path, entry, tags, REFERENCE_WRITES, ""), why_plain=why)
+        bare = msgspec.structs.replace(entry, constants={})  # which names tensors, not inputs
+        return dataclasses.replace(_reopened(path, bare, tags, REFERENCE_WRITES, ""), why_plain=why)
 
 
 def keeps_optimizer(meta: Any) -> bool:
@@ -100,11 +104,15 @@ def _plain(path: Path, entry: ModelEntry, tags: Sequence[str] | None) -> Program
     saved = tf.saved_model.load(str(path), tags=tags)
     _check_signature(entry.signature, saved.signatures)
     function = saved.signatures[entry.signature]
-    inputs = [spec_of(name, spec) for name, spec in sorted(function.structured_input_signature[1].items())]
+    given = function.structured_input_signature[1]
+    constants = constant_inputs(given, entry.constants)
+    inputs = [spec_of(name, spec) for name, spec in sorted(given.items()) if name not in constants]
     outputs = [output_spec_of(name, spec) for name, spec in sorted(function.structured_outputs.items())]
 
     def run(tensors: Sequence[Any]) -> Sequence[Any]:
-        result = function(**{spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)})
+        fed = {name: tf.constant(array, given[name].dtype) for name, array in constants.items()}
+        fed |= {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)}
+        result = function(**fed)
         return [result[spec.name] for spec in outputs]
 
     return Program(inputs, outputs, run=run, variables=function.variables, tracked=saved)
