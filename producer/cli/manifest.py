@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from producer.client import Client
-from tasks.models.model_version import digest_or_error
+from tasks.models.model_version import digest_or_error, python_digests
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.model_paths import is_model, name_of
@@ -44,10 +44,10 @@ def broken_entries(manifest: Path) -> dict[str, CeleriacError]:
     return found
 
 
-def model_digests(names: list[str], manifest: Path) -> dict[str, str]:
-    """The SHA-256 of each model's files, by name, as a worker that starts now will find them."""
+def model_digests(names: list[str], manifest: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The SHA-256 of each model, and of each function or file of theirs, as a worker that starts now will find them."""
     entries = read_manifest(manifest, names)
-    return {name: digest_or_error(name, entries[name]) for name in names}
+    return {name: digest_or_error(name, entries[name]) for name in names}, python_digests(entries.values())
 
 
 def not_independent(names: list[str], client: Client | None, manifest: Path) -> list[str]:

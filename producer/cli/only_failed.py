@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
+from producer.rows.rebatcher import count_rows
 from producer.rows.widen import widened
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
@@ -64,6 +65,9 @@ class Finished:
             check_same(self.path, {"rows": self.rows}, {"rows": source.rows})
         then = msgspec.to_builtins(self.sidecar)
         changes = check_same(self.path, then, head.as_dict(), accept_changes=accept_changes)
+        if changes and source.rows is None:  # read to its end, as the failed rows may come before what is new
+            with closing(source.batches()) as batches:
+                check_same(self.path, {"rows": self.rows}, {"rows": sum(map(count_rows, batches))})
         return [f"{change}; {self.sidecar.ledger['predicted']} rows are from before" for change in changes]
 
 
@@ -105,7 +109,13 @@ def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes
                 f"--only-failed is for independent rows, which those of model {dependent[0]} are not, as the "
                 "manifest says: their chunks would be others; predict all rows again with --force"
             )
-        head = JournalHead(described, system.digests, request.on_error or finished.sidecar.on_error)
+        head = JournalHead(
+            described,
+            system.digests,
+            request.on_error or finished.sidecar.on_error,
+            keep=request.run.keep,
+            sources=system.sources,
+        )
         changes = finished.check_same(source, head, accept_changes=accept_changes)
         with system.start() as client:
             return predict_failed(client, request.models, source, finished, head, request.run, changes)
@@ -128,7 +138,7 @@ def predict_failed(
     fills, fill = head.on_error == "fill", finished.sidecar.fill
     picked = pick(source, failed)
     kept = kept_columns(picked, run, models, path, failed)
-    with open_sink(path, finished.rows, force=True, mask=fills) as sink:
+    with open_sink(path, finished.rows, force=True, mask=fills, locked=True) as sink:
         job = client.submit(
             names,
             picked,

@@ -66,6 +66,8 @@ def predict_to_output(
         head = JournalHead(
             source=described,
             models=system.digests,
+            sources=system.sources,
+            keep=request.run.keep,
             on_error=request.on_error or "raise",
             chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
         )

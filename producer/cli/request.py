@@ -6,6 +6,7 @@ dry_run or leave_job
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -74,12 +75,14 @@ class PredictRequest:
 class System:
     """Who runs a request: the client of its broker, or an embedded system, which is started as late as can be.
 
-    `digests` are the SHA-256 of each model, by name, as the workers hold it or will.
+    `digests` are the SHA-256 of each model, by name, as the workers hold it or will; `sources` those of the functions
+    and files that belong to them.
     """
 
     request: PredictRequest
     client: Client | None
     digests: dict[str, str]
+    sources: dict[str, str]
 
     def start(self) -> AbstractContextManager[Client]:
         """The client; with it the embedded system ends."""
@@ -97,7 +100,13 @@ def open_system(request: PredictRequest) -> Iterator[System]:
     """Look for the models, with the workers or in the manifest; nothing is started yet."""
     with request.connect() if request.broker_url else nullcontext() as client:
         names = request.models
-        yield System(request, client, client.digests(names) if client else model_digests(names, request.manifest))
+        yield System(request, client, *(_held(client, names) if client else model_digests(names, request.manifest)))
+
+
+def _held(client: Client, names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """As of `model_digests`, of workers that are up."""
+    infos = client.describe(names)
+    return {info.name: info.digest for info in infos}, dict(ChainMap(*(info.sources for info in infos)))
 
 
 def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
@@ -105,8 +114,7 @@ def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str,
     if not request.broker_url:
         check_names(request.models, request.manifest)
     seen = fingerprint(request.input_path)  # before it is opened, so that a change after this is never missed
-    described = {**seen, **request.input_options} | ({"keep": [*request.run.keep]} if request.run.keep else {})
-    return open_source(request.input_path, **request.input_options), described
+    return open_source(request.input_path, **request.input_options), {**seen, **request.input_options}
 
 
 def kept_columns(

@@ -60,11 +60,15 @@ class OutputLedger(RunRecord, frozen=True, kw_only=True):
         source: what tells the data set from others, as in the journal; for a fetched output its name alone.
         models: the digest of each model.
         on_error: what became of rows that failed.
+        sources: the digest of each function, module and file of the models.
+        keep: columns of the data set that stand beside the outputs.
     """
 
     source: dict[str, Any]
     models: dict[str, str]
     on_error: OnError
+    sources: dict[str, str] = {}
+    keep: list[str] = []
 
 
 def ledger_path(path: Path) -> Path:

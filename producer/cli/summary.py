@@ -50,7 +50,14 @@ class Summary(RunRecord, frozen=True, kw_only=True):
         if self.output is None:
             return
         same = {name: getattr(self, name) for name in RunRecord.__struct_fields__}
-        ledger = OutputLedger(**same, source=dict(head.source), models=dict(head.models), on_error=head.on_error)
+        ledger = OutputLedger(
+            **same,
+            source=dict(head.source),
+            models=dict(head.models),
+            on_error=head.on_error,
+            sources=dict(head.sources),
+            keep=list(head.keep),
+        )
         write_beside(Path(self.output), ledger, failures)
 
     def report(self, line: str, *, quiet: bool, as_json: bool, on_nonfinite: OnNonfinite) -> None:

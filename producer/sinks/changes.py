@@ -6,15 +6,18 @@ what was done, what is to be done --check_same--> changes that the user has acce
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from producer.sinks.temp_paths import not_continued
+from producer.sources.fingerprint import DETAILS, modified_since
 from worker_config.errors import OutputError
 
 # What may change before an output is continued, if the user says so: the cause of failed rows is in one of these.
 _ACCEPTABLE = ("source", "models")
+# Of the files of a data set that have changed, an error names so many.
+MOST_NAMED = 5
 
 
 def check_same(
@@ -28,8 +31,10 @@ def check_same(
     now = json.loads(json.dumps(now))
     changes = []
     for name in now:
-        if then.get(name) != now[name]:
+        if name != "sources" and then.get(name) != now[name]:
             changes.append(_difference(name, then.get(name), now[name]))
+            if name == "models" and (changed := _differing(then.get("sources") or {}, now.get("sources") or {})):
+                changes[-1] += f": {', '.join(changed)} changed"
             if name not in _ACCEPTABLE or (name == "models" and then[name].keys() != now[name].keys()):
                 raise not_continued(path, changes[-1])
     if changes and not accept_changes:
@@ -43,8 +48,12 @@ def check_same(
 def _difference(name: str, before: Any, now: Any) -> str:
     """Say what is not as it was when the work began."""
     if name == "models":
-        models = [", ".join(f"{model}@{digest[:8]}" for model, digest in names.items()) for names in (before, now)]
+        names = _differing(before, now) if before.keys() == now.keys() else [*{**before, **now}]
+        models = [", ".join(f"{name}@{one[name][:8]}" for name in names if name in one) for one in (before, now)]
         return f"its models are not the same ({models[0]} before, {models[1]} now)"
+    if name == "keep":
+        kept = [f"--keep {','.join(names)}" if names else "none" for names in (before or (), now)]
+        return f"the columns of the input that it keeps are others ({kept[0]} before, {kept[1]} now)"
     if name == "on_error":
         return f"rows that fail were to be treated otherwise (--on-error {_shown(before)} before, {now} now)"
     if name == "chunk_rows":
@@ -52,12 +61,24 @@ def _difference(name: str, before: Any, now: Any) -> str:
             f"rows of its models are not independent, and chunks are others (--chunk-rows {before} before, {now} now)"
         )
     if name == "source":
-        differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        differing = _differing(before, now)
     else:
         differing, before, now = [name], {name: before}, {name: now}
     what = "its journal is of another version" if name in ("format", "kind") else "its input has changed"
     shown = [f"{key}: {_shown(before.get(key))} before, {_shown(now.get(key))} now" for key in differing]
+    if DETAILS in differing and DETAILS in before and "path" not in differing:
+        files = modified_since(now["path"], before["modified"])
+        shown[differing.index(DETAILS)] = f"modified since: {_listed(files)}" if files else f"other {DETAILS}"
     return f"{what} ({'; '.join(shown)})"
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _shown(value: object) -> str:

@@ -3,7 +3,7 @@
 `.<name>.journal` has one record per line, `crc32 json`, and only ever grows. The first record says what is being done;
 each later one that a run of rows is on the disk: it is written after they are.
 
-    1c291ca3 {"format": 3, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}, ...}
+    1c291ca3 {"format": 4, "kind": ".npy", "rows": 400, "source": {...}, "models": {"digits": "9f3c..."}, ...}
     5e0f0b71 {"start": 0, "stop": 64, "mark": 0, "outputs": [[["digits", "scores"], "<f4", [10]]]}
     a2d3b8c4 {"start": 64, "stop": 128, "mark": 0, "failed": [{"start": 70, "stop": 71, ...}], "left_out": 1}
     90c1d2e7 {"start": 128, "stop": 128, "mark": 0, "dropped": {"letters": {...}}, "left_out": 1}
@@ -41,7 +41,7 @@ from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
 from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError
 
-FORMAT = 3
+FORMAT = 4
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 _Record: TypeAlias = dict[str, Any]
@@ -56,12 +56,16 @@ class JournalHead:
         models: the digest of each model.
         on_error: what becomes of rows that fail.
         chunk_rows: as they were asked for, "default" where they were not; None where they do not matter.
+        keep: columns of the data set that stand beside the outputs.
+        sources: the digest of each function, module and file that is in those of `models`, to say what has changed.
     """
 
     source: Mapping[str, JsonValue]
     models: Mapping[str, str] = field(default_factory=dict)
     on_error: OnError = "raise"
     chunk_rows: int | Literal["default"] | None = None
+    keep: Sequence[str] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, JsonValue]:
         """The same as plain values."""
@@ -69,6 +73,8 @@ class JournalHead:
             "source": dict(self.source),
             "models": dict(self.models),
             "on_error": self.on_error,
+            "keep": list(self.keep),
+            "sources": dict(self.sources),
         }
         return values if self.chunk_rows is None else {**values, "chunk_rows": self.chunk_rows}
 

@@ -42,6 +42,7 @@ def open_sink(
     accept_changes: bool = False,
     sync_seconds: float = 1.0,
     mask: bool = False,
+    locked: bool = False,
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -56,16 +57,19 @@ def open_sink(
         sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
             is cheap; a process that is killed loses those that wait.
         mask: rows that failed are marked, as they are where a journal says that they are filled.
+        locked: nobody else makes this output: what one that was killed has left without a journal goes.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
         ConfigError: the library that writes such outputs is not installed.
     """
     check_output(path, force, resume=resume)
-    token = "" if journal else secrets.token_hex(6)
+    token = "" if journal else "again" if locked else secrets.token_hex(6)
     writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, token))
     with one_line_errors(writer.target.path):
         if journal is None:
+            if locked:
+                writer.remove()
             writer.create()
             return Sink(writer, None, sync_seconds, mask=mask)
         mask = mask or journal.on_error == "fill"

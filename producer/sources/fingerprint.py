@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.sources.files import find_files, is_pattern
 from producer.sources.zarr import is_zarr
+from worker_config.errors import InputError
+
+# The part that tells one of many files from itself after a change.
+DETAILS = "names, sizes and times"
 
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
@@ -43,8 +48,17 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
         "files": len(seen),
         "bytes": sum(status.st_size for _, status in seen),
         "modified": _moment(max((status.st_mtime_ns for _, status in seen), default=0)),
-        "names, sizes and times": digest.hexdigest(),
+        DETAILS: digest.hexdigest(),
     }
+
+
+def modified_since(path: str, moment: str) -> list[str]:
+    """Those of many files that were modified after the moment that an earlier fingerprint has, as in their folder."""
+    root = path if Path(path).is_dir() else Path(path).parent
+    found: list[tuple[Path, int]] = []
+    with suppress(InputError), one_line_errors(path):  # a name that is no text is not found by how it is shown
+        found = [(file, file.stat().st_mtime_ns) for file in sorted(_files(path, Path(path)))]
+    return [escaped(os.path.relpath(file, root)) for file, modified in found if _moment(modified) > moment]
 
 
 def _files(name: str, resolved: Path) -> list[Path]:

@@ -23,7 +23,7 @@ import msgspec
 from tasks.executors.operation_table import TABLE
 from tasks.models.devices import gpus, limit_threads
 from tasks.models.memory import available_bytes
-from tasks.models.model_version import entry_digest
+from tasks.models.model_version import entry_digest, python_digests
 from tasks.models.program import batch_rows_of, left_out_note
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.benchmark import try_executor
@@ -82,7 +82,8 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
     Raises:
         ModelLoadError: it cannot be loaded.
     """
-    plain = ServingSpec(name, digest, entry, batch_rows=entry.batch_rows, threads=context.threads)
+    sources = python_digests([entry])
+    plain = ServingSpec(name, digest, entry, batch_rows=entry.batch_rows, threads=context.threads, sources=sources)
     if entry.members:
         members = [prepare(link, member, entry_digest(member), context) for link, member in entry.members.items()]
         return msgspec.structs.replace(plain, members=members, note=f"a chain: {', '.join(entry.chain)}")

@@ -30,6 +30,7 @@ class ServingSpec(msgspec.Struct, frozen=True):
         members: of a chain, one after the other.
         unproven: operations of the graph for which nothing is known of this executor; its outputs are held against the
             own graph while jobs run.
+        sources: SHA-256 of the functions, modules and files that the manifest names, by name.
         files: size and SHA-256 of what children read of the snapshot's folder.
         stamps: of its files, from before they were checked.
     """
@@ -46,6 +47,7 @@ class ServingSpec(msgspec.Struct, frozen=True):
     threads: int = 1
     members: list[ServingSpec] = []
     unproven: list[str] = []
+    sources: dict[str, str] = {}
     files: dict[str, tuple[int, str]] = {}
     stamps: dict[str, Stamp] = {}
 
@@ -114,6 +116,7 @@ def info_of(
         note=served.note,
         dependence=served.snapshot.dependence if served.snapshot else None,
         independent_rows=entry.independent_rows,
+        sources=served.sources,
     )
 
 
@@ -138,6 +141,7 @@ def chained(served: ServingSpec, members: Sequence[ModelInfo], load_seconds: flo
         note=served.note,
         dependence=_dependence(members),
         independent_rows=all(member.independent_rows for member in members),
+        sources=served.sources,
     )
 
 

@@ -75,7 +75,8 @@ class ModelInfo(_Record, frozen=True):
     the output. `ordered` says whether `inputs` stand in an order that people know, for a tuple of arrays to go by.
     `columns` says of which columns of a data set inputs are made, the others being columns of their own names.
     `dependence` is what a row's prediction depends on besides the row, None where nobody knows, as of functions;
-    `independent_rows` is False where the manifest says that this is meant.
+    `independent_rows` is False where the manifest says that this is meant. `sources` are the SHA-256, by name, of
+    functions, modules and files that the manifest names, to say what has changed when `digest` has.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ModelInfo(_Record, frozen=True):
     columns: dict[str, list[str]] = {}
     dependence: list[Dependence] | None = None
     independent_rows: bool = True
+    sources: dict[str, str] = {}
 
     @property
     def dependent(self) -> str:

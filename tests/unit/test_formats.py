@@ -531,7 +531,7 @@ def test_a_manifest_s_files_are_looked_for_before_a_worker_starts(tmp_path: Path
     manifest = tmp_path / "models.toml"
     manifest.write_text('[models.a]\npath = "a.b:c"\n')
     check_names(["a"], manifest)
-    assert model_digests(["a"], manifest)["a"] == entry_digest(ModelEntry("a.b:c"))
+    assert model_digests(["a"], manifest)[0]["a"] == entry_digest(ModelEntry("a.b:c"))
     manifest.write_text('[models.a]\npath = "tree"\n')
     with pytest.raises(ModelLoadError, match="no such file or folder; mend the path in"):
         check_names(["a"], manifest)

@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     np.save(tmp_path / "rows.npy", np.arange(ROWS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("producer.cli.request.check_names", lambda *_: None)
-    monkeypatch.setattr("producer.cli.request.model_digests", lambda *_: {"m": "9f3c"})
+    monkeypatch.setattr("producer.cli.request.model_digests", lambda *_: ({"m": "9f3c"}, {}))
     monkeypatch.setattr("producer.cli.request.not_independent", lambda *_: [])
 
     def runs(bad: set[int], *words: str) -> Result:
