@@ -31,8 +31,8 @@ from producer.rows.widen import widened
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
 from producer.sinks.journal import lock
-from producer.sinks.patch_rows import patched_parts
-from producer.sinks.read_back import OutputReader, check_readable
+from producer.sinks.patch_rows import mended_parts, patched_parts, rows_before
+from producer.sinks.read_back import READABLE, OutputReader
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.protocol.messages import FailureRecord
@@ -75,7 +75,6 @@ class Finished:
 def finished_output(output: Path) -> Iterator[Finished]:
     """A finished output with rows that failed, which no other process may mend until the end of the block."""
     path = Path(os.path.realpath(output))
-    check_readable(path)
     if not path.exists():
         raise OutputError(f"{path}: is not there, so no row of it has failed; predict it without --only-failed")
     names = failures_path(path)
@@ -138,7 +137,9 @@ def predict_failed(
     fills, fill = head.on_error == "fill", finished.sidecar.fill
     picked = pick(source, failed)
     kept = kept_columns(picked, run, models, path, failed)
-    with open_sink(path, finished.rows, force=True, mask=fills, locked=True) as sink:
+    left_out = head.on_error == "skip"
+    before = rows_before(finished.rows, failed, left_out)
+    with open_sink(path, finished.rows, force=True, mask=fills, mends=before) as sink:
         job = client.submit(
             names,
             picked,
@@ -158,11 +159,15 @@ def predict_failed(
                     part = replace(part, outputs={names[0]: part.outputs}) if named else part
                     yield kept.beside(part, job.output_name) if kept else part
 
-        sink.kept = kept.names if kept else ()
+        sink.output_name, sink.kept = job.output_name, kept.names if kept else ()
         try:
             check_same_models(job, head.models)
-            with OutputReader(path, fill.mark if fill else "") as old:
-                for part in patched_parts(path, old, answers(), failed, finished.rows, head.on_error == "skip"):
+            if path.suffix.lower() in READABLE:
+                with OutputReader(path, fill.mark if fill else "") as old:
+                    for part in patched_parts(path, old, answers(), failed, finished.rows, left_out):
+                        sink.write(part)
+            else:
+                for part in mended_parts(answers(), failed, finished.rows):
                     sink.write(part)
             if differed := list(job.differed.items()):
                 name, one = differed[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from producer.rows.part import Array, output_name
 from producer.rows.read_errors import import_optional
 from producer.sinks.parquet import value_type
 from producer.sinks.temp_paths import OutputTarget
-from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
+from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
 from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 
@@ -24,7 +25,7 @@ from worker_config.errors import OutputError
 MOST_COLUMNS = 16_384
 
 
-class CsvWriter(FileWriter):
+class CsvWriter(LineWriter):
     """Lines at the end of a file; a line that the journal does not know is cut off."""
 
     def __init__(self, target: OutputTarget) -> None:
@@ -48,7 +49,10 @@ class CsvWriter(FileWriter):
             twice = next(name for name in names if names.count(name) > 1)
             raise OutputError(f"{self.target.path}: two columns would have the name {twice!r}; use .parquet")
         line = ",".join(_quoted(name) if set(name) & {",", '"', "\n", "\r"} else name for name in names)
-        self.append(f"{line}\n".encode())
+        header = f"{line}\n".encode()
+        if self.mends is not None:
+            self.open_old(header)
+        self.append(header)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write one line for each row."""
@@ -64,7 +68,22 @@ class CsvWriter(FileWriter):
                 "change it with a postprocess function"
             ) from error
         self._csv.write_csv(table, stream, self._csv.WriteOptions(include_header=False))
-        self.append(stream.getvalue().to_pybytes())
+        self.append_rows(stream.getvalue().to_pybytes(), numbers)
+
+    def lines(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """Text may have line breaks, within quotes."""
+        whole = b""
+        for line in stream:
+            whole += line
+            if whole.count(b'"') % 2 == 0:
+                yield whole
+                whole = b""
+        if whole:
+            yield whole
+
+    def row_of(self, line: bytes) -> int:
+        """Its first value."""
+        return int(line.partition(b",")[0])
 
     def _column(self, column: Array) -> Any:
         if column.dtype.kind in "OUS":

@@ -6,17 +6,18 @@ no NaN and no infinities: each of them is null. Bytes are base64. An output with
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from producer.rows.part import Array, output_name
-from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
+from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
 from worker_config.errors import OutputError
 
 
-class JsonLinesWriter(FileWriter):
+class JsonLinesWriter(LineWriter):
     """Lines at the end of a file; a line that the journal does not know is cut off."""
 
     widens = False
@@ -42,7 +43,26 @@ class JsonLinesWriter(FileWriter):
                 f"{self.target.path}: {title(numbers)} have a value that is no JSON: {error}; "
                 "change it with a postprocess function"
             ) from error
-        self.append(lines)
+        if not self.end and self.mends is not None and (old := self.open_old()) and lines:
+            forms = [_form(msgspec.json.decode(line)) for line in (old, lines.partition(b"\n")[0])]
+            if forms[0] != forms[1]:
+                raise self.unfitting()
+        self.append_rows(lines, numbers)
+
+    def lines(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """A text has no line breaks."""
+        return iter(stream)
+
+    def row_of(self, line: bytes) -> int:
+        """Its first value."""
+        return int(line.removeprefix(b'{"row":').partition(b",")[0])
+
+
+def _form(value: Any) -> object:
+    """The names and shapes of a row's outputs."""
+    if isinstance(value, dict):
+        return {name: _form(below) for name, below in value.items()}
+    return [_form(below) for below in value] if isinstance(value, list) else None
 
 
 def _values(array: Array) -> list[Any]:

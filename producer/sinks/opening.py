@@ -42,7 +42,7 @@ def open_sink(
     accept_changes: bool = False,
     sync_seconds: float = 1.0,
     mask: bool = False,
-    locked: bool = False,
+    mends: int | None = None,
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -57,18 +57,20 @@ def open_sink(
         sync_seconds: with a journal, how long rows may wait to be brought to the disk, which is done earlier where it
             is cheap; a process that is killed loses those that wait.
         mask: rows that failed are marked, as they are where a journal says that they are filled.
-        locked: nobody else makes this output: what one that was killed has left without a journal goes.
+        mends: how many rows the output has that is there, of which some are to be replaced, and which the caller has
+            locked; what a run has left that was killed as it did so goes. Lines of other rows stay in formats of lines.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
         ConfigError: the library that writes such outputs is not installed.
     """
     check_output(path, force, resume=resume)
-    token = "" if journal else "again" if locked else secrets.token_hex(6)
+    token = "" if journal else "mended" if mends is not None else secrets.token_hex(6)
     writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, token))
     with one_line_errors(writer.target.path):
         if journal is None:
-            if locked:
+            if mends is not None:
+                writer.mends = mends
                 writer.remove()
             writer.create()
             return Sink(writer, None, sync_seconds, mask=mask)

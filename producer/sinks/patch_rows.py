@@ -16,9 +16,13 @@ from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
 from producer.rows.source import MAX_BATCH_BYTES
 from producer.sinks.read_back import OutputReader
+from producer.sinks.writer import other_rows
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
+
+# Of rows that are written in lines, the marks of so many are in memory at a time.
+MOST_ROWS = 2**20
 
 
 def patched_parts(
@@ -43,11 +47,9 @@ def patched_parts(
     Raises:
         OutputError: the output has not the rows or the form that it should have.
     """
-    expected = rows - len(failed) if left_out else rows
+    expected = rows_before(rows, failed, left_out)
     if old.rows != expected:
-        raise OutputError(
-            f"{path}: has {old.rows} rows, the file beside it says {expected}; predict all rows again with --force"
-        )
+        raise other_rows(path, old.rows, expected)
     repredicted = _Repredicted(answers, failed)
     block_rows = max(1, int(block_bytes / max(1.0, old.row_bytes)))
     for index, start in enumerate(range(0, rows, block_rows)):
@@ -71,6 +73,27 @@ def patched_parts(
     repredicted.end()
 
 
+def mended_parts(answers: Iterator[Part], failed: Array, rows: int, block_rows: int = MOST_ROWS) -> Iterator[Part]:
+    """Give parts of the rows that were mended alone, for a writer of lines, which has the others.
+
+    `answers`, `failed` and `rows` are as of `patched_parts`.
+    """
+    repredicted = _Repredicted(answers, failed)
+    for index, start in enumerate(range(0, rows, block_rows)):
+        stop = min(start + block_rows, rows)
+        numbers, new, records = repredicted.until(stop)
+        others = np.ones(stop - start, np.bool_)
+        others[failed[np.searchsorted(failed, start) : np.searchsorted(failed, stop)] - start] = False
+        dropped = tuple(runs_of(start + np.flatnonzero(others)))
+        yield Part(index, start, stop, unflatten(new), tuple(records), stop - start - len(numbers), dropped)
+    repredicted.end()
+
+
+def rows_before(rows: int, failed: Array, left_out: bool) -> int:
+    """How many rows the output should have."""
+    return rows - len(failed) if left_out else rows
+
+
 class _Repredicted:
     """The answers, by rows of the data set."""
 
@@ -85,7 +108,7 @@ class _Repredicted:
     def until(self, stop: int) -> tuple[Array, dict[Key, Array], list[FailureRecord]]:
         """What concerns rows before `stop`, and was not given yet: numbers, their outputs, and records of others."""
         needed = int(np.searchsorted(self._failed, stop))
-        while self._answered < needed:
+        while self._answered < needed or not self._outputs:  # the first one has the form of all
             self._receive()
         numbers = np.concatenate(self._numbers)
         end = int(np.searchsorted(numbers, stop))

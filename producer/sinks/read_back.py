@@ -21,19 +21,9 @@ from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
 from producer.sources.zarr import open_zarr
 from tasks.protocol.codec import Key
-from worker_config.errors import OutputError
 
-# What can be read as it was written; JSON has neither dtypes nor NaN.
+# What can be read as it was written; lines of text have neither dtypes nor, in JSON, NaN.
 READABLE = (".npy", ".npz", ".parquet", ".zarr")
-
-
-def check_readable(path: Path) -> None:
-    """Raise OutputError unless an output is of a format that can be read back."""
-    if path.suffix.lower() not in READABLE:
-        raise OutputError(
-            f"{path}: outputs of this type cannot be read back as they were, so no row of it can be predicted alone; "
-            f"predict all rows again with --force, into {', '.join(READABLE)} if this may happen again"
-        )
 
 
 class OutputReader:

@@ -9,8 +9,11 @@ An OSError or a CeleriacError that leaves any of these reaches the caller as one
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
@@ -23,6 +26,8 @@ from worker_config.errors import OutputError
 
 # The column, or name, that says which row of the data set it is.
 ROW = "row"
+# Of lines that stay, about so many are copied at once.
+_COPIED_BYTES = 2**20
 
 Specs: TypeAlias = dict[Key, RowSpec]
 Arrays: TypeAlias = dict[Key, Array]
@@ -40,6 +45,7 @@ class Writer(ABC):
         label: what the names of further temporary files begin with.
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
         mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
+        mends: how many rows the output has that is to be replaced, where a writer of lines takes over those that stay.
     """
 
     any_order: ClassVar[bool] = False
@@ -54,6 +60,7 @@ class Writer(ABC):
         self.temporary = target.temporary()
         self.dropped: set[str] = set()
         self.mask: Key | None = None
+        self.mends: int | None = None
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
@@ -160,13 +167,13 @@ class FileWriter(Writer):
         self.stream.truncate(mark)
         self.end = mark
 
-    def open(self, path: Path, mode: Literal["wb+", "xb+", "rb+"]) -> IO[bytes]:
+    def open(self, path: Path, mode: Literal["wb+", "xb+", "rb+", "rb"]) -> IO[bytes]:
         """Open a file that `close` will close."""
         stream = path.open(mode)
         self._opened.append(stream)
         return stream
 
-    def append(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes | bytearray | memoryview) -> None:
         """Write at the end; bytes of a write that failed do not count."""
         self.stream.seek(self.end)
         self.stream.write(data)
@@ -188,6 +195,94 @@ class FileWriter(Writer):
         for stream in self._opened:
             with suppress(OSError):
                 stream.close()
+
+
+class LineWriter(FileWriter):
+    """A writer of a line for each row, with the row's number.
+
+    Where it mends the output that has the final name, the lines of that stay to the byte, but for those of rows that
+    are written now.
+    """
+
+    def __init__(self, target: OutputTarget) -> None:
+        super().__init__(target)
+        self._old: Iterator[tuple[int, bytes]] = iter(())
+        self._next: tuple[int, bytes] | None = None
+        self._old_rows = 0
+
+    @abstractmethod
+    def lines(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """Give the lines of rows, one by one, from those of a file."""
+
+    @abstractmethod
+    def row_of(self, line: bytes) -> int:
+        """Give the number of a line's row; ValueError where it has none."""
+
+    def open_old(self, header: bytes = b"") -> bytes:
+        """Open the output that is mended, which must begin so, and give the line of its first row."""
+        stream = self.open(self.target.path, "rb")
+        if stream.read(len(header)) != header:
+            raise self.unfitting()
+        self._old = self._numbered(stream)
+        self._next = next(self._old, None)
+        return self._next[1] if self._next else b""
+
+    def append_rows(self, data: bytes, numbers: Array) -> None:
+        """Write the lines of these rows; where it mends, after those before them that stay."""
+        if self.mends is None:
+            self.append(data)
+            return
+        for row, line in zip(numbers.tolist(), self.lines(io.BytesIO(data)), strict=True):
+            self._copy(row)
+            self.append(line)
+
+    def finish(self, rows: int) -> None:
+        """Where it mends, write the lines that stay after all others first."""
+        if self.mends is not None:
+            self._copy(sys.maxsize)
+            if self._old_rows != self.mends:
+                raise other_rows(self.target.path, self._old_rows, self.mends)
+        super().finish(rows)
+
+    def unfitting(self) -> OutputError:
+        """Rows that were predicted now have other outputs than those before."""
+        return OutputError(
+            f"{self.target.path}: the rows that were predicted now do not fit it: their outputs have other names or "
+            "shapes; predict all rows again with --force"
+        )
+
+    def _copy(self, until: int) -> None:
+        """Write the lines that stay, of rows before this one; a line of this row itself does not."""
+        staying = bytearray()
+        while self._next and self._next[0] <= until:
+            if self._next[0] < until:
+                staying += self._next[1]
+            if len(staying) >= _COPIED_BYTES:
+                self.append(staying)
+                staying.clear()
+            self._next = next(self._old, None)
+        self.append(staying)
+
+    def _numbered(self, stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+        last = -1
+        for line in self.lines(stream):
+            try:
+                row = self.row_of(line)
+            except ValueError:
+                row = last
+            if row <= last or not line.endswith(b"\n"):
+                raise OutputError(
+                    f"{self.target.path}: row {self._old_rows} of the file is not as it was written; predict all rows "
+                    "again with --force"
+                )
+            last = row
+            self._old_rows += 1
+            yield row, line
+
+
+def other_rows(path: Path, rows: int, said: int) -> OutputError:
+    """An output that is mended is not the one that was written."""
+    return OutputError(f"{path}: has {rows} rows, the file beside it says {said}; predict all rows again with --force")
 
 
 def check_length(target: OutputTarget, stream: IO[bytes], least: int) -> None:

@@ -168,7 +168,7 @@ def test_what_was_mended_is_told_and_with_accept_changes_the_output_is_whole(
     assert all(change.endswith(f"; {ROWS - 2} rows are from before") for change in accepted)
     assert all(word in "; 22 rows are from before, and ".join(accepted) or word in line for word in words)
     assert sorted(read_log(celeriac)) == sorted(["5,5" if mend is mend_both else "5.5", "17"])
-    check_whole(celeriac, ended, data, output)
+    check_whole(celeriac, ended, data, output, "--on-error", policy)
 
 
 def test_a_change_that_mends_only_some_rows_leaves_the_others_recorded(celeriac: Celeriac) -> None:
@@ -200,7 +200,7 @@ def test_a_change_that_mends_only_some_rows_leaves_the_others_recorded(celeriac:
     assert functions.startswith(FUNCTION)
     assert functions.endswith(f"{FUNCTIONS}; 22 rows are from before")
     assert data.endswith("modified since: 17.txt); 23 rows are from before")
-    check_whole(celeriac, ended, "rows", "out.npy")
+    check_whole(celeriac, ended, "rows", "out.npy", "--on-error", "fill")
 
 
 def test_another_number_of_rows_or_other_kept_columns_cannot_be_accepted(celeriac: Celeriac) -> None:
@@ -268,6 +268,7 @@ def test_a_model_file_that_was_written_again_is_told_by_its_digest(celeriac: Cel
 
 def killed_while_it_waits(celeriac: Celeriac, words: list[str]) -> None:
     """Start a command, and kill it while its worker reads rows."""
+    read_log(celeriac)
     (celeriac.folder / "wait").touch()
     running = celeriac.start(*words)
     wait_until(lambda: running.check_running() or read_log(celeriac), "rows are read")
@@ -320,4 +321,4 @@ def test_kept_columns_stay_beside_their_rows(celeriac: Celeriac, output: str, po
     again = command("rows.parquet", output, *AGAIN, "--accept-changes", *keep)
     assert celeriac.succeeds(*again).json["ledger"]["failed"] == 1
     mend_both(celeriac)
-    check_whole(celeriac, celeriac.succeeds(*again), "rows.parquet", output, *keep)
+    check_whole(celeriac, celeriac.succeeds(*again), "rows.parquet", output, *keep, "--on-error", policy)
