@@ -17,10 +17,18 @@ from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
 from worker_config.errors import OutputError
 
 
+class _Numbered(msgspec.Struct):
+    row: int
+
+
+_NUMBERED = msgspec.json.Decoder(_Numbered)
+
+
 class JsonLinesWriter(LineWriter):
     """Lines at the end of a file; a line that the journal does not know is cut off."""
 
     widens = False
+    _first_old = b""
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Refuse what JSON has no word for."""
@@ -30,6 +38,8 @@ class JsonLinesWriter(LineWriter):
                 raise OutputError(
                     f"{self.target.path}: {output_name(key)} is {spec.dtype}, which JSON cannot hold; use .npy or .npz"
                 )
+        if self.mends is not None:
+            self._first_old = self.open_old()
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write one line for each row."""
@@ -43,10 +53,10 @@ class JsonLinesWriter(LineWriter):
                 f"{self.target.path}: {title(numbers)} have a value that is no JSON: {error}; "
                 "change it with a postprocess function"
             ) from error
-        if not self.end and self.mends is not None and (old := self.open_old()) and lines:
-            forms = [_form(msgspec.json.decode(line)) for line in (old, lines.partition(b"\n")[0])]
-            if forms[0] != forms[1]:
+        if lines and self._first_old:
+            if _form(self._first_old) != _form(lines.partition(b"\n")[0]):
                 raise self.unfitting()
+            self._first_old = b""
         self.append_rows(lines, numbers)
 
     def lines(self, stream: Iterable[bytes]) -> Iterator[bytes]:
@@ -55,14 +65,18 @@ class JsonLinesWriter(LineWriter):
 
     def row_of(self, line: bytes) -> int:
         """Its first value."""
-        return int(line.removeprefix(b'{"row":').partition(b",")[0])
+        return _NUMBERED.decode(line).row
 
 
-def _form(value: Any) -> object:
+def _form(line: bytes) -> object:
     """The names and shapes of a row's outputs."""
+    return _without_values(msgspec.json.decode(line))
+
+
+def _without_values(value: Any) -> object:
     if isinstance(value, dict):
-        return {name: _form(below) for name, below in value.items()}
-    return [_form(below) for below in value] if isinstance(value, list) else None
+        return {name: _without_values(below) for name, below in value.items()}
+    return [_without_values(below) for below in value] if isinstance(value, list) else None
 
 
 def _values(array: Array) -> list[Any]:

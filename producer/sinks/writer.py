@@ -22,6 +22,7 @@ from producer.rows.part import Array, RowSpec
 from producer.sinks.failed_mask import MASK_SPEC, free_name
 from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
 from tasks.protocol.codec import Key
+from worker_config.decoding import UNDECODABLE
 from worker_config.errors import OutputError
 
 # The column, or name, that says which row of the data set it is.
@@ -216,7 +217,7 @@ class LineWriter(FileWriter):
 
     @abstractmethod
     def row_of(self, line: bytes) -> int:
-        """Give the number of a line's row; ValueError where it has none."""
+        """Give the number of a line's row, or raise one of `UNDECODABLE` or ValueError."""
 
     def open_old(self, header: bytes = b"") -> bytes:
         """Open the output that is mended, which must begin so, and give the line of its first row."""
@@ -268,7 +269,7 @@ class LineWriter(FileWriter):
         for line in self.lines(stream):
             try:
                 row = self.row_of(line)
-            except ValueError:
+            except (ValueError, *UNDECODABLE):
                 row = last
             if row <= last or not line.endswith(b"\n"):
                 raise OutputError(

@@ -26,6 +26,7 @@ from producer.rows.part import Part
 from producer.rows.widen import wide_dtype
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
+from producer.sinks import writer as writer_module
 from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
@@ -211,6 +212,67 @@ def test_rows_that_go_through_come_to_their_place(
         again(path, Model(run, set()))
 
 
+def odd_texts(rows: Any) -> Any:
+    return {
+        "word": np.array([f'"{row}",\n"é\r' for row in rows], object),
+        "raw": np.array([b'"\n'] * len(rows), object),
+    }
+
+
+LINES = [".csv", ".jsonl"]
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 2**20])
+@pytest.mark.parametrize("on_error", POLICIES)
+@pytest.mark.parametrize("run", [one, numbers, halves, odd_texts])
+@pytest.mark.parametrize("suffix", LINES)
+def test_lines_are_put_among_those_that_stay(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    run: Callable[[Any], Any],
+    on_error: OnError,
+    block_rows: int,
+) -> None:
+    path, single = tmp_path / f"out{suffix}", tmp_path / f"single{suffix}"
+    monkeypatch.setattr(patch_module.mended_parts, "__defaults__", (block_rows,))
+    monkeypatch.setattr(writer_module, "_COPIED_BYTES", 50)
+    predict(path, run, on_error)
+    for failed in ({1, 2, 30}, set[int]()):
+        summary = again(path, Model(run, failed))
+        predict(single, run, on_error, failed)
+        assert path.read_bytes() == single.read_bytes()
+        told, records = read_beside(path)
+        assert (told.fill, rows_of(records)) == (read_beside(single)[0].fill, sorted(failed))
+        assert (summary.ledger["failed"], summary.ledger["written"]) == (len(failed), ROWS - len(failed))
+        single.unlink()
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, ledger_path(path).name, ledger_path(single).name}
+
+
+@pytest.mark.parametrize("suffix", LINES)
+def test_lines_that_are_not_as_they_were_written_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    predict(path, one, "skip")
+    written = path.read_bytes()
+    lines = written.splitlines(keepends=True)
+    header = len(lines) - (ROWS - len(FAILED))
+
+    def refuses(data: bytes, words: str, run: Callable[[Any], Any] = one) -> None:
+        path.write_bytes(data)
+        with pytest.raises(PredictionFailedError, match=words) as caught:
+            again(path, Model(run, set()))
+        assert str(caught.value.error).endswith(f"; {path} is as it was")
+        assert path.read_bytes() == data
+
+    refuses(b"".join(lines[:-1]), "has 31 rows, the file beside it says 32; predict all rows again with --force")
+    refuses(written[:-1], "row 31 of the file is not as it was written")
+    refuses(b"".join([*lines, lines[-1]]), "row 32 of the file is not as it was written")
+    for odd in (b"words\n", b'{"row":0,words}\n'):
+        refuses(b"".join([*lines[:header], odd, *lines[header:]]), "row 0 of the file is not as it was written")
+    refuses(written, "do not fit it: their outputs have other names or shapes", numbers)
+    refuses(written, "do not fit it: their outputs have other names or shapes", lambda rows: one(rows)[:, :1])
+
+
 def test_text_of_fixed_width_keeps_its_width(tmp_path: Path) -> None:
     def labels(rows: Any) -> Any:
         return {"label": np.array([f"w{row}" for row in rows], "U8"), "code": np.array([b"ab"] * len(rows))}
@@ -355,8 +417,6 @@ def refused(path: Path) -> str:
 
 
 def test_what_cannot_be_mended_is_refused_before_any_work(tmp_path: Path) -> None:
-    for name in ("out.jsonl", "out.csv"):
-        assert "cannot be read back as they were" in refused(tmp_path / name)
     path = tmp_path / "out.npy"
     assert "is not there" in refused(path)
     np.save(path, np.arange(3))
