@@ -111,7 +111,8 @@ def main() -> NoReturn:
         error.show()
         code = ExitCode.USAGE
     except CeleriacError as error:
-        click.echo(f"celeriac: {error}", err=True)
+        line = "\\n".join(str(error).splitlines())  # the name of a file may have line breaks
+        click.echo(f"celeriac: {line}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("celeriac: interrupted", err=True)

@@ -12,6 +12,7 @@ import msgspec
 from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
+from producer.rows.read_errors import escaped
 from producer.sinks import JournalHead
 from producer.sinks.failed_mask import MASK_NAME, mask_path
 from tasks.protocol.messages import FailureRecord, OnNonfinite
@@ -33,7 +34,8 @@ class Summary(RunRecord, frozen=True, kw_only=True):
 
     def as_json(self) -> str:
         """The summary as one line."""
-        return msgspec.json.encode(self).decode()
+        plain = msgspec.structs.replace(self, output=_plain(self.output), error=_plain(self.error))
+        return msgspec.json.encode(plain).decode()
 
     def as_line(self) -> str:
         """The summary of a run that went well, for people."""
@@ -67,7 +69,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             RowsFailedError: a model failed alone: the output is without it.
         """
         if not quiet:
-            click.echo(line)
+            click.echo(escaped(line))
         if as_json:
             click.echo(self.as_json())
         if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
@@ -81,6 +83,11 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             raise RowsFailedError(
                 f"{failed_alone(self.failed_models)} of {self.output}, which is complete with the others"
             )
+
+
+def _plain(text: str | None) -> str | None:
+    """Names of files in it as text that can be written anywhere."""
+    return None if text is None else escaped(text)
 
 
 class PredictionFailedError(CeleriacError):

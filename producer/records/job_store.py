@@ -19,6 +19,7 @@ import msgspec
 import redis
 
 from producer.records.ledger import Ledger
+from producer.rows.read_errors import escaped
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
@@ -53,7 +54,7 @@ def new_record(
     return JobRecord(
         id=job_id,
         models=[str(model) for model in models],
-        input=label,
+        input=escaped(label),
         store=store,
         rows=rows,
         submitted_at=now,

@@ -16,7 +16,7 @@ import numpy as np
 from producer.rows.columns import columns_of, no_array, taken_dtype
 from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
-from producer.rows.read_errors import check_file, one_line_errors
+from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.rows.source import MAX_BATCH_BYTES, SliceReader
 from producer.sources.arrays import ArraySource, array_source, stamp_of
 from tasks.protocol.codec import DTYPES
@@ -70,7 +70,12 @@ def open_file(path: str | Path, dtype: str | None = None, array: str | None = No
     if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
         whole = ArraySource(len(data), float(data.dtype.itemsize), path.name, {}, data, stamp=stamp_of(status))
         return _records(whole, where)
-    as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
+    as_is = (
+        escaped(where) == where
+        and isinstance(data, np.memmap)
+        and data.flags.c_contiguous
+        and data.dtype == taken_dtype(data.dtype)
+    )
     return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
 
 

@@ -56,8 +56,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def test_odd_names_of_input_and_output(celeriac: Celeriac, at: list[str], name: str) -> None:
     np.save(celeriac.folder / f"{name}.npy", ROWS)
     output = f"{name} out.npz"
-    words = ["predict", *at, "-o", output, "--quiet", "--", "double", f"{name}.npy"]
-    celeriac.succeeds(*words)
+    words = ["predict", *at, "-o", output, "--json", "--", "double", f"{name}.npy"]
+    assert celeriac.succeeds(*words).json["output"].endswith(" out.npz")
     with np.load(celeriac.folder / output) as found:
         (array,) = (found[key] for key in found.files)
     np.testing.assert_array_equal(array, ROWS * 2)
