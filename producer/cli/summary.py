@@ -72,7 +72,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             click.echo(escaped(line))
         if as_json:
             click.echo(self.as_json())
-        if self.fill and self.fill.mark not in (MASK_NAME, mask_path(Path(str(self.output))).name):
+        if self.fill and self.fill.mark not in (MASK_NAME, escaped(mask_path(Path(str(self.output))).name)):
             name = f"an output or a model is named {MASK_NAME!r}"
             click.echo(f"celeriac: {name}: rows that failed are marked as {self.fill.mark!r}", err=True)
         if on_nonfinite != "allow" and (counts := nonfinite_text(self.ledger)):

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
+from producer.rows.read_errors import escaped
 from producer.sinks.failed_mask import mask_path
 from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
@@ -103,7 +104,7 @@ class NpyWriter(ColumnsWriter):
     @property
     def mask_name(self) -> str:
         """The file beside it."""
-        return mask_path(self.target.path).name if self.mask else ""
+        return escaped(mask_path(self.target.path).name) if self.mask else ""
 
     def paths(self, specs: Specs) -> dict[Key, Path]:
         """The file that gets the final name, and that of the mask."""

@@ -70,12 +70,8 @@ def open_file(path: str | Path, dtype: str | None = None, array: str | None = No
     if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
         whole = ArraySource(len(data), float(data.dtype.itemsize), path.name, {}, data, stamp=stamp_of(status))
         return _records(whole, where)
-    as_is = (
-        escaped(where) == where
-        and isinstance(data, np.memmap)
-        and data.flags.c_contiguous
-        and data.dtype == taken_dtype(data.dtype)
-    )
+    as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
+    as_is = as_is and escaped(where) == where  # a path that is no text does not travel
     return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
 
 
