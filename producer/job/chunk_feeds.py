@@ -12,8 +12,9 @@ import numpy as np
 
 from producer.rows.marked import plain, unfed_of
 from producer.rows.read_errors import foreign_errors
+from producer.rows.readers import batches_of, rows_between
 from producer.rows.rebatcher import Rebatcher, picked, skip_rows
-from producer.rows.source import Arrays, Batches, BatchSource, Rows, Source
+from producer.rows.source import Arrays, BatchSource, Rows, Source
 from producer.scheduling.chunk_sizer import Chunk
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import blank_rows
@@ -155,8 +156,7 @@ class SourceFeed(Feed):
 
     def _slice(self, start: int, stop: int) -> Rows:
         with foreign_errors(f"{self.label}: rows {start}-{stop} did not come:"):  # a source may be the caller's own
-            take: Callable[[int, int], Rows] = self._source.take
-            return (getattr(self._source, "take_marked", take) if self._goes_on else take)(start, stop)
+            return rows_between(self._source, start, stop, goes_on=self._goes_on)
 
 
 class BatchFeed(Feed):
@@ -277,14 +277,13 @@ class BatchFeed(Feed):
     def _has_room(self) -> bool:
         return self._waiting.rows < 2 * self._chunk_rows and self._waiting.bytes < MAX_AHEAD_BYTES
 
-    def _open(self) -> Batches:
-        read: Callable[[], Batches] = self._source.batches
-        return (getattr(self._source, "marked_batches", read) if self._goes_on else read)()
-
     def _read(self) -> None:
         error: CeleriacError | None = None
         try:
-            with foreign_errors(f"{self.label}: reading it raised"), closing(self._open()) as batches:
+            with (
+                foreign_errors(f"{self.label}: reading it raised"),
+                closing(batches_of(self._source, goes_on=self._goes_on)) as batches,
+            ):
                 for batch in skip_rows(batches, self.first_row, self.label):
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._has_room())
@@ -321,7 +320,7 @@ def make_feed(
         goes_on: whether rows that cannot be fed to a model come marked, and are no end.
     """
     if isinstance(source, Source):
-        first = (getattr(source, "take_marked", source.take) if goes_on else source.take)(0, min(1, source.rows))
+        first = rows_between(source, 0, min(1, source.rows), goes_on=goes_on)
         check(plain(first))
         return SourceFeed(source, with_rows, first_row, rows=rows, goes_on=goes_on)
     return BatchFeed(source, check, blank_rows(infos[0].inputs), max_delay, first_row, goes_on=goes_on)

@@ -7,7 +7,7 @@ source --Head--> feed of one chunk --job--> part --> record removed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
 
@@ -15,8 +15,9 @@ from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.records import job_store
 from producer.rows.part import Part
+from producer.rows.readers import BatchReader, batches_of
 from producer.rows.rebatcher import Rebatcher
-from producer.rows.source import Batches, BatchReader, Rows
+from producer.rows.source import Batches, Rows
 from producer.scheduling.admission import check_fits
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.sources import BatchSource, Source
@@ -67,18 +68,16 @@ class Head:
         """The one chunk of the job; `goes_on` as of `make_feed`."""
         source = self._source
         if not isinstance(source, Source):
-            marked = getattr(source, "marked_batches", source.batches)
-            read = partial(self._read, source.batches)
-            source = BatchReader(source.label, None, read, read_marked=partial(self._read, marked))
+            source = BatchReader(source.label, None, partial(self._read, source))
         return make_feed(source, self._infos, self._check, with_rows=with_rows, rows=self.most, goes_on=goes_on)
 
     def _check(self, rows: Rows) -> None:
         self.seen = rows
         check_fits(self._infos, rows)
 
-    def _read(self, read: Callable[[], Batches]) -> Batches:
+    def _read(self, source: BatchSource) -> Batches:
         waiting = Rebatcher()
-        with closing(read()) as batches:
+        with closing(batches_of(source)) as batches:
             for batch in batches:
                 waiting.add(batch)
                 if waiting.rows >= self.most:

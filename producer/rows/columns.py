@@ -56,7 +56,7 @@ def to_array(value: object, where: str) -> Array:
         array = np.asarray(value, dtype=object)
     except Exception as error:  # `__array__` of foreign types raises whatever it likes
         raise InputError(f"{where}: cannot become an array: {cause(error)}") from error
-    check_text(array, where)
+    check_text(array, where, (str, bytes, type(None)))
     return array
 
 
@@ -66,9 +66,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str | bytes)
 
 
-def check_text(array: Array, where: str) -> None:
-    """Refuse an object array that holds anything but str and bytes."""
-    if array.dtype.hasobject and (odd := [value for value in array.flat if not isinstance(value, str | bytes)]):
+def check_text(array: Array, where: str, held: tuple[type, ...] = (str, bytes)) -> None:
+    """Refuse an object array that holds anything but str and bytes, or what may be `held` besides."""
+    if array.dtype.hasobject and (odd := [value for value in array.flat if not isinstance(value, held)]):
         raise InputError(f"{where}: holds a {type(odd[0]).__name__}; give numbers, or nothing but str and bytes")
 
 
@@ -97,15 +97,8 @@ def check_dtype(dtype: np.dtype[Any], where: str) -> None:
         raise InputError(f"{where}: its dtype {dtype} is a time, which no model takes; convert it to numbers")
 
 
-def text_of_times(times: Array, where: str) -> Array:
-    """Dates and times as ISO 8601 has them, such as 2024-05-01T12:00:00.
-
-    Raises:
-        InputError: one is NaT.
-    """
-    if (missing := np.isnat(times)).any():
-        row = int(np.flatnonzero(missing)[0])
-        raise InputError(f"{where}: row {row} is NaT, which is no time; fill it before, or leave the column out")
+def text_of_times(times: Array) -> Array:
+    """Dates and times as ISO 8601 has them, such as 2024-05-01T12:00:00; that of NaT is "NaT"."""
     return np.datetime_as_string(times).astype(object)
 
 

@@ -23,13 +23,13 @@ from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
 
-def gather(rows: Generator[Any, None, None], label: str, batch_rows: int, *, goes_on: bool = False) -> Batches:
+def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Batches:
     """Batches of `batch_rows` rows, or of fewer that have 16 MiB; closes `rows` at its end.
 
-    With `goes_on` a row that does not fit those before it is marked, and the one before stands in its place.
+    A row that does not fit those before it is marked, and the one before stands in its place.
 
     Raises:
-        InputError: `rows` raised it, or a row does not fit those before it; all rows before come first.
+        InputError: `rows` raised it, or the first row is none; all rows before come first.
     """
     schema = RowSchema()
     gathered: dict[str, list[Array]] = {}
@@ -46,7 +46,7 @@ def gather(rows: Generator[Any, None, None], label: str, batch_rows: int, *, goe
                 try:
                     values = schema.check(row, f"{label}: row {number}")
                 except InputError as error:
-                    if not (goes_on and values):
+                    if not values:
                         raise
                     unfed[count] = str(error)
                 for name, value in values.items():

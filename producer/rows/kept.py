@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from producer.rows.columns import columns_of
 from producer.rows.marked import plain, unfed_of
 from producer.rows.objects import odd_texts
 from producer.rows.part import Array, OutputTree, Part
+from producer.rows.readers import batches_of, rows_between
 from producer.rows.rebatcher import Rebatcher, count_rows, picked, skip_rows
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source, table_of
 from worker_config.columns import expanded
@@ -120,11 +121,10 @@ class KeptColumns:
     def _take(self, source: Source | BatchSource, start: int, stop: int) -> Rows:
         """The rows `[start, stop)`, of a data set that is read in order those after the ones that were taken last."""
         if isinstance(source, Source):
-            rows: Rows = getattr(source, "take_marked", source.take)(start, stop)
-            return rows
+            return rows_between(source, start, stop)
         if self._batches is None or start < self._at:
             self.close()
-            self._batches = cast("Batches", getattr(source, "marked_batches", source.batches)())
+            self._batches = batches_of(source)
             self._waiting, self._at = Rebatcher(), start
             self._read = skip_rows(self._batches, start, self._label)
         while self._waiting.rows < stop - self._at:
@@ -154,7 +154,7 @@ def _marked_blocks(source: Source | BatchSource) -> Iterator[Rows]:
     if isinstance(source, Source):
         rows = max(1, int(MAX_BATCH_BYTES / max(1.0, source.row_bytes)))
         for start in range(0, source.rows, rows):
-            yield getattr(source, "take_marked", source.take)(start, min(start + rows, source.rows))
+            yield rows_between(source, start, min(start + rows, source.rows))
         return
-    with closing(getattr(source, "marked_batches", source.batches)()) as batches:
+    with closing(batches_of(source)) as batches:
         yield from batches

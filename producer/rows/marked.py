@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from producer.rows.source import Marked, Rows
+import numpy as np
+
+from producer.rows.part import Array
+from producer.rows.source import Column, Marked, Rows
+from tasks.protocol.dtypes import filler_rows
+from worker_config.errors import InputError
 
 
 def marked(rows: Rows, unfed: Mapping[int, str]) -> Rows:
@@ -20,3 +25,27 @@ def plain(rows: Rows) -> Rows:
 def unfed_of(rows: Rows) -> Mapping[int, str]:
     """Which of them cannot be fed, and why."""
     return rows.unfed if isinstance(rows, Marked) else {}
+
+
+def all_fed(rows: Rows) -> Rows:
+    """The rows, of which none may be marked.
+
+    Raises:
+        InputError: one is; the text says why.
+    """
+    for _, why in sorted(unfed_of(rows).items()):
+        raise InputError(f"{why}, or let such rows fail (on_error is 'raise')")
+    return rows
+
+
+def null_text(where: str, row: int) -> str:
+    """Why a row that is null cannot be fed."""
+    return f"{where}{': ' if where else ''}row {row} is or holds null; fill nulls before, or leave the column out"
+
+
+def spread(column: Column, nulls: Array) -> Column:
+    """The values of all rows, of those that are not null: in the place of one that is stands the one before it."""
+    if isinstance(column, np.ndarray) and not len(column):
+        return filler_rows(column.dtype, (len(nulls), *column.shape[1:]))
+    nearest = np.maximum(np.cumsum(~nulls) - 1, 0)
+    return column[nearest] if isinstance(column, np.ndarray) else [column[at] for at in nearest]

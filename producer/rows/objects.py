@@ -1,6 +1,7 @@
-"""Arrays of Python objects, such as columns of frames: texts travel; of others it is said what they hold, and where.
+"""Arrays of Python objects, such as columns of frames, with values that are missing.
 
-array without a text --check_objects--> InputError      texts with others among them --odd_texts--> these rows marked
+texts, or numbers --without_nulls--> texts, or numbers of one dtype; which are missing
+texts with others among them --odd_texts--> these rows marked
 """
 
 from __future__ import annotations
@@ -25,21 +26,58 @@ _MISSING = ("NoneType", "NAType", "NaTType")
 _TIMES = ("datetime", "date", "time", "Timestamp", "Timedelta", "timedelta")
 
 
-def check_objects(array: Array, where: str) -> None:
-    """Refuse an array of objects of which none is a text; the text says what they are, and how to mend it.
+def without_nulls(array: Array, where: str) -> tuple[Array, Array | None]:
+    """An array of objects as one of texts, or of numbers of one dtype, and which of its rows are or hold none.
+
+    Something of the form of a value stands in the place of one that is missing: None, NaT, pandas' NA, among texts also
+    NaN. Arrays of other dtypes are what they are.
 
     Raises:
-        InputError: there are only others. Where texts are among them, rows without one fail for themselves.
+        InputError: there are neither texts nor numbers; the text says what there is, and how to mend it. Where texts
+            are among others, rows without one fail for themselves.
     """
-    if not array.dtype.hasobject or array.dtype.kind != "O" or not array.size:
-        return
+    if array.dtype.kind != "O" or not array.size:
+        return array, None
     kinds = Counter(map(type, array.flat))
-    if any(issubclass(kind, str | bytes) for kind in kinds):
-        return
+    is_text = any(issubclass(kind, str | bytes) for kind in kinds)
+    missing = np.zeros(array.shape, np.bool_)
+    if any(kind.__name__ in _MISSING or (is_text and issubclass(kind, float)) for kind in kinds):
+        is_null = _is_missing if is_text else _is_null
+        missing[...] = np.reshape([is_null(value) for value in array.flat], array.shape)
+    if is_text:
+        values = array
+        if missing.any():
+            values = array.copy()
+            values[missing] = ""
+    elif (numbers := _numbers(array[~missing], kinds)) is not None:
+        values = np.zeros(array.shape, numbers.dtype)
+        values[~missing] = numbers
+    else:
+        raise _refused(array, kinds, where)
+    nulls = np.asarray(missing.any(axis=tuple(range(1, missing.ndim))))
+    return values, nulls if nulls.any() else None
+
+
+def _numbers(values: Array, kinds: Collection[type]) -> Array | None:
+    """Numbers of one dtype that has each of them exactly; None where there is none, or no number."""
+    held = [kind for kind in kinds if kind.__name__ not in _MISSING]
+    truth = [issubclass(kind, bool | np.bool_) for kind in held]
+    if not held or not all(issubclass(kind, int | float | np.bool_ | np.integer | np.floating) for kind in held):
+        return None
+    numbers = np.asarray(values.tolist())
+    if numbers.dtype.kind not in "biuf" or (any(truth) and not all(truth)):
+        return None
+    is_exact = numbers.dtype.kind != "f" or all(
+        number == value for number, value in zip(numbers.tolist(), values, strict=True) if not isinstance(value, float)
+    )
+    return numbers if is_exact else None
+
+
+def _refused(array: Array, kinds: Counter[type], where: str) -> InputError:
     held = ", ".join(f"{count:,} {kind.__name__}" for kind, count in kinds.most_common(4))
     first = next((row for row, value in enumerate(array) if _is_missing(value)), None)
     missing = "" if first is None else f", the first missing value in row {first}"
-    raise InputError(f"{where}: is an array of Python objects ({held}{missing}); {_remedy(kinds)}")
+    return InputError(f"{where}: is an array of Python objects ({held}{missing}); {_remedy(kinds)}")
 
 
 def _remedy(kinds: Collection[type]) -> str:
@@ -56,8 +94,12 @@ def _remedy(kinds: Collection[type]) -> str:
     return "convert it to numbers or texts"
 
 
+def _is_null(value: object) -> bool:
+    return type(value).__name__ in _MISSING
+
+
 def _is_missing(value: object) -> bool:
-    return type(value).__name__ in _MISSING or (isinstance(value, float) and isnan(value))
+    return _is_null(value) or (isinstance(value, float) and isnan(value))
 
 
 def odd_texts(rows: Rows) -> Rows:

@@ -9,7 +9,7 @@ from contextlib import closing
 import numpy as np
 
 from producer.rows.columns import columns_of
-from producer.rows.marked import marked, plain, unfed_of
+from producer.rows.marked import all_fed, marked, plain, unfed_of
 from producer.rows.part import Array
 from producer.rows.source import Batches, Column, Rows
 from tasks.protocol.codec import tree_like
@@ -90,10 +90,8 @@ def until_unfed(batches: Batches) -> Batches:
     with closing(batches):
         for batch in batches:
             if unfed := unfed_of(batch):
-                position, why = min(unfed.items())
-                yield _cut(batch, slice(position))
-                raise InputError(f"{why}, or let such rows fail (on_error is 'raise')")
-            yield batch
+                yield _cut(batch, slice(min(unfed)))
+            yield all_fed(batch)
 
 
 def _cut(rows: Rows, part: slice) -> Rows:

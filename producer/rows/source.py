@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from producer.rows.part import Array
 from worker_config.errors import InputError
@@ -111,92 +111,6 @@ def table_of(source: Source | BatchSource) -> Table | None:
     """The columns of a data set; None where they have no names, or nobody knows them beforehand."""
     table: Table | None = getattr(source, "table", None)
     return table
-
-
-class BatchReader:
-    """A data set that a function reads; `once` where it cannot be read a second time.
-
-    Where rows may be such that no model can be given them, `read_marked` reads on, and marks them. `hint` is what to
-    tell of a data set whose rows no model takes.
-    """
-
-    hint = ""
-
-    def __init__(
-        self,
-        label: str,
-        rows: int | None,
-        read: Callable[[], Batches],
-        once: bool = False,
-        read_marked: Callable[[], Batches] | None = None,
-        table: Table | None = None,
-    ) -> None:
-        self.label = label
-        self.rows = rows
-        self.table = table
-        self._read = read
-        self._read_marked = read_marked or read
-        self._once = once
-        self._begun = False
-
-    def batches(self) -> Batches:
-        """Read from the first row on.
-
-        Raises:
-            InputError: see `BatchSource.batches`.
-        """
-        self._begin()
-        return self._read()
-
-    def marked_batches(self) -> Batches:
-        """The same, where a row that cannot be fed is marked, and is no end.
-
-        Raises:
-            InputError: see `BatchSource.batches`.
-        """
-        self._begin()
-        return self._read_marked()
-
-    def _begin(self) -> None:
-        if self._once and self._begun:
-            raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
-        self._begun = True
-
-
-class SliceReader:
-    """A data set of which a function reads the rows `[start, stop)`; see `Source`.
-
-    Where rows may be such that no model can be given them, `read_marked` marks them.
-    """
-
-    path: Path | None = None
-
-    def __init__(
-        self,
-        label: str,
-        rows: int,
-        row_bytes: float,
-        read: Callable[[int, int], Arrays],
-        read_marked: Callable[[int, int], Rows] | None = None,
-        table: Table | None = None,
-    ) -> None:
-        self.label, self.rows, self.row_bytes = label, rows, row_bytes
-        self.table = table
-        self._read, self._read_marked = read, read_marked or cast("Callable[[int, int], Rows]", read)
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)`.
-
-        Raises:
-            InputError: see `Source.take`.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        return self._read(start, stop)
-
-    def take_marked(self, start: int, stop: int) -> Rows:
-        """The same, where a row that cannot be fed is marked, and is no error."""
-        check_slice(start, stop, self.rows, self.label)
-        return self._read_marked(start, stop)
 
 
 def check_slice(start: int, stop: int, rows: int, label: str) -> None:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from producer.rows.columns import (
     text_of_times,
     to_array,
 )
-from producer.rows.objects import check_objects
+from producer.rows.marked import all_fed, marked, null_text
+from producer.rows.objects import without_nulls
 from producer.rows.part import Array, RowSpec
 from producer.rows.read_errors import one_line_errors
-from producer.rows.source import Arrays, Table, check_slice
+from producer.rows.source import Arrays, Rows, Table, check_slice
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
@@ -50,6 +52,7 @@ class ArraySource:
             the rows; None where there is no such file.
         stamp: size and time of the file when it was opened; None for what is in memory.
         others: further columns, of types that no model takes; dates are given as texts to who names them.
+        nulls: of each column that has such, which rows are or hold null: these cannot be fed, and are marked.
     """
 
     rows: int
@@ -60,6 +63,7 @@ class ArraySource:
     path: Path | None = None
     stamp: Stamp | None = None
     others: Mapping[str, Array] = field(default_factory=dict)
+    nulls: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def table(self) -> Table | None:
@@ -71,13 +75,20 @@ class ArraySource:
     def only(self, names: Sequence[str]) -> ArraySource:
         """The same data set of these columns alone; raises InputError where it has no such, or no model takes one."""
         columns: dict[str, Array] = {**columns_of(self.data, self.label), **self.others}
+        nulls = dict(self.nulls)
         for name in names:
             if name not in columns:
                 raise missing_column(self.label, name, columns)
             if columns[name].dtype.kind == "M":
-                columns[name] = text_of_times(columns[name], place(self.label, name))
+                if (missing := np.isnat(columns[name])).any():
+                    nulls[name] = missing
+                columns[name] = text_of_times(columns[name])
+            elif name in self.others:
+                columns[name], _ = without_nulls(columns[name], place("", name).removeprefix(": "))
             check_rows(columns[name].dtype, columns[name].ndim, place(self.label, name))
-        return array_source({name: columns[name] for name in names}, self.label, self.label, None, self.stamp)
+        data = {name: columns[name] for name in names}
+        nulls = {name: missing for name, missing in nulls.items() if name in data}
+        return array_source(data, self.label, self.label, None, self.stamp, nulls)
 
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.
@@ -86,20 +97,31 @@ class ArraySource:
         these rows otherwise. Text of fixed width (dtype U or S) comes as an object array of str or bytes.
 
         Raises:
-            InputError: the data set has no such rows, or its file has them no more.
+            InputError: the data set has no such rows, or its file has them no more; or one is or holds null.
         """
-        check_slice(start, stop, self.rows, self.label)
-        return self._rows(slice(start, stop), [(start, stop)])
+        return cast("Arrays", all_fed(self.take_marked(start, stop)))
 
-    def pick(self, numbers: Array) -> Arrays:
-        """Give copies of the rows of these numbers, in this order, else as `take` does.
+    def take_marked(self, start: int, stop: int) -> Rows:
+        """The same, where a row that is or holds null is marked, and is no error."""
+        check_slice(start, stop, self.rows, self.label)
+        return self._marked(self._rows(slice(start, stop), [(start, stop)]), np.arange(start, stop))
+
+    def pick(self, numbers: Array) -> Rows:
+        """Give copies of the rows of these numbers, in this order, else as `take_marked` does.
 
         Rows of a file are read in the order of the file, those that follow each other at once.
         """
         if len(numbers):
             check_slice(int(numbers.min()), int(numbers.max()) + 1, self.rows, self.label)
         by_place = np.argsort(numbers)
-        return self._rows(numbers, runs_of(numbers[by_place]), by_place)
+        return self._marked(self._rows(numbers, runs_of(numbers[by_place]), by_place), numbers)
+
+    def _marked(self, rows: Arrays, numbers: Array) -> Rows:
+        unfed: dict[int, str] = {}
+        for name, nulls in self.nulls.items():
+            for at in np.flatnonzero(nulls[numbers]).tolist():
+                unfed.setdefault(at, null_text(f"column {name!r}" if name else "", int(numbers[at])))
+        return marked(rows, unfed)
 
     def _rows(self, index: slice | Array, runs: list[tuple[int, int]], by_place: Array | None = None) -> Arrays:
         """The rows of an index; of a file by runs, whose rows then go to their places."""
@@ -123,13 +145,16 @@ class ArraySource:
         return rows
 
 
-def from_arrays(data: object) -> ArraySource:
+def from_arrays(data: object, nulls: Mapping[str, Array] = MappingProxyType({})) -> ArraySource:
     """Make a data set of what is in memory; arrays are not copied.
+
+    A value that is masked, or in an array of objects missing (None, NaT, pandas' NA, among texts also NaN), is null.
 
     Args:
         data: an array, anything that NumPy can make one of (`__array__`, a list of numbers or strings), a dict of
             such by input name, or a tuple of such in the order of the model's inputs. A record array is a dict of its
             fields.
+        nulls: which rows of a column are null, where the column itself does not say so.
 
     Raises:
         InputError: not an array, ragged, without a first axis, of a dtype that no model takes, or with different
@@ -138,30 +163,53 @@ def from_arrays(data: object) -> ArraySource:
     where = "the data set"
     if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
         data = {name: data[name] for name in data.dtype.names}
-    arrays = {name: _as_rows(value, name) for name, value in columns_of(data, where).items()}
+    arrays: dict[str, Array] = {}
+    others: dict[str, Array] = {}
+    missing = dict(nulls)
+    refused: InputError | None = None
+    for name, value in columns_of(data, where).items():
+        column = f"input {name if name.isdigit() else repr(name)}" if name else where
+        array, masked = _as_rows(value, column)
+        try:
+            arrays[name], found = without_nulls(array, column)
+        except InputError as error:
+            refused, others[name] = refused or error, array
+            continue
+        for more in (masked, found):
+            if more is not None:
+                missing[name] = missing[name] | more if name in missing else more
+    if refused and not (arrays and isinstance(data, Mapping)):
+        raise refused
     labels = [f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items()]
-    more = len(labels) - _MOST_IN_LABEL
-    label = ", ".join(labels[:_MOST_IN_LABEL]) + (f" and {more} more" if more > 0 else "")
-    return array_source(tree_like(data, arrays), label, where)
+    left = len(labels) - _MOST_IN_LABEL
+    label = ", ".join(labels[:_MOST_IN_LABEL]) + (f" and {left} more" if left > 0 else "")
+    if isinstance(data, Mapping):
+        return array_source(arrays, label, where, nulls=missing, others=others)
+    return array_source(tree_like(data, arrays), label, where, nulls=missing)
 
 
 def array_source(
-    data: Arrays, label: str, where: str, path: Path | None = None, stamp: Stamp | None = None
+    data: Arrays,
+    label: str,
+    where: str,
+    path: Path | None = None,
+    stamp: Stamp | None = None,
+    nulls: Mapping[str, Array] = MappingProxyType({}),
+    others: Mapping[str, Array] = MappingProxyType({}),
 ) -> ArraySource:
     """Check the arrays against each other and make the data set of them; raise InputError as `from_arrays`.
 
     Of arrays by name those of a dtype that no model takes are put aside, unless all are.
     """
     arrays: dict[str, Array] = columns_of(data, where)
-    others = {}
     if isinstance(data, Mapping) and any(is_taken(array.dtype) for array in arrays.values()):
-        others = {name: array for name, array in arrays.items() if array.ndim and not is_taken(array.dtype)}
+        others = {**others, **{name: one for name, one in arrays.items() if one.ndim and not is_taken(one.dtype)}}
         arrays = data = {name: array for name, array in arrays.items() if name not in others}
     for name, array in arrays.items():
         check_rows(array.dtype, array.ndim, place(where, name))
     rows = check_lengths({name: len(array) for name, array in {**arrays, **others}.items()}, where)
     specs = {name: RowSpec(taken_dtype(array.dtype), array.shape[1:]) for name, array in arrays.items()}
-    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path, stamp, others)
+    return ArraySource(rows, sum(map(row_bytes, arrays.values())), label, specs, data, path, stamp, others, nulls)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -200,13 +248,16 @@ def _read_rows(mapped: np.memmap[Any, Any], runs: Sequence[tuple[int, int]], lab
     return rows
 
 
-def _as_rows(value: object, name: str) -> Array:
-    where = f"input {name if name.isdigit() else repr(name)}" if name else "the data set"
+def _as_rows(value: Any, where: str) -> tuple[Array, Array | None]:
+    """The array of a value, and which of its rows hold what is masked."""
+    masked: Array | None = None
+    if np.ma.is_masked(value):
+        mask = np.ma.getmaskarray(value)
+        masked, value = np.asarray(mask.any(axis=tuple(range(1, mask.ndim)))), np.ma.getdata(value)
     array = to_array(value, where)
     if array.ndim == 0:
         raise InputError(
             f"{where}: is one {type(value).__name__}, not rows; give an array whose first axis counts the rows "
             "(a tuple means several inputs)"
         )
-    check_objects(array, where)
-    return array
+    return array, masked

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from producer.rows.columns import text_of_times
+from producer.rows.marked import marked, null_text, spread
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional
-from producer.rows.rebatcher import values_at
-from producer.rows.source import Column, Marked, Rows
-from tasks.protocol.dtypes import filler_rows
+from producer.rows.source import Column, Rows
 from worker_config.errors import InputError
 
 _PLAIN = (
@@ -54,13 +53,15 @@ def values_of(batch: Any, name: str) -> Any:
     return compute.struct_field(values, rest)
 
 
-def whole_column(table: Any, name: str, where: str) -> Column:
-    """The values of a column, or a field of structs, of a table or a record batch; raises InputError at a null."""
+def column_of(table: Any, name: str, where: str) -> tuple[Column, Array | None]:
+    """The values of a column, or a field of structs, of a table or a record batch; and which rows are or hold null."""
     values = values_of(table, name)
     values = values.combine_chunks() if hasattr(values, "combine_chunks") else values
-    if (nulls := _null_rows(values)) is not None and nulls.any():
-        raise InputError(_null_text(where, int(nulls.argmax())))
-    return _values(values, where)
+    nulls = _null_rows(values)
+    if nulls is None:
+        return _values(values, where), None
+    fed = import_optional("pyarrow", "parquet").array(~nulls)
+    return spread(_values(values.filter(fed), where), nulls), nulls
 
 
 def is_taken(kind: Any) -> bool:
@@ -92,32 +93,14 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
         where: the file.
         first_row: of it, the number of the batch's first row.
     """
-    places = {name: f"{where}: column {name!r}" for name in names}
-    given = {name: values_of(batch, name) for name in names}
+    columns: dict[str, Column] = {}
     unfed: dict[int, str] = {}
-    for name, values in given.items():
-        mask = _null_rows(values)
-        for row in np.flatnonzero(mask).tolist() if mask is not None else ():
-            unfed.setdefault(row, _null_text(places[name], first_row + row))
-    if not unfed:
-        return {name: _values(values, places[name]) for name, values in given.items()}
-    fed = np.ones(batch.num_rows, np.bool_)
-    fed[list(unfed)] = False
-    is_fed = import_optional("pyarrow", "parquet").array(fed)
-    columns = {name: _values(values.filter(is_fed), places[name]) for name, values in given.items()}
-    # In the place of a row that cannot be fed stands the one before it.
-    nearest = np.maximum(np.cumsum(fed) - 1, 0)
-    filled = {
-        name: values_at(column, nearest)
-        if fed.any() or isinstance(column, list)
-        else filler_rows(column.dtype, (batch.num_rows, *column.shape[1:]))
-        for name, column in columns.items()
-    }
-    return Marked(filled, unfed)
-
-
-def _null_text(where: str, row: int) -> str:
-    return f"{where}: row {row} is or holds null; fill nulls before, or leave the column out"
+    for name in names:
+        place = f"{where}: column {name!r}"
+        columns[name], nulls = column_of(batch, name, place)
+        for row in () if nulls is None else np.flatnonzero(nulls).tolist():
+            unfed.setdefault(row, null_text(place, first_row + row))
+    return marked(columns, unfed)
 
 
 def _null_rows(column: Any) -> Array | None:
@@ -144,7 +127,7 @@ def _values(column: Any, where: str) -> Column:
     if _is(column.type, _LISTS):
         return _lists(column, where)
     array: Array = column.to_numpy(zero_copy_only=False)
-    return text_of_times(array, where) if array.dtype.kind == "M" else array
+    return text_of_times(array) if array.dtype.kind == "M" else array
 
 
 def _lists(column: Any, where: str) -> Column:

@@ -7,13 +7,14 @@ models --for_models--> what any of them needs; all others are left alone
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from producer.rows.columns import MOST_NAMED
 from producer.rows.marked import marked, plain, unfed_of
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source, table_of
+from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
+from producer.rows.source import Batches, BatchSource, Rows, Source, table_of
 from producer.sources.frames import FrameSource
 from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
@@ -45,24 +46,14 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
         whole = with_made(plain(rows), inputs, where)
         return marked({name: whole[name] for name in inputs}, unfed_of(rows))
 
-    if isinstance(taken, Source):
-        take = cast("Callable[[int, int], Rows]", taken.take)
-        take_marked: Callable[[int, int], Rows] = getattr(taken, "take_marked", take)
-        return SliceReader(
-            where,
-            taken.rows,
-            taken.row_bytes,
-            lambda start, stop: cast("Arrays", made(take(start, stop))),
-            lambda start, stop: made(take_marked(start, stop)),
-        )
-
-    def batches(read: Callable[[], Batches]) -> Batches:
-        with closing(read()) as opened:
+    def batches(source: BatchSource) -> Batches:
+        with closing(batches_of(source)) as opened:
             for batch in opened:
                 yield made(batch)
 
-    read, read_marked = taken.batches, getattr(taken, "marked_batches", taken.batches)
-    return BatchReader(where, taken.rows, lambda: batches(read), read_marked=lambda: batches(read_marked))
+    if not isinstance(taken, Source):
+        return BatchReader(where, taken.rows, lambda: batches(taken))
+    return SliceReader(where, taken.rows, taken.row_bytes, lambda start, stop: made(rows_between(taken, start, stop)))
 
 
 def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from producer.rows.columns import missing_column
 from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.rebatcher import until_unfed
-from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader, Table
+from producer.rows.readers import BatchReader
+from producer.rows.source import MAX_BATCH_BYTES, Batches, Table
 from producer.sources.arrays import stamp_of
 from producer.sources.arrow import rows_of
 from producer.sources.files import find_files
@@ -66,7 +66,7 @@ def _reader(label: str, files: list[_CsvFile], kinds: dict[str, str], names: Seq
 
     table = Table(names, lambda chosen: _reader(label, files, kinds, chosen))
     rows = sum(file.rows for file in files)
-    return BatchReader(label, rows, lambda: until_unfed(read()), read_marked=read, table=table)
+    return BatchReader(label, rows, read, table=table)
 
 
 class _CsvFile:

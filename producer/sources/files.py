@@ -11,7 +11,8 @@ import numpy as np
 
 from producer.rows.marked import marked
 from producer.rows.read_errors import check_file, escaped, one_line_errors
-from producer.rows.source import Arrays, Rows, SliceReader
+from producer.rows.readers import SliceReader
+from producer.rows.source import Rows
 from producer.sources.arrays import ArraySource, array_source
 from worker_config.errors import InputError
 
@@ -41,12 +42,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
     sizes = [check_file(file, "files").st_size for file in sample]
     row_bytes = sum(sizes) / len(sizes)
 
-    def read(start: int, stop: int) -> Arrays:
-        contents = np.empty(stop - start, dtype=object)
-        contents[:] = [_read(file) for file in matches[start:stop]]
-        return contents
-
-    def read_marked(start: int, stop: int) -> Rows:
+    def read(start: int, stop: int) -> Rows:
         contents, unfed = np.full(stop - start, b"", dtype=object), {}
         for position, file in enumerate(matches[start:stop]):
             try:
@@ -55,7 +51,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
                 unfed[position] = str(error)
         return marked(contents, unfed)
 
-    return SliceReader(label, len(matches), row_bytes, read, read_marked, source.table)
+    return SliceReader(label, len(matches), row_bytes, read, source.table)
 
 
 def _path(file: Path) -> str | bytes:

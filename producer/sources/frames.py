@@ -1,7 +1,7 @@
-"""DataFrames and tables in memory, of any library --columns, as they are asked for--> arrays by name.
+"""DataFrames and tables in memory --columns, as they are asked for--> arrays by name, and which rows are null.
 
-Nothing is imported for it: pandas, polars and their like have `columns`, each with `to_numpy`; tables and record
-batches of Arrow have `column_names`, and columns in Arrow's own form.
+Nothing is imported for it: pandas and its like have `columns`, each with `to_numpy`; tables and record batches of Arrow
+have `column_names`, and columns in Arrow's own form, which DataFrames of polars give.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from producer.rows.columns import is_taken, missing_column, text_of_times
+from producer.rows.marked import spread
+from producer.rows.objects import without_nulls
 from producer.rows.part import Array
-from producer.rows.source import Arrays, Table, check_slice
+from producer.rows.source import Arrays, Column, Rows, Table, check_slice
 from producer.sources import arrow
 from producer.sources.arrays import ArraySource, from_arrays
 from worker_config.errors import InputError
@@ -23,7 +25,8 @@ from worker_config.errors import InputError
 def is_frame(data: object) -> bool:
     """Whether this is a DataFrame, or a table or a record batch of Arrow."""
     kind = type(data)
-    return hasattr(kind, "__dataframe__") and hasattr(kind, "__len__") and (_is_arrow(data) or hasattr(data, "columns"))
+    is_tabular = hasattr(kind, "__dataframe__") or hasattr(kind, "__arrow_c_stream__")
+    return is_tabular and hasattr(kind, "__len__") and (_is_arrow(data) or hasattr(data, "columns"))
 
 
 def from_frame(data: Any) -> FrameSource:
@@ -46,12 +49,12 @@ class FrameSource:
     path = None
 
     def __init__(self, data: Any) -> None:
-        kind = type(data).__name__
-        self.label, self.rows = kind, len(data)
-        self._where = f"the {kind}"
-        self._data = data
-        self._is_arrow = _is_arrow(data)
-        self._names = list(data.column_names if self._is_arrow else data.columns)
+        kind = type(data)
+        self.label, self.rows = kind.__name__, len(data)
+        self._where = f"the {self.label}"
+        self._data = data.to_arrow() if hasattr(kind, "to_arrow") else data
+        self._is_arrow = _is_arrow(self._data)
+        self._names = list(self._data.column_names if self._is_arrow else data.columns)
         if odd := [name for name in self._names if not isinstance(name, str)]:
             raise InputError(
                 f"{self._where}: names of columns must be strings, {odd[0]!r} is none; rename it, or give .to_numpy()"
@@ -65,8 +68,7 @@ class FrameSource:
         """Columns of types that no model takes, each with its type."""
         if self._is_arrow:
             return {field.name: str(field.type) for field in self._data.schema if not arrow.is_taken(field.type)}
-        kinds = {name: self._data[name].dtype for name in self._names}
-        return {name: str(kind) for name, kind in kinds.items() if _is_time(kind)}
+        return {name: str(self._data[name].dtype) for name in self._names if _is_left_alone(self._data[name])}
 
     @property
     def table(self) -> Table:
@@ -87,36 +89,60 @@ class FrameSource:
         check_slice(start, stop, self.rows, self.label)
         return self._all.take(start, stop)
 
+    def take_marked(self, start: int, stop: int) -> Rows:
+        """The same, where a row that is or holds null is marked, and is no error."""
+        check_slice(start, stop, self.rows, self.label)
+        return self._all.take_marked(start, stop)
+
     def only(self, names: Sequence[str]) -> ArraySource:
         """The data set of these columns; raises InputError where there is no such, or no model takes one."""
-        return from_arrays({name: self._column(name) for name in names})
+        columns = {name: self._column(name) for name in names}
+        for name, (column, _) in columns.items():
+            if isinstance(column, list):
+                remedy = "pad them, or save the table as Parquet, of which rows may have many lengths"
+                raise InputError(f"{self._where}: column {name!r}: has lists of different lengths; {remedy}")
+        nulls = {name: missing for name, (_, missing) in columns.items() if missing is not None}
+        return from_arrays({name: column for name, (column, _) in columns.items()}, nulls).only(names)
 
-    def _column(self, name: str) -> Any:
+    def _column(self, name: str) -> tuple[Column, Array | None]:
         where = f"{self._where}: column {name!r}"
         if self._is_arrow:
             if (kind := arrow.type_of(self._data.schema, name)) is None:
                 raise missing_column(self._where, name, self._names)
             arrow.check_type(kind, where, named=True)
-            return arrow.whole_column(self._data, name, where)
+            return arrow.column_of(self._data, name, where)
         if name not in self._names:
             raise missing_column(self._where, name, self._names)
-        return _values(self._data[name], where)
+        return _values(self._data[name])
 
 
 def _is_arrow(data: object) -> bool:
     return hasattr(type(data), "column_names")
 
 
-def _values(column: Any, where: str) -> Array:
-    """The values of a column of pandas, polars or the like, times as text; null is none, but NumPy's NaN is one."""
-    if not isinstance(column.dtype, np.dtype):
-        nulls = (column.is_null() if hasattr(column, "is_null") else column.isna()).to_numpy()
-        if nulls.any():
-            raise InputError(f"{where}: row {nulls.argmax()} is null; fill nulls before, or leave the column out")
-    values: Array = column.to_numpy()
-    if values.dtype.hasobject and _is_time(column.dtype):  # with a time zone
-        values = column.to_numpy(dtype="datetime64[ns]")
-    return text_of_times(values, where) if values.dtype.kind == "M" else values
+def _values(column: Any) -> tuple[Column, Array | None]:
+    """The values of a column of pandas or the like, times as text, and which are null; NumPy's NaN is a value."""
+    is_time = _is_time(column.dtype)
+    if isinstance(column.dtype, np.dtype) and not is_time:
+        return column.to_numpy(), None
+    nulls: Array = column.isna().to_numpy()
+    fed = column[~nulls] if nulls.any() else column  # integers would be floats, if some were null
+    values: Array = fed.to_numpy()
+    if values.dtype.hasobject and is_time:  # with a time zone
+        values = fed.to_numpy(dtype="datetime64[ns]")
+    values = text_of_times(values) if values.dtype.kind == "M" else values
+    return (spread(values, nulls), nulls) if nulls.any() else (values, None)
+
+
+def _is_left_alone(column: Any) -> bool:
+    """Whether no model takes a column: it has times, or Python objects that are neither texts nor numbers."""
+    if _is_time(column.dtype):
+        return True
+    try:
+        without_nulls(column.to_numpy() if column.dtype == object else np.empty(0), "")
+    except InputError:
+        return True
+    return False
 
 
 def _is_time(kind: Any) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 from producer.rows.columns import check_lengths, check_rows, place, to_array
 from producer.rows.gather import RowSchema, gather, stack
 from producer.rows.read_errors import cause
-from producer.rows.source import Batches, BatchReader, Column
+from producer.rows.readers import BatchReader
+from producer.rows.source import Batches, Column
 from worker_config.errors import InputError, UsageError
 
 
@@ -32,10 +33,10 @@ def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> B
     label = label or _label(rows)
     once = isinstance(rows, Iterator)
 
-    def read(*, goes_on: bool = False) -> Batches:
-        return gather(_items(rows, label, "row"), label, batch_rows, goes_on=goes_on)
+    def read() -> Batches:
+        return gather(_items(rows, label, "row"), label, batch_rows)
 
-    return BatchReader(label, None, read, once, read_marked=lambda: read(goes_on=True))
+    return BatchReader(label, None, read, once)
 
 
 def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:

@@ -17,7 +17,8 @@ from producer.rows.columns import columns_of, no_array, taken_dtype
 from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import check_file, escaped, one_line_errors
-from producer.rows.source import MAX_BATCH_BYTES, SliceReader
+from producer.rows.readers import SliceReader
+from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources.arrays import ArraySource, array_source, stamp_of
 from tasks.protocol.codec import DTYPES
 from worker_config.errors import InputError, UsageError

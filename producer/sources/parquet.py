@@ -10,8 +10,8 @@ from typing import Any
 from producer.rows.columns import missing_column
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.rebatcher import until_unfed
-from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchReader, Table
+from producer.rows.readers import BatchReader
+from producer.rows.source import MAX_BATCH_BYTES, Batches, Table
 from producer.sources.arrow import check_type, is_taken, rows_of, type_of
 from producer.sources.files import find_files
 from producer.sources.parquet_pages import page_sizes
@@ -62,7 +62,7 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         return _read(parquet, files, list(types), limit)
 
     table = Table(list(types), lambda names: open_parquet(path, names), others)
-    return BatchReader(Path(path).name, rows, lambda: until_unfed(read()), read_marked=read, table=table)
+    return BatchReader(Path(path).name, rows, read, table=table)
 
 
 def _checked(file: Path, schema: Any, chosen: Sequence[str], before: dict[str, Any], *, named: bool) -> dict[str, Any]:

@@ -6,20 +6,17 @@ numbers of rows --sorted, those that follow each other at once--> Source.take --
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
 from producer.rows.columns import runs_of
 from producer.rows.part import Array
+from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
 from producer.rows.rebatcher import Rebatcher, pick_rows, picked
-from producer.rows.source import Arrays, Batches, BatchReader, BatchSource, Rows, SliceReader, Source, Table, table_of
+from producer.rows.source import Batches, BatchSource, Rows, Source, Table, table_of
 from producer.sources.arrays import ArraySource
-
-_Take = Callable[[int, int], Rows]
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
@@ -31,14 +28,7 @@ def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
         table = replace(known, only=lambda names: pick(only(names), rows))
     if isinstance(source, Source):
         return PickedRows(label, source, rows, table=table)
-    marked = getattr(source, "marked_batches", source.batches)
-    return BatchReader(
-        label,
-        len(rows),
-        lambda: _read(source.batches, rows),
-        read_marked=lambda: _read(marked, rows),
-        table=table,
-    )
+    return BatchReader(label, len(rows), lambda: _read(source, rows), table=table)
 
 
 class PickedRows(SliceReader):
@@ -58,32 +48,23 @@ class PickedRows(SliceReader):
         lock: threading.RLock | None = None,
         table: Table | None = None,
     ) -> None:
-        take = cast("_Take", source.take)
-        take_marked: _Take = getattr(source, "take_marked", take)
-        super().__init__(
-            label,
-            len(order),
-            source.row_bytes,
-            lambda start, stop: cast("Arrays", self._picked(start, stop, take)),
-            lambda start, stop: self._picked(start, stop, take_marked),
-            table,
-        )
+        super().__init__(label, len(order), source.row_bytes, self._picked, table)
         self._source, self._order, self._lock = source, order, lock or threading.RLock()
 
-    def _picked(self, start: int, stop: int, take: _Take) -> Rows:
+    def _picked(self, start: int, stop: int) -> Rows:
         """Rows that follow each other are read at once."""
         order = self._order[start:stop]
         with self._lock:
             if not len(order):
-                return take(0, 0)
+                return rows_between(self._source, 0, 0)
             if isinstance(order, range):
-                return take(order.start, order.stop)
+                return rows_between(self._source, order.start, order.stop)
             if isinstance(self._source, ArraySource):
-                return cast("Rows", self._source.pick(self.of(start, stop)))
+                return self._source.pick(self.of(start, stop))
             by_place = np.argsort(order)
             rebatcher = Rebatcher()
             for first, last in runs_of(order[by_place]):
-                rebatcher.add(take(first, last))
+                rebatcher.add(rows_between(self._source, first, last))
         rows, _ = rebatcher.take(len(order))
         return picked(rows, np.argsort(by_place))
 
@@ -95,6 +76,6 @@ class PickedRows(SliceReader):
         """Nobody asks for these again; the order has them all anyway."""
 
 
-def _read(read: Callable[[], Batches], rows: Array) -> Batches:
-    with closing(read()) as batches:
+def _read(source: BatchSource, rows: Array) -> Batches:
+    with closing(batches_of(source)) as batches:
         yield from pick_rows(batches, rows)

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from producer.rows.columns import columns_of, place
-from producer.rows.source import BatchReader
+from producer.rows.readers import BatchReader
 from producer.sources.iterables import from_batches, from_rows
 from worker_config.errors import InputError, UsageError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from producer.rows.gather import gather
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import cause, import_optional, one_line_errors
-from producer.rows.source import BatchReader
+from producer.rows.readers import BatchReader
 from producer.sources.files import find_files
 from worker_config.errors import InputError
 

@@ -22,7 +22,8 @@ from producer.rows.columns import (
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.source import MAX_BATCH_BYTES, Arrays, SliceReader, Table
+from producer.rows.readers import SliceReader
+from producer.rows.source import MAX_BATCH_BYTES, Arrays, Table
 from worker_config.errors import InputError, UsageError
 
 # Where a chunk stands in a shard, and how long it is.

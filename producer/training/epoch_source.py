@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from producer.rows.part import Array
+from producer.rows.readers import BatchReader
 from producer.rows.rebatcher import columns, count_rows, picked, with_columns
-from producer.rows.source import BatchReader
 from producer.sources import Batches, BatchSource, Rows
 from producer.training.order import ShuffleBuffer, shard_rows
 

@@ -16,7 +16,7 @@ import redis
 from producer import Client, Job, JobState
 from producer.records import timeline_store
 from producer.records.job_store import read
-from producer.rows.source import BatchReader
+from producer.rows.readers import BatchReader
 from producer.scheduling.window import CHUNKS_PER_SLOT
 from producer.sources import from_rows
 from tasks.models.model_version import model_digest

@@ -17,8 +17,8 @@ from producer.preflight.preflight import Preflight, forecast_seconds, in_flight,
 from producer.preflight.probe import Head
 from producer.rows.marked import unfed_of
 from producer.rows.part import Part
-from producer.rows.rebatcher import until_unfed
-from producer.rows.source import Batches, BatchReader, Marked
+from producer.rows.readers import BatchReader
+from producer.rows.source import Batches, Marked
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.payload_route import choose_store, why
 from producer.scheduling.window import MAX_BYTES, Window
@@ -98,7 +98,7 @@ def test_rows_that_may_fail_are_among_those_that_are_tried_out() -> None:
     def read_marked() -> Batches:
         yield Marked({"x": np.zeros((3, 2), np.float32)}, {1: "row 1 is null"})
 
-    source = BatchReader("x", 3, lambda: until_unfed(read_marked()), read_marked=read_marked)
+    source = BatchReader("x", 3, read_marked)
     chunks: list[Any] = []
 
     def cut(feed: Any) -> bool:
@@ -108,8 +108,9 @@ def test_rows_that_may_fail_are_among_those_that_are_tried_out() -> None:
     wait_until(partial(cut, Head(source, [MODEL], 4).feed(with_rows=True, goes_on=True)), "all rows are cut")
     assert chunks[-1][0].rows == 3
     assert unfed_of(chunks[-1][1]) == {1: "row 1 is null"}
+    feed = Head(source, [MODEL], 4).feed(with_rows=True)
     with pytest.raises(InputError, match="row 1 is null, or let such rows fail"):
-        wait_until(partial(cut, Head(source, [MODEL], 4).feed(with_rows=True)), "it is refused")
+        wait_until(lambda: feed.next_chunk(4) is None and feed.exhausted(), "it is refused")
 
 
 def test_rows_that_do_not_fit_are_refused_before_anything_is_sent() -> None:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from producer.job.chunk_feeds import BatchFeed, SourceFeed
 from producer.job.part_queue import PartQueue
 from producer.rows.part import Part
+from producer.rows.readers import BatchReader
 from producer.rows.rebatcher import Rebatcher, skip_rows
-from producer.rows.source import BatchReader
 from producer.scheduling.chunk_sizer import Chunk
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.model_pinning import pin, refs, usable

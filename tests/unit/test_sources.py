@@ -4,6 +4,7 @@ import datetime
 import os
 import tracemalloc
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,6 @@ class TestMemory:
             ((np.zeros(3), np.zeros(4)), "'0' has 3, '1' has 4"),
             (np.zeros(2, [("a", "f4,i4")]), "structured"),
             (np.zeros(2, "datetime64[s]"), "is a time"),
-            (np.ma.masked_equal([1, 2], 2), "has masked values"),
         ],
     )
     def test_what_is_no_data_set_is_refused(self, data: object, message: str) -> None:
@@ -160,15 +160,13 @@ class TestMemory:
         ("values", "held", "remedy"),
         [
             (
-                [1, None, 3],
-                "2 int, 1 NoneType, the first missing value in row 1",
+                [Decimal(1), None, Decimal(3)],
+                "2 Decimal, 1 NoneType, the first missing value in row 1",
                 "as with .astype('float64'), in which",
             ),
-            (
-                [1, 2.5, np.int8(3)],
-                "1 int, 1 float, 1 int8",
-                "make it numbers of one dtype, as with .astype",
-            ),
+            ([2**53 + 1, 2.5], "1 int, 1 float", "make it numbers of one dtype, as with .astype"),
+            ([2**63 + 1, -1], "2 int", "make it numbers of one dtype, as with .astype"),
+            ([True, 2], "1 bool, 1 int", "make it numbers of one dtype, as with .astype"),
             ([None, None], "2 NoneType, the first missing value in row 0", "it has no value at all: leave it out"),
             ([datetime.date(2020, 1, 1), None], "1 date, 1 NoneType", "convert the times to numbers"),
             ([np.zeros(2), np.zeros(2)], "2 ndarray", "make it one array with np.stack"),
@@ -184,15 +182,55 @@ class TestMemory:
         assert text.startswith(f"input 'age': is an array of Python objects ({held}")
         assert remedy in text
 
+    @pytest.mark.parametrize(
+        ("column", "values", "nulls"),
+        [
+            ([1, None, 3], [1, 0, 3], [1]),
+            (np.array([2**60 + 1, None], object), [2**60 + 1, 0], [1]),
+            (np.array([None, 2.5, np.int8(3), np.nan], object), [0, 2.5, 3, np.nan], [0]),
+            (np.array([True, None], object), [True, False], [1]),
+            (np.array([[1, 2], [None, 4]], object), [[1, 2], [0, 4]], [1]),
+            (["a", None, "c"], ["a", "", "c"], [1]),
+            (np.array(["a", np.nan, None], object), ["a", "", ""], [1, 2]),
+            (np.ma.masked_equal([[1, 2], [3, 4]], 3), [[1, 2], [3, 4]], [1]),
+        ],
+    )
+    def test_rows_that_are_or_hold_null_are_marked(self, column: Any, values: list[Any], nulls: list[int]) -> None:
+        source = from_arrays({"age": column, "n": np.arange(len(column))})
+
+        found: Any = source.take_marked(0, len(column))
+
+        np.testing.assert_array_equal(found.rows["age"], values)
+        wanted = "O" if isinstance(values[0], str) else np.array(values).dtype.kind
+        assert found.rows["age"].dtype.kind == wanted
+        assert sorted(found.unfed) == nulls
+        text = f"column 'age': row {nulls[0]} is or holds null; fill nulls before, or leave the column out"
+        assert found.unfed[nulls[0]] == text
+        picked: Any = source.pick(np.array([nulls[0], 0 if nulls[0] else len(column) - 1]))
+        assert picked.unfed == {0: text}
+        with pytest.raises(InputError, match=rf"^{text}, or let such rows fail \(on_error is 'raise'\)$"):
+            source.take(0, len(column))
+        assert list(source.only(["n"]).take(0, 2)) == ["n"]
+        assert sorted(source.only(["age"]).take_marked(0, len(column)).unfed) == nulls  # type: ignore[union-attr]
+
+    def test_objects_that_no_model_takes_are_left_alone_beside_columns_that_one_takes(self) -> None:
+        table = from_arrays({"x": np.zeros(2), "what": np.array([{}, None], object)}).table
+
+        assert table is not None
+        assert (table.names, table.others) == (["x"], {"what": "object"})
+        with pytest.raises(InputError, match=r"input 'what': is an array of Python objects \(1 dict, 1 NoneType"):
+            table.only(["what"])
+
     def test_texts_with_others_among_them_are_rows_of_which_some_are_marked(self) -> None:
         values = ["a", None, b"b", float("nan"), 3, "\ud800"]
-        rows = from_arrays({"city": np.array(values, object), "n": np.arange(6)}).take(0, 6)
+        rows = from_arrays({"city": np.array(values, object), "n": np.arange(6)}).take_marked(0, 6)
 
         odd: Any = odd_texts(rows)
 
+        missing = "is or holds null; fill nulls before, or leave the column out"
         assert odd.unfed == {
-            1: "input 'city' is missing; fill it before",
-            3: "input 'city' is missing; fill it before",
+            1: f"column 'city': row 1 {missing}",
+            3: f"column 'city': row 3 {missing}",
             4: "input 'city' is of type int, not a text",
             5: "input 'city' is a text with a lone surrogate, which has no UTF-8; give bytes",
         }

@@ -116,7 +116,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
 
 def test_rows_that_lack_a_value_of_a_column_that_is_taken_are_marked(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b,c\n1,1,\n2,,1\n3,3,1\n")
-    for columns, rows in ({"both": ["a", "b"]}, {"both": [[1, 1], [1, 1], [3, 3]]}), (["b"], {"b": [1, 1, 3]}):
+    for columns, rows in ({"both": ["a", "b"]}, {"both": [[1, 1], [2, 1], [3, 3]]}), (["b"], {"b": [1, 1, 3]}):
         source: Any = open_source(tmp_path / "x.csv", columns=columns)
         (batch,) = source.marked_batches()
         assert {name: column.tolist() for name, column in batch.rows.items()} == rows

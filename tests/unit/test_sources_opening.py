@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from producer.rows.source import SliceReader
+from producer.rows.readers import SliceReader
 from producer.sources import ArraySource, BatchSource, Source, from_arrays, from_rows, open_source
 from worker_config.errors import ConfigError, InputError, UsageError
 

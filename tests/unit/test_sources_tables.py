@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from producer.rows.source import Marked, SliceReader, Source, Table, table_of
+from producer.rows.readers import SliceReader
+from producer.rows.source import Marked, Source, Table, table_of
 from producer.sources import BatchSource, from_batches, open_source
 from producer.sources.choose import ColumnNames, choose, for_models
 from producer.sources.picked import pick
@@ -21,6 +23,7 @@ from tasks.protocol.records import ModelInfo, TensorSpec
 from worker_config.errors import InputError, UsageError
 
 DAYS = [datetime.date(2024, 5, day) for day in (1, 2, 3)]
+DATES = [str(day) for day in DAYS]
 TABLE = pa.table(
     {
         "id": ["a", "b", "c"],
@@ -42,46 +45,29 @@ RECORDS = np.array(
 )
 
 
-class Series:
-    """A column of a DataFrame as pandas has it; `nulls` are rows that are null."""
-
-    def __init__(self, values: Any, dtype: Any = None, nulls: tuple[int, ...] = ()) -> None:
-        self.values = np.asarray(values)
-        self.dtype = dtype or self.values.dtype
-        self.nulls = nulls
-
-    def to_numpy(self, dtype: Any = None) -> np.ndarray[Any, Any]:
-        return self.values.astype(dtype) if dtype else self.values
-
-    def isna(self) -> Series:
-        return Series(np.isin(np.arange(len(self.values)), self.nulls))
-
-
-class Frame:
-    """A DataFrame of a library that is not installed."""
-
-    def __init__(self, **columns: Series) -> None:
-        self._columns = columns
-        self.columns = list(columns)
-
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, name: str) -> Series:
-        return self._columns[name]
-
-    def __dataframe__(self) -> None: ...
-
-
-def frame(**more: Series) -> Frame:
-    zoned = np.array([datetime.datetime(2024, 5, 1, 10, 30)] * 3, object)
-    return Frame(
-        id=Series(np.array(["a", "b", "c"], object)),
-        age=Series([30, 40, 50], dtype="Int64"),
-        joined=Series(np.array(DAYS, "M8[D]")),
-        at=Series(zoned, dtype="datetime64[ns, Europe/Berlin]"),
-        **more,
+def pandas_frame() -> Any:
+    pandas = needed("pandas")
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    return pandas.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "age": pandas.array([30, 40, 50], "Int64"),
+            "joined": np.array(DAYS, "M8[s]"),
+            "at": [datetime.datetime(2024, 5, 1, 12, 30, tzinfo=zone)] * 3,
+        }
     )
+
+
+def polars_frame() -> Any:
+    columns = TABLE.select(["id", "age", "joined", "at"])
+    return needed("polars").DataFrame(columns.to_pydict())
+
+
+def needed(library: str) -> Any:
+    return pytest.importorskip(library, reason=f"{library} is not installed; pip install 'celeriac[frames]'")
+
+
+FRAMES = {"pandas": pandas_frame, "polars": polars_frame}
 
 
 def rows_of(source: Source | BatchSource) -> Any:
@@ -95,7 +81,7 @@ def as_lists(source: Source | BatchSource) -> dict[str, Any]:
     return {name: column.tolist() for name, column in rows_of(source).items()}
 
 
-@pytest.fixture(params=["parquet", "table", "batch", "records", "npy", "frame", "dict"])
+@pytest.fixture(params=["parquet", "table", "batch", "records", "npy", "pandas", "polars", "dict"])
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """The same columns in every form that has such."""
     if request.param == "parquet":
@@ -104,7 +90,9 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "npy":
         np.save(tmp_path / "x.npy", RECORDS)
         return tmp_path / "x.npy"
-    kinds = {"table": TABLE, "batch": TABLE.to_batches()[0], "records": RECORDS, "frame": frame()}
+    if request.param in FRAMES:
+        return FRAMES[request.param]()
+    kinds = {"table": TABLE, "batch": TABLE.to_batches()[0], "records": RECORDS}
     return kinds.get(request.param, {name: RECORDS[name] for name in RECORDS.dtype.names or ()})
 
 
@@ -116,17 +104,17 @@ def test_columns_that_models_take_come_by_name(data: Any) -> None:
 
 
 def test_dates_come_as_text_to_who_names_them(data: Any) -> None:
-    assert as_lists(open_source(data, columns=["joined,id"])) == {
-        "joined": ["2024-05-01", "2024-05-02", "2024-05-03"],
-        "id": ["a", "b", "c"],
-    }
+    named = as_lists(open_source(data, columns=["joined,id"]))
+    assert named["id"] == ["a", "b", "c"]
+    assert [day.removesuffix("T00:00:00") for day in named["joined"]] == DATES  # pandas has no dates without times
 
 
 def test_rows_that_were_picked_have_the_same_columns(data: Any) -> None:
     table = table_of(pick(open_source(data), np.array([0, 2])))
     assert table is not None
     assert "joined" in table.others
-    assert as_lists(table.only(["joined", "age"])) == {"joined": ["2024-05-01", "2024-05-03"], "age": [30, 50]}
+    named = as_lists(table.only(["joined", "age"]))
+    assert ([day[:10] for day in named["joined"]], named["age"]) == (DATES[::2], [30, 50])
 
 
 def test_a_column_that_is_not_there_is_told_with_those_that_are(data: Any) -> None:
@@ -134,9 +122,9 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(data: Any) -> No
         open_source(data, columns="wage")
 
 
-def test_times_with_a_zone_are_in_utc() -> None:
-    for data in (TABLE, frame()):
-        assert as_lists(open_source(data, columns="at"))["at"][0].startswith("2024-05-01T10:30:00")
+@pytest.mark.parametrize("make", [lambda: TABLE, pandas_frame, polars_frame])
+def test_times_with_a_zone_are_in_utc(make: Callable[[], Any]) -> None:
+    assert as_lists(open_source(make(), columns="at"))["at"][0].startswith("2024-05-01T10:30:00")
 
 
 @pytest.mark.parametrize(
@@ -163,9 +151,7 @@ def test_a_field_of_a_struct_that_is_null_is_null(tmp_path: Path) -> None:
     ("data", "words"),
     [
         (TABLE, r"column 'image': is struct<.*>, which no model takes.*named with a dot, as image\.bytes"),
-        (frame(image=Series([1, 2, 3], dtype="Int64", nulls=(1,))), "the Frame: column 'image': row 1 is null"),
         ({"image": np.zeros(2, [("a", "f4")]), "b": np.zeros(2)}, "structured"),
-        ({"image": np.array(["NaT", "2024"], "M8[D]"), "b": np.zeros(2)}, "row 0 is NaT"),
     ],
 )
 def test_columns_that_nobody_can_be_given_are_told_where_they_are_named(data: Any, words: str) -> None:
@@ -173,12 +159,97 @@ def test_columns_that_nobody_can_be_given_are_told_where_they_are_named(data: An
         open_source(data, columns="image")
 
 
-@pytest.mark.parametrize("columns", [{}, {"age": Series([1, 2, 3]), 3: Series([1, 2, 3])}])
-def test_frames_without_names_are_refused(columns: dict[Any, Series]) -> None:
-    nameless = Frame()
-    nameless.columns = list(columns)
-    with pytest.raises(InputError, match=r"the Frame: (has no columns|names of columns must be strings, 3 is none)"):
+def test_a_time_that_is_none_is_null() -> None:
+    source: Any = open_source({"at": np.array(["NaT", "2024"], "M8[D]"), "b": np.zeros(2)}, columns="at")
+    assert source.take_marked(0, 2).unfed.keys() == {0}
+
+
+@pytest.mark.parametrize("columns", [{}, {"age": [1, 2, 3], 3: [1, 2, 3]}])
+def test_frames_without_names_are_refused(columns: dict[Any, Any]) -> None:
+    words = r"the DataFrame: (has no columns|names of columns must be strings, 3 is none)"
+    nameless = needed("pandas").DataFrame(columns)
+    with pytest.raises(InputError, match=words):
         open_source(nameless)
+
+
+# --- nulls, and what frames have of their own -------------------------------------------------------------------------
+
+GAP = {"whole": [2**60 + 1, None, 3], "truth": [True, None, False], "word": ["x", None, "z"], "real": [1.5, None, 2.5]}
+
+
+def pandas_gaps() -> Any:
+    pandas = needed("pandas")
+    kinds = {"whole": "Int64", "truth": "boolean", "word": "string", "real": "Float64"}
+    columns: dict[str, Any] = {name: pandas.array(GAP[name], kind) for name, kind in kinds.items()}
+    columns |= {"kind": pandas.Categorical(GAP["word"]), "object": pandas.Series(GAP["word"], dtype=object)}
+    return pandas.DataFrame({**columns, "count": pandas.Series(GAP["whole"], dtype=object), "nan": [1.0, np.nan, 3.0]})
+
+
+def polars_gaps() -> Any:
+    polars = needed("polars")
+    more = {"kind": polars.Series(GAP["word"], dtype=polars.Categorical), "nan": [1.0, float("nan"), 3.0]}
+    return polars.DataFrame({**GAP, **more, "list": [[1, 2], [3, None], [4, 5]]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pandas_gaps,
+        polars_gaps,
+        lambda: pa.table({**GAP, "nan": [1.0, float("nan"), 3.0]}),
+        lambda: {**{name: np.array(column, object) for name, column in GAP.items()}, "nan": np.array([1.0, np.nan, 3])},
+    ],
+    ids=["pandas", "polars", "arrow", "dict"],
+)
+def test_a_null_marks_its_row_and_other_values_stay_exact(make: Callable[[], Any]) -> None:
+    source: Any = open_source(make())
+    every: Any = source.take_marked(0, 3)
+    assert every.unfed.keys() == {1}
+    assert {"whole", "truth", "word", "real", "nan"} <= every.rows.keys()
+    for name, column in every.rows.items():
+        one = source.table.only([name]).take_marked(0, 3)
+        if name == "nan":  # a value
+            np.testing.assert_array_equal(one["nan"], [1, np.nan, 3])
+            continue
+        assert one.unfed == {1: f"column {name!r}: row 1 is or holds null; fill nulls before, or leave the column out"}
+        assert one.rows[name][[0, 2]].tolist() == column[[0, 2]].tolist()
+    assert every.rows["whole"].dtype == np.int64
+    assert every.rows["truth"].dtype == np.bool_
+    assert {name: every.rows[name][[0, 2]].tolist() for name in GAP} == {name: GAP[name][::2] for name in GAP}
+    with pytest.raises(InputError, match=r"row 1 is or holds null; .*, or let such rows fail"):
+        source.take(0, 3)
+
+
+def test_a_column_of_nulls_alone_has_rows_that_all_fail_where_it_has_a_type() -> None:
+    source: Any = open_source(pa.table({"x": pa.array([None, None], pa.int32())}))
+    assert source.take_marked(0, 2).unfed.keys() == {0, 1}
+    with pytest.raises(
+        InputError, match=r"2 NoneType, the first missing value in row 0.*no value at all: leave it out"
+    ):
+        open_source({"x": np.array([None, None], object)})
+    polars = needed("polars")
+    frame = open_source(polars.DataFrame({"x": [None, None], "y": [1, 2]}))
+    assert as_lists(frame) == {"y": [1, 2]}
+    with pytest.raises(InputError, match="the DataFrame: column 'x': is null, which no model takes"):
+        frame.table.only(["x"])  # type: ignore[union-attr]
+
+
+def test_objects_in_a_frame_that_no_model_takes_are_left_alone_and_told_where_they_are_named() -> None:
+    pandas = needed("pandas")
+    mixed = pandas.Series([{"a": 1}, 2, None], dtype=object)
+    source = open_source(pandas.DataFrame({"x": [1, 2, 3], "mixed": mixed, "day": pandas.Series(DAYS, dtype=object)}))
+    assert list(rows_of(source)) == ["x"]
+    table = table_of(source)
+    assert table is not None
+    assert table.others == {"mixed": "object", "day": "object"}
+    words = r"'mixed': is an array of Python objects \(1 dict, 1 int, 1 NoneType.*convert it to numbers or texts"
+    with pytest.raises(InputError, match=words):
+        table.only(["mixed"])
+
+
+def test_lists_of_many_lengths_in_memory_are_told_with_a_remedy() -> None:
+    with pytest.raises(InputError, match="the Table: column 'x': has lists of different lengths; pad them, or save"):
+        rows_of(open_source(pa.table({"x": [[1], [2, 3]]})))
 
 
 @pytest.mark.parametrize("data", [np.zeros(3), (np.zeros(3),), from_batches([{"a": np.zeros(3)}])])
@@ -269,7 +340,9 @@ def test_an_input_that_is_made_of_columns_has_the_marks_of_these_alone(tmp_path:
 def test_a_file_that_cannot_be_read_is_marked_where_an_input_is_made_of_it() -> None:
     rows: Any = Marked({"a": np.zeros(2), "b": np.ones(2)}, {1: "no such file"})
     table = Table(["a", "b"], lambda names: reader)
-    reader = SliceReader("x", 2, 8.0, lambda start, stop: rows.rows, lambda start, stop: rows, table)
+    reader = SliceReader("x", 2, 8.0, lambda start, stop: rows, table)
     source: Any = choose(reader, {"both": ["a", "b"]})
-    assert source.take(0, 2)["both"].tolist() == [[0, 1], [0, 1]]
+    assert source.take_marked(0, 2).rows["both"].tolist() == [[0, 1], [0, 1]]
     assert source.take_marked(0, 2).unfed == {1: "no such file"}
+    with pytest.raises(InputError, match=r"no such file, or let such rows fail \(on_error is 'raise'\)"):
+        source.take(0, 2)

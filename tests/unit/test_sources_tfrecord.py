@@ -8,7 +8,7 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from producer.rows.source import BatchReader
+from producer.rows.readers import BatchReader
 from producer.sources import open_tfrecord
 from worker_config.errors import InputError
 

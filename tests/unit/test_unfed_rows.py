@@ -10,8 +10,9 @@ import pytest
 
 from producer.job.chunk_feeds import BatchFeed
 from producer.rows.marked import marked, plain, unfed_of
+from producer.rows.readers import BatchReader
 from producer.rows.rebatcher import Rebatcher, until_unfed
-from producer.rows.source import BatchReader, Marked, Rows
+from producer.rows.source import Marked, Rows
 from tasks.child.chunk_rows import fed_rows, with_values
 from tasks.child.run_models import ChunkOutputs, ChunkRun
 from tasks.protocol import codec

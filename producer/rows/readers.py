@@ -1,0 +1,97 @@
+"""Data sets that a function reads; and how any data set is read, with its rows that cannot be fed marked or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from producer.rows.marked import all_fed
+from producer.rows.rebatcher import until_unfed
+from producer.rows.source import Arrays, Batches, BatchSource, Rows, Source, Table, check_slice
+from worker_config.errors import InputError
+
+
+class BatchReader:
+    """A data set that a function reads; `once` where it cannot be read a second time.
+
+    What is read may have marks of rows that no model can be given. `hint` is what to tell of a data set whose rows no
+    model takes.
+    """
+
+    hint = ""
+
+    def __init__(
+        self,
+        label: str,
+        rows: int | None,
+        read: Callable[[], Batches],
+        once: bool = False,
+        table: Table | None = None,
+    ) -> None:
+        self.label = label
+        self.rows = rows
+        self.table = table
+        self._read = read
+        self._once = once
+        self._begun = False
+
+    def batches(self) -> Batches:
+        """Read from the first row on.
+
+        Raises:
+            InputError: see `BatchSource.batches`.
+        """
+        return until_unfed(self.marked_batches())
+
+    def marked_batches(self) -> Batches:
+        """The same, where a row that cannot be fed is marked, and is no end.
+
+        Raises:
+            InputError: see `BatchSource.batches`.
+        """
+        if self._once and self._begun:
+            raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
+        self._begun = True
+        return self._read()
+
+
+class SliceReader:
+    """A data set of which a function reads the rows `[start, stop)`; see `Source`.
+
+    What is read may have marks of rows that no model can be given.
+    """
+
+    path: Path | None = None
+
+    def __init__(
+        self, label: str, rows: int, row_bytes: float, read: Callable[[int, int], Rows], table: Table | None = None
+    ) -> None:
+        self.label, self.rows, self.row_bytes = label, rows, row_bytes
+        self.table = table
+        self._read = read
+
+    def take(self, start: int, stop: int) -> Arrays:
+        """The rows `[start, stop)`.
+
+        Raises:
+            InputError: see `Source.take`.
+        """
+        return cast("Arrays", all_fed(self.take_marked(start, stop)))
+
+    def take_marked(self, start: int, stop: int) -> Rows:
+        """The same, where a row that cannot be fed is marked, and is no error."""
+        check_slice(start, stop, self.rows, self.label)
+        return self._read(start, stop)
+
+
+def rows_between(source: Source, start: int, stop: int, *, goes_on: bool = True) -> Rows:
+    """The rows `[start, stop)`: those that cannot be fed are marked, or, without `goes_on`, an InputError."""
+    take = getattr(source, "take_marked", source.take) if goes_on else source.take
+    return cast("Rows", take(start, stop))
+
+
+def batches_of(source: BatchSource, *, goes_on: bool = True) -> Batches:
+    """The batches: rows that cannot be fed are marked, or, without `goes_on`, an InputError."""
+    read = getattr(source, "marked_batches", source.batches) if goes_on else source.batches
+    return cast("Batches", read())
