@@ -68,7 +68,8 @@ class Head:
         """The one chunk of the job; `goes_on` as of `make_feed`."""
         source = self._source
         if not isinstance(source, Source):
-            source = BatchReader(source.label, None, partial(self._read, source))
+            hint = getattr(source, "hint", "")
+            source = BatchReader(source.label, None, partial(self._read, source), hint=hint)
         return make_feed(source, self._infos, self._check, with_rows=with_rows, rows=self.most, goes_on=goes_on)
 
     def _check(self, rows: Rows) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import columns_of
-from producer.rows.marked import plain, unfed_of
+from producer.rows.marked import unfed_of
 from producer.rows.objects import odd_texts
 from producer.rows.part import Array, OutputTree, Part
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.rebatcher import Rebatcher, count_rows, picked, skip_rows
+from producer.rows.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source, table_of
 from worker_config.columns import expanded
 from worker_config.errors import InputError, UsageError
@@ -57,24 +56,21 @@ class KeptColumns:
             raise UsageError(
                 f"{self._label}: has no columns by name to keep, or can be read only once; keep {ROW!r} alone"
             )
-        self._source = table.only(read) if read and table else None
-        self._dtypes: dict[str, np.dtype[Any]] = {}
-        self._batches: Batches | None = None
-        self._read: Iterator[Rows] = iter(())
-        self._waiting = Rebatcher()
-        self._at = 0
+        # Each on its own, as a row that has no value in one of them has one in the others.
+        self._columns = {name: _Column(table.only([name])) for name in read} if table else {}
 
     def close(self) -> None:
         """Let go of the data set's files."""
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
+        for column in self._columns.values():
+            column.close()
 
     def beside(self, part: Part, output_name: str = "") -> Part:
         """The part with the values of its rows beside its outputs; a single output gets its name, or "output".
 
+        A column is a masked array where rows of the part have null in it.
+
         Raises:
-            InputError: they cannot be read, or one is null, of a row that has a place in the output.
+            InputError: they cannot be read.
             UsageError: a column is called as an output is.
         """
         values = self._values(part.numbers(), part.start, part.stop)
@@ -86,55 +82,25 @@ class KeptColumns:
         return self._joined(self._values(numbers, start, stop), outputs, output_name)
 
     def fix_width(self) -> None:
-        """Give text with a fixed width, that of the longest, for files of NumPy; reads all rows."""
-        if self._source is None:
-            return
-        widths: dict[str, tuple[str, int] | None] = {}
-        for rows in _blocks(self._source):
-            for name, column in columns_of(rows, self._label).items():
-                if isinstance(column, list) or not column.dtype.hasobject or (name in widths and not widths[name]):
-                    continue
-                kinds = {"U" if isinstance(value, str) else "S" for value in column.flat}
-                cut = any(value[-1:] in ("\0", b"\0") for value in column.flat)  # as NumPy would, in silence
-                kind, width = widths.get(name) or (min(kinds, default="U"), 1)
-                fits = not cut and kinds <= {kind}
-                widths[name] = (kind, max([width, *map(len, column.flat)])) if fits else None
-        self._dtypes = {name: np.dtype(f"{found[0]}{found[1]}") for name, found in widths.items() if found}
+        """Give text with a fixed width, that of the longest, for files of NumPy; reads all rows.
+
+        Raises:
+            InputError: one is null, for which these files have no place.
+        """
+        for name, column in self._columns.items():
+            column.fix_width(f"{self._label}: column {name!r}")
 
     def _values(self, numbers: Array, start: int, stop: int) -> dict[str, Array]:
         """The values of some of the rows `[start, stop)`."""
-        values: dict[str, Array] = {ROW: numbers if self._numbers is None else self._numbers[numbers]}
-        if self._source is not None and start == stop:
-            values |= dict.fromkeys(self.names, np.empty(0, object)) | {ROW: values[ROW]}
-        elif self._source is not None:
-            rows = odd_texts(self._take(self._source, start, stop))
-            # Rows that are left out, as those that failed may be, need no values.
-            if unfed := {at: why for at, why in unfed_of(rows).items() if start + at in numbers}:
-                row = values[ROW][np.searchsorted(numbers, start + min(unfed))]
-                raise InputError(f"{self._label}: row {row} cannot be kept: {unfed[min(unfed)]}")
-            for name, column in columns_of(plain(rows), self._label).items():
-                if isinstance(column, list):
-                    raise InputError(f"{self._label}: column {name!r} has lists of many lengths, and cannot be kept")
-                values[name] = column[numbers - start].astype(self._dtypes.get(name, column.dtype), copy=False)
+        rows = numbers if self._numbers is None else self._numbers[numbers]
+        values = {ROW: rows}
+        for name, column in self._columns.items():
+            where = f"{self._label}: column {name!r}"
+            values[name] = column.values(numbers, start, stop, rows, where)
+            if self._numbers is not None and np.ma.is_masked(values[name]):
+                row = rows[np.flatnonzero(np.ma.getmaskarray(values[name]))[0] % len(rows)]
+                raise InputError(f"{where}: row {row} is null, which cannot be put among rows that are written already")
         return {name: values[name] for name in self.names}
-
-    def _take(self, source: Source | BatchSource, start: int, stop: int) -> Rows:
-        """The rows `[start, stop)`, of a data set that is read in order those after the ones that were taken last."""
-        if isinstance(source, Source):
-            return rows_between(source, start, stop)
-        if self._batches is None or start < self._at:
-            self.close()
-            self._batches = batches_of(source)
-            self._waiting, self._at = Rebatcher(), start
-            self._read = skip_rows(self._batches, start, self._label)
-        while self._waiting.rows < stop - self._at:
-            if (batch := next(self._read, None)) is None:
-                raise InputError(f"{self._label}: had {stop} rows or more when it was read first, now fewer")
-            self._waiting.add(batch)
-        before = start - self._at
-        taken, count = self._waiting.take(stop - self._at)
-        self._at = stop
-        return picked(taken, np.arange(before, count)) if before else taken
 
     def _joined(self, values: dict[str, Array], outputs: OutputTree, output_name: str) -> OutputTree:
         named = outputs if isinstance(outputs, dict) else {output_name or "output": outputs}
@@ -143,14 +109,84 @@ class KeptColumns:
         return {**values, **named}
 
 
+class _Column:
+    """One column of a data set, whose values are asked for in the order of its rows, or again from an earlier one."""
+
+    def __init__(self, source: Source | BatchSource) -> None:
+        self._source = source
+        self._dtype: np.dtype[Any] | None = None
+        self._batches: Batches | None = None
+        self._read: Iterator[Rows] = iter(())
+        self._waiting = Rebatcher()
+        self._at = 0
+
+    def close(self) -> None:
+        """Let go of the data set's files."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def values(self, numbers: Array, start: int, stop: int, rows: Array, where: str) -> Array:
+        """The values of those of the rows `[start, stop)` that have these numbers; `rows` is what people call them."""
+        if start == stop:
+            return np.empty(0, object)
+        taken = self._take(start, stop, where)
+        (column,) = columns(taken)
+        if isinstance(column, list):
+            raise InputError(f"{where} has lists of many lengths, and cannot be kept")
+        values = column[numbers - start]
+        nulls = np.isin(numbers - start, [*unfed_of(taken)])
+        if odd := unfed_of(odd_texts(values)):
+            raise InputError(f"{where}: row {rows[min(odd)]} cannot be kept: {odd[min(odd)]}")
+        if self._dtype is not None:
+            values = values.astype(self._dtype)
+        return np.ma.array(values, mask=_over(nulls, values)) if nulls.any() else values
+
+    def fix_width(self, where: str) -> None:
+        """Give text with a fixed width, unless NumPy would change it, as it cuts zeros at its end."""
+        found: set[str] = set()
+        width, is_cut, first = 1, False, 0
+        for rows in _blocks(self._source):
+            (column,) = columns(rows)
+            if unfed := unfed_of(rows):
+                raise InputError(
+                    f"{where}: row {first + min(unfed)} is null, for which .npz has no place; keep it in .parquet, "
+                    ".jsonl or .csv"
+                )
+            first += count_rows(rows)
+            if not isinstance(column, list) and column.dtype.hasobject:
+                texts = [value for value in column.flat if isinstance(value, str | bytes)]
+                found |= {"U" if isinstance(value, str) else "S" for value in texts}
+                is_cut = is_cut or len(texts) < column.size or any(text[-1:] in ("\0", b"\0") for text in texts)
+                width = max([width, *map(len, texts)])
+        if len(found) == 1 and not is_cut:
+            self._dtype = np.dtype(f"{found.pop()}{width}")
+
+    def _take(self, start: int, stop: int, where: str) -> Rows:
+        """The rows `[start, stop)`, of a data set that is read in order those after the ones that were taken last."""
+        if isinstance(self._source, Source):
+            return rows_between(self._source, start, stop)
+        if self._batches is None or start < self._at:
+            self.close()
+            self._batches = batches_of(self._source)
+            self._waiting, self._at = Rebatcher(), start
+            self._read = skip_rows(self._batches, start, where)
+        while self._waiting.rows < stop - self._at:
+            if (batch := next(self._read, None)) is None:
+                raise InputError(f"{where}: had {stop} rows or more when it was read first, now fewer")
+            self._waiting.add(batch)
+        before = start - self._at
+        taken, count = self._waiting.take(stop - self._at)
+        self._at = stop
+        return picked(taken, np.arange(before, count)) if before else taken
+
+
+def _over(nulls: Array, values: Array) -> Array:
+    """Which values are those of rows that are null."""
+    return np.broadcast_to(nulls.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
+
+
 def _blocks(source: Source | BatchSource) -> Iterator[Rows]:
-    """All rows but those that cannot be read."""
-    for rows in map(odd_texts, _marked_blocks(source)):
-        unfed = [*unfed_of(rows)]
-        yield picked(rows, np.delete(np.arange(count_rows(rows)), unfed)) if unfed else rows
-
-
-def _marked_blocks(source: Source | BatchSource) -> Iterator[Rows]:
     if isinstance(source, Source):
         rows = max(1, int(MAX_BATCH_BYTES / max(1.0, source.row_bytes)))
         for start in range(0, source.rows, rows):

@@ -19,8 +19,6 @@ class BatchReader:
     model takes.
     """
 
-    hint = ""
-
     def __init__(
         self,
         label: str,
@@ -28,10 +26,12 @@ class BatchReader:
         read: Callable[[], Batches],
         once: bool = False,
         table: Table | None = None,
+        hint: str = "",
     ) -> None:
         self.label = label
         self.rows = rows
         self.table = table
+        self.hint = hint
         self._read = read
         self._once = once
         self._begun = False

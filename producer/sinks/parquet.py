@@ -180,5 +180,5 @@ def _column(arrow: Any, array: Array, column_type: Any) -> Any:
         value_type = column_type.value_type if array.ndim > 1 else column_type
         values = arrow.array(flat.tolist(), value_type)
     else:
-        values = arrow.array(np.ascontiguousarray(flat, flat.dtype.newbyteorder("=")))
+        values = arrow.array(flat.astype(flat.dtype.newbyteorder("="), order="C", copy=False))
     return arrow.FixedSizeListArray.from_arrays(values, type=column_type) if array.ndim > 1 else values

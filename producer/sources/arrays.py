@@ -101,10 +101,10 @@ class ArraySource:
         """
         return cast("Arrays", all_fed(self.take_marked(start, stop)))
 
-    def take_marked(self, start: int, stop: int) -> Rows:
-        """The same, where a row that is or holds null is marked, and is no error."""
+    def take_marked(self, start: int, stop: int, first_row: int = 0) -> Rows:
+        """The same, where a row that is or holds null is marked, and no error; texts count from `first_row` on."""
         check_slice(start, stop, self.rows, self.label)
-        return self._marked(self._rows(slice(start, stop), [(start, stop)]), np.arange(start, stop))
+        return self._marked(self._rows(slice(start, stop), [(start, stop)]), np.arange(start, stop), first_row)
 
     def pick(self, numbers: Array) -> Rows:
         """Give copies of the rows of these numbers, in this order, else as `take_marked` does.
@@ -116,11 +116,11 @@ class ArraySource:
         by_place = np.argsort(numbers)
         return self._marked(self._rows(numbers, runs_of(numbers[by_place]), by_place), numbers)
 
-    def _marked(self, rows: Arrays, numbers: Array) -> Rows:
+    def _marked(self, rows: Arrays, numbers: Array, first_row: int = 0) -> Rows:
         unfed: dict[int, str] = {}
         for name, nulls in self.nulls.items():
             for at in np.flatnonzero(nulls[numbers]).tolist():
-                unfed.setdefault(at, null_text(f"column {name!r}" if name else "", int(numbers[at])))
+                unfed.setdefault(at, null_text(f"column {name!r}" if name else "", first_row + int(numbers[at])))
         return marked(rows, unfed)
 
     def _rows(self, index: slice | Array, runs: list[tuple[int, int]], by_place: Array | None = None) -> Arrays:

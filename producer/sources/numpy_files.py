@@ -99,7 +99,7 @@ def _records(whole: ArraySource, where: str, names: Sequence[str] | None = None)
         whole.label,
         whole.rows,
         whole.row_bytes,
-        lambda start, stop: block(start, stop).take(0, stop - start),
+        lambda start, stop: block(start, stop).take_marked(0, stop - start, start),
         table=table,
     )
 

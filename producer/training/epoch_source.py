@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.part import Array
-from producer.rows.readers import BatchReader
+from producer.rows.readers import BatchReader, batches_of
 from producer.rows.rebatcher import columns, count_rows, picked, with_columns
 from producer.sources import Batches, BatchSource, Rows
 from producer.training.order import ShuffleBuffer, shard_rows
@@ -85,7 +86,7 @@ class Stream:
     def peek(self) -> Rows | None:
         """The first batch that has rows; None where the data set has none."""
         if self._peeked is None:
-            batches = self._source.batches()
+            batches = batches_of(self._source)
             first: list[Rows] = []
             for batch in batches:
                 first.append(batch)
@@ -106,18 +107,18 @@ class Stream:
             buffer = ShuffleBuffer(size, random) if size else None
             with closing(self._batches()) as batches:
                 for batch, numbers in _sharded(batches, shard):
-                    numbered = (numbers, *columns(batch))
+                    numbered = (numbers, _reasons(batch), *columns(batch))
                     out = buffer.add(numbered) if buffer else numbered
                     if out is not None:
                         yield _noted(out, batch, arrived)
                 if buffer and (rest := buffer.rest()) is not None:
                     yield _noted(rest, batch, arrived)
 
-        return BatchReader(label, rows, read), arrived
+        return BatchReader(label, rows, read, hint=getattr(self._source, "hint", "")), arrived
 
     def _batches(self) -> Generator[Rows, None, None]:
         peeked, self._peeked = self._peeked, None
-        first, batches = peeked or ([], self._source.batches())
+        first, batches = peeked or ([], batches_of(self._source))
         with closing(batches):
             yield from chain(first, batches)
 
@@ -135,8 +136,17 @@ def _sharded(batches: Iterator[Rows], shard: tuple[int, int]) -> Iterator[tuple[
             yield batch, numbers
 
 
+def _reasons(rows: Rows) -> Array:
+    """Why each row cannot be fed; empty where it can."""
+    reasons = np.full(count_rows(rows), "", object)
+    for at, why in unfed_of(rows).items():
+        reasons[at] = why
+    return reasons
+
+
 def _noted(out: Rows, form: Rows, arrived: Arrived) -> Rows:
-    """The rows without their numbers, which are noted."""
-    numbers, *rest = columns(out)
+    """The rows without their numbers, which are noted; those that cannot be fed are marked."""
+    numbers, reasons, *rest = columns(out)
     arrived.add(np.asarray(numbers))
-    return with_columns(form, rest)
+    unfed = {int(at): str(reasons[at]) for at in np.flatnonzero(reasons)}
+    return marked(with_columns(plain(form), rest), unfed)

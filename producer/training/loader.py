@@ -18,8 +18,10 @@ import numpy as np
 from producer.client import Client
 from producer.records.ledger import Ledger, summed
 from producer.rows.part import OutputTree, flatten
+from producer.rows.readers import BatchReader
 from producer.rows.rebatcher import count_rows, picked
-from producer.sources import ArraySource, BatchSource, Source, from_batches, open_source
+from producer.sources import ArraySource, BatchSource, Source, open_source
+from producer.sources.choose import for_models
 from producer.sources.picked import PickedRows
 from producer.training.batch_specs import BatchSchema, Specs, inferred
 from producer.training.cutter import Batch, Cutter
@@ -96,14 +98,14 @@ class Loader:
         )
         self.epoch = 0
         self._client = client
-        opened = open_source(source)
+        (info,) = client.describe(step)
+        opened = for_models(open_source(source), [info])
         if shuffle is True and not isinstance(opened, Source):
             raise UsageError(
                 f"{opened.label}: is read in order, so its rows cannot be permuted as a whole; give shuffle a number "
                 "of rows for a shuffle buffer, such as shuffle=10_000, or save the data set as .npy"
             )
         self._source: Source | Stream = opened if isinstance(opened, Source) else Stream(opened)
-        (info,) = client.describe(step)
         self._refill = info.drops_rows
         self._schema = BatchSchema(element_spec)
         self._failed = FailedRows()
@@ -327,4 +329,5 @@ class Loader:
         first = self._source.peek()
         if first is None:
             return None
-        return from_batches([picked(first, np.arange(min(rows, count_rows(first))))], self._source.label)
+        few = picked(first, np.arange(min(rows, count_rows(first))))
+        return BatchReader(self._source.label, None, lambda: (one for one in [few]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer import Client
+from producer import Client, Loader
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn
 from tests.systems import System, serving
-from worker_config.errors import ExitCode
+from worker_config.errors import ExitCode, InputError
 
 ROWS = 150
 NUMBERS = ("age", "tenure", "balance", "salary")
@@ -112,37 +113,136 @@ def system(folder: Path, expected: Any) -> Iterator[System]:
         yield system
 
 
+# The two rows in which a value is missing, and in which column; of NumPy's own types only dates can have none.
+NULLS = {"age": 7, "branch": 101}
+DATES = {"joined": (7, 101)}
+
+
+def with_nulls() -> dict[str, Any]:
+    """The table with None in two rows."""
+    table = dict(TABLE)
+    for name, row in NULLS.items():
+        table[name] = table[name].astype(object)
+        table[name][row] = None
+    return table
+
+
 @pytest.fixture
 def tables(celeriac: Celeriac) -> Celeriac:
-    pq.write_table(pa.table(TABLE), celeriac.folder / "rows.parquet")
-    with (celeriac.folder / "rows.csv").open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(TABLE)
-        lines.writerows(zip(*(column.tolist() for column in TABLE.values()), strict=True))
-    np.save(celeriac.folder / "rows.npy", records())
+    """The table in files of each form, and once more with nulls in two rows."""
+    undated = {**TABLE, "joined": TABLE["joined"].copy()}
+    for name, at in DATES.items():
+        undated[name][list(at)] = "NaT"
+    for stem, table, of_numpy in (("rows", TABLE, TABLE), ("nulls", with_nulls(), undated)):
+        pq.write_table(pa.table(table), celeriac.folder / f"{stem}.parquet")
+        with (celeriac.folder / f"{stem}.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(table)
+            lines.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+        fixed = {name: texts_of_width(column) for name, column in of_numpy.items()}
+        np.savez(celeriac.folder / f"{stem}.npz", **fixed)
+        np.save(celeriac.folder / f"{stem}.npy", records(fixed))
     return celeriac
 
 
-def records() -> np.ndarray[Any, Any]:
-    """A record array, whose texts have a width."""
-    kinds = [(name, "U16" if column.dtype == object else column.dtype) for name, column in TABLE.items()]
-    rows = np.empty(ROWS, kinds)
-    for name, column in TABLE.items():
+def texts_of_width(column: Any) -> Any:
+    return column.astype("U16") if column.dtype == object else column
+
+
+def records(table: dict[str, Any] = TABLE) -> np.ndarray[Any, Any]:
+    """A record array."""
+    rows = np.empty(ROWS, [(name, column.dtype) for name, column in table.items()])
+    for name, column in table.items():
         rows[name] = column
     return rows
+
+
+def masked() -> Any:
+    """A record array whose missing values are masked."""
+    rows = np.ma.array(records({name: texts_of_width(column) for name, column in TABLE.items()}))
+    for name, row in NULLS.items():
+        rows[name][row] = np.ma.masked
+    return rows
+
+
+def pandas_frame() -> Any:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed; pip install 'celeriac[frames]'")
+    table = {**with_nulls(), "plan": pandas.Categorical(TABLE["plan"])}
+    return pandas.DataFrame(table).astype({"branch": "Int64", "country": "string"})
+
+
+def polars_frame() -> Any:
+    polars = pytest.importorskip("polars", reason="polars is not installed; pip install 'celeriac[frames]'")
+    return polars.DataFrame(with_nulls(), schema_overrides={"age": polars.Int32, "plan": polars.Categorical})
 
 
 def check(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found, np.float32).reshape(ROWS, 1), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.npy"])
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.npz", "rows.npy"])
 def test_a_file_becomes_one_with_ids(tables: Celeriac, at: list[str], expected: Any, name: str) -> None:
     tables.succeeds("predict", "churn", name, "-o", "out.parquet", "--keep", "id", *at)
     table = pq.read_table(tables.folder / "out.parquet")
     assert table.column_names == ["row", "id", "churn"]
     assert table["id"].to_pylist() == TABLE["id"].tolist()
     check(table["churn"].to_pylist(), expected)
+
+
+@pytest.mark.parametrize("name", ["nulls.parquet", "nulls.csv", "nulls.npz", "nulls.npy"])
+def test_of_a_file_with_nulls_in_two_rows_these_fail_alone(
+    tables: Celeriac, at: list[str], expected: Any, name: str
+) -> None:
+    command = ["predict", "churn", name, "-o", "out.parquet", "--keep", "id", *at]
+    tables.succeeds(*command, "--on-error", "fill", "--chunk-rows", "32")
+    table = pq.read_table(tables.folder / "out.parquet")
+    assert table["id"].to_pylist() == TABLE["id"].tolist()
+    check_but_two(table["churn"].to_pylist(), expected)
+    lines = (tables.folder / "out.parquet.failures.jsonl").read_text().splitlines()
+    columns = dict.fromkeys(DATES["joined"], "joined") if name.startswith("nulls.np") else by_row()
+    for record, (row, column) in zip(map(json.loads, lines), columns.items(), strict=True):
+        assert (record["start"], record["stop"], record["stage"]) == (row, row + 1, "read")
+        assert f"column {column!r}: row {row} is or holds null; fill nulls before" in record["text"]
+
+    tables.succeeds(*command, "--on-error", "skip", "--force")
+    table = pq.read_table(tables.folder / "out.parquet")
+    assert table["row"].to_pylist() == [row for row in range(ROWS) if row not in by_row()]
+    ended = tables.run(*command, "--force")
+    assert ended.code == ExitCode.INPUT
+    assert "row 7 is or holds null; fill nulls before, or leave the column out, or let such rows fail" in ended.stderr
+
+
+def by_row() -> dict[int, str]:
+    return {row: name for name, row in NULLS.items()}
+
+
+def check_but_two(found: Any, expected: Any) -> None:
+    """All rows but two are what Keras gives; these have the filler."""
+    scores, failed = np.asarray(found, np.float32).reshape(ROWS, 1), [*by_row()]
+    assert np.isnan(scores[failed]).all()
+    check(np.where(np.isnan(scores), expected, scores), expected)
+    assert np.isnan(scores).sum() == len(failed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [with_nulls, lambda: records(with_nulls()), masked, lambda: pa.table(with_nulls()), pandas_frame, polars_frame],
+    ids=["dict", "records", "masked", "arrow", "pandas", "polars"],
+)
+def test_of_a_table_in_memory_with_nulls_in_two_rows_these_fail_alone(system: System, expected: Any, make: Any) -> None:
+    with Client(system.url) as client:
+        found: Any = client.predict("churn", make(), keep=["id"], on_error="fill")
+        assert found["id"].tolist() == TABLE["id"].tolist()
+        check_but_two(found["churn"], expected)
+        job = client.submit("churn", make(), on_error="skip", chunk_rows=32)
+        check_but_two(np.insert(np.asarray(job.result()), [7, 100], np.nan, axis=0), expected)
+        assert [(record.start, record.stop, record.stage) for record in job.failures()] == [
+            (row, row + 1, "read") for row in by_row()
+        ]
+        for record, column in zip(job.failures(), NULLS, strict=True):
+            assert record.text.startswith(f"column {column!r}: row {record.start} is or holds null")
+        with pytest.raises(InputError, match=r"column 'age': row 7 is or holds null.*or let such rows fail"):
+            client.predict("churn", make())
 
 
 def test_csv_comes_out(tables: Celeriac, at: list[str], expected: Any) -> None:
@@ -174,6 +274,40 @@ def test_tables_in_memory_are_predicted(system: System, expected: Any, make: Any
     assert list(found) == ["id", "row", "churn"]
     assert found["id"].tolist() == TABLE["id"].tolist()
     check(found["churn"], expected)
+
+
+@pytest.mark.parametrize("shuffle", [False, 40])
+@pytest.mark.parametrize("kind", ["dict", "parquet"])
+def test_training_takes_the_columns_of_the_step_and_leaves_out_rows_with_nulls(
+    system: System, expected: Any, tmp_path: Path, kind: str, shuffle: bool | int
+) -> None:
+    pq.write_table(pa.table(with_nulls()), tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"left": list(range(ROWS)), **features()}), tmp_path / "bare.parquet")
+    with Client(system.url) as client:
+        source: Any = with_nulls() if kind == "dict" else tmp_path / "rows.parquet"
+        with Loader(client, "churn", source, batch_rows=16, shuffle=shuffle, chunk_rows=32) as loader:
+            found = np.concatenate(list(loader))
+            assert [(record.start, record.stage) for record in loader.failures()] == [(7, "read"), (101, "read")]
+        wanted = np.delete(expected, [7, 101], axis=0)
+        np.testing.assert_allclose(*map(np.sort if shuffle else np.asarray, (found[:, 0], wanted[:, 0])), rtol=1e-4)
+        source = {**features(), "left": np.arange(ROWS)} if kind == "dict" else tmp_path / "bare.parquet"
+        with Loader(client, "bare", source, batch_rows=16) as loader:
+            check(np.concatenate(list(loader)), expected)
+
+
+def test_a_frame_is_predicted_whatever_else_stands_in_it(system: System, expected: Any) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed; pip install 'celeriac[frames]'")
+    frame = pandas.DataFrame(features() | {"id": TABLE["id"], "joined": TABLE["joined"].astype("M8[s]")})
+    frame["what"] = pandas.Series([{}] * ROWS, dtype=object)
+    with Client(system.url) as client:
+        found: Any = client.predict("bare", frame, keep=["id", "joined"])
+        assert found["joined"][0].startswith(str(TABLE["joined"][0]))
+        check(found["bare"] if "bare" in found else found["churn"], expected)
+        frame["plan"] = frame["what"]
+        with pytest.raises(
+            InputError, match=r"input 'plan': is an array of Python objects \(150 dict\); convert it to"
+        ):
+            client.predict("bare", frame)
 
 
 def test_scalar_columns_are_inputs_by_name(system: System, expected: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from producer.rows.kept import KeptColumns
 from producer.rows.part import Marks, Part
+from producer.sinks import open_sink
 from producer.sources import from_rows, open_source
 from producer.sources.picked import pick
 from tasks.protocol.messages import FailureRecord
@@ -122,18 +125,74 @@ def test_a_job_knows_the_numbers_of_its_rows() -> None:
     assert marks.numbers().tolist() == []
 
 
-@pytest.mark.parametrize("kind", ["dict", "parquet"])
-def test_a_null_is_an_error_but_in_a_row_that_is_left_out(kind: str, tmp_path: Path) -> None:
-    ids = np.array(["a", None, "c", "d"], object)
-    pq.write_table(pa.table({"id": ids}), tmp_path / "x.parquet")
-    source = open_source({"id": ids} if kind == "dict" else tmp_path / "x.parquet")
-    kept = KeptColumns(source, ["id"])
-    kept.fix_width()
-    outputs: Any = kept.beside(part(0, 4, 1)).outputs
-    assert (outputs["id"].tolist(), outputs["id"].dtype) == (["a", "c", "d"], np.dtype("U1"))
-    with pytest.raises(InputError, match=r"row 1 cannot be kept: .*'id'"):
-        KeptColumns(source, ["id"]).beside(part(0, 4))
+GAPS: dict[str, Any] = {
+    "id": np.array(["a", None, "c", "d"], object),
+    "n": np.array([1, 2, None, 2**60 + 1], object),
+    "x": np.array([0.5, None, 2.5, 3.5], object),
+    "all": np.arange(4),
+}
+
+
+@pytest.fixture(params=["dict", "parquet", "csv"])
+def gaps(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Columns with nulls; an empty text in CSV is a text."""
+    if request.param == "dict":
+        return open_source(GAPS)
+    if request.param == "parquet":
+        pq.write_table(pa.table(GAPS), tmp_path / "x.parquet")
+        return open_source(tmp_path / "x.parquet")
+    rows = zip(*(column.tolist() for column in GAPS.values()), strict=True)
+    lines = [",".join("" if value is None else str(value) for value in row) for row in rows]
+    (tmp_path / "x.csv").write_text("\n".join([",".join(GAPS), *lines]))
+    return open_source(tmp_path / "x.csv")
+
+
+def test_a_null_is_kept_as_null(gaps: Any) -> None:
+    kept = KeptColumns(gaps, list(GAPS))
+    outputs: Any = kept.beside(part(0, 4)).outputs
+    for name, column in GAPS.items():
+        assert [value or None for value in outputs[name][1:].tolist()] == column[1:].tolist()
+        assert outputs[name].tolist()[0] == column[0]
+    assert (outputs["n"].dtype, outputs["x"].dtype) == (np.int64, np.float64)
+    assert type(outputs["all"]) is np.ndarray
     kept.close()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_a_null_is_written_as_null(gaps: Any, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    kept = KeptColumns(gaps, ["n", "x", "all"])
+    with open_sink(path, 4, force=False) as sink:
+        for start in (0, 2):
+            sink.write(kept.beside(replace(part(start, start + 2), index=start // 2)))
+        sink.commit()
+    kept.close()
+    if suffix == ".parquet":
+        found: Any = pq.read_table(path)
+        assert [str(field.type) for field in found.schema] == ["int64", "int64", "double", "int64", "double"]
+        found = found.to_pydict()
+    elif suffix == ".jsonl":
+        lines = list(map(json.loads, path.read_text().splitlines()))
+        found = {name: [line[name] for line in lines] for name in lines[0]}
+    else:
+        assert path.read_text().splitlines()[2:4] == ["1,2,,1,0", "2,,2.5,2,0"]
+        return
+    assert [found["n"], found["x"], found["all"]] == [GAPS["n"].tolist(), GAPS["x"].tolist(), [0, 1, 2, 3]]
+
+
+def test_a_null_that_a_format_has_no_place_for_is_told_before_the_work(gaps: Any) -> None:
+    with pytest.raises(InputError, match=r"column 'n': row 2 is null, for which \.npz has no place; keep it in \.parq"):
+        KeptColumns(gaps, ["n"]).fix_width()
+    rows = np.array([1, 2])
+    again = KeptColumns(pick(gaps, rows), ["n"], numbers=rows)
+    with pytest.raises(InputError, match=r"'n': row 2 is null, which cannot be put among rows that are written alrea"):
+        again.beside(part(0, 2))
+
+
+def test_what_is_no_text_in_a_column_of_texts_cannot_be_kept() -> None:
+    kept = KeptColumns(open_source({"id": np.array(["a", "b", 5], object)}), ["id"])
+    with pytest.raises(InputError, match=r"column 'id': row 2 cannot be kept: it is of type int, not a text"):
+        kept.beside(part(1, 3))
 
 
 def test_the_path_of_a_file_whose_name_is_no_text_is_kept_escaped(tmp_path: Path) -> None:

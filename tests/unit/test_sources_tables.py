@@ -159,9 +159,18 @@ def test_columns_that_nobody_can_be_given_are_told_where_they_are_named(data: An
         open_source(data, columns="image")
 
 
-def test_a_time_that_is_none_is_null() -> None:
-    source: Any = open_source({"at": np.array(["NaT", "2024"], "M8[D]"), "b": np.zeros(2)}, columns="at")
-    assert source.take_marked(0, 2).unfed.keys() == {0}
+def test_a_time_that_is_none_is_null(tmp_path: Path) -> None:
+    times = np.array(["NaT", "2024", "NaT"], "M8[D]")
+    records = np.rec.fromarrays([times, np.zeros(3)], names="at,b")
+    np.save(tmp_path / "x.npy", records)
+    np.savez(tmp_path / "x.npz", at=times, b=np.zeros(3))
+    for data in (records, {"at": times, "b": np.zeros(3)}, tmp_path / "x.npy", tmp_path / "x.npz"):
+        source: Any = open_source(data, columns="at")
+        assert source.take_marked(0, 3).unfed.keys() == {0, 2}
+        assert source.take_marked(1, 2)["at"].tolist() == ["2024-01-01"]
+        assert source.take_marked(2, 3).unfed == {
+            0: "column 'at': row 2 is or holds null; fill nulls before, or leave the column out"
+        }
 
 
 @pytest.mark.parametrize("columns", [{}, {"age": [1, 2, 3], 3: [1, 2, 3]}])
@@ -223,9 +232,7 @@ def test_a_null_marks_its_row_and_other_values_stay_exact(make: Callable[[], Any
 def test_a_column_of_nulls_alone_has_rows_that_all_fail_where_it_has_a_type() -> None:
     source: Any = open_source(pa.table({"x": pa.array([None, None], pa.int32())}))
     assert source.take_marked(0, 2).unfed.keys() == {0, 1}
-    with pytest.raises(
-        InputError, match=r"2 NoneType, the first missing value in row 0.*no value at all: leave it out"
-    ):
+    with pytest.raises(InputError, match=r"2 NoneType, the first missing value in row 0.*no value at all: leave it"):
         open_source({"x": np.array([None, None], object)})
     polars = needed("polars")
     frame = open_source(polars.DataFrame({"x": [None, None], "y": [1, 2]}))

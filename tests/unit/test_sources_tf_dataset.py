@@ -165,6 +165,12 @@ open_source(data.filter(lambda row: True).batch(4, drop_remainder=True))
 assert "up to 3 rows at its end may be left out" in told[-1], told
 assert next(open_source(fixed.unbatch().map(lambda x: tf.zeros(4))).batches()).shape == (8, 4)
 assert open_source(data.repeat()).rows is None
+pairs = tf.data.Dataset.from_tensor_slices((images, np.arange(10))).batch(4, drop_remainder=True)
+assert open_source(pairs).hint.endswith("give producer.sources.from_tf_dataset(data, features=0), which takes x")
+told.clear()
+taken = open_source(pairs, features=0)
+np.testing.assert_array_equal(np.concatenate(list(taken.batches())), images[:8])
+assert (taken.hint, len(told)) == ("", 1) and "its last 2 rows are left out by drop_remainder=True" in told[0], told
 lengths = tf.data.Dataset.range(3).map(tf.range)
 sparse = tf.data.Dataset.from_tensors(tf.sparse.from_dense([0, 1]))
 for odd, kind in ((lengths.ragged_batch(2), "Ragged"), (sparse, "Sparse")):
