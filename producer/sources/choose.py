@@ -15,7 +15,6 @@ from producer.rows.columns import MOST_NAMED
 from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
 from producer.rows.source import Batches, BatchSource, Rows, Source, table_of
-from producer.sources.frames import FrameSource
 from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from worker_config.columns import made_of, parsed
@@ -97,5 +96,5 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
         more = len(left) - MOST_NAMED
         listed = ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed)
-    is_narrow = list(needed) == list(table.names) and not isinstance(source, FrameSource)
+    is_narrow = list(needed) == list(table.names) and not isinstance(source, SliceReader)
     return source if is_narrow else table.only(list(needed))

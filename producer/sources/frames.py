@@ -6,8 +6,8 @@ have `column_names`, and columns in Arrow's own form, which DataFrames of polars
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from producer.rows.columns import is_taken, missing_column, text_of_times
 from producer.rows.marked import spread
 from producer.rows.objects import without_nulls
 from producer.rows.part import Array
-from producer.rows.source import Arrays, Column, Rows, Table, check_slice
+from producer.rows.readers import SliceReader
+from producer.rows.source import Column, Table
 from producer.sources import arrow
 from producer.sources.arrays import ArraySource, from_arrays
 from worker_config.errors import InputError
@@ -29,70 +30,44 @@ def is_frame(data: object) -> bool:
     return is_tabular and hasattr(kind, "__len__") and (_is_arrow(data) or hasattr(data, "columns"))
 
 
-def from_frame(data: Any) -> FrameSource:
+def from_frame(data: Any) -> SliceReader:
     """Make a data set of a DataFrame's or a table's columns, by their names; an index is none of them.
+
+    A column becomes an array when its rows are first taken. Until columns are chosen `row_bytes` is a guess.
 
     Raises:
         InputError: it has no columns, or names that are no strings; where rows are taken, a column that no model takes.
     """
-    return FrameSource(data)
+    frame = _Frame(data)
+    others = frame.others()
+    names = [name for name in frame.names if name not in others] or frame.names
+    whole = cache(partial(frame.only, names))
+    table = Table(names, frame.only, {} if names == frame.names else others)
+    label = type(data).__name__
+    return SliceReader(label, len(data), 8.0 * len(names), lambda start, stop: whole().take_marked(start, stop), table)
 
 
-class FrameSource:
-    """A DataFrame as a `Source`; a column becomes an array when its rows are first taken.
-
-    Attributes:
-        label, rows, path: as of a `Source`.
-        row_bytes: a guess, so that no column need be looked at; what `only` gives knows better.
-    """
-
-    path = None
+class _Frame:
+    """The columns of a DataFrame, in the form of Arrow or of pandas."""
 
     def __init__(self, data: Any) -> None:
         kind = type(data)
-        self.label, self.rows = kind.__name__, len(data)
-        self._where = f"the {self.label}"
+        self._where = f"the {kind.__name__}"
         self._data = data.to_arrow() if hasattr(kind, "to_arrow") else data
         self._is_arrow = _is_arrow(self._data)
-        self._names = list(self._data.column_names if self._is_arrow else data.columns)
-        if odd := [name for name in self._names if not isinstance(name, str)]:
+        self.names = list(self._data.column_names if self._is_arrow else data.columns)
+        if odd := [name for name in self.names if not isinstance(name, str)]:
             raise InputError(
                 f"{self._where}: names of columns must be strings, {odd[0]!r} is none; rename it, or give .to_numpy()"
             )
-        if len(set(self._names)) < max(1, len(self._names)):
+        if len(set(self.names)) < max(1, len(self.names)):
             raise InputError(f"{self._where}: has no columns, or two of one name; give each a name of its own")
-        self.row_bytes = 8.0 * len(self._names)
 
-    @cached_property
-    def _others(self) -> Mapping[str, str]:
+    def others(self) -> dict[str, str]:
         """Columns of types that no model takes, each with its type."""
         if self._is_arrow:
             return {field.name: str(field.type) for field in self._data.schema if not arrow.is_taken(field.type)}
-        return {name: str(self._data[name].dtype) for name in self._names if _is_left_alone(self._data[name])}
-
-    @property
-    def table(self) -> Table:
-        """Its columns."""
-        names = [name for name in self._names if name not in self._others]
-        return Table(names or self._names, self.only, self._others if names else {})
-
-    @cached_property
-    def _all(self) -> ArraySource:
-        return self.only(self.table.names)
-
-    def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)` of all columns.
-
-        Raises:
-            InputError: see `Source.take`.
-        """
-        check_slice(start, stop, self.rows, self.label)
-        return self._all.take(start, stop)
-
-    def take_marked(self, start: int, stop: int) -> Rows:
-        """The same, where a row that is or holds null is marked, and is no error."""
-        check_slice(start, stop, self.rows, self.label)
-        return self._all.take_marked(start, stop)
+        return {name: str(self._data[name].dtype) for name in self.names if _is_left_alone(self._data[name])}
 
     def only(self, names: Sequence[str]) -> ArraySource:
         """The data set of these columns; raises InputError where there is no such, or no model takes one."""
@@ -108,11 +83,11 @@ class FrameSource:
         where = f"{self._where}: column {name!r}"
         if self._is_arrow:
             if (kind := arrow.type_of(self._data.schema, name)) is None:
-                raise missing_column(self._where, name, self._names)
+                raise missing_column(self._where, name, self.names)
             arrow.check_type(kind, where, named=True)
             return arrow.column_of(self._data, name, where)
-        if name not in self._names:
-            raise missing_column(self._where, name, self._names)
+        if name not in self.names:
+            raise missing_column(self._where, name, self.names)
         return _values(self._data[name])
 
 
