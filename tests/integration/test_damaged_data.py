@@ -102,7 +102,7 @@ def test_a_text_that_is_none_fails_alone(client: Client, policy: OnError) -> Non
     outputs, kept = np.asarray(job.result()), np.delete(np.arange(ROWS), [3, 29])
     np.testing.assert_array_equal(outputs if policy == "skip" else outputs[kept], whole[kept])
     assert [(one.start, one.stage, one.text.split(",")[0]) for one in job.failures()] == [
-        (3, "read", "it is missing; fill it before"),
+        (3, "read", "row 3 is or holds null; fill nulls before"),
         (29, "read", "it is a text with a lone surrogate"),
     ]
 
