@@ -98,7 +98,7 @@ class KeptColumns:
             where = f"{self._label}: column {name!r}"
             values[name] = column.values(numbers, start, stop, rows, where)
             if self._numbers is not None and np.ma.is_masked(values[name]):
-                row = rows[np.flatnonzero(np.ma.getmaskarray(values[name]))[0] % len(rows)]
+                row = rows[np.nonzero(np.ma.getmaskarray(values[name]))[0][0]]
                 raise InputError(f"{where}: row {row} is null, which cannot be put among rows that are written already")
         return {name: values[name] for name in self.names}
 
