@@ -6,8 +6,19 @@ Nothing large is imported here: `tasks.health` is to answer at once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+_LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9a-f]{2})")
+
+
+def path_text(path: bytes) -> str:
+    """A path as text that can be written anywhere, and turned back: bytes that are no UTF-8 as `\\xff`.
+
+    A backslash that would be taken for the beginning of such is `\\x5c`; every other path is as it is.
+    """
+    return _LOOKS_ESCAPED.sub(rb"\\x5c", path).decode("utf-8", "backslashreplace")
 
 
 def write_whole(path: Path, data: bytes) -> None:

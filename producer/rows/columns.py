@@ -104,16 +104,17 @@ def text_of_times(times: Array) -> Array:
 
 def missing_column(where: str, name: str, names: Iterable[str]) -> InputError:
     """The error for a column that is not there."""
-    return InputError(f"{where}: has no column {name!r}; its columns are {_listed(names)}")
+    return InputError(f"{where}: has no column {name!r}; its columns are {listed(map(repr, names))}")
 
 
 def no_array(where: str, name: str, names: Iterable[str]) -> InputError:
     """The error for an array that a file of several does not have."""
-    return InputError(f"{where}: has no array {name!r}; its arrays are {_listed(names)}")
+    return InputError(f"{where}: has no array {name!r}; its arrays are {listed(map(repr, names))}")
 
 
-def _listed(names: Iterable[str]) -> str:
-    known = [repr(name) for name in names]
+def listed(names: Iterable[str]) -> str:
+    """Names for people, and how many more there are."""
+    known = [*names]
     more = len(known) - MOST_NAMED
     return (", ".join(known[:MOST_NAMED]) or "none") + (f" and {more} more" if more > 0 else "")
 

@@ -20,9 +20,10 @@ from producer.rows.rebatcher import Rebatcher, columns, count_rows, picked, skip
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source, table_of
 from worker_config.columns import expanded
 from worker_config.errors import InputError, UsageError
+from worker_config.files import path_text
 
-# The number of each row, which every data set has.
-ROW = "row"
+# The number of each row, which every data set has; the path of the file that a row is.
+ROW, PATH = "row", "path"
 
 
 class KeptColumns:
@@ -57,7 +58,8 @@ class KeptColumns:
                 f"{self._label}: has no columns by name to keep, or can be read only once; keep {ROW!r} alone"
             )
         # Each on its own, as a row that has no value in one of them has one in the others.
-        self._columns = {name: _Column(table.only([name])) for name in read} if table else {}
+        paths = {PATH} if table is not None and PATH in table.others else set()
+        self._columns = {name: _Column(table.only([name]), name in paths) for name in read} if table else {}
 
     def close(self) -> None:
         """Let go of the data set's files."""
@@ -105,15 +107,16 @@ class KeptColumns:
     def _joined(self, values: dict[str, Array], outputs: OutputTree, output_name: str) -> OutputTree:
         named = outputs if isinstance(outputs, dict) else {output_name or "output": outputs}
         if same := values.keys() & named.keys():
-            raise UsageError(f"column {min(same)!r} cannot be kept: an output has this name; rename the column")
+            raise UsageError(f"column {min(same)!r} cannot be kept: an output has this name; rename one of them")
         return {**values, **named}
 
 
 class _Column:
     """One column of a data set, whose values are asked for in the order of its rows, or again from an earlier one."""
 
-    def __init__(self, source: Source | BatchSource) -> None:
+    def __init__(self, source: Source | BatchSource, is_path: bool) -> None:
         self._source = source
+        self._is_path = is_path
         self._dtype: np.dtype[Any] | None = None
         self._batches: Batches | None = None
         self._read: Iterator[Rows] = iter(())
@@ -131,7 +134,7 @@ class _Column:
         if start == stop:
             return np.empty(0, object)
         taken = self._take(start, stop, where)
-        (column,) = columns(taken)
+        column = self._of(taken)
         if isinstance(column, list):
             raise InputError(f"{where} has lists of many lengths, and cannot be kept")
         values = column[numbers - start]
@@ -142,12 +145,19 @@ class _Column:
             values = values.astype(self._dtype)
         return np.ma.array(values, mask=_over(nulls, values)) if nulls.any() else values
 
+    def _of(self, rows: Rows) -> Any:
+        """The column of some rows; paths of files as texts, which those that are no UTF-8 are not as rows."""
+        (column,) = columns(rows)
+        if not self._is_path:
+            return column
+        return np.array([path_text(path) if isinstance(path, bytes) else path for path in column], dtype=object)
+
     def fix_width(self, where: str) -> None:
         """Give text with a fixed width, unless NumPy would change it, as it cuts zeros at its end."""
         found: set[str] = set()
         width, is_cut, first = 1, False, 0
         for rows in _blocks(self._source):
-            (column,) = columns(rows)
+            column = self._of(rows)
             if unfed := unfed_of(rows):
                 raise InputError(
                     f"{where}: row {first + min(unfed)} is null, for which .npz has no place; keep it in .parquet, "

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from worker_config.errors import CeleriacError, ConfigError, InputError
+from worker_config.files import path_text
 
 
 def escaped(name: str) -> str:
-    """The name of a file as text that can be written anywhere: what is no UTF-8 in it as `\\xff`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """The name of a file as text that can be written anywhere, as `path_text` gives it."""
+    return path_text(os.fsencode(name))
 
 
 def check_file(path: Path, instead: str) -> os.stat_result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -88,7 +88,8 @@ class ArraySource:
             check_rows(columns[name].dtype, columns[name].ndim, place(self.label, name))
         data = {name: columns[name] for name in names}
         nulls = {name: missing for name, missing in nulls.items() if name in data}
-        return array_source(data, self.label, self.label, None, self.stamp, nulls)
+        chosen = array_source(data, self.label, self.label, None, self.stamp, nulls)
+        return replace(chosen, others={name: self.others[name] for name in names if name in self.others})
 
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TypeAlias
 
-from producer.rows.columns import MOST_NAMED
+from producer.rows.columns import listed
 from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
 from producer.rows.source import Batches, BatchSource, Rows, Source, table_of
@@ -93,8 +93,6 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
     left = [name for name in table.names if name not in needed]
     left += [f"{name} ({kind})" for name, kind in table.others.items() if name not in needed]
     if left:
-        more = len(left) - MOST_NAMED
-        listed = ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-        logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed)
+        logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed(left))
     is_narrow = list(needed) == list(table.names) and not isinstance(source, SliceReader)
     return source if is_narrow else table.only(list(needed))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from producer.rows.columns import listed
+from producer.rows.kept import PATH
 from producer.rows.marked import marked
 from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.rows.readers import SliceReader
 from producer.rows.source import Rows
 from producer.sources.arrays import ArraySource, array_source
 from worker_config.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Files differ in size: this many of them, spread over all, tell how large they are.
 _SAMPLED_FILES = 256
@@ -33,14 +38,19 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
     """
     matches = find_files(path)
     label = escaped(Path(path).name)
+    if subfolders := [] if is_pattern(os.fspath(path)) else _subfolders(path):
+        logger.warning(
+            "%s: its subfolders are left out: %s; for their files too give the pattern %s/**/*",
+            label,
+            listed(subfolders),
+            escaped(str(path)),
+        )
     paths = np.array([_path(file) for file in matches], dtype=object)
-    texts = [row if isinstance(row, str) else row.decode("utf-8", "backslashreplace") for row in paths]
-    source = replace(array_source(paths, label, str(path)), others={"path": np.array(texts, dtype=object)})
+    source = replace(array_source(paths, label, str(path)), others={PATH: paths})
     if not contents:
         return source
     sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
-    sizes = [check_file(file, "files").st_size for file in sample]
-    row_bytes = sum(sizes) / len(sizes)
+    row_bytes = sum(os.path.getsize(file) for file in sample if os.path.isfile(file)) / len(sample)  # noqa: PTH113, PTH202
 
     def read(start: int, stop: int) -> Rows:
         contents, unfed = np.full(stop - start, b"", dtype=object), {}
@@ -52,6 +62,12 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceR
         return marked(contents, unfed)
 
     return SliceReader(label, len(matches), row_bytes, read, source.table)
+
+
+def _subfolders(path: str | Path) -> list[str]:
+    with one_line_errors(escaped(str(path))):
+        visible = (entry for entry in os.scandir(path) if entry.name[0] != ".")
+        return sorted(escaped(entry.name) for entry in visible if os.path.isdir(entry.path))  # noqa: PTH112
 
 
 def _path(file: Path) -> str | bytes:
@@ -73,7 +89,7 @@ def find_files(path: str | Path, suffix: str = "") -> list[Path]:
     """
     name = os.fspath(path)
     if is_pattern(name):
-        matches = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]  # noqa: PTH113, PTH207
+        matches = [Path(match) for match in glob.glob(name, recursive=True) if _is_file(match)]  # noqa: PTH207
         if not matches:
             raise InputError(f"{name}: no files match; check the pattern")
         return sorted(file for file in matches if suffix in file.name.lower()) or sorted(matches)
@@ -81,12 +97,17 @@ def find_files(path: str | Path, suffix: str = "") -> list[Path]:
         check_file(Path(name), "files")
         return [Path(name)]
     with one_line_errors(name):
-        inside = [Path(entry.path) for entry in os.scandir(name) if entry.is_file() and entry.name[0] != "."]
+        inside = [Path(entry.path) for entry in os.scandir(name) if _is_file(entry.path) and entry.name[0] != "."]
     matches = [file for file in inside if suffix in file.name.lower()]
     if not matches:
         what = f"no {suffix} files" if suffix else "no files"
         raise InputError(f"{name}: has {what} in it; for files in subfolders give the pattern {name}/**/*{suffix}")
     return sorted(matches)
+
+
+def _is_file(path: str) -> bool:
+    """Whether this is a file, or a link that leads nowhere, which is an error of its own, not a file less."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))  # noqa: PTH110, PTH113, PTH114
 
 
 def is_pattern(name: str) -> bool:

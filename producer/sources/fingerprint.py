@@ -39,7 +39,8 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     with one_line_errors(name):
         files = _files(name, resolved)
         names = [os.path.abspath(file) for file in sorted(files)]  # noqa: PTH100 - links keep their own names
-        seen = [(os.fsencode(file), Path(file).stat()) for file in names]
+        # A link that leads nowhere is looked at itself.
+        seen = [(os.fsencode(file), Path(file).stat(follow_symlinks=os.path.exists(file))) for file in names]  # noqa: PTH110
     digest = hashlib.sha256()
     for file_name, status in seen:
         digest.update(b"%b\0%d\0%d\0" % (file_name, status.st_size, status.st_mtime_ns))

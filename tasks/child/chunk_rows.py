@@ -17,6 +17,7 @@ from tasks.protocol.codec import columns_of, tree_like
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.unfed_rows import without_unfed
 from worker_config.errors import InputError, PayloadError
+from worker_config.files import path_text
 
 # Of a row that is told in a failure record; the longest path that Linux knows has as many bytes.
 MOST_VALUE_CHARACTERS = 4_096
@@ -84,7 +85,7 @@ def _text(rows: Any, position: int) -> str:
 def _path(value: bytes) -> str | None:
     """What may be a path that is no UTF-8, escaped; other bytes tell people nothing."""
     is_path = value.startswith(b"/") and len(value) <= MOST_VALUE_CHARACTERS and b"\0" not in value
-    return value.decode("utf-8", "backslashreplace") if is_path else None
+    return path_text(value) if is_path else None
 
 
 def _listed(rows: Any) -> list[Any]:

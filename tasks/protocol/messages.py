@@ -142,7 +142,8 @@ class FailureRecord(_Value, frozen=True):
         """The rows, for people."""
         if self.stop - self.start != 1:
             return f"rows {self.start}-{self.stop}"
-        return f"row {self.start} ({self.value})" if self.value else f"row {self.start}"
+        value = "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.value)  # names may have new lines
+        return f"row {self.start} ({value})" if value else f"row {self.start}"
 
     def __str__(self) -> str:
         where = f"in model {self.model} at {self.stage}" if self.model else f"at {self.stage}"

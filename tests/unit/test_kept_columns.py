@@ -20,6 +20,7 @@ from producer.sources import from_rows, open_source
 from producer.sources.picked import pick
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import InputError, UsageError
+from worker_config.files import path_text
 
 ROWS = 1_000
 COLUMNS = {"id": np.array([f"i{row}" for row in range(ROWS)], object), "n": np.arange(ROWS) * 2}
@@ -195,7 +196,31 @@ def test_what_is_no_text_in_a_column_of_texts_cannot_be_kept() -> None:
         kept.beside(part(1, 3))
 
 
-def test_the_path_of_a_file_whose_name_is_no_text_is_kept_escaped(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")).touch()
-    outputs: Any = KeptColumns(open_source(tmp_path), ["path"]).beside(part(0, 1)).outputs
-    assert outputs["path"].tolist() == [f"{tmp_path}/b\\xff"]
+# Every name has a text of its own: a backslash that looks like an escaped byte is escaped itself.
+NAMES = {
+    b"b\xff": "b\\xff",
+    b"b\\xff": "b\\x5cxff",
+    b"b\\xfg\\": "b\\xfg\\",
+    b"\\\xc3": "\\\\xc3",
+    "b\u00ff".encode(): "b\u00ff",
+}
+
+
+@pytest.mark.parametrize("columns", [None, ["path"]])
+@pytest.mark.parametrize("picked", [False, True])
+def test_the_path_of_a_file_whose_name_is_no_text_is_kept_escaped(
+    tmp_path: Path, columns: list[str] | None, picked: bool
+) -> None:
+    for name in NAMES:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    source: Any = open_source(tmp_path, columns=columns)
+    source = pick(source, np.arange(len(NAMES))) if picked else source
+    kept = KeptColumns(source, ["path"])
+    kept.fix_width()
+    outputs: Any = kept.beside(part(0, len(NAMES))).outputs
+    assert outputs["path"].dtype.kind == "U"
+    assert sorted(outputs["path"].tolist()) == sorted(f"{tmp_path}/{text}" for text in NAMES.values())
+    assert {path_text(name) for name in NAMES} == {*NAMES.values()}
+    rows = source.take(0, len(NAMES))
+    raw = [row if isinstance(row, bytes) else row.encode() for row in (rows["path"] if columns else rows)]
+    assert {os.path.basename(row) for row in raw} == {*NAMES}  # noqa: PTH119

@@ -97,6 +97,30 @@ def test_a_file_that_cannot_be_read_is_a_row_that_is_marked(folder: Path) -> Non
     assert list(source.take_marked(0, 1)) == [b"a\0"]  # type: ignore[union-attr, arg-type]
 
 
+def test_a_link_that_leads_nowhere_is_a_row_that_fails(folder: Path) -> None:
+    (folder / "gone").symlink_to("none")
+    (folder / "loop").symlink_to("loop")
+    for path in (folder, folder / "*[!b]"):
+        source = open_files(path, contents=True)
+        assert {*source.take_marked(0, source.rows).unfed} >= {source.rows - 2, source.rows - 1}  # type: ignore[union-attr]
+        assert open_files(path).take(source.rows - 2, source.rows).tolist() == [  # type: ignore[union-attr]
+            str(folder / "gone"),
+            str(folder / "loop"),
+        ]
+    before = fingerprint(folder)
+    (folder / "gone").unlink()
+    (folder / "gone").symlink_to("nobody")
+    assert fingerprint(folder) != before
+
+
+def test_subfolders_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_files(folder / "*")
+    assert not caplog.records
+    open_files(folder)
+    told = f"its subfolders are left out: sub; for their files too give the pattern {folder}/**/*"
+    assert [record.getMessage() for record in caplog.records] == [f"{folder.name}: {told}"]
+
+
 def test_no_files_are_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
 

@@ -97,8 +97,10 @@ def test_another_row_stands_in_their_place_while_the_others_run() -> None:
 
 def test_paths_that_are_no_text_are_named_escaped() -> None:
     record = FailureRecord(FIRST, FIRST + 1, "preprocess", "ValueError", "lost")
-    rows = np.array([b"/data/b\xff.jpg", b"\x89PNG\0"], object)
-    assert [one.value for one in with_values([record], rows, FIRST)] == ["/data/b\\xff.jpg"]
+    rows = np.array([b"/data/\\xfe\xff\n.jpg", b"\x89PNG\0"], object)
+    (named,) = with_values([record], rows, FIRST)
+    assert named.value == "/data/\\x5cxfe\\xff\n.jpg"
+    assert named.rows == f"row {FIRST} (/data/\\x5cxfe\\xff\\n.jpg)", "on one line"
     assert [one.value for one in with_values([record], rows[1:], FIRST)] == [""]
 
 
