@@ -26,9 +26,8 @@ from tests.systems import System, serving
 from worker_config.errors import ExitCode
 
 RECIPE = README.split("## A folder of photos\n")[1].split("\n## ")[0]
-MANIFEST, CODE, COMMANDS = (
-    re.findall(rf"```{kind}\n(.*?)```", RECIPE, re.DOTALL)[0] for kind in ("toml", "python", "console")
-)
+MANIFEST, COMMAND = (re.findall(rf"```{kind}\n(.*?)```", RECIPE, re.DOTALL)[0] for kind in ("toml", "console"))
+CODE = (CHECKOUT / re.findall(r"\]\((examples/.*?)\)", RECIPE)[0]).read_text()
 PHOTOS = 2_000 if LONG else 120
 ORIENTATION = 0x0112
 TURNED_BY = {3: "ROTATE_180", 6: "ROTATE_90", 8: "ROTATE_270", 5: "TRANSPOSE"}
@@ -192,23 +191,18 @@ def check(photos: Celeriac, output: Path, expected: dict[bytes, tuple[str, float
     assert sorted(numbers) == [*range(len(expected) + len(BROKEN))]
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\$ celeriac (.*)", COMMANDS, re.MULTILINE))
+@pytest.mark.parametrize("output", ["photos.parquet", "photos.csv"])
 def test_the_recipe_gives_path_label_and_score(
-    photos: Celeriac, expected: dict[bytes, tuple[str, float]], command: str
+    photos: Celeriac, expected: dict[bytes, tuple[str, float]], output: str
 ) -> None:
-    words = command.split()
+    command = COMMAND.splitlines()[0].removeprefix("$ celeriac ")
+    assert output in command
+    words = command.partition("#")[0].split()
+    words[words.index("-o") + 1] = output
     ended = photos.run(*words)
     assert ended.code == ExitCode.OK, ended
     assert re.search(rf"^{PHOTOS - 4:,} rows predicted .*, 4 failed \(see", ended.stdout), ended
-    check(photos, photos.folder / words[words.index("-o") + 1], expected)
-
-
-def test_the_recipe_writes_both_tables() -> None:
-    assert re.findall(r"-o photos(\.\w+)", COMMANDS) == [".parquet", ".csv"]
-
-
-def test_the_example_has_the_code_of_the_recipe() -> None:
-    assert (CHECKOUT / "examples" / "images" / "photos.py").read_text() == CODE.removeprefix("# photos.py\n")
+    check(photos, photos.folder / output, expected)
 
 
 def test_a_picture_is_the_same_to_the_model_whatever_its_file(tmp_path: Path, steps: ModuleType) -> None:
@@ -219,11 +213,8 @@ def test_a_picture_is_the_same_to_the_model_whatever_its_file(tmp_path: Path, st
     images = steps.open_photos([str(tmp_path / name) for name in KINDS])
     wanted = np.asarray(picture.resize(steps.SIZE), np.float32) / 127.5 - 1
     for name, image in zip(KINDS, images, strict=True):
-        # Where four colours meet, and where JPEG writes an edge, there is some play.
-        np.testing.assert_allclose(image[2:14, 2:14], wanted[2:14, 2:14], atol=0.03, err_msg=name)
-        np.testing.assert_allclose(image[18:30, 18:30], wanted[18:30, 18:30], atol=0.03, err_msg=name)
-        np.testing.assert_allclose(image[2:14, 18:30], wanted[2:14, 18:30], atol=0.03, err_msg=name)
-        np.testing.assert_allclose(image[18:30, 2:14], wanted[18:30, 2:14], atol=0.03, err_msg=name)
+        # JPEG has some play where colours meet.
+        np.testing.assert_allclose(image[2::7, 2::7], wanted[2::7, 2::7], atol=0.03, err_msg=name)
 
 
 def test_rows_that_failed_have_their_paths_where_they_are_filled(
