@@ -87,21 +87,21 @@ def find_files(path: str | Path, suffix: str = "") -> list[Path]:
 
     With a suffix, only those whose names hold it; of a pattern all, where none does.
     """
-    name = os.fspath(path)
+    name, shown = os.fspath(path), escaped(os.fspath(path))
     if is_pattern(name):
         matches = [Path(match) for match in glob.glob(name, recursive=True) if _is_file(match)]  # noqa: PTH207
         if not matches:
-            raise InputError(f"{name}: no files match; check the pattern")
+            raise InputError(f"{shown}: no files match; check the pattern")
         return sorted(file for file in matches if suffix in file.name.lower()) or sorted(matches)
     if not Path(name).is_dir():
         check_file(Path(name), "files")
         return [Path(name)]
-    with one_line_errors(name):
+    with one_line_errors(shown):
         inside = [Path(entry.path) for entry in os.scandir(name) if _is_file(entry.path) and entry.name[0] != "."]
     matches = [file for file in inside if suffix in file.name.lower()]
     if not matches:
         what = f"no {suffix} files" if suffix else "no files"
-        raise InputError(f"{name}: has {what} in it; for files in subfolders give the pattern {name}/**/*{suffix}")
+        raise InputError(f"{shown}: has {what} in it; for files in subfolders give the pattern {shown}/**/*{suffix}")
     return sorted(matches)
 
 

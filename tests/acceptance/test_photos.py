@@ -289,3 +289,21 @@ def test_a_link_is_the_file_that_it_leads_to_or_a_row_that_fails(photos: Celeria
     assert [line["path"] for line in lines_of(photos.folder / "out.csv")] == [str(photos.folder / "links" / "good.png")]
     records = map(json.loads, (photos.folder / "out.csv.failures.jsonl").read_text().splitlines())
     assert [Path(record["value"]).name for record in records] == ["gone.png", "loop.png"]
+
+
+def test_a_photo_that_was_mended_takes_its_place(photos: Celeriac, at: list[str]) -> None:
+    (photos.folder / "some").mkdir()
+    base = os.fsencode(photos.folder / "some")
+    for name in (*ODD_NAMES, b"a.png"):
+        Image.new("L", (9, 9)).save(os.fsdecode(base + b"/" + name))
+    broken = Path(os.fsdecode(base + b"/" + ODD_NAMES[-1]))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:40])
+    words = ("predict", "photos", "some", "-o", "out.parquet", "--keep", "path", "--on-error", "skip", *at)
+    assert photos.run(*words).code == ExitCode.OK
+    assert len(lines_of(photos.folder / "out.parquet")) == len(ODD_NAMES)
+    broken.write_bytes(whole)
+    assert photos.run(*words, "--resume", "--only-failed", "--accept-changes").code == ExitCode.OK
+    lines = lines_of(photos.folder / "out.parquet")
+    assert {bytes_of(line["path"]) for line in lines} == {base + b"/" + name for name in (*ODD_NAMES, b"a.png")}
+    assert len({(line["label"], line["score"]) for line in lines}) == 1

@@ -130,3 +130,6 @@ def test_no_files_are_refused(folder: Path) -> None:
         open_files(folder / "empty")
     with pytest.raises(InputError, match="no such file"):
         open_files(folder / "none")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).mkdir()
+    with pytest.raises(InputError, match=r"/\\xff: has no files in it"):
+        open_files(os.fsdecode(os.fsencode(folder) + b"/\xff"))
