@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Unpack, overload
@@ -15,7 +17,10 @@ from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
+from producer.job.time_limit import time_limit
 from producer.preflight.preflight import Preflight, try_out
+from producer.requests.request_client import RequestClient
+from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.kept import KeptColumns
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
@@ -76,6 +81,7 @@ class Client:
         self._worker_timeout_seconds = worker_timeout_seconds
         self._watch = watch
         self._jobs: list[Job] = []
+        self._requests: RequestClient | None = None
         self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
@@ -92,6 +98,9 @@ class Client:
         atexit.unregister(self.close)
         with self._lock:
             jobs, self._jobs = self._jobs, []
+            requests, self._requests = self._requests, None
+        if requests is not None:
+            requests.close()
         for job in jobs:
             job.cancel()
         for job in jobs:
@@ -103,6 +112,7 @@ class Client:
         data: object,
         *,
         keep: str | Sequence[str] = (),
+        timeout_seconds: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> OutputTree:
         """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it.
@@ -111,13 +121,26 @@ class Client:
             models, data, options: as for `submit`.
             keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows: a dict of
                 arrays by name then; "row" is the number of each row, "path" that of a file in a folder.
+            timeout_seconds: after which it is given up; what has not begun by then is not run.
+
+        Rows in memory that fit into one batch are a request rather than a job: one message out, one answer back. They
+        share a batch with what other callers ask for at the same time.
+
+        Raises:
+            RequestTimeoutError: the time was up.
+            BusyError: too many requests wait for the workers of this model.
         """
-        source = open_source(data) if keep else data
-        names = keep.split(",") if isinstance(keep, str) else keep
-        kept = KeptColumns(open_source(source), names, check_names(models)) if keep else None
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        source, names = open_source(data), check_names(models)
+        wanted = keep.split(",") if isinstance(keep, str) else keep
+        if not keep and is_request(data, options):
+            with suppress(NeedsJobError):
+                return self._own_requests().predict(names, source, make_policy(**failing_of(options)), until)
+        kept = KeptColumns(open_source(source), wanted, names) if keep else None
         job = self.submit(models, source, **options)
         try:
-            outputs = job.result()
+            with time_limit(job, until):
+                outputs = job.result()
             return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
         finally:
             job.cancel()  # when interrupted; a job that has ended does not mind
@@ -338,6 +361,14 @@ class Client:
                 time.sleep(0.1)
         infos = model_pinning.pin(names, slots, Sealer(self._settings.signing_key).key_ids)
         return infos, model_pinning.usable(slots, model_pinning.refs(infos))
+
+    def _own_requests(self) -> RequestClient:
+        """Those of this process, which may have been forked since."""
+        with self._lock:
+            if self._requests is None or self._requests.pid != os.getpid():
+                sealer = Sealer(self._settings.signing_key)
+                self._requests = RequestClient(self.broker_url, sealer, self._find)
+            return self._requests
 
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
         job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)

@@ -24,8 +24,10 @@ CeleriacError
       BrokerRefusedError      Redis refuses us
     WorkerStartError        a worker did not come up
     NoWorkerError           no worker holds the model
+    BusyError               too many requests wait for the workers
   RowsFailedError         rows have no prediction
   JobCancelledError       the job was cancelled
+  RequestTimeoutError     the caller's time limit was up
 """
 
 from __future__ import annotations
@@ -165,6 +167,16 @@ class RowsFailedError(CeleriacError):
     """Rows have no prediction; the text names them and the cause."""
 
     exit_code = ExitCode.ROWS_FAILED
+
+
+class RequestTimeoutError(CeleriacError, TimeoutError):
+    """The caller's time limit was up before there was an answer."""
+
+    exit_code = ExitCode.CANCELLED
+
+
+class BusyError(InfrastructureError):
+    """So many requests wait for the workers that no more are taken; the text says how long they would wait."""
 
 
 class JobCancelledError(CeleriacError):

@@ -134,7 +134,7 @@ def _answer(child: Child, message: ChunkMessage, delivery: Delivery, begun_at: f
         if not pushed.is_held:
             raise NotHeldError
         if answer.differed:
-            executor_differences.report(child.client, child.model_cache.folder, answer)
+            executor_differences.note(child.client, child.model_cache.folder, answer.job, answer.differed)
             send_void(child.client, answer.job, child.payloads.sealer)
         return answer
 

@@ -2,7 +2,7 @@
 
 chunk --begin--> each model's check --runs--> by_executor: which outputs an executor made that is under check
                                            --> differed: what came to light; from then on the own graph runs
-answer --report--> the notes of the models, in the records of all slots of the worker, which `celeriac models` shows
+answer --note--> the notes of the models, in the records of all slots of the worker, which `celeriac models` shows
 
 The check itself is `tasks/executors/online_check.py`.
 """
@@ -10,7 +10,7 @@ The check itself is `tasks/executors/online_check.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ import redis
 
 from tasks.child.loaded_model import LoadedModel
 from tasks.executors.online_check import OnlineCheck
-from tasks.protocol.messages import Answer, ChunkMessage, Differed
+from tasks.protocol.messages import ChunkMessage, Differed
 from tasks.transport.run_folder import draining_path
 from tasks.transport.worker_registry import register_slots, save_slot, saved_slots
 
@@ -61,9 +61,9 @@ def _checks(model: LoadedModel) -> list[tuple[str, OnlineCheck]]:
     return [(link.info.name, link.runner.check) for link in model.links if link.runner.check is not None]
 
 
-def report(client: redis.Redis, folder: Path | None, answer: Answer) -> None:
-    """Let the records of all slots of the worker with this run folder say what an answer has brought to light."""
-    notes = {one.model: one.note(answer.job) for one in answer.differed}
+def note(client: redis.Redis, folder: Path | None, job: str, differed: Sequence[Differed]) -> None:
+    """Let the records of all slots of the worker with this run folder say what a job has brought to light."""
+    notes = {one.model: one.note(job) for one in differed}
     changed = []
     for slot in saved_slots(folder) if folder else ():
         infos = [msgspec.structs.replace(info, note=notes.get(info.name, info.note)) for info in slot.models]

@@ -46,14 +46,25 @@ class ChunkOutputs:
         failed: records of models that gave none.
         failed_rows: records of rows that have none.
         dropped: runs of rows `[start, stop)` that a preprocess function left out on purpose.
-        nonfinite: of the rows that have outputs, how many have inputs, and how many outputs, that are not finite.
+        not_finite: which rows have inputs, and which outputs, that are not finite.
+        left_out: a mask of the rows without outputs; None where that is none.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
     failed: list[FailureRecord] = field(default_factory=list)
     failed_rows: list[FailureRecord] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
-    nonfinite: tuple[int, int] = (0, 0)
+    not_finite: NotFinite = field(default_factory=lambda: NotFinite(0))
+    left_out: Array | None = None
+
+    @property
+    def nonfinite(self) -> tuple[int, int]:
+        """Of the rows that have outputs, how many have inputs, and how many outputs, that are not finite."""
+        return self.nonfinite_between(0, self.not_finite.rows)
+
+    def nonfinite_between(self, start: int, stop: int) -> tuple[int, int]:
+        """The same of some rows, counted from the chunk's first."""
+        return self.not_finite.counts(self.left_out, start, stop)
 
 
 # What the preprocess functions made of some rows, by name and columns: models that share one have it run once.
@@ -147,7 +158,7 @@ class ChunkRun:
                 ran.failed.append(made)
                 del joined[name]
         ran.dropped = _runs(dropped, first)
-        ran.nonfinite = merged(count, [nonfinite[name] for name in joined]).counts(dropped)
+        ran.not_finite, ran.left_out = merged(count, [nonfinite[name] for name in joined]), dropped
         if not dropped.all() or not count:
             ran.outputs = {name: whole.finish() for name, whole in joined.items()}
         return ran
@@ -200,7 +211,7 @@ class ChunkRun:
         left_out = dropped.copy()
         for record in failed:
             left_out[record.start - first : record.stop - first] = True
-        ran = ChunkOutputs(failed_rows=failed, dropped=_runs(dropped, first), nonfinite=nonfinite.counts(left_out))
+        ran = ChunkOutputs(failed_rows=failed, dropped=_runs(dropped, first), not_finite=nonfinite, left_out=left_out)
         if joined.rows or not (count or failed):
             ran.outputs = joined.finish()
         return ran

@@ -77,9 +77,11 @@ class NotFinite:
         """What was found first in a row that `any_of` has."""
         return next(one for one in self.findings if one.mask[row])
 
-    def counts(self, left_out: Array) -> tuple[int, int]:
-        """How many rows have such inputs and such outputs, without those that a mask has."""
-        inputs, outputs = (0 if mask is None else int((mask & ~left_out).sum()) for mask in (self.inputs, self.outputs))
+    def counts(self, left_out: Array | None, start: int, stop: int) -> tuple[int, int]:
+        """How many of rows `[start, stop)` have such inputs and such outputs, without those that a mask has."""
+        rows = slice(start, stop)
+        found = [mask if mask is None or left_out is None else mask & ~left_out for mask in (self.inputs, self.outputs)]
+        inputs, outputs = (0 if mask is None else int(mask[rows].sum()) for mask in found)
         return inputs, outputs
 
     def _mark(self, side: Side, start: int, mask: Array) -> None:

@@ -23,7 +23,7 @@ from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import ModelRef, from_json
 from tasks.protocol.records import OlderSet, SlotRecord
-from tasks.transport.run_folder import model_path
+from tasks.transport.run_folder import model_path, queue_path
 from worker_config.errors import MessageError
 from worker_config.files import write_whole
 from worker_config.queue_names import queue_of
@@ -62,6 +62,7 @@ class ModelSet:
         for served in self.current.served.values():
             path = model_path(self.folder, ModelRef(served.name, served.digest))
             write_whole(path, msgspec.json.encode(served))
+        write_whole(queue_path(self.folder), self.current.queue.encode())
 
     def replace(self, served: dict[str, ServingSpec], held: list[int]) -> None:
         """Serve these from now on, and the others as long as they are wanted."""

@@ -13,12 +13,14 @@
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:refused             list    what lay in queues and was no message, the last of it
+    celeriac:requests:QUEUE      list    requests of few rows that wait for a child of this model set
+    celeriac:taken:WORKER:SLOT   list    those that this child runs
     celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
-Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, the worker's
-`WORKER_TTL_SECONDS`, what was refused `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes
-is deleted (`tasks/transport/queues.py`).
+Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests `TTL_SECONDS`
+(`tasks/protocol/requests.py`), the worker's `WORKER_TTL_SECONDS`, what was refused `QUEUE_TTL_SECONDS`. Celery's queues
+have none, but one that no worker consumes is deleted (`tasks/transport/queues.py`).
 """
 
 from __future__ import annotations
@@ -108,6 +110,21 @@ def delivery_fields(index: int) -> list[str]:
 def worker(worker_id: str) -> str:
     """The slots of one worker."""
     return f"{KEY_PREFIX}worker:{worker_id}"
+
+
+def requests(queue: str) -> str:
+    """The requests that wait for the workers of a queue."""
+    return f"{KEY_PREFIX}requests:{queue}"
+
+
+def taken(worker_id: str, slot: int) -> str:
+    """The requests that the child in this slot runs."""
+    return f"{KEY_PREFIX}taken:{worker_id}:{slot}"
+
+
+def answers_channel(caller: str, database: int) -> str:
+    """The channel on which a caller hears the answers to its requests; no key."""
+    return f"{KEY_PREFIX}/{database}.answers.{caller}"
 
 
 def queue(name: str) -> str:

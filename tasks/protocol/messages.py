@@ -26,11 +26,11 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all: immutable, and strict about its fields."""
 
 
-class ModelRef(_Value, frozen=True):
+class ModelRef(Value, frozen=True):
     """A model as a job is pinned to it: its name, and the SHA-256 of its files."""
 
     name: Name
@@ -40,31 +40,31 @@ class ModelRef(_Value, frozen=True):
         return f"{self.name}@{self.digest[:8]}"
 
 
-class InlineRef(_Value, frozen=True, tag="inline"):
+class InlineRef(Value, frozen=True, tag="inline"):
     """A payload small enough to ride in the message."""
 
     payload: bytes
 
 
-class RedisRef(_Value, frozen=True, tag="redis"):
+class RedisRef(Value, frozen=True, tag="redis"):
     """A payload that waits in Redis under `key`."""
 
     key: Name
 
 
-class HashRef(_Value, frozen=True, tag="hash"):
+class HashRef(Value, frozen=True, tag="hash"):
     """A payload that waits in the Redis hash `key`, in the field of its chunk's index."""
 
     key: Name
 
 
-class FileRef(_Value, frozen=True, tag="file"):
+class FileRef(Value, frozen=True, tag="file"):
     """A payload in the spool folder that producer and workers share, as JOB/NAME."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}/[a-z0-9-]{1,60}$")]
 
 
-class SliceRef(_Value, frozen=True, tag="slice"):
+class SliceRef(Value, frozen=True, tag="slice"):
     """Rows that stand in a file as they are: `row_bytes` each, from `offset` on, of `dtype` and `row_shape`.
 
     `size` and `mtime_ns` tell whether it is still the file that the producer meant.
@@ -88,7 +88,7 @@ OnError = Literal["raise", "skip", "fill"]
 OnNonfinite = Literal["warn", "fail", "allow"]
 
 
-class ChunkMessage(_Value, frozen=True):
+class ChunkMessage(Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
     `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
@@ -116,7 +116,7 @@ class ChunkMessage(_Value, frozen=True):
         return f"chunk {self.index}/{total} rows {self.start}-{self.stop} of job {self.job}, {models}"
 
 
-class FailureRecord(_Value, frozen=True):
+class FailureRecord(Value, frozen=True):
     """What became of rows `[start, stop)` that have no prediction.
 
     Attributes:
@@ -151,7 +151,7 @@ class FailureRecord(_Value, frozen=True):
         return f"{what} failed {where}: {self.type}: {self.text}"
 
 
-class Differed(_Value, frozen=True):
+class Differed(Value, frozen=True):
     """An executor gave other outputs than the model's own graph, as was found while a job ran.
 
     Attributes:
@@ -179,7 +179,7 @@ class Differed(_Value, frozen=True):
         return f"{self.executor} {self.what}: {self.text}; the own graph is used"
 
 
-class Outputs(_Value, frozen=True, tag="outputs"):
+class Outputs(Value, frozen=True, tag="outputs"):
     """What a child made of a chunk: a payload of one array, or a dict of them by output or model name.
 
     A message of several models is answered by model name, however many of them went through; `failed` has a record for
@@ -219,7 +219,7 @@ class Outputs(_Value, frozen=True, tag="outputs"):
         return isinstance(self.ref, InlineRef) and not self.ref.payload
 
 
-class Failure(_Value, frozen=True, tag="failure"):
+class Failure(Value, frozen=True, tag="failure"):
     """A chunk that could not be run, or through which none of the models went: `failed` has each one's own record.
 
     `failed_rows` has a record for each of its rows, where every one was tried for itself and none has a prediction.

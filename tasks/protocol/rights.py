@@ -26,8 +26,11 @@ _ASKS = """
 
 # Arguments with which a command can be tried; of most it is the key alone.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "blmove": (_KEY, _KEY, "LEFT", "RIGHT", "1"),
     "blpop": (_KEY, "1"),
     "brpop": (_KEY, "1"),
+    "client|id": (),
+    "client|unblock": ("0",),
     "eval": ("return 0", "1", _KEY),
     "evalsha": ("0", "1", _KEY),
     "exec": (),
@@ -43,12 +46,15 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "hsetnx": (_KEY, "f", "v"),
     "hstrlen": (_KEY, "f"),
     "info": (),
+    "lindex": (_KEY, "0"),
     "lmove": (_KEY, _KEY, "LEFT", "RIGHT"),
     "lpush": (_KEY, "v"),
+    "lrem": (_KEY, "1", "v"),
     "lrange": (_KEY, "0", "0"),
     "ltrim": (_KEY, "0", "0"),
     "multi": (),
     "ping": (),
+    "pubsub|numsub": (),
     "punsubscribe": (),
     "rpush": (_KEY, "v"),
     "sadd": (_KEY, "v"),
@@ -77,7 +83,7 @@ class Role:
     Attributes:
         does: who logs in so, in a line.
         commands: by their names in Redis, subcommands as `script|load`.
-        sends, hears: of Celery's channels those on which it publishes, as patterns, and which it subscribes to.
+        sends, hears: the channels, as patterns, on which it publishes, and which it subscribes to.
     """
 
     name: str
@@ -98,12 +104,12 @@ class Role:
         Who only reads has none.
         """
         only_reads = "multi" not in self.commands
-        for name in sorted(self.commands - {"hello", "multi", "publish", "psubscribe"}):
+        for name in sorted(self.commands - {"hello", "multi", "publish", "psubscribe", "subscribe"}):
             yield only_reads or name in _OUTSIDE, (*name.upper().split("|"), *_ARGUMENTS.get(name, (_KEY,)))
         for one in self.sends:
             yield False, ("PUBLISH", _channel(one, database), "")
         for one in self.hears:
-            yield False, ("PSUBSCRIBE", _channel(one, database))
+            yield False, ("SUBSCRIBE" if "subscribe" in self.commands else "PSUBSCRIBE", _channel(one, database))
 
 
 def _channel(name: str, database: int) -> str:
@@ -113,6 +119,8 @@ def _channel(name: str, database: int) -> str:
 
 # Celery's: commands to all workers; what these tell of themselves and of their tasks, by its kind.
 _CONTROL, _EVENTS = "celery.pidbox", "celeryev/*"
+# Ours: answers to requests (`tasks/protocol/requests.py`).
+_ANSWERS = "answers.*"
 
 
 def _commands(*names: str) -> frozenset[str]:
@@ -128,8 +136,9 @@ WORKER = Role(
         _ASKS,
         "eval expire expireat hexists hgetall hincrby hkeys hlen hmget hset hsetnx info llen ltrim persist rpush",
         "unlink zremrangebyscore",
+        "blmove client|id client|unblock lindex lpop lrange lrem pubsub|numsub",
     ),
-    sends=(_CONTROL, _EVENTS),
+    sends=(_CONTROL, _EVENTS, _ANSWERS),
     hears=(_CONTROL, "celeryev/worker.*"),
 )
 PRODUCER = Role(
@@ -140,8 +149,9 @@ PRODUCER = Role(
         _PUBLISHES,
         _READS,
         "blpop del eval evalsha expire expireat getdel hdel hincrby hkeys hmget hset hsetnx hstrlen info llen lmove",
-        "lpop persist rpush scan script|load set srem time unlink zadd zrem zremrangebyscore",
+        "lpop lrem persist rpush scan script|load set srem subscribe time unlink zadd zrem zremrangebyscore",
     ),
+    hears=(_ANSWERS,),
 )
 WATCHER = Role(
     "watcher",

@@ -34,7 +34,8 @@ class Counts:
     """What was done, by a chunk or by all of them; each with a text for people."""
 
     chunks: int = _count("Chunks answered.")
-    rows: int = _count("Rows of the chunks answered.")
+    requests: int = _count("Requests answered.")
+    rows: int = _count("Rows of the chunks and requests answered.")
     rows_failed: int = _count("Rows without an output, as answers told.")
     rows_nonfinite_inputs: int = _count("Rows with an output of which a model took a NaN or an infinity.")
     rows_nonfinite_outputs: int = _count("Rows with an output that holds a NaN or an infinity.")

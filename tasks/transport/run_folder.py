@@ -1,6 +1,6 @@
 """A worker's run folder, by which its main process, its children and `tasks.health` reach each other.
 
-main process --status, draining, a file for each model version--> health, children
+main process --status, draining, queue, a file for each model version--> health, children
 child        --slot-N--> main process, should Redis lose what the child registered
 
 Each has the file `owner`, which says whose it is: a folder of a process that was killed is removed by whoever makes the
@@ -62,6 +62,11 @@ def status_path(folder: Path) -> Path:
 def draining_path(folder: Path) -> Path:
     """A file that is there as long as the worker drains, for children that come meanwhile: they are no slots."""
     return folder / "draining"
+
+
+def queue_path(folder: Path) -> Path:
+    """A file with the name of the queue of the models that are served now, for children that take requests."""
+    return folder / "queue"
 
 
 def slot_path(folder: Path, slot: int) -> Path:

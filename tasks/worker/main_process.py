@@ -20,7 +20,7 @@ import signal
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from celery import bootsteps, signals
@@ -35,6 +35,7 @@ from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
+from tasks.serving.slot_pool import slot_pool
 from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
@@ -54,6 +55,9 @@ from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 from worker_config.telemetry import tracing
+
+if TYPE_CHECKING:
+    from tasks.serving.request_loop import RequestLoop
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +165,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
+    controller.pool_cls = slot_pool(partial(_request_loop, app, settings))
     return MainProcess(
         worker=f"{controller.hostname}:{secrets.token_hex(4)}",
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
@@ -228,6 +233,13 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
         replace(settings, intra_op_threads=main.facts.threads),
         main.memory_limit,
     )
+
+
+def _request_loop(app: Any, settings: Settings) -> RequestLoop:
+    """What the child of this process does between chunks."""
+    from tasks.serving.request_loop import RequestLoop
+
+    return RequestLoop(app.child, settings, app.main_process.models.folder)
 
 
 class Children(bootsteps.StartStopStep):  # type: ignore[misc]

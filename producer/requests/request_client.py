@@ -1,0 +1,224 @@
+"""Sends requests of all threads of a process, and gives each its answer; no thread of its own.
+
+thread --list of what is to be sent--> one command for all that wait to be sent --> Redis
+Redis --channel--> the thread that reads for all, until it has its own answer and hands the reading on --> threads
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import redis
+
+from producer.requests.small import NeedsJobError, make, outputs_of, rows_of
+from producer.requests.targets import Find, Target, Targets
+from producer.requests.waiting import Waiting, WaitingList
+from producer.rows.part import OutputTree
+from producer.rows.source import BatchSource, Rows, Source
+from producer.scheduling import model_pinning
+from producer.scheduling.admission import check_fits
+from producer.scheduling.error_budget import ErrorBudget
+from producer.sources.choose import for_models
+from tasks.protocol import keys
+from tasks.protocol.requests import unpack_answers
+from tasks.protocol.seal import Sealer
+from tasks.transport import request_queue
+from tasks.transport.connection import connect
+from tasks.transport.request_queue import QueueFullError
+from worker_config.broker_url import address_of
+from worker_config.errors import BusyError, CeleriacError, RequestTimeoutError
+
+# Longest that the reading thread waits before it looks around.
+READ_SECONDS = 1.0
+
+
+class RequestClient:
+    """The requests of one client; safe to share among threads. Made anew in a process that was forked.
+
+    Args:
+        url: of the broker.
+        sealer: seals requests and opens answers.
+        find: the models, and the slots that hold them; waits for a worker.
+    """
+
+    def __init__(self, url: str, sealer: Sealer, find: Find) -> None:
+        self.pid = os.getpid()
+        self.targets = Targets(find)
+        self._caller = secrets.token_hex(8)
+        self._sealer = sealer
+        self._client = connect(url)
+        self._channel = keys.answers_channel(self._caller, address_of(url).database)
+        self._pubsub: Any = None
+        self._waiting = WaitingList()
+        self._unsent: list[tuple[Waiting, bytes]] = []
+        self._sending, self._reading = threading.Lock(), threading.Lock()
+
+    def predict(
+        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None
+    ) -> OutputTree:
+        """The outputs for some rows.
+
+        Args:
+            names: of the models.
+            source: the rows.
+            policy: what rows that fail do.
+            until: when the caller's time is up, by `time.monotonic`.
+
+        Raises:
+            NeedsJobError: only a job can do it, or tell what is wrong.
+            RequestTimeoutError: the time was up.
+            BusyError: too many requests wait.
+            InputError: the rows do not fit the model.
+            RowsFailedError: rows have no prediction.
+            UnknownModelError, NoWorkerError: no worker holds the model.
+        """
+        target = self.targets.of(names)
+        rows = rows_of(for_models(source, target.infos), target.infos, policy)
+        if rows is None or not target.queue:
+            raise NeedsJobError
+        check_fits(target.infos, rows)
+        model_pinning.warn(target.infos)
+        return self._ask(target, rows, cast("Source", source).rows, policy, until)
+
+    def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> OutputTree:
+        info = target.infos[0]
+        left_ms = 0 if until is None else max(1, round(1_000 * (until - time.monotonic())))
+        id_, element = make(info, rows, count, policy, left_ms, self._caller, self._sealer)
+        woken = threading.Lock()
+        woken.acquire()
+        one = Waiting(id_, target, partial(_release, woken))
+        try:
+            self._subscribe()
+            self._waiting.by_id[id_] = one
+            self._send(one, element)
+            self._wait(one, woken, until)
+        except QueueFullError as error:
+            raise busy(target, error.waiting, count) from None
+        except redis.RedisError:
+            raise NeedsJobError from None  # which waits for Redis, or says what is wrong with it
+        finally:
+            self._waiting.by_id.pop(id_, None)
+        if not one.done:
+            self._withdraw(one)
+            raise RequestTimeoutError(f"no answer from model {info.name} within the time limit; the request is dropped")
+        if one.answer is None:
+            raise NeedsJobError
+        return outputs_of(one.answer, count, policy)
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._waiting.end_all()
+        if self._pubsub is not None:
+            self._pubsub.close()
+        self._client.close()
+
+    def _subscribe(self) -> None:
+        if self._pubsub is not None:
+            return
+        with self._reading:
+            if self._pubsub is None:
+                pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
+                pubsub.subscribe(self._channel)
+                while (message := pubsub.get_message(timeout=READ_SECONDS)) is None or message["type"] != "subscribe":
+                    pass
+                self._pubsub = pubsub
+
+    def _send(self, one: Waiting, element: bytes) -> None:
+        """Send what all threads have to send by now; whoever sends, sends for all."""
+        self._unsent.append((one, element))
+        with self._sending:
+            if not self._unsent:
+                return  # another thread did
+            batch, self._unsent = self._unsent, []
+            by_queue: dict[str, list[tuple[Waiting, bytes]]] = {}
+            for waiting, its in batch:
+                by_queue.setdefault(waiting.target.queue, []).append((waiting, its))
+            for queue, pairs in by_queue.items():
+                try:
+                    request_queue.submit(self._client, queue, [pair[1] for pair in pairs])
+                except (redis.RedisError, QueueFullError) as error:
+                    for waiting, _ in pairs:
+                        waiting.error = error
+                        waiting.end(None)
+
+    def _wait(self, one: Waiting, woken: threading.Lock, until: float | None) -> None:
+        """Until it is done, or its time is up; read for all as long as nobody else does."""
+        while not one.done:
+            left = READ_SECONDS if until is None else min(until - time.monotonic(), READ_SECONDS)
+            if left <= 0:
+                return
+            if not self._reading.acquire(blocking=False):
+                woken.acquire(timeout=left)
+                continue
+            try:
+                while not one.done and (until is None or time.monotonic() < until):
+                    self._read(left)
+            finally:
+                self._reading.release()
+                self._hand_on()
+        if one.error is not None:
+            raise one.error
+
+    def _hand_on(self) -> None:
+        """Wake somebody who waits, to read on."""
+        for other in list(self._waiting.by_id.values()):
+            if not other.done:
+                other.wake()
+                return
+
+    def _read(self, seconds: float) -> None:
+        """Take what comes within some time."""
+        try:
+            message = self._pubsub.get_message(timeout=seconds)
+        except redis.RedisError:
+            self._waiting.end_all()
+            raise
+        if message is not None and message["type"] == "subscribe":  # once more: what was told in between is lost
+            self._waiting.end_all()
+        elif message is not None:
+            try:
+                self._waiting.give(unpack_answers(self._caller, message["data"], self._sealer))
+            except CeleriacError:
+                self._waiting.end_all()
+        if overdue := self._waiting.overdue():
+            self._look_for(overdue)
+
+    def _look_for(self, overdue: Sequence[Waiting]) -> None:
+        """End the waiting for requests that whoever took them is gone with."""
+        by_names: dict[tuple[str, ...], list[Waiting]] = {}
+        for one in overdue:
+            by_names.setdefault(tuple(info.name for info in one.target.infos), []).append(one)
+        for names, its in by_names.items():
+            try:
+                now = self.targets.of(names, anew=True)
+                missing = request_queue.missing(self._client, now.lists, [one.id for one in its])
+            except CeleriacError:
+                missing = {one.id for one in its}
+            self._waiting.missed(one for one in its if one.id in missing)
+
+    def _withdraw(self, one: Waiting) -> None:
+        try:
+            request_queue.withdraw(self._client, one.target.queue, [one.id])
+        except redis.RedisError:
+            return  # whoever takes it sees that its time is up
+
+
+def busy(target: Target, waiting: int, rows: int) -> BusyError:
+    """What a caller is told whose request is not taken."""
+    seconds = target.wait_seconds(waiting, rows)
+    wait = "" if seconds is None else f", about {seconds:.1f} s of work for its {target.slots} slots"
+    return BusyError(
+        f"{waiting} requests for model {target.infos[0].name} wait already{wait}; try again later, "
+        "or start more workers"
+    )
+
+
+def _release(lock: threading.Lock) -> None:
+    if lock.locked():
+        lock.release()

@@ -1,0 +1,58 @@
+-- KEYS  requests, taken
+-- ARGV  whether the first one was taken already; rows and bytes that may be taken in all; what channels of callers are
+--       called before their names; seconds that `taken` lives
+-- Takes the request that has waited longest, and others of its group that wait, as long as they fit.
+-- Gives what became of the first one that was taken already, then two lists, without it: requests to run, and those
+-- whose time is up. Those whose caller has gone are dropped.
+local requests, taken = KEYS[1], KEYS[2]
+local has_first, most_rows, most_bytes, channel, ttl = unpack(ARGV)
+most_rows, most_bytes = tonumber(most_rows), tonumber(most_bytes)
+local time = redis.call('TIME')
+local now, heard = time[1] * 1000 + math.floor(time[2] / 1000), {}
+
+local function parse(request)
+    local at, id, group, rows, timeout, caller = string.match(request, '^(%d+) (%S+) (%S+) (%d+) (%d+) (%S+)\n')
+    return tonumber(at), group, tonumber(rows), tonumber(timeout), caller
+end
+
+local function state(request)
+    local at, _, _, timeout, caller = parse(request)
+    if not at then return 'run' end  -- no request: its reader says so
+    if heard[caller] == nil then heard[caller] = redis.call('PUBSUB', 'NUMSUB', channel .. caller)[2] > 0 end
+    if not heard[caller] then return 'gone' end
+    return timeout > 0 and now - at > timeout and 'late' or 'run'
+end
+
+local first = has_first == '1' and redis.call('LINDEX', taken, 0) or redis.call('LPOP', requests)
+if not first then return {'none', {}, {}} end
+if has_first ~= '1' then redis.call('RPUSH', taken, first) end
+local found, run, late = {first}, {}, {}
+local _, group, rows, _, _ = parse(first)
+rows = rows or most_rows
+local bytes = #first
+local place, more = 0, true
+while more and rows < most_rows do
+    local waiting = redis.call('LRANGE', requests, place, place + 63)
+    more = #waiting == 64
+    for _, request in ipairs(waiting) do
+        local _, its_group, its_rows = parse(request)
+        if its_group == group and rows + its_rows <= most_rows and bytes + #request <= most_bytes then
+            rows, bytes = rows + its_rows, bytes + #request
+            found[#found + 1] = request
+            if place == 0 then redis.call('LPOP', requests) else redis.call('LREM', requests, 1, request) end
+            redis.call('RPUSH', taken, request)
+        else
+            place = place + 1
+        end
+    end
+    if place > 256 then break end
+end
+redis.call('EXPIRE', taken, ttl)
+local of_first = state(first)
+for number, request in ipairs(found) do
+    local its = number == 1 and of_first or state(request)
+    if number > 1 or has_first ~= '1' then
+        if its == 'run' then run[#run + 1] = request elseif its == 'late' then late[#late + 1] = request end
+    end
+end
+return {of_first, run, late}
