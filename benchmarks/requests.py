@@ -46,9 +46,11 @@ class Run:
 
     @property
     def rate(self) -> float:
+        """Requests a second."""
         return len(self.seconds) / self.wall_seconds
 
     def percentile(self, percent: float) -> float:
+        """Of the seconds."""
         return float(np.percentile(self.seconds, percent))
 
 

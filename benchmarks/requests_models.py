@@ -1,6 +1,6 @@
 """The models of `requests`: digits, and a MobileNetV2 of 96 x 96, with what one process makes of some rows.
 
-    python -m benchmarks.requests_models FOLDER
+python -m benchmarks.requests_models FOLDER
 """
 
 from __future__ import annotations

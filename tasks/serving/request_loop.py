@@ -112,10 +112,10 @@ class RequestLoop:
         began = time.monotonic()
         most = self._rows, MAX_BATCH_BYTES
         taken = request_queue.take(self._child.client, self._queue, self._taken, self._database, *most, first)
-        if not (taken.run or taken.late):
-            if first is not None:
-                self._give({})
+        if taken is None:
             return False
+        if not (taken.run or taken.late):  # their callers are gone
+            return True
         self._batches += 1
         # As Celery's limit for a chunk; the child that comes then tells the callers.
         signal.setitimer(signal.ITIMER_REAL, self._limit_seconds)

@@ -49,13 +49,17 @@ def submit(client: redis.Redis, queue: str, elements: Sequence[bytes]) -> int:
 
 def take(
     client: redis.Redis, queue: str, taken: str, database: int, most_rows: int, most_bytes: int, first: bytes | None
-) -> Taken:
+) -> Taken | None:
     """The request that waits first, and those of its group that wait behind it, up to so many rows and bytes.
 
-    `first` is the one that is in the list `taken` already, if there is one.
+    `first` is the one that is in the list `taken` already, if there is one. None where nothing waits; nothing is in
+    the list where there is nothing to run, nor to be told that it is late.
     """
     values = [int(first is not None), most_rows, most_bytes, keys.answers_channel("", database), TTL_SECONDS]
-    of_first, run, late = scripts.run(client, "take_requests", [keys.requests(queue), taken], values)
+    found = scripts.run(client, "take_requests", [keys.requests(queue), taken], values)
+    if found is None:
+        return None
+    of_first, run, late = found
     if first is not None:
         {b"run": run, b"late": late}.get(of_first, []).insert(0, first)
     return Taken(run, late)

@@ -87,5 +87,5 @@ def _refused(connection: Any, commands: list[tuple[str, ...]]) -> list[str]:
 
 
 def _rule_for(command: tuple[str, ...]) -> str:
-    has_subcommand = command[0] == "SCRIPT"
+    has_subcommand = command[0] in ("CLIENT", "PUBSUB", "SCRIPT")
     return f"+{'|'.join(command[: 1 + has_subcommand]).lower()}"

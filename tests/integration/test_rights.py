@@ -41,9 +41,9 @@ def picky(rows):
 DONE = "all was seen"
 # What is used after a mishap that cannot be had at will.
 RARE = {
-    # An error between WATCH and EXEC; an executor that differs in a job that was left.
-    "worker": {"unwatch", "hkeys"},
-    "producer": set[str](),
+    # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that wait.
+    "worker": {"unwatch", "hkeys", "lrem"},
+    "producer": {"lrem"},  # a request whose time is up
     "watcher": set[str](),
     # The end of a command that listens to events; messages of a worker that is gone, which any consumer gives back.
     "operator": {"punsubscribe", "hdel", "hget", "lpush", "smembers", "unwatch", "watch"},
@@ -85,8 +85,9 @@ class SeenServer(RedisServer):
                         return
                     words = one["command"].lower().split()
                     if caller == "tcp" and (words[1:2] != [keys.PROBE] or words[0] == "persist"):  # else it is a try
-                        channels.update(words[1:] if words[0] in ("publish", "psubscribe") else ())
-                        used.add("|".join(words[: 1 + (words[0] == "script")]))
+                        channels.update(words[1:] if words[0] in ("publish", "psubscribe", "subscribe") else ())
+                        name = "|".join(words[: 1 + (words[0] in ("client", "pubsub", "script"))])
+                        used.update({name} - {"client|setinfo"})  # the name of their library
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -129,6 +130,7 @@ def produce(system: System) -> None:
         large = np.zeros((30_000, 4), np.float32)
         np.testing.assert_array_equal(client.predict("held", large, store="redis", chunk_rows=15_000), large)
         assert len(client.predict("picky", ROWS, on_error="skip")) < len(ROWS)
+        np.testing.assert_array_equal(client.predict("held", ROWS[:2]), ROWS[:2] * 2)
         left = client.attach(client.submit(["held", "picky"], ROWS, detach=True, chunk_rows=7))
         held = cast("dict[str, Any]", left.result())["held"]
         np.testing.assert_array_equal(held, ROWS * 2)

@@ -3,7 +3,7 @@
 --       called before their names; seconds that `taken` lives
 -- Takes the request that has waited longest, and others of its group that wait, as long as they fit.
 -- Gives what became of the first one that was taken already, then two lists, without it: requests to run, and those
--- whose time is up. Those whose caller has gone are dropped.
+-- whose time is up. Those whose caller has gone are dropped. False where none waits.
 local requests, taken = KEYS[1], KEYS[2]
 local has_first, most_rows, most_bytes, channel, ttl = unpack(ARGV)
 most_rows, most_bytes = tonumber(most_rows), tonumber(most_bytes)
@@ -24,7 +24,7 @@ local function state(request)
 end
 
 local first = has_first == '1' and redis.call('LINDEX', taken, 0) or redis.call('LPOP', requests)
-if not first then return {'none', {}, {}} end
+if not first then return false end
 if has_first ~= '1' then redis.call('RPUSH', taken, first) end
 local found, run, late = {first}, {}, {}
 local _, group, rows, _, _ = parse(first)
@@ -55,4 +55,5 @@ for number, request in ipairs(found) do
         if its == 'run' then run[#run + 1] = request elseif its == 'late' then late[#late + 1] = request end
     end
 end
+if #run + #late == 0 and (has_first ~= '1' or of_first == 'gone') then redis.call('DEL', taken) end
 return {of_first, run, late}
