@@ -151,15 +151,13 @@ def test_a_row_that_raises_harms_its_own_caller_alone(
         few = callers.submit(client.predict, "picky", ROWS[7:10], on_error="fill", max_failed=0)
         waiting(system, 5)
     np.testing.assert_array_equal(good.result(60), 2 * ROWS[:8])
-    with pytest.raises(
-        RowsFailedError, match=r"^row 1 failed at infer: ModelError: .* ValueError: a row that I do not like"
-    ):
+    with pytest.raises(RowsFailedError, match=r"^row 1 failed at infer: ModelError: .*: a row that I do not like"):
         bad.result(60)
     np.testing.assert_array_equal(skips.result(60), 2 * ROWS[[7, 9]])
     np.testing.assert_array_equal(fills.result(60), np.float32([[14], [np.nan], [18]]))
     with pytest.raises(RowsFailedError, match="1 rows failed, at most 0 may"):
         few.result(60)
-    with pytest.raises(RowsFailedError, match="no row was predicted|all"):
+    with pytest.raises(RowsFailedError, match=r"no row was predicted|all"):
         client.predict("picky", ROWS[8:9], on_error="skip")
 
 
@@ -174,7 +172,7 @@ def test_the_callers_of_a_child_that_dies_are_answered_and_the_row_that_kills_is
         waiting(system, 6)
     for number, one in enumerate(good):
         np.testing.assert_array_equal(one.result(120), 2 * ROWS[2 * number : 2 * number + 2])
-    with pytest.raises(RowsFailedError, match="13|killed|died"):
+    with pytest.raises(RowsFailedError, match=r"13|killed|died"):
         bad.result(120)
     assert server.keys("celeriac:taken:*") == []
 
@@ -312,8 +310,8 @@ def test_the_time_limit_of_chunks_ends_a_request_that_hangs(tmp_path: Path, syst
     worker = system.start_worker(manifest, 1, environ={"CELERIAC_CHUNK_TIMEOUT_SECONDS": "1"})
     try:
         with Client(settings=system.settings()) as client:
-            wait_until(lambda: any(info.name == "endless" for one in system.slots() for info in one.models), "it is up")
-            with pytest.raises(RowsFailedError, match="died|time"):
+            wait_until(lambda: "endless" in {info.name for one in system.slots() for info in one.models}, "it is up")
+            with pytest.raises(RowsFailedError, match="row 0 failed at worker: TimeLimitExceeded"):
                 client.predict("endless", np.ones(1, np.float32))
             np.testing.assert_array_equal(client.predict("endless", np.zeros(2, np.float32)), np.zeros(2))
     finally:

@@ -41,8 +41,9 @@ def picky(rows):
 DONE = "all was seen"
 # What is used after a mishap that cannot be had at will.
 RARE = {
-    # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that wait.
-    "worker": {"unwatch", "hkeys", "lrem"},
+    # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that
+    # wait. The last two are used, but MONITOR does not show them.
+    "worker": {"unwatch", "hkeys", "lrem", "client|id", "client|unblock"},
     "producer": {"lrem"},  # a request whose time is up
     "watcher": set[str](),
     # The end of a command that listens to events; messages of a worker that is gone, which any consumer gives back.
