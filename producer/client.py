@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +16,8 @@ from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
-from producer.job.time_limit import time_limit
 from producer.preflight.preflight import Preflight, try_out
+from producer.requests.find_models import find_models
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.kept import KeptColumns
@@ -31,14 +30,12 @@ from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSp
 from producer.scheduling.payload_route import choose_store
 from producer.sources import Source, from_rows, open_source
 from producer.sources.choose import for_models
-from tasks.protocol.codec import Compression, leaves_of, tree_of
+from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
-from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
-from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import check_rights
-from tasks.transport.worker_registry import read_slots
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
@@ -81,7 +78,8 @@ class Client:
         self._worker_timeout_seconds = worker_timeout_seconds
         self._watch = watch
         self._jobs: list[Job] = []
-        self._requests: RequestClient | None = None
+        self._find = partial(find_models, self._settings, worker_timeout_seconds, watch)
+        self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)
         self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
@@ -98,9 +96,7 @@ class Client:
         atexit.unregister(self.close)
         with self._lock:
             jobs, self._jobs = self._jobs, []
-            requests, self._requests = self._requests, None
-        if requests is not None:
-            requests.close()
+        self._requests.close()
         for job in jobs:
             job.cancel()
         for job in jobs:
@@ -123,23 +119,22 @@ class Client:
                 arrays by name then; "row" is the number of each row, "path" that of a file in a folder.
             timeout_seconds: after which it is given up; what has not begun by then is not run.
 
-        Rows in memory that fit into one batch are a request rather than a job: one message out, one answer back. They
-        share a batch with what other callers ask for at the same time.
+        Rows in memory that fit into one batch are a request, no job: one message out, one answer back, in a batch with
+        what others ask for at the same time.
 
         Raises:
-            RequestTimeoutError: the time was up.
-            BusyError: too many requests wait for the workers of this model.
+            RequestTimeoutError, BusyError: the time was up; too many requests wait for the workers of this model.
         """
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         source, names = open_source(data), check_names(models)
         wanted = keep.split(",") if isinstance(keep, str) else keep
         if not keep and is_request(data, options):
             with suppress(NeedsJobError):
-                return self._own_requests().predict(names, source, make_policy(**failing_of(options)), until)
+                return self._requests.predict(names, source, make_policy(**failing_of(options)), until)
         kept = KeptColumns(open_source(source), wanted, names) if keep else None
         job = self.submit(models, source, **options)
         try:
-            with time_limit(job, until):
+            with job.time_limit(until):
                 outputs = job.result()
             return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
         finally:
@@ -225,11 +220,11 @@ class Client:
             nonfinite_before: of these rows, those that were not finite in inputs and in outputs.
             ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
             max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
-            detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. Its
-                outputs must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of
-                the data's own file. It is gone with the system of `local`.
-            ttl_seconds: of a detached job: how long Redis keeps it after its submission, its last answer and the last
-                time that somebody waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
+            detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. They
+                must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of the
+                data's own file. It is gone with the system of `local`.
+            ttl_seconds: how long Redis keeps a detached job after its submission, its last answer and the last time
+                that somebody waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
@@ -327,11 +322,10 @@ class Client:
         """Predictions for the rows of an iterable that may never end: one for each row, in order.
 
         Args:
-            models: as for `submit`.
+            models, on_nonfinite: as for `submit`; with "fail" a row that is not finite ends the stream.
             rows: single rows: arrays, or dicts or tuples of arrays for several inputs.
             chunk_rows: rows of a full chunk; the model's batch if left out.
             max_delay: seconds after which a chunk leaves that is not full.
-            on_nonfinite: as for `submit`; with "fail" such a row ends the stream.
 
         Closing the iterator cancels what is in flight. Of a model with `independent_rows = false` it is a UsageError.
         """
@@ -343,32 +337,8 @@ class Client:
         source = from_rows(rows, batch_rows=1, label="stream")
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
         chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        job = self._start(spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer)
-        try:
-            for part in job.parts():
-                for row in range(part.stop - part.start):
-                    yield tree_of({key: array[row] for key, array in leaves_of(part.outputs)})
-        finally:
-            job.cancel()
-
-    def _find(self, names: list[str]) -> tuple[list[ModelInfo], list[SlotRecord]]:
-        """The models, and the slots that hold them; waits for a worker if none is up yet."""
-        deadline = time.monotonic() + self._worker_timeout_seconds
-        self._watch()
-        with broker_errors(self.broker_url), connect(self.broker_url) as client:
-            while not (slots := read_slots(client)) and time.monotonic() < deadline:
-                self._watch()
-                time.sleep(0.1)
-        infos = model_pinning.pin(names, slots, Sealer(self._settings.signing_key).key_ids)
-        return infos, model_pinning.usable(slots, model_pinning.refs(infos))
-
-    def _own_requests(self) -> RequestClient:
-        """Those of this process, which may have been forked since."""
-        with self._lock:
-            if self._requests is None or self._requests.pid != os.getpid():
-                sealer = Sealer(self._settings.signing_key)
-                self._requests = RequestClient(self.broker_url, sealer, self._find)
-            return self._requests
+        feed = make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay)
+        yield from self._start(spec, feed, chunk_sizer).rows()
 
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
         job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)

@@ -6,7 +6,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from producer.job.job_context import JobContext
 from producer.job.job_handle import JobHandle
@@ -16,8 +18,10 @@ from producer.records.job_store import JobState
 from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
 from producer.scheduling import model_pinning
+from tasks.protocol.codec import leaves_of, tree_of
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
+from worker_config.errors import JobCancelledError, RequestTimeoutError
 
 
 class Job(JobHandle):
@@ -120,6 +124,37 @@ class Job(JobHandle):
                 arrays.add(part)
             self._result = arrays.result()
         return self._result
+
+    def rows(self) -> Iterator[Any]:
+        """The outputs of each row by itself, as `parts`; closing it cancels the job."""
+        try:
+            for part in self.parts():
+                for row in range(part.stop - part.start):
+                    yield tree_of({key: array[row] for key, array in leaves_of(part.outputs)})
+        finally:
+            self.cancel()
+
+    @contextmanager
+    def time_limit(self, until: float | None) -> Iterator[None]:
+        """Cancel the job when `time.monotonic` is `until`, if it is not None and the block lasts so long.
+
+        Raises:
+            RequestTimeoutError: it was cancelled so.
+        """
+        if until is None:
+            yield
+            return
+        timer = threading.Timer(max(0.0, until - time.monotonic()), self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except JobCancelledError as error:
+            if time.monotonic() < until:
+                raise
+            raise RequestTimeoutError(f"the time limit was up: {error}") from None
+        finally:
+            timer.cancel()
 
     def allow_again(self, on_again: Callable[[], None], first_row: int | None = None) -> None:
         """Let the job begin again though parts of it were taken, should an executor differ; before the first is taken.

@@ -10,7 +10,9 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -39,7 +41,7 @@ READ_SECONDS = 1.0
 
 
 class RequestClient:
-    """The requests of one client; safe to share among threads. Made anew in a process that was forked.
+    """The requests of one client; safe to share among threads, and with processes that are forked later.
 
     Args:
         url: of the broker.
@@ -48,15 +50,19 @@ class RequestClient:
     """
 
     def __init__(self, url: str, sealer: Sealer, find: Find) -> None:
-        self.pid = os.getpid()
         self.targets = Targets(find)
-        self._caller = secrets.token_hex(8)
         self._sealer = sealer
         self._client = connect(url)
-        self._channel = keys.answers_channel(self._caller, address_of(url).database)
+        self._database = address_of(url).database
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing of another process."""
+        self._pid = os.getpid()
+        self._caller = secrets.token_hex(8)
         self._pubsub: Any = None
         self._waiting = WaitingList()
-        self._unsent: list[tuple[Waiting, bytes]] = []
+        self._unsent: deque[tuple[Waiting, bytes]] = deque()
         self._sending, self._reading = threading.Lock(), threading.Lock()
 
     def predict(
@@ -78,6 +84,8 @@ class RequestClient:
             RowsFailedError: rows have no prediction.
             UnknownModelError, NoWorkerError: no worker holds the model.
         """
+        if self._pid != os.getpid():
+            self._begin()
         target = self.targets.of(names)
         rows = rows_of(for_models(source, target.infos), target.infos, policy)
         if rows is None or not target.queue:
@@ -104,18 +112,21 @@ class RequestClient:
             raise NeedsJobError from None  # which waits for Redis, or says what is wrong with it
         finally:
             self._waiting.by_id.pop(id_, None)
+            if not one.done:  # nobody waits for it any more
+                self._withdraw(one)
         if not one.done:
-            self._withdraw(one)
             raise RequestTimeoutError(f"no answer from model {info.name} within the time limit; the request is dropped")
         if one.answer is None:
             raise NeedsJobError
         return outputs_of(one.answer, count, policy)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Give up the connections; what is asked for later connects again."""
         self._waiting.end_all()
-        if self._pubsub is not None:
-            self._pubsub.close()
+        with self._reading:
+            if self._pubsub is not None:
+                self._pubsub.close()
+                self._pubsub = None
         self._client.close()
 
     def _subscribe(self) -> None:
@@ -124,7 +135,7 @@ class RequestClient:
         with self._reading:
             if self._pubsub is None:
                 pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
-                pubsub.subscribe(self._channel)
+                pubsub.subscribe(keys.answers_channel(self._caller, self._database))
                 while (message := pubsub.get_message(timeout=READ_SECONDS)) is None or message["type"] != "subscribe":
                     pass
                 self._pubsub = pubsub
@@ -133,11 +144,9 @@ class RequestClient:
         """Send what all threads have to send by now; whoever sends, sends for all."""
         self._unsent.append((one, element))
         with self._sending:
-            if not self._unsent:
-                return  # another thread did
-            batch, self._unsent = self._unsent, []
             by_queue: dict[str, list[tuple[Waiting, bytes]]] = {}
-            for waiting, its in batch:
+            while self._unsent:  # else another thread has sent it
+                waiting, its = self._unsent.popleft()
                 by_queue.setdefault(waiting.target.queue, []).append((waiting, its))
             for queue, pairs in by_queue.items():
                 try:
@@ -158,7 +167,7 @@ class RequestClient:
                 continue
             try:
                 while not one.done and (until is None or time.monotonic() < until):
-                    self._read(left)
+                    self._read(READ_SECONDS if until is None else min(until - time.monotonic(), READ_SECONDS))
             finally:
                 self._reading.release()
                 self._hand_on()
@@ -220,5 +229,5 @@ def busy(target: Target, waiting: int, rows: int) -> BusyError:
 
 
 def _release(lock: threading.Lock) -> None:
-    if lock.locked():
+    with suppress(RuntimeError):  # somebody else did
         lock.release()
