@@ -20,6 +20,8 @@ from tests.systems import REPOSITORY, RedisServer, System, Worker, shared_folder
 from tests.waiting import descendants_of, is_alive, wait_until
 
 WORKERS, CHILDREN = 2, 2
+# The same model without pace, for requests.
+NOW = "now"
 # What a chunk takes besides its model.
 PACE_SECONDS = 0.04
 # Written before Redis answers: what it has acknowledged survives its process.
@@ -32,6 +34,8 @@ class Arena:
     Attributes:
         server: a connection for tests.
         hasty: another, which does not try again while Redis is away.
+        model: its file.
+        wider: how often the paced model repeats its outputs.
         rows, expected: all rows, and what the workers' model gives for them when nothing happens.
         pids: of every process that was started.
         dismissed: workers that were killed, or asked to end.
@@ -53,16 +57,16 @@ class Arena:
         self.server: redis.Redis = self.system.admin(retries=5)
         self.hasty: redis.Redis = self.system.admin(retries=0, timeout_seconds=0.2)
         steps = {"preprocess": "tests.chaos.pacing:paced", "postprocess": "tests.chaos.pacing:widened"}
-        self.manifest = write_manifest(folder, {"digits": {"path": model, "batch_rows": 64, **steps}})
-        self.rows = all_rows()
-        self._model = model
+        digits = {"path": model, "batch_rows": 64}
+        self.manifest = write_manifest(folder, {"digits": digits | steps, NOW: digits})
+        self.rows, self.model, self.wider = all_rows(), model, WIDER
 
     def start(self) -> None:
         """Start the workers, and see what they make of all rows in peace."""
         self.bring_up(WORKERS)
         with Client(self.system.url) as client:
             self.expected = client.predict("digits", self.rows, chunk_rows=8 * LARGE)
-        np.testing.assert_allclose(self.expected, alone(self._model), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(self.expected, alone(self.model), rtol=1e-4, atol=1e-6)
 
     def bring_up(self, count: int) -> None:
         """So many workers are ready, and no others are there."""

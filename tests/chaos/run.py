@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
+from tests.chaos.callers import Callers
 from tests.chaos.checks import check_ledger, check_nothing_is_left
 from tests.chaos.injuries import Course, inflict
-from tests.chaos.scene import Scene, begin
+from tests.chaos.scene import WORKER_TIMEOUT_SECONDS, Scene, begin
 from tests.chaos.schedule import ALONE, STOPS, Injury, Kind, Schedule
 from tests.waiting import wait_until
 
@@ -22,6 +23,7 @@ def run(arena: Arena, schedule: Schedule) -> None:
     arena.calls.restart()
     scene = begin(arena, schedule)
     wounds = Wounds(scene)
+    callers = Callers(arena, schedule.seed, WORKER_TIMEOUT_SECONDS)
     try:
         for injury in schedule.injuries:
             wounds.wait_for(injury)
@@ -31,12 +33,14 @@ def run(arena: Arena, schedule: Schedule) -> None:
         outputs, ledger = scene.end()
         arena.expect(outputs)
         check_ledger(scene, len(outputs), ledger.as_dict())
+        callers.end()
         arena.bring_up(WORKERS)
         check_nothing_is_left(scene)
     except BaseException as error:
         told = f"job {scene.job_id()}: {scene}; see {arena.folder}"
         for note in (f"schedule: {schedule}", f"inflicted: {wounds}", told):
             error.add_note(note)
+        callers.abandon()
         scene.abandon()
         raise
 
