@@ -11,9 +11,13 @@ import atexit
 import logging
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery.worker import state
+
+from tasks.transport.run_folder import draining_path
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +25,14 @@ LOOK_FOR_CONNECTION_SECONDS = 1.0
 
 
 class GracefulShutdown:
-    """The end of one worker, in steps of its event loop: `begin` is the signal's handler, `look` is called often."""
+    """The end of one worker, in steps of its event loop: `begin` is the signal's handler, `look` is called often.
 
-    def __init__(self, controller: Any) -> None:
+    `folder` is its run folder, in which children see that they take no more requests.
+    """
+
+    def __init__(self, controller: Any, folder: Path) -> None:
         self._controller = controller
+        self._folder = folder
         self._asked = False
         self._deadline: float | None = None
 
@@ -53,6 +61,8 @@ class GracefulShutdown:
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + self._controller.app.conf.worker_soft_shutdown_timeout
+            with suppress(OSError):
+                draining_path(self._folder).touch()
             hand_back(self._controller)
         if state.active_requests and time.monotonic() < self._deadline:
             return

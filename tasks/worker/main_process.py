@@ -281,7 +281,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))
         # Celery's own handler would start the whole worker again.
         signal.signal(signal.SIGHUP, lambda *_: request_reload(controller.app))
-        ending = GracefulShutdown(controller)
+        ending = GracefulShutdown(controller, main.models.folder)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)
         controller.timer.call_repeatedly(inspection.LOOK_SECONDS, main.inspection.look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import redis
 from producer import Client
 from producer.requests import small
 from tasks.protocol import keys, requests
-from tests.held import held_child, holding, write_held_models
+from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving
 from tests.waiting import wait_until
@@ -259,6 +260,36 @@ def test_a_request_that_nobody_has_any_more_is_computed_by_a_job(
         let_go()
         np.testing.assert_array_equal(asked.result(60), 2 * ROWS[:4])
     held.result(60)
+
+
+def test_a_worker_that_is_killed_costs_time_and_one_that_ends_takes_no_more(
+    system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
+) -> None:
+    manifest, slot = system.folder / "models.toml", system.slots()[0]
+    other = system.start_ready_worker(manifest, 1)
+    with holding(system.folder, -1.0) as let_go:
+        asked = [callers.submit(client.predict, "held", np.float32([[-1]])) for _ in range(2)]
+        wait_until(lambda: held_children(system.folder), "a child is held")
+        wait_until(lambda: not server.exists(keys.requests(slot.queue)), "both requests are taken")
+        other.stop()
+        let_go()
+        assert [one.result(120).tolist() for one in asked] == [[[-2]], [[-2]]]
+    third = system.start_ready_worker(manifest, 1)
+    ended = threading.Event()
+
+    def ask() -> int:
+        asked = 0
+        while not ended.is_set():
+            np.testing.assert_array_equal(client.predict("double", ROWS[:1]), 2 * ROWS[:1])
+            asked += 1
+        return asked
+
+    busy = [callers.submit(ask) for _ in range(4)]
+    third.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: third.process.poll() is not None, "the worker has ended")
+    ended.set()
+    assert all(one.result(60) for one in busy)
+    assert server.keys("celeriac:taken:*") == []
 
 
 def test_a_process_that_was_forked_asks_by_itself(client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,21 +23,21 @@ def as_before() -> Iterator[None]:
     state.should_stop = None
 
 
-def test_without_a_connection_it_ends_at_once() -> None:
-    GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=None))).begin()
+def test_without_a_connection_it_ends_at_once(tmp_path: Path) -> None:
+    GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=None)), tmp_path).begin()
     assert state.should_stop == 0
 
 
-def test_a_connection_that_is_lost_after_the_signal_does_not_keep_it() -> None:
+def test_a_connection_that_is_lost_after_the_signal_does_not_keep_it(tmp_path: Path) -> None:
     consumer = SimpleNamespace(connection=object())
-    GracefulShutdown(SimpleNamespace(consumer=consumer)).begin()
+    GracefulShutdown(SimpleNamespace(consumer=consumer), tmp_path).begin()
     assert state.should_stop is None
     consumer.connection = None
     wait_until(lambda: state.should_stop == 0, "it ends")
 
 
-def test_a_second_signal_is_for_the_impatient() -> None:
-    ending = GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=object())))
+def test_a_second_signal_is_for_the_impatient(tmp_path: Path) -> None:
+    ending = GracefulShutdown(SimpleNamespace(consumer=SimpleNamespace(connection=object())), tmp_path)
     ending.begin()
     ending.begin()
     assert state.should_stop == 0
