@@ -70,6 +70,7 @@ class _Slot(ctypes.Structure):
     _fields_ = (
         ("pid", ctypes.c_int64),
         ("chunks_before", ctypes.c_int64),
+        ("requests_before", ctypes.c_int64),
         ("rows_before", ctypes.c_int64),
         ("children", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in _NAMES),
@@ -87,7 +88,7 @@ class Counters:
     def begin(self, slot: int) -> MutableSequence[float]:
         """Count for this process from now on, in this slot; gives its stopwatch's cells."""
         own = self._slot(slot)
-        own.chunks_before, own.rows_before = own.chunks, own.rows
+        own.chunks_before, own.requests_before, own.rows_before = own.chunks, own.requests, own.rows
         own.children += 1
         own.pid = os.getpid()
         return cast("MutableSequence[float]", own.cells)
@@ -99,10 +100,12 @@ class Counters:
             setattr(own, name, getattr(own, name) + getattr(done, name))
         own.last_at = time.monotonic()
 
-    def of(self, slot: int, pid: int) -> tuple[int, int]:
-        """The chunks and rows that this child has answered; none as long as it has not begun."""
+    def of(self, slot: int, pid: int) -> tuple[int, int, int]:
+        """The chunks, the requests and the rows that this child has answered; none as long as it has not begun."""
         own = self._slot(slot)
-        return (own.chunks - own.chunks_before, own.rows - own.rows_before) if own.pid == pid else (0, 0)
+        if own.pid != pid:
+            return 0, 0, 0
+        return own.chunks - own.chunks_before, own.requests - own.requests_before, own.rows - own.rows_before
 
     def totals(self) -> WorkerTotals:
         """What all children have done up to now."""

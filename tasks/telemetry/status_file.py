@@ -32,7 +32,7 @@ class ChildStatus(msgspec.Struct, frozen=True):
         leaving: it ends after its chunk, and is no slot any more.
         chunk: what it runs, for people; empty where it runs nothing.
         chunk_since: when it began with that.
-        chunks: that it has answered.
+        chunks, requests: that it has answered.
         rows: of these.
     """
 
@@ -44,6 +44,7 @@ class ChildStatus(msgspec.Struct, frozen=True):
     chunk: str = ""
     chunk_since: float = 0.0
     chunks: int = 0
+    requests: int = 0
     rows: int = 0
 
     def in_words(self, now: float) -> str:

@@ -109,6 +109,7 @@ class Inspection:
                     "memory_own_mib": own,
                     "memory_pss_mib": pss,
                     "chunks": child.chunks,
+                    "requests": child.requests,
                     "rows": child.rows,
                     "runs": child.chunk or None,
                     "runs_for_seconds": round(now - child.chunk_since, 1) if child.chunk else None,
@@ -150,7 +151,7 @@ class Inspection:
         for process in (*self.size.staying, *leaving):
             slot, ready = process.index, self.size.is_ready(process)
             chunk, chunk_since = running.get(process.pid, ("", 0.0))
-            chunks, rows = self._counters.of(slot, process.pid)
+            chunks, requests, rows = self._counters.of(slot, process.pid)
             found[slot] = ChildStatus(
                 slot,
                 process.pid,
@@ -160,6 +161,7 @@ class Inspection:
                 chunk=chunk,
                 chunk_since=chunk_since,
                 chunks=chunks,
+                requests=requests,
                 rows=rows,
             )
         missing = self.size.target - len(self.size.staying)

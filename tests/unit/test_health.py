@@ -115,20 +115,20 @@ def test_the_sums_of_all_slots_are_those_of_children_that_are_gone_too() -> None
 
 def test_children_are_counted_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     counters, pid = Counters(), os.getpid()
-    assert counters.of(1, pid) == (0, 0)
+    assert counters.of(1, pid) == (0, 0, 0)
     counters.begin(1)
     counters.answered(1, Counts(chunks=1, rows=10))
     counters.answered(1, Counts(chunks=1, rows=5))
-    assert counters.of(1, pid) == (2, 15)
+    assert counters.of(1, pid) == (2, 0, 15)
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # another child in its place
     counters.begin(1)
     counters.answered(1, Counts(chunks=1, rows=3))
-    assert counters.of(1, pid + 1) == (1, 3)
-    assert counters.of(1, pid) == (0, 0)
-    assert counters.of(0, pid) == (0, 0)
+    assert counters.of(1, pid + 1) == (1, 0, 3)
+    assert counters.of(1, pid) == (0, 0, 0)
+    assert counters.of(0, pid) == (0, 0, 0)
     counters.begin(10**6)  # more than are counted
     counters.answered(10**6, Counts(chunks=1, rows=1))
-    assert counters.of(10**6, pid) == (0, 0)
+    assert counters.of(10**6, pid) == (0, 0, 0)
 
 
 def test_folders_of_killed_workers_are_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
