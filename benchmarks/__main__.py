@@ -9,6 +9,7 @@ QUESTIONS = (
     "memory",
     "transport",
     "small_chunks",
+    "chunk_cost",
     "chunk_size",
     "weights",
     "starting",

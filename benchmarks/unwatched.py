@@ -1,7 +1,7 @@
 """The rival of `monitoring`: Celeriac's own worker, of which nobody hears while it works.
 
-`celery -A benchmarks.unwatched worker` runs it, and nobody else may import it: it sends no events for Celery's tools,
-and functions of the product, which has no switch for this, are replaced before the worker forks.
+`celery -A benchmarks.unwatched worker` runs it, and nobody else may import it: functions of the product, which has no
+switch for this, are replaced before the worker forks. Of events nobody wants any.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ class Still:
         return {}
 
 
-app.conf.worker_send_task_events = False
 for place, name, replacement in (
     (bootstrap, "Stopwatch", Still),
     (execute_chunk, "_done", lambda *_: None),

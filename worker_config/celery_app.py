@@ -130,8 +130,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_enable_remote_control": settings.remote_control != "off",
         # One more write per task, of no use without a result backend.
         "task_track_started": False,
-        # Celery's own tools and Flower follow tasks by these; a sent-event would double a publish's cost.
-        "worker_send_task_events": True,
+        # On while Celery's own tools or Flower listen (`tasks/worker/task_events.py`); a sent-event would double a
+        # publish's cost.
+        "worker_send_task_events": False,
         "task_send_sent_event": False,
         "task_publish_retry": True,
         "task_publish_retry_policy": {

@@ -33,8 +33,9 @@ from worker_config.queue_names import KEY_PREFIX
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
-# Celery's own: the messages that are not acknowledged, by the tags of their deliveries.
+# Celery's own: the messages that are not acknowledged, by the tags of their deliveries; the tags by time.
 UNACKED = f"{KEY_PREFIX}unacked"
+UNACKED_INDEX = f"{KEY_PREFIX}unacked_index"
 # Never there: what is asked for it shows whether Redis takes writes.
 PROBE = f"{KEY_PREFIX}probe"
 # What lay in a queue and was no message, the last few.

@@ -1,6 +1,7 @@
 """What a running worker's main process knows of its children, and what it is told to do with them.
 
 inspect ready, inspect models     --> told from the pool, from what children share, from what Celery runs now
+inspect stats                     --> as Celery does, without passwords
 control drain, resume             --> `tasks/worker/drain.py`
 control pool_grow, pool_shrink    --> `tasks/worker/resize.py`
 every two seconds                 --> the status file, for `python -m tasks.health`
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
+from celery import bootsteps
 from celery.worker import state
 
 from tasks.child.child_pipe import ChildPipe
@@ -25,6 +27,7 @@ from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
+from worker_config.broker_url import redacted
 from worker_config.retry_policy import STATUS_SECONDS
 
 LOOK_SECONDS = 0.2
@@ -175,3 +178,24 @@ def _running() -> Iterator[tuple[int, tuple[str, float]]]:
     now, today = time.monotonic(), time.time()
     for request in tuple(state.active_requests):
         yield request.worker_pid, (describe(request.args), now - (today - (request.time_start or today)))
+
+
+class BrokerInfo(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Tells `inspect stats` of the connection to Redis after Celery has, which leaves some passwords in it."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def info(self, consumer: Any) -> dict[str, Any]:
+        """The broker's part of the reply; empty while there is no connection."""
+        return {"broker": without_passwords(consumer.connection.info())} if consumer.connection else {}
+
+
+def without_passwords(value: Any) -> Any:
+    """The same without entries that are named so, with `***` in URLs; what JSON does not know as text."""
+    if isinstance(value, dict):
+        return {name: without_passwords(one) for name, one in value.items() if "password" not in name}
+    if isinstance(value, list | tuple):
+        return [without_passwords(one) for one in value]
+    if isinstance(value, str):
+        return redacted(value)
+    return value if value is None or isinstance(value, bool | int | float) else type(value).__name__

@@ -43,11 +43,11 @@ from tasks.transport import queues, run_folder, spool, worker_registry
 from tasks.transport.connection import connect, wait_until_up
 from tasks.transport.rights import check_rights
 from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
-from tasks.worker.broker_info import BrokerInfo
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader
+from tasks.worker.task_events import TaskEvents
 from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit
@@ -91,6 +91,7 @@ class MainProcess:
     memory_limit: int
     facts: WorkerFacts
     sealer: Sealer = field(default_factory=Sealer)
+    task_events: TaskEvents = field(default_factory=TaskEvents)
     inspection: inspection.Inspection | None = None
     pid: int = field(default_factory=os.getpid)
 
@@ -122,7 +123,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     signals.worker_init.connect(on_worker_init, weak=False)
     app.steps["worker"].add(Children)
-    app.steps["consumer"].add(BrokerInfo)
+    app.steps["consumer"].add(inspection.BrokerInfo)
 
 
 def end(error: CeleriacError) -> NoReturn:
@@ -276,6 +277,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # At once too: whatever Redis loses from now on, it is told again.
         heartbeat()
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, heartbeat)
+        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, main.task_events.look, (controller.consumer,))
         # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))

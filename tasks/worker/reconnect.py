@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker import consumer
-from kombu.transport.redis import QoS, Transport
+from kombu.transport.redis import Transport
 from redis import RedisError
 from redis.exceptions import OutOfMemoryError
 
 from tasks.protocol import keys
 from tasks.transport.connection import PASSING
+from tasks.worker import message_cost
 from worker_config.retry_policy import LONGEST_BACKOFF_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        QoS.ack, QoS.reject = _connecting_again(QoS.ack, self.hub), _connecting_again(QoS.reject, self.hub)
+        message_cost.make_cheap(self.hub, self.pool)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
@@ -70,24 +71,3 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 def let_worker_live() -> None:
     """Take these errors for a lost connection, and so connect again; Celery ends the worker by them."""
     Transport.connection_errors = (*Transport.connection_errors, *_COUNTED_AS_LOST)
-
-
-def _connecting_again(method: Callable[..., None], hub: Any) -> Callable[..., None]:
-    """Have the worker connect again where a message could not be given back, or acknowledged.
-
-    Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is not,
-    and the message would count as running for ever.
-    """
-
-    def give_back(self: Any, *args: Any, **options: Any) -> None:
-        try:
-            method(self, *args, **options)
-        except PASSING as error:
-            hub.call_soon(_raise, error)
-            raise
-
-    return give_back
-
-
-def _raise(error: Exception) -> None:
-    raise error

@@ -1,0 +1,157 @@
+"""What does a chunk cost each process, where its model does nothing; and are many slots kept busy in spite of it?
+
+A chunk is one row, and its model sleeps. Two workers share a private Redis. The processor time of
+each kind of process is read before and after a job: the workers' main processes, their children, the producer, Redis.
+
+Busy: the share of the job's time in which slots sleep, with many more of them than cores, and chunks of the usual time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.harness import check_equal
+from benchmarks.report import Finding, report
+from benchmarks.stage import ask, folder
+from producer import Client, local
+from producer.embedded.local import worker_command
+from tasks.transport.connection import connect
+from tasks.transport.worker_registry import read_slots
+from worker_config.environment import for_worker
+
+WORKERS = 2
+SLOTS, MANY_SLOTS = 16, 96
+CHUNKS, SECONDS = 3_000, 0.05
+MANY_SECONDS = 0.25
+# Milliseconds of processor time a chunk.
+AIMS = {"main processes": 1.0, "producer": 0.4}
+AIM_IN_ALL = 2.5
+AIM_BUSY = 0.85
+
+_MODEL = """
+import time
+
+
+def sleep(rows):
+    time.sleep({seconds})
+    return rows
+"""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All that a job runs in."""
+
+    redis: psutil.Process
+    mains: list[psutil.Process]
+    producer: psutil.Process
+
+    def seconds(self) -> dict[str, float]:
+        """Of processors, used up to now, by kind; no child may end between two calls."""
+        children = [child for main in self.mains for child in main.children()]
+        kinds = {"main processes": self.mains, "children": children, "producer": [self.producer], "Redis": [self.redis]}
+        return {kind: sum(sum(one.cpu_times()[:2]) for one in processes) for kind, processes in kinds.items()}
+
+
+def question(quick: bool) -> bool:
+    """Measure the cost, then how busy many slots are."""
+    chunks = CHUNKS // 10 if quick else CHUNKS
+    with folder() as place, workers(place, SLOTS, SECONDS) as (client, processes):
+        _run(client, 4 * SLOTS)
+        before = processes.seconds()
+        took = _run(client, chunks)
+        cost = {kind: (now - before[kind]) / chunks * 1e3 for kind, now in processes.seconds().items()}
+        longer = _growth(client, processes, chunks)
+    in_all = sum(cost.values())
+    findings = [_at_most(kind, ms, AIMS.get(kind)) for kind, ms in cost.items()]
+    report(
+        "chunk_cost",
+        {"chunks": chunks, "slots": SLOTS, "workers": WORKERS, "seconds of a chunk": SECONDS},
+        [*findings, _at_most("in all", in_all, AIM_IN_ALL), _busy(chunks, SECONDS, SLOTS, took)],
+        void=False,
+        quick=quick,
+        measured={"milliseconds": cost, "seconds": took, "again": longer},
+    )
+    slots = 4 * WORKERS if quick else MANY_SLOTS
+    chunks = 10 * slots
+    with folder() as place, workers(place, slots, MANY_SECONDS) as (client, processes):
+        _run(client, 2 * slots)
+        took = _run(client, chunks)
+    report(
+        "chunk_cost: many slots",
+        {"chunks": chunks, "slots": slots, "workers": WORKERS, "seconds of a chunk": MANY_SECONDS},
+        [_busy(chunks, MANY_SECONDS, slots, took, AIM_BUSY)],
+        void=False,
+        quick=quick,
+        measured={"seconds": took},
+    )
+    return True
+
+
+def _growth(client: Client, processes: Processes, chunks: int) -> dict[str, float]:
+    """The same once more: how far apart two runs are."""
+    before = processes.seconds()
+    _run(client, chunks)
+    return {kind: (now - before[kind]) / chunks * 1e3 for kind, now in processes.seconds().items()}
+
+
+def _run(client: Client, chunks: int) -> float:
+    """Seconds of a job."""
+    data = np.arange(chunks, dtype=np.float32).reshape(-1, 1)
+    started = time.monotonic()
+    check_equal(client.predict("sleep", data, chunk_rows=1), data)
+    return time.monotonic() - started
+
+
+def _at_most(what: str, milliseconds: float, aim: float | None) -> Finding:
+    if aim is None:
+        return Finding(what, f"{milliseconds:.2f} ms")
+    return Finding(what, f"{milliseconds:.2f} ms", f"<= {aim:.1f} ms", milliseconds <= aim)
+
+
+def _busy(chunks: int, seconds: float, slots: int, took: float, aim: float | None = None) -> Finding:
+    share = chunks * seconds / slots / took
+    if aim is None:
+        return Finding("slots busy", f"{share:.2f}")
+    return Finding("slots busy", f"{share:.2f}", f">= {aim:.2f}", share >= aim)
+
+
+@contextmanager
+def workers(place: Path, slots: int, seconds: float) -> Iterator[tuple[Client, Processes]]:
+    """An embedded system, and a second worker beside its own, each with half of the slots; their model sleeps."""
+    (place / "sleeping.py").write_text(_MODEL.format(seconds=seconds))
+    models = place / "models.toml"
+    models.write_text('[models.sleep]\npath = "sleeping:sleep"\nbatch_rows = 1\n')
+    each = slots // WORKERS
+    with local(models, each) as client:
+        this = psutil.Process()
+        (redis,) = [one for one in this.children(recursive=True) if "redis-server" in one.name()]
+        (first,) = [one for one in redis.parent().children() if one != redis]  # type: ignore[union-attr]
+        environ = {**for_worker(os.environ), "CELERIAC_BROKER_URL": client.broker_url, "CELERIAC_MODELS": str(models)}
+        command = worker_command(each, "--without-mingle", "--without-gossip", "-n", "second@%h")
+        with (place / "second.log").open("wb") as log:
+            second = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+        try:
+            with connect(client.broker_url) as server:
+                while len(read_slots(server)) < slots:
+                    if second.poll() is not None:
+                        raise RuntimeError((place / "second.log").read_text())
+                    time.sleep(0.1)
+            yield client, Processes(redis, [first, psutil.Process(second.pid)], this)
+        finally:
+            os.killpg(second.pid, signal.SIGKILL)
+            second.wait()
+
+
+if __name__ == "__main__":
+    ask(question, __doc__)

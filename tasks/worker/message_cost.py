@@ -1,0 +1,131 @@
+"""Makes what kombu and Celery do for each message in a worker's main process cheaper, and nothing of it less sure.
+
+a chunk ends --> acknowledged, here --the next message comes, or 50 ms have passed--> acknowledged in Redis
+
+When a chunk ends its child wants another one, of which Redis is told in any case: both are one command. Of a worker
+that is killed in between one chunk more comes again, and is dropped.
+
+kombu makes a client, with its table of all commands, for each transaction: here a channel keeps one. Celery has the
+system look at the pipes of all children for each message: here at those alone that may take it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import redis
+from kombu.transport import redis as transport
+from kombu.transport import virtual
+from kombu.utils.json import dumps
+
+from tasks.protocol import keys
+from tasks.transport import scripts
+from tasks.transport.connection import PASSING
+
+LONGEST_SECONDS = 0.05
+
+
+class Acknowledgements(transport.QoS):  # type: ignore[misc]
+    """The messages of one channel; those in `_dirty` are acknowledged, and Redis may not know it yet."""
+
+    hub: Any = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._is_planned = False
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        return redis.Redis(connection_pool=self.channel.pool)
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Have Redis hold a message, and hold those no more that are acknowledged."""
+        delivery = message.delivery_info
+        item = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
+        values = [time.time(), delivery_tag, item, *self._dirty]
+        scripts.run(self._client, "hold_message", [keys.UNACKED, keys.UNACKED_INDEX], values)
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge soon; where the connection is lost by then the message is given back, as all others are."""
+        virtual.QoS.ack(self, delivery_tag)
+        if not self._is_planned:
+            self._is_planned = True
+            self.hub.call_later(LONGEST_SECONDS, self._tell_in_time)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give a message back; where that fails, connect again.
+
+        Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is
+        not, and the message would count as running for ever.
+        """
+        try:
+            super().reject(delivery_tag, requeue)
+        except PASSING as error:
+            self.hub.call_soon(_raise, error)
+            raise
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Give messages back, as the connection ends; also those of which Redis cannot be told that they are done."""
+        try:
+            self._tell()
+        except Exception:
+            self._dirty.clear()
+        super().restore_unacked_once(stderr)
+
+    def _tell_in_time(self) -> None:
+        self._is_planned = False
+        self._tell()  # an error ends the connection: Celery's loop lets those of connections through
+
+    def _tell(self) -> None:
+        if tags := tuple(self._dirty):
+            with self._client.pipeline() as pipe:
+                pipe.zrem(keys.UNACKED_INDEX, *tags)
+                pipe.hdel(keys.UNACKED, *tags)
+                pipe.execute()
+            self._flush()
+
+
+def make_cheap(hub: Any, pool: Any) -> None:
+    """Do so for all connections of this process, for its event loop and its pool of children."""
+    Acknowledgements.hub = hub
+    transport.Channel.QoS = Acknowledgements
+    transport.Channel._create_client = _keeping_client(transport.Channel._create_client)
+    hub.add, hub.remove_writer = _adding_free(hub.add, pool), _removing_known(hub.remove_writer, hub)
+
+
+def _keeping_client(create: Callable[..., Any]) -> Callable[..., Any]:
+    def kept(self: Any, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return create(self, asynchronous)
+        client = self.__dict__.get("kept_client")
+        if client is None or client.connection_pool is not self.pool:
+            client = self.kept_client = create(self)
+        return client
+
+    return kept
+
+
+def _adding_free(add: Callable[..., None], pool: Any) -> Callable[..., None]:
+    """Of the pipes to children, which are those that are consolidated, add none of a child that is busy."""
+
+    def add_free(fd: Any, callback: Any, flags: int, args: Any = (), consolidate: bool = False) -> None:
+        if not (consolidate and fd in pool._pool._busy_workers):
+            add(fd, callback, flags, args, consolidate)
+
+    return add_free
+
+
+def _removing_known(remove_writer: Callable[[int], None], hub: Any) -> Callable[[int], None]:
+    def remove_known(fd: int) -> None:
+        if fd in hub.writers:
+            remove_writer(fd)
+
+    return remove_known
+
+
+def _raise(error: Exception) -> None:
+    raise error
