@@ -1,4 +1,4 @@
-"""The producer's side of Redis, Celery and the spool folder: chunks out, answers in.
+"""The producer's side of Redis and the spool folder: chunks out, answers in.
 
 put rows (message, Redis, spool, or where they stand) --> publish chunks (one batch)
 take answers from the job's list --> load their outputs --> forget what was answered
@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import redis
-from celery import Celery
-from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.records.throughput import Throughput
 from tasks.protocol import keys
-from tasks.protocol.chunk_args import to_args
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
-    TASK_NAME,
     Answer,
     ChunkMessage,
     Failure,
@@ -41,10 +38,9 @@ from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outpu
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.spool import ReusableBuffer
+from tasks.transport.task_message import task_message
 from tasks.transport.worker_registry import read_workers, seconds_left
-from worker_config.broker_url import redacted
-from worker_config.celery_app import make_app
-from worker_config.errors import BrokerError, MessageError, PayloadError, SealError
+from worker_config.errors import MessageError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
 
@@ -71,7 +67,6 @@ class BrokerChannel:
         self.settings = settings
         self.sealer = Sealer(settings.signing_key)
         self.damaged = 0
-        self._app: Celery = make_app(settings)
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self.measures = Throughput()
@@ -105,34 +100,13 @@ class BrokerChannel:
         Raises:
             BrokerError: Redis may have some of them.
         """
-        try:
-            with self._app.producer_pool.acquire(block=True) as producer, producer.batch():
-                for queue, message in messages:
-                    self._app.send_task(
-                        TASK_NAME,
-                        args=to_args(message, queue, self.sealer),
-                        argsrepr=str(message),
-                        kwargsrepr="{}",
-                        headers=self.headers,
-                        queue=queue,
-                        producer=producer,
-                        ignore_result=True,
-                    )
-        except (BatchPublishError, OperationalError, redis.RedisError) as error:
-            cause = error.__cause__ or error
-            # Nothing of a connection that failed half-way is used again.
-            self._app.close()
-            self._app = make_app(self.settings)
-            if isinstance(cause, redis.RedisError):
-                with broker_errors(self.url):
-                    raise cause from None
-            raise BrokerError(f"Redis at {redacted(self.url)} takes no chunks: {cause}") from None
-        if first:
-            # Workers take from the right. Should one have taken the message already, another one comes first: no harm.
-            with broker_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-                for queue, _ in messages:
-                    pipe.lmove(keys.queue(queue), keys.queue(queue), "LEFT", "RIGHT")
-                pipe.execute()
+        by_queue = defaultdict(list)
+        for queue, message in messages:
+            by_queue[keys.queue(queue)].append(task_message(message, queue, self.sealer, self.headers))
+        with broker_errors(self.url):
+            for key, sent in by_queue.items():
+                # Workers take from the right.
+                (self.client.rpush if first else self.client.lpush)(key, *sent)
 
     def queued(self, queues: Iterable[str]) -> int:
         """Messages that wait in these queues."""
@@ -275,5 +249,4 @@ class BrokerChannel:
 
     def close(self) -> None:
         """Close the connections."""
-        self._app.close()
         self.client.close()

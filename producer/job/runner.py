@@ -43,7 +43,7 @@ from worker_config.errors import (
 logger = logging.getLogger(__name__)
 
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
-COLLECT_SECONDS = 0.004
+COLLECT_SECONDS = 0.008
 
 
 class Runner:

@@ -18,8 +18,8 @@ SMALL_CHUNKS_PER_SLOT = 16
 MAX_BYTES = 64 * 2**20
 # Each slot's share of that is at least so many chunks.
 LEAST_CHUNKS_PER_SLOT = 2
-# Of a chunk: answers to shorter ones are worth collecting before they are taken.
-SHORT_SECONDS = 0.02
+# From answer to answer: more frequent ones are worth collecting before they are taken.
+SHORT_SECONDS = 0.01
 
 
 class Window:
@@ -52,7 +52,7 @@ class Window:
     @property
     def is_short(self) -> bool:
         """Whether answers are awaited urgently, since chunks may leave as soon as they come."""
-        return self._filling or self._chunk_seconds > SHORT_SECONDS
+        return self._filling or self._chunk_seconds / max(1, self.slots) > SHORT_SECONDS
 
     @property
     def chunk_bytes(self) -> float:

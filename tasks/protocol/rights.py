@@ -47,7 +47,6 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "hstrlen": (_KEY, "f"),
     "info": (),
     "lindex": (_KEY, "0"),
-    "lmove": (_KEY, _KEY, "LEFT", "RIGHT"),
     "lpush": (_KEY, "v"),
     "lrem": (_KEY, "1", "v"),
     "lrange": (_KEY, "0", "0"),
@@ -146,10 +145,9 @@ PRODUCER = Role(
     "Python, `celeriac predict`, `fetch`, `cancel`, `watch` of detached jobs, and all that a watcher does",
     _commands(
         _LOGIN,
-        _PUBLISHES,
         _READS,
-        "blpop del eval evalsha expire expireat getdel hdel hincrby hkeys hmget hset hsetnx hstrlen info llen lmove",
-        "lpop lrem persist rpush scan script|load set srem subscribe time unlink zadd zrem zremrangebyscore",
+        "blpop del eval evalsha exec expire expireat getdel hdel hincrby hkeys hmget hset hsetnx hstrlen info llen",
+        "lpop lpush lrem multi persist rpush scan script|load set srem subscribe time unlink zadd zrem zremrangebyscore",
     ),
     hears=(_ANSWERS,),
 )

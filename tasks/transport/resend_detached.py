@@ -14,14 +14,13 @@ import logging
 from typing import cast
 
 import redis
-from celery import current_task
 
 from tasks.protocol import keys
-from tasks.protocol.chunk_args import to_args
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, record_context
+from tasks.transport.task_message import task_message
 from worker_config.errors import MessageError, SealError
 
 logger = logging.getLogger(__name__)
@@ -75,14 +74,8 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
         return
     if plan is None or not claim_resend(client, job_id):
         return
+    from celery import current_task  # children alone come here
+
     queue = current_task.request.delivery_info["routing_key"]
     for index in unanswered(client, job_id, plan):
-        chunk = message(job_id, plan, index)
-        current_task.apply_async(
-            to_args(chunk, queue, sealer),
-            argsrepr=str(chunk),
-            kwargsrepr="{}",
-            headers=plan.trace,
-            queue=queue,
-            ignore_result=True,
-        )
+        client.lpush(keys.queue(queue), task_message(message(job_id, plan, index), queue, sealer, plan.trace))
