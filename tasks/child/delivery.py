@@ -11,11 +11,13 @@ message belongs to another server, or has gone back to its queue.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from tasks.child.bootstrap import Child
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import ChunkMessage, HashRef, RedisRef
+from tasks.transport import scripts
 
 
 class NotHeldError(Exception):
@@ -46,28 +48,21 @@ def ask(child: Child, message: ChunkMessage, tag: str) -> Delivery:
         NotHeldError: this server is not the one that holds it.
         RedisError: Redis is out of reach.
     """
-    key = keys.deliveries(message.job)
+    job, noted = message.job, keys.delivery_fields(message.index)
+    held = [keys.UNACKED, keys.job(job), keys.answers(job), keys.deliveries(job)]
+    names = [model.name for model in message.models]
+    values = [tag, message.index, child.payloads.job_ttl_seconds, len(noted), *noted]
+    values += [f"{JobField.OWN_GRAPH}{name}" for name in names]
     # All at once: a cancel in between would leave the count behind.
-    with child.client.pipeline() as pipe:
-        names = [model.name for model in message.models]
-        pipe.hexists(keys.UNACKED, tag)
-        pipe.hmget(keys.job(message.job), [JobField.STATE, *(f"{JobField.OWN_GRAPH}{name}" for name in names)])
-        # A chunk of a detached job may have been sent twice; any other's first answer ends nothing.
-        pipe.hexists(keys.answers(message.job), str(message.index))
-        # Before work begins: who dies with the chunk cannot count it.
-        pipe.hincrby(key, str(message.index), 1)
-        pipe.expire(key, child.payloads.job_ttl_seconds)
-        if isinstance(message.ref, RedisRef):
-            pipe.get(message.ref.key)
-        elif isinstance(message.ref, HashRef):
-            pipe.hget(message.ref.key, str(message.index))
-        is_held, (state, *differed), answered, count, _, *payload = pipe.execute()
-    if not is_held:
-        if count == 1:
-            child.client.hdel(key, str(message.index))
+    count, *differed = scripts.run(child.client, "begin_delivery", held, values)
+    if count < 0:
         raise NotHeldError
-    if state != b"running" or answered:
-        child.client.hdel(key, *keys.delivery_fields(message.index))
+    if not count:
         return Delivery(tag)
+    payload = None
+    if isinstance(message.ref, RedisRef):
+        payload = child.client.get(message.ref.key)
+    elif isinstance(message.ref, HashRef):
+        payload = child.client.hget(message.ref.key, str(message.index))
     own_graph = [name for name, seen in zip(names, differed, strict=True) if seen]
-    return Delivery(tag, count, payload[0] if payload else None, own_graph)
+    return Delivery(tag, count, cast("bytes | None", payload), own_graph)
