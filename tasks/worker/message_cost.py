@@ -6,11 +6,13 @@ When a chunk ends its child wants another one, of which Redis is told in any cas
 that is killed in between one chunk more comes again, and is dropped.
 
 kombu makes a client, with its table of all commands, for each transaction: here a channel keeps one. Celery has the
-system look at the pipes of all children for each message: here at those alone that may take it.
+system look at the pipes of all children for each message: here at those alone that may take it. And it keeps the timer
+of a chunk's time limit, 0.5 KB, until that time, however long ago the chunk has ended: here until the next look.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -26,6 +28,7 @@ from tasks.transport import scripts
 from tasks.transport.connection import PASSING
 
 LONGEST_SECONDS = 0.05
+LOOK_AT_TIMERS_SECONDS = 5.0
 
 
 class Acknowledgements(transport.QoS):  # type: ignore[misc]
@@ -95,6 +98,7 @@ def make_cheap(hub: Any, pool: Any) -> None:
     transport.Channel.QoS = Acknowledgements
     transport.Channel._create_client = _keeping_client(transport.Channel._create_client)
     hub.add, hub.remove_writer = _adding_free(hub.add, pool), _removing_known(hub.remove_writer, hub)
+    hub.call_repeatedly(LOOK_AT_TIMERS_SECONDS, _forget_cancelled, hub.timer._queue)
 
 
 def _keeping_client(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,6 +129,12 @@ def _removing_known(remove_writer: Callable[[int], None], hub: Any) -> Callable[
             remove_writer(fd)
 
     return remove_known
+
+
+def _forget_cancelled(timers: list[Any]) -> None:
+    """Celery's loop holds on to this very list."""
+    timers[:] = [one for one in timers if not one.entry.canceled]
+    heapq.heapify(timers)
 
 
 def _raise(error: Exception) -> None:
