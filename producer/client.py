@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -77,10 +76,10 @@ class Client:
         self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds = worker_timeout_seconds
         self._watch = watch
-        self._jobs: list[Job] = []
         self._find = partial(find_models, self._settings, worker_timeout_seconds, watch)
         self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)
-        self._lock = threading.RLock()  # of the list: a training loop submits from threads of its own
+        # Those that run, by id; each leaves at its end, so that its outputs go with whoever holds it.
+        self._jobs: dict[str, Job] = {}
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
         atexit.register(self.close)
@@ -94,9 +93,8 @@ class Client:
     def close(self) -> None:
         """Cancel the jobs that still run and wait until nothing of them is left behind."""
         atexit.unregister(self.close)
-        with self._lock:
-            jobs, self._jobs = self._jobs, []
         self._requests.close()
+        jobs = list(self._jobs.values())
         for job in jobs:
             job.cancel()
         for job in jobs:
@@ -342,7 +340,6 @@ class Client:
 
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
         job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)
-        with self._lock:
-            self._jobs = [known for known in self._jobs if not known.wait(timeout_seconds=0)] + [job]
-            job.start()
+        self._jobs[job.id] = job
+        job.start(partial(self._jobs.pop, job.id, None))
         return job

@@ -52,8 +52,9 @@ class Job(JobHandle):
         self._parts = self._take_parts()
         self._thread = threading.Thread(target=runner.work, name=f"celeriac-{self.id}", daemon=True)
 
-    def start(self) -> None:
-        """Begin; `Client.submit` does it."""
+    def start(self, on_end: Callable[[], object]) -> None:
+        """Begin; `Client.submit` does it, and hears of the end."""
+        self._runner.on_end = on_end
         self._thread.start()
 
     @property

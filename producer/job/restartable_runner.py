@@ -26,6 +26,7 @@ class RestartableRunner:
 
     Attributes:
         run: the last one.
+        on_end: called when it has ended.
     """
 
     def __init__(self, first: Runner, part_queue: PartQueue, restart: Callable[[Runner, int], Runner | None]) -> None:
@@ -34,14 +35,18 @@ class RestartableRunner:
         self._restart = restart
         self._restart_row = first.context.feed.first_row
         self._cancelled = False
+        self.on_end: Callable[[], object] = lambda: None
 
     def work(self) -> None:
         """Run to the end: the body of the job's thread."""
-        while (following := self.run.run(self._prepare_next)) is not None:
-            self.run = following
-            if self._cancelled:  # of the run before
-                following.cancel(wake=False)
-            self.part_queue.restart()
+        try:
+            while (following := self.run.run(self._prepare_next)) is not None:
+                self.run = following
+                if self._cancelled:  # of the run before
+                    following.cancel(wake=False)
+                self.part_queue.restart()
+        finally:
+            self.on_end()
 
     def allow_restart(self, on_restart: Callable[[], None], first_row: int | None = None) -> None:
         """Begin again though parts were taken, as `Job.allow_again` says."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -289,6 +291,29 @@ def test_a_job_leaves_its_record_and_timeline_alone_behind_and_these_not_for_eve
     state, record = read(server, job.id, SEALER)
     assert state is JobState.DONE
     assert record.ledger == job.ledger.as_dict() | {"written": record.ledger["written"]}
+
+
+def test_a_job_that_has_ended_is_gone_with_whoever_held_it(client: Client, pixels: np.ndarray) -> None:
+    jobs = [client.submit("digits", pixels[:20]) for _ in range(3)]
+    known = [weakref.ref(job) for job in jobs]
+    for job in jobs:
+        job.result()
+    del job, jobs
+    # No other job is submitted meanwhile, nor is the client closed.
+    wait_until(lambda: gc.collect() >= 0 and not any(one() for one in known), "the jobs are gone")
+
+
+def test_predictions_leave_no_object_behind(client: Client, pixels: np.ndarray) -> None:
+    def objects_after(calls: int) -> int:
+        for _ in range(calls):
+            client.predict("digits", pixels[:20])
+        # The last one's thread may hold some for a moment.
+        wait_until(lambda: not client._jobs, "the jobs have ended")
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(5)
+    assert objects_after(60) < before + 60  # one for each call
 
 
 def test_every_key_of_ours_has_a_time_to_live_during_a_job_and_after_it(
