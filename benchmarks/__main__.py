@@ -10,6 +10,7 @@ QUESTIONS = (
     "transport",
     "small_chunks",
     "chunk_cost",
+    "growth",
     "chunk_size",
     "weights",
     "starting",

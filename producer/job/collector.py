@@ -33,7 +33,7 @@ from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 logger = logging.getLogger(__name__)
 
 # Checksums of first answers that are remembered, for duplicates to be held against.
-MOST_CHECKSUMS = 65_536
+MOST_CHECKSUMS = 16_384
 
 
 # As `ResultArrays` gives it where no row shows what outputs look like.
