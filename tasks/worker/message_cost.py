@@ -123,9 +123,9 @@ def _adding_free(add: Callable[..., None], pool: Any) -> Callable[..., None]:
     return add_free
 
 
-def _removing_known(remove_writer: Callable[[int], None], hub: Any) -> Callable[[int], None]:
-    def remove_known(fd: int) -> None:
-        if fd in hub.writers:
+def _removing_known(remove_writer: Callable[[Any], None], hub: Any) -> Callable[[Any], None]:
+    def remove_known(fd: Any) -> None:
+        if fd in hub.writers or not isinstance(fd, int):  # at a child's end it is the connection itself
             remove_writer(fd)
 
     return remove_known

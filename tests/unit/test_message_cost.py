@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from multiprocessing import Pipe
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,19 @@ def test_a_busy_child_s_pipe_is_not_watched_until_it_is_free(hub: Hub) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_the_pipe_of_a_child_that_ends_is_not_watched_any_more(hub: Hub) -> None:
+    make_cheap(hub)
+    reading, writing = Pipe(duplex=False)
+    try:
+        hub.add(writing.fileno(), None, WRITE | ERR, consolidate=True)
+        hub.remove_writer(writing)
+        assert not hub.writers
+        assert not hub.poller.poll(0)
+    finally:
+        reading.close()
+        writing.close()
 
 
 def test_what_reads_is_watched_whoever_is_busy(hub: Hub) -> None:
