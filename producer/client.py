@@ -27,6 +27,7 @@ from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
+from producer.scheduling.priority import Priority
 from producer.sources import Source, from_rows, open_source
 from producer.sources.choose import for_models
 from tasks.protocol.codec import Compression
@@ -161,6 +162,7 @@ class Client:
         store: StoreName | None = None,
         compression: Compression | None = None,
         on_nonfinite: OnNonfinite = "warn",
+        priority: Priority | None = None,
         ttl_seconds: int | None = None,
     ) -> str: ...
 
@@ -183,6 +185,7 @@ class Client:
         nonfinite_before: tuple[int, int] = (0, 0),
         ordered: bool = True,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        priority: Priority | None = None,
         detach: bool = False,
         ttl_seconds: int | None = None,
     ) -> Job | str:
@@ -197,8 +200,7 @@ class Client:
             chunk_rows: rows of one chunk; measured if left out, or one batch where `independent_rows` is false.
             chunk_seconds: what a chunk shall take in a worker, where its rows are not given: longer ones cost less in
                 all, shorter ones are there sooner.
-            store: "redis", "files" (the spool folder) or "slices" (of the data's own file); the fastest that the
-                workers reach if left out.
+            store: "redis", "files" (spool folder) or "slices" (of the data's own file); the fastest one if left out.
             compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
             first_row: rows before it are left out, for a job that continues another; parts still count from the
                 data set's first row, and the ledger takes the rows before for predicted and written.
@@ -214,10 +216,10 @@ class Client:
             on_nonfinite: what a row does of which a model takes or gives a NaN or an infinity: it counts in the ledger
                 (`nonfinite_inputs`, `nonfinite_outputs`), and with "warn" the end of the job logs how many there were;
                 with "fail" it has failed, at the stage where that was seen.
-            failed_before, dropped_before: of the rows before `first_row`, those that failed or were dropped.
-            nonfinite_before: of these rows, those that were not finite in inputs and in outputs.
+            failed_before, dropped_before, nonfinite_before: how many rows before `first_row` were so.
             ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
             max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
+            priority: "interactive", "normal", "bulk" or a weight against other jobs; "normal", or "bulk" if detached.
             detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. They
                 must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of the
                 data's own file. It is gone with the system of `local`.
@@ -246,6 +248,7 @@ class Client:
             nonfinite_before=nonfinite_before,
             ordered=ordered,
             max_waiting_bytes=max_waiting_bytes,
+            priority=priority,
             detach=detach,
             ttl_seconds=ttl_seconds,
         )

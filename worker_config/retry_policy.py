@@ -33,6 +33,8 @@ JOB_COMMAND_RETRIES: Final = 5
 CHILD_COMMAND_RETRIES: Final = 30
 # A publish that was in doubt may arrive twice; the join drops the second answer.
 PUBLISH_RETRIES: Final = 10
+# An attached job that gives no sign of life for so long has no share of its queue any more.
+SHARE_TTL_SECONDS: Final = 5
 # How long messages wait for a worker of their model set to come back.
 QUEUE_TTL_SECONDS: Final = 7 * 86_400
 # The least that a detached job may be kept.

@@ -26,13 +26,14 @@ COMMANDS = {
     "jobs": "List the jobs that Redis remembers.",
     "models": "List the models of the manifest, or, with a broker, those that workers hold.",
     "predict": "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.",
+    "priority": "Change the share that a running JOB has of workers, beside other jobs.",
     "report": "Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.",
     "status": "Show one job; the first characters of its id are enough.",
     "watch": "Show how far JOB is until it ends; the first characters of its id are enough.",
     "worker": "Start a worker on this machine; the same as `celery -A tasks worker -c N`.",
 }
 # The others have modules of their own names.
-_MODULES = dict.fromkeys(("cancel", "failures", "status"), "jobs")
+_MODULES = dict.fromkeys(("cancel", "failures", "priority", "status"), "jobs")
 
 _EXAMPLES = """\b
 Examples:
@@ -50,6 +51,7 @@ Examples:
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
   celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
   celeriac watch 3f2a
+  celeriac priority 3f2a interactive
   celeriac failures 3f2a
   celeriac report 3f2a -o report.html
   celeriac fetch 3f2a -o scores.npy

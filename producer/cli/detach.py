@@ -24,6 +24,7 @@ def leave_job(request: PredictRequest, options: JobOptions) -> None:
             compression=options.compression,
             detach=True,
             on_nonfinite=options.policy.on_nonfinite,
+            priority=options.priority,
             ttl_seconds=options.ttl_seconds,
         )
         job = client.attach(job_id)

@@ -1,4 +1,4 @@
-"""`celeriac jobs`, `status`, `failures`, `cancel`: Redis --job_store--> records --tables--> lines, or JSON."""
+"""`celeriac jobs`, `status`, `failures`, `cancel`, `priority`: Redis --job_store--> records --tables--> lines or JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
 from producer.cli.viewing import viewing
 from producer.records import job_store
+from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
+from producer.scheduling.priority import priority_name, weight_of
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 
@@ -19,12 +21,19 @@ from tasks.transport.worker_registry import read_slots
 @required_broker_option
 @json_option
 def jobs(broker_url: str, as_json: bool) -> None:
-    """List the jobs that Redis remembers."""
+    """List the jobs that Redis remembers.
+
+    SHARE is what a running job may have of its workers' slots, AHEAD how many chunks wait there before its next one.
+    """
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         found, wrong = job_store.read_all(client, viewer)
-    click.echo(
-        json.dumps({"jobs": [tables.job_values(*job) for job in found]}) if as_json else tables.jobs_table(found)
-    )
+        running = [record.id for state, record in found if state is job_store.JobState.RUNNING]
+        turns = read_turns(client, running)
+    if as_json:
+        values = [tables.job_values(*job, **tables.turn_values(turns.get(job[1].id))) for job in found]
+        click.echo(json.dumps({"jobs": values}))
+    else:
+        click.echo(tables.jobs_table(found, turns))
     for error in wrong[1:]:
         click.echo(f"celeriac: {error}", err=True)
     if wrong:
@@ -75,3 +84,20 @@ def cancel(job: str, broker_url: str) -> None:
         click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone")
         return
     click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")
+
+
+@click.command()
+@click.argument("job")
+@click.argument("priority", metavar="CLASS")
+@required_broker_option
+def priority(job: str, priority: str, broker_url: str) -> None:
+    """Change the share that a running JOB has of workers, beside other jobs.
+
+    CLASS is interactive (16), normal (4), bulk (1), or a number: jobs on the same workers share them by these weights.
+    Whatever the others are, the jobs of a class together have at least a tenth. The first characters of JOB's id are
+    enough.
+    """
+    weight = weight_of(priority)
+    with broker_errors(broker_url), connect(broker_url) as client:
+        job_id = job_store.set_weight(client, job, weight)
+    click.echo(f"job {job_id} is {priority_name(weight)} now")

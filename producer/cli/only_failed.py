@@ -149,6 +149,7 @@ def predict_failed(
             fail_together=True,
             on_error="skip",
             on_nonfinite=run.on_nonfinite,
+            priority=run.priority,
         )
 
         def answers() -> Iterator[Part]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from producer.scheduling.priority import weight_of
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
@@ -41,6 +42,10 @@ def _read_max_failed(_: click.Context, __: click.Parameter, text: str | None) ->
     return text
 
 
+def _read_priority(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    return None if text is None else weight_of(text)
+
+
 def _serve_metrics(context: click.Context, _: click.Parameter, port: int | None) -> None:
     """Until the command ends; so few commands are long enough to be asked for their last numbers otherwise."""
     if port:
@@ -69,6 +74,13 @@ max_failed_option = click.option(
     metavar="N|P%",
     callback=_read_max_failed,
     help="With skip or fill: the job ends when more rows fail than so many, or than this share of all.",
+)
+priority_option = click.option(
+    "--priority",
+    metavar="CLASS",
+    callback=_read_priority,
+    help="The job's share of workers, beside other jobs: interactive (16), normal (4), bulk (1), or a number.  "
+    "[default: normal, or bulk with --detach]",
 )
 models_option = click.option(
     "--models",

@@ -25,6 +25,7 @@ from producer.cli.options import (
     models_option,
     on_error_option,
     on_nonfinite_option,
+    priority_option,
     timeout_option,
 )
 from producer.cli.predict_to_sink import predict_to_output
@@ -91,6 +92,7 @@ _EXCLUDED = {
 @on_error_option
 @max_failed_option
 @on_nonfinite_option
+@priority_option
 @timeout_option
 @click.option("--detach", is_flag=True, help="Leave the job with the broker and print its id; `fetch` has the output.")
 @click.option(
@@ -138,6 +140,7 @@ def predict(
     on_error: OnError | None,
     max_failed: MaxFailed,
     on_nonfinite: OnNonfinite,
+    priority: float | None,
     worker_timeout_seconds: float,
     detach: bool,
     ttl_seconds: int | None,
@@ -209,7 +212,7 @@ def predict(
         worker_timeout_seconds=worker_timeout_seconds,
         on_error=on_error,
         run=RunOptions(
-            chunk_rows, store, compression, max_failed, on_nonfinite, quiet, keep.split(",") if keep else ()
+            chunk_rows, store, compression, max_failed, on_nonfinite, priority, quiet, keep.split(",") if keep else ()
         ),
         as_json=as_json,
     )
@@ -219,6 +222,7 @@ def predict(
             store=store,
             compression=compression,
             policy=ErrorBudget(on_nonfinite=on_nonfinite),
+            priority=priority,
             detach=True,
             ttl_seconds=ttl_seconds,
         )

@@ -124,6 +124,7 @@ def predict_to_sink(
         on_error=on_error,
         max_failed=run.max_failed,
         on_nonfinite=run.on_nonfinite,
+        priority=run.priority,
         failed_before=sink.failed_rows,
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,

@@ -18,6 +18,7 @@ from producer.client import Client
 from producer.embedded import local
 from producer.rows.kept import ROW, KeptColumns
 from producer.rows.part import Array
+from producer.scheduling.priority import Priority
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source, fingerprint, open_source
 from tasks.protocol.codec import Compression
@@ -40,6 +41,7 @@ class RunOptions:
     compression: Compression | None = None
     max_failed: MaxFailed = None
     on_nonfinite: OnNonfinite = "warn"
+    priority: Priority | None = None
     quiet: bool = False
     keep: Sequence[str] = ()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
+from producer.records.turns import Turn
+from producer.scheduling.priority import priority_name
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 
@@ -17,11 +20,11 @@ from tasks.protocol.records import JobRecord
 SILENCE_SECONDS = 15.0
 
 
-def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
-    """One line for each job, the newest last."""
+def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]], turns: Mapping[str, Turn] = MappingProxyType({})) -> str:
+    """One line for each job, the newest last; `turns` has those that share a queue now."""
     if not jobs:
         return "no jobs"
-    header = ["JOB", "STATE", "MODELS", "INPUT", "PREDICTED", "FAILED", "OF", "SUBMITTED"]
+    header = ["JOB", "STATE", "MODELS", "INPUT", "PREDICTED", "FAILED", "OF", "PRIORITY", "SHARE", "AHEAD", "SUBMITTED"]
     rows = [
         [
             record.id,
@@ -31,6 +34,8 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]]) -> str:
             str(record.ledger.get("predicted", 0)),
             str(record.ledger.get("failed", 0)),
             _rows(record),
+            priority_name(record.weight),
+            *_turn(turns.get(record.id)),
             f"{_ago(record.submitted_at)} ago",
         ]
         for state, record in jobs
@@ -47,6 +52,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "models": ", ".join(record.models),
         "input": f"{record.input}, {_rows(record)} rows, by way of {record.store}",
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
+        "priority": priority_name(record.weight),
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "stages": _shares(record.stages),
@@ -65,7 +71,13 @@ def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, 
     """The same, as plain values."""
     values = msgspec.to_builtins(record)
     detached = values.pop("plan") is not None
-    return {"job": record.id, "state": state.value, **values, "detached": detached, **more}
+    priority = priority_name(values.pop("weight"))
+    return {"job": record.id, "state": state.value, **values, "detached": detached, "priority": priority, **more}
+
+
+def turn_values(turn: Turn | None) -> dict[str, Any]:
+    """Where a job stands in its queue; nothing of one that shares none."""
+    return {"share": turn.share, "ahead": turn.ahead} if turn else {"share": None, "ahead": None}
 
 
 def failures_table(job: JobRecord, records: Sequence[FailureRecord]) -> str:
@@ -140,6 +152,10 @@ def _shares(stages: Mapping[str, float]) -> str:
     total = sum(stages.values())
     shares = {stage: round(100 * seconds / total) for stage, seconds in stages.items()} if total else {}
     return ", ".join(f"{stage} {share} %" for stage, share in sorted(shares.items(), key=lambda one: -one[1]) if share)
+
+
+def _turn(turn: Turn | None) -> list[str]:
+    return [f"{100 * turn.share:.0f} %", "-" if turn.ahead is None else str(turn.ahead)] if turn else ["-", "-"]
 
 
 def _rows(record: JobRecord) -> str:

@@ -1,6 +1,6 @@
 """Leaves a whole job in Redis, so that it goes on without its producer.
 
-    rows --chunks of one size--> payloads (nothing, where workers read slices) --> record with the plan --> messages
+    rows --chunks of one size--> payloads (nothing, where workers read slices) --> record with the plan --> backlog
 
 No message leaves before everything is there: what is too large, or cannot be read, leaves nothing behind.
 """
@@ -33,9 +33,6 @@ from tasks.transport.resend_detached import message
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import BrokerError, InputError, UsageError
 from worker_config.settings import Settings
-
-# Messages published together.
-BATCH_CHUNKS = 256
 
 
 def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
@@ -90,7 +87,9 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
         )
         dependent = model_pinning.dependent(spec.infos)
         label, store = source.label, spec.store
-        record = job_store.new_record(job_id, plan.models, label, store, plan.rows, plan, dependent=dependent)
+        record = job_store.new_record(
+            job_id, plan.models, label, store, plan.rows, plan, weight=options.weight, dependent=dependent
+        )
         with broker_errors(channel.url):
             job_store.create(channel.client, record, channel.sealer, ttl_seconds)
             still_up = model_pinning.usable(read_slots(channel.client), plan.models)
@@ -99,7 +98,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
         with suppress(BrokerError), broker_errors(channel.url):
-            job_store.remove(channel.client, job_id)
+            job_store.remove(channel.client, job_id, {slot.queue for slot in spec.slots})
         raise
     finally:
         channel.close()
@@ -107,11 +106,9 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
 
 
 def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
-    """Send these chunks to the workers of these slots."""
+    """Leave these chunks, and no others, to the workers of these slots; as many as the job's share is go at once."""
     queues, channel.headers = LoadBalancer(slots), plan.trace
-    for begin in range(0, len(indexes), BATCH_CHUNKS):
-        batch = indexes[begin : begin + BATCH_CHUNKS]
-        channel.publish([(queues.choose(), message(job_id, plan, index)) for index in batch])
+    channel.leave([(queues.choose(), message(job_id, plan, index)) for index in indexes], plan.ttl_seconds)
 
 
 @dataclass

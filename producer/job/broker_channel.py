@@ -35,8 +35,9 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
-from tasks.transport import spool
+from tasks.transport import backlog, spool
 from tasks.transport.connection import broker_errors, connect
+from tasks.transport.queues import share
 from tasks.transport.spool import ReusableBuffer
 from tasks.transport.task_message import task_message
 from tasks.transport.worker_registry import read_workers, seconds_left
@@ -69,6 +70,7 @@ class BrokerChannel:
         self.damaged = 0
         self._job = job
         self._left_over = False  # keys that could not be deleted
+        self._shared_queues: set[str] = set()
         self.measures = Throughput()
         self._shared = settings.spool  # outputs may come this way, whichever way the rows went
         self._puts_files = store == "files" and settings.spool is not None
@@ -107,6 +109,22 @@ class BrokerChannel:
             for key, sent in by_queue.items():
                 # Workers take from the right.
                 (self.client.rpush if first else self.client.lpush)(key, *sent)
+
+    def leave(self, messages: Sequence[tuple[str, ChunkMessage]], ttl_seconds: int) -> None:
+        """Leave these chunks of a detached job, and no others, to go to their queues as the job's share allows.
+
+        Raises:
+            BrokerError: nothing has changed.
+        """
+        with broker_errors(self.url):
+            backlog.stage(self.client, self._job, messages, self.sealer, self.headers, ttl_seconds)
+            backlog.fill_queues(self.client, self._job, {queue for queue, _ in messages})
+
+    def shares(self, queues: Iterable[str], weight: float) -> dict[str, float]:
+        """What the attached job may have of each of these queues, of 1; it counts there for some seconds."""
+        self._shared_queues.update(queues)
+        with broker_errors(self.url):
+            return {queue: share(self.client, queue, self._job, weight) for queue in sorted(queues)}
 
     def queued(self, queues: Iterable[str]) -> int:
         """Messages that wait in these queues."""
@@ -235,6 +253,8 @@ class BrokerChannel:
         with broker_errors(self.url):
             late = cast("list[bytes]", self.client.lrange(keys.results(self._job), 0, -1))
             self.client.unlink(keys.results(self._job), keys.deliveries(self._job))
+            for queue in self._shared_queues:
+                self.client.hdel(keys.sharing(queue), f"job:{self._job}")
             if self._left_over:
                 for pattern in (keys.payload(self._job, "*"), keys.output(self._job, "*")):
                     for key in self.client.scan_iter(pattern, count=1_000):

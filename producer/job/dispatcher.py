@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import cast
 
@@ -59,11 +60,18 @@ class Dispatcher:
         self.window = Window(len(spec.slots))
         self._balancer = LoadBalancer(spec.slots)
         self._models = spec.models
+        self._is_new = True
         self._reply = choose_reply(spec.store, spec.slots, context.channel.settings)
 
     def use(self, slots: Sequence[SlotRecord]) -> None:
-        """Send to the workers of these slots from now on, as much as Redis has room for."""
-        self._balancer.update(slots)
+        """Send to the workers of these slots from now on, as much as Redis has room for, and the job's share is."""
+        counts = Counter(slot.queue for slot in slots)
+        # Without chunks of its own, as when its rows are slow to come, it takes nothing from others.
+        wants, self._is_new = self.open or self._is_new, False
+        shares = self._channel.shares(counts, self._context.record.weight) if wants else {}
+        if shares:
+            self.window.share = sum(shares[queue] * count for queue, count in counts.items()) / len(slots)
+        self._balancer.update(slots, shares)
         self.window.slots = len(slots)
         self.window.leave_room(self._channel.redis_room())
 

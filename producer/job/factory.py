@@ -63,7 +63,8 @@ def make_job(
     job_id = secrets.token_hex(6)
     models = spec.models
     dependent = model_pinning.dependent(spec.infos)
-    record = job_store.new_record(job_id, models, feed.label, spec.store, feed.rows, dependent=dependent)
+    weight = spec.options.weight
+    record = job_store.new_record(job_id, models, feed.label, spec.store, feed.rows, weight=weight, dependent=dependent)
     trace = trace_span.begin(job_id, models, spec.store)
 
     part_queue = PartQueue(spec.options.max_waiting_bytes)

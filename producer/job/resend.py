@@ -53,7 +53,9 @@ class Resender:
         if now - self._looked_for_late < STRAGGLER_LOOK_SECONDS or not self.liveness.slots:
             return
         self._looked_for_late = now
-        if chunks and not self._channel.queued({one.queue for one in chunks}):
-            for one in chunks:  # none waits in a queue: each is with a worker, or lost
+        if chunks:
+            waiting = self._channel.queued({one.queue for one in chunks})
+            self._dispatcher.window.waiting(waiting)
+            for one in () if waiting else chunks:  # none waits in a queue: each is with a worker, or lost
                 one.begin(now)
         self._dispatcher.resend(self._stragglers.overdue(chunks, now), late=True)

@@ -27,7 +27,8 @@ from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, failure_context, is_signed, record_context
 from tasks.transport import scripts
 from worker_config.decoding import one_line
-from worker_config.errors import CeleriacError, MessageError, SealError, UnknownJobError
+from worker_config.errors import CeleriacError, MessageError, SealError, UnknownJobError, UsageError
+from worker_config.queue_names import KEY_PREFIX
 
 
 class JobState(StrEnum):
@@ -47,6 +48,7 @@ def new_record(
     rows: int | None,
     plan: Plan | None = None,
     *,
+    weight: float = 4.0,
     dependent: Mapping[str, str] = MappingProxyType({}),
 ) -> JobRecord:
     """The record of a job that this process submits now."""
@@ -62,15 +64,16 @@ def new_record(
         producer=f"{socket.gethostname()}:{os.getpid()}",
         ledger={},
         plan=plan,
+        weight=weight,
         dependent=dict(dependent),
     )
 
 
 def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> None:
     """Enter a new job, in the state RUNNING."""
-    fields: dict[str, int] = {}
+    fields: dict[str, float] = {JobField.WEIGHT: record.weight}
     if plan := record.plan:
-        fields = {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
+        fields |= {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
     _write(client, record, sealer, JobState.RUNNING, ttl_seconds, **fields)
 
 
@@ -82,11 +85,13 @@ def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_second
         pipe.execute()
 
 
-def remove(client: redis.Redis, job_id: str) -> None:
-    """Forget a job as if it had never been; workers drop its chunks."""
+def remove(client: redis.Redis, job_id: str, queues: Collection[str] = ()) -> None:
+    """Forget a job, which may have a backlog for these queues, as if it had never been; workers drop its chunks."""
     with client.pipeline() as pipe:
         held = keys.job, keys.payloads, keys.answers, keys.deliveries, keys.unproven, keys.failures, keys.timeline
         pipe.unlink(*(key(job_id) for key in held))
+        for queue in queues:
+            pipe.unlink(keys.backlog(job_id, queue), keys.staged(job_id, queue))
         pipe.zrem(keys.JOBS, job_id)
         pipe.execute()
 
@@ -142,13 +147,29 @@ def cancel(client: redis.Redis, job_id: str) -> Cancelled:
     """
     job_id = find(client, job_id)
     held = [key(job_id) for key in (keys.job, keys.answers, keys.payloads, keys.deliveries, keys.unproven)]
-    state, chunks = cast("list[bytes | None]", scripts.run(client, "cancel_job", held))
+    state, chunks = cast("list[bytes | None]", scripts.run(client, "cancel_job", held, [KEY_PREFIX, job_id]))
     if state is None:
         raise UnknownJobError(f"job {job_id} has expired")
     try:
         return Cancelled(job_id, JobState(state.decode()), detached=chunks is not None)
     except ValueError as error:
         raise _damaged(job_id, error) from None
+
+
+def set_weight(client: redis.Redis, job_id: str, weight: float) -> str:
+    """Change what a running job has against others, which both know within a second; its whole id.
+
+    Raises:
+        UnknownJobError: no job, or more than one, begins so.
+        UsageError: it has ended.
+    """
+    job_id = find(client, job_id)
+    state = cast("bytes | None", scripts.run(client, "set_weight", [keys.job(job_id)], [weight]))
+    if state is None:
+        raise UnknownJobError(f"job {job_id} has expired")
+    if state != JobState.RUNNING.value.encode():
+        raise UsageError(f"job {job_id} is {state.decode()} already; only a running job has a priority")
+    return job_id
 
 
 def find(client: redis.Redis, job_id: str) -> str:
@@ -187,6 +208,8 @@ def read_fields(job_id: str, fields: dict[bytes, bytes], sealer: Sealer) -> tupl
         state = JobState(fields[JobField.STATE.encode()].decode())
         sealed = fields[JobField.RECORD.encode()]
         record = from_json(_opened(sealer, record_context, job_id, sealed), JobRecord)
+        if weight := fields.get(JobField.WEIGHT.encode()):
+            record = msgspec.structs.replace(record, weight=float(weight))
         if differed := _by_model(fields, JobField.OWN_GRAPH):
             seen = {name: from_json(value, Differed) for name, value in differed.items()}
             record = msgspec.structs.replace(record, differed=seen)
@@ -233,7 +256,7 @@ def job_ids(client: redis.Redis) -> list[str]:
 
 
 def _write(
-    client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int, **fields: int
+    client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int, **fields: float
 ) -> None:
     values = {JobField.STATE: state.value, JobField.RECORD: _sealed(record, sealer), **fields}
     with client.pipeline() as pipe:

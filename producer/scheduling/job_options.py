@@ -12,6 +12,7 @@ from typing import TypedDict
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.priority import Priority, weight_of
 from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import ModelRef, OnError, OnNonfinite, SliceRef, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -39,6 +40,7 @@ class SubmitOptions(TypedDict, total=False):
     nonfinite_before: tuple[int, int]
     ordered: bool
     max_waiting_bytes: int
+    priority: Priority | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class JobOptions:
     nonfinite_before: tuple[int, int] = (0, 0)
     ordered: bool = True
     max_waiting_bytes: int = MAX_WAITING_BYTES
+    priority: Priority | None = None
     detach: bool = False
     ttl_seconds: int | None = None
 
     def __post_init__(self) -> None:
         if self.compression:
             check_installed(self.compression)
+        _ = self.weight  # which is refused if it is none
         if self.max_waiting_bytes < 1:
             raise UsageError(
                 f"max_waiting_bytes is {self.max_waiting_bytes}; it must be at least 1, or no part would come"
@@ -88,6 +92,11 @@ class JobOptions:
                 "the rows of a detached job cannot wait in the spool folder, which not every machine sees and nobody "
                 "would tidy; leave the store out"
             )
+
+    @property
+    def weight(self) -> float:
+        """What the job has of its queues, against others there."""
+        return weight_of(("bulk" if self.detach else "normal") if self.priority is None else self.priority)
 
 
 @dataclass(frozen=True)

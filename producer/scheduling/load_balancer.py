@@ -8,7 +8,8 @@ Workers with one model set share a queue; those of another set that has the job'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from tasks.protocol.records import SlotRecord
 
@@ -17,13 +18,17 @@ class LoadBalancer:
     """The queues of one job, with the slots that take chunks from each, and the chunks that are in flight there."""
 
     def __init__(self, slots: Iterable[SlotRecord]) -> None:
-        self._slots: Counter[str] = Counter()
+        self._slots: Mapping[str, float] = {}
         self._in_flight: Counter[str] = Counter()
         self.update(slots)
 
-    def update(self, slots: Iterable[SlotRecord]) -> None:
-        """Take these slots from now on; none, as while a worker's only child is replaced, changes nothing."""
-        self._slots = Counter(slot.queue for slot in slots) or self._slots
+    def update(self, slots: Iterable[SlotRecord], shares: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Take these slots from now on, or a share of them, by queue.
+
+        No slots, as while a worker's only child is replaced, change nothing.
+        """
+        counts = Counter(slot.queue for slot in slots)
+        self._slots = {queue: count * shares.get(queue, 1.0) for queue, count in counts.items()} or self._slots
 
     def choose(self) -> str:
         """The queue for one chunk, which then is in flight there; the larger one where several have as few."""

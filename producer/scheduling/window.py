@@ -3,6 +3,9 @@
     chunk sent --> in flight --> answered --> held back for order --> handed over
 
 A chunk counts from being sent to being handed over in order; its bytes until it is answered.
+
+A queue is first in, first out: what a job has of its slots is what it has of the chunks that lie there. So a job that
+shares its queue with others has its share of the window, and more only while too few chunks lie there for all slots.
 """
 
 from __future__ import annotations
@@ -29,12 +32,15 @@ class Window:
         slots: children that can run the job.
         max_bytes: of all in flight; less where Redis has less room.
         bytes_in_flight: of payloads that are not answered, and of their outputs.
+        share: of the slots, that the job may have beside others.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.max_bytes: float = MAX_BYTES
         self.bytes_in_flight = 0
+        self.share = 1.0
+        self._more = 0  # than its share, in chunks
         self._chunks = 0
         self._chunk_seconds = 1.0
         self._filling = True
@@ -42,10 +48,12 @@ class Window:
     def admits(self, held_back: int, chunk_bytes: int) -> bool:
         """Whether one more chunk may leave, when `held_back` answered chunks wait for an earlier one.
 
-        Once full it admits none until half of the chunks are answered, so that chunks leave several at a time.
+        Once full it admits none until half of the chunks are answered, so that chunks leave several at a time; beside
+        other jobs it would be without its share meanwhile, and it does so with short chunks alone.
         """
         count, most = self._chunks + held_back, self._max_chunks(chunk_bytes)
-        self._filling = count < most if self._filling else count <= most // 2
+        waits = self.share == 1 or self._chunk_seconds <= SHORT_SECONDS
+        self._filling = count < most if self._filling or not waits else count <= most // 2
         # One chunk may always be in flight, however large it is.
         return self._filling and (not self._chunks or self.bytes_in_flight + chunk_bytes <= self.max_bytes)
 
@@ -63,7 +71,12 @@ class Window:
         per_slot = float(CHUNKS_PER_SLOT)
         if chunk_bytes <= MAX_INLINE_BYTES:
             per_slot = min(max(1 / self._chunk_seconds, CHUNKS_PER_SLOT), SMALL_CHUNKS_PER_SLOT)
-        return max(1, self.slots) * int(per_slot)
+        most = max(1, self.slots) * int(per_slot)
+        return most if self.share == 1 else min(most, max(1, round(most * self.share)) + self._more)
+
+    def waiting(self, chunks: int) -> None:
+        """So many chunks, of whomever, wait in the job's queues now; one for each slot keeps all at work."""
+        self._more = max(0, min(self._more + self.slots - chunks, CHUNKS_PER_SLOT * self.slots))
 
     def leave_room(self, redis_room: float) -> None:
         """Hold back before Redis refuses: `redis_room` is what it can still take."""

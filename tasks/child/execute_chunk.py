@@ -74,21 +74,21 @@ def run_message(child: Child | None, args: Any, queue: str, tag: str, headers: M
                 child.client, chunk_id(args), error, str(child), child.payloads.job_ttl_seconds, child.payloads.sealer
             )
             raise
-        return _run_message(child, message, tag, begun_at)
+        return _run_message(child, message, queue, tag, begun_at)
     finally:
         child.stopwatch.enter("wait")
         if child.trace:
             child.trace.close(headers, sys.exception())
 
 
-def _run_message(child: Child, message: ChunkMessage, tag: str, begun_at: float) -> str:
+def _run_message(child: Child, message: ChunkMessage, queue: str, tag: str, begun_at: float) -> str:
     try:
         delivery = ask(child, message, tag)
         if not delivery.count:
             return f"dropped {message}: the job is over"
         if child.trace:
             child.trace.run(message, delivery.count)
-        answer = _answer(child, message, delivery, begun_at)
+        answer = _answer(child, message, queue, delivery, begun_at)
         batches = child.model_cache.take_batch_counts()
         child.counters.answered(child.slot, _done(message, answer, delivery.count, batches))
     except PASSING as error:
@@ -115,7 +115,7 @@ def _run_message(child: Child, message: ChunkMessage, tag: str, begun_at: float)
     return f"{message}: {'; '.join(texts)}"
 
 
-def _answer(child: Child, message: ChunkMessage, delivery: Delivery, begun_at: float) -> Answer:
+def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery, begun_at: float) -> Answer:
     """Run the chunk and give its answer to the job; once more where an executor of its models has become unfit."""
     own_graph = delivery.own_graph
     while True:
@@ -124,7 +124,7 @@ def _answer(child: Child, message: ChunkMessage, delivery: Delivery, begun_at: f
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.lap())
         try:
             pushed = push_answer(
-                child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer, delivery.tag
+                child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer, delivery.tag, queue
             )
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]

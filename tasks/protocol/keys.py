@@ -8,10 +8,13 @@
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
     celeriac:job:ID:deliveries   hash    by chunk that is not answered: how often it was begun, and what became of that
     celeriac:job:ID:unproven     hash    by chunk: counts of a detached job's answers by executors that may yet differ
+    celeriac:job:ID:backlog:Q    list    a detached job's messages whose turn has not come to go to queue Q
+    celeriac:job:ID:staged:Q     list    the same while it is being written
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
+    celeriac:sharing:Q           hash    jobs of queue Q with weight and share, workers with their slots
     celeriac:refused             list    what lay in queues and was no message, the last of it
     celeriac:requests:QUEUE      list    requests of few rows that wait for a child of this model set
     celeriac:taken:WORKER:SLOT   list    those that this child runs
@@ -19,8 +22,8 @@
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests `TTL_SECONDS`
-(`tasks/protocol/requests.py`), the worker's `WORKER_TTL_SECONDS`, what was refused `QUEUE_TTL_SECONDS`. Celery's queues
-have none, but one that no worker consumes is deleted (`tasks/transport/queues.py`).
+(`tasks/protocol/requests.py`), the worker's `WORKER_TTL_SECONDS`, who shares a queue and what was refused
+`QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted (`tasks/transport/queues.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ REFUSED = f"{KEY_PREFIX}refused"
 class JobField:
     """The fields of a job's hash, each with what it holds and who writes it.
 
-        producer                 STATE, RECORD; of a detached job CHUNKS, TTL, MODELS, before its first message
+        producer                 STATE, RECORD, WEIGHT; of a detached job CHUNKS, TTL, MODELS, before its first message
+        `celeriac priority`      WEIGHT
         children, by one script  all others (`publish_answer.lua` spells them as they are here)
         whoever looks after it   SENT_AGAIN; takes RESEND away (`tasks/transport/resend_detached.py`)
 
@@ -55,6 +59,8 @@ class JobField:
     # Of any job: what workers look at before each chunk, "running" or how it ended; its `JobRecord`, as sealed JSON.
     STATE: Final = "state"
     RECORD: Final = "record"
+    # What it has of its queues, against other jobs there.
+    WEIGHT: Final = "weight"
     # Followed by a model's name: how an executor of it differed from its own graph, which then runs it, as JSON.
     OWN_GRAPH: Final = "own_graph:"
 
@@ -62,6 +68,9 @@ class JobField:
     CHUNKS: Final = "chunks"
     TTL: Final = "ttl"
     MODELS: Final = "models"
+    # Queues that it has a backlog for; followed by a queue: its chunks that went there and are not answered.
+    QUEUES: Final = "queues"
+    IN_QUEUE: Final = "in_queue:"
     # Rows; the last two are of those predicted.
     ROWS: Final = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
     # Chunks: that have an answer, of which a second answer was dropped, and that were sent again.
@@ -103,6 +112,16 @@ def output(job_id: str, index: int | str) -> str:
     return f"{job(job_id)}:output:{index}"
 
 
+def backlog(job_id: str, queue: str = "") -> str:
+    """What waits for its turn to go to a queue; what all of them begin with."""
+    return f"{job(job_id)}:backlog:{queue}"
+
+
+def staged(job_id: str, queue: str = "") -> str:
+    """The same while it is being written."""
+    return f"{job(job_id)}:staged:{queue}"
+
+
 def delivery_fields(index: int) -> list[str]:
     """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
     return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad", "yielded"))]
@@ -126,6 +145,11 @@ def taken(worker_id: str, slot: int) -> str:
 def answers_channel(caller: str, database: int) -> str:
     """The channel on which a caller hears the answers to its requests; no key."""
     return f"{KEY_PREFIX}/{database}.answers.{caller}"
+
+
+def sharing(queue: str) -> str:
+    """Who is on a queue."""
+    return f"{KEY_PREFIX}sharing:{queue}"
 
 
 def queue(name: str) -> str:

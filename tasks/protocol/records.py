@@ -233,6 +233,7 @@ class JobRecord(_Record, frozen=True):
     `dependent` are models whose rows are not independent, each with what they depend on.
     `differed` are the models of which an executor gave other outputs than their own graphs, which have run them since;
     of a detached job so many chunks were computed again for it, as `void` says.
+    `weight` is what the job has of its queues, against others (`producer/scheduling/priority.py`).
     """
 
     id: JobId
@@ -251,6 +252,7 @@ class JobRecord(_Record, frozen=True):
     dependent: dict[str, str] = {}
     differed: dict[str, Differed] = {}
     void: int = 0
+    weight: float = 4.0
 
 
 # What may differ between two machines and matter. TensorFlow goes by several names.

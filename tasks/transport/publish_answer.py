@@ -2,7 +2,8 @@
 
 attached job:  answer --> list, off which its producer takes it
 detached job:  answer --> hash by chunk; the first valid one counts, the last one ends the job; so does a failure,
-               and that of the last model: one of several that fails alone is noted in the job's own hash
+               and that of the last model: one of several that fails alone is noted in the job's own hash;
+               the next chunk of its backlog goes to the queue (`tasks/transport/backlog.py`)
 
 What is noted of the chunk's deliveries ends with its answer, unless that only asks for another delivery.
 
@@ -24,6 +25,7 @@ from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pac
 from tasks.protocol.seal import Sealer, answer_context, failure_context
 from tasks.transport import scripts
 from worker_config.errors import CeleriacError, SealError
+from worker_config.queue_names import KEY_PREFIX
 
 # Failures after which the chunk may come again.
 ASK_AGAIN = ("fetch", "worker")
@@ -46,12 +48,12 @@ class Pushed(NamedTuple):
 
 
 def push_answer(
-    client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: Sealer, delivery_tag: str = ""
+    client: redis.Redis, answer: Answer, ttl_seconds: int, sealer: Sealer, delivery_tag: str = "", queue: str = ""
 ) -> Pushed:
     """Give the answer to its job.
 
     `ttl_seconds` is for the list of an attached job; a detached one has its own. `delivery_tag` is that of the message
-    which is answered.
+    which is answered, and `queue` where it came from; a failure needs none, as it ends a detached job.
 
     Raises:
         VoidAnswerError: an executor made it that is known by now to differ.
@@ -67,7 +69,8 @@ def push_answer(
     values: list[bytes | str | int] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
     values.append(delivery_tag)
     nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
-    values += [*nonfinite, len(noted), len(answer.by_executor), len(answer.differed), *noted, *answer.by_executor]
+    values += [*nonfinite, KEY_PREFIX, queue, len(noted), len(answer.by_executor), len(answer.differed)]
+    values += [*noted, *answer.by_executor]
     for one in answer.differed:
         values += [one.model, msgspec.json.encode(one)]
     if isinstance(answer, Outputs):

@@ -1,6 +1,8 @@
-"""Binds a worker to the queue of its model set, and deletes queues that no worker consumes any more.
+"""Binds a worker to the queue of its model set, shares it among jobs, and deletes queues that nobody consumes any more.
 
     worker starts --consume_only--> celeriac.0123456789ab      every few seconds --note--> celeriac:queues
+    attached job, every second --weight--> celeriac:sharing:Q --share--> how many chunks it has there
+    detached job, at each answer, and worker, every few seconds --> the same, by which its backlog goes there
 
 So a chunk goes to workers alone that hold its models, in its versions. A queue is kept for long after its last worker:
 detached jobs may wait there for one to come back.
@@ -16,8 +18,8 @@ import redis
 from tasks.protocol import keys
 from tasks.transport import scripts
 from worker_config.errors import UsageError
-from worker_config.queue_names import QUEUE
-from worker_config.retry_policy import QUEUE_TTL_SECONDS
+from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.retry_policy import QUEUE_TTL_SECONDS, SHARE_TTL_SECONDS, WORKER_TTL_SECONDS
 
 
 def consume_only(app: Any, queue: str) -> None:
@@ -35,12 +37,19 @@ def consume_only(app: Any, queue: str) -> None:
     queues.select([queue])
 
 
-def waiting(client: redis.Redis, consumed: Collection[str]) -> int:
-    """How many messages wait in these queues."""
-    with client.pipeline(transaction=False) as pipe:
-        for queue in consumed:
-            pipe.llen(keys.queue(queue))
-        return sum(cast("list[int]", pipe.execute()))
+def tend(client: redis.Redis, consumed: Collection[str], worker: str, slots: int) -> int:
+    """Tell who consumes these queues, and let chunks go there whose turn it is; how many wait, there or for that."""
+    waiting = 0
+    for queue in consumed:
+        values = [KEY_PREFIX, queue, worker, slots, WORKER_TTL_SECONDS]
+        waiting += cast("int", scripts.run(client, "tend_queue", [keys.sharing(queue)], values))
+    return waiting
+
+
+def share(client: redis.Redis, queue: str, job_id: str, weight: float) -> float:
+    """What an attached job may have of a queue, of 1; it counts there for some seconds."""
+    held = [keys.job(job_id), keys.sharing(queue)]
+    return float(scripts.run(client, "join_queue", held, [job_id, weight, SHARE_TTL_SECONDS]))
 
 
 def note(client: redis.Redis, consumed: Collection[str]) -> None:

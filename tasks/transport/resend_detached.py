@@ -1,7 +1,7 @@
 """Chunks of a detached job, made again from its plan, by anyone who reaches Redis.
 
     plan, index --> message
-    child whose answer made earlier ones void --> all chunks without an answer --> its worker's own queue
+    child whose answer made earlier ones void --> all chunks without an answer --> backlog for its worker's own queue
 
 A plan is read from a record that is sealed as it should be: what is signed here was meant by who left the job.
 
@@ -20,7 +20,7 @@ from tasks.protocol.keys import JobField
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, record_context
-from tasks.transport.task_message import task_message
+from tasks.transport import backlog
 from worker_config.errors import MessageError, SealError
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,12 @@ def claim_resend(client: redis.Redis, job_id: str) -> bool:
 
 
 def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
-    """The chunks of a detached job that have no answer; counted as sent again."""
+    """The chunks of a detached job that have no answer; those that were sent before are counted as sent again."""
     answered = cast("list[bytes]", client.hkeys(keys.answers(job_id)))
     indexes = sorted(set(range(plan.chunks)) - set(map(int, answered)))
-    logger.warning("job %s: sends %s of its chunks again", job_id, len(indexes))
-    client.hincrby(keys.job(job_id), JobField.SENT_AGAIN, len(indexes))
+    again = max(0, len(indexes) - backlog.count(client, job_id))
+    logger.warning("job %s: sends %s of its chunks again", job_id, again)
+    client.hincrby(keys.job(job_id), JobField.SENT_AGAIN, again)
     return indexes
 
 
@@ -77,5 +78,6 @@ def send_void(client: redis.Redis, job_id: str, sealer: Sealer) -> None:
     from celery import current_task  # children alone come here
 
     queue = current_task.request.delivery_info["routing_key"]
-    for index in unanswered(client, job_id, plan):
-        client.lpush(keys.queue(queue), task_message(message(job_id, plan, index), queue, sealer, plan.trace))
+    messages = [(queue, message(job_id, plan, index)) for index in unanswered(client, job_id, plan)]
+    backlog.stage(client, job_id, messages, sealer, plan.trace, plan.ttl_seconds)
+    backlog.fill_queues(client, job_id, [queue])

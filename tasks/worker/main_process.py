@@ -308,7 +308,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             return
         try:
             self._forget(controller.consumer, main)
-            main.inspection.waiting(queues.waiting(main.client, main.models.queues))
+            slots = 0 if main.inspection.drain.is_on else len(main.inspection.size.staying)
+            main.inspection.waiting(queues.tend(main.client, main.models.queues, main.worker, slots))
             if main.inspection.drain.is_on:
                 return worker_registry.deregister_slots(main.client, main.worker, main.models.queues)
             pids = [process.pid for process in main.inspection.size.staying]
