@@ -42,6 +42,6 @@ def opened_answer(job: str, sealed: bytes) -> Answer:
     return answer
 
 
-def push(server: redis.Redis, answer: Answer, ttl_seconds: int = 60) -> bool:
-    """Answer as a child does."""
-    return push_answer(server, answer, ttl_seconds, SEALER).is_taken
+def push(server: redis.Redis, answer: Answer, ttl_seconds: int = 60, queue: str = "") -> bool:
+    """Answer as a child does whose chunk came from this queue."""
+    return push_answer(server, answer, ttl_seconds, SEALER, queue=queue).is_taken

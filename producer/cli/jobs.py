@@ -1,4 +1,4 @@
-"""`celeriac jobs`, `status`, `failures`, `cancel`, `priority`: Redis --job_store--> records --tables--> lines or JSON."""
+"""`celeriac jobs`, `status`, `failures`, `cancel`, `priority`: Redis --job_store--> records --tables--> lines, JSON."""
 
 from __future__ import annotations
 

@@ -51,9 +51,12 @@ class Window:
         Once full it admits none until half of the chunks are answered, so that chunks leave several at a time; beside
         other jobs it would be without its share meanwhile, and it does so with short chunks alone.
         """
-        count, most = self._chunks + held_back, self._max_chunks(chunk_bytes)
+        most = self._max_chunks(chunk_bytes)
+        limit = most if self.share == 1 else min(most, max(1, round(most * self.share)) + self._more)
+        # Those held back lie in no queue.
+        room = min(limit, most - held_back) - self._chunks
         waits = self.share == 1 or self._chunk_seconds <= SHORT_SECONDS
-        self._filling = count < most if self._filling or not waits else count <= most // 2
+        self._filling = room > 0 if self._filling or not waits else room >= limit - limit // 2
         # One chunk may always be in flight, however large it is.
         return self._filling and (not self._chunks or self.bytes_in_flight + chunk_bytes <= self.max_bytes)
 
@@ -71,8 +74,7 @@ class Window:
         per_slot = float(CHUNKS_PER_SLOT)
         if chunk_bytes <= MAX_INLINE_BYTES:
             per_slot = min(max(1 / self._chunk_seconds, CHUNKS_PER_SLOT), SMALL_CHUNKS_PER_SLOT)
-        most = max(1, self.slots) * int(per_slot)
-        return most if self.share == 1 else min(most, max(1, round(most * self.share)) + self._more)
+        return max(1, self.slots) * int(per_slot)
 
     def waiting(self, chunks: int) -> None:
         """So many chunks, of whomever, wait in the job's queues now; one for each slot keeps all at work."""
