@@ -47,6 +47,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "hstrlen": (_KEY, "f"),
     "info": (),
     "lindex": (_KEY, "0"),
+    "lmove": (_KEY, _KEY, "LEFT", "RIGHT"),
     "lpush": (_KEY, "v"),
     "lrem": (_KEY, "1", "v"),
     "lrange": (_KEY, "0", "0"),
@@ -55,6 +56,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "ping": (),
     "pubsub|numsub": (),
     "punsubscribe": (),
+    "rename": (_KEY, _KEY),
     "rpush": (_KEY, "v"),
     "sadd": (_KEY, "v"),
     "scan": ("0",),
@@ -133,8 +135,8 @@ WORKER = Role(
         _LOGIN,
         _PUBLISHES,
         _ASKS,
-        "eval expire expireat hexists hgetall hincrby hkeys hlen hmget hset hsetnx info llen ltrim persist rpush",
-        "unlink zremrangebyscore",
+        "eval expire expireat hexists hgetall hincrby hkeys hlen hmget hset hsetnx info llen lmove ltrim persist rename",
+        "rpush unlink zremrangebyscore",
         "blmove client|id client|unblock lindex lpop lrange lrem pubsub|numsub",
     ),
     sends=(_CONTROL, _EVENTS, _ANSWERS),
@@ -142,12 +144,13 @@ WORKER = Role(
 )
 PRODUCER = Role(
     "producer",
-    "Python, `celeriac predict`, `fetch`, `cancel`, `watch` of detached jobs, and all that a watcher does",
+    "Python, `celeriac predict`, `fetch`, `cancel`, `priority`, `watch` of detached jobs, and all that a watcher does",
     _commands(
         _LOGIN,
         _READS,
         "blpop del eval evalsha exec expire expireat getdel hdel hincrby hkeys hmget hset hsetnx hstrlen info llen",
-        "lpop lpush lrem multi persist rpush scan script|load set srem subscribe time unlink zadd zrem zremrangebyscore",
+        "lmove lpop lpush lrem multi persist rename rpush scan script|load set srem subscribe time unlink zadd zrem",
+        "zremrangebyscore",
     ),
     hears=(_ANSWERS,),
 )

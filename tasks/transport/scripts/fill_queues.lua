@@ -11,7 +11,7 @@ for _, queue in ipairs(queues) do
     local staged, backlog = job .. ':staged:' .. queue, job .. ':backlog:' .. queue
     if not is_running then
         redis.call('UNLINK', staged)
-    elseif redis.call('EXISTS', staged) == 1 then
+    elseif redis.call('LLEN', staged) > 0 then
         redis.call('RENAME', staged, backlog)
         redis.call('EXPIRE', backlog, ttl)
         redis.call('HSET', job, 'in_queue:' .. queue, 0)
