@@ -120,11 +120,11 @@ class BrokerChannel:
             backlog.stage(self.client, self._job, messages, self.sealer, self.headers, ttl_seconds)
             backlog.fill_queues(self.client, self._job, {queue for queue, _ in messages})
 
-    def shares(self, queues: Iterable[str], weight: float) -> dict[str, float]:
-        """What the attached job may have of each of these queues, of 1; it counts there for some seconds."""
+    def shares(self, queues: Iterable[str], weight: float, chunk_seconds: float | None) -> dict[str, float]:
+        """How many chunks the attached job may have in each of these queues for each that it would have there alone."""
         self._shared_queues.update(queues)
         with broker_errors(self.url):
-            return {queue: share(self.client, queue, self._job, weight) for queue in sorted(queues)}
+            return {queue: share(self.client, queue, self._job, weight, chunk_seconds) for queue in sorted(queues)}
 
     def queued(self, queues: Iterable[str]) -> int:
         """Messages that wait in these queues."""

@@ -68,7 +68,8 @@ class Dispatcher:
         counts = Counter(slot.queue for slot in slots)
         # Without chunks of its own, as when its rows are slow to come, it takes nothing from others.
         wants, self._is_new = self.open or self._is_new, False
-        shares = self._channel.shares(counts, self._context.record.weight) if wants else {}
+        weight, seconds = self._context.record.weight, self.window.mean_seconds
+        shares = self._channel.shares(counts, weight, seconds) if wants else {}
         if shares:
             self.window.share = sum(shares[queue] * count for queue, count in counts.items()) / len(slots)
         self._balancer.update(slots, shares)

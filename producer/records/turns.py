@@ -38,7 +38,7 @@ def read_turns(client: redis.Redis, job_ids: Collection[str]) -> dict[str, Turn]
         messages = cast("list[bytes]", client.lrange(keys.queue(queue), 0, -1))[::-1] if sharing else []
         for job_id in job_ids:
             if found := sharing.get(f"job:{job_id}".encode()):
-                _, until, share = found.split()
+                _, until, share, _ = found.split()
                 if int(until) > time.time():
                     turn = Turn(float(share), _ahead(messages, job_id.encode()))
                     turns[job_id] = max(turns.get(job_id, turn), turn, key=lambda one: one.share)

@@ -32,7 +32,9 @@ class Window:
         slots: children that can run the job.
         max_bytes: of all in flight; less where Redis has less room.
         bytes_in_flight: of payloads that are not answered, and of their outputs.
-        share: of the slots, that the job may have beside others.
+        share: chunks that the job may have beside others, for each of `CHUNKS_PER_SLOT` that it would have alone; more
+            than 1 where its chunks are shorter than theirs.
+        mean_seconds: of a chunk in its slot, of late; None where none was answered.
     """
 
     def __init__(self, slots: int) -> None:
@@ -40,6 +42,7 @@ class Window:
         self.max_bytes: float = MAX_BYTES
         self.bytes_in_flight = 0
         self.share = 1.0
+        self.mean_seconds: float | None = None
         self._more = 0  # than its share, in chunks
         self._chunks = 0
         self._chunk_seconds = 1.0
@@ -52,7 +55,8 @@ class Window:
         other jobs it would be without its share meanwhile, and it does so with short chunks alone.
         """
         most = self._max_chunks(chunk_bytes)
-        limit = most if self.share == 1 else min(most, max(1, round(most * self.share)) + self._more)
+        of_share = max(1, round(CHUNKS_PER_SLOT * self.slots * self.share)) + self._more
+        limit = most if self.share == 1 else min(most, of_share)
         # Those held back lie in no queue.
         room = min(limit, most - held_back) - self._chunks
         waits = self.share == 1 or self._chunk_seconds <= SHORT_SECONDS
@@ -93,6 +97,7 @@ class Window:
         """Count a chunk out, which took so long in its slot."""
         self.dropped(chunk_bytes)
         self._chunk_seconds = max(seconds, 1e-6)
+        self.mean_seconds = seconds if self.mean_seconds is None else 0.8 * self.mean_seconds + 0.2 * seconds
 
     def dropped(self, chunk_bytes: int) -> None:
         """Count a chunk out that nobody waits for any more."""

@@ -71,6 +71,8 @@ class JobField:
     # Queues that it has a backlog for; followed by a queue: its chunks that went there and are not answered.
     QUEUES: Final = "queues"
     IN_QUEUE: Final = "in_queue:"
+    # What one of its chunks takes, of late.
+    CHUNK_SECONDS: Final = "chunk_seconds"
     # Rows; the last two are of those predicted.
     ROWS: Final = ("predicted", "failed", "nonfinite_inputs", "nonfinite_outputs")
     # Chunks: that have an answer, of which a second answer was dropped, and that were sent again.

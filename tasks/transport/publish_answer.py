@@ -66,10 +66,11 @@ def push_answer(
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else keys.delivery_fields(answer.index)
     sealed = sealer.seal_bytes(answer_context(job), pack(answer))
-    values: list[bytes | str | int] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    values: list[bytes | str | float] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
     values.append(delivery_tag)
     nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
-    values += [*nonfinite, KEY_PREFIX, queue, len(noted), len(answer.by_executor), len(answer.differed)]
+    seconds = answer.seconds if isinstance(answer, Outputs) else 0.0
+    values += [*nonfinite, KEY_PREFIX, queue, seconds, len(noted), len(answer.by_executor), len(answer.differed)]
     values += [*noted, *answer.by_executor]
     for one in answer.differed:
         values += [one.model, msgspec.json.encode(one)]

@@ -46,10 +46,14 @@ def tend(client: redis.Redis, consumed: Collection[str], worker: str, slots: int
     return waiting
 
 
-def share(client: redis.Redis, queue: str, job_id: str, weight: float) -> float:
-    """What an attached job may have of a queue, of 1; it counts there for some seconds."""
+def share(client: redis.Redis, queue: str, job_id: str, weight: float, chunk_seconds: float | None = None) -> float:
+    """How many chunks an attached job may have in a queue for each that it would have there alone.
+
+    It counts there for some seconds; `chunk_seconds` are what one of its chunks takes, if that is known.
+    """
     held = [keys.job(job_id), keys.sharing(queue)]
-    return float(scripts.run(client, "join_queue", held, [job_id, weight, SHARE_TTL_SECONDS]))
+    values = [job_id, weight, SHARE_TTL_SECONDS, "" if chunk_seconds is None else chunk_seconds]
+    return float(scripts.run(client, "join_queue", held, values))
 
 
 def note(client: redis.Redis, consumed: Collection[str]) -> None:

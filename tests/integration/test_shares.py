@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from typing import cast
 
 import pytest
 import redis
@@ -162,11 +163,23 @@ def test_an_attached_job_counts_as_long_as_it_gives_signs_of_life(shared: System
     assert queues.share(server, QUEUE, "alone", 4.0) == 1.0
     assert queues.share(server, QUEUE, "other", 4.0) == 0.5
     assert queues.share(server, QUEUE, "heavy", 8.0) == 0.5
-    server.hset(keys.sharing(QUEUE), "job:heavy", "8 1 0.5")  # as if it had been silent since 1970
+    server.hset(keys.sharing(QUEUE), "job:heavy", "8 1 0.5 0.25")  # as if it had been silent since 1970
     assert queues.share(server, QUEUE, "alone", 4.0) == 0.5
     server.hset(keys.job("other"), "weight", "12")
     assert queues.share(server, QUEUE, "other", 4.0) == 0.75, "what its record says now"
     assert 0 < server.ttl(keys.sharing(QUEUE)) <= QUEUE_TTL_SECONDS
+
+
+def test_a_job_of_shorter_chunks_has_more_of_them(shared: System, server: redis.Redis) -> None:
+    tend(server, 4)
+    assert queues.share(server, QUEUE, "long", 4.0, 0.4) == 1.0
+    assert queues.share(server, QUEUE, "short", 4.0, 0.1) == pytest.approx(0.5 * 0.25 / 0.1)
+    assert queues.share(server, QUEUE, "long", 4.0, 0.4) == pytest.approx(0.5 * 0.25 / 0.4)
+    left = Left(shared, 200, 8.0)  # of which nothing is known
+    share = 0.5 * (0.25 * 0.4 + 0.25 * 0.1 + 0.5 * 0.25) / 0.25
+    assert waiting(server) == round(share * 4 * CHUNKS_PER_SLOT)
+    run(server, 40)
+    assert float(cast("bytes", server.hget(keys.job(left.id), "chunk_seconds"))) == pytest.approx(0.1)
 
 
 def test_a_number_is_a_weight(shared: System, server: redis.Redis) -> None:

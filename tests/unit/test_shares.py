@@ -12,7 +12,7 @@ from producer.cli.predict import predict
 from producer.scheduling.job_options import JobOptions
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.priority import WEIGHTS, Priority, priority_name, weight_of
-from producer.scheduling.window import CHUNKS_PER_SLOT, Window
+from producer.scheduling.window import CHUNKS_PER_SLOT, SMALL_CHUNKS_PER_SLOT, Window
 from tasks.transport import scripts
 from tests.unit.test_scheduling import LARGE, fill, slot
 from worker_config.errors import UsageError
@@ -106,4 +106,7 @@ def test_chunks_go_where_the_job_has_more_of_the_slots() -> None:
 
 
 def test_detached_jobs_have_the_same_window_as_attached_ones() -> None:
-    assert f"local CHUNKS_PER_SLOT = {CHUNKS_PER_SLOT}\n" in scripts.text_of("refill")
+    assert (
+        f"local CHUNKS_PER_SLOT, MOST_CHUNKS_PER_SLOT = {CHUNKS_PER_SLOT}, {SMALL_CHUNKS_PER_SLOT}\n"
+        in scripts.text_of("refill")
+    )

@@ -1,8 +1,8 @@
 -- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked
 -- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, sealed failure or '', tag of the delivery,
---       rows not finite in and out, prefix of all keys, queue that the chunk came from or '', three counts; so many
---       fields of deliveries, models run by an executor, pairs of a model and how its executor differed; then pairs of
---       a model that failed alone and its sealed record
+--       rows not finite in and out, prefix of all keys, queue that the chunk came from or '', seconds that it
+--       took, three counts; so many fields of deliveries, models run by an executor, pairs of a model and how its
+--       executor differed; then pairs of a model that failed alone and its sealed record
 -- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ; and
 -- whether this server holds the delivery.
 -- Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
@@ -11,11 +11,11 @@
 -- include leave_queues
 local job, results, answers, payloads, jobs, deliveries, unproven, unacked = unpack(KEYS)
 local answer, results_ttl, id, index, rows, failure, tag, inputs, outputs = unpack(ARGV)
-local prefix, queue, noted, by_executor, differed = unpack(ARGV, 10)
+local prefix, queue, seconds, noted, by_executor, differed = unpack(ARGV, 10)
 noted, by_executor, differed = tonumber(noted), tonumber(by_executor), tonumber(differed)
 
 local function publish()
-    local at = 14
+    local at = 15
     local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
     if state == 'running' then
         for name = at + noted + 1, at + noted + by_executor do
@@ -85,7 +85,7 @@ local function publish()
         elseif queue ~= '' then
             local sent = 'in_queue:' .. queue
             if redis.call('HINCRBY', job, sent, -1) < 0 then redis.call('HSET', job, sent, 0) end
-            refill(prefix, id, queue)
+            refill(prefix, id, queue, tonumber(seconds))
         end
     end
     keep(jobs, id, tonumber(ttl), {job, payloads, answers, unproven})
