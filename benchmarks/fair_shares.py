@@ -48,7 +48,7 @@ def question(quick: bool) -> bool:
     with folder() as place, _system(place) as client:
         alone = [_one_chunk(client, seconds) for _ in range(samples)]
         waits, left = _waits_beside(client, seconds, chunks, samples)
-        spread, starts = _ten_equal(client, seconds / 5, 20 if quick else 100)
+        spread, starts = _ten_equal(client, seconds / 2, 40 if quick else 100)
         bulk = _bulk_share(client, seconds / 5, 5 if quick else 60)
         used = {detach: _used_alone(client, seconds / 2, 100 if quick else 1_000, detach) for detach in (False, True)}
     p95 = float(np.percentile(waits, 95))

@@ -187,7 +187,8 @@ def test_a_number_is_a_weight(shared: System, server: redis.Redis) -> None:
     light, heavy = Left(shared, 200, 2.0), Left(shared, 300, 6.0)
     run(server, 64)
     ran = run(server, 3 * 64)
-    assert (ran[light.id], ran[heavy.id]) == (3 * 16, 3 * 48)
+    assert 3 * 14 <= ran[light.id] <= 3 * 18
+    assert ran[light.id] + ran[heavy.id] == 3 * 64
 
 
 def test_weights_change_while_jobs_run_and_not_after(shared: System, server: redis.Redis) -> None:
