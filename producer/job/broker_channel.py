@@ -131,6 +131,13 @@ class BrokerChannel:
         with broker_errors(self.url):
             return sum(int(self.client.llen(keys.queue(queue))) for queue in queues)
 
+    def has_queued(self, queues: Iterable[str]) -> bool:
+        """Whether a message of this job waits in one of these queues."""
+        job = self._job.encode()
+        with broker_errors(self.url):
+            found = (cast("list[bytes]", self.client.lrange(keys.queue(queue), 0, -1)) for queue in queues)
+            return any(job in message for messages in found for message in messages)
+
     def take_answers(self, wait_seconds: float = BLOCK_SECONDS) -> list[Answer]:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
         key = keys.results(self._job)

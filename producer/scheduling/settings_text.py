@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.priority import priority_name
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def job_settings(settings: Settings, chunk_sizer: ChunkSizer, spec: JobSpec) -> 
         "chunk_rows": chosen,
         "compression": options.compression or "none",
         "window": f"{CHUNKS_PER_SLOT} chunks per slot, {MAX_BYTES // 2**20} MiB",
+        "priority": priority_name(options.weight),
         "on_error": options.policy.on_error,
         "on_nonfinite": options.policy.on_nonfinite,
         "ordered": "yes" if options.ordered else "no, as chunks are answered",

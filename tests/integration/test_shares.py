@@ -244,6 +244,7 @@ def test_what_is_left_again_takes_the_place_of_what_waited(shared: System, serve
     assert backlog.count(server, job.id) == 20 - CHUNKS_PER_SLOT - 1
     job._over = (QUEUE,)
     job.leave(range(20))
+    backlog.fill_queues(server, job.id, [QUEUE])  # a second time, as over a connection that was lost
     assert not server.exists(keys.backlog(job.id, OTHER))
     assert backlog.count(server, job.id) == 20 - CHUNKS_PER_SLOT
     assert not list(server.scan_iter(keys.staged(job.id, "*")))
