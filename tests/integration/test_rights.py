@@ -43,7 +43,7 @@ DONE = "all was seen"
 RARE = {
     # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that
     # wait. The last two are used, but MONITOR does not show them.
-    "worker": {"unwatch", "hkeys", "lrem", "client|id", "client|unblock"},
+    "worker": {"unwatch", "rename", "lrem", "client|id", "client|unblock"},
     "producer": {"lrem"},  # a request whose time is up
     "watcher": set[str](),
     # The end of a command that listens to events; messages of a worker that is gone, which any consumer gives back.
