@@ -37,12 +37,20 @@ def read_turns(client: redis.Redis, job_ids: Collection[str]) -> dict[str, Turn]
         # Kombu takes from the right.
         messages = cast("list[bytes]", client.lrange(keys.queue(queue), 0, -1))[::-1] if sharing else []
         for job_id in job_ids:
-            if found := sharing.get(f"job:{job_id}".encode()):
-                _, until, share, _ = found.split()
-                if int(until) > time.time():
-                    turn = Turn(float(share), _ahead(messages, job_id.encode()))
-                    turns[job_id] = max(turns.get(job_id, turn), turn, key=lambda one: one.share)
+            share = _share(sharing.get(f"job:{job_id}".encode(), b""))
+            if share is not None:
+                turn = Turn(share, _ahead(messages, job_id.encode()))
+                turns[job_id] = max(turns.get(job_id, turn), turn, key=lambda one: one.share)
     return turns
+
+
+def _share(entry: bytes) -> float | None:
+    """As `share_queue.lua` writes it; None of a job that gave no sign of life, or where it cannot be read."""
+    try:
+        _, until, share, _ = entry.split()
+        return float(share) if int(until) > time.time() else None
+    except ValueError:
+        return None
 
 
 def _ahead(messages: list[bytes], job_id: bytes) -> int | None:

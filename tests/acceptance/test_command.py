@@ -40,6 +40,7 @@ COMMANDS = [
         "watch",
         "fetch",
         "cancel",
+        "priority",
         "doctor",
         "demo",
     )

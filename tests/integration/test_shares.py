@@ -292,6 +292,26 @@ def test_a_job_that_is_over_leaves_no_backlog_and_shares_no_more(
     assert not list(server.scan_iter(keys.backlog(job.id, "*"))) + list(server.scan_iter(keys.staged(job.id, "*")))
 
 
+def test_what_others_have_written_there_stops_no_job(shared: System, server: redis.Redis) -> None:
+    tend(server, 2)
+    queues.note(server, [QUEUE])
+    job = Left(shared, 20, 4.0)
+    server.hset(keys.job(job.id), mapping={"weight": "heavy", "chunk_seconds": "long"})
+    names = {
+        "job:other": "none",
+        "job:": "4 9",
+        "worker:x": "many 99999999999",
+        "job:zero": "0 99999999999 1 1",
+        "x": "",
+    }
+    server.hset(keys.sharing(QUEUE), mapping=names)
+    run(server, 10)
+    assert queues.share(server, QUEUE, "attached", 4.0) > 0
+    assert list(turns.read_turns(server, [job.id, "other"])) == [job.id]
+    run(server, 10)
+    assert not server.exists(keys.backlog(job.id, QUEUE))
+
+
 def test_where_jobs_stand(shared: System, server: redis.Redis) -> None:
     tend(server, 2)
     queues.note(server, [QUEUE])

@@ -4,8 +4,9 @@
 -- life is dropped. Jobs share by their weights; all those of one weight together have an eighth at least, before that is
 -- brought to 1 again: a tenth, where jobs of two other weights are there. `seconds` are those of a chunk: a job whose
 -- chunks are shorter has more of them.
-local LEAST_SHARE, CHUNK_SECONDS, LEAST_SECONDS = 1 / 8, 0.25, 0.005
+local LEAST_SHARE, LEAST_WEIGHT, CHUNK_SECONDS, LEAST_SECONDS = 1 / 8, 0.01, 0.25, 0.005
 local function share_queue(sharing, id, weight, ttl, seconds)
+    weight, ttl = math.max(weight or 1, LEAST_WEIGHT), ttl or 60  -- anybody may have written what they come from
     seconds = math.max(seconds or CHUNK_SECONDS, LEAST_SECONDS)
     local now = tonumber(redis.call('TIME')[1])
     local jobs, sums, total, slots = {{weight, seconds}}, {[weight] = weight}, weight, 0
@@ -13,13 +14,13 @@ local function share_queue(sharing, id, weight, ttl, seconds)
     for place = 1, #entries, 2 do
         local kind, name = string.match(entries[place], '^(%a+):(.+)$')
         local amount, till, chunk = string.match(entries[place + 1], '^(%S+) (%d+) ?%S* ?(%S*)$')
-        amount, till = tonumber(amount), tonumber(till)
-        if not till or till < now then
+        amount, till, chunk = tonumber(amount), tonumber(till), tonumber(chunk)
+        if not amount or not till or till < now then
             redis.call('HDEL', sharing, entries[place])
         elseif kind == 'worker' then
             slots = slots + amount
-        elseif name ~= id then
-            table.insert(jobs, {amount, tonumber(chunk)})
+        elseif name ~= id and amount >= LEAST_WEIGHT then
+            table.insert(jobs, {amount, chunk or CHUNK_SECONDS})
             sums[amount] = (sums[amount] or 0) + amount
             total = total + amount
         end
