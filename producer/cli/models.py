@@ -133,7 +133,8 @@ def _run_of(info: ModelInfo) -> list[str]:
     rate = f"{info.batch_rows / info.batch_seconds:,.0f} rows/s" if info.batch_seconds else "-"
     error = "-" if info.executor == "plain" else f"{info.error:.1g}"
     memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
-    return [str(info.batch_rows), info.executor, rate, *memory, error]
+    batches = ", ".join(map(str, [*info.small_batches, info.batch_rows]))
+    return [batches, info.executor, rate, *memory, error]
 
 
 def models_values(

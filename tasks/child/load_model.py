@@ -118,7 +118,8 @@ def _runner(
     executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
-    size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, notes.note_batch_rows if served.folder else None)
+    remember = notes.note_batch_rows if served.folder else None
+    size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, remember, served.call_seconds)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
@@ -177,6 +178,8 @@ def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_ro
         rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known.rows, strict=True)}
         outputs, seconds = _second_run(call, rows, batch_rows, served.name)
         check_outputs(served, known, outputs)
+        for few in served.small_batches:  # whose first call may build what the next ones use
+            run_batches(call, {name: array[:few] for name, array in rows.items()}, few, served.name)
         return 0.0 if is_free else seconds, ""
     kind, rows = "calibration", _calibration(served, inputs, batch_rows)
     if not rows:

@@ -8,6 +8,7 @@ rows --preprocess--> rows --ModelRunner--> outputs --postprocess--> outputs
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,11 @@ class LoadedModel:
         """Whether there is no model, and what the preprocess function makes of the rows is the output."""
         return not (self.info.inputs or self.function)
 
-    def predict(self, rows: Any) -> Any:
+    def predict(self, rows: Any, *, small_batches: bool = False) -> Any:
         """The outputs for all rows: one array for a model with one output, else a dict by output name.
 
-        Where there is no model, the rows themselves, as a tree of arrays.
+        Where there is no model, the rows themselves, as a tree of arrays. Where `small_batches` may be taken, few rows
+        do not pay for a whole batch; their last bits may differ from those in one.
 
         Raises:
             InputError: the rows do not fit the model's inputs.
@@ -135,7 +137,8 @@ class LoadedModel:
             outputs = self._of_no_rows(rows)
         else:
             group = self.runner.check.group if self.runner.check is not None else None
-            outputs = run_ragged(self._run, rows, name, group) if is_ragged(rows) else self._run(rows)
+            run = partial(self._run, small_batches=small_batches)
+            outputs = run_ragged(run, rows, name, group) if is_ragged(rows) else run(rows)
         if self.function:
             return outputs.get(ONLY, outputs)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
@@ -155,14 +158,14 @@ class LoadedModel:
                 f"{unknown[0]}; blank ones it refuses ({typed_line(error)})"
             ) from error
 
-    def _run(self, rows: Rows) -> Arrays:
+    def _run(self, rows: Rows, *, small_batches: bool) -> Arrays:
         batch = self.runner.batch
         if self.function:
             batch_rows = batch.of(columns_of(rows))
             outputs = run_function(self.function, rows, self.info, batch_rows)
         else:
             arrays = fit(rows, self.info.inputs, self.info.name, ordered=self.info.ordered)
-            outputs = self.runner.run(arrays)
-            batch_rows = batch.of(arrays)  # now, as it may have become smaller
+            outputs = self.runner.run(arrays, small_batches=small_batches)
+            batch_rows = batch.of(arrays, small=small_batches)  # now, as it may have become smaller
         batch.counts.add(len(next(iter(outputs.values()), ())), batch_rows, padded=not self.function)
         return outputs

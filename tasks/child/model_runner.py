@@ -42,17 +42,17 @@ class ModelRunner:
     check: OnlineCheck | None = None
     executor: str = ""
 
-    def run(self, arrays: Arrays) -> Arrays:
-        """The outputs for all rows.
+    def run(self, arrays: Arrays, *, small_batches: bool = False) -> Arrays:
+        """The outputs for all rows; of few rows sooner where `small_batches` may be taken.
 
         Raises:
             ModelError: rows out differ from rows in.
             Exception: what the model raises.
         """
-        check, executor = self.check, partial(self._in_batches, self.call)
+        check, executor = self.check, partial(self._in_batches, self.call, small=small_batches)
         if self.own_graph is None:
             return executor(arrays)
-        own_graph = partial(self._by_own_graph, self.own_graph)
+        own_graph = partial(self._few_by_own_graph if small_batches else self._by_own_graph, self.own_graph)
         if check is not None and check.by_own_graph:
             return own_graph(arrays)
         began = 0.0 if check is None else check.clock()
@@ -69,8 +69,8 @@ class ModelRunner:
             check.hold(arrays, outputs, partial(self._few_by_own_graph, self.own_graph), check.clock() - began)
         return outputs
 
-    def _in_batches(self, call: Call, arrays: Arrays) -> Arrays:
-        return run_bearable(call, arrays, self.batch, self.model)
+    def _in_batches(self, call: Call, arrays: Arrays, *, small: bool = False) -> Arrays:
+        return run_bearable(call, arrays, self.batch, self.model, small=small)
 
     def _by_own_graph(self, load: Callable[[], Call], arrays: Arrays) -> Arrays:
         return self._in_batches(load(), arrays)

@@ -100,13 +100,20 @@ def record_of(
 
 @dataclass(frozen=True)
 class ChunkRun:
-    """A chunk's rows and its models; `unfed` are records of rows that cannot be fed, in whose place others stand."""
+    """A chunk's rows and its models.
+
+    Attributes:
+        unfed: records of rows that cannot be fed, in whose place others stand.
+        small_batches: whether models may run few rows in smaller batches: for a request, which is answered sooner. Not
+            for a chunk of a job, as a row's prediction may not depend on its chunk, and last bits do on the batch.
+    """
 
     message: ChunkMessage
     models: dict[str, LoadedModel]
     rows: Any
     watch: Stopwatch
     unfed: Sequence[FailureRecord] = ()
+    small_batches: bool = False
 
     @property
     def has_independent_rows(self) -> bool:
@@ -261,7 +268,7 @@ class ChunkRun:
                 nonfinite.look("inputs", leaves_of(rows), kept, stage="infer", model=link.info.name)
             if link.runner.check is not None:
                 link.runner.check.place(start, kept)
-            outputs = link.predict(rows)
+            outputs = link.predict(rows, small_batches=self.small_batches)
             is_last = link is model.links[-1]
             if is_last or not link.is_step:  # what a step makes for another link is no output
                 stage = "preprocess" if link.is_step else "infer"

@@ -33,6 +33,11 @@ class InputRange(msgspec.Struct, frozen=True):
     limit: float | None = None
     tiny: bool = True
 
+    def includes(self, other: InputRange) -> bool:
+        """Whether it may be given what the other may."""
+        is_wide = self.limit is None or (other.limit is not None and other.limit <= self.limit)
+        return is_wide and (self.tiny or not other.tiny)
+
     def beyond(self, arrays: Arrays) -> Array | None:
         """A mask of the rows that are not for it; None where all are."""
         beyond = None if self.limit is None else rows_beyond(arrays.values(), self.limit)

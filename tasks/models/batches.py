@@ -4,6 +4,9 @@ One shape means one trace and one choice of kernels, so a row's prediction does 
 model's rows are independent (`tasks/preparation/independence.py`). Where a batch is too large for the memory that there
 is, it is halved, for good; where rows are meant to depend on their batch, that is an error. Rows so large that a batch
 of them would have more bytes than it may are run in smaller ones, the largest of them alone.
+
+Few rows, for which somebody waits, need not pay for a whole batch: they may be run in one of a few smaller shapes, in
+which the model was seen to give the same but for the last bits.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ class BatchSize:
         rows: so far.
         limit_bytes: what they may have together.
         fixed: whether the model takes no other number.
+        seconds: processor seconds of a call by its rows, of whole batches and of smaller ones that are worth it.
         remember: called with the smaller number, once a chunk has gone through with it.
         counts: of the batches that were run.
     """
@@ -64,23 +68,34 @@ class BatchSize:
     limit_bytes: int = DEFAULT_BATCH_MIB * 2**20
     fixed: bool = False
     remember: Callable[[int], None] | None = None
+    seconds: dict[int, float] = field(default_factory=dict)
     counts: BatchCounts = field(default_factory=BatchCounts)
 
-    def of(self, arrays: Arrays) -> int:
-        """Rows of one call with rows like these: fewer where a batch would have too many bytes, at least one."""
+    def of(self, arrays: Arrays, *, small: bool = False) -> int:
+        """Rows of one call with rows like these: fewer where a batch would have too many bytes, at least one.
+
+        Where batches may be `small`, they are those in which these rows take the least of the processor.
+        """
         if self.fixed:
             return self.rows
-        return rows_within(self.rows, sum(map(_largest_row_bytes, arrays.values())), self.limit_bytes)
+        most = rows_within(self.rows, sum(map(_largest_row_bytes, arrays.values())), self.limit_bytes)
+        if not small:
+            return most
+        count = len(next(iter(arrays.values())))
+        allowed = [rows for rows in self.seconds if rows <= most]
+        return min(allowed, key=lambda rows: (-(-count // rows) * self.seconds[rows], rows), default=most)
 
 
-def run_bearable(call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str) -> Arrays:
-    """As `run_batches`, with batches halved until they fit into memory.
+def run_bearable(
+    call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str, *, small: bool = False
+) -> Arrays:
+    """As `run_batches`, with batches halved until they fit into memory, or `small` as `BatchSize.of` says.
 
     Raises:
         ModelError: as `run_batches`.
         Exception: a single row does not fit, or the model takes no other batch: what the model raised.
     """
-    rows = most = size.of(inputs)
+    rows = most = size.of(inputs, small=small)
     while True:
         try:
             outputs = run_batches(call, inputs, rows, model)

@@ -1,14 +1,18 @@
 """An executor tried on the rows of the gate, in a process of its own: does it agree, how fast, how large.
 
-build --> load --> all rows in batches --compare--> edge cases --> time --> memory --> Trial
+build --> load --> all rows in batches --compare--> edge cases --> time --> smaller batches --> memory --> Trial
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +28,19 @@ from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
-from tasks.preparation.accuracy_gate import compare
+from tasks.preparation.accuracy_gate import Comparison, compare
 from tasks.preparation.input_limits import capped, common_range
 from tasks.preparation.reference import GateRows
 from tasks.snapshots.record import Snapshot, Trial
+from worker_config.manifest import ModelEntry
 
 # The first call compiles or packs in every child; nobody waits longer for a worker's start.
 FIRST_CALL_SECONDS = 20.0
 LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 5, 0.4, 3.0
 MANY_CALLS, MANY_SECONDS = 100, 0.1
+# Of the next larger batch: what a call of a smaller one may take.
+WORTH_IT = 0.7
+MOST_GATE_SECONDS = 20.0
 
 
 def try_executor(
@@ -42,10 +50,9 @@ def try_executor(
 
     `threads` are those of TFLite; TensorFlow's own are the process's.
     """
-    executor, entry, rows = EXECUTORS[name], snapshot.entry, reference.rows
-    exact = executor.precision == "float32"
+    executor, rows = EXECUTORS[name], reference.rows
     try:
-        import_modules(entry)
+        import_modules(snapshot.entry)
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
         operators = executor.operators(folder, batch_rows) if executor.operators else ()
@@ -61,25 +68,18 @@ def try_executor(
         first = time.process_time() - started
         if name != "graph" and first > FIRST_CALL_SECONDS:
             return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
-        found = compare(
-            reference.reference,
-            in_batches(call, rows, batch_rows),
-            exact=exact,
-            tolerance=entry.tolerance,
-            agreement=entry.agreement,
-        )
+        gate = _Gate(name, snapshot.entry, reference, is_of_finite=verdict.is_of_finite)
+        outputs = in_batches(call, rows, batch_rows)
+        found, inputs = gate.judge(call, outputs, batch_rows)
         tried = Trial(name, rows=len(reference.reference[0]), **vars(found))
-        inputs = InputRange()
-        if name != "graph":
-            why = found.why
-            if found.agrees:
-                why, inputs = common_range(reference.groups, call, batch_rows, exact=exact, seen=reference.seen)
-            if why:
-                return replace(tried, agrees=False, why=why)
-        if verdict.is_of_finite:
-            inputs = capped(inputs, reference.seen)
+        if not found.agrees and name != "graph":
+            return tried
         give_back()
         (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, call, batch))
+        smaller: dict[int, float] = {}
+        if found.agrees and not any(spec.shape[0] for spec in snapshot.inputs):
+            agrees = partial(gate.agrees_in_small, call, outputs, inputs, batch_rows)
+            smaller = small_batches(call, batch, processor_seconds, agrees)
         give_back()
         return replace(
             tried,
@@ -90,9 +90,73 @@ def try_executor(
             limit=inputs.limit,
             tiny=inputs.tiny,
             unproven=list(verdict.unknown),
+            small_batches=smaller,
         )
     except Exception as error:
         return Trial(name, False, why=converter_line(error))
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """What the outputs of an executor are held against."""
+
+    executor: str
+    entry: ModelEntry
+    reference: GateRows
+    is_of_finite: bool
+
+    @property
+    def exact(self) -> bool:
+        return EXECUTORS[self.executor].precision == "float32"
+
+    def judge(self, call: FlatCall, outputs: FlatArrays, batch_rows: int) -> tuple[Comparison, InputRange]:
+        """Compare outputs for all rows, then run edge cases in batches of this size, up to where they agree."""
+        reference, exact, inputs = self.reference, self.exact, InputRange()
+        found = compare(
+            reference.reference, outputs, exact=exact, tolerance=self.entry.tolerance, agreement=self.entry.agreement
+        )
+        if found.agrees and self.executor != "graph":
+            why, inputs = common_range(reference.groups, call, batch_rows, exact=exact, seen=reference.seen)
+            if why:
+                return dataclasses.replace(found, agrees=False, why=why), inputs
+        return found, capped(inputs, reference.seen) if self.is_of_finite else inputs
+
+    def agrees_in_small(
+        self, call: FlatCall, outputs: FlatArrays, inputs: InputRange, batch_rows: int, rows: int, seconds: float
+    ) -> bool:
+        """Whether calls of fewer `rows`, which take `seconds`, give what is right in the place of these outputs.
+
+        The first `batch_rows` rows are run; in a lower precision, where shares of rows count, as many as time allows.
+        """
+        count = batch_rows if self.exact else max(batch_rows, round(MOST_GATE_SECONDS / seconds) * rows)
+        some = in_batches(call, [array[:count] for array in self.reference.rows], rows)
+        first_replaced = [np.concatenate([one, all_[count:]]) for one, all_ in zip(some, outputs, strict=True)]
+        found, bounds = self.judge(call, first_replaced, rows)
+        return found.agrees and bounds.includes(inputs)
+
+
+def small_batches(
+    call: FlatCall, batch: FlatArrays, seconds: float, agrees: Callable[[int, float], bool]
+) -> dict[int, float]:
+    """Of smaller batches that are worth it, and agree, the processor seconds of a call by its rows.
+
+    Args:
+        call: of any number of rows.
+        batch: the rows of a whole one.
+        seconds: of a call with these, of processors.
+        agrees: whether outputs are right in calls of so many rows, which take so many seconds.
+    """
+    kept = {}
+    for rows in (512, 64, 8, 1):
+        if rows >= len(batch[0]):
+            continue
+        some = [array[:rows] for array in batch]
+        with suppress(Exception):  # the model, or its executor, may take no other batch
+            call(some)
+            small_seconds = _batch_seconds(call, some)[1]
+            if small_seconds <= WORTH_IT * seconds and agrees(rows, small_seconds):
+                kept[rows] = seconds = small_seconds
+    return kept
 
 
 def warm_up_runtime() -> None:

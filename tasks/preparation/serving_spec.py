@@ -52,6 +52,18 @@ class ServingSpec(msgspec.Struct, frozen=True):
     stamps: dict[str, Stamp] = {}
 
     @property
+    def small_batches(self) -> list[int]:
+        """Rows of smaller batches that are worth it where there are few rows."""
+        return sorted(rows for rows in (self.trial.small_batches if self.trial else ()) if rows < self.batch_rows)
+
+    @property
+    def call_seconds(self) -> dict[int, float]:
+        """Processor seconds of a call by its rows, as trials found them, of whole batches and of smaller ones."""
+        if not self.trial or not self.small_batches:
+            return {}
+        return {**self.trial.small_batches, self.batch_rows: self.trial.processor_seconds}
+
+    @property
     def shared_bytes(self) -> int:
         """Bytes of weights, as this executor has them, that all children hold together; 0 where each has its own."""
         if self.members:
@@ -117,6 +129,7 @@ def info_of(
         dependence=served.snapshot.dependence if served.snapshot else None,
         independent_rows=entry.independent_rows,
         sources=served.sources,
+        small_batches=served.small_batches,
     )
 
 

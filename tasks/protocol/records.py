@@ -76,7 +76,8 @@ class ModelInfo(_Record, frozen=True):
     `columns` says of which columns of a data set inputs are made, the others being columns of their own names.
     `dependence` is what a row's prediction depends on besides the row, None where nobody knows, as of functions;
     `independent_rows` is False where the manifest says that this is meant. `sources` are the SHA-256, by name, of
-    functions, modules and files that the manifest names, to say what has changed when `digest` has.
+    functions, modules and files that the manifest names, to say what has changed when `digest` has. `small_batches`
+    are the rows of smaller batches, in which few rows may be run where they belong to no job.
     """
 
     name: str
@@ -100,6 +101,7 @@ class ModelInfo(_Record, frozen=True):
     dependence: list[Dependence] | None = None
     independent_rows: bool = True
     sources: dict[str, str] = {}
+    small_batches: list[int] = []
 
     @property
     def dependent(self) -> str:

@@ -71,6 +71,8 @@ class Trial(msgspec.Struct, frozen=True):
         peak_bytes: what it takes besides while a batch is run.
         classes: of a lower precision: the same share by class of the model's own outputs.
         unproven: operations of which nobody knows whether it gives what the model's own graph gives.
+        small_batches: processor seconds of a call by its rows, of batches smaller than `batch_rows` on which it agrees,
+            too, and that are worth it where there are few rows.
     """
 
     executor: str
@@ -87,6 +89,7 @@ class Trial(msgspec.Struct, frozen=True):
     rows: int = 0
     peak_bytes: int = 0
     classes: list[ClassAgreement] = []
+    small_batches: dict[int, float] = {}
 
 
 class Trials(msgspec.Struct, frozen=True):
