@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import re
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from tasks.executors import EXECUTORS, Executor
+from tasks.executors import EXECUTORS, Executor, tflite
 from tasks.models.batches import in_batches
+from tasks.models.memory import give_back
 from tasks.models.program import Program, plain_call
 from tasks.preparation import benchmark
-from tasks.preparation.benchmark import try_executor
+from tasks.preparation.benchmark import private_bytes, try_executor
 from tasks.preparation.candidates import candidates
 from tasks.preparation.reference import GateRows, gate_rows
 from tasks.protocol.records import TensorSpec
@@ -280,6 +282,87 @@ def test_an_untrained_model_proves_nothing(tmp_path: Path) -> None:
     found = gate_rows(plain_call(program), program.inputs, ModelEntry(path="m"), 4)
     assert not found.reference
     assert re.search("same for all rows|no more than rounding", found.why)
+
+
+@pytest.mark.parametrize(("kind", "names"), [("conv", ""), ("pair", ""), ("mlp", "xla int8")])
+def test_smaller_batches_pass_the_gate(
+    cases: dict[str, Case], kind: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    # TFLite would fill a batch instead, were it not to take fewer rows; flattening is in one of the models.
+    monkeypatch.setattr(tflite, "in_batches", lambda call, arrays, rows: pytest.fail(f"{len(arrays[0])} rows"))
+    case = cases[kind]
+    snapshot = msgspec.structs.replace(case.snapshot, entry=msgspec.structs.replace(case.snapshot.entry, tolerance=0.5))
+    for name in ("graph", "frozen", "tflite", *names.split()):
+        found = case.run(name, snapshot)
+        assert (found.why, list(found.small_batches)) == ("", [8, 1]), name
+        assert all(seconds > 0 for seconds in found.small_batches.values())
+
+
+def test_a_smaller_batch_that_is_wrong_or_not_worth_it_is_not_taken(
+    cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, graph = cases["mlp"], EXECUTORS["graph"]
+
+    def doubling_of(least: float) -> Any:
+        """An executor that is wrong with one row, where it has as large a number."""
+
+        def load(*given: Any) -> Any:
+            call = graph.load(*given)
+
+            def other(arrays: Any) -> Any:
+                is_wrong = len(arrays[0]) == 1 and np.abs(arrays[0]).max() >= least
+                return [output * 2 if is_wrong else output for output in call(arrays)]
+
+            other.keep = call  # type: ignore[attr-defined]
+            return other
+
+        return Executor(mapped="", precision="float32", build=None, load=load)
+
+    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    for least in (0.0, 1e5):
+        monkeypatch.setitem(EXECUTORS, "wrong", doubling_of(least))
+        found = case.run("wrong")
+        assert found.agrees
+        assert found.limit is None or found.limit > 1e5
+        assert list(found.small_batches) == [8]
+    monkeypatch.setattr(benchmark, "WORTH_IT", 0.0)
+    assert case.run("graph").small_batches == {}
+    fixed = [msgspec.structs.replace(spec, shape=(BATCH, *spec.shape[1:])) for spec in case.snapshot.inputs]
+    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    assert case.run("graph", msgspec.structs.replace(case.snapshot, inputs=fixed)).small_batches == {}
+
+
+@pytest.mark.parametrize("name", ["graph", "frozen", "tflite"])
+def test_smaller_batches_take_neither_a_copy_of_the_weights_nor_more_and_more(tmp_path: Path, name: str) -> None:
+    import tensorflow as tf
+
+    size = 2048
+    matrix = tf.Variable(tf.random.stateless_normal([size, size], [1, 2]))  # 16 MB
+    program = Program(
+        [TensorSpec("x", "float32", (None, size))],
+        [TensorSpec("y", "float32", (None, size))],
+        run=lambda tensors: [tf.matmul(tensors[0], matrix)],
+        variables=[matrix],
+    )
+    snapshot = write_snapshot(tmp_path, program, ModelEntry(path="m"))
+    executor = EXECUTORS[name]
+    if executor.build:
+        executor.build(tmp_path, snapshot, BATCH)
+    call = executor.load(tmp_path, snapshot, BATCH, 1)
+    rows = np.random.default_rng(1).standard_normal((BATCH, size), np.float32)
+
+    def grown(counts: Any) -> int:
+        give_back()
+        before = private_bytes()
+        for count in counts:
+            call([rows[:count]])
+        give_back()
+        return private_bytes() - before
+
+    call([rows])
+    assert grown([1, 8, BATCH]) < 8 * 2**20
+    assert grown(np.random.default_rng(2).choice([1, 8, BATCH], 1_000)) < 2 * 2**20
 
 
 def test_processes_share_the_weights(tmp_path: Path) -> None:
