@@ -18,6 +18,7 @@ QUESTIONS = (
     "executors",
     "choice",
     "guard",
+    "small_batches",
     "safety",
     "monitoring",
     "online_check",
