@@ -109,6 +109,7 @@ def test_one_that_deviates_too_much_is_refused_with_its_figures(digits: Digits) 
 
 def test_a_second_start_takes_what_the_first_one_has_found(digits: Digits) -> None:
     before, executors = digits.trials(), {name: info.executor for name, info in digits.infos().items()}
+    batches = {name: info.small_batches for name, info in digits.infos().items()}
     assert len(before) == 2
     for path in before:
         trials = from_file(path.read_bytes(), Trials)
@@ -116,6 +117,8 @@ def test_a_second_start_takes_what_the_first_one_has_found(digits: Digits) -> No
         assert all(sum(one.rows for one in trial.classes) == 400 for trial in trials.trials if trial.classes)
         agreeing = {trial.executor for trial in trials.trials if trial.agrees}
         assert agreeing & set(executors.values())
+        assert trials.trials[0].small_batches, "64 rows take much longer than one"
+        assert any(sorted(trial.small_batches) in batches.values() for trial in trials.trials)
     digits.system.workers[0].stop()
     digits.system.redis.stop()
     digits.system.redis.start()
@@ -123,5 +126,6 @@ def test_a_second_start_takes_what_the_first_one_has_found(digits: Digits) -> No
     worker = digits.system.start_ready_worker(digits.manifest, 2, environ=digits.environ)
 
     assert {name: info.executor for name, info in digits.infos().items()} == executors
+    assert {name: info.small_batches for name, info in digits.infos().items()} == batches
     assert digits.trials() == before
     assert "making a snapshot" not in worker.output()
