@@ -84,10 +84,10 @@ class BatchSize:
         if not small:
             return most
         count = len(next(iter(arrays.values())))
-        allowed = [rows for rows in self.seconds if rows <= most]
-        return min(
-            allowed, key=lambda rows: (-(-count // rows) * (self.seconds[rows] + AROUND_CALL), rows), default=most
-        )
+        costs = {
+            rows: -(-count // rows) * (seconds + AROUND_CALL) for rows, seconds in self.seconds.items() if rows <= most
+        }
+        return min(costs, key=lambda rows: (costs[rows], rows), default=most)
 
 
 def run_bearable(

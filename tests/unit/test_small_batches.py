@@ -44,12 +44,8 @@ def test_the_batch_is_that_in_which_the_rows_take_least(count: int, rows: int) -
 
 def test_what_is_done_around_a_call_counts() -> None:
     quick = {1: 1e-5, 8: 1e-4, 64: 1e-3}
-    assert [BatchSize(64, seconds=quick).of({"x": np.zeros(count)}, small=True) for count in (1, 2, 3, 8)] == [
-        1,
-        1,
-        8,
-        8,
-    ]
+    size = BatchSize(64, seconds=quick)
+    assert [size.of({"x": np.zeros(count)}, small=True) for count in (1, 2, 3, 8)] == [1, 1, 8, 8]
 
 
 def test_none_is_taken_that_nobody_has_tried_or_memory_does_not_bear() -> None:
