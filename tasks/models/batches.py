@@ -109,9 +109,7 @@ def run_bearable(
             rows //= 2
             continue
         if rows < most:
-            logger.warning(
-                "model %s: %d rows at once do not fit into memory; batches have %d now", model, size.rows, rows
-            )
+            logger.warning("model %s: %d rows at once do not fit into memory; batches have %d now", model, most, rows)
             size.rows = rows
             if size.remember:
                 size.remember(rows)

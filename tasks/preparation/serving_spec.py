@@ -61,7 +61,7 @@ class ServingSpec(msgspec.Struct, frozen=True):
         """Processor seconds of a call by its rows, as trials found them, of whole batches and of smaller ones."""
         if not self.trial or not self.small_batches:
             return {}
-        return {**self.trial.small_batches, self.batch_rows: self.trial.processor_seconds}
+        return {self.batch_rows: self.trial.processor_seconds, **self.trial.small_batches}
 
     @property
     def shared_bytes(self) -> int:

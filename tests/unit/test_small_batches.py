@@ -156,7 +156,9 @@ def test_a_chunk_takes_whole_batches_unless_it_is_told_otherwise(served: Serving
 
 
 def test_a_machine_that_bears_less_and_a_record_of_before_have_fewer_or_none(served: ServingSpec) -> None:
-    assert msgspec.structs.replace(served, batch_rows=8).call_seconds == {1: 1.5, 8: 16.0}
+    assert msgspec.structs.replace(served, batch_rows=8).small_batches == [1]
+    assert msgspec.structs.replace(served, batch_rows=8).call_seconds == {1: 1.5, 8: 8.5}
+    assert msgspec.structs.replace(served, batch_rows=4).call_seconds == {1: 1.5, 4: 16.0, 8: 8.5}
     old = msgspec.json.decode(b'{"executor": "graph", "agrees": true, "processor_seconds": 1.0}', type=Trial)
     assert msgspec.structs.replace(served, trial=old).call_seconds == {}
     assert msgspec.structs.replace(served, trial=None).small_batches == []
