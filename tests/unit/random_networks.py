@@ -9,6 +9,7 @@ prints a line of JSON for each; TensorFlow runs in processes of their own, as in
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tasks.executors import EXECUTORS
 from tasks.models.batches import in_batches
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation import benchmark
 from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots.forked_call import run_forked
@@ -41,6 +43,7 @@ class Outcome(msgspec.Struct):
     seed: int
     layers: list[str]
     executor: str = ""
+    small_batches: list[int] = []
     differences: list[str] = []
 
 
@@ -226,28 +229,28 @@ def outcome(seed: int, served: ServingSpec, layers: list[str]) -> Outcome:
     assert snapshot, served.note
     model = load_model(served)
     graph = EXECUTORS["graph"].load(Path(served.folder), snapshot, BATCH_ROWS, 1)
-    result = Outcome(seed, layers, served.executor)
+    if served.small_batches:
+        model.runner.batch.seconds = {1: 0.0}  # of no batch but the smallest, however slow it is
+    result = Outcome(seed, layers, served.executor, served.small_batches)
     for group in sweep_rows(snapshot.inputs, ROWS):
         if group.kind == "finite" and not group.is_exact:
             continue  # nothing but rounding
-        wanted, got = (
-            _or_error(call)
-            for call in (
-                lambda group=group: in_batches(graph, group.rows, BATCH_ROWS),
-                lambda group=group: _predicted(model, snapshot, group.rows),
-            )
-        )
-        if isinstance(wanted, str) or isinstance(got, str):
-            if isinstance(wanted, str) != isinstance(got, str):
-                result.differences.append(f"{group.label}: {got if isinstance(got, str) else 'no error'}"[:200])
-            continue
-        said = [what for pair in zip(wanted, got, strict=True) if (what := difference(*pair))]
-        result.differences += [f"{group.label}: {what}" for what in said]
+        wanted = _or_error(lambda group=group: in_batches(graph, group.rows, BATCH_ROWS))
+        for small in (False, True) if served.small_batches else (False,):
+            got = _or_error(lambda group=group, small=small: _predicted(model, snapshot, group.rows, small))
+            label = f"{group.label}{' one by one' if small else ''}"
+            if isinstance(wanted, str) or isinstance(got, str):
+                if isinstance(wanted, str) != isinstance(got, str):
+                    result.differences.append(f"{label}: {got if isinstance(got, str) else 'no error'}"[:200])
+                continue
+            said = [what for pair in zip(wanted, got, strict=True) if (what := difference(*pair))]
+            result.differences += [f"{label}: {what}" for what in said]
     return result
 
 
-def _predicted(model: Any, snapshot: Any, rows: list[Any]) -> list[np.ndarray[Any, Any]]:
-    outputs = model.predict({spec.name: array for spec, array in zip(snapshot.inputs, rows, strict=True)})
+def _predicted(model: Any, snapshot: Any, rows: list[Any], small: bool) -> list[np.ndarray[Any, Any]]:
+    named = {spec.name: array for spec, array in zip(snapshot.inputs, rows, strict=True)}
+    outputs = model.predict(named, small_batches=small)
     return [outputs[spec.name] for spec in snapshot.outputs] if isinstance(outputs, dict) else [outputs]
 
 
@@ -261,6 +264,7 @@ def _or_error(call: Callable[[], Any]) -> Any:
 def main(first: int, count: int, folder: Path) -> None:
     """One after the other."""
     import_tensorflow()
+    benchmark.WORTH_IT = math.inf
     log = folder / "log"
     context = PreparationContext(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
     for seed in range(first, first + count):
