@@ -134,7 +134,8 @@ def _run(child: Child, opened: Sequence[_Opened], rows: Any, number: int) -> tup
     if unloaded:
         raise MessageError(str(unloaded[0]))
     executor_differences.begin(models, message, ())
-    run, steps = ChunkRun(message, models, rows, child.stopwatch), [RowRange(0, message.stop, message.stop)]
+    run = ChunkRun(message, models, rows, child.stopwatch, small_batches=True)
+    steps = [RowRange(0, message.stop, message.stop)]
     ran = run.run(steps, None)
     if differed := executor_differences.differed(models, message):
         # Those that were answered before are with their callers; `celeriac models` tells, as of any job that has ended.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.concurrency.asynpool import AsynPool, Worker
 from celery.concurrency.prefork import TaskPool
 
-if TYPE_CHECKING:  # children alone need numpy, and what runs models
+from worker_config.settings import Settings
+
+if TYPE_CHECKING:
     from tasks.serving.request_loop import RequestLoop
 
 
-def slot_pool(make_loop: Callable[[], RequestLoop]) -> type[TaskPool]:
-    """The pool's class; each child calls `make_loop` when it has its models."""
+def slot_pool(app: Any, settings: Settings, folder: Path) -> type[TaskPool]:
+    """The pool's class for a worker of `app` with this run folder; `app.child` is there when a child begins to wait."""
 
     class Slot(Worker):  # type: ignore[misc]
         def on_loop_start(self, pid: int) -> None:
+            from tasks.serving.request_loop import RequestLoop  # children alone need NumPy, and what runs models
+
+            loop = RequestLoop(app.child, settings, folder)
             receive = cast("Callable[[], Any]", self.wait_for_job)  # type: ignore[has-type]
-            self.wait_for_job = _either(make_loop(), self.inq._reader.fileno(), receive, self._shutdown)
+            self.wait_for_job = _either(loop, self.inq._reader.fileno(), receive, self._shutdown)
             super().on_loop_start(pid)
 
     class Slots(AsynPool):  # type: ignore[misc]

@@ -20,7 +20,7 @@ import signal
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import redis
 from celery import bootsteps, signals
@@ -55,9 +55,6 @@ from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 from worker_config.telemetry import tracing
-
-if TYPE_CHECKING:
-    from tasks.serving.request_loop import RequestLoop
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +163,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
-    controller.pool_cls = slot_pool(partial(_request_loop, app, settings))
+    controller.pool_cls = slot_pool(app, settings, folder)
     return MainProcess(
         worker=f"{controller.hostname}:{secrets.token_hex(4)}",
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
@@ -234,13 +231,6 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
         replace(settings, intra_op_threads=main.facts.threads),
         main.memory_limit,
     )
-
-
-def _request_loop(app: Any, settings: Settings) -> RequestLoop:
-    """What the child of this process does between chunks."""
-    from tasks.serving.request_loop import RequestLoop
-
-    return RequestLoop(app.child, settings, app.main_process.models.folder)
 
 
 class Children(bootsteps.StartStopStep):  # type: ignore[misc]
