@@ -10,7 +10,6 @@ import producer
 
 KNOWN = {
     "tasks.models.model_version",
-    "tasks.protocol.chunk_args",
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",
     "tasks.protocol.keys",
@@ -23,13 +22,16 @@ KNOWN = {
     "tasks.protocol.signature",
     "tasks.protocol.unfed_rows",
     "tasks.snapshots.cache",
+    "tasks.transport.backlog",
     "tasks.transport.connection",
+    "tasks.transport.queues",
     "tasks.transport.request_queue",
     "tasks.transport.resend_detached",
     "tasks.transport.rights",
     "tasks.transport.run_folder",
     "tasks.transport.scripts",
     "tasks.transport.spool",
+    "tasks.transport.task_message",
     "tasks.transport.worker_registry",
 }
 
