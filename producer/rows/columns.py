@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from worker_config.errors import InputError
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256
+# From here on there are integers that no float holds.
+_FLOAT_GAPS = 2**53
 # Columns, in an error's text.
 MOST_NAMED = 20
 
@@ -43,7 +46,7 @@ def place(where: str, name: str) -> str:
 
 
 def to_array(value: object, where: str) -> Array:
-    """What NumPy makes of a value, which is not copied; text in lists becomes objects, which keep trailing zeros.
+    """What NumPy makes of a value, which is not copied; in lists text, and integers that would change, become objects.
 
     Raises:
         InputError: nothing, or values that are masked.
@@ -52,7 +55,12 @@ def to_array(value: object, where: str) -> Array:
         raise InputError(f"{where}: has masked values; fill them first, with .filled(value)")
     try:
         if not _is_text(value):
-            return np.asarray(value)
+            array = np.asarray(value)
+            if not (isinstance(value, list) and array.dtype.kind == "f" and (np.abs(array) >= _FLOAT_GAPS).any()):
+                return array
+            objects = np.asarray(value, dtype=object)
+            changed = any(isinstance(one, int) and one != float(one) for one in objects.flat)
+            return objects if changed else array
         array = np.asarray(value, dtype=object)
     except Exception as error:  # `__array__` of foreign types raises whatever it likes
         raise InputError(f"{where}: cannot become an array: {cause(error)}") from error
@@ -98,8 +106,20 @@ def check_dtype(dtype: np.dtype[Any], where: str) -> None:
 
 
 def text_of_times(times: Array) -> Array:
-    """Dates and times as ISO 8601 has them, such as 2024-05-01T12:00:00; that of NaT is "NaT"."""
-    return np.datetime_as_string(times).astype(object)
+    """Dates and times as ISO 8601 has them, such as 2024-05-01T12:00:00; that of NaT is "NaT".
+
+    Fractions of a second have no zeros at their end, so that a time has one text, whatever the unit of its column.
+    """
+    texts = np.datetime_as_string(times)
+    if np.datetime_data(times.dtype)[0][-1:] == "s" and np.datetime_data(times.dtype)[0] != "s":
+        texts = np.strings.rstrip(np.strings.rstrip(texts, "0"), ".")
+    return texts.astype(object)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse two columns of one name."""
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise InputError(f"{where}: has two columns of the name {twice!r}; rename one")
 
 
 def missing_column(where: str, name: str, names: Iterable[str]) -> InputError:

@@ -65,6 +65,8 @@ def _numbers(values: Array, kinds: Collection[type]) -> Array | None:
     if not held or not all(issubclass(kind, int | float | np.bool_ | np.integer | np.floating) for kind in held):
         return None
     numbers = np.asarray(values.tolist())
+    if numbers.dtype.kind == "f" and all(isinstance(value, int) and 0 <= value < 2**64 for value in values):
+        numbers = values.astype(np.uint64)
     if numbers.dtype.kind not in "biuf" or (any(truth) and not all(truth)):
         return None
     is_exact = numbers.dtype.kind != "f" or all(

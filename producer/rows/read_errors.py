@@ -69,6 +69,8 @@ def unreadable(where: str, error: Exception) -> InputError:
         return InputError(f"{where}: cannot be read: {' '.join(error.strerror.split())}; check the path")
     if isinstance(error, MemoryError):
         return InputError(f"{where}: does not fit in memory: {cause(error)}; save it as .npy, which is read in slices")
+    if isinstance(error, NotImplementedError):
+        return InputError(f"{where}: cannot be read by its library: {cause(error)}; write it in another form")
     return InputError(f"{where}: is damaged or cut short: {cause(error)}; copy or write it again")
 
 

@@ -29,6 +29,7 @@ from producer.rows.objects import without_nulls
 from producer.rows.part import Array, RowSpec
 from producer.rows.read_errors import one_line_errors
 from producer.rows.source import Arrays, Rows, Table, check_slice
+from producer.sources.arrow import alone
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
@@ -250,12 +251,18 @@ def _read_rows(mapped: np.memmap[Any, Any], runs: Sequence[tuple[int, int]], lab
 
 
 def _as_rows(value: Any, where: str) -> tuple[Array, Array | None]:
-    """The array of a value, and which of its rows hold what is masked."""
+    """The array of a value, and which of its rows hold what is masked, or a null of Arrow, polars or pandas."""
+    if (found := alone(value, where)) is not None:
+        return found
     masked: Array | None = None
+    if isinstance(value, list) and any(isinstance(one, np.ma.MaskedArray) for one in value):
+        value = np.ma.array(value)
     if np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         masked, value = np.asarray(mask.any(axis=tuple(range(1, mask.ndim)))), np.ma.getdata(value)
     array = to_array(value, where)
+    if array.dtype.kind == "T":  # texts, among which there may be what stands for none
+        array = array.astype(object)
     if array.ndim == 0:
         raise InputError(
             f"{where}: is one {type(value).__name__}, not rows; give an array whose first axis counts the rows "

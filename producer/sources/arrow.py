@@ -1,14 +1,19 @@
-"""Columns in Arrow's form, lists included, --> NumPy arrays; rows with a null are marked."""
+"""Columns in Arrow's form, lists included, --> NumPy arrays; rows with a null are marked.
+
+A column of pandas or polars that stands alone, as in a dict, comes by the same way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from producer.rows.columns import is_taken as is_taken_dtype
 from producer.rows.columns import text_of_times
 from producer.rows.marked import marked, null_text, spread
+from producer.rows.objects import without_nulls
 from producer.rows.part import Array
 from producer.rows.read_errors import import_optional
 from producer.rows.source import Column, Rows
@@ -53,15 +58,81 @@ def values_of(batch: Any, name: str) -> Any:
     return compute.struct_field(values, rest)
 
 
-def column_of(table: Any, name: str, where: str) -> tuple[Column, Array | None]:
-    """The values of a column, or a field of structs, of a table or a record batch; and which rows are or hold null."""
-    values = values_of(table, name)
+def column_of(values: Any, where: str) -> tuple[Column, Array | None]:
+    """The values of a column, and which rows are or hold null."""
     values = values.combine_chunks() if hasattr(values, "combine_chunks") else values
+    values = values.cast(_without_views(values.type))
     nulls = _null_rows(values)
     if nulls is None:
         return _values(values, where), None
     fed = import_optional("pyarrow", "parquet").array(~nulls)
     return spread(_values(values.filter(fed), where), nulls), nulls
+
+
+def in_arrow(column: Any) -> Any:
+    """A column that is Arrow's, or that polars or pandas give in this form; None of any other, and of what is none."""
+    if hasattr(column, "dictionary_encode"):
+        return column
+    if hasattr(column, "to_arrow"):
+        try:
+            return None if str(column.dtype) == "Object" else column.to_arrow()
+        except (ValueError, NotImplementedError):  # such as Int128
+            return None
+    if hasattr(getattr(column, "dtype", None), "pyarrow_dtype"):
+        return getattr(column, "array", column).__arrow_array__()
+    return None
+
+
+def of_pandas(column: Any) -> tuple[Array, Array | None]:
+    """The values of a column of pandas, times as text, and which are null; NumPy's NaN is a value."""
+    is_time = _is_time(column.dtype)
+    if isinstance(column.dtype, np.dtype) and not is_time:
+        return column.to_numpy(), None
+    nulls: Array = np.asarray(column.isna())
+    fed = column[~nulls] if nulls.any() else column  # integers would be floats, if some were null
+    values: Array = fed.to_numpy(dtype="datetime64[ns]") if hasattr(column.dtype, "tz") else fed.to_numpy()
+    values = text_of_times(values) if values.dtype.kind == "M" else values
+    return (cast("Array", spread(values, nulls)), nulls) if nulls.any() else (values, None)
+
+
+def is_left_alone(column: Any) -> bool:
+    """Whether no model takes a column of Arrow or pandas: it has times, or objects but texts and numbers."""
+    if (values := in_arrow(column)) is not None:
+        return not is_taken(values.type)
+    kind = column.dtype
+    if hasattr(kind, "categories"):
+        return is_left_alone(kind.categories)
+    if not isinstance(kind, np.dtype):
+        return not issubclass(kind.type, str | bytes | bool | int | float | np.number | np.bool_)
+    try:
+        without_nulls(column.to_numpy() if kind.hasobject else np.empty(0), "")
+    except InputError:
+        return True
+    return not is_taken_dtype(kind)
+
+
+def alone(column: Any, where: str) -> tuple[Array, Array | None] | None:
+    """The values of a column of Arrow, polars or pandas that may have nulls, and which rows are or hold null.
+
+    None of what is no such column, or one of a type that no model takes.
+
+    Raises:
+        InputError: it has lists of different lengths.
+    """
+    values = in_arrow(column)
+    is_pandas = hasattr(column, "isna") and hasattr(column, "to_numpy")
+    if not (values is not None or is_pandas) or is_left_alone(column if values is None else values):
+        return None
+    return of_pandas(column) if values is None else array_of(values, where)
+
+
+def array_of(values: Any, where: str) -> tuple[Array, Array | None]:
+    """`column_of`, where all rows must have one shape; raises InputError where they have not."""
+    column, nulls = column_of(values, where)
+    if isinstance(column, list):
+        remedy = "pad them, or save the table as Parquet, of which rows may have many lengths"
+        raise InputError(f"{where}: has lists of different lengths; {remedy}")
+    return column, nulls
 
 
 def is_taken(kind: Any) -> bool:
@@ -97,10 +168,23 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
     unfed: dict[int, str] = {}
     for name in names:
         place = f"{where}: column {name!r}"
-        columns[name], nulls = column_of(batch, name, place)
+        columns[name], nulls = column_of(values_of(batch, name), place)
         for row in () if nulls is None else np.flatnonzero(nulls).tolist():
             unfed.setdefault(row, null_text(place, first_row + row))
     return marked(columns, unfed)
+
+
+def _without_views(kind: Any) -> Any:
+    """The type, without views of texts and bytes, of which Arrow cannot pick some."""
+    arrow = import_optional("pyarrow", "parquet")
+    if _is(kind, ("is_string_view", "is_binary_view")):
+        return arrow.large_string() if _is(kind, ("is_string_view",)) else arrow.large_binary()
+    if not _is(kind, _LISTS):
+        return kind
+    inner = kind.value_field.with_type(_without_views(kind.value_type))
+    if _is(kind, ("is_fixed_size_list",)):
+        return arrow.list_(inner, kind.list_size)
+    return arrow.large_list(inner) if _is(kind, ("is_large_list",)) else arrow.list_(inner)
 
 
 def _null_rows(column: Any) -> Array | None:
@@ -140,6 +224,10 @@ def _lists(column: Any, where: str) -> Column:
         return np.split(values, np.cumsum(lengths)[:-1])
     length = lengths[0] if len(lengths) else getattr(column.type, "list_size", 0)
     return values.reshape(len(column), length, *values.shape[1:])
+
+
+def _is_time(kind: Any) -> bool:
+    return not is_taken_dtype(kind) if isinstance(kind, np.dtype) else hasattr(kind, "tz")
 
 
 def _is(kind: Any, tests: tuple[str, ...]) -> bool:

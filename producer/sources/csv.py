@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from producer.rows.columns import missing_column
+from producer.rows.columns import check_names, missing_column
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.readers import BatchReader
 from producer.rows.source import MAX_BATCH_BYTES, Batches, Table
@@ -26,8 +26,8 @@ NULLS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>", "#N/A")
 TEXT = "string"
 # Names of Arrow's types, the likeliest first.
 _TYPES = ("int64", "uint64", "float64", "bool")
-# So many digits are more than a float can bring back.
-_LONG = 17
+# So many digits may be more than a float can bring back.
+_LONG = 16
 
 
 def open_csv(path: str | Path, columns: Sequence[str] | None = None) -> BatchReader:
@@ -86,12 +86,14 @@ class _CsvFile:
         self.kinds: dict[str, list[str]] = {}
         with one_line_errors(str(path)):
             csv = import_optional("pyarrow.csv", "parquet")
+            with path.open("rb") as opened:
+                head = opened.readline(MAX_BATCH_BYTES)
+            if b"," not in head and (other := next((one for one in ";\t" if one.encode() in head), None)):
+                raise InputError(f"{path}: its values are separated by {other!r}; separate them by commas")
             with csv.open_csv(path, read_options=_blocks(csv)) as opened:
                 self._given = opened.schema.names
             self.names = [name or f"column{place}" for place, name in enumerate(self._given)]
-            if len(set(self.names)) < len(self.names):
-                twice = next(name for name in self.names if self.names.count(name) > 1)
-                raise InputError(f"{path}: has two columns of the name {twice!r}; rename one")
+            check_names(self.names, str(path))
             with closing(self._batches(self._given)) as batches:
                 for batch in batches:
                     self.rows += batch.num_rows
@@ -127,7 +129,8 @@ class _CsvFile:
         texts = csv.ConvertOptions(
             column_types=dict.fromkeys(names, arrow.string()), include_columns=list(names), strings_can_be_null=False
         )
-        parse = csv.ParseOptions(newlines_in_values=True)
+        # An empty line is an empty value, where there is one column; else it is no row.
+        parse = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(self.names) > 1)
         with csv.open_csv(self.path, _blocks(csv), parse, texts) as opened:
             yield from opened
 
@@ -171,6 +174,11 @@ def _typed(texts: Any, kind: str) -> Any:
 def _cast(texts: Any, kind: str) -> Any:
     compute, arrow = import_optional("pyarrow.compute", "parquet"), import_optional("pyarrow", "parquet")
     try:
-        return compute.cast(texts, arrow.type_for_alias(kind))
+        values = compute.cast(texts, arrow.type_for_alias(kind))
     except arrow.ArrowInvalid:
         return None
+    if kind == "float64" and compute.any(endless := compute.fill_null(compute.is_inf(values), False)).as_py():
+        # Numbers that are too large for any float are texts like others.
+        named = compute.match_substring_regex(texts.filter(endless), "(?i)^[+-]?inf(inity)?$")
+        return values if compute.all(named).as_py() else None
+    return values

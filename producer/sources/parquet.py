@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from producer.rows.columns import missing_column
+from producer.rows.columns import check_names, missing_column
 from producer.rows.input_limit import InputLimit, input_limit
 from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.readers import BatchReader
@@ -53,6 +53,7 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
             _check_footer(opened.metadata, str(file), limit)
             rows += opened.metadata.num_rows
             schema = opened.schema_arrow
+        check_names(schema.names, str(file))
         if chosen is None:
             others = {field.name: str(field.type) for field in schema if not is_taken(field.type)}
             chosen = [name for name in schema.names if name not in others] or schema.names

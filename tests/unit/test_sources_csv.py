@@ -46,6 +46,9 @@ def refused(path: Path, **options: Any) -> str:
         (["-012", "1", "1"], ["-012", "1", "1"]),
         (["12345678901234567890123", "1", "2"], ["12345678901234567890123", "1", "2"]),
         (["0x1F", "1", "2"], ["0x1F", "1", "2"]),
+        (["9007199254740993", "NaN", "2"], ["9007199254740993", "NaN", "2"]),
+        (["1e400", "inf", "2"], ["1e400", "inf", "2"]),
+        (["1e300", "inf", "-Infinity"], [1e300, np.inf, -np.inf]),
         (['"a,b"', '"c\nd"', '"e""f"'], ["a,b", "c\nd", 'e"f']),
         (["é", "ü", "ß"], ["é", "ü", "ß"]),
     ],
@@ -91,6 +94,8 @@ def test_a_file_of_names_alone_has_no_rows(tmp_path: Path) -> None:
         (b"a,b\n1\n", "Expected 2 columns, got 1"),
         (b"a,a\n1,2\n", "has two columns of the name 'a'; rename one"),
         (b"a,b\n1,\xff\n", "invalid UTF8 data"),
+        (b"a;b\n1,5;2\n", "its values are separated by ';'; separate them by commas"),
+        (b"a\n1\n\n2\n", "column 'a': row 1 is or holds null"),
         (b"a,b\n1,1\n2,\n", "column 'b': row 1 is or holds null"),
     ],
 )

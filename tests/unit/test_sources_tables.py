@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -200,15 +201,34 @@ def polars_gaps() -> Any:
     return polars.DataFrame({**GAP, **more, "list": [[1, 2], [3, None], [4, 5]]})
 
 
+def arrow_gaps() -> pa.Table:
+    views = {"text": pa.array(GAP["word"], pa.string_view()), "bytes": pa.array([b"x", None, b"z"], pa.binary_view())}
+    lists = {"views": pa.array([["x"], [None], ["z"]], pa.list_(pa.string_view())), "list": [[1, 2], [3, None], [4, 5]]}
+    chunks = pa.chunked_array([pa.array(part).dictionary_encode() for part in (["x", None], ["z"])])
+    return pa.table({**GAP, **views, **lists, "kind": chunks, "nan": [1.0, float("nan"), 3.0]})
+
+
+LISTS = {
+    **GAP,
+    "nan": [1.0, float("nan"), 3.0],
+    "masked": [np.ma.array([1, 2], mask=[row == 1, 0]) for row in range(3)],
+}
+
+
 @pytest.mark.parametrize(
     "make",
     [
         pandas_gaps,
         polars_gaps,
-        lambda: pa.table({**GAP, "nan": [1.0, float("nan"), 3.0]}),
+        arrow_gaps,
         lambda: {**{name: np.array(column, object) for name, column in GAP.items()}, "nan": np.array([1.0, np.nan, 3])},
+        lambda: {name: pandas_gaps()[name] for name in pandas_gaps()},
+        lambda: {name: polars_gaps()[name] for name in polars_gaps().columns},
+        lambda: dict(zip(arrow_gaps().column_names, arrow_gaps().columns, strict=True)),
+        lambda: arrow_gaps().to_pandas(types_mapper=needed("pandas").ArrowDtype),
+        lambda: LISTS,
     ],
-    ids=["pandas", "polars", "arrow", "dict"],
+    ids=["pandas", "polars", "arrow", "dict", "of pandas", "of polars", "of arrow", "pandas of arrow", "of lists"],
 )
 def test_a_null_marks_its_row_and_other_values_stay_exact(make: Callable[[], Any]) -> None:
     source: Any = open_source(make())
@@ -252,6 +272,49 @@ def test_objects_in_a_frame_that_no_model_takes_are_left_alone_and_told_where_th
     words = r"'mixed': is an array of Python objects \(1 dict, 1 int, 1 NoneType.*convert it to numbers or texts"
     with pytest.raises(InputError, match=words):
         table.only(["mixed"])
+
+
+def test_types_of_pandas_and_polars_that_no_model_takes_are_left_alone_too() -> None:
+    pandas, polars = needed("pandas"), needed("polars")
+    months = pandas.period_range("2024-01", periods=2, freq="M")
+    cut = pandas.Categorical(pandas.cut([1, 5], [0, 2, 6]))
+    decimals = pandas.array([Decimal(1), None], pandas.ArrowDtype(pa.decimal128(3)))
+    frame = pandas.DataFrame({"x": [1, 2], "cut": cut, "month": months, "price": decimals})
+    things = polars.DataFrame({"x": [1, 2], "wide": polars.Series([1, 2], dtype=polars.Int128)}).with_columns(
+        polars.Series("thing", [{1}, {2}], dtype=polars.Object)
+    )
+    for data, others in ((frame, ["cut", "month", "price"]), (things, ["wide", "thing"])):
+        source = open_source(data)
+        assert as_lists(source) == {"x": [1, 2]}
+        table = table_of(source)
+        assert table is not None
+        assert sorted(table.others) == sorted(others)
+        for name in others:
+            with pytest.raises(InputError, match=f"{name}.*(which no model takes|convert it)"):
+                table.only([name])
+
+
+def test_a_time_has_one_text_whatever_the_unit_of_its_column() -> None:
+    texts = ["2024-05-01T10:30:00", "2024-05-01T10:30:00.05"]
+    for unit in ("ms", "us", "ns"):
+        times = np.array(texts, f"M8[{unit}]")
+        for data in ({"at": times}, pa.table({"at": times}), needed("pandas").DataFrame({"at": times})):
+            assert as_lists(open_source(data, columns="at")) == {"at": texts}
+
+
+def test_integers_in_lists_stay_exact() -> None:
+    assert as_lists(open_source({"x": [2**64 - 1, 5]})) == {"x": [2**64 - 1, 5]}
+    assert as_lists(open_source({"x": [2.0**60, 1.5, 3]})) == {"x": [2.0**60, 1.5, 3.0]}
+    with pytest.raises(InputError, match=r"input 'x': is an array of Python objects \(1 int, 1 float\)"):
+        open_source({"x": [2**60 + 1, 1.5]})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    for data in (table, tmp_path / "x.parquet"):
+        with pytest.raises(InputError, match="has two columns of the name 'a'; rename one"):
+            open_source(data)
 
 
 def test_lists_of_many_lengths_in_memory_are_told_with_a_remedy() -> None:
