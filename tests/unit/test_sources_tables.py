@@ -298,7 +298,8 @@ def test_a_time_has_one_text_whatever_the_unit_of_its_column() -> None:
     texts = ["2024-05-01T10:30:00", "2024-05-01T10:30:00.05"]
     for unit in ("ms", "us", "ns"):
         times = np.array(texts, f"M8[{unit}]")
-        for data in ({"at": times}, pa.table({"at": times}), needed("pandas").DataFrame({"at": times})):
+        columns = {"at": times, "x": [1, 2]}
+        for data in (columns, pa.table(columns), needed("pandas").DataFrame(columns)):
             assert as_lists(open_source(data, columns="at")) == {"at": texts}
 
 
