@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.marked import unfed_of
+from producer.rows.marked import masked, nulls_of, unfed_of
 from producer.rows.objects import odd_texts
 from producer.rows.part import Array, OutputTree, Part
 from producer.rows.readers import batches_of, rows_between
 from producer.rows.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows
-from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source, table_of
+from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Column, Rows, Source, table_of
 from worker_config.columns import expanded
 from worker_config.errors import InputError, UsageError
 from worker_config.files import path_text
@@ -57,14 +57,15 @@ class KeptColumns:
             raise UsageError(
                 f"{self._label}: has no columns by name to keep, or can be read only once; keep {ROW!r} alone"
             )
-        # Each on its own, as a row that has no value in one of them has one in the others.
-        paths = {PATH} if table is not None and PATH in table.others else set()
-        self._columns = {name: _Column(table.only([name]), name in paths) for name in read} if table else {}
+        self._paths = {PATH} if table is not None and PATH in table.others else set[str]()
+        self._columns = read
+        self._rows = _Rows(table.only(read)) if table and read else None
+        self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def close(self) -> None:
         """Let go of the data set's files."""
-        for column in self._columns.values():
-            column.close()
+        if self._rows:
+            self._rows.close()
 
     def beside(self, part: Part, output_name: str = "") -> Part:
         """The part with the values of its rows beside its outputs; a single output gets its name, or "output".
@@ -89,20 +90,48 @@ class KeptColumns:
         Raises:
             InputError: one is null, for which these files have no place.
         """
-        for name, column in self._columns.items():
-            column.fix_width(f"{self._label}: column {name!r}")
+        texts = {name: _Texts() for name in self._columns}
+        first = 0
+        for rows in self._rows.blocks() if self._rows else ():
+            for name, missing in nulls_of(rows).items():
+                if missing.any():
+                    where = f"{self._label}: column {name!r}: row {first + np.argmax(missing)}"
+                    raise InputError(
+                        f"{where} is null, for which .npz has no place; keep it in .parquet, .jsonl or .csv"
+                    )
+            for name, column in self._of(rows).items():
+                texts[name].add(column)
+            first += count_rows(rows)
+        self._dtypes = {name: dtype for name, one in texts.items() if (dtype := one.dtype())}
 
     def _values(self, numbers: Array, start: int, stop: int) -> dict[str, Array]:
         """The values of some of the rows `[start, stop)`."""
         rows = numbers if self._numbers is None else self._numbers[numbers]
-        values = {ROW: rows}
-        for name, column in self._columns.items():
-            where = f"{self._label}: column {name!r}"
-            values[name] = column.values(numbers, start, stop, rows, where)
-            if self._numbers is not None and np.ma.is_masked(values[name]):
-                row = rows[np.nonzero(np.ma.getmaskarray(values[name]))[0][0]]
-                raise InputError(f"{where}: row {row} is null, which cannot be put among rows that are written already")
+        values: dict[str, Array] = {ROW: rows, **{name: np.empty(0, object) for name in self._columns}}
+        if self._rows and start < stop:
+            taken = self._rows.take(start, stop, self._label)
+            for name, column in self._of(taken).items():
+                missing = nulls_of(taken).get(name, np.zeros(stop - start, np.bool_))
+                where = f"{self._label}: column {name!r}"
+                if isinstance(column, list):
+                    raise InputError(f"{where} has lists of many lengths, and cannot be kept")
+                values[name] = self._checked(name, column[numbers - start], missing[numbers - start], rows, where)
         return {name: values[name] for name in self.names}
+
+    def _checked(self, name: str, values: Array, nulls: Array, rows: Array, where: str) -> Array:
+        """What stands beside the predictions of these `rows`, as people call them."""
+        if odd := unfed_of(odd_texts(values)):
+            raise InputError(f"{where}: row {rows[min(odd)]} cannot be kept: {odd[min(odd)]}")
+        values = values.astype(self._dtypes.get(name, values.dtype), copy=False)
+        return masked(values, nulls)
+
+    def _of(self, rows: Rows) -> dict[str, Any]:
+        """The columns of some rows; paths of files as texts, which those that are no UTF-8 are not as rows."""
+        found: dict[str, Any] = dict(zip(self._columns, columns(rows), strict=True))
+        for name in self._paths & found.keys():
+            texts = [path_text(path) if isinstance(path, bytes) else path for path in found[name]]
+            found[name] = np.array(texts, dtype=object)
+        return found
 
     def _joined(self, values: dict[str, Array], outputs: OutputTree, output_name: str) -> OutputTree:
         named = outputs if isinstance(outputs, dict) else {output_name or "output": outputs}
@@ -111,13 +140,30 @@ class KeptColumns:
         return {**values, **named}
 
 
-class _Column:
-    """One column of a data set, whose values are asked for in the order of its rows, or again from an earlier one."""
+class _Texts:
+    """The texts of a column: whether NumPy has them in a fixed width, without cutting zeros at their end."""
 
-    def __init__(self, source: Source | BatchSource, is_path: bool) -> None:
+    def __init__(self) -> None:
+        self._found = set[str]()
+        self._width, self._is_cut = 1, False
+
+    def add(self, column: Column) -> None:
+        if not isinstance(column, list) and column.dtype.hasobject:
+            texts = [value for value in column.flat if isinstance(value, str | bytes)]
+            self._found |= {"U" if isinstance(value, str) else "S" for value in texts}
+            self._is_cut |= len(texts) < column.size or any(text[-1:] in ("\0", b"\0") for text in texts)
+            self._width = max([self._width, *map(len, texts)])
+
+    def dtype(self) -> np.dtype[Any] | None:
+        """That of the longest one; None where there are no texts, or NumPy would change them."""
+        return np.dtype(f"{min(self._found)}{self._width}") if len(self._found) == 1 and not self._is_cut else None
+
+
+class _Rows:
+    """The rows of a data set, which are asked for in their order, or again from an earlier one."""
+
+    def __init__(self, source: Source | BatchSource) -> None:
         self._source = source
-        self._is_path = is_path
-        self._dtype: np.dtype[Any] | None = None
         self._batches: Batches | None = None
         self._read: Iterator[Rows] = iter(())
         self._waiting = Rebatcher()
@@ -129,50 +175,7 @@ class _Column:
             self._batches.close()
             self._batches = None
 
-    def values(self, numbers: Array, start: int, stop: int, rows: Array, where: str) -> Array:
-        """The values of those of the rows `[start, stop)` that have these numbers; `rows` is what people call them."""
-        if start == stop:
-            return np.empty(0, object)
-        taken = self._take(start, stop, where)
-        column = self._of(taken)
-        if isinstance(column, list):
-            raise InputError(f"{where} has lists of many lengths, and cannot be kept")
-        values = column[numbers - start]
-        nulls = np.isin(numbers - start, [*unfed_of(taken)])
-        if odd := unfed_of(odd_texts(values)):
-            raise InputError(f"{where}: row {rows[min(odd)]} cannot be kept: {odd[min(odd)]}")
-        if self._dtype is not None:
-            values = values.astype(self._dtype)
-        return np.ma.array(values, mask=_over(nulls, values)) if nulls.any() else values
-
-    def _of(self, rows: Rows) -> Any:
-        """The column of some rows; paths of files as texts, which those that are no UTF-8 are not as rows."""
-        (column,) = columns(rows)
-        if not self._is_path:
-            return column
-        return np.array([path_text(path) if isinstance(path, bytes) else path for path in column], dtype=object)
-
-    def fix_width(self, where: str) -> None:
-        """Give text with a fixed width, unless NumPy would change it, as it cuts zeros at its end."""
-        found: set[str] = set()
-        width, is_cut, first = 1, False, 0
-        for rows in _blocks(self._source):
-            column = self._of(rows)
-            if unfed := unfed_of(rows):
-                raise InputError(
-                    f"{where}: row {first + min(unfed)} is null, for which .npz has no place; keep it in .parquet, "
-                    ".jsonl or .csv"
-                )
-            first += count_rows(rows)
-            if not isinstance(column, list) and column.dtype.hasobject:
-                texts = [value for value in column.flat if isinstance(value, str | bytes)]
-                found |= {"U" if isinstance(value, str) else "S" for value in texts}
-                is_cut = is_cut or len(texts) < column.size or any(text[-1:] in ("\0", b"\0") for text in texts)
-                width = max([width, *map(len, texts)])
-        if len(found) == 1 and not is_cut:
-            self._dtype = np.dtype(f"{found.pop()}{width}")
-
-    def _take(self, start: int, stop: int, where: str) -> Rows:
+    def take(self, start: int, stop: int, where: str) -> Rows:
         """The rows `[start, stop)`, of a data set that is read in order those after the ones that were taken last."""
         if isinstance(self._source, Source):
             return rows_between(self._source, start, stop)
@@ -190,17 +193,12 @@ class _Column:
         self._at = stop
         return picked(taken, np.arange(before, count)) if before else taken
 
-
-def _over(nulls: Array, values: Array) -> Array:
-    """Which values are those of rows that are null."""
-    return np.broadcast_to(nulls.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
-
-
-def _blocks(source: Source | BatchSource) -> Iterator[Rows]:
-    if isinstance(source, Source):
-        rows = max(1, int(MAX_BATCH_BYTES / max(1.0, source.row_bytes)))
-        for start in range(0, source.rows, rows):
-            yield rows_between(source, start, min(start + rows, source.rows))
-        return
-    with closing(batches_of(source)) as batches:
-        yield from batches
+    def blocks(self) -> Iterator[Rows]:
+        """All of them, from the first one on."""
+        if isinstance(self._source, Source):
+            rows = max(1, int(MAX_BATCH_BYTES / max(1.0, self._source.row_bytes)))
+            for start in range(0, self._source.rows, rows):
+                yield rows_between(self._source, start, min(start + rows, self._source.rows))
+            return
+        with closing(batches_of(self._source)) as batches:
+            yield from batches

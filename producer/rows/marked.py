@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from tasks.protocol.dtypes import filler_rows
 from worker_config.errors import InputError
 
 
-def marked(rows: Rows, unfed: Mapping[int, str]) -> Rows:
+def marked(rows: Rows, unfed: Mapping[int, str], nulls: Mapping[str, Array] = MappingProxyType({})) -> Rows:
     """Rows, those that cannot be fed marked, if there are any."""
-    return Marked(rows, unfed) if unfed else rows
+    return Marked(rows, unfed, nulls) if unfed else rows
 
 
 def plain(rows: Rows) -> Rows:
@@ -25,6 +26,18 @@ def plain(rows: Rows) -> Rows:
 def unfed_of(rows: Rows) -> Mapping[int, str]:
     """Which of them cannot be fed, and why."""
     return rows.unfed if isinstance(rows, Marked) else {}
+
+
+def nulls_of(rows: Rows) -> Mapping[str, Array]:
+    """Of columns that have nulls, in which rows."""
+    return rows.nulls if isinstance(rows, Marked) else {}
+
+
+def masked(values: Array, nulls: Array) -> Array:
+    """The values, a masked array where rows are null."""
+    if not nulls.any():
+        return values
+    return np.ma.array(values, mask=np.broadcast_to(nulls.reshape(-1, *[1] * (values.ndim - 1)), values.shape))
 
 
 def all_fed(rows: Rows) -> Rows:

@@ -9,7 +9,7 @@ from contextlib import closing
 import numpy as np
 
 from producer.rows.columns import columns_of
-from producer.rows.marked import all_fed, marked, plain, unfed_of
+from producer.rows.marked import all_fed, marked, nulls_of, plain, unfed_of
 from producer.rows.part import Array
 from producer.rows.source import Batches, Column, Rows
 from tasks.protocol.codec import tree_like
@@ -97,7 +97,8 @@ def until_unfed(batches: Batches) -> Batches:
 def _cut(rows: Rows, part: slice) -> Rows:
     kept = range(count_rows(rows))[part]
     unfed = {at - kept.start: why for at, why in unfed_of(rows).items() if at in kept}
-    return marked(with_columns(plain(rows), [column[part] for column in columns(rows)]), unfed)
+    nulls = {name: one[part] for name, one in nulls_of(rows).items()}
+    return marked(with_columns(plain(rows), [column[part] for column in columns(rows)]), unfed, nulls)
 
 
 def picked(rows: Rows, positions: Array) -> Rows:
@@ -105,7 +106,8 @@ def picked(rows: Rows, positions: Array) -> Rows:
     taken = with_columns(plain(rows), [values_at(column, positions) for column in columns(rows)])
     if not (unfed := unfed_of(rows)):
         return taken
-    return marked(taken, {to: unfed[at] for to, at in enumerate(positions.tolist()) if at in unfed})
+    nulls = {name: one[positions] for name, one in nulls_of(rows).items()}
+    return marked(taken, {to: unfed[at] for to, at in enumerate(positions.tolist()) if at in unfed}, nulls)
 
 
 def values_at(column: Column, positions: Array) -> Column:
@@ -145,7 +147,12 @@ def _joined(cuts: list[Rows]) -> Rows:
     whole = {name: _joined_columns([cut[name] for cut in by_name]) for name in by_name[0]}
     starts = np.cumsum([0, *map(count_rows, cuts)]).tolist()
     unfed = {start + at: why for start, cut in zip(starts, cuts, strict=False) for at, why in unfed_of(cut).items()}
-    return marked(tree_like(plain(cuts[0]), whole), unfed)
+    none = [np.zeros(count_rows(cut), np.bool_) for cut in cuts]
+    nulls = {
+        name: np.concatenate([nulls_of(cut).get(name, no) for cut, no in zip(cuts, none, strict=True)])
+        for name in {name for cut in cuts for name in nulls_of(cut)}
+    }
+    return marked(tree_like(plain(cuts[0]), whole), unfed, nulls)
 
 
 def _joined_columns(columns: list[Column]) -> Column:

@@ -26,10 +26,12 @@ class Marked:
     Attributes:
         rows: all of them.
         unfed: why not, by their position.
+        nulls: of columns that have such, which rows are or hold null; these are among those that cannot be fed.
     """
 
     rows: Rows
     unfed: Mapping[int, str]
+    nulls: Mapping[str, Array] = field(default_factory=dict)
 
 
 # Closing it frees the files behind it.

@@ -64,10 +64,10 @@ def patched_parts(
         if len(numbers) and len(new) != len(before):
             raise _unfitting(path, f"{len(new)} outputs, not {len(before)}")
         for key, array in before.items():
-            whole = np.empty((stop - start, *array.shape[1:]), array.dtype)
-            whole[from_old] = array
-            if len(numbers):
-                whole[numbers - start] = _fitting(path, key, new, array)
+            fitting = _fitting(path, key, new, array) if len(numbers) else array[:0]
+            has_nulls = np.ma.is_masked(array) or np.ma.is_masked(fitting)
+            whole = (np.ma.empty if has_nulls else np.empty)((stop - start, *array.shape[1:]), array.dtype)
+            whole[from_old], whole[numbers - start] = array, fitting
             outputs[key] = whole[kept]
         yield Part(index, start, stop, unflatten(outputs), tuple(records), int((~kept).sum()))
     repredicted.end()
@@ -114,7 +114,7 @@ class _Repredicted:
         end = int(np.searchsorted(numbers, stop))
         outputs: dict[Key, Array] = {}
         if self._outputs:
-            outputs = {key: np.concatenate([part[key] for part in self._outputs]) for key in self._outputs[0]}
+            outputs = {key: _joined([part[key] for part in self._outputs]) for key in self._outputs[0]}
             self._outputs = [{key: array[end:] for key, array in outputs.items()}]
         self._numbers = [numbers[end:]]
         return numbers[:end], {key: array[:end] for key, array in outputs.items()}, self._records_until(stop)
@@ -141,6 +141,13 @@ class _Repredicted:
         before = [replace(one, stop=min(one.stop, stop)) for one in self._records if one.start < stop]
         self._records = [replace(one, start=max(one.start, stop)) for one in self._records if one.stop > stop]
         return before
+
+
+def _joined(arrays: list[Array]) -> Array:
+    whole = np.concatenate(arrays)
+    if not any(map(np.ma.is_masked, arrays)):
+        return whole
+    return np.ma.array(whole, mask=np.concatenate(list(map(np.ma.getmaskarray, arrays))))
 
 
 def _fitting(path: Path, key: Key, new: dict[Key, Array], old: Array) -> Array:

@@ -11,7 +11,9 @@ from typing import Self, cast
 import numpy as np
 
 from producer.rows.columns import columns_of
+from producer.rows.marked import masked, nulls_of, plain
 from producer.rows.part import Array
+from producer.rows.readers import batches_of
 from producer.rows.rebatcher import Rebatcher, columns, with_columns
 from producer.rows.source import MAX_BATCH_BYTES, Batches, BatchSource, Rows, Source
 from producer.sinks.parquet import row_shapes
@@ -38,12 +40,12 @@ class OutputReader:
         self._shapes = row_shapes(path) if suffix == ".parquet" else {}
         source = _open(path)
         self._dtypes = _text_dtypes(source)
-        self._batches = source.batches() if isinstance(source, BatchSource) else _blocks(source)
+        self._batches = batches_of(source) if isinstance(source, BatchSource) else _blocks(source)
         self._waiting = Rebatcher()
         self.rows = source.rows or 0
         if (first := next(self._batches, None)) is not None:
             self._waiting.add(first)
-            self._no_rows = self._outputs(with_columns(first, [column[:0] for column in columns(first)]))
+            self._no_rows = self._outputs(with_columns(plain(first), [column[:0] for column in columns(first)]))
         self.row_bytes = self._waiting.bytes / max(1, self._waiting.rows)
 
     def read(self, rows: int) -> dict[Key, Array]:
@@ -53,15 +55,15 @@ class OutputReader:
         return self._outputs(self._waiting.take(rows)[0]) if rows else self._no_rows
 
     def _outputs(self, rows: Rows) -> dict[Key, Array]:
-        """Undo what `ParquetWriter` does to rows of a higher rank, and sources to text."""
-        arrays = cast("dict[str, Array]", columns_of(rows, "the output"))
-        return {
-            (name,) if name else (): array.reshape(len(array), *self._shapes.get(name, array.shape[1:])).astype(
-                self._dtypes.get(name, array.dtype), copy=False
-            )
-            for name, array in arrays.items()
-            if name not in self._hidden
-        }
+        """Undo what `ParquetWriter` does to rows of a higher rank, and sources to text and nulls."""
+        outputs: dict[Key, Array] = {}
+        for name, array in cast("dict[str, Array]", columns_of(plain(rows), "the output")).items():
+            if name not in self._hidden:
+                shaped = array.reshape(len(array), *self._shapes.get(name, array.shape[1:]))
+                shaped = shaped.astype(self._dtypes.get(name, array.dtype), copy=False)
+                nulls = nulls_of(rows).get(name, np.zeros(len(array), np.bool_))
+                outputs[(name,) if name else ()] = masked(shaped, nulls)
+        return outputs
 
     def __enter__(self) -> Self:
         return self

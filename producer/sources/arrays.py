@@ -120,10 +120,11 @@ class ArraySource:
 
     def _marked(self, rows: Arrays, numbers: Array, first_row: int = 0) -> Rows:
         unfed: dict[int, str] = {}
-        for name, nulls in self.nulls.items():
-            for at in np.flatnonzero(nulls[numbers]).tolist():
+        nulls = {name: missing[numbers] for name, missing in self.nulls.items()}
+        for name, missing in nulls.items():
+            for at in np.flatnonzero(missing).tolist():
                 unfed.setdefault(at, null_text(f"column {name!r}" if name else "", first_row + int(numbers[at])))
-        return marked(rows, unfed)
+        return marked(rows, unfed, nulls)
 
     def _rows(self, index: slice | Array, runs: list[tuple[int, int]], by_place: Array | None = None) -> Arrays:
         """The rows of an index; of a file by runs, whose rows then go to their places."""

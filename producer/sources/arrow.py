@@ -166,12 +166,15 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
     """
     columns: dict[str, Column] = {}
     unfed: dict[int, str] = {}
+    nulls: dict[str, Array] = {}
     for name in names:
         place = f"{where}: column {name!r}"
-        columns[name], nulls = column_of(values_of(batch, name), place)
-        for row in () if nulls is None else np.flatnonzero(nulls).tolist():
-            unfed.setdefault(row, null_text(place, first_row + row))
-    return marked(columns, unfed)
+        columns[name], missing = column_of(values_of(batch, name), place)
+        if missing is not None:
+            nulls[name] = missing
+            for row in np.flatnonzero(missing).tolist():
+                unfed.setdefault(row, null_text(place, first_row + row))
+    return marked(columns, unfed, nulls)
 
 
 def _without_views(kind: Any) -> Any:

@@ -184,10 +184,16 @@ def test_a_null_is_written_as_null(gaps: Any, tmp_path: Path, suffix: str) -> No
 def test_a_null_that_a_format_has_no_place_for_is_told_before_the_work(gaps: Any) -> None:
     with pytest.raises(InputError, match=r"column 'n': row 2 is null, for which \.npz has no place; keep it in \.parq"):
         KeptColumns(gaps, ["n"]).fix_width()
-    rows = np.array([1, 2])
-    again = KeptColumns(pick(gaps, rows), ["n"], numbers=rows)
-    with pytest.raises(InputError, match=r"'n': row 2 is null, which cannot be put among rows that are written alrea"):
-        again.beside(part(0, 2))
+
+
+def test_many_columns_of_a_file_are_read_together(tmp_path: Path) -> None:
+    pq.write_table(pa.table({f"c{number}": [number, None] for number in range(50)}), tmp_path / "x.parquet")
+    kept = KeptColumns(open_source(tmp_path / "x.parquet"), ["c0..c49"])
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are not looked at
+    outputs: Any = kept.beside(part(0, 2)).outputs
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+    assert [outputs[f"c{number}"].tolist() for number in range(50)] == [[number, None] for number in range(50)]
+    kept.close()
 
 
 def test_what_is_no_text_in_a_column_of_texts_cannot_be_kept() -> None:

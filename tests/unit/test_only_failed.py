@@ -10,6 +10,7 @@ from typing import Any, cast
 import ml_dtypes
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
@@ -22,7 +23,9 @@ from producer.client import Client
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.progress import Progress
+from producer.rows.kept import KeptColumns
 from producer.rows.part import Part
+from producer.rows.source import table_of
 from producer.rows.widen import wide_dtype
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
@@ -59,7 +62,10 @@ class Model:
         self.output_name = ""
 
     def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
-        if isinstance(source, BatchSource):
+        if table := table_of(source):
+            source = table.only(["x"])
+            self.rows = cast("Any", source).take(0, source.rows)["x"]
+        elif isinstance(source, BatchSource):
             self.rows = np.concatenate([np.asarray(batch) for batch in source.batches()])
         else:
             self.rows = cast("np.ndarray", source.take(0, source.rows))
@@ -271,6 +277,34 @@ def test_lines_that_are_not_as_they_were_written_stay_as_they_are(tmp_path: Path
         refuses(b"".join([*lines[:header], odd, *lines[header:]]), "row 0 of the file is not as it was written")
     refuses(written, "do not fit it: their outputs have other names or shapes", numbers)
     refuses(written, "do not fit it: their outputs have other names or shapes", lambda rows: one(rows)[:, :1])
+
+
+@pytest.mark.parametrize("on_error", POLICIES)
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_nulls_in_columns_that_are_kept_stay_when_rows_are_mended(
+    tmp_path: Path, suffix: str, on_error: OnError
+) -> None:
+    """In rows that are written already, in those that are put among them, and in those that fail again."""
+    gone = {1, 4, 17, 18, 25}
+    ids = [None if row in gone else row for row in range(ROWS)]
+    names = [None if row in gone else f"n{row}" for row in range(ROWS)]
+    source = from_arrays({"x": np.arange(ROWS), "id": np.array(ids, object), "name": np.array(names, object)})
+    run = RunOptions(quiet=True, keep=["id", "name"])
+    head = JournalHead(*HEAD, on_error, keep=run.keep)
+    paths = [tmp_path / f"{name}{suffix}" for name in ("mended", "whole")]
+    for path, bad in zip(paths, (FAILED, {17, 30}), strict=True):
+        sink = open_sink(path, ROWS, False, mask=on_error == "fill")
+        client = cast("Client", Model(numbers, bad))
+        predict_to_sink(client, ["m"], source, sink, head, run, KeptColumns(source, run.keep))
+    with finished_output(paths[0]) as finished:
+        predict_failed(cast("Client", Model(numbers, {17, 30})), ["m"], source, finished, head, run)
+    if suffix == ".parquet":
+        mended, whole = map(pq.read_table, paths)
+        assert mended.schema.equals(whole.schema)
+        assert repr(mended.to_pydict()) == repr(whole.to_pydict())
+        assert mended["id"].null_count >= 4
+    else:
+        assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_text_of_fixed_width_keeps_its_width(tmp_path: Path) -> None:
