@@ -220,7 +220,7 @@ class Collector:
         """The part as it is handed over; raises MessageError if it has not one output for each row."""
         arrays = flatten(part)
         if self._form is None:
-            self._form = unflatten({key: array[:0].copy() for key, array in arrays.items()})
+            self._form = unflatten({key: array[:1].copy() for key, array in arrays.items()})
         with_failed = self._policy.on_error == "skip"
         lacks_rows = part.dropped or (part.failed and with_failed)
         return drop_rows(part, with_failed=with_failed) if lacks_rows else part

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
+from tasks.protocol.codec import leaves_of
 from tasks.protocol.dtypes import filler_rows
 
 # NumPy copies what overlaps, so not all rows are moved at once.
@@ -16,9 +17,13 @@ MOVED_BYTES = 16 * 2**20
 
 
 def blank_like(form: OutputTree, rows: int) -> OutputTree:
-    """Outputs of so many rows that all failed; `form` has the dtypes and the shapes of a row."""
-    arrays = flatten(Part(0, 0, 0, form))
-    return unflatten({key: filler_rows(array.dtype, (rows, *array.shape[1:])) for key, array in arrays.items()})
+    """Outputs of so many rows that all failed; `form` has the dtypes and the shapes of a row, and texts or bytes."""
+    return unflatten(
+        {
+            key: filler_rows(array.dtype, (rows, *array.shape[1:]), next(array.flat, None))
+            for key, array in leaves_of(form)
+        }
+    )
 
 
 def drop_rows(part: Part, *, with_failed: bool) -> Part:

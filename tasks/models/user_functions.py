@@ -86,7 +86,7 @@ def prepared(step: Step, rows: Any, count: int, what: str, *, drops: bool = Fals
         RowCountError: it gave another number of rows.
         ModelError: it raised, or gave something else.
     """
-    leaves = {key: _column(leaf, what) for key, leaf in _leaves(_call(step, rows, what)).items()}
+    leaves = {key: _column(leaf, what) for key, leaf in _leaves(_call(step, rows, what), what).items()}
     _check_count(leaves.values(), count, what, rows)
     kept = np.ones(count, bool)
     for column in leaves.values():
@@ -126,7 +126,7 @@ def finished(step: Step, outputs: Any, count: int, what: str) -> Any:
     Raises:
         ModelError: as `prepared`.
     """
-    leaves = {key: _array(leaf, what) for key, leaf in _leaves(_call(step, outputs, what)).items()}
+    leaves = {key: _array(leaf, what) for key, leaf in _leaves(_call(step, outputs, what), what).items()}
     _check_count(leaves.values(), count, what, outputs)
     return tree_of(leaves)
 
@@ -156,9 +156,13 @@ def run_function(function: Step, rows: Rows, info: ModelInfo, batch_rows: int) -
     return run_batches(call, columns, batch_rows, info.name, padded=False)
 
 
-def _leaves(result: Any) -> dict[Key, Any]:
+def _leaves(result: Any, what: str) -> dict[Key, Any]:
     """The arrays of a result by name; names become strings, as they travel."""
-    return {tuple(n if isinstance(n, str) else str(n) for n in key): leaf for key, leaf in leaves_of(result)}
+    given = list(leaves_of(result))
+    leaves = {tuple(n if isinstance(n, str) else str(n) for n in key): leaf for key, leaf in given}
+    if len(leaves) < len(given):
+        raise ModelError(f"{what} returned two outputs of one name; give each a name of its own, which is a string")
+    return leaves
 
 
 def _call(step: Step, value: Any, what: str) -> Any:
@@ -180,6 +184,8 @@ def _array(value: Any, what: str) -> Array:
         raise ModelError(
             f"{what} returned {'nothing' if value is None else 'a dict without arrays'}; it must return arrays"
         )
+    if np.ma.is_masked(value):
+        raise ModelError(f"{what} returned masked values; fill them first, with .filled(value)")
     try:
         return np.asarray(value)
     except ValueError as error:

@@ -102,10 +102,10 @@ def json_filler(dtype: np.dtype[Any]) -> int | bool | str:
     return bool(filler(dtype)) if dtype.kind == "b" else "NaN"
 
 
-def filler_rows(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def filler_rows(dtype: np.dtype[Any], shape: tuple[int, ...], like: object = None) -> Array:
     """An array of it."""
     rows = np.empty(shape, dtype)
-    rows[...] = filler(dtype)
+    rows[...] = filler(dtype, like)
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -73,3 +75,8 @@ def test_outputs_of_rows_that_all_failed_have_the_form_of_others() -> None:
     assert blank["a"].shape == (3, 2)  # type: ignore[index]
     assert np.isnan(blank["a"]).all()  # type: ignore[index]
     assert blank["b"].tolist() == [-1, -1, -1]  # type: ignore[index]
+
+
+def test_rows_that_all_failed_have_an_empty_text_among_texts_and_empty_bytes_among_bytes() -> None:
+    blank: Any = blank_like({"text": np.array(["a"], object), "bytes": np.array([b"a"], object)}, 2)
+    assert {name: column.tolist() for name, column in blank.items()} == {"text": ["", ""], "bytes": [b"", b""]}

@@ -63,6 +63,8 @@ def test_rows_may_be_made_into_any_rows(result: Any, expected: Any) -> None:
         (None, "m returned nothing"),
         ({"a": ROWS, "b": {}}, "m returned a dict without arrays"),
         ([[1, 2], [3]], "m returned"),
+        (np.ma.masked_equal([1, 2, 3], 2), "m returned masked values; fill them first"),
+        ({1: ROWS, "1": ROWS}, "m returned two outputs of one name"),
     ],
 )
 def test_anything_but_a_row_for_each_row_is_an_error(call: Any, result: Any, told: str) -> None:
