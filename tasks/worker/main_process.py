@@ -267,7 +267,6 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # At once too: whatever Redis loses from now on, it is told again.
         heartbeat()
         controller.timer.call_repeatedly(HEARTBEAT_SECONDS, heartbeat)
-        controller.timer.call_repeatedly(HEARTBEAT_SECONDS, main.task_events.look, (controller.consumer,))
         # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))

@@ -1,6 +1,6 @@
 """Tells Celery's tools of tasks only while somebody listens: `celery events`, Flower, an exporter.
 
-every 5 seconds, and when a listener wants a sign of life --no events--> Redis --> heard by so many --> on, off
+before each heartbeat, which is an event too --no events--> Redis --> heard by so many --> on, off
 
 Events are 40 % of what a chunk costs the main process. Celery's own switch for them, `enable_events`, stays on once
 somebody has used it, and a listener need not use it. What is switched by hand stays so until the first listener comes,
@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 import redis
+from celery import signals
 from celery.worker.control import Panel
 from kombu.utils.json import dumps
 
@@ -26,12 +27,16 @@ class TaskEvents:
 
     def __init__(self) -> None:
         self._is_heard = False
+        signals.heartbeat_sent.connect(self._on_heartbeat, weak=False)
         Panel.data["heartbeat"] = self._looking_first(Panel.data["heartbeat"])
 
-    def look(self, consumer: Any) -> None:
+    def _on_heartbeat(self, sender: Any, **_: object) -> None:
+        """It is about to be sent, every 2 seconds."""
+        self._look(sender.eventer)
+
+    def _look(self, dispatcher: Any) -> None:
         """Begin to tell of tasks where the first listener has come, end where the last one has gone."""
-        dispatcher = consumer.event_dispatcher
-        # Not connected; switched off by --without-heartbeat and --without-gossip; or on for good, by --task-events.
+        # Not connected; or on for good, by --task-events.
         if dispatcher is None or dispatcher.producer is None or not dispatcher.groups:
             return
         was_heard = self._is_heard
@@ -43,11 +48,11 @@ class TaskEvents:
             dispatcher.groups.discard(_GROUP)
 
     def _looking_first(self, command: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Listeners ask for a heartbeat when they begin: who hears it hears of all tasks that begin then."""
+        """Listeners ask for one when they begin."""
 
         @wraps(command)
         def heartbeat(state: Any) -> Any:
-            self.look(state.consumer)
+            self._look(state.consumer.event_dispatcher)
             return command(state)
 
         return heartbeat

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+import uuid
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,8 @@ from tests.systems import BIN, System, serving
 from tests.waiting import is_alive, wait_until
 
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
+# By which a worker finds out whether anybody listens.
+NO_EVENTS = b64encode(b"[]").decode()
 IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, held@[0-9a-f]{8}")
 
 
@@ -134,6 +138,23 @@ def test_events_tell_of_chunks_in_words(two_workers: System, client: Client) -> 
     assert any("rows 0-1" in line or "rows 1-2" in line for line in lines)
 
 
+def test_workers_tell_of_tasks_only_while_somebody_listens(two_workers: System, client: Client) -> None:
+    with _watched_publishing(two_workers) as published:
+
+        def published_for_a_job() -> int:
+            published()
+            client.predict("held", ROWS, chunk_rows=1)
+            return published()
+
+        wait_until(lambda: not published_for_a_job(), "nobody listens any more")
+        with _command(two_workers, "events", "--dump") as output:
+            wait_until(lambda: "heartbeat" in output(), "somebody listens")
+            # One worker may run all chunks before the other one's heartbeat.
+            wait_until(published_for_a_job, "workers tell of tasks")
+            wait_until(lambda: "celeriac.infer" in output(), "it hears of a chunk")
+        wait_until(lambda: not published_for_a_job(), "nobody listens any more")
+
+
 def test_a_chunk_that_is_sent_again_keeps_its_words(two_workers: System, client: Client) -> None:
     with _command(two_workers, "events", "--dump") as output:
         wait_until(lambda: client.predict("held", ROWS[:1]) is not None and "celeriac.infer" in output(), "it listens")
@@ -184,6 +205,21 @@ def test_flower_lists_chunks_in_words(two_workers: System, client: Client) -> No
     for task in tasks:
         assert task["name"] == "celeriac.infer"
         assert IN_WORDS.search(task["args"]), task["args"]
+
+
+@contextmanager
+def _watched_publishing(system: System) -> Iterator[Callable[[], int]]:
+    """How many times workers have told of tasks since it was last asked, as Redis sees it: a listener would be told."""
+    with system.admin() as server, system.admin() as asked, asked.monitor() as monitor:
+
+        def published() -> int:
+            count, end = 0, uuid.uuid4().hex
+            server.echo(end)
+            while end not in (command := monitor.next_command()["command"]):
+                count += command.startswith("PUBLISH") and "celeryev/task." in command and NO_EVENTS not in command
+            return count
+
+        yield published
 
 
 @contextmanager

@@ -44,7 +44,8 @@ RARE = {
     # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that
     # wait. The last two are used, but MONITOR does not show them.
     "worker": {"unwatch", "rename", "lrem", "client|id", "client|unblock"},
-    "producer": {"lrem"},  # a request whose time is up
+    # A request whose time is up; a connection that has rested for a while.
+    "producer": {"lrem", "ping"},
     "watcher": set[str](),
     # The end of a command that listens to events; messages of a worker that is gone, which any consumer gives back.
     "operator": {"punsubscribe", "hdel", "hget", "lpush", "smembers", "unwatch", "watch"},
