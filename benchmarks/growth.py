@@ -1,8 +1,8 @@
 """Does anything stay behind of a chunk that is done: in the worker, in the client, in Redis?
 
-One long job of chunks of one row, through a model that gives it back; the memory (no pages of files) of each
-kind of process after an eighth of them, and at the end. All that is made once has been made by then, and the timeline of
-a job has the 20,000 entries that it may have. Then the keys that the job has left in Redis.
+One long job of chunks of one row, through a model that gives it back. The memory of each kind of process, without pages
+of files, is read after an eighth of them and at the end: all that is made once has been made by then, and the timeline
+of the job has the 20,000 entries that it may have. Last come the keys that the job has left in Redis.
 """
 
 from __future__ import annotations
