@@ -37,6 +37,7 @@ def sleeping(rows):
 """
 # Of one chunk: what waits before it is a window of the others, and that of a job alone is four chunks for each slot.
 WAIT_AIM_CHUNKS = 6.0
+GATE_SECONDS = 15.0
 TOGETHER_AIM = 1.25
 BULK_AIM = 0.1
 USED_AIM = 0.9
@@ -116,16 +117,22 @@ def _waits_beside(client: Client, seconds: float, chunks: int, samples: int) -> 
 
 
 def _ten_equal(client: Client, seconds: float, chunks: int) -> tuple[float, list[float]]:
-    """Of ten jobs, half of them detached, the time of the last end over that of the first; and all times."""
-    began, ends = time.time(), list[float]()
+    """Of ten jobs, half of them detached, the time of the last end over that of the first; and all times.
+
+    They are submitted while all slots sleep: none has begun before the last one is there.
+    """
+    ends: list[float] = []
 
     def join(job: Job, rows: Rows) -> None:
         check_equal(job.result(), rows * 2)
-        ends.append(time.time() - began)
+        ends.append(time.time())
 
+    gate = client.submit("sleeping", _rows(GATE_SECONDS, CHILDREN), chunk_rows=1)
     data = [_rows(seconds, chunks) + np.array([0, 1_000 * number]) for number in range(10)]
     left = [client.submit("sleeping", rows, chunk_rows=1, detach=True, priority="normal") for rows in data[:5]]
     jobs = [client.submit("sleeping", rows, chunk_rows=1) for rows in data[5:]]
+    gate.result()
+    began = time.time()
     threads = [threading.Thread(target=join, args=one) for one in zip(jobs, data[5:], strict=True)]
     for thread in threads:
         thread.start()
@@ -134,8 +141,9 @@ def _ten_equal(client: Client, seconds: float, chunks: int) -> tuple[float, list
     for job_id, rows in zip(left, data, strict=False):
         job = client.attach(job_id)
         check_equal(job.result(), rows * 2)
-        ends.append(job.record.updated_at - began)
-    return max(ends) / min(ends), sorted(ends)
+        ends.append(job.record.updated_at)
+    times = sorted(end - began for end in ends)
+    return times[-1] / times[0], times
 
 
 def _bulk_share(client: Client, seconds: float, for_seconds: float) -> float:
