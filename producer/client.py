@@ -16,6 +16,7 @@ from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
+from producer.records import job_store
 from producer.requests.find_models import find_models
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
@@ -164,6 +165,7 @@ class Client:
         on_nonfinite: OnNonfinite = "warn",
         priority: Priority | None = None,
         ttl_seconds: int | None = None,
+        name: str | None = None,
     ) -> str: ...
 
     def submit(
@@ -188,6 +190,7 @@ class Client:
         priority: Priority | None = None,
         detach: bool = False,
         ttl_seconds: int | None = None,
+        name: str | None = None,
     ) -> Job | str:
         """Begin a job and return at once; or, detached, put all of it into the system and return its id.
 
@@ -251,7 +254,10 @@ class Client:
             priority=priority,
             detach=detach,
             ttl_seconds=ttl_seconds,
+            name=name,
         )
+        if name is not None and (known := self.find(name)):
+            return known
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
@@ -300,6 +306,15 @@ class Client:
     def digests(self, models: str | Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each model's files by name, in the versions that a job would get now; raises as `describe`."""
         return {info.name: info.digest for info in self.describe(models)}
+
+    def find(self, name: str) -> str | None:
+        """The id of the detached job that was submitted by this name; None where there is none, or it has expired.
+
+        Raises:
+            BrokerError: Redis cannot be reached.
+        """
+        with broker_errors(self.broker_url), connect(self.broker_url) as client:
+            return job_store.find_named(client, name)
 
     def attach(self, job_id: str) -> DetachedJob:
         """A job that was submitted with `detach`, here or elsewhere; the first characters of its id are enough.

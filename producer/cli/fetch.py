@@ -52,7 +52,7 @@ def fetch(
         left = client.attach(job)
         plan = left.record.plan
         with reporting_failure(as_json):
-            summary = _fetch(left, output, force, quiet)
+            summary = fetch_to_output(left, output, force, quiet)
     line = (
         f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
         f"written to {summary.output}"
@@ -60,7 +60,7 @@ def fetch(
     summary.report(line, quiet=quiet, as_json=as_json, on_nonfinite=plan.on_nonfinite if plan else "warn")
 
 
-def _fetch(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
+def fetch_to_output(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
     """As `fetch_to_sink`; from the first row again, where those that were read have become void."""
     while True:
         with open_sink(output, job.rows_out, force) as sink:

@@ -29,7 +29,7 @@ from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.seal import rows_context
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import message
+from tasks.transport.resend_detached import claim_resend, message
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import BrokerError, InputError, UsageError
 from worker_config.settings import Settings
@@ -92,8 +92,16 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
         )
         with broker_errors(channel.url):
             job_store.create(channel.client, record, channel.sealer, ttl_seconds)
+            if options.name is not None:
+                known = job_store.bind_name(channel.client, options.name, job_id, ttl_seconds)
+                if known != job_id:  # somebody else was faster
+                    job_store.remove(channel.client, job_id)
+                    trace.end(job_store.JobState.CANCELLED, {}, f"left before, as job {known}")
+                    return known
             still_up = model_pinning.usable(read_slots(channel.client), plan.models)
         send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
+        with broker_errors(channel.url):
+            claim_resend(channel.client, job_id)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
@@ -42,7 +44,9 @@ class Watcher:
     ) -> None:
         self._channel, self._plan, self._watch = channel, plan, watch
         self._liveness = WorkerLiveness(record.id, plan.models, worker_timeout_seconds, workers=plan.workers)
-        self._answered, self._moved_at = -1, time.monotonic()
+        # Who looks now and then alone, each time as another watcher, must know it too.
+        idle_seconds = max(0.0, time.time() - record.updated_at)
+        self._answered, self._moved_at = record.ledger["chunks_answered"], time.monotonic() - idle_seconds
         self._last = (JobState.RUNNING, record)
 
     def look(self) -> tuple[JobState, JobRecord]:
@@ -84,3 +88,5 @@ class Watcher:
             # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
             send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
             liveness.has_lost, self._moved_at = False, now
+            self._plan = replace(self._plan, workers=sorted({slot.worker for slot in liveness.slots}))
+            job_store.note_sent(client, record, self._plan, self._channel.sealer)

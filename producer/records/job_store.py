@@ -74,6 +74,7 @@ def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: 
     fields: dict[str, float] = {JobField.WEIGHT: record.weight}
     if plan := record.plan:
         fields |= {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
+        fields[JobField.RESEND] = 1  # until all its messages are sent: its producer may be killed before
     _write(client, record, sealer, JobState.RUNNING, ttl_seconds, **fields)
 
 
@@ -96,6 +97,31 @@ def remove(client: redis.Redis, job_id: str, queues: Collection[str] = ()) -> No
         pipe.execute()
 
 
+def bind_name(client: redis.Redis, name: str, job_id: str, ttl_seconds: int) -> str:
+    """Give a job this name, unless one that is still there has it; return the id of the one that has it now."""
+    key = keys.named(name)
+    with client.pipeline() as pipe:
+        pipe.hsetnx(key, "job", job_id)
+        pipe.hget(key, "job")
+        pipe.expire(key, ttl_seconds)
+        _, owner, _ = pipe.execute()
+    known = cast("bytes", owner).decode()
+    if known != job_id and not client.hget(keys.job(known), JobField.TTL):
+        client.hset(key, "job", job_id)  # the other has expired
+        return job_id
+    return known
+
+
+def find_named(client: redis.Redis, name: str) -> str | None:
+    """The id of the job that has this name, which it then keeps for longer; None where there is none, or it expired."""
+    found = cast("bytes | None", client.hget(keys.named(name), "job"))
+    ttl_seconds = found and client.hget(keys.job(found.decode()), JobField.TTL)
+    if not found or not ttl_seconds:
+        return None
+    client.expire(keys.named(name), int(ttl_seconds))
+    return found.decode()
+
+
 def update(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> tuple[JobState, bool]:
     """Write a running job's record; return its state, which somebody else may have set to CANCELLED.
 
@@ -109,6 +135,12 @@ def update(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: 
         pipe.hget(keys.job(record.id), JobField.STATE)
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
+
+
+def note_sent(client: redis.Redis, record: JobRecord, plan: Plan, sealer: Sealer) -> None:
+    """Tell whoever looks after a detached job next that its chunks were sent again, and which workers have them."""
+    known = msgspec.structs.replace(record, plan=plan, updated_at=time.time(), ledger={}, failed_models={}, differed={})
+    client.hset(keys.job(record.id), JobField.RECORD, cast("str", _sealed(known, sealer)))
 
 
 def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differed]) -> None:
@@ -313,7 +345,7 @@ def _with_counts(
         record,
         ledger=ledger.as_dict(),
         error=str(_failure(record.id, failure, sealer)) if failure else "",
-        updated_at=float(fields.get(JobField.ANSWERED_AT.encode(), record.updated_at)),
+        updated_at=max(record.updated_at, float(fields.get(JobField.ANSWERED_AT.encode(), 0.0))),
         failed_models=failed,
         void=count(JobField.VOID),
     )

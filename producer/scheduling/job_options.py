@@ -21,6 +21,7 @@ from worker_config.retry_policy import LEAST_TTL_SECONDS
 
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_WAITING_BYTES = 256 * 2**20
+MAX_NAME_CHARACTERS = 256
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -70,6 +71,7 @@ class JobOptions:
     priority: Priority | None = None
     detach: bool = False
     ttl_seconds: int | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.compression:
@@ -81,8 +83,12 @@ class JobOptions:
             )
         if self.ttl_seconds is not None and not self.detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
+        if self.name is not None and not self.detach:
+            raise UsageError("name is for a detached job; an attached one ends with its producer")
         if not self.detach:
             return
+        if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
+            raise UsageError(f"name has {len(self.name)} characters; 1 to {MAX_NAME_CHARACTERS} are allowed")
         if not self.ordered:
             raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
         if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:

@@ -13,6 +13,7 @@
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
+    celeriac:named:NAME          hash    `job`: the id of the detached job that was submitted by this name
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:sharing:Q           hash    jobs of queue Q with weight and share, workers with their slots
     celeriac:refused             list    what lay in queues and was no message, the last of it
@@ -86,7 +87,7 @@ class JobField:
     # Followed by a model's name: the first record of one that failed alone, sealed; and how many these are.
     FAILED: Final = "failed:"
     FAILED_MODELS: Final = "failed_models"
-    # Chunks whose answers were void; there while they are still to be sent again.
+    # Chunks whose answers were void; there while they, or the job's first messages, are still to be sent.
     VOID: Final = "void"
     RESEND: Final = "resend"
 
@@ -128,6 +129,11 @@ def staged(job_id: str, queue: str = "") -> str:
 def delivery_fields(index: int) -> list[str]:
     """All that the hash of deliveries has of a chunk; see `tasks/recovery/delivery_log.py`."""
     return [str(index), *(f"{index}:{name}" for name in ("at", "why", "deaths", "bad", "yielded"))]
+
+
+def named(name: str) -> str:
+    """Which detached job was submitted by this name."""
+    return f"{KEY_PREFIX}named:{name}"
 
 
 def worker(worker_id: str) -> str:
