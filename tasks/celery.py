@@ -32,7 +32,7 @@ except (ConfigError, BrokerRefusedError) as error:
     print(f"celeriac: {error}", file=sys.stderr)
     raise SystemExit(int(error.exit_code)) from None
 
-app = make_app(settings)
+app = make_app(settings, shared_tasks=True)
 object.__setattr__(app, "sealer", Sealer(settings.signing_key))
 app.control_cls = "tasks.worker.control_guard:SignedControl"
 
@@ -61,7 +61,14 @@ class ChunkTask(Task):  # type: ignore[misc]
 # Two more deliveries after the child that ran a chunk was killed; then its rows have failed. Where rows are found that
 # kill, there are none (`tasks/worker/chunk_request.py`). Lazily, where FORKED_BY_MULTIPROCESSING is set, it would be a
 # task of whichever app is the current one.
-@app.task(name=TASK_NAME, base=ChunkTask, max_retries=TASK_RETRIES, default_retry_delay=TASK_RETRY_SECONDS, lazy=False)  # type: ignore[untyped-decorator]
+@app.task(  # type: ignore[untyped-decorator]
+    name=TASK_NAME,
+    base=ChunkTask,
+    max_retries=TASK_RETRIES,
+    default_retry_delay=TASK_RETRY_SECONDS,
+    lazy=False,
+    shared=False,
+)
 def infer(*args: Any) -> str:
     """Run one chunk; see `tasks.child.execute_chunk`."""
     # Children alone need numpy, the models and what they bring.

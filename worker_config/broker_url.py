@@ -122,20 +122,24 @@ def celery_url(address: BrokerAddress) -> str:
     return ";".join(f"{scheme}://{login}{host}/{address.database}" for host in hosts)
 
 
-def sentinel_options(address: BrokerAddress) -> dict[str, Any]:
+class SentinelOptions(dict[str, Any]):
+    """A dict by which our connections are told from others of the process (`tasks/transport/connection.py`)."""
+
+
+def sentinel_options(address: BrokerAddress) -> SentinelOptions:
     """What redis-py is to connect to Sentinels with; each is asked once, then the next one."""
     # For those alone who use it: settings are read without redis-py.
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    return {
-        "username": address.sentinel_username,
-        "password": address.sentinel_password,
-        "socket_timeout": CONNECT_TIMEOUT_SECONDS,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
+    return SentinelOptions(
+        username=address.sentinel_username,
+        password=address.sentinel_password,
+        socket_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
         **({"ssl": True, **address.tls} if address.tls else {}),
-    }
+    )
 
 
 def redacted(url: str | None) -> str | None:

@@ -27,17 +27,26 @@ from worker_config.retry_policy import (
 from worker_config.settings import Settings
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, *, shared_tasks: bool = False) -> Celery:
     """A Celery app for these settings; nothing connects yet.
 
-    The user's process may have an app of its own, which stays the current and the default one.
+    The user's process may have an app of its own, which stays the current and the default one. Where `shared_tasks`
+    are wanted, as by functions of a model that are such tasks, the app has those of the whole process.
     """
     # Django's fix-up would take over task classes, `sys.path` and the default app.
-    app = Celery("celeriac", set_as_current=False, loader=OwnLoader, fixups=[])
+    kind = Celery if shared_tasks else OwnApp
+    app = kind("celeriac", set_as_current=False, loader=OwnLoader, fixups=[])
     # As an attribute it would become a setting.
     object.__setattr__(app.conf, "__class__", OwnSettings)
     app.conf.update(celery_settings(settings))
     return app
+
+
+class OwnApp(Celery):  # type: ignore[misc]
+    """A Celery app of no tasks but Celery's: those of any app of a process would be made anew, and bound, for ours."""
+
+    def _task_from_fun(self, fun: Any, name: str | None = None, **options: Any) -> Any:
+        return super()._task_from_fun(fun, name, **options) if name and name.startswith("celery.") else None
 
 
 class OwnSettings(CelerySettings):  # type: ignore[misc]

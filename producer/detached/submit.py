@@ -29,7 +29,7 @@ from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.seal import rows_context
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import claim_resend, message
+from tasks.transport.resend_detached import message
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import BrokerError, InputError, UsageError
 from worker_config.settings import Settings
@@ -101,7 +101,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
             still_up = model_pinning.usable(read_slots(channel.client), plan.models)
         send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
         with broker_errors(channel.url):
-            claim_resend(channel.client, job_id)
+            job_store.claim_unsent(channel.client, job_id)
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)

@@ -82,9 +82,8 @@ class Watcher:
             return
         # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
         due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
-        if claim_resend(client, record.id) or (
-            due and not self._channel.has_queued({one.queue for one in liveness.slots})
-        ):
+        asked = job_store.claim_unsent(client, record.id) or claim_resend(client, record.id)
+        if asked or (due and not self._channel.has_queued({one.queue for one in liveness.slots})):
             # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
             send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
             liveness.has_lost, self._moved_at = False, now

@@ -74,7 +74,7 @@ def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: 
     fields: dict[str, float] = {JobField.WEIGHT: record.weight}
     if plan := record.plan:
         fields |= {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
-        fields[JobField.RESEND] = 1  # until all its messages are sent: its producer may be killed before
+        fields[JobField.UNSENT] = 1
     _write(client, record, sealer, JobState.RUNNING, ttl_seconds, **fields)
 
 
@@ -135,6 +135,11 @@ def update(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: 
         pipe.hget(keys.job(record.id), JobField.STATE)
         _, lost, _, state = pipe.execute()
     return JobState(cast("bytes", state).decode()), bool(lost)
+
+
+def claim_unsent(client: redis.Redis, job_id: str) -> bool:
+    """Whether a detached job's messages were not all sent, as its producer was killed; True for one who asks."""
+    return bool(client.hdel(keys.job(job_id), JobField.UNSENT))
 
 
 def note_sent(client: redis.Redis, record: JobRecord, plan: Plan, sealer: Sealer) -> None:

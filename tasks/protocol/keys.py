@@ -50,10 +50,10 @@ REFUSED = f"{KEY_PREFIX}refused"
 class JobField:
     """The fields of a job's hash, each with what it holds and who writes it.
 
-        producer                 STATE, RECORD, WEIGHT; of a detached job CHUNKS, TTL, MODELS, before its first message
+        producer                 STATE, RECORD, WEIGHT; of a detached job CHUNKS, TTL, MODELS, UNSENT, before its messages
         `celeriac priority`      WEIGHT
         children, by one script  all others (`publish_answer.lua` spells them as they are here)
-        whoever looks after it   SENT_AGAIN; takes RESEND away (`tasks/transport/resend_detached.py`)
+        whoever looks after it   SENT_AGAIN; takes RESEND, UNSENT away (`tasks/transport/resend_detached.py`)
 
     A detached job has no producer to write its record, so that its children count in the hash itself.
     """
@@ -87,9 +87,11 @@ class JobField:
     # Followed by a model's name: the first record of one that failed alone, sealed; and how many these are.
     FAILED: Final = "failed:"
     FAILED_MODELS: Final = "failed_models"
-    # Chunks whose answers were void; there while they, or the job's first messages, are still to be sent.
+    # Chunks whose answers were void; there while they are still to be sent again.
     VOID: Final = "void"
     RESEND: Final = "resend"
+    # There until all messages are sent for the first time; whoever takes it away from a job that is there sends them.
+    UNSENT: Final = "unsent"
 
 
 def _of_job(part: str = "") -> Callable[[str], str]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 
 import redis
@@ -15,10 +16,16 @@ from redis._parsers.base import BaseParser
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from tasks.protocol import keys
-from worker_config.broker_url import BrokerAddress, address_of, redacted, sentinel_options
+from worker_config.broker_url import BrokerAddress, SentinelOptions, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
     COMMAND_RETRIES,
@@ -51,9 +58,10 @@ PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
 # For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, has fewer
 # replicas than it must have, or runs somebody's long script; and one that becomes a replica while somebody waits for
 # an item of a list.
-BaseParser.EXCEPTION_CLASSES |= dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
+_UNFIT_CODES = dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
 
 # By which redis-py counts connections that are lost; those of Unix sockets have no port, and end in an AttributeError.
+# Those of Celery, which names no class of ours for them, are mended too; nobody else looks for it.
 redis.UnixDomainSocketConnection.port = 0  # type: ignore[attr-defined]
 
 
@@ -87,29 +95,72 @@ def connect(
 def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPool:
     options |= {"db": address.database, "username": address.username, "password": address.password}
     if address.scheme == "unix":
-        return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=address.path, **options)
+        return redis.ConnectionPool(connection_class=_UnixConnection, path=address.path, **options)
     # A Unix socket knows no keep-alive.
     options |= {"socket_keepalive": True, **(address.tls or {})}
     if address.master:
         sentinels = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
-        has_tls = address.tls is not None
-        return SentinelConnectionPool(address.master, sentinels, ssl=has_tls, **options)  # type: ignore[no-untyped-call]
+        options["connection_class"] = _PrimaryConnection if address.tls is None else _TlsPrimaryConnection
+        return SentinelConnectionPool(address.master, sentinels, **options)  # type: ignore[no-untyped-call]
     ((host, port),) = address.hosts
-    kind = redis.Connection if address.tls is None else redis.SSLConnection
+    kind = _Connection if address.tls is None else _TlsConnection
     return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+@cache
+def _knowing(parser: Any) -> Any:
+    return type(parser.__name__, (parser,), {"EXCEPTION_CLASSES": parser.EXCEPTION_CLASSES | _UNFIT_CODES})
+
+
+class _Knowing:
+    """A connection of ours that knows these errors; others in the process keep to redis-py's."""
+
+    def set_parser(self, parser_class: Any) -> None:
+        """As redis-py does."""
+        super().set_parser(_knowing(parser_class))  # type: ignore[misc]
+
+
+class _Connection(_Knowing, redis.Connection):
+    pass
+
+
+class _TlsConnection(_Knowing, redis.SSLConnection):
+    pass
+
+
+class _UnixConnection(_Knowing, redis.UnixDomainSocketConnection):
+    pass
+
+
+class _PrimaryConnection(_Knowing, SentinelManagedConnection):
+    pass
+
+
+class _TlsPrimaryConnection(_Knowing, SentinelManagedSSLConnection):
+    pass
+
+
+def know_errors_of_all() -> None:
+    """Let all connections of this process, a worker's, know these errors: also those of Celery."""
+    BaseParser.EXCEPTION_CLASSES |= _UNFIT_CODES
+
+
+_connect_as_redis_does = SentinelManagedConnection._connect
 
 
 def _connect_to_primary(self: Any) -> Any:
     """Ask the Sentinels before each connection; redis-py asks once, and all tries of a command go where that led.
 
-    See redis/redis-py#3874. An old primary may be back there, as a replica or, worse, as a primary still.
+    See redis/redis-py#3874. An old primary may be back there, as a replica or, worse, as a primary still. Celery's own
+    connections are of this class, too; those of anybody else are told by the options for their Sentinels.
     """
+    if not isinstance(self.connection_pool.sentinel_manager.sentinel_kwargs, SentinelOptions):
+        return _connect_as_redis_does(self)  # type: ignore[no-untyped-call]
     if self.connection_pool.is_master:
         self.host, self.port = self.connection_pool.get_master_address()
     return super(SentinelManagedConnection, self)._connect()
 
 
-# Celery's own connections are of this class, too.
 SentinelManagedConnection._connect = _connect_to_primary  # type: ignore[method-assign]
 
 
@@ -201,6 +252,8 @@ def broker_errors(url: str) -> Iterator[None]:
     except _UNFIT as error:
         raise BrokerError(f"Redis at {redacted(url)} takes no writes ({error})") from None
     except redis.RedisError as error:
+        if str(error).partition(" ")[0] in _UNFIT_CODES:  # of a connection of Celery's
+            raise BrokerError(f"Redis at {redacted(url)} takes no writes ({error})") from None
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
 
 

@@ -40,7 +40,7 @@ from tasks.telemetry import metrics, status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
-from tasks.transport.connection import connect, wait_until_up
+from tasks.transport.connection import connect, know_errors_of_all, wait_until_up
 from tasks.transport.rights import check_rights
 from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
 from tasks.worker.child_death import answer_for_child
@@ -101,6 +101,7 @@ def main_process(app: Any) -> MainProcess | None:
 
 def prepare_worker(app: Any, settings: Settings) -> None:
     """Connect what a worker of `app` does; in other commands this costs nothing."""
+    know_errors_of_all()
 
     def on_worker_init(sender: Any, **_: object) -> None:
         folder = run_folder.make()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.models import in_one_process
+from tests.systems import serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -45,6 +50,37 @@ def test_image_files_are_decoded_on_workers_and_damaged_ones_left_out(tmp_path: 
     assert float(last) > 0.8
 
 
+def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path: Path, models: Path) -> None:
+    rows = np.random.default_rng(3).random((300, 64), np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    expected = in_one_process(models / "digits.keras", rows)
+    with serving(tmp_path, models / "models.toml") as system:
+        url = f"redis+socket://{system.redis.socket}?virtual_host=1"
+        environ = {**os.environ, "CELERIAC_BROKER_URL": system.url, "SHOP_URL": url}
+        with (tmp_path / "shop.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "2"],
+                cwd=EXAMPLES / "celery_app",
+                env=environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            sent = [sys.executable, "send.py", str(tmp_path / "rows.npy")]
+            done = subprocess.run(
+                sent, cwd=EXAMPLES / "celery_app", env=environ, capture_output=True, text=True, timeout=300, check=False
+            )
+        finally:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+    assert done.returncode == 0, done.stderr
+    digit = np.bincount(expected.argmax(axis=1)).argmax()
+    assert done.stdout == f"most common digit {digit}, 600 rows in two files\n"
+    np.testing.assert_allclose(np.load(tmp_path / "rows.npy.scores2.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
 def test_an_example_says_how_to_run_it(name: str) -> None:
-    assert f"cd examples/{name} && python train.py" in (EXAMPLES / name / "train.py").read_text()
+    program = next(path for path in (EXAMPLES / name).glob("*.py") if path.name in ("train.py", "send.py"))
+    assert f"cd examples/{name} && python {program.name}" in program.read_text()

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from celery import chain, chord, group
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from producer import Client, JobState
 from producer.celery import load
@@ -219,6 +220,19 @@ def test_a_revoked_task_cancels_its_job(system: System, light: ModuleType, predi
         wait_until(lambda: jobs(system)[job_id] == JobState.CANCELLED, "its job is cancelled")
 
 
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit"])
+def test_so_does_one_whose_time_is_up(system: System, predict_job: Any, limit: str) -> None:
+    before = set(jobs(system))
+    with holding(system.folder, 5.0):
+        # Within the first look, which a small job may take.
+        task = predict_job.s([[4.0], [5.0]], "held", chunk_rows=1).apply_async(**{limit: 1})
+        with pytest.raises(TimeLimitExceeded if limit == "time_limit" else SoftTimeLimitExceeded):
+            task.get(timeout=WAIT_SECONDS)
+        (job_id,) = set(jobs(system)) - before
+        wait_until(lambda: jobs(system)[job_id] == JobState.CANCELLED, "its job is cancelled")
+
+
 def test_a_light_worker_that_is_killed_leaves_a_job_that_is_computed_once(system: System, predict_job: Any) -> None:
     rows = [[float(number)] for number in range(100, 140)]
     before = set(jobs(system))
@@ -254,3 +268,35 @@ def test_a_name_is_for_one_job(system: System) -> None:
             client.submit("digits", ROWS, name="mine")  # type: ignore[call-overload]
         with pytest.raises(UsageError, match="name has 300 characters"):
             client.submit("digits", ROWS, detach=True, name=300 * "x")
+
+
+def test_of_two_that_submit_by_a_name_at_a_time_one_does(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, before = job_store.create, set(jobs(system))
+    with Client(system.url) as client:
+        first: list[str] = []
+
+        def create_late(*args: Any) -> None:
+            monkeypatch.undo()
+            first.append(client.submit("digits", ROWS, detach=True, name="both", chunk_rows=7))
+            create(*args)
+
+        monkeypatch.setattr(job_store, "create", create_late)
+        assert client.submit("digits", ROWS, detach=True, name="both", chunk_rows=11) == first[0]
+    assert set(jobs(system)) - before == set(first)
+
+
+def test_messages_that_a_killed_process_did_not_send_are_sent(system: System, expected: Any) -> None:
+    lines = [
+        "import os",
+        "import numpy as np",
+        "import producer.detached.submit as submit",
+        "from producer import Client",
+        "submit.send = lambda *_: os._exit(9)",
+        "client = Client()",
+        f"client.submit('digits', np.load({str(system.folder / 'data' / 'rows.npy')!r}), detach=True, name='cut')",
+    ]
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False).returncode == 9
+    with Client(system.url) as client:
+        job = client.attach(client.submit("digits", ROWS, detach=True, name="cut"))
+        np.testing.assert_allclose(job.result(), expected, **CLOSE)
+        assert job.ledger.duplicates == 0
