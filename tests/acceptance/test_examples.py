@@ -56,7 +56,12 @@ def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path:
     expected = in_one_process(models / "digits.keras", rows)
     with serving(tmp_path, models / "models.toml") as system:
         url = f"redis+socket://{system.redis.socket}?virtual_host=1"
-        environ = {**os.environ, "CELERIAC_BROKER_URL": system.url, "SHOP_URL": url}
+        environ = {
+            **os.environ,
+            "CELERIAC_BROKER_URL": system.url,
+            "CELERY_BROKER_URL": url,
+            "CELERY_RESULT_BACKEND": url,
+        }
         with (tmp_path / "shop.log").open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "2"],
@@ -67,7 +72,7 @@ def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path:
                 start_new_session=True,
             )
         try:
-            sent = [sys.executable, "send.py", str(tmp_path / "rows.npy")]
+            sent = [sys.executable, "shop.py", str(tmp_path / "rows.npy")]
             done = subprocess.run(
                 sent, cwd=EXAMPLES / "celery_app", env=environ, capture_output=True, text=True, timeout=300, check=False
             )
@@ -82,5 +87,5 @@ def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path:
 
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
 def test_an_example_says_how_to_run_it(name: str) -> None:
-    program = next(path for path in (EXAMPLES / name).glob("*.py") if path.name in ("train.py", "send.py"))
+    program = next(path for path in (EXAMPLES / name).glob("*.py") if path.name in ("train.py", "shop.py"))
     assert f"cd examples/{name} && python {program.name}" in program.read_text()

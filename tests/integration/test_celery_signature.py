@@ -15,10 +15,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from celery import chain, chord, group
-from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
 from producer import Client, JobState
 from producer.celery import load
+from producer.records import job_store
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process
@@ -210,14 +211,17 @@ def test_an_unknown_option_is_refused_where_it_is_sent(predict_job: Any) -> None
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_revoked_task_cancels_its_job(system: System, light: ModuleType, predict_job: Any) -> None:
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_revoked_task_cancels_its_job(system: System, light: ModuleType, predict_job: Any, terminate: bool) -> None:
     before = set(jobs(system))
     with holding(system.folder, 3.0):
         task = predict_job.delay([[1.0], [2.0], [3.0]], "held", chunk_rows=1)
         wait_until(lambda: held_child(system.folder), "the job runs")
         (job_id,) = set(jobs(system)) - before
-        light.app.control.revoke(task.id)
+        light.app.control.revoke(task.id, terminate=terminate)
         wait_until(lambda: jobs(system)[job_id] == JobState.CANCELLED, "its job is cancelled")
+    with pytest.raises(TaskRevokedError):
+        task.get(timeout=WAIT_SECONDS)
 
 
 @pytest.mark.usefixtures("worker")

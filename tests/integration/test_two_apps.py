@@ -41,15 +41,15 @@ theirs.finalize()
 
 
 def world():
-    registry = kombu.serialization.registry
-    signals = {name: len(one.receivers or ()) for name, one in vars(celery.signals).items() if hasattr(one, "receivers")}
+    known = kombu.serialization.registry
+    signals = {name: one for name, one in vars(celery.signals).items() if hasattr(one, "receivers")}
     return {
         "current": str(_state._tls.current_app), "default": str(_state.default_app),
         "settings": {name: repr(value) for name, value in theirs.conf.table().items()},
         "tasks": sorted(theirs.tasks),
-        "serializers": sorted(registry._encoders) + sorted(registry._decoders) + sorted(registry._disabled_content_types),
+        "serializers": [sorted(one) for one in (known._encoders, known._decoders, known._disabled_content_types)],
         "transports": repr(kombu.transport.TRANSPORT_ALIASES),
-        "signals": signals,
+        "signals": {name: len(one.receivers or ()) for name, one in signals.items()},
         "loggers": {name: (logging.getLogger(name).level, len(logging.getLogger(name).handlers))
                     for name in ("root", "", "celery", "celery.task", "kombu", "redis")},
         "redis errors": repr(BaseParser.EXCEPTION_CLASSES),
