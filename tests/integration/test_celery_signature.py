@@ -266,7 +266,7 @@ def test_a_name_is_for_one_job(system: System) -> None:
         assert client.submit("digits", ROWS, detach=True, name="mine") == first
         assert client.find("yours") is None
         with system.admin() as server:
-            server.delete(f"celeriac:job:{first}")
+            job_store.remove(server, first)
         assert client.submit("digits", ROWS, detach=True, name="mine") != first
         with pytest.raises(UsageError, match="name is for a detached job"):
             client.submit("digits", ROWS, name="mine")  # type: ignore[call-overload]
