@@ -195,19 +195,20 @@ class DetachedJob(JobHandle):
         """
         began = time.monotonic()
         with self._channel() as channel:
-            watcher = self._watcher(channel)
+            watcher, pause = self._watcher(channel), LEAST_PAUSE_SECONDS
             while True:
                 state, record = watcher.look()
                 if each:
                     each(state, record)
                 if state is not JobState.RUNNING:
                     return True
-                left = LONGEST_PAUSE_SECONDS
+                left, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
                 if timeout_seconds is not None:
                     left = min(left, timeout_seconds - (time.monotonic() - began))
                 if left <= 0:
                     return False
                 time.sleep(left)
+                watcher.look_if_ended()
 
     def _channel(self) -> closing[BrokerChannel]:
         return closing(BrokerChannel(self._url, self._settings, self.id))

@@ -68,6 +68,12 @@ class Watcher:
                 scripts.keep_job(self._channel.client, record.id, self._plan.ttl_seconds)
         return self._last
 
+    def look_if_ended(self) -> None:
+        """Let the next look be one at Redis, though a second is not over, if the job has ended meanwhile."""
+        with broker_errors(self._channel.url):
+            if job_store.state_of(self._channel.client, self._last[1].id) is not JobState.RUNNING:
+                self._liveness.look_at_once(time.monotonic(), was_away=False)
+
     def _look_after(self, record: JobRecord, now: float) -> None:
         client, liveness = self._channel.client, self._liveness
         liveness.update(now, *self._channel.workers())

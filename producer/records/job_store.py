@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -267,6 +268,13 @@ def read_failures(client: redis.Redis, record: JobRecord, sealer: Sealer) -> lis
         if known not in records:
             records.append(known)
     return sorted(records, key=lambda failed: (failed.start, failed.model))
+
+
+def state_of(client: redis.Redis, job_id: str) -> JobState | None:
+    """Where a job is; None where it is not there, or nobody can tell."""
+    with suppress(ValueError):
+        return JobState(cast("bytes", client.hget(keys.job(job_id), JobField.STATE) or b"").decode())
+    return None
 
 
 def expires_at(client: redis.Redis, job_id: str) -> float:

@@ -252,8 +252,9 @@ def broker_errors(url: str) -> Iterator[None]:
     except _UNFIT as error:
         raise BrokerError(f"Redis at {redacted(url)} takes no writes ({error})") from None
     except redis.RedisError as error:
-        if str(error).partition(" ")[0] in _UNFIT_CODES:  # of a connection of Celery's
-            raise BrokerError(f"Redis at {redacted(url)} takes no writes ({error})") from None
+        why = _OF_PIPELINE.sub(r"\2", str(error))
+        if why.partition(" ")[0] in _UNFIT_CODES:  # of a connection of Celery's
+            raise BrokerError(f"Redis at {redacted(url)} takes no writes ({why})") from None
         raise BrokerError(f"Redis at {redacted(url)} does not do its part: {error}") from None
 
 
