@@ -16,7 +16,7 @@ from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
-from producer.records import job_store
+from producer.records.job_names import find_named
 from producer.requests.find_models import find_models
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
@@ -26,7 +26,7 @@ from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
-from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, JobSpec, SubmitOptions
+from producer.scheduling.job_options import MAX_WAITING_BYTES, DetachOptions, JobOptions, JobSpec, SubmitOptions
 from producer.scheduling.payload_route import choose_store
 from producer.scheduling.priority import Priority
 from producer.sources import Source, from_rows, open_source
@@ -159,13 +159,7 @@ class Client:
         data: object,
         *,
         detach: Literal[True],
-        chunk_rows: int | None = None,
-        store: StoreName | None = None,
-        compression: Compression | None = None,
-        on_nonfinite: OnNonfinite = "warn",
-        priority: Priority | None = None,
-        ttl_seconds: int | None = None,
-        name: str | None = None,
+        **options: Unpack[DetachOptions],
     ) -> str: ...
 
     def submit(
@@ -288,9 +282,7 @@ class Client:
     def try_out(self, models: str | Sequence[str], data: object, options: JobOptions | None = None) -> Preflight:
         """Send the first batch of `data` through every stage, and forecast the whole job; nothing of it stays.
 
-        Args:
-            models, data: as for `submit`.
-            options: how; the defaults of `submit` if left out.
+        All is as for `submit`, with its defaults where `options` is left out.
 
         Raises:
             CeleriacError: whatever `submit` raises, or the job ends with at its first chunk.
@@ -308,13 +300,8 @@ class Client:
         return {info.name: info.digest for info in self.describe(models)}
 
     def find(self, name: str) -> str | None:
-        """The id of the detached job that was submitted by this name; None where there is none, or it has expired.
-
-        Raises:
-            BrokerError: Redis cannot be reached.
-        """
-        with broker_errors(self.broker_url), connect(self.broker_url) as client:
-            return job_store.find_named(client, name)
+        """The id of the detached job that was submitted by this name; None where there is none, or it has expired."""
+        return find_named(self.broker_url, name)
 
     def attach(self, job_id: str) -> DetachedJob:
         """A job that was submitted with `detach`, here or elsewhere; the first characters of its id are enough.

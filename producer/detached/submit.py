@@ -15,7 +15,7 @@ from typing import cast
 
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
-from producer.records import job_store, trace_span
+from producer.records import job_names, job_store, trace_span
 from producer.rows.read_errors import foreign_errors
 from producer.rows.rebatcher import Rebatcher
 from producer.rows.source import Rows
@@ -93,7 +93,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
         with broker_errors(channel.url):
             job_store.create(channel.client, record, channel.sealer, ttl_seconds)
             if options.name is not None:
-                known = job_store.bind_name(channel.client, options.name, job_id, ttl_seconds)
+                known = job_names.bind(channel.client, options.name, job_id, ttl_seconds)
                 if known != job_id:  # somebody else was faster
                     job_store.remove(channel.client, job_id)
                     trace.end(job_store.JobState.CANCELLED, {}, f"left before, as job {known}")

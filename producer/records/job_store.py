@@ -98,31 +98,6 @@ def remove(client: redis.Redis, job_id: str, queues: Collection[str] = ()) -> No
         pipe.execute()
 
 
-def bind_name(client: redis.Redis, name: str, job_id: str, ttl_seconds: int) -> str:
-    """Give a job this name, unless one that is still there has it; return the id of the one that has it now."""
-    key = keys.named(name)
-    with client.pipeline() as pipe:
-        pipe.hsetnx(key, "job", job_id)
-        pipe.hget(key, "job")
-        pipe.expire(key, ttl_seconds)
-        _, owner, _ = pipe.execute()
-    known = cast("bytes", owner).decode()
-    if known != job_id and not client.hget(keys.job(known), JobField.TTL):
-        client.hset(key, "job", job_id)  # the other has expired
-        return job_id
-    return known
-
-
-def find_named(client: redis.Redis, name: str) -> str | None:
-    """The id of the job that has this name, which it then keeps for longer; None where there is none, or it expired."""
-    found = cast("bytes | None", client.hget(keys.named(name), "job"))
-    ttl_seconds = found and client.hget(keys.job(found.decode()), JobField.TTL)
-    if not found or not ttl_seconds:
-        return None
-    client.expire(keys.named(name), int(ttl_seconds))
-    return found.decode()
-
-
 def update(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> tuple[JobState, bool]:
     """Write a running job's record; return its state, which somebody else may have set to CANCELLED.
 

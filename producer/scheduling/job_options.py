@@ -44,6 +44,18 @@ class SubmitOptions(TypedDict, total=False):
     priority: Priority | None
 
 
+class DetachOptions(TypedDict, total=False):
+    """Keywords of `Client.submit` for a job that is left; for type checkers."""
+
+    chunk_rows: int | None
+    store: StoreName | None
+    compression: Compression | None
+    on_nonfinite: OnNonfinite
+    priority: Priority | None
+    ttl_seconds: int | None
+    name: str | None
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """What a job keeps to from its first chunk to its last; the names are those of `Client.submit`.

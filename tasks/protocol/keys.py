@@ -50,7 +50,7 @@ REFUSED = f"{KEY_PREFIX}refused"
 class JobField:
     """The fields of a job's hash, each with what it holds and who writes it.
 
-        producer                 STATE, RECORD, WEIGHT; of a detached job CHUNKS, TTL, MODELS, UNSENT, before its messages
+        producer                 STATE, RECORD, WEIGHT; of a detached job CHUNKS, TTL, MODELS, UNSENT, before it is sent
         `celeriac priority`      WEIGHT
         children, by one script  all others (`publish_answer.lua` spells them as they are here)
         whoever looks after it   SENT_AGAIN; takes RESEND, UNSENT away (`tasks/transport/resend_detached.py`)
