@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import psutil
 
 T = TypeVar("T")
+
+
+class _Job(Protocol):
+    def wait(self, timeout_seconds: float) -> bool: ...
+
+    def progress(self) -> object: ...
+
+
+class _Process(Protocol):
+    def poll(self) -> int | None: ...
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 90.0, every_seconds: float = 0.02) -> T:
@@ -20,6 +30,23 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 9
             raise AssertionError(f"waited {waited:.0f} s in vain until {what}")
         time.sleep(every_seconds)
     return value
+
+
+def wait_for_job(job: _Job) -> None:
+    """Wait until a job has ended."""
+    try:
+        wait_until(lambda: job.wait(1), "the job ends")
+    except AssertionError as error:
+        error.add_note(str(job.progress()))
+        raise
+
+
+def wait_for_exit(process: _Process, every_seconds: float = 0.02) -> int:
+    """Wait until a process has ended; returns its exit code."""
+    wait_until(lambda: process.poll() is not None, "the process ends", every_seconds=every_seconds)
+    code = process.poll()
+    assert code is not None
+    return code
 
 
 def slowdown() -> float:

@@ -25,13 +25,11 @@ from tasks.transport.worker_registry import read_slots
 from tests import warm
 from tests.seals import SEALER
 from tests.systems import BIN, SIGNING
-from tests.waiting import wait_until
+from tests.waiting import wait_for_exit, wait_until
 from tests.warm import Forked
 from worker_config.errors import ExitCode
 
 CELERIAC = BIN / "celeriac"
-# Longer than any command of a test takes; one that hangs fails the test.
-TIMEOUT_SECONDS = 120.0
 # A killed process is gone in milliseconds; the kernel may be busy with others.
 GONE_SECONDS = 5.0
 MARK = "COMMAND_UNDER_TEST"
@@ -87,12 +85,12 @@ class Running:
         """Send a signal to this process alone, wait for its end; returns the seconds between the two."""
         started = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(TIMEOUT_SECONDS)
+        wait_for_exit(self.process)
         return time.monotonic() - started
 
     def end(self) -> Ended:
         """Wait for the end."""
-        self.process.wait(TIMEOUT_SECONDS)
+        wait_for_exit(self.process)
         texts = [path.read_text(errors="replace") for path in (self.stdout, self.stderr)]
         return Ended(self.words, self.process.returncode, *texts)
 

@@ -23,7 +23,7 @@ from tests.chaos.calls import Calls
 from tests.chaos.schedule import Schedule
 from tests.seals import SEALER
 from tests.systems import System, Worker
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import CeleriacError, ExitCode
 from worker_config.settings import Settings
 
@@ -140,7 +140,7 @@ class SubmittedJob(Scene):
     def end(self) -> tuple[Any, Ledger]:
         self._enough.set()
         outputs = np.concatenate(self._outputs.result(END_TIMEOUT_SECONDS))
-        assert self._job.wait(10)
+        wait_for_job(self._job)
         self._job.ledger.check()
         assert self._job.state is JobState.DONE
         assert not self._job.failures()

@@ -18,7 +18,7 @@ from tests.chunks import deaths
 from tests.manifests import write_manifest
 from tests.seals import SEALER
 from tests.systems import System, queues, serving
-from tests.waiting import is_alive, wait_until
+from tests.waiting import is_alive, wait_for_job, wait_until
 from worker_config.errors import CeleriacError, JobCancelledError, RowsFailedError
 
 CHILDREN = 2
@@ -67,7 +67,7 @@ def test_cancel_runs_no_queued_chunk_and_frees_every_child(system: System, clien
     job.cancel()
     with pytest.raises(JobCancelledError, match=f"job {job.id} was cancelled; 0 of 40 rows were predicted"):
         job.result()
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     job.ledger.check()
     assert (job.state, job.ledger.skipped, job.ledger.failed) == (JobState.CANCELLED, 40, 0)
 
@@ -95,7 +95,7 @@ def test_a_job_whose_counts_do_not_add_up_fails_loudly(
     job = client.submit("stuck", ROWS, chunk_rows=CHUNK_ROWS)
     with pytest.raises(CeleriacError, match="the ledger does not add up: 40 rows read, but 39 accounted for"):
         job.result()
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     state, record = job_store.read(server, job.id, SEALER)
     assert state is JobState.FAILED

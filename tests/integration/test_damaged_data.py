@@ -35,7 +35,7 @@ from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, ROWS, SIDES
 from tests.seals import SEALER, push
 from tests.systems import System
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import InputError, RowsFailedError
 
 JOB = "0123456789ab"
@@ -57,7 +57,7 @@ def check_ends_after(system: System, job: Job, rows: int, error: type[Exception]
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     assert job.ledger.written == came <= job.ledger.predicted
     assert job.ledger.rows == job.ledger.predicted + job.ledger.failed + job.ledger.skipped
@@ -158,7 +158,7 @@ def test_a_file_that_changes_during_a_job_is_never_mixed_with_itself(
     with pytest.raises(InputError, match=rf"changes\.npy: {words} since it was opened; rows \d+-\d+ .*leave the file"):
         parts.extend(job.parts())
 
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert [part.index for part in parts] == list(range(len(parts)))
     assert 0 < parts[-1].stop < MANY_ROWS
     whole = np.concatenate([cast("np.ndarray", part.outputs) for part in parts])
@@ -218,7 +218,7 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
             limit_files(pid, resource.RLIM_INFINITY)
     for name, array in cast("dict[str, np.ndarray]", expected).items():
         np.testing.assert_allclose(predictions[name], array, rtol=1e-5, atol=1e-6)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     ways = [type(ref) for ref in refs]
     assert (ways.count(FileRef), ways.count(RedisRef)) == (3, 3), "one side by way of Redis, the other by files"
     check_nothing_of(system, job.id)

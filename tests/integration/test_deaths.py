@@ -42,7 +42,7 @@ from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.seals import SEALER, opened_answer, outputs_ref, rows_ref, sealed_answer
 from tests.systems import System, Worker, queued_messages, queues, serving
-from tests.waiting import descendants_of, is_alive, wait_until
+from tests.waiting import descendants_of, is_alive, wait_for_job, wait_until
 from worker_config.errors import JobCancelledError, MessageError, RowsFailedError
 
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
@@ -211,7 +211,7 @@ def test_an_answer_that_is_none_ends_the_job_with_one_clear_error(
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     job.ledger.check()
     assert job_store.read(server, job.id, SEALER)[0] is JobState.FAILED
@@ -310,7 +310,7 @@ def test_a_memory_error_becomes_an_answer_and_never_leaves_the_task(
 
 def _result(job: Job) -> Any:
     """The predictions of a job that must end, one way or the other."""
-    assert job.wait(timeout_seconds=60), f"the job hangs: {job.progress()}; {job.ledger}"
+    wait_for_job(job)
     return job.result()
 
 

@@ -14,6 +14,7 @@ from producer import Client, JobState
 from tasks.protocol.messages import OnError
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
+from tests.waiting import wait_for_job
 from worker_config.errors import RowsFailedError
 
 ROWS = 200
@@ -124,7 +125,7 @@ def test_a_model_that_fails_is_left_out_of_the_result(
     assert isinstance(outputs, dict)
     assert list(outputs) == [name for name in names if name != bad]
     check_good(outputs, rows)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.DONE
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.failed) == (ROWS, 0)
@@ -177,7 +178,7 @@ def test_no_model_left_is_a_failed_job(client: Client, rows: np.ndarray) -> None
     got: list[Any] = []
     with pytest.raises(RowsFailedError, match=r"rows \d+-\d+ failed in model (some|other) at infer: "):
         got.extend(part.outputs for part in job.parts())
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     assert len(job.failed_models) == 1, "the last one ends the job"
     assert got, "what came before is handed over"
@@ -302,7 +303,7 @@ def test_a_detached_job_without_a_model_left_fails(client: Client, rows: np.ndar
     job = client.attach(client.submit(["some", "other"], rows, chunk_rows=CHUNK, detach=True))
     with pytest.raises(RowsFailedError, match=f"job {job.id} failed: rows .* failed in model (some|other) at infer"):
         job.result()
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     job.ledger.check(handed_over=False)
     assert job.ledger.failed == CHUNK

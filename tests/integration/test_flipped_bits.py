@@ -20,7 +20,7 @@ from tasks.transport import spool
 from tests.forms import LONG
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 
 FLIPS = 1_000 if LONG else 40
 # So that no chunk is damaged as often as it is sent.
@@ -164,7 +164,7 @@ def test_bits_of_what_is_noted_of_deliveries(system: System, client: Client, see
     with system.admin() as server:
         job = client.submit("deadly", rows, chunk_rows=16, on_error="fill")
         with meddling(server, keys.deliveries(job.id), draw):
-            assert job.wait(timeout_seconds=120), job.progress()
+            wait_for_job(job)
     bad = np.flatnonzero(rows[:, 0] < 0)
     outputs = cast("np.ndarray", job.result())
     expected = rows * 2
@@ -196,6 +196,6 @@ def meddling(server: redis.Redis, key: str, draw: random.Random) -> Iterator[Non
 
 
 def check_whole(job: Job, expected: np.ndarray) -> None:
-    assert job.wait(timeout_seconds=120), f"the job hangs: {job.progress()}; {job.ledger}"
+    wait_for_job(job)
     np.testing.assert_array_equal(job.result(), expected)
     job.ledger.check()

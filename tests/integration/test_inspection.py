@@ -20,7 +20,7 @@ from tasks.protocol import keys
 from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, Worker
-from tests.waiting import is_alive, wait_until
+from tests.waiting import is_alive, wait_for_exit, wait_until
 
 MODEL = """
 import os
@@ -117,7 +117,6 @@ def health(system: System, *options: str) -> subprocess.CompletedProcess[str]:
         cwd=system.folder,
         capture_output=True,
         text=True,
-        timeout=30,
         check=False,
     )
 
@@ -260,7 +259,7 @@ def test_a_child_that_comes_while_it_drains_is_no_slot_and_another_worker_takes_
     (slot,) = shared.slots()
     assert slot.worker.startswith("second@here")
     other.process.terminate()  # and so its slot goes at once
-    other.process.wait(60)
+    wait_for_exit(other.process)
     shared.ask(NODE, "resume")
     wait_until(lambda: len([one for one in shared.slots() if one.worker.startswith(NODE)]) == 2, "both serve")
 
@@ -317,7 +316,7 @@ def test_a_worker_that_drains_can_be_ended(shared: System) -> None:
     wait_until(lambda: not shared.slots(), "its slots are gone")
     (worker, *_) = shared.workers
     worker.process.terminate()
-    assert worker.process.wait(60) == 0, worker.output()
+    assert wait_for_exit(worker.process) == 0, worker.output()
     assert health(shared, "-n", NODE).returncode == 1, "it is gone"
     with shared.admin() as server:
         assert not list(server.scan_iter(keys.worker("*")))

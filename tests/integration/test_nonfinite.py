@@ -22,6 +22,7 @@ from tests.failed_rows import rows_of
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving
+from tests.waiting import wait_for_job
 from worker_config.errors import RowsFailedError
 
 ROWS = 60
@@ -133,7 +134,7 @@ def test_values_that_overflow_are_rows_that_fail(client: Client, models: Path) -
 
 def test_a_detached_job_counts_them_and_can_fail(client: Client) -> None:
     job = client.attach(client.submit(["digits", "root"], rows_with_gaps(), chunk_rows=7, detach=True))
-    assert job.wait(timeout_seconds=60)
+    wait_for_job(job)
     parts = list(job.parts())
     assert sum(part.nonfinite[0] for part in parts) == job.ledger.nonfinite_inputs == len(BAD)
     assert sum(part.nonfinite[1] for part in parts) == job.ledger.nonfinite_outputs >= 1

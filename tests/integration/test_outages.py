@@ -24,7 +24,7 @@ from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.seals import SEALER, outputs_ref, sealed_answer
 from tests.systems import System, serving
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import ExitCode
 
 ROWS = np.random.default_rng(3).random((400, 4), np.float32)
@@ -76,7 +76,7 @@ def shared_client(shared: System) -> Iterator[Client]:
 
 def check_whole(job: Job, rows: np.ndarray = ROWS) -> None:
     np.testing.assert_array_equal(job.result(), rows + 1)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     job.ledger.check()
     assert job.ledger.predicted == len(rows)
 
@@ -159,7 +159,7 @@ def test_a_job_that_waits_for_redis_can_be_cancelled(
     system.redis.stop()
     wait_until(lambda: "waits: Redis at" in caplog.text, "the job says that it waits")
     job.cancel()
-    assert job.wait(timeout_seconds=60)
+    wait_for_job(job)
     assert job.state == "cancelled"
     open_gate(system)
 

@@ -27,7 +27,7 @@ from tasks.protocol.messages import STAGES
 from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import System, queued_messages, serving
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import InputError, UsageError
 from worker_config.queue_names import KEY_PREFIX, QUEUE
 
@@ -199,7 +199,7 @@ def test_a_job_that_begins_at_the_end_sends_no_chunk(client: Client, pixels: np.
     job = client.submit("digits", data, first_row=ROWS)
 
     assert list(job.parts()) == []
-    assert job.wait(timeout_seconds=60)
+    wait_for_job(job)
     assert job.state is JobState.DONE
     job.ledger.check()
     assert (job.ledger.rows, job.ledger.resumed, job.ledger.chunks_sent) == (ROWS, ROWS, 0)
@@ -284,7 +284,7 @@ def test_a_job_leaves_its_record_and_timeline_alone_behind_and_these_not_for_eve
 ) -> None:
     job = client.submit("digits", np.repeat(pixels, 8, axis=0), chunk_rows=400)
     job.result()
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
 
     assert _keys(server, keys.job(job.id) + "*") == [keys.job(job.id), keys.timeline(job.id)]
     assert all(0 < cast("int", server.ttl(key(job.id))) <= 86_400 for key in (keys.job, keys.timeline))
@@ -328,7 +328,7 @@ def test_every_key_of_ours_has_a_time_to_live_during_a_job_and_after_it(
 
     for _ in job.parts():
         assert _immortal_keys(server) == []
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert _immortal_keys(server) == []
 
 

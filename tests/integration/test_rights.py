@@ -26,7 +26,7 @@ from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.metrics import free_port
 from tests.systems import BIN, PASSWORD, RedisServer, System
-from tests.waiting import wait_until
+from tests.waiting import wait_for_exit, wait_for_job, wait_until
 from worker_config.errors import BrokerRefusedError, ExitCode
 from worker_config.queue_names import KEY_PREFIX
 
@@ -140,7 +140,7 @@ def produce(system: System) -> None:
         with holding(system.folder, float(HELD)):
             job = client.submit("held", ROWS, chunk_rows=1)
             succeeds(system, "cancel", job.id)
-            assert job.wait(60)
+            wait_for_job(job)
         succeeds(system, "predict", "held", "rows.npy", "-o", "out.npy", "--dry-run")
 
 
@@ -249,7 +249,7 @@ def test_all_works_with_least_rights_and_each_is_used(system: System, caplog: py
             watch(system)
             examine(system, role)
         system.workers[-1].process.terminate()
-        system.workers[-1].process.wait(60)
+        wait_for_exit(system.workers[-1].process)
     assert system.redis.refused() == []
     # Redis shows it also where it was refused, as to the doctor of a watcher.
     assert used - role.commands <= {"exec"}
@@ -306,7 +306,7 @@ def test_who_lacks_a_right_is_told_in_one_line_how_it_is_given(server: RedisServ
     with without(server, WORKER, "-brpop", "-hlen"):
         worker = system.start_worker(manifest, 1)
         try:
-            assert worker.process.wait(90) == ExitCode.BROKER
+            assert wait_for_exit(worker.process) == ExitCode.BROKER
         finally:
             worker.stop()
         check_line(worker.output(), "rights of workers.* ACL SETUSER worker \\+brpop \\+hlen$")

@@ -25,7 +25,7 @@ from tests.forms import LONG
 from tests.held import holding, write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, queued_messages, serving
-from tests.waiting import wait_until
+from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import CeleriacError, ExitCode, MessageError, SealError, UnknownJobError
 from worker_config.settings import Settings
 
@@ -78,7 +78,7 @@ def leave(client: Client, models: str | list[str] = "held") -> str:
 
 def leave_done(client: Client, models: str | list[str] = "held") -> str:
     job_id = leave(client, models)
-    assert client.attach(job_id).wait(timeout_seconds=120)
+    wait_for_job(client.attach(job_id))
     return job_id
 
 

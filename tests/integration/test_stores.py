@@ -19,6 +19,7 @@ from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import RedisServer, System, serving, shared_folders
+from tests.waiting import wait_for_job
 from worker_config.errors import RowsFailedError, UsageError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -65,7 +66,7 @@ def test_every_way_gives_the_same_outputs_and_leaves_nothing(
 ) -> None:
     job = client.submit("digits", str(file), chunk_rows=CHUNK_ROWS, store=store)
     np.testing.assert_allclose(job.result(), expected, **CLOSE)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert store_of(shared, job.id) == store
     assert not (shared.folder / "spool" / job.id).exists()
     with shared.admin() as server:
@@ -83,7 +84,7 @@ def test_large_outputs_take_the_way_of_the_rows(shared: System, client: Client, 
     ]
     for name in ("wide", "narrow"):
         np.testing.assert_allclose(whole[name], np.concatenate([half[name] for half in halves]), **CLOSE)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     assert list((shared.folder / "spool").iterdir()) == list((shared.folder / "spool").glob(".worker-*"))
 
 
@@ -93,7 +94,7 @@ def test_a_producer_without_the_spool_folder_gets_large_outputs_through_redis(
     with Client(shared.url, settings=shared.settings()) as alone:
         job = alone.submit("digits", file, chunk_rows=len(ROWS), store="slices")  # outputs of 117 KiB
         np.testing.assert_allclose(job.result(), expected, **CLOSE)
-        assert job.wait(timeout_seconds=30)
+        wait_for_job(job)
     assert not shared.resent(job.id)
     assert not (shared.folder / "spool" / job.id).exists()
 
@@ -145,7 +146,7 @@ def test_a_file_that_shrinks_during_the_run_is_one_clear_error(shared: System, c
         for _ in parts:
             pass
     assert "\n" not in str(caught.value)
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
 
 
 def test_a_payload_that_a_worker_does_not_find_comes_again_through_redis(
@@ -196,7 +197,7 @@ def test_rows_of_many_shapes_are_grouped_before_the_model_sees_them(system: Syst
 
 def finished(job: Any) -> str:
     job.result()
-    assert job.wait(timeout_seconds=30)
+    wait_for_job(job)
     return str(job.id)
 
 

@@ -18,7 +18,7 @@ from tests.acceptance.commands import Celeriac
 from tests.chunks import deaths, without_rows
 from tests.manifests import write_manifest
 from tests.systems import System, queues, serving
-from tests.waiting import is_alive, wait_until
+from tests.waiting import is_alive, wait_for_job, wait_until
 from worker_config.errors import ExitCode, RowsFailedError
 
 ROWS = 10_000
@@ -121,7 +121,7 @@ def check_keys(server: redis.Redis, job_id: str) -> None:
 
 
 def ended(job: Job) -> Any:
-    assert job.wait(timeout_seconds=60), f"the job hangs: {job.progress()}; {job.ledger}"
+    wait_for_job(job)
     return job.result()
 
 
@@ -166,7 +166,7 @@ def test_a_budget_ends_the_job_and_what_came_before_is_kept(
     with pytest.raises(RowsFailedError, match=r"\d+ rows failed, at most 5 may \(max_failed\)"):
         parts.extend(job.parts())
 
-    assert job.wait(timeout_seconds=60)
+    wait_for_job(job)
     assert job.state is JobState.FAILED
     assert [part.start for part in parts] == list(range(0, CHUNK_ROWS * len(parts), CHUNK_ROWS))
     stop = parts[-1].stop

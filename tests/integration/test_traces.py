@@ -15,6 +15,7 @@ from tests.acceptance.commands import Celeriac
 from tests.collector import Collector, Span, collecting
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY
+from tests.waiting import wait_for_job
 from worker_config.errors import ExitCode, RowsFailedError
 from worker_config.telemetry import tracing
 
@@ -100,7 +101,7 @@ def told(command: Celeriac) -> JobFacts:
                 together = client.submit("together", ROWS, chunk_rows=CHUNK_ROWS)
                 np.testing.assert_array_equal(together.result(), 2 * ROWS)
                 left = client.submit("die_once", ROWS, chunk_rows=CHUNK_ROWS, detach=True)
-                assert client.attach(left).wait(timeout_seconds=60)
+                wait_for_job(client.attach(left))
                 failed = client.submit("fail", ROWS, chunk_rows=len(ROWS))
                 with pytest.raises(RowsFailedError, match="not there"):
                     failed.result()

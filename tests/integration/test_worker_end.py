@@ -16,7 +16,7 @@ from tasks.protocol.messages import Outputs
 from tests.chunks import Chunks, chunks_of, outputs_of
 from tests.manifests import write_manifest
 from tests.systems import System, Worker
-from tests.waiting import descendants_of, is_alive, wait_until
+from tests.waiting import descendants_of, is_alive, wait_for_exit, wait_until
 from worker_config.celery_app import celery_settings
 from worker_config.settings import Settings
 
@@ -75,7 +75,7 @@ def begun(chunks: Chunks) -> set[int]:
 
 
 def ends_well(worker: Worker, children: list[int]) -> None:
-    assert worker.process.wait(60) == 0, worker.output()
+    assert wait_for_exit(worker.process) == 0, worker.output()
     wait_until(lambda: not any(map(is_alive, children)), "its children are gone")
     assert list(worker.log.with_suffix(".tmp").iterdir()) == []
 
@@ -141,4 +141,4 @@ def test_a_worker_without_redis_ends_too(system: System, manifest: Path) -> None
     system.redis.stop()
     wait_until(lambda: "onnection to broker lost" in worker.output(), "the worker has noticed")
     os.kill(worker.pid, signal.SIGTERM)
-    worker.process.wait(60)
+    wait_for_exit(worker.process)
