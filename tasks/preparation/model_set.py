@@ -7,9 +7,9 @@ until no job that runs is pinned to them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -23,11 +23,14 @@ from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import ModelRef, from_json
 from tasks.protocol.records import OlderSet, SlotRecord
+from tasks.protocol.seal import Sealer, record_context
 from tasks.transport.run_folder import model_path, queue_path
-from worker_config.errors import MessageError
+from worker_config.errors import MessageError, SealError
 from worker_config.files import write_whole
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,17 @@ class ModelSet:
         return [generation.queue for generation in gone if generation.queue not in consumed]
 
 
-def pinned_models(client: redis.Redis) -> set[str]:
+def pinned_models(client: redis.Redis, sealer: Sealer) -> set[str]:
     """The models of all jobs that run, as NAME@DIGEST with eight characters of the digest."""
     found: set[str] = set()
-    for job_id in cast("list[bytes]", client.zrange(keys.JOBS, 0, -1)):
-        state, record = client.hmget(keys.job(job_id.decode()), JobField.STATE, JobField.RECORD)
-        if state == b"running" and record:
-            with suppress(MessageError):  # nobody can run on a record that is damaged
-                found.update(from_json(record, _Pins).models)
+    for job_id in map(bytes.decode, cast("list[bytes]", client.zrange(keys.JOBS, 0, -1))):
+        state, sealed = cast("list[bytes | None]", client.hmget(keys.job(job_id), JobField.STATE, JobField.RECORD))
+        if state != b"running" or not sealed:
+            continue
+        try:
+            found.update(from_json(sealer.open(record_context(job_id), sealed), _Pins).models)
+        except (SealError, MessageError) as error:
+            logger.warning("job %s: which versions of models it wants is not known: %s", job_id, error)
     return found
 
 

@@ -322,7 +322,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         """Give up the models that no running job wants any more."""
         if not main.models.older:
             return
-        change_queues(consumer.cancel_task_queue, main.models.forget(pinned_models(main.client), os.close))
+        pinned = pinned_models(main.client, main.sealer)
+        change_queues(consumer.cancel_task_queue, main.models.forget(pinned, os.close))
 
 
 def _check_alive(controller: Any, reports: ChildPipe) -> None:
