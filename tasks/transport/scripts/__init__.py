@@ -5,6 +5,7 @@ NAME.lua, what it includes --SHA-1--> Redis --unknown there, as after a restart-
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ReadOnlyError
 
 from tasks.protocol import keys
 
@@ -37,8 +38,13 @@ def run(client: redis.Redis, name: str, held: Sequence[str], values: Sequence[An
     """
     if isinstance(client, Pipeline):
         return client.eval(text_of(name), len(held), *held, *values)
+    words = _hash_of(name), len(held), *held, *values
     try:
-        return client.register_script(text_of(name))(held, values)
+        try:
+            return client.evalsha(*words)
+        except NoScriptError:
+            client.script_load(text_of(name))
+            return client.evalsha(*words)
     except redis.ResponseError as error:
         if kind := next((kind for sign, kind in _CAUSES.items() if sign in str(error)), None):
             raise kind(str(error)) from None
@@ -61,3 +67,9 @@ def text_of(name: str) -> str:
     """The script, with those that it includes in their places."""
     text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda line: text_of(line[1]), text)
+
+
+@cache
+def _hash_of(name: str) -> str:
+    """By which Redis knows it; made once, as it costs as much as all the rest of a call."""
+    return hashlib.sha1(text_of(name).encode(), usedforsecurity=False).hexdigest()
