@@ -1,10 +1,10 @@
-"""How do jobs on the same workers share them: how long does a small job wait beside a large one, do equal jobs end
-together, and what is left for a bulk job?
+"""How do jobs on the same workers share them: how long does a request, or a small job, wait beside a large one; do equal
+jobs end together, and what is left for a bulk job?
 
 Chunks that sleep, so that a slot is taken and no processor: a detached job of 5,000 chunks of 0.25 s on two children,
-and meanwhile normal jobs of one chunk, one after the other; first in, first out, each would wait for the whole of it.
-Ten equal jobs, submitted together, each held against what it must give. A bulk job beside two interactive ones without
-end. One job alone: how many of its slots' seconds are used. Waits are from submit to result, by the caller's clock.
+and meanwhile requests that take no time, then normal jobs of one chunk, one after the other; first in, first out, each
+would wait for the whole of it. Ten equal jobs, submitted together, each held against what it must give. A bulk job beside
+two interactive ones without end, and beside requests without end. One job alone: how many of its slots' seconds are used. Waits are from submit to result, by the caller's clock.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def sleeping(rows):
     time.sleep(float(rows[:, 0].sum()))
     return rows * 2
 """
+# A request waits for the chunk that runs, at most.
+REQUEST_AIM_SECONDS = 0.03
 # Of one chunk: what waits before it is a window of the others, and that of a job alone is four chunks for each slot.
 WAIT_AIM_CHUNKS = 6.0
 GATE_SECONDS = 15.0
@@ -48,16 +50,24 @@ def question(quick: bool) -> bool:
     seconds, chunks, samples = (0.1, 150, 10) if quick else (0.25, 5_000, 100)
     with folder() as place, _system(place) as client:
         alone = [_one_chunk(client, seconds) for _ in range(samples)]
-        waits, left = _waits_beside(client, seconds, chunks, samples)
+        requests, waits, left = _waits_beside(client, seconds, chunks, samples)
         spread, starts = _ten_equal(client, seconds / 2, 40 if quick else 100)
         bulk = _bulk_share(client, seconds / 5, 5 if quick else 60)
+        beside_requests = _share_beside_requests(client, seconds / 5, 5 if quick else 60)
         used = {detach: _used_alone(client, seconds / 2, 100 if quick else 1_000, detach) for detach in (False, True)}
     p95 = float(np.percentile(waits, 95))
+    request_p95 = float(np.percentile(requests, 95))
     report(
         "fair_shares",
         {"chunk_seconds": seconds, "chunks": chunks, "children": CHILDREN, "samples": samples},
         [
             Finding("one chunk on idle workers, p50 / p95", _percentiles(alone)),
+            Finding(
+                "one request beside the detached job, p50 / p95",
+                _percentiles(requests),
+                f"<= {seconds + REQUEST_AIM_SECONDS:.2f} s",
+                request_p95 <= seconds + REQUEST_AIM_SECONDS,
+            ),
             Finding("one chunk beside the detached job, p50 / p95", _percentiles(waits)),
             Finding(
                 "the same in chunks' times, p95",
@@ -70,6 +80,12 @@ def question(quick: bool) -> bool:
                 "ten equal jobs, last end / first end", f"{spread:.2f}", f"<= {TOGETHER_AIM}", spread <= TOGETHER_AIM
             ),
             Finding("bulk beside interactive, of all chunks", f"{bulk:.0%}", f">= {BULK_AIM:.0%}", bulk >= BULK_AIM),
+            Finding(
+                "bulk beside requests, of all slots' time",
+                f"{beside_requests:.0%}",
+                f">= {BULK_AIM:.0%}",
+                beside_requests >= BULK_AIM,
+            ),
             *(
                 Finding(
                     f"slots used by one {'detached' if detach else 'attached'} job alone",
@@ -82,7 +98,7 @@ def question(quick: bool) -> bool:
         ],
         void=False,
         quick=quick,
-        measured={"alone": alone, "waits": waits, "ends": starts},
+        measured={"alone": alone, "requests": requests, "waits": waits, "ends": starts},
     )
     return True
 
@@ -102,18 +118,25 @@ def _rows(seconds: float, count: int) -> Rows:
 
 def _one_chunk(client: Client, seconds: float) -> float:
     rows, began = _rows(seconds, 1), time.monotonic()
+    check_equal(client.submit("sleeping", rows).result(), rows * 2)
+    return time.monotonic() - began
+
+
+def _one_request(client: Client, seconds: float) -> float:
+    rows, began = _rows(seconds, 1), time.monotonic()
     check_equal(client.predict("sleeping", rows), rows * 2)
     return time.monotonic() - began
 
 
-def _waits_beside(client: Client, seconds: float, chunks: int, samples: int) -> tuple[list[float], float]:
-    """What jobs of one chunk wait while a detached job runs, and what share of that one is still left then."""
+def _waits_beside(client: Client, seconds: float, chunks: int, samples: int) -> tuple[list[float], list[float], float]:
+    """What requests, and jobs of one chunk, wait while a detached job runs; and what share of that is left then."""
     rows = _rows(seconds, chunks)
     job = client.attach(client.submit("sleeping", rows, chunk_rows=1, detach=True))
+    requests = [_one_request(client, 0.0) for _ in range(2 * samples)]
     waits = [_one_chunk(client, seconds) for _ in range(samples)]
     left = 1 - job.ledger.chunks_answered / chunks
     check_equal(job.result(), rows * 2)
-    return waits, left
+    return requests, waits, left
 
 
 def _ten_equal(client: Client, seconds: float, chunks: int) -> tuple[float, list[float]]:
@@ -173,6 +196,30 @@ def _bulk_share(client: Client, seconds: float, for_seconds: float) -> float:
         thread.join()
     bulk.cancel()
     return ours / (ours + others)
+
+
+def _share_beside_requests(client: Client, seconds: float, for_seconds: float) -> float:
+    """What share of all slots' time a bulk job has while requests never end."""
+    over = threading.Event()
+
+    def endless() -> None:
+        while not over.is_set():
+            _one_request(client, seconds)
+
+    threads = [threading.Thread(target=endless) for _ in range(4 * CHILDREN)]
+    for thread in threads:
+        thread.start()
+    chunks = int(2 * for_seconds * CHILDREN / seconds)
+    bulk = client.attach(client.submit("sleeping", _rows(seconds, chunks), chunk_rows=1, detach=True))
+    time.sleep(for_seconds / 4)
+    before = bulk.ledger.chunks_answered
+    time.sleep(for_seconds)
+    answered = bulk.ledger.chunks_answered - before
+    over.set()
+    for thread in threads:
+        thread.join()
+    bulk.cancel()
+    return answered * seconds / (for_seconds * CHILDREN)
 
 
 def _used_alone(client: Client, seconds: float, chunks: int, detach: bool) -> float:
