@@ -1,5 +1,5 @@
-"""How do jobs on the same workers share them: how long does a request, or a small job, wait beside a large one; do equal
-jobs end together, and what is left for a bulk job?
+"""How do jobs on the same workers share them? How long does a request, or a small job, wait beside a large one; do
+equal jobs end together; and what is left for a bulk job?
 
 Chunks that sleep, so that a slot is taken and no processor: a detached job of 5,000 chunks of 0.25 s on two children,
 and meanwhile requests that take no time, then normal jobs of one chunk, one after the other; first in, first out, each
