@@ -16,14 +16,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import psutil
 
+from benchmarks.requests_callers import PROCESSES, TASKS, callers
 from benchmarks.requests_models import expected, write_models
 from benchmarks.stage import CHILDREN, folder
 from producer import Client, local
@@ -128,11 +130,22 @@ def question(quick: bool) -> None:
                     ours(rows[:1])
                     arms = {"celeriac": ours, "plain": plain}
                     for what, ask in (("one caller", one_caller), (f"{THREADS} threads", threads)):
-                        runs: dict[str, list[Run]] = {arm: [] for arm in arms}
-                        for block in range(blocks):
-                            for arm in list(arms)[:: 1 if block % 2 else -1]:
-                                runs[arm].append(timed(lambda: ask(arms[arm], rows, outputs, count)))  # noqa: B023
-                        show(name, what, runs)
+                        asks = {arm: partial(ask, predict, rows, outputs) for arm, predict in arms.items()}
+                        show(name, what, in_turns(asks, blocks, count))
+                    with ExitStack() as stack:
+                        url = client.broker_url
+                        loops = {arm: stack.enter_context(callers(arm, url, place, name)) for arm in arms}
+                        what = f"{PROCESSES} loops, {TASKS} tasks each"
+                        show(name, what, in_turns(loops, blocks, 2 * count // 64 * 64))
+
+
+def in_turns(asks: dict[str, Callable[[int], list[float]]], blocks: int, count: int) -> dict[str, list[Run]]:
+    """Runs of both arms, block by block."""
+    runs: dict[str, list[Run]] = {arm: [] for arm in asks}
+    for block in range(blocks):
+        for arm in list(asks)[:: 1 if block % 2 else -1]:
+            runs[arm].append(timed(partial(asks[arm], count)))
+    return runs
 
 
 def _ours(client: Client, name: str) -> Predict:

@@ -17,6 +17,7 @@ from producer.preflight import own_packages  # noqa: F401 - before what imports 
 from producer import errors
 
 if TYPE_CHECKING:
+    from producer.async_client import AsyncClient
     from producer.client import Client
     from producer.detached.detached_job import DetachedJob
     from producer.embedded import local
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArraySpec",
+    "AsyncClient",
     "Client",
     "DetachedJob",
     "FailureRecord",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "producer.async_client": ["AsyncClient"],
     "producer.client": ["Client"],
     "producer.detached.detached_job": ["DetachedJob"],
     "producer.embedded": ["local"],

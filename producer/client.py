@@ -17,10 +17,11 @@ from producer.job.factory import make_job, make_sizer
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
 from producer.records.job_names import find_named
+from producer.requests.by_job import outputs_by_job
 from producer.requests.find_models import find_models
+from producer.requests.forks import tell_of_forks
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
-from producer.rows.kept import KeptColumns
 from producer.rows.part import OutputTree
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_first_row, check_fits, check_names
@@ -84,6 +85,7 @@ class Client:
         self._jobs: dict[str, Job] = {}
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
+        tell_of_forks(self)
         atexit.register(self.close)
 
     def __enter__(self) -> Client:
@@ -127,20 +129,10 @@ class Client:
         """
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         source, names = open_source(data), check_names(models)
-        wanted = keep.split(",") if isinstance(keep, str) else keep
         if not keep and is_request(data, options):
             with suppress(NeedsJobError):
                 return self._requests.predict(names, source, make_policy(**failing_of(options)), until)
-        kept = KeptColumns(open_source(source), wanted, names) if keep else None
-        job = self.submit(models, source, **options)
-        try:
-            with job.time_limit(until):
-                outputs = job.result()
-            return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
-        finally:
-            job.cancel()  # when interrupted; a job that has ended does not mind
-            if kept:
-                kept.close()
+        return outputs_by_job(partial(self.submit, names, source, **options), names, source, keep, until)
 
     @overload
     def submit(
@@ -321,19 +313,25 @@ class Client:
         chunk_rows: int | None = None,
         max_delay: float = 0.05,
         on_nonfinite: OnNonfinite = "warn",
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> Iterator[Any]:
         """Predictions for the rows of an iterable that may never end: one for each row, in order.
 
         Args:
-            models, on_nonfinite: as for `submit`; with "fail" a row that is not finite ends the stream.
+            models, on_nonfinite, max_waiting_bytes: as for `submit`; what fails, ends the stream.
             rows: single rows: arrays, or dicts or tuples of arrays for several inputs.
             chunk_rows: rows of a full chunk; the model's batch if left out.
             max_delay: seconds after which a chunk leaves that is not full.
 
         Closing the iterator cancels what is in flight. Of a model with `independent_rows = false` it is a UsageError.
         """
-        options = JobOptions(policy=make_policy("raise", None, on_nonfinite))
-        infos, slots = self._find(check_names(models))
+        options = JobOptions(policy=make_policy("raise", None, on_nonfinite), max_waiting_bytes=max_waiting_bytes)
+        yield from self._begin_stream(check_names(models), rows, chunk_rows, max_delay, options).rows()
+
+    def _begin_stream(
+        self, names: list[str], rows: Iterable[Any], chunk_rows: int | None, max_delay: float, options: JobOptions
+    ) -> Job:
+        infos, slots = self._find(names)
         model_pinning.warn(infos)
         model_pinning.check_can_stream(infos)
         # One by one, so that a row can leave before the next one comes.
@@ -341,7 +339,11 @@ class Client:
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
         chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
         feed = make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay)
-        yield from self._start(spec, feed, chunk_sizer).rows()
+        return self._start(spec, feed, chunk_sizer)
+
+    def after_fork(self) -> None:
+        """In a process that was forked, jobs are the parent's."""
+        self._jobs = {}
 
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
         job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)

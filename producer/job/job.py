@@ -18,7 +18,6 @@ from producer.records.job_store import JobState
 from producer.records.progress import Progress
 from producer.rows.part import Array, Marks, OutputTree, Part
 from producer.scheduling import model_pinning
-from tasks.protocol.codec import leaves_of, tree_of
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 from worker_config.errors import JobCancelledError, RequestTimeoutError
@@ -130,8 +129,7 @@ class Job(JobHandle):
         """The outputs of each row by itself, as `parts`; closing it cancels the job."""
         try:
             for part in self.parts():
-                for row in range(part.stop - part.start):
-                    yield tree_of({key: array[row] for key, array in leaves_of(part.outputs)})
+                yield from part.each()
         finally:
             self.cancel()
 

@@ -14,19 +14,16 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import redis
 
-from producer.requests.small import NeedsJobError, make, outputs_of, rows_of
+from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Find, Target, Targets
-from producer.requests.waiting import Waiting, WaitingList
+from producer.requests.waiting import Waiting, WaitingList, lost
 from producer.rows.part import OutputTree
 from producer.rows.source import BatchSource, Rows, Source
-from producer.scheduling import model_pinning
-from producer.scheduling.admission import check_fits
 from producer.scheduling.error_budget import ErrorBudget
-from producer.sources.choose import for_models
 from tasks.protocol import keys
 from tasks.protocol.requests import unpack_answers
 from tasks.protocol.seal import Sealer
@@ -87,12 +84,7 @@ class RequestClient:
         if self._pid != os.getpid():
             self._begin()
         target = self.targets.of(names)
-        rows = rows_of(for_models(source, target.infos), target.infos, policy)
-        if rows is None or not target.queue:
-            raise NeedsJobError
-        check_fits(target.infos, rows)
-        model_pinning.warn(target.infos)
-        return self._ask(target, rows, cast("Source", source).rows, policy, until)
+        return self._ask(target, *rows_for(target, source, policy), policy, until)
 
     def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> OutputTree:
         info = target.infos[0]
@@ -200,16 +192,8 @@ class RequestClient:
 
     def _look_for(self, overdue: Sequence[Waiting]) -> None:
         """End the waiting for requests that whoever took them is gone with."""
-        by_names: dict[tuple[str, ...], list[Waiting]] = {}
-        for one in overdue:
-            by_names.setdefault(tuple(info.name for info in one.target.infos), []).append(one)
-        for names, its in by_names.items():
-            try:
-                now = self.targets.of(names, anew=True)
-                missing = request_queue.missing(self._client, now.lists, [one.id for one in its])
-            except CeleriacError:
-                missing = {one.id for one in its}
-            self._waiting.missed(one for one in its if one.id in missing)
+        missing = lost(self._client, self.targets, overdue)
+        self._waiting.missed(one for one in overdue if one.id in missing)
 
     def _withdraw(self, one: Waiting) -> None:
         try:

@@ -9,16 +9,20 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from producer.records.ledger import Ledger, warn_nonfinite
+from producer.requests.targets import Target
 from producer.rows.drop_rows import drop_rows
 from producer.rows.marked import unfed_of
 from producer.rows.part import OutputTree
 from producer.rows.read_answer import part_of, read_outputs
 from producer.rows.source import BatchSource, Rows, Source
+from producer.scheduling import model_pinning
+from producer.scheduling.admission import check_fits
 from producer.scheduling.error_budget import ErrorBudget
-from producer.scheduling.model_pinning import output_row_bytes
+from producer.sources.arrays import ArraySource
+from producer.sources.choose import for_models
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, Answer, ChunkMessage, Failure, InlineRef, ModelRef
 from tasks.protocol.records import ModelInfo
@@ -46,14 +50,31 @@ def failing_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def rows_of(source: Source | BatchSource, infos: Sequence[ModelInfo], policy: ErrorBudget) -> Rows | None:
     """The rows, if they are few enough to be answered by themselves; None where they are to become a job."""
-    if len(infos) != 1 or not isinstance(source, Source) or not infos[0].independent_rows:
+    # Whether something is a `Source` takes Python long to tell.
+    if len(infos) != 1 or not isinstance(source, ArraySource | Source) or not infos[0].independent_rows:
         return None
-    rows, row_bytes = source.rows, max(source.row_bytes, output_row_bytes(infos))
+    rows, row_bytes = source.rows, max(source.row_bytes, model_pinning.output_row_bytes(infos))
     if not 1 <= rows <= infos[0].batch_rows or rows * row_bytes > MAX_REQUEST_BYTES:
         return None
     take = getattr(source, "take_marked", source.take) if policy.goes_on else source.take
     taken: Rows = take(0, rows)
     return None if unfed_of(taken) else taken
+
+
+def rows_for(target: Target, source: Source | BatchSource, policy: ErrorBudget) -> tuple[Rows, int]:
+    """The rows for this target, and how many they are.
+
+    Raises:
+        NeedsJobError: they are not few enough, or nobody takes requests.
+        InputError: they do not fit the model.
+    """
+    source = for_models(source, target.infos)
+    rows = rows_of(source, target.infos, policy)
+    if rows is None or not target.queue:
+        raise NeedsJobError
+    check_fits(target.infos, rows)
+    model_pinning.warn(target.infos)
+    return rows, cast("Source", source).rows
 
 
 def make(

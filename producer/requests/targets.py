@@ -49,6 +49,11 @@ class Targets:
         self._find = find
         self._known: dict[tuple[str, ...], Target] = {}
 
+    def known(self, names: Sequence[str]) -> Target | None:
+        """The same, if it was asked for a moment ago."""
+        known = self._known.get(tuple(names))
+        return known if known is not None and time.monotonic() < known.until else None
+
     def of(self, names: Sequence[str], *, anew: bool = False) -> Target:
         """Where requests for these models go.
 
@@ -56,8 +61,7 @@ class Targets:
             UnknownModelError, NoWorkerError: no worker holds them.
             BrokerError: Redis cannot be reached.
         """
-        known = self._known.get(tuple(names))
-        if known is not None and not anew and time.monotonic() < known.until:
+        if not anew and (known := self.known(names)) is not None:
             return known
         infos, slots = self._find(list(names))
         own = [

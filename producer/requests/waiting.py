@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from producer.requests.targets import Target
+import redis
+
+from producer.requests.targets import Target, Targets
 from tasks.protocol.messages import Answer
+from tasks.transport import request_queue
+from worker_config.errors import CeleriacError
 
 # Whoever took a request is looked for once it has waited so long.
 LOOK_SECONDS = 1.0
@@ -71,3 +75,17 @@ class WaitingList:
             one.missed += 1
             if one.missed >= LOOKS:
                 one.end(None)
+
+
+def lost(client: redis.Redis, targets: Targets, overdue: Iterable[Waiting]) -> set[str]:
+    """The ids of those that whoever took them is gone with; asks Redis."""
+    by_names: dict[tuple[str, ...], list[str]] = {}
+    for one in overdue:
+        by_names.setdefault(tuple(info.name for info in one.target.infos), []).append(one.id)
+    ids: set[str] = set()
+    for names, its in by_names.items():
+        try:
+            ids |= request_queue.missing(client, targets.of(names, anew=True).lists, its)
+        except CeleriacError:
+            ids |= set(its)
+    return ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -80,6 +80,12 @@ class Part:
         if len(numbers) != self.rows:
             raise MessageError(f"{title_of(self)} lacks {self.skipped} rows, {self.failed_rows} have a failure record")
         return numbers
+
+    def each(self) -> Iterator[Any]:
+        """The outputs of one row after the other."""
+        leaves = list(leaves_of(self.outputs))
+        for row in range(self.rows):
+            yield tree_of({key: array[row] for key, array in leaves})
 
     def without(self, models: Collection[str]) -> Part:
         """The same part without the outputs of these models."""

@@ -6,7 +6,6 @@ answer, message of its chunk --part_of--> part without outputs      payload --re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 from producer.rows.part import OutputTree, Part
@@ -21,16 +20,15 @@ def part_of(answer: Answer, message: ChunkMessage, failed: Sequence[FailureRecor
     Raises:
         MessageError: the answer does not fit its chunk.
     """
-    part = Part(message.index, message.start, message.stop, {}, tuple(failed))
     if isinstance(answer, Failure):
-        return part
+        return Part(message.index, message.start, message.stop, {}, tuple(failed))
     if (answer.start, answer.stop) != (message.start, message.stop):
         raise MessageError(f"the answer to {message} is for rows {answer.start}-{answer.stop}")
     dropped, nonfinite = tuple(answer.dropped), (answer.nonfinite_inputs, answer.nonfinite_outputs)
     bounds = [message.start, *(bound for run in dropped for bound in run), message.stop]
     if bounds != sorted(bounds):
         raise MessageError(f"the answer to {message} drops the rows {dropped}")
-    part = replace(part, dropped=dropped, nonfinite=nonfinite)
+    part = Part(message.index, message.start, message.stop, {}, tuple(failed), dropped=dropped, nonfinite=nonfinite)
     if max(nonfinite) > part.predicted_rows:
         raise MessageError(f"the answer to {message} counts more rows that are not finite than it has")
     return part

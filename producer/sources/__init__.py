@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from producer.rows.source import Arrays, Batches, BatchSource, Column, Rows, Source
 from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
@@ -95,15 +97,18 @@ def open_source(data: object, *, columns: ColumnNames | None = None, **options: 
 
 
 def _opened(data: object, opener: _Opener, options: Mapping[str, Any]) -> Source | BatchSource:
-    try:
-        inspect.signature(opener).bind(data, **options)
-    except TypeError as error:
-        what = data if isinstance(data, str | Path) else type(data).__name__
-        raise UsageError(f"{what}: {error}; leave out options that {opener.__name__} does not take") from error
+    if options:
+        try:
+            inspect.signature(opener).bind(data, **options)
+        except TypeError as error:
+            what = data if isinstance(data, str | Path) else type(data).__name__
+            raise UsageError(f"{what}: {error}; leave out options that {opener.__name__} does not take") from error
     return opener(data, **options)
 
 
 def _object_opener(data: object) -> _Opener:
+    if isinstance(data, np.ndarray | dict):  # at once: the questions below take longer than to predict a row
+        return from_arrays
     if isinstance(data, Source | BatchSource):
         return lambda source: source
     if is_frame(data):

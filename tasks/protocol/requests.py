@@ -72,8 +72,13 @@ class Head(NamedTuple):
 def group_of(model: ModelRef, on_nonfinite: OnNonfinite, rows: object) -> str:
     """The same for requests whose rows can stand in one array: of one model, of the same dtypes and shapes."""
     form = [str(model), on_nonfinite, str(is_ragged(rows))]
-    form += [f"{key}:{getattr(leaf, 'dtype', '')}{getattr(leaf, 'shape', ())[1:]}" for key, leaf in leaves_of(rows)]
+    form += [f"{key}:{_dtype_text(leaf)}{getattr(leaf, 'shape', ())[1:]}" for key, leaf in leaves_of(rows)]
     return xxhash.xxh3_64_hexdigest("\n".join(form).encode())
+
+
+def _dtype_text(leaf: object) -> str:
+    dtype = getattr(leaf, "dtype", None)
+    return "" if dtype is None else f"{dtype.str}{dtype.char}"  # its name takes long; bfloat16 is `<V2`, as others are
 
 
 def to_element(head: Head, request: Request, sealer: Sealer) -> bytes:

@@ -51,9 +51,10 @@ _OF_PIPELINE = re.compile(r"^Command # \d+ \((\S+(?: \S+)?)(?: .*)?\) of pipelin
 # What a server answers that has become a replica, cannot save, or is not up again: another connection may lead to
 # another server, or to itself when it has been mended.
 _UNFIT = (ReadOnlyError, ClusterDownError, MovedError)
-_LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
+LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
 # After which what was asked for may be asked for again, by whoever has time; rights can be given back.
-PASSING = (*_LOST, OutOfMemoryError, NoPermissionError)
+PASSING = (*LOST, OutOfMemoryError, NoPermissionError)
+BACKOFF = ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS)
 
 # For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, has fewer
 # replicas than it must have, or runs somebody's long script; and one that becomes a replica while somebody waits for
@@ -78,33 +79,42 @@ def connect(
     when it is carried out twice. With `waits_for_room` they are, too, when Redis has no memory left.
     """
     full = (OutOfMemoryError,) if waits_for_room else ()
+    address = address_of(url)
+    options = login_options(address, timeout_seconds) | {
+        "retry": _Retry(BACKOFF, retries, supported_errors=(*LOST, *full)),
+        "redis_connect_func": _log_in,
+    }
+    return _Client.from_pool(_pool(address, options))
+
+
+def login_options(address: BrokerAddress, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> dict[str, Any]:
+    """What redis-py is told of any connection, but for where it leads."""
     options = {
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "retry": _Retry(
-            ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS),
-            retries,
-            supported_errors=(*_LOST, *full),
-        ),
         "health_check_interval": HEALTH_CHECK_SECONDS,
-        "redis_connect_func": _log_in,
+        "db": address.database,
+        "username": address.username,
+        "password": address.password,
     }
-    return _Client.from_pool(_pool(address_of(url), options))
+    # A Unix socket knows no keep-alive.
+    return options if address.scheme == "unix" else {**options, "socket_keepalive": True, **(address.tls or {})}
 
 
 def _pool(address: BrokerAddress, options: dict[str, Any]) -> redis.ConnectionPool:
-    options |= {"db": address.database, "username": address.username, "password": address.password}
     if address.scheme == "unix":
         return redis.ConnectionPool(connection_class=_UnixConnection, path=address.path, **options)
-    # A Unix socket knows no keep-alive.
-    options |= {"socket_keepalive": True, **(address.tls or {})}
     if address.master:
-        sentinels = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
         options["connection_class"] = _PrimaryConnection if address.tls is None else _TlsPrimaryConnection
-        return SentinelConnectionPool(address.master, sentinels, **options)  # type: ignore[no-untyped-call]
+        return SentinelConnectionPool(address.master, sentinels_of(address), **options)  # type: ignore[no-untyped-call]
     ((host, port),) = address.hosts
     kind = _Connection if address.tls is None else _TlsConnection
     return redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
+
+
+def sentinels_of(address: BrokerAddress) -> Sentinel:
+    """The Sentinels of this address, to be asked for their primary."""
+    return _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -211,6 +221,11 @@ def _log_in(connection: Any) -> None:
         connection.send_command("HELLO")
         reply = connection.read_response()
         greeting = dict(zip(reply[::2], reply[1::2], strict=True))
+    check_kind(greeting)
+
+
+def check_kind(greeting: dict[bytes, Any]) -> None:
+    """Raise an error that `broker_errors` knows, if a server that greets so is none for us."""
     mode = greeting.get(b"mode")
     if mode == b"cluster":
         raise _WrongServerError(

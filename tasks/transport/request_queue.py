@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import redis
+import redis.asyncio
 
 from tasks.protocol import keys
 from tasks.protocol.requests import MAX_WAITING, MAX_WAITING_BYTES, TTL_SECONDS
 from tasks.transport import scripts
+
+_BOUNDS = (MAX_WAITING, MAX_WAITING_BYTES, TTL_SECONDS)
 
 
 class QueueFullError(Exception):
@@ -39,12 +42,19 @@ def submit(client: redis.Redis, queue: str, elements: Sequence[bytes]) -> int:
     Raises:
         QueueFullError: too many wait already; none was put in.
     """
-    waiting = scripts.run(
-        client, "submit_requests", [keys.requests(queue)], [MAX_WAITING, MAX_WAITING_BYTES, TTL_SECONDS, *elements]
-    )
+    return _not_full(scripts.run(client, "submit_requests", [keys.requests(queue)], [*_BOUNDS, *elements]))
+
+
+async def submit_async(client: redis.asyncio.Redis, queue: str, elements: Sequence[bytes]) -> int:
+    """The same in an event loop."""
+    held, values = [keys.requests(queue)], [*_BOUNDS, *elements]
+    return _not_full(await scripts.run_async(client, "submit_requests", held, values))
+
+
+def _not_full(waiting: int) -> int:
     if waiting < 0:
         raise QueueFullError(-waiting)
-    return int(waiting)
+    return waiting
 
 
 def take(
@@ -82,3 +92,8 @@ def missing(client: redis.Redis, lists: Sequence[str], ids: Iterable[str]) -> se
 def withdraw(client: redis.Redis, queue: str, ids: Iterable[str]) -> None:
     """Take requests back that no child has taken."""
     scripts.run(client, "withdraw_requests", [keys.requests(queue)], list(ids))
+
+
+async def withdraw_async(client: redis.asyncio.Redis, queue: str, ids: Iterable[str]) -> None:
+    """The same in an event loop."""
+    await scripts.run_async(client, "withdraw_requests", [keys.requests(queue)], list(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from producer import Client
+from tasks.protocol import keys
+from tasks.transport.async_connection import connect_async
 from tests.acceptance.commands import Celeriac
 from tests.forms import LONG
 from tests.manifests import write_manifest
@@ -86,6 +89,21 @@ def test_failovers_under_load_cost_no_row_and_no_worker(
     finally:
         for worker in system.workers:
             worker.stop()
+
+
+@pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "TLS"])
+def test_an_event_loop_finds_the_new_primary_with_the_client_that_it_has(guarded: Guarded, with_tls: bool) -> None:
+    async def role() -> bytes:
+        await client.persist(keys.PROBE)  # which a replica refuses
+        return (await client.execute_command("ROLE"))[0]
+
+    client = connect_async(guarded.url(with_tls=with_tls))
+    with asyncio.Runner() as runner:
+        assert runner.run(role()) == b"master"
+        with guarded.failover("killed"):
+            guarded.wait_until_agreed()
+            assert runner.run(role()) == b"master"
+        runner.run(client.aclose())
 
 
 def test_what_sentinels_do_not_know_or_do_not_tell_is_said(guarded: Guarded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from producer import Client
+from tasks.transport.async_connection import connect_async
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.refusals import check_refused_by_all
@@ -45,6 +47,11 @@ def reached_by(url: str, folder: Path) -> System:
     return System(RedisServer(folder, address=url), folder)
 
 
+async def ping(url: str) -> None:
+    async with connect_async(url) as client:
+        assert await client.ping()
+
+
 def test_everything_works_with_a_private_ca_and_client_certificates(
     proxy: TlsProxy, certificates: Certificates, manifest: Path, celeriac: Celeriac
 ) -> None:
@@ -54,6 +61,7 @@ def test_everything_works_with_a_private_ca_and_client_certificates(
         system.start_ready_worker(manifest, 1)
         with Client(system.url) as client:
             np.testing.assert_array_equal(client.predict("plus", ROWS, chunk_rows=20), ROWS + 1)
+            asyncio.run(ping(system.url))
             detached = client.attach(client.submit("plus", ROWS, detach=True))
             np.testing.assert_array_equal(detached.result(), ROWS + 1)
         inspected = system.celery("inspect", "stats")

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.client import Pipeline
 from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ReadOnlyError
 
 from tasks.protocol import keys
+
+if TYPE_CHECKING:
+    import redis.asyncio
 
 # Redis 6.2 says of a script that it failed, and why in the middle of it; of rights each version does, in its words.
 _CAUSES = {
@@ -39,12 +43,29 @@ def run(client: redis.Redis, name: str, held: Sequence[str], values: Sequence[An
     if isinstance(client, Pipeline):
         return client.eval(text_of(name), len(held), *held, *values)
     words = _hash_of(name), len(held), *held, *values
-    try:
+    with _causes():
         try:
             return client.evalsha(*words)
         except NoScriptError:
             client.script_load(text_of(name))
             return client.evalsha(*words)
+
+
+async def run_async(client: redis.asyncio.Redis, name: str, held: Sequence[str], values: Sequence[Any] = ()) -> Any:
+    """The same in an event loop."""
+    words = _hash_of(name), len(held), *held, *values
+    with _causes():
+        try:
+            return await client.evalsha(*words)
+        except NoScriptError:
+            await client.script_load(text_of(name))
+            return await client.evalsha(*words)
+
+
+@contextmanager
+def _causes() -> Iterator[None]:
+    try:
+        yield
     except redis.ResponseError as error:
         if kind := next((kind for sign, kind in _CAUSES.items() if sign in str(error)), None):
             raise kind(str(error)) from None

@@ -1,0 +1,43 @@
+"""What is no request: all outputs of a job, for a caller who waits for nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from producer.job.job import Job
+from producer.rows.kept import KeptColumns
+from producer.rows.part import OutputTree
+from producer.rows.source import BatchSource, Source
+from producer.sources import open_source
+
+
+def outputs_by_job(
+    begin: Callable[[], Job],
+    names: list[str],
+    source: Source | BatchSource,
+    keep: str | Sequence[str],
+    until: float | None,
+) -> OutputTree:
+    """The outputs, beside the columns that are kept.
+
+    Args:
+        begin: gives the job.
+        names: of its models.
+        source: its rows.
+        keep: the columns.
+        until: when the caller's time is up, by `time.monotonic`.
+
+    Raises:
+        CeleriacError: whatever the job ends with.
+    """
+    wanted = keep.split(",") if isinstance(keep, str) else keep
+    kept = KeptColumns(open_source(source), wanted, names) if keep else None
+    job = begin()
+    try:
+        with job.time_limit(until):
+            outputs = job.result()
+        return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
+    finally:
+        job.cancel()  # when interrupted; a job that has ended does not mind
+        if kept:
+            kept.close()
