@@ -334,12 +334,10 @@ class Client:
         infos, slots = self._find(names)
         model_pinning.warn(infos)
         model_pinning.check_can_stream(infos)
-        # One by one, so that a row can leave before the next one comes.
-        source = from_rows(rows, batch_rows=1, label="stream")
+        source = from_rows(rows, batch_rows=1, label="stream")  # so that a row can leave before the next one comes
         spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
         chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        feed = make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay)
-        return self._start(spec, feed, chunk_sizer)
+        return self._start(spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer)
 
     def after_fork(self) -> None:
         """In a process that was forked, jobs are the parent's."""
