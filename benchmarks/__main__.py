@@ -11,6 +11,7 @@ QUESTIONS = (
     "small_chunks",
     "chunk_cost",
     "growth",
+    "requests",
     "fair_shares",
     "chunk_size",
     "weights",

@@ -2,10 +2,10 @@
 equal jobs end together; and what is left for a bulk job?
 
 Chunks that sleep, so that a slot is taken and no processor: a detached job of 5,000 chunks of 0.25 s on two children,
-and meanwhile requests that take no time, then normal jobs of one chunk, one after the other; first in, first out, each
-would wait for the whole of it. Ten equal jobs, submitted together, each held against what it must give. A bulk job beside
-two interactive ones without end, and beside requests without end. One job alone: how many of its slots' seconds are used.
-Waits are from submit to result, by the caller's clock.
+and meanwhile requests that take no time, then normal jobs of one chunk, one after the other; first in, first out,
+each would wait for the whole of it. Ten equal jobs, submitted together, each held against what it must give. A bulk
+job beside two interactive ones without end, and beside requests without end. One job alone: how many of its slots'
+seconds are used. Waits are from submit to result, by the caller's clock.
 """
 
 from __future__ import annotations
