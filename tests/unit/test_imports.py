@@ -22,6 +22,7 @@ KNOWN = {
     "tasks.protocol.signature",
     "tasks.protocol.unfed_rows",
     "tasks.snapshots.cache",
+    "tasks.transport.async_connection",
     "tasks.transport.backlog",
     "tasks.transport.connection",
     "tasks.transport.queues",
