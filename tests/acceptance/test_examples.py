@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
+from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+# Asked of the kernel after the notebook's last cell: what the bar shows when its thread has ended, what still runs.
+AFTER_A_NOTEBOOK = (
+    """
+import threading, ipywidgets
+np.save("scores", scores)
+[thread.join() for thread in threading.enumerate() if thread.name == "celeriac-progress"]
+print([state["state"].get("value") for state in ipywidgets.Widget.get_manager_state()["state"].values()])
+""",
+    "import psutil; psutil.Process().children(recursive=True)",
+)
 
 
 def run(name: str, cache: Path) -> str:
@@ -85,8 +99,42 @@ def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path:
     np.testing.assert_allclose(np.load(tmp_path / "rows.npy.scores2.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_notebook_runs_from_its_first_cell_to_its_last(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Jupyter and IPython write
+    rows = np.random.default_rng(5).random((1797, 64), np.float32)
+    demo = tmp_path / "celeriac-demo"
+    demo.mkdir()
+    np.save(demo / "digits.npy", rows)
+    write_manifest(demo, {"digits": models / "digits.keras"})
+    folder = shutil.copytree(EXAMPLES / "notebook", tmp_path / "examples" / "notebook")
+    notebook = nbformat.read(folder / "digits.ipynb", 4)
+    nbformat.validate(notebook)
+    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    assert not any(cell.outputs for cell in cells.values()), "it is stored without what it showed"
+    notebook.cells += map(nbformat.v4.new_code_cell, AFTER_A_NOTEBOOK)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+    def told(cell: nbformat.NotebookNode) -> str:
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"]
+        return "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
+
+    expected = in_one_process(models / "digits.keras", rows)
+    np.testing.assert_allclose(np.load(folder / "scores.npy"), expected, rtol=1e-5, atol=1e-6)
+    digit = expected[0].argmax()
+    assert (told(cells["request"]), told(cells["await"])) == (f"np.int64({digit})", f"{digit}\n")
+    assert re.search(r"[\d.]+ m?s ± .* per loop", told(cells["milliseconds"]))
+    assert "application/vnd.jupyter.widget-view+json" in cells["job"].outputs[0].data
+    assert "1797 rows: 1797 predicted, 0 failed, 0 skipped" in told(cells["job"])
+    bar, processes = map(told, notebook.cells[-len(AFTER_A_NOTEBOOK) :])
+    assert "1797/1797" in bar
+    assert processes == "[]", "what the last cell has closed still runs"
+
+
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
 def test_an_example_says_how_to_run_it(name: str) -> None:
     runs = {"train.py": "python train.py", "shop.py": "python shop.py", "app.py": "uvicorn app:app"}
-    program = next(path for path in (EXAMPLES / name).glob("*.py") if path.name in runs)
+    runs["README.md"] = "jupyter lab digits.ipynb"
+    program = next(path for path in (EXAMPLES / name).iterdir() if path.name in runs)
     assert f"cd examples/{name} && {runs[program.name]}" in program.read_text()
