@@ -17,7 +17,7 @@ from worker_config.queue_names import KEY_PREFIX
 UNACKED, UNACKED_INDEX = f"{KEY_PREFIX}unacked", f"{KEY_PREFIX}unacked_index"
 # Celery's own, which know no time to live: which queues there are, and what workers have taken and not done.
 _CELERYS = re.compile(rf"{KEY_PREFIX}(_kombu\.|unacked|{re.escape('celeriac.')}[0-9a-f]{{12}}$|.*\.pidbox)")
-_OUTLIVES = re.compile(rf"{KEY_PREFIX}(jobs|queues|workers|worker:.*|job:[0-9a-f]{{12}}(:timeline)?)")
+_OUTLIVES = re.compile(rf"{KEY_PREFIX}(jobs|queues|sharing:.*|workers|worker:.*|job:[0-9a-f]{{12}}(:timeline)?)")
 
 
 def check_nothing_is_left(scene: Scene) -> None:

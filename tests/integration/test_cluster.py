@@ -157,7 +157,9 @@ def test_workers_tell_of_tasks_only_while_somebody_listens(two_workers: System, 
 
 def test_a_chunk_that_is_sent_again_keeps_its_words(two_workers: System, client: Client) -> None:
     with _command(two_workers, "events", "--dump") as output:
-        wait_until(lambda: client.predict("held", ROWS[:1]) is not None and "celeriac.infer" in output(), "it listens")
+        wait_until(
+            lambda: client.submit("held", ROWS[:1]).result() is not None and "celeriac.infer" in output(), "heard"
+        )
         before = two_workers.slots()
         with holding(two_workers.folder, ROWS[5, 0]):
             job = client.submit("held", ROWS, chunk_rows=1)

@@ -135,7 +135,8 @@ def test_what_children_have_read_is_not_reloaded(system: System, beside: Path, c
 
     def reload(told: str) -> None:
         said = system.workers[0].output().count(told)
-        system.celery("control", "reload_models")
+        # A worker that has its children may not listen to commands yet.
+        wait_until(lambda: not system.celery("control", "reload_models").returncode, "the worker is reached")
         wait_until(lambda: system.workers[0].output().count(told) > said, told)
 
     (beside / "own_steps.py").write_text("# A remark.\n" + STEPS)
