@@ -127,7 +127,7 @@ def test_a_forged_plan_is_neither_fetched_nor_sent(signed: System, forger: str) 
             for act in (job.result, job.wait, lambda: client.attach(job_id)):
                 with pytest.raises(SealError, match=rf"^job {job_id}: record/{job_id} .*; submit it again"):
                     act()
-            queued_messages(server, job_id, CHUNKS)
+            queued_messages(server, job_id, 2)
         assert server.hexists(keys.job(job_id), JobField.RESEND), "for who has the right record"
         fetched = signed.celeriac("fetch", job_id, "-o", f"{job_id}.npy", **signing(NEW))
         assert (fetched.returncode, len(fetched.stderr.splitlines())) == (ExitCode.INPUT, 1)
@@ -186,7 +186,7 @@ def test_keys_rotate_while_a_detached_job_is_open(tmp_path_factory: pytest.TempP
             put(server, job_id, resend=1)  # its chunk is made again from the plan, and signed anew
             np.testing.assert_array_equal(client.attach(job_id).result(), ROWS * 2)
         with client_of(system, NEW) as client, pytest.raises(SealError, match="is not signed with a key"):
-            client.attach(job_id)
+            client.attach(job_id).result()
 
 
 # --- counts and states ----------------------------------------------------------------------------------------------
