@@ -32,6 +32,9 @@ from tasks.transport.request_queue import QueueFullError
 from worker_config.broker_url import address_of
 from worker_config.errors import CeleriacError
 
+# A connection that a server does not close is left after so long.
+CLOSE_SECONDS = 5.0
+
 
 class AsyncChannel:
     """Made in the loop that it serves; of use until its connections are lost, or the loop ends.
@@ -58,6 +61,7 @@ class AsyncChannel:
         self._is_to_send, self._has_begun = asyncio.Event(), asyncio.Event()
         self._finding: dict[tuple[str, ...], asyncio.Future[Target]] = {}
         self._look: asyncio.Task[None] | None = None
+        self._is_over = False
         self._work = self._loop.create_task(self._serve(), name="celeriac-requests")
 
     @property
@@ -107,12 +111,13 @@ class AsyncChannel:
 
     def end(self) -> None:
         """Give up the connections; from its own loop."""
+        self._is_over = True  # should what is awaited swallow that it is cancelled
         self._work.cancel()
 
     async def close(self) -> None:
         """The same, and wait until that is done."""
         self.end()
-        await asyncio.wait([self._work])
+        await asyncio.wait([self._work], timeout=CLOSE_SECONDS)
 
     async def _find(self, names: list[str]) -> Target:
         """Where the models are; asked by one task for all."""
@@ -137,7 +142,7 @@ class AsyncChannel:
             async with self._client, self._client.pubsub() as pubsub:
                 try:
                     await pubsub.subscribe(self._channel)
-                    while True:
+                    while not self._is_over:
                         self._take(await pubsub.get_message(timeout=READ_SECONDS))
                 finally:
                     sending.cancel()
@@ -164,7 +169,7 @@ class AsyncChannel:
 
     async def _send_all(self) -> None:
         """Send what all tasks have asked for, and take back what they do not want any more."""
-        while await self._is_to_send.wait():
+        while await self._is_to_send.wait() and not self._is_over:
             self._is_to_send.clear()
             dropped, self._dropped = self._dropped, []
             batch, self._unsent = self._unsent, []
