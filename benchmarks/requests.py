@@ -107,6 +107,8 @@ def plain_worker(url: str, model: Path) -> Iterator[Predict]:
     command += ["-n", "plain@%h", "--without-mingle", "--without-gossip"]
     with model.with_suffix(".log").open("wb") as log:
         worker = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+    # Its app is of the broker that it was imported with.
+    sys.modules.pop("benchmarks.plain_task", None)
     from benchmarks.plain_task import ask
 
     try:
