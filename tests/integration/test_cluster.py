@@ -157,9 +157,14 @@ def test_workers_tell_of_tasks_only_while_somebody_listens(two_workers: System, 
 
 def test_a_chunk_that_is_sent_again_keeps_its_words(two_workers: System, client: Client) -> None:
     with _command(two_workers, "events", "--dump") as output:
-        wait_until(
-            lambda: client.submit("held", ROWS[:1]).result() is not None and "celeriac.infer" in output(), "heard"
-        )
+        names = {slot.worker.partition(":")[0] for slot in two_workers.slots()}
+
+        def heard() -> bool:
+            """Whether each worker knows by now that somebody listens."""
+            client.submit("held", ROWS, chunk_rows=1).result()
+            return all(re.search(rf"^{re.escape(name)} .*task received", output(), re.MULTILINE) for name in names)
+
+        wait_until(heard, "each worker tells of its tasks")
         before = two_workers.slots()
         with holding(two_workers.folder, ROWS[5, 0]):
             job = client.submit("held", ROWS, chunk_rows=1)

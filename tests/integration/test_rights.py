@@ -42,8 +42,8 @@ DONE = "all was seen"
 # What is used after a mishap that cannot be had at will.
 RARE = {
     # An error between WATCH and EXEC; an executor that differs in a job that was left; requests for two models that
-    # wait. The last two are used, but MONITOR does not show them.
-    "worker": {"unwatch", "rename", "lrem", "client|id", "client|unblock"},
+    # wait; one that comes while its child waits for no chunk. The last two are used, but MONITOR does not show them.
+    "worker": {"unwatch", "rename", "lrem", "lindex", "client|id", "client|unblock"},
     # A request whose time is up; a connection that has rested for a while.
     "producer": {"lrem", "ping"},
     "watcher": set[str](),
