@@ -31,9 +31,9 @@ from worker_config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Of the time that a chunk takes: so much may go to requests before the next one. A tenth is then left for chunks, with
-# what passes between two of them.
-REQUEST_SHARE = 7.0
+# Of the time that a chunk takes: so much may go to requests before the next one. At least a tenth is then left for
+# chunks of 20 ms too, between which some milliseconds pass.
+REQUEST_SHARE = 5.0
 # After a chunk the next one mostly comes within this time; then no read has to be called off.
 NEXT_CHUNK_SECONDS = 0.005
 # Between chunks that are shorter, requests are looked for so often.
