@@ -12,10 +12,10 @@ import logging
 import select
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import redis
 
 from tasks.child.bootstrap import Child
 from tasks.protocol import keys
@@ -38,6 +38,8 @@ REQUEST_SHARE = 5.0
 NEXT_CHUNK_SECONDS = 0.005
 # Between chunks that are shorter, requests are looked for so often.
 LOOK_SECONDS = 0.01
+# After which the child goes on, and asks again: also where its worker's run folder is gone, as the worker ends.
+_PASSING = (*PASSING, redis.RedisError, OSError)
 # Bytes of one batch.
 MAX_BATCH_BYTES = 2 * MAX_REQUEST_BYTES
 
@@ -59,13 +61,16 @@ class RequestLoop:
         self._id = 0
         self._is_blocked = False
         self._try_at = self._pause = 0.0
+        self._has_lost = True  # requests: those of the child before it
         self._batches = 0
         self._chunk_began = self._looked_at = 0.0
         self._chunk_seconds = self._spent = 0.0
         # A graph that runs minds no handler of Python's: the system itself ends the child.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        with self._passing():
-            self._give(lost(child, cast("list[bytes]", child.client.lrange(self._taken, 0, -1))))
+        try:
+            self._tell_lost()
+        except _PASSING as error:
+            self._disconnect(error)
 
     def wait(self, pipe: int) -> bool:
         """Run requests until a chunk is in the pipe, for a while at most; whether there is one."""
@@ -73,7 +78,7 @@ class RequestLoop:
             if self._wait(pipe):
                 self._chunk_began = time.monotonic()
                 return True
-        except PASSING as error:
+        except _PASSING as error:
             self._disconnect(error)
         return False
 
@@ -104,7 +109,7 @@ class RequestLoop:
 
     def _run_waiting(self, pipe: int) -> None:
         """Run what waits, as long as no chunk does that has waited long enough."""
-        while self._queue and not self._is_draining and self._run(None):
+        while self._queue and not (self._has_lost or self._is_draining) and self._run(None):
             if self._spent >= REQUEST_SHARE * self._chunk_seconds and _readable(pipe, 0):
                 return
 
@@ -138,6 +143,7 @@ class RequestLoop:
             return True
         if self._is_draining or time.monotonic() < self._try_at:
             return False
+        self._tell_lost()
         # Other models may have come.
         self._queue = queue_path(self._folder).read_text()
         if self._connection is None:
@@ -166,15 +172,15 @@ class RequestLoop:
     def _is_draining(self) -> bool:
         return draining_path(self._folder).exists()
 
-    @contextmanager
-    def _passing(self) -> Iterator[None]:
-        try:
-            yield
-        except PASSING as error:
-            self._disconnect(error)
+    def _tell_lost(self) -> None:
+        """Let callers know of what was taken and is not answered: by a child that died, or as Redis was away."""
+        if self._has_lost:
+            self._give(lost(self._child, cast("list[bytes]", self._child.client.lrange(self._taken, 0, -1))))
+            self._has_lost = False
 
     def _disconnect(self, error: Exception) -> None:
-        """Begin anew, after a pause; what was taken is answered by a job, once its caller misses it."""
+        """Begin anew, after a pause."""
+        self._has_lost = True
         self._pause = min(max(2 * self._pause, LEAST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
         self._try_at = time.monotonic() + self._pause
         logger.warning("%s takes no requests for %.1f s: %s", self._child, self._pause, error)
@@ -186,7 +192,10 @@ class RequestLoop:
 
 
 def _ready(sources: list[int], seconds: float) -> list[int]:
-    return select.select(sources, [], [], seconds)[0]
+    poll = select.poll()  # `select` knows no descriptor above 1,023
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    return [source for source, _ in poll.poll(1_000 * seconds)]
 
 
 def _readable(source: int, seconds: float) -> bool:

@@ -68,6 +68,8 @@ def run_requests(child: Child, taken: Taken, number: int) -> dict[str, list[Answ
             head, request = from_element(element, child.payloads.sealer)
             if error is not None:
                 raise error
+            if opened and head.group != opened[0].head.group:  # they have no array in common, nor perhaps a model
+                raise MessageError("it was taken with requests of another form")
             columns.append(codec.decode(request.payload, borrow=True))
             start = opened[-1].stop if opened else 0
             opened.append(_Opened(head, request, start, start + request.rows))

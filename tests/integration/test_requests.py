@@ -247,6 +247,23 @@ def test_what_is_damaged_on_its_way_is_computed_by_a_job(
     held.result(60)
 
 
+def test_what_a_child_has_left_of_another_model_is_not_mixed_up_with_what_it_takes(
+    system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
+) -> None:
+    (slot,) = system.slots()
+    with holding(system.folder, -1.0):
+        held = callers.submit(client.predict, "held", np.float32([[-1]]))
+        wait_until(lambda: held_child(system.folder), "the child is held")
+        asked = callers.submit(client.predict, "double", ROWS[:4])
+        waiting(system, 1)
+        (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
+    np.testing.assert_array_equal(asked.result(60), 2 * ROWS[:4])
+    held.result(60)
+    server.rpush(keys.taken(slot.worker, slot.slot), element)
+    assert client.predict("sizes", ROWS[:3]).tolist() == [3, 3, 3]
+    assert not server.exists(keys.taken(slot.worker, slot.slot))
+
+
 def test_a_request_that_nobody_has_any_more_is_computed_by_a_job(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:

@@ -23,7 +23,7 @@ local function state(request)
     return timeout > 0 and now - at > timeout and 'late' or 'run'
 end
 
-local first = has_first == '1' and redis.call('LINDEX', taken, 0) or redis.call('LPOP', requests)
+local first = has_first == '1' and redis.call('LINDEX', taken, -1) or redis.call('LPOP', requests)
 if not first then return false end
 if has_first ~= '1' then redis.call('RPUSH', taken, first) end
 local found, run, late = {first}, {}, {}
