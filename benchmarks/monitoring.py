@@ -12,7 +12,6 @@ Chunks of ordinary size, of 0.1 to 0.25 s of model time; and the smallest that t
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from producer.records import timeline_store
 from producer.records.throughput import Throughput
 from producer.records.timeline import Timeline
 from tasks.transport.connection import connect
+from tests.ports import free_port
 
 AIM = 0.98
 # What is sought is smaller than what the same arm differs from itself: more blocks narrow it.
@@ -124,7 +124,7 @@ NOT_MEASURED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
 @contextmanager
 def _watched(models: Path) -> Iterator[Watched]:
     """An embedded system with everything on: what its worker is told, what this process does, who looks on."""
-    worker_port, producer_port = _free_port(), _free_port()
+    worker_port, producer_port = free_port(), free_port()
     with ExitStack() as stack:
         with patch.dict(os.environ, {"CELERIAC_METRICS_PORT": str(worker_port)}):
             client = stack.enter_context(local(models, CHILDREN))
@@ -188,12 +188,6 @@ def _check_watched(watched: Watched) -> None:
     told = {"scrapes": watched.scrapes, "events": watched.events, "stages": len(watched.stages)}
     if missing := [what for what, count in told.items() if not count]:
         raise WrongOutputError(f"the system that is watched was not, by its {', '.join(missing)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from producer.embedded.redis_server import find_redis_server
-from tests.metrics import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 BIN = Path(sys.executable).parent

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ import redis
 
 from producer.embedded.redis_server import find_redis_server
 from tests.planted import PASSWORD, QUOTED
+from tests.ports import free_port
 from tests.systems import RedisServer
 from tests.tls import Certificates, TlsProxy
 from tests.waiting import wait_until
@@ -167,9 +167,3 @@ class Guarded:
 def administrator(server: RedisServer) -> redis.Redis:
     """A client of one of the servers, whatever the Sentinels say of it."""
     return redis.Redis(unix_socket_path=str(server.socket), password=PASSWORD, decode_responses=True)
-
-
-def free_port() -> int:
-    """Of this machine, a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

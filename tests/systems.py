@@ -26,7 +26,8 @@ from tasks.protocol.seal import Sealer
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from tests import warm
-from tests.tls import TlsProxy, certificates, lasting_port
+from tests.ports import free_port
+from tests.tls import TlsProxy, certificates
 from tests.waiting import descendants_of, wait_until
 from tests.warm import Forked
 from worker_config.celery_app import make_app
@@ -63,7 +64,7 @@ class RedisServer:
     least_rights: bool = False
     secured: bool = SECURED
     database: int = 0
-    tls_port: int = field(default_factory=lasting_port)
+    tls_port: int = field(default_factory=free_port)
     _proxy: TlsProxy | None = None
 
     @property

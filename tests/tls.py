@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import select
 import socket
 import ssl
@@ -20,8 +19,6 @@ _TLS_HANDSHAKE = b"\x16"
 # Of what comes, and of what the other side has not taken yet.
 _PIECE, _MOST_UNSENT = 1 << 16, 1 << 20
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-# Those that the kernel gives to connections begin above; one that a server leaves for a while stays free.
-_LASTING_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,6 @@ class Certificates:
 def certificates() -> Certificates:
     """Those of all servers of this process that others reach by TLS."""
     return Certificates.make(Path(tempfile.mkdtemp(prefix="tls-")))
-
-
-def lasting_port() -> int:
-    """A port that is free, and will be again when who listens there has stopped."""
-    while True:
-        with suppress(OSError), socket.create_server(("127.0.0.1", secrets.choice(_LASTING_PORTS))) as listener:
-            return int(listener.getsockname()[1])
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.commands import Celeriac
+from tests.ports import free_port
 from tests.systems import RedisServer, System
 from worker_config.broker_url import redacted
 from worker_config.errors import ExitCode
@@ -299,13 +299,6 @@ def test_rows_that_the_model_refuses_are_told_with_their_cause_and_nothing_is_le
 # --- Redis and workers ----------------------------------------------------------------------------------------------
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
 @pytest.mark.parametrize("command", [["predict", "digits", "rows.npy", "-o", "out.npy"], ["jobs"]])
 def test_a_socket_where_no_redis_listens_is_told(celeriac: Celeriac, command: list[str]) -> None:
     url = f"unix://{celeriac.folder}/none.sock"
@@ -314,7 +307,7 @@ def test_a_socket_where_no_redis_listens_is_told(celeriac: Celeriac, command: li
 
 
 def test_a_port_where_no_redis_listens_is_told_without_the_password(celeriac: Celeriac) -> None:
-    port = closed_port()
+    port = free_port()
     url = f"redis://:{WRONG}@127.0.0.1:{port}/0"
     line = celeriac.refuses(ExitCode.BROKER, "predict", "digits", "rows.npy", "-o", "out.npy", "--broker", url)
     check_says(line, f"redis://:***@127.0.0.1:{port}/0", "cannot be reached", "is it running")

@@ -19,6 +19,7 @@ import pytest
 from tests import browser
 from tests.acceptance.commands import Celeriac, Running
 from tests.manifests import write_manifest
+from tests.ports import free_port
 from tests.systems import BIN, REPOSITORY, RedisServer, System, Worker
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
@@ -62,13 +63,6 @@ class Transcript:
         for found, shown in replaced:
             text = text.replace(found, shown)
         return f"# A first hour\n\nSeen and written down by `tests/acceptance/test_transcript.py`.\n{text}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

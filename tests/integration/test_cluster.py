@@ -24,6 +24,7 @@ from producer import Client, Job
 from tasks.protocol.rights import OPERATOR
 from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest
+from tests.ports import free_port
 from tests.systems import BIN, System, serving
 from tests.waiting import is_alive, wait_until
 
@@ -195,9 +196,7 @@ def test_a_chunk_that_is_sent_again_keeps_its_words(two_workers: System, client:
 
 
 def test_flower_lists_chunks_in_words(two_workers: System, client: Client) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ("flower", f"--port={port}", "--address=127.0.0.1")
     with _command(two_workers, *options, FLOWER_UNAUTHENTICATED_API="true") as output:
         tasks_url = f"http://127.0.0.1:{port}/api/tasks"

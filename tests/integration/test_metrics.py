@@ -20,7 +20,8 @@ import pytest
 from producer import Client, serve_metrics
 from tasks.protocol.messages import STAGES
 from tests.manifests import write_manifest
-from tests.metrics import JobFacts, free_port, grown, names, scrape
+from tests.metrics import JobFacts, grown, names, scrape
+from tests.ports import free_port
 from tests.systems import BIN, System, serving
 from tests.waiting import wait_until
 from worker_config.errors import ConfigError, ExitCode

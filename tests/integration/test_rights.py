@@ -24,7 +24,7 @@ from tasks.transport.rights import missing_rules
 from tests.acceptance.commands import Celeriac
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
-from tests.metrics import free_port
+from tests.ports import free_port
 from tests.systems import BIN, PASSWORD, RedisServer, System
 from tests.waiting import wait_for_exit, wait_for_job, wait_until
 from worker_config.errors import BrokerRefusedError, ExitCode

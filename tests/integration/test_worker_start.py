@@ -71,7 +71,6 @@ def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system:
 
     with running_system.admin() as client:
         client.flushall()
-    assert running_system.slots() == []
 
     assert wait_until(lambda: len(slots := running_system.slots()) == 2 and slots, "the slots are back") == before
 
