@@ -13,21 +13,13 @@ from typing import Any
 def main(folder: Path) -> None:
     """Write `mobilenet.keras`, `mlp.keras`, `transformer.keras` and `lstm.keras`."""
     import keras
-    import numpy as np
     from keras import layers
 
     keras.utils.set_random_seed(11)
     pixels = keras.Input((96, 96, 3), dtype="uint8", name="pixels")
     network = keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None, classes=10)
     mobilenet = keras.Model(pixels, network(layers.Rescaling(1 / 127.5, -1)(pixels)))
-    random = np.random.default_rng(5)
-    for layer in network.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            # As it would be after training: else all rows give the same output.
-            scale, offset, mean, variance = (np.asarray(weight) for weight in layer.get_weights())
-            scale = random.uniform(0.8, 1.6, scale.shape)
-            offset, mean = (random.normal(0, 0.3, array.shape) for array in (offset, mean))
-            layer.set_weights([scale, offset, mean, random.uniform(0.05, 0.4, variance.shape)])
+    as_trained(network)
     mobilenet.save(folder / "mobilenet.keras")
     inside = [layers.Dense(4096, activation="relu") for _ in range(2)]
     keras.Sequential([keras.Input((1024,)), *inside, layers.Dense(10)]).save(folder / "mlp.keras")
@@ -40,6 +32,19 @@ def main(folder: Path) -> None:
     keras.Model(words, scores).save(folder / "transformer.keras")
     steps = keras.Input((32, 64), name="steps")
     keras.Model(steps, layers.Dense(10)(layers.Bidirectional(layers.LSTM(128))(steps))).save(folder / "lstm.keras")
+
+
+def as_trained(network: Any) -> None:
+    """Give batch normalizations what training would: else all rows give the same output."""
+    import numpy as np
+    from keras import layers
+
+    random = np.random.default_rng(5)
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            shape = np.asarray(layer.get_weights()[0]).shape
+            offset, mean = (random.normal(0, 0.3, shape) for _ in range(2))
+            layer.set_weights([random.uniform(0.8, 1.6, shape), offset, mean, random.uniform(0.05, 0.4, shape)])
 
 
 if __name__ == "__main__":

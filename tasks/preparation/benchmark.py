@@ -28,7 +28,7 @@ from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
-from tasks.preparation.accuracy_gate import Comparison, compare
+from tasks.preparation.accuracy_gate import Comparison, compare, differs
 from tasks.preparation.input_limits import capped, common_range
 from tasks.preparation.reference import GateRows
 from tasks.snapshots.record import Snapshot, Trial
@@ -77,7 +77,7 @@ def try_executor(
         give_back()
         (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, call, batch))
         smaller: dict[int, float] = {}
-        if found.agrees and not any(spec.shape[0] for spec in snapshot.inputs):
+        if found.agrees and _takes_any_number(snapshot):
             agrees = partial(gate.agrees_in_small, call, outputs, inputs, batch_rows)
             smaller = small_batches(call, batch, processor_seconds, agrees)
         give_back()
@@ -94,6 +94,32 @@ def try_executor(
         )
     except Exception as error:
         return Trial(name, False, why=converter_line(error))
+
+
+def time_own_graph(folder: Path, snapshot: Snapshot, batch_rows: int, threads: int, rows: FlatArrays) -> Trial:
+    """The model's own graph on rows that tell no executors apart: how fast, and which smaller batches are worth it.
+
+    For them it is held against itself, of which any outputs will do; never raises an `Exception`.
+    """
+    name = "graph"
+    try:
+        import_modules(snapshot.entry)
+        call = EXECUTORS[name].load(folder, snapshot, batch_rows, threads)
+        batch = [_rows(array, batch_rows) for array in rows]
+        outputs = call(batch)
+
+        def agrees(few: int, _: float) -> bool:
+            return not differs(outputs, in_batches(call, batch, few))
+
+        seconds, processor_seconds = _batch_seconds(call, batch)
+        smaller = small_batches(call, batch, processor_seconds, agrees) if _takes_any_number(snapshot) else {}
+        return Trial(name, True, batch_seconds=seconds, processor_seconds=processor_seconds, small_batches=smaller)
+    except Exception as error:
+        return Trial(name, True, why=converter_line(error))
+
+
+def _takes_any_number(snapshot: Snapshot) -> bool:
+    return not any(spec.shape[0] for spec in snapshot.inputs)
 
 
 @dataclass(frozen=True)

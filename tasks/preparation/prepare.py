@@ -26,7 +26,7 @@ from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest, python_digests
 from tasks.models.program import batch_rows_of, left_out_note
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.benchmark import try_executor
+from tasks.preparation.benchmark import time_own_graph, try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import batch_note, choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot
@@ -190,7 +190,12 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     if own_graph := why_own_graph(snapshot, entry):
         reference = GateRows(why=own_graph)
     if reference.why:
-        trials = [Trial("graph", agrees=True, why=reference.why)]
+        graph = Trial("graph", agrees=True)
+        if reference.rows:
+            time_it = partial(time_own_graph, folder, snapshot, batch_rows, context.threads, reference.rows)
+            with suppress(ForkedError):
+                graph = _forked(time_it, Trial, folder, context.threads, TRIAL_SECONDS)
+        trials = [msgspec.structs.replace(graph, why=reference.why)]
     else:
         trials = []
         for name in names:

@@ -91,8 +91,11 @@ def gate_rows(call: FlatCall, inputs: Sequence[TensorSpec], entry: ModelEntry, b
             groups = with_reference(edge_cases(inputs, rows, MOST_EDGE_CASES), call, batch_rows)
             return GateRows(label, rows, reference, groups=groups, of=of)
         why = f"with {label} rows, {why}"
-    if not taken and (unwarmed := refusal_of_blank_rows(call, inputs, batch_rows)):
-        why = f"{why}; {unwarmed}"
+    if not taken:
+        if unwarmed := refusal_of_blank_rows(call, inputs, batch_rows):
+            why = f"{why}; {unwarmed}"
+        else:
+            taken = list(blank_rows(inputs).values())
     return GateRows(why=why, rows=taken)
 
 
