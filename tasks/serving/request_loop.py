@@ -9,11 +9,12 @@ while another one is free. Requests go before chunks, but a chunk that waits get
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -22,8 +23,8 @@ from tasks.protocol import keys
 from tasks.protocol.messages import Answer
 from tasks.protocol.requests import MAX_REQUEST_BYTES, pack_answers
 from tasks.serving.run_requests import lost, run_requests
-from tasks.transport import request_queue
 from tasks.transport.connection import PASSING, connect
+from tasks.transport.request_queue import Taken, TakenList
 from tasks.transport.run_folder import draining_path, queue_path
 from worker_config.broker_url import address_of
 from worker_config.retry_policy import BLOCK_SECONDS, LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
@@ -50,25 +51,24 @@ class RequestLoop:
     def __init__(self, child: Child, settings: Settings, folder: Path) -> None:
         url = settings.broker_url or ""
         self._child = child
-        self._folder = folder
-        self._queue = ""
-        self._taken = keys.taken(child.worker, child.slot)
-        self._database = address_of(url).database
+        self._draining, self._queue_path = draining_path(folder), queue_path(folder)
+        self._queue, self._queue_stamp = "", (0, 0)
+        self._list = keys.taken(child.worker, child.slot), address_of(url).database
         self._limit_seconds = float(settings.chunk_timeout_seconds)
         self._rows = max((info.batch_rows for info in child.model_cache.infos()), default=1)
         self._client = connect(url, retries=0)
         self._connection: Any = None
-        self._id = 0
+        self._id = self._socket = 0
+        self._taken: TakenList | None = None
         self._is_blocked = False
         self._try_at = self._pause = 0.0
-        self._has_lost = True  # requests: those of the child before it
         self._batches = 0
         self._chunk_began = self._looked_at = 0.0
         self._chunk_seconds = self._spent = 0.0
         # A graph that runs minds no handler of Python's: the system itself ends the child.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         try:
-            self._tell_lost()
+            self._connect()
         except _PASSING as error:
             self._disconnect(error)
 
@@ -89,102 +89,104 @@ class RequestLoop:
             self._chunk_seconds, self._chunk_began, self._spent = now - self._chunk_began, 0.0, 0.0
             if now - self._looked_at > LOOK_SECONDS:
                 self._looked_at = now
-                self._run_waiting(pipe)
+                if self._taken and self._takes_requests:
+                    self._run_waiting(self._taken, self._taken.answer(self._queue, {}, take=True), pipe)
             if _readable(pipe, NEXT_CHUNK_SECONDS):
                 return True
         while (left := until - time.monotonic()) > 0:
-            if not self._block():
+            taken = self._block()
+            if taken is None:
                 return _readable(pipe, min(left, 0.2))
-            socket = self._connection._sock.fileno()
-            ready = [socket] if self._connection.can_read(0) else _ready([socket, pipe], left)
-            if socket in ready and (first := self._read()):
-                self._run(first)
-                if _readable(pipe, 0):
-                    self._run_waiting(pipe)
+            ready = _ready([self._socket, pipe], left)
+            if self._socket in ready and (first := self._read(taken)):
+                self._run_waiting(taken, taken.take(self._queue, first), pipe)
             if pipe in ready or _readable(pipe, 0):
-                if first := self._call_off():
-                    self._run(first)
+                if first := self._call_off(taken):
+                    self._answer(taken, self._run(taken.take(self._queue, first)), take=False)
                 return True
         return False
 
-    def _run_waiting(self, pipe: int) -> None:
-        """Run what waits, as long as no chunk does that has waited long enough."""
-        while self._queue and not (self._has_lost or self._is_draining) and self._run(None):
-            if self._spent >= REQUEST_SHARE * self._chunk_seconds and _readable(pipe, 0):
-                return
+    def _run_waiting(self, taken: TakenList, batch: Taken | None, pipe: int) -> None:
+        """Run this batch, then what waits, as long as no chunk does that has waited long enough."""
+        while batch is not None:
+            answers = self._run(batch)
+            is_turn = self._spent < REQUEST_SHARE * self._chunk_seconds or not _readable(pipe, 0)
+            batch = self._answer(taken, answers, take=is_turn and self._takes_requests)
 
-    def _run(self, first: bytes | None) -> bool:
-        """Run a batch that begins with this request, or with the one that waits first; whether there was one."""
+    def _run(self, batch: Taken) -> dict[str, list[Answer]]:
+        """Answers to what was taken; none where its callers are gone."""
+        if not (batch.run or batch.late):
+            return {}
         began = time.monotonic()
-        most = self._rows, MAX_BATCH_BYTES
-        taken = request_queue.take(self._child.client, self._queue, self._taken, self._database, *most, first)
-        if taken is None:
-            return False
-        if not (taken.run or taken.late):  # their callers are gone
-            return True
         self._batches += 1
         # As Celery's limit for a chunk; the child that comes then tells the callers.
         signal.setitimer(signal.ITIMER_REAL, self._limit_seconds)
         try:
-            self._give(run_requests(self._child, taken, self._batches))
+            return run_requests(self._child, batch, self._batches)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        self._spent += time.monotonic() - began
-        return True
+            self._spent += time.monotonic() - began
 
-    def _give(self, answers: dict[str, list[Answer]]) -> None:
+    def _answer(self, taken: TakenList, answers: dict[str, list[Answer]], *, take: bool) -> Taken | None:
         sealer = self._child.payloads.sealer
         packed = {caller: pack_answers(caller, its, sealer) for caller, its in answers.items()}
-        request_queue.answer(self._child.client, self._taken, self._database, packed)
+        return taken.answer(self._queue, packed, take=take)
 
-    def _block(self) -> bool:
-        """Ask Redis for the next request, if that was not done; False where none are to be taken now."""
+    def _block(self) -> TakenList | None:
+        """Ask Redis for the next request, if that was not done; None where none are to be taken now."""
         if self._is_blocked:
-            return True
-        if self._is_draining or time.monotonic() < self._try_at:
-            return False
-        self._tell_lost()
-        # Other models may have come.
-        self._queue = queue_path(self._folder).read_text()
-        if self._connection is None:
-            self._connection = self._client.connection_pool.get_connection()
-            self._connection.send_command("CLIENT", "ID")
-            self._id = self._connection.read_response()
-            self._pause = 0.0
-        source = keys.requests(self._queue)
-        self._connection.send_command("BLMOVE", source, self._taken, "LEFT", "RIGHT", BLOCK_SECONDS)
+            return self._taken
+        if time.monotonic() < self._try_at or not self._takes_requests:
+            return None
+        taken = self._taken or self._connect()
+        taken.block(self._queue, BLOCK_SECONDS)
         self._is_blocked = True
-        return True
+        return taken
 
-    def _read(self) -> bytes | None:
+    def _read(self, taken: TakenList) -> bytes | None:
         """What the read gave; None where its time is up."""
         self._is_blocked = False
-        return cast("bytes | None", self._connection.read_response())
+        return taken.read()
 
-    def _call_off(self) -> bytes | None:
+    def _call_off(self, taken: TakenList) -> bytes | None:
         """End the read that blocks; what it gave in this very moment."""
         if not self._is_blocked:
             return None
         self._child.client.client_unblock(self._id)
-        return self._read()
+        return self._read(taken)
 
     @property
-    def _is_draining(self) -> bool:
-        return draining_path(self._folder).exists()
+    def _takes_requests(self) -> bool:
+        """Whether the worker does not drain; looks for the queue of the models that are served now."""
+        if os.path.exists(self._draining):  # noqa: PTH110 - at each batch: a third of what pathlib takes
+            return False
+        state = os.stat(self._queue_path)  # noqa: PTH116
+        stamp = state.st_ino, state.st_mtime_ns
+        if stamp != self._queue_stamp:
+            self._queue, self._queue_stamp = self._queue_path.read_text(), stamp
+        return True
 
-    def _tell_lost(self) -> None:
-        """Let callers know of what was taken and is not answered: by a child that died, or as Redis was away."""
-        if self._has_lost:
-            self._give(lost(self._child, cast("list[bytes]", self._child.client.lrange(self._taken, 0, -1))))
-            self._has_lost = False
+    def _connect(self) -> TakenList:
+        """Have a connection, and let callers know of what was taken and is not answered.
+
+        That is what a child died with, or what was under way as Redis went away.
+        """
+        self._connection = self._client.connection_pool.get_connection()
+        self._connection.send_command("CLIENT", "ID")
+        self._id = self._connection.read_response()
+        self._socket = self._connection._sock.fileno()
+        taken = TakenList(self._connection, *self._list, self._rows, MAX_BATCH_BYTES)
+        if elements := taken.left():
+            self._answer(taken, lost(self._child, elements), take=False)
+        self._taken, self._pause = taken, 0.0
+        return taken
 
     def _disconnect(self, error: Exception) -> None:
         """Begin anew, after a pause."""
-        self._has_lost = True
         self._pause = min(max(2 * self._pause, LEAST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
         self._try_at = time.monotonic() + self._pause
         logger.warning("%s takes no requests for %.1f s: %s", self._child, self._pause, error)
-        self._is_blocked = False
+        self._is_blocked, self._taken = False, None
         if self._connection is not None:
             self._connection.disconnect()
             self._client.connection_pool.release(self._connection)

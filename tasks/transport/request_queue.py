@@ -2,6 +2,8 @@
 
     submit --> celeriac:requests:QUEUE --take--> celeriac:taken:WORKER:SLOT --answer--> channel of the caller
 
+A child that has answered takes what waits in the same step.
+
 What a child has taken stays in its list until it is answered, so that nothing is lost with the child.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import redis
 import redis.asyncio
@@ -57,31 +60,53 @@ def _not_full(waiting: int) -> int:
     return waiting
 
 
-def take(
-    client: redis.Redis, queue: str, taken: str, database: int, most_rows: int, most_bytes: int, first: bytes | None
-) -> Taken | None:
-    """The request that waits first, and those of its group that wait behind it, up to so many rows and bytes.
+class TakenList:
+    """What a child has taken and not answered, by a connection of its own.
 
-    `first` is the one that is in the list `taken` already, if there is one. None where nothing waits; nothing is in
-    the list where there is nothing to run, nor to be told that it is late.
+    Args:
+        connection: of redis-py, with no command under way.
+        taken: the key of the child's list.
+        database: whose channels callers have.
+        most_rows: of a batch.
+        most_bytes: of its requests.
     """
-    values = [int(first is not None), most_rows, most_bytes, keys.answers_channel("", database), TTL_SECONDS]
-    found = scripts.run(client, "take_requests", [keys.requests(queue), taken], values)
-    if found is None:
-        return None
-    of_first, run, late = found
-    if first is not None:
+
+    def __init__(self, connection: Any, taken: str, database: int, most_rows: int, most_bytes: int) -> None:
+        self._connection = connection
+        self._taken = taken
+        self._values = most_rows, most_bytes, keys.answers_channel("", database), TTL_SECONDS
+
+    def block(self, queue: str, seconds: float) -> None:
+        """Ask for the first request that comes within some time; `read` gives it."""
+        self._connection.send_command("BLMOVE", keys.requests(queue), self._taken, "LEFT", "RIGHT", seconds)
+
+    def read(self) -> bytes | None:
+        """What the read that blocks gave; None where its time is up."""
+        return cast("bytes | None", self._connection.read_response())
+
+    def left(self) -> list[bytes]:
+        """What is in the list."""
+        self._connection.send_command("LRANGE", self._taken, 0, -1)
+        return cast("list[bytes]", self._connection.read_response())
+
+    def take(self, queue: str, first: bytes) -> Taken:
+        """Those of this request's group that wait behind it; it is in the list already."""
+        of_first, run, late = self._script(queue, "taken", {})
         {b"run": run, b"late": late}.get(of_first, []).insert(0, first)
-    return Taken(run, late)
+        return Taken(run, late)
 
+    def answer(self, queue: str, answers: Mapping[str, bytes], *, take: bool) -> Taken | None:
+        """Give callers their answers, and forget what was taken; with `take`, take what waits first, and its group.
 
-def answer(client: redis.Redis, taken: str, database: int, answers: Mapping[str, bytes]) -> None:
-    """Give callers their answers, and forget what was taken."""
-    with client.pipeline(transaction=False) as pipe:
-        for caller, packed in answers.items():
-            pipe.publish(keys.answers_channel(caller, database), packed)
-        pipe.unlink(taken)
-        pipe.execute()
+        None where nothing waits, or is to be taken.
+        """
+        found = self._script(queue, "waiting" if take else "none", answers)
+        return None if found is None else Taken(*found[1:])
+
+    def _script(self, queue: str, first: str, answers: Mapping[str, bytes]) -> Any:
+        held = keys.requests(queue), self._taken
+        words = (word for pair in answers.items() for word in pair)
+        return scripts.run_on(self._connection, "take_requests", held, [first, *self._values, *words])
 
 
 def missing(client: redis.Redis, lists: Sequence[str], ids: Iterable[str]) -> set[str]:

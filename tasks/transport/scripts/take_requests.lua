@@ -1,12 +1,16 @@
 -- KEYS  requests, taken
--- ARGV  whether the first one was taken already; rows and bytes that may be taken in all; what channels of callers are
---       called before their names; seconds that `taken` lives
--- Takes the request that has waited longest, and others of its group that wait, as long as they fit.
--- Gives what became of the first one that was taken already, then two lists, without it: requests to run, and those
--- whose time is up. Those whose caller has gone are dropped. False where none waits.
+-- ARGV  which request is the first: 'taken' already, 'waiting', or 'none'; rows and bytes that may be taken in all; what
+--       channels of callers are called before their names; seconds that `taken` lives; then callers, each with answers
+-- Gives callers their answers, and forgets what was taken for them. Then takes the request that has waited longest, and
+-- others of its group that wait, as long as they fit.
+-- Gives what became of the first one, then two lists: requests to run, and those whose time is up, without the first
+-- one if it was taken already. Those whose caller has gone are dropped. False where none waits.
 local requests, taken = KEYS[1], KEYS[2]
-local has_first, most_rows, most_bytes, channel, ttl = unpack(ARGV)
-most_rows, most_bytes = tonumber(most_rows), tonumber(most_bytes)
+local which, most_rows, most_bytes, channel, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+for place = 6, #ARGV, 2 do redis.call('PUBLISH', channel .. ARGV[place], ARGV[place + 1]) end
+if which ~= 'taken' then redis.call('UNLINK', taken) end
+if which == 'none' then return false end
+local is_taken = which == 'taken'
 local time = redis.call('TIME')
 local now, heard = time[1] * 1000 + math.floor(time[2] / 1000), {}
 
@@ -23,9 +27,9 @@ local function state(request)
     return timeout > 0 and now - at > timeout and 'late' or 'run'
 end
 
-local first = has_first == '1' and redis.call('LINDEX', taken, -1) or redis.call('LPOP', requests)
+local first = is_taken and redis.call('LINDEX', taken, -1) or redis.call('LPOP', requests)
 if not first then return false end
-if has_first ~= '1' then redis.call('RPUSH', taken, first) end
+if not is_taken then redis.call('RPUSH', taken, first) end
 local found, run, late = {first}, {}, {}
 local _, group, rows, _, _ = parse(first)
 rows = rows or most_rows
@@ -51,9 +55,9 @@ redis.call('EXPIRE', taken, ttl)
 local of_first = state(first)
 for number, request in ipairs(found) do
     local its = number == 1 and of_first or state(request)
-    if number > 1 or has_first ~= '1' then
+    if number > 1 or not is_taken then
         if its == 'run' then run[#run + 1] = request elseif its == 'late' then late[#late + 1] = request end
     end
 end
-if #run + #late == 0 and (has_first ~= '1' or of_first == 'gone') then redis.call('DEL', taken) end
+if #run + #late == 0 and (not is_taken or of_first == 'gone') then redis.call('DEL', taken) end
 return {of_first, run, late}
