@@ -27,6 +27,7 @@ from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import CeleriacError, ExitCode
 from worker_config.settings import Settings
 
+MODEL = "digits"
 BLOCK_ROWS = 1_000
 WORKER_TIMEOUT_SECONDS = 120.0
 END_TIMEOUT_SECONDS = 180.0
@@ -110,7 +111,7 @@ class SubmittedJob(Scene):
             arena.system.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=Settings(spool=spool)
         )
         self._job = self._client.submit(
-            "digits", self._source(), chunk_rows=schedule.chunk_rows, store=cast("Any", schedule.store)
+            MODEL, self._source(), chunk_rows=schedule.chunk_rows, store=cast("Any", schedule.store)
         )
         self._threads = ThreadPoolExecutor(1)
         self._outputs = self._threads.submit(lambda: [part.outputs for part in self._job.parts()])
@@ -171,7 +172,7 @@ class CommandedJob(Scene):
         known = {record.id for _, record in job_store.read_all(self.server, SEALER)[0]}
         store, chunk_rows = self.schedule.store, self.schedule.chunk_rows
         environ = {"CELERIAC_SPOOL": str(self.spool)} if store == "files" else {}
-        words = ["predict", "digits", self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.system.url]
+        words = ["predict", MODEL, self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.system.url]
         words += ["--chunk-rows", chunk_rows, "--store", store, "--quiet", "--json"]
         words += ["--worker-timeout-seconds", WORKER_TIMEOUT_SECONDS, *more]
         self._running = self.celeriac.start(*words, fresh=True, **environ)
@@ -183,11 +184,12 @@ class CommandedJob(Scene):
         wait_until(begun, "the job has begun")
 
     def _look(self) -> None:
-        """Remember the newest record."""
+        """Remember the newest record; of another model are jobs of callers, whose request had no answer."""
         try:
             jobs = [record for _, record in job_store.read_all(self.arena.hasty, SEALER)[0]]
         except (redis.RedisError, CeleriacError):
             return
+        jobs = [record for record in jobs if record.models[0].startswith(f"{MODEL}@")]
         self._seen = max(jobs, key=lambda record: record.submitted_at, default=self._seen)
 
     def job_id(self) -> str:
