@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tasks.telemetry.chunk_spans import ChunkTrace
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
     """A slot that is ready."""
 
@@ -50,6 +50,7 @@ class Child:
     counters: Counters = field(default_factory=Counters)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     trace: ChunkTrace | None = None  # where traces are wanted
+    no_requests_in: str = ""  # the queue of the last chunk, where its answer told that no request waits
 
     def __str__(self) -> str:
         return f"{self.worker}/{self.slot}"

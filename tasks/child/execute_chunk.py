@@ -65,6 +65,7 @@ def run_message(child: Child | None, args: Any, queue: str, tag: str, headers: M
     if child is None:
         raise ModelError("this process holds no models; chunks run in the children of `celery -A tasks worker` alone")
     child.stopwatch.begin()
+    child.no_requests_in = ""
     begun_at = time.time()
     try:
         try:
@@ -129,6 +130,7 @@ def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery,
         except VoidAnswerError:
             own_graph = [*own_graph, *answer.by_executor]
             continue
+        child.no_requests_in = "" if pushed.requests_wait else queue
         if not pushed.is_taken and isinstance(answer, Outputs):
             child.payloads.forget(answer.ref)
         if not pushed.is_held:

@@ -87,10 +87,9 @@ class RequestLoop:
         until = now + BLOCK_SECONDS
         if self._chunk_began:
             self._chunk_seconds, self._chunk_began, self._spent = now - self._chunk_began, 0.0, 0.0
-            if now - self._looked_at > LOOK_SECONDS:
+            if self._taken and self._is_to_look(now):
                 self._looked_at = now
-                if self._taken and self._takes_requests:
-                    self._run_waiting(self._taken, self._taken.answer(self._queue, {}, take=True), pipe)
+                self._run_waiting(self._taken, self._taken.answer(self._queue, {}, take=True), pipe)
             if _readable(pipe, NEXT_CHUNK_SECONDS):
                 return True
         while (left := until - time.monotonic()) > 0:
@@ -105,6 +104,11 @@ class RequestLoop:
                     self._answer(taken, self._run(taken.take(self._queue, first)), take=False)
                 return True
         return False
+
+    def _is_to_look(self, now: float) -> bool:
+        """Whether requests may wait as a chunk has been answered, and chunks leave time for them."""
+        is_time = now - self._looked_at > LOOK_SECONDS
+        return is_time and self._takes_requests and self._child.no_requests_in != self._queue
 
     def _run_waiting(self, taken: TakenList, batch: Taken | None, pipe: int) -> None:
         """Run this batch, then what waits, as long as no chunk does that has waited long enough."""

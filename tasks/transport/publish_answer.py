@@ -41,10 +41,12 @@ class Pushed(NamedTuple):
     Attributes:
         is_taken: False if the job is over or, detached, had this chunk's answer already.
         is_held: whether the server that took it is the one that holds the delivery.
+        requests_wait: whether there are requests for the models of this queue.
     """
 
     is_taken: bool
     is_held: bool
+    requests_wait: bool
 
 
 def push_answer(
@@ -77,10 +79,10 @@ def push_answer(
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, _sealed(record, job, sealer)]
-    taken, is_held = scripts.run(client, "publish_answer", held, values)
+    taken, is_held, requests = scripts.run(client, "publish_answer", held, values)
     if taken == -1:
         raise VoidAnswerError
-    return Pushed(bool(taken), bool(is_held))
+    return Pushed(bool(taken), bool(is_held), requests > 0)
 
 
 def _sealed(record: FailureRecord, job: str, sealer: Sealer) -> bytes:

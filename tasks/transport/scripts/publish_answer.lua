@@ -4,7 +4,7 @@
 --       took, three counts; so many fields of deliveries, models run by an executor, pairs of a model and how its
 --       executor differed; then pairs of a model that failed alone and its sealed record
 -- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ; and
--- whether this server holds the delivery.
+-- whether this server holds the delivery; and how many requests wait for the models of the queue.
 -- Only a detached job has `chunks`. Answers to a job that is over are not kept: nobody would take them off the list.
 -- include extend_job
 -- include refill
@@ -92,4 +92,4 @@ local function publish()
     return 1
 end
 
-return {publish(), redis.call('HEXISTS', unacked, tag)}
+return {publish(), redis.call('HEXISTS', unacked, tag), redis.call('LLEN', prefix .. 'requests:' .. queue)}
