@@ -9,9 +9,10 @@ from typing import cast
 import redis
 
 from tasks.protocol import keys
+from tasks.transport.worker_registry import read_slots
 from tests.chaos.scene import Scene
 from tests.systems import queues
-from tests.waiting import wait_until
+from tests.waiting import is_alive, wait_until
 from worker_config.queue_names import KEY_PREFIX
 
 UNACKED, UNACKED_INDEX = f"{KEY_PREFIX}unacked", f"{KEY_PREFIX}unacked_index"
@@ -65,13 +66,16 @@ def _come_back(server: redis.Redis, jobs: list[str]) -> None:
 
 
 def _keys_left(server: redis.Redis, orphans: list[str]) -> list[str]:
-    """Keys that should not be there; those of a job whose producer was killed may be, with a time to live."""
+    """Keys that should not be there; with a time to live, those of a killed producer's job may be, and what requests
+    a killed worker had taken."""
     left = []
+    living = [keys.taken(slot.worker, slot.slot) for slot in read_slots(server) if is_alive(slot.pid)]
     for key in cast("list[bytes]", list(server.scan_iter("*"))):
         name = key.decode()
         if _CELERYS.match(name):
             continue
         known = _OUTLIVES.fullmatch(name) or any(name.startswith(f"{keys.job(job)}:") for job in orphans)
+        known = known or (name.startswith(f"{KEY_PREFIX}taken:") and name not in living)
         if not known or server.ttl(name) == -1:
             left.append(name)
     return left
