@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,35 @@ def test_a_smaller_batch_that_is_wrong_or_not_worth_it_is_not_taken(
     fixed = [msgspec.structs.replace(spec, shape=(BATCH, *spec.shape[1:])) for spec in case.snapshot.inputs]
     monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
     assert case.run("graph", msgspec.structs.replace(case.snapshot, inputs=fixed)).small_batches == {}
+
+
+def test_smaller_batches_are_found_where_no_rows_tell_executors_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+    from keras import layers
+
+    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(10, kernel_initializer="zeros")])
+    program = keras_program(tmp_path / "model.keras", model)
+    entry = ModelEntry(path="m", batch_rows=BATCH)
+    snapshot = write_snapshot(tmp_path, program, entry)
+    rows = gate_rows(plain_call(program), program.inputs, entry, BATCH)
+    assert "is the same for all rows" in rows.why
+
+    found = benchmark.time_own_graph(tmp_path, snapshot, BATCH, 1, rows.rows)
+    assert (found.agrees, list(found.small_batches), found.why) == (True, [8, 1], "")
+    assert found.processor_seconds > 0
+
+    call = EXECUTORS["graph"].load(tmp_path, snapshot, BATCH, 1)
+    sizes = Executor(mapped="", precision="float32", build=None, load=lambda *_: partial(_with_size, call))
+    monkeypatch.setitem(EXECUTORS, "graph", sizes)
+    assert benchmark.time_own_graph(tmp_path, snapshot, BATCH, 1, rows.rows).small_batches == {}
+
+
+def _with_size(call: Any, arrays: Any) -> Any:
+    """A graph whose rows depend on how many there are."""
+    return [output + len(arrays[0]) for output in call(arrays)]
 
 
 @pytest.mark.parametrize("name", ["graph", "frozen", "tflite"])
