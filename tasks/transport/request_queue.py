@@ -111,7 +111,7 @@ class TakenList:
 
 def missing(client: redis.Redis, lists: Sequence[str], ids: Iterable[str]) -> set[str]:
     """Those of these requests that are in none of the lists."""
-    return {one.decode() for one in scripts.run(client, "missing_requests", lists, list(ids))}
+    return {one.decode() for one in scripts.run(client, "missing_requests", lists, [TTL_SECONDS, *ids])}
 
 
 def withdraw(client: redis.Redis, queue: str, ids: Iterable[str]) -> None:

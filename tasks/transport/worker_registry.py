@@ -24,6 +24,7 @@ from redis.exceptions import NoPermissionError
 from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
+from tasks.protocol.requests import TTL_SECONDS as REQUEST_TTL_SECONDS
 from tasks.transport import queues, run_folder
 from worker_config.errors import MessageError
 from worker_config.files import write_whole
@@ -85,6 +86,8 @@ def heartbeat(
         pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
         pipe.sadd(keys.WORKERS, worker)
         pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
+        for slot in up:  # the command by which its child takes a request gives the list no time to live
+            pipe.expire(keys.taken(worker, slot.slot), REQUEST_TTL_SECONDS)
         queues.note(pipe, {slot.queue for slot in up} | {one.queue for slot in up for one in slot.older})
         pipe.execute()
     return up
@@ -101,9 +104,9 @@ def deregister_slots(client: redis.Redis, worker: str, consumed: Collection[str]
         pipe.execute()
 
 
-def deregister(client: redis.Redis, worker: str) -> None:
-    """Forget a worker that ends."""
-    client.delete(keys.worker(worker))
+def deregister(client: redis.Redis, worker: str, slots: Iterable[SlotRecord] = ()) -> None:
+    """Forget a worker that ends, and requests that its slots have and nobody runs: callers see that they are gone."""
+    client.delete(keys.worker(worker), *(keys.taken(worker, slot.slot) for slot in slots))
     client.srem(keys.WORKERS, worker)
 
 

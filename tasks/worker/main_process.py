@@ -283,11 +283,12 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         main = main_process(controller.app)
         if main is None:
             return
+        slots = worker_registry.saved_slots(main.models.folder)
         run_folder.remove(main.models.folder)
         if main.spool_mark:
             spool.remove_mark(Path(main.facts.spool), main.spool_mark)
         try:
-            worker_registry.deregister(main.client, main.worker)
+            worker_registry.deregister(main.client, main.worker, slots)
         except redis.RedisError as error:
             logger.warning("cannot tell Redis that this worker ends: %s", error)
 

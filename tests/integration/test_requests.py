@@ -280,6 +280,24 @@ def test_a_request_that_nobody_has_any_more_is_computed_by_a_job(
     held.result(60)
 
 
+def test_what_a_child_takes_as_it_stands_still_does_not_stay_for_ever(
+    system: System, client: Client, server: redis.Redis, callers: ThreadPoolExecutor
+) -> None:
+    client.predict("double", ROWS[:1])
+    (slot,) = system.slots()
+    taken = keys.taken(slot.worker, slot.slot)
+    # It has asked for the next request by now, or does so before this one is there.
+    os.kill(slot.pid, signal.SIGSTOP)
+    try:
+        asked = callers.submit(client.predict, "double", ROWS[1:2])
+        wait_until(lambda: server.ttl(taken) > 0 or server.llen(keys.requests(slot.queue)), "somebody limits its life")
+        assert server.exists(keys.requests(slot.queue)) or server.llen(taken) == 1
+    finally:
+        os.kill(slot.pid, signal.SIGCONT)
+    assert asked.result(60).tolist() == [[2]]
+    wait_until(lambda: not server.exists(taken), "it is answered")
+
+
 def test_a_worker_that_is_killed_costs_time_and_one_that_ends_takes_no_more(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:

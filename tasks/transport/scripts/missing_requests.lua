@@ -1,9 +1,10 @@
 -- KEYS  lists of requests, those that wait and those that children run
--- ARGV  ids of requests
+-- ARGV  seconds that each list lives from now on, as a child that is gone has given its own none; ids of requests
 -- Gives the ids of those that are in none of the lists: whoever took them is gone.
 local missing = {}
-for _, id in ipairs(ARGV) do missing[id] = true end
+for place = 2, #ARGV do missing[ARGV[place]] = true end
 for _, list in ipairs(KEYS) do
+    redis.call('EXPIRE', list, ARGV[1])
     for _, request in ipairs(redis.call('LRANGE', list, 0, -1)) do
         local id = string.match(request, '^%d+ (%S+) ')
         if id then missing[id] = nil end
