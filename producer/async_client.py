@@ -133,9 +133,9 @@ class AsyncClient:
         options: SubmitOptions,
     ) -> OutputTree:
         names = check_names(models)
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         if not keep and is_request(data, options):
             data, policy = open_source(data), make_policy(**failing_of(options))
-            until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
             try:
                 return await self._channel().predict(names, data, policy, until)
             except NeedsJobError:
@@ -148,6 +148,8 @@ class AsyncClient:
             def begin() -> Job:
                 return running.begin(self._client.submit(names, source, **options))
 
+            if until is not None:
+                self._client._find(names, until)  # the task's end does not end the thread's wait
             return outputs_by_job(begin, names, source, keep, None)
 
         try:

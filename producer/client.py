@@ -18,7 +18,7 @@ from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
 from producer.records.job_names import find_named
 from producer.requests.by_job import outputs_by_job
-from producer.requests.find_models import find_models
+from producer.requests.find_models import ModelFinder
 from producer.requests.forks import tell_of_forks
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
@@ -51,7 +51,7 @@ class Client:
     Args:
         broker_url: `redis://HOST:PORT/DB`, `rediss://...`, `unix:///PATH` or `sentinel://HOST:PORT,HOST:PORT/NAME/DB`;
             `CELERIAC_BROKER_URL` if left out.
-        worker_timeout_seconds: how long to wait for a worker, where none is up.
+        worker_timeout_seconds: how long to wait for a worker, where none is up; while one prepares the models, longer.
         settings: all other settings; from the environment if left out.
         watch: is asked while something is waited for; raises if it will not come, as the system has ended.
 
@@ -75,11 +75,9 @@ class Client:
                 "no broker; give Client a URL or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0; "
                 "producer.local() needs none"
             )
-        self.broker_url = url
-        self._settings = replace(settings, broker_url=url)
-        self._worker_timeout_seconds = worker_timeout_seconds
-        self._watch = watch
-        self._find = partial(find_models, self._settings, worker_timeout_seconds, watch)
+        self.broker_url, self._settings = url, replace(settings, broker_url=url)
+        self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
+        self._find = ModelFinder(self._settings, worker_timeout_seconds, watch)
         self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)
         # Those that run, by id; each leaves at its end, so that its outputs go with whoever holds it.
         self._jobs: dict[str, Job] = {}
@@ -96,10 +94,10 @@ class Client:
 
     def close(self) -> None:
         """Cancel the jobs that still run and wait until nothing of them is left behind."""
+        self._find.close()
         atexit.unregister(self.close)
         self._requests.close()
-        jobs = list(self._jobs.values())
-        for job in jobs:
+        for job in (jobs := list(self._jobs.values())):
             job.cancel()
         for job in jobs:
             job.wait(timeout_seconds=5.0)
@@ -132,6 +130,8 @@ class Client:
         if not keep and is_request(data, options):
             with suppress(NeedsJobError):
                 return self._requests.predict(names, source, make_policy(**failing_of(options)), until)
+        if until is not None:
+            self._find(names, until)  # a wait that `submit` would not end
         return outputs_by_job(partial(self.submit, names, source, **options), names, source, keep, until)
 
     @overload

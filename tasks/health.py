@@ -26,7 +26,7 @@ class Limits:
     """What is borne.
 
     Attributes:
-        start_seconds: a worker may take to its first children.
+        start_seconds: a worker may take for a step on its way to its first children, such as one model's snapshot.
         child_seconds: a child may be without its models, or missing.
         idle_seconds: chunks may wait while no child has one.
         ready_share: of the children must be ready, or have been not long ago.
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     default = Limits()
     for name, what in (
-        ("start", "a worker may take until its children are ready"),
+        ("start", "a worker that starts may do the same thing, such as making a snapshot; with 0 it is not healthy"),
         ("child", "a child may be without its models, or missing"),
         ("idle", "chunks may wait while no child has one"),
     ):
@@ -70,17 +70,22 @@ def main(words: Sequence[str] | None = None) -> int:
         where = f"no worker {options.node}" if options.node else "no worker"
         print(f"unhealthy: {where} of this broker runs here, or it has just begun to start")
         return 1
-    judged = [(one, judge(one, time.monotonic(), limits)) for one in workers]
+    now = time.monotonic()
+    judged = [(one, judge(one, now, limits)) for one in workers]
     wrong = [f"{one.node}: {why}" for one, why in judged if why]
-    print("; ".join([f"unhealthy: {text}" for text in wrong] or [f"{one.node}: {describe(one)}" for one in workers]))
+    print(
+        "; ".join([f"unhealthy: {text}" for text in wrong] or [f"{one.node}: {describe(one, now)}" for one in workers])
+    )
     return 1 if wrong else 0
 
 
 def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
     """What is wrong with a worker; empty if nothing is."""
     if worker.state == "starting":
-        seconds = now - worker.since
-        return f"starts for {seconds:.0f} s, its children are not ready yet" if seconds >= limits.start_seconds else ""
+        # One that goes on from model to model is not stuck.
+        if now - max(worker.since, worker.doing_since) < limits.start_seconds:
+            return ""
+        return f"{_starts(worker, now)}, its children are not ready yet"
     if now - worker.written_at > SILENT_SECONDS:
         return f"the main process (pid {worker.pid}) has not answered for {now - worker.written_at:.0f} s"
     if worker.redis_lost_at is not None:
@@ -97,10 +102,10 @@ def judge(worker: WorkerStatus, now: float, limits: Limits) -> str:
     return _stalled(worker, now, limits)
 
 
-def describe(worker: WorkerStatus) -> str:
+def describe(worker: WorkerStatus, now: float) -> str:
     """A worker with which nothing is wrong."""
     if worker.state == "starting":
-        return "starts"
+        return _starts(worker, now)
     words = [f"{worker.ready} of {len(worker.staying)} children are ready", f"{worker.chunks:,} chunks done"]
     if worker.waiting:
         words.append(f"{worker.waiting:,} wait")
@@ -119,6 +124,12 @@ def _stalled(worker: WorkerStatus, now: float, limits: Limits) -> str:
     if for_seconds < (worker.chunk_limit + OVER_LIMIT_SECONDS if worker.running else limits.idle_seconds):
         return ""
     return f"{worker.waiting} chunks wait, and none was answered for {for_seconds:.0f} s"
+
+
+def _starts(worker: WorkerStatus, now: float) -> str:
+    """What it does, and for how long it has been starting."""
+    doing = f", {worker.doing}, for {now - worker.doing_since:.0f} s" if worker.doing else ""
+    return f"starts for {now - worker.since:.0f} s{doing}"
 
 
 def _name(child: ChildStatus) -> str:

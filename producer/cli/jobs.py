@@ -12,9 +12,10 @@ from producer.cli.viewing import viewing
 from producer.records import job_store
 from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
+from producer.scheduling.preparing_workers import in_words, will_hold
 from producer.scheduling.priority import priority_name, weight_of
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_slots
+from tasks.transport.worker_registry import read_all
 
 
 @click.command()
@@ -49,11 +50,16 @@ def status(job: str, broker_url: str, as_json: bool) -> None:
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job, viewer)
         expires_at = job_store.expires_at(client, record.id)
-        slots = len([slot for slot in read_slots(client) if set(record.models) <= set(map(str, refs(slot.models)))])
+        workers, preparing = read_all(client)
+    held = [set(map(str, refs(slot.models))) for slots in workers.values() for slot in slots]
+    slots = sum(set(record.models) <= models for models in held)
+    wanted = {name: digest for name, _, digest in (model.partition("@") for model in record.models)}
+    found = None if slots else will_hold(wanted, preparing)
+    coming = in_words(*found) if found else ""
     if as_json:
-        click.echo(json.dumps(tables.job_values(state, record, slots=slots, expires_at=expires_at)))
+        click.echo(json.dumps(tables.job_values(state, record, slots=slots, preparing=coming, expires_at=expires_at)))
     else:
-        click.echo(tables.job_lines(state, record, slots, expires_at))
+        click.echo(tables.job_lines(state, record, slots, expires_at, coming))
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """`celeriac models`: manifest or workers --> what each model is, as a table or JSON; also queues, and the cache's room.
 
 manifest --a process with TensorFlow--> Described -+ (and Inspected --> inspect_lines)
-broker --read_slots--> ModelInfo of each slot -----+--> models_table, models_values
+broker --read_all--> ModelInfo of each slot -------+--> models_table, models_values
 manifest --keys of its snapshots stay; so does what a worker uses--> sweep of the cache --> prune_lines
 """
 
@@ -26,12 +26,14 @@ from producer.cli.manifest import broken_entries, check_files
 from producer.cli.options import broker_option, json_option, models_option
 from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
+from producer.scheduling.preparing_workers import in_words
 from tasks.models.model_version import digest_or_error
 from tasks.protocol import keys
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import Described, Inspected, ModelInfo
 from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_slots
+from tasks.transport.worker_registry import read_all, read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.queue_names import queue_of
@@ -87,9 +89,11 @@ def models(
     trials: dict[str, list[Any]] = {}
     broken: dict[str, str] = {}
     exit_code = 0
+    preparing: dict[str, Preparing] = {}
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
-            slots = read_slots(client)
+            workers, preparing = read_all(client)
+        slots = [slot for slots in workers.values() for slot in slots]
         # Workers may hold different versions of a model.
         infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}
         counts = Counter(str(ref) for slot in slots for ref in refs(slot.models))
@@ -100,11 +104,12 @@ def models(
         broken = {name: model.error for name, model in described.items() if not model.info}
         exit_code = next((model.exit_code for model in described.values() if not model.info), 0)
     if as_json:
-        click.echo(json.dumps(models_values(infos, counts, trials) | {"broken": broken}))
+        coming = {worker: msgspec.to_builtins(one) for worker, one in preparing.items()}
+        click.echo(json.dumps(models_values(infos, counts, trials) | {"broken": broken, "preparing": coming}))
     else:
-        click.echo(
-            "\n".join([models_table(infos, counts), *(f"{name}  broken: {why}" for name, why in broken.items())])
-        )
+        lines = [f"{name}  broken: {why}" for name, why in broken.items()]
+        lines += [in_words(worker, one) for worker, one in preparing.items()]
+        click.echo("\n".join(lines if preparing and not infos else [models_table(infos, counts), *lines]))
     context.exit(exit_code)
 
 

@@ -43,8 +43,8 @@ def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]], turns: Mapping[str, T
     return columns([header, *rows])
 
 
-def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float) -> str:
-    """All that is known of one job; `slots` can run it now."""
+def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float, coming: str = "") -> str:
+    """All that is known of one job; `slots` can run it now, and a worker is `coming` that will, in words."""
     lines = {
         "job": record.id,
         "state": state.value,
@@ -62,7 +62,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float)
         "differed": differed_of(record),
         "slots": f"{slots} can run it now" if state is JobState.RUNNING else "",
         "kept": f"until {moment(expires_at)}, if nothing happens to it before",
-        "next": _next(state, record, slots),
+        "next": _next(state, record, slots, coming),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
@@ -137,11 +137,11 @@ def moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
 
 
-def _next(state: JobState, record: JobRecord, slots: int) -> str:
+def _next(state: JobState, record: JobRecord, slots: int, coming: str) -> str:
     if silent := silence(state, record):
         return silent
     if state is JobState.RUNNING and not slots:
-        return f"start a worker that holds {' and '.join(record.models)}"
+        return coming or f"start a worker that holds {' and '.join(record.models)}"
     if record.plan and state in (JobState.RUNNING, JobState.DONE):
         return f"celeriac fetch {record.id} -o OUTPUT{'' if state is JobState.DONE else ', which waits for its end'}"
     return ""

@@ -23,7 +23,7 @@ from tasks.protocol.rights import ROLES
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import missing_rules
-from tasks.transport.worker_registry import clock_ahead_of, read_facts, read_workers
+from tasks.transport.worker_registry import clock_ahead_of, read_all, read_facts
 from worker_config.broker_url import address_of, redacted
 from worker_config.errors import CeleriacError, ConfigError
 from worker_config.settings import Settings
@@ -55,9 +55,10 @@ def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
         info = cast("dict[str, Any]", client.info())
         ahead = clock_ahead_of(its_time, asked, answered)
         facts = broker.read(str(redacted(url)), info, _save(client), answered - asked, ahead)
-        workers = read_workers(client)
+        workers, preparing = read_all(client)
         hosts, names = read_facts(client, workers), short_names(workers)
-    return facts, [WorkerState(names[worker], slots, hosts[worker]) for worker, slots in workers.items()]
+    states = [WorkerState(names[one], slots, hosts[one], preparing.get(one)) for one, slots in workers.items()]
+    return facts, states
 
 
 def ask_rights(url: str) -> RightsFacts:

@@ -48,9 +48,9 @@ def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> lis
     except BrokerError as error:
         return [*findings, raised("broker", error)]
     findings += [*broker.check_broker(facts), *workers.check_workers(states)]
-    if states:
-        findings += [*workers.check_versions(versions, states), *workers.check_threads(states)]
-    findings.append(workers.check_clocks(facts.clock_ahead, states))
+    if told := [state for state in states if not state.preparing]:
+        findings += [*workers.check_versions(versions, told), *workers.check_threads(told)]
+    findings.append(workers.check_clocks(facts.clock_ahead, told))
     holding = [state for state in states if state.slots]
     spool = collect_facts.look_at(settings.spool) if settings.spool else None
     findings.append(folders.check_spool(spool, collect_facts.marks_seen(settings.spool, holding)))

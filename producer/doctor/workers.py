@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from producer.doctor.findings import Finding, count_of, error, ok, warning
 from producer.scheduling.model_pinning import refs
+from producer.scheduling.preparing_workers import in_words
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord, WorkerFacts
 from worker_config.errors import ExitCode
 
@@ -23,11 +25,15 @@ _PARTS = {"celeriac": 9, "tensorflow": 3, "python": 2}
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker that gave a sign of life lately; `facts` is None where it tells none."""
+    """A worker that gave a sign of life lately; `facts` is None where it tells none.
+
+    `preparing` says how far one is that has no slot yet since it prepares its models.
+    """
 
     name: str
     slots: Sequence[SlotRecord]
     facts: WorkerFacts | None = None
+    preparing: Preparing | None = None
 
 
 def short_names(workers: Iterable[str]) -> dict[str, str]:
@@ -43,6 +49,14 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     if not workers:
         return [error("workers", "no worker is up", advice, ExitCode.NO_WORKER)]
     slots = [slot for worker in workers for slot in worker.slots]
+    coming = [
+        warning("workers", in_words(worker.name, worker.preparing), "a run for its models alone waits for it")
+        for worker in workers
+        if worker.preparing
+    ]
+    if coming and not slots:
+        return coming
+    workers = [worker for worker in workers if not worker.preparing]
     if not slots:
         found = f"{_list(worker.name for worker in workers)} up, without a child that holds its models"
         return [error("workers", found, "look at the worker's output", ExitCode.NO_WORKER)]
@@ -50,7 +64,7 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     if empty := [worker.name for worker in workers if not worker.slots]:
         found = f"{_list(empty)} has no child that holds its models, or is of another version of Celeriac"
         up = warning("workers", found, "look at its output")
-    return [up, *_models(workers), *_dependent(workers), _sets(workers)]
+    return [up, *coming, *_models(workers), *_dependent(workers), _sets(workers)]
 
 
 def _models(workers: Sequence[WorkerState]) -> list[Finding]:

@@ -33,6 +33,7 @@ from tasks.protocol.messages import (
     StoreName,
     unpack,
 )
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
 from tasks.transport import backlog, spool
@@ -40,7 +41,7 @@ from tasks.transport.connection import broker_errors, connect
 from tasks.transport.queues import share
 from tasks.transport.spool import ReusableBuffer
 from tasks.transport.task_message import task_message
-from tasks.transport.worker_registry import read_workers, seconds_left
+from tasks.transport.worker_registry import read_all, seconds_left
 from worker_config.errors import MessageError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
@@ -230,14 +231,14 @@ class BrokerChannel:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
-    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float]]:
+    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float], dict[str, Preparing]]:
         """Every worker that is up, with its slots, none while its only child is being replaced.
 
-        And after how many seconds each counts as gone, should no sign of life come.
+        And after how many seconds each counts as gone, should no sign of life come; and those that prepare models.
         """
         with broker_errors(self.url):
-            workers = read_workers(self.client)
-            return workers, seconds_left(self.client, workers)
+            workers, preparing = read_all(self.client)
+            return workers, seconds_left(self.client, workers), preparing
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

@@ -6,35 +6,66 @@ import time
 from collections.abc import Callable
 
 from producer.scheduling import model_pinning
+from producer.scheduling.preparing_workers import Awaited
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_slots
+from tasks.transport.worker_registry import read_all
+from worker_config.errors import NoWorkerError, RequestTimeoutError, UnknownModelError
 from worker_config.settings import Settings
 
 POLL_SECONDS = 0.1
 
 
-def find_models(
-    settings: Settings, timeout_seconds: float, watch: Callable[[], None], names: list[str]
-) -> tuple[list[ModelInfo], list[SlotRecord]]:
-    """The models, in the versions that most slots hold, and the slots that run them.
+class ModelFinder:
+    """Of one client.
 
     Args:
         settings: with the broker's URL.
-        timeout_seconds: how long to wait for a worker.
+        timeout_seconds: how long to wait for a worker, where none is up. One that prepares the models is waited for as
+            long as it does, and the log tells of it; with 0 none is.
         watch: raises where none will come.
-        names: of the models.
-
-    Raises:
-        UnknownModelError, NoWorkerError: no worker holds them.
-        BrokerError: Redis cannot be reached.
     """
-    url, deadline = settings.broker_url or "", time.monotonic() + timeout_seconds
-    watch()
-    with broker_errors(url), connect(url) as client:
-        while not (slots := read_slots(client)) and time.monotonic() < deadline:
-            watch()
-            time.sleep(POLL_SECONDS)
-    infos = model_pinning.pin(names, slots, Sealer(settings.signing_key).key_ids)
-    return infos, model_pinning.usable(slots, model_pinning.refs(infos))
+
+    def __init__(self, settings: Settings, timeout_seconds: float, watch: Callable[[], None]) -> None:
+        self._settings, self._timeout_seconds, self._watch = settings, timeout_seconds, watch
+        self._closed = 0
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self._closed += 1
+
+    def __call__(self, names: list[str], until: float | None = None) -> tuple[list[ModelInfo], list[SlotRecord]]:
+        """The models, in the versions that most slots hold, and the slots that run them.
+
+        Args:
+            names: of the models.
+            until: when the time is up to wait for a worker that prepares them, by `time.monotonic`.
+
+        Raises:
+            UnknownModelError, NoWorkerError: no worker holds them.
+            RequestTimeoutError: the time was up.
+            BrokerError: Redis cannot be reached.
+        """
+        url, deadline = self._settings.broker_url or "", time.monotonic() + self._timeout_seconds
+        closed, key_ids = self._closed, Sealer(self._settings.signing_key).key_ids
+        awaited = Awaited(dict.fromkeys(names, ""))
+        self._watch()
+        with broker_errors(url), connect(url) as client:
+            while True:
+                # Read at once: a worker has slots by the time at which it no longer prepares.
+                workers, preparing = read_all(client)
+                slots = [slot for slots in workers.values() for slot in slots]
+                try:
+                    infos = model_pinning.pin(names, slots, key_ids)
+                    return infos, model_pinning.usable(slots, model_pinning.refs(infos))
+                except (NoWorkerError, UnknownModelError) as error:
+                    comes, now = awaited.look(preparing), time.monotonic()
+                    if comes and until is not None and now >= until:
+                        raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
+                    if not (comes and self._timeout_seconds) and (slots or now >= deadline):
+                        raise type(error)(f"{error}{awaited.seen(preparing)}") from None
+                self._watch()
+                if self._closed != closed:
+                    raise NoWorkerError("the client was closed while it waited for a worker")
+                time.sleep(POLL_SECONDS)

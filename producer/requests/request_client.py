@@ -83,7 +83,7 @@ class RequestClient:
         """
         if self._pid != os.getpid():
             self._begin()
-        target = self.targets.of(names)
+        target = self.targets.of(names, until)
         return self._ask(target, *rows_for(target, source, policy), policy, until)
 
     def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> OutputTree:

@@ -14,7 +14,8 @@ from tasks.protocol.records import ModelInfo, SlotRecord
 
 FRESH_SECONDS = 1.0
 
-Find = Callable[[list[str]], tuple[list[ModelInfo], list[SlotRecord]]]
+# By names, and when the caller's time is up, by `time.monotonic`.
+Find = Callable[[list[str], float | None], tuple[list[ModelInfo], list[SlotRecord]]]
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,17 @@ class Targets:
         known = self._known.get(tuple(names))
         return known if known is not None and time.monotonic() < known.until else None
 
-    def of(self, names: Sequence[str], *, anew: bool = False) -> Target:
-        """Where requests for these models go.
+    def of(self, names: Sequence[str], until: float | None = None, *, anew: bool = False) -> Target:
+        """Where requests for these models go; `until` when a worker that prepares them is waited for.
 
         Raises:
+            RequestTimeoutError: it still does.
             UnknownModelError, NoWorkerError: no worker holds them.
             BrokerError: Redis cannot be reached.
         """
         if not anew and (known := self.known(names)) is not None:
             return known
-        infos, slots = self._find(list(names))
+        infos, slots = self._find(list(names), until)
         own = [
             slot
             for slot in slots

@@ -85,7 +85,7 @@ def lost(client: redis.Redis, targets: Targets, overdue: Iterable[Waiting]) -> s
     ids: set[str] = set()
     for names, its in by_names.items():
         try:
-            ids |= request_queue.missing(client, targets.of(names, anew=True).lists, its)
+            ids |= request_queue.missing(client, targets.of(names, time.monotonic(), anew=True).lists, its)
         except CeleriacError:
             ids |= set(its)
     return ids

@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from producer.scheduling import model_pinning
+from producer.scheduling.preparing_workers import Awaited
 from tasks.protocol.messages import ModelRef
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord
 from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
@@ -49,6 +51,8 @@ class WorkerLiveness:
         self._handed_back: set[str] = set()
         self._look_at = self._looked_at = time.monotonic()
         self._absent_seconds = 0.0
+        self._awaited = Awaited({model.name: model.digest for model in models}, f"job {job} waits: ")
+        self._comes, self._seen = False, ""
         self._know()
 
     def is_due(self, now: float) -> bool:
@@ -64,12 +68,19 @@ class WorkerLiveness:
         if was_away:
             self._absent_seconds = 0.0
 
-    def update(self, now: float, workers: Mapping[str, list[SlotRecord]], seconds_left: Mapping[str, float]) -> None:
+    def update(
+        self,
+        now: float,
+        workers: Mapping[str, list[SlotRecord]],
+        seconds_left: Mapping[str, float],
+        preparing: Mapping[str, Preparing],
+    ) -> None:
         """Take note of the workers that are up; one may have no slot for a while.
 
         Args:
             now: when they were read.
             seconds_left: after which their records expire, should no sign of life come.
+            preparing: those that prepare models.
         """
         self.slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._models)
         for worker in self._queues_of.keys() - workers.keys():
@@ -77,20 +88,24 @@ class WorkerLiveness:
             self.has_lost = True
             withdrawn = now < self._expires.get(worker, 0.0) - LIVENESS_LOOK_SECONDS
             (self._handed_back if withdrawn else self._stranded).update(self._queues_of.pop(worker))
+        self._comes = not self.slots and self._timeout_seconds > 0 and self._awaited.look(preparing)
+        self._seen = self._awaited.seen(preparing)
         self._expires = {worker: now + seconds for worker, seconds in seconds_left.items()}
         self._know()
 
     def absence(self, now: float, *, needed: bool = True) -> str:
         """What to tell where no worker has held the models for too long; while none is `needed`, no time passes.
 
-        Nor does it while Redis does not answer, and nobody looks: workers could not tell it that they live.
+        Nor does it while a worker prepares them; nor while Redis does not answer, and nobody looks: workers could not
+        tell it that they live.
         """
         since_last = min(now - self._looked_at, 2 * LIVENESS_LOOK_SECONDS)
         self._looked_at = now
-        self._absent_seconds = 0.0 if self.slots or not needed else self._absent_seconds + since_last
+        self._absent_seconds = 0.0 if self.slots or self._comes or not needed else self._absent_seconds + since_last
         if self._absent_seconds <= self._timeout_seconds:
             return ""
-        return f"no worker has held {', '.join(map(str, self._models))} for {self._timeout_seconds:.0f} seconds"
+        models = ", ".join(map(str, self._models))
+        return f"no worker has held {models} for {self._timeout_seconds:.0f} seconds{self._seen}"
 
     def pop_stranded(self) -> set[str]:
         """Queues whose chunks should be sent again, once there are workers."""

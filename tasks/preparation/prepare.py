@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +59,7 @@ class PreparationContext:
         children: how many will hold the models.
         gpus: how many this machine has.
         say: tell the person who started the worker.
+        tell: what is done now, as "making a snapshot of digits", for whoever looks or waits.
         held: descriptors that keep snapshots from being pruned.
     """
 
@@ -68,12 +69,38 @@ class PreparationContext:
     children: int
     gpus: int
     say: Callable[[str], None]
+    tell: Callable[[str], None] = lambda doing: None
     held: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, settings: Settings, threads: int, children: int, say: Callable[[str], None]) -> PreparationContext:
+    def of(
+        cls,
+        settings: Settings,
+        threads: int,
+        children: int,
+        say: Callable[[str], None],
+        tell: Callable[[str], None] = lambda doing: None,
+    ) -> PreparationContext:
         """What these settings say of it."""
-        return cls(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say)
+        return cls(cache.cache_folder(settings), settings.cache_mib * 2**20, threads, children, len(gpus()), say, tell)
+
+
+def prepare_all(
+    entries: Mapping[str, ModelEntry],
+    digests: Mapping[str, str],
+    context: PreparationContext,
+    prepared: Callable[[], None] = lambda: None,
+) -> dict[str, ServingSpec]:
+    """How children get these models, by name; each is told when it is `prepared`.
+
+    Raises:
+        ModelLoadError: one cannot be loaded.
+    """
+    served = {}
+    for name, entry in entries.items():
+        served[name] = prepare(name, entry, digests[name], context)
+        prepared()
+    return served
 
 
 def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationContext) -> ServingSpec:
@@ -94,8 +121,11 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
     except OSError as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
     folder = context.cache / key
+    context.tell(f"looking for a snapshot of {name}")
     try:
-        with cache.locked(context.cache, key) as waited:
+        with cache.locked(
+            context.cache, key, partial(context.tell, f"waiting for another process to prepare {name}")
+        ) as (waited):
             # Before the files are read: what is written meanwhile counts as changed.
             stamps = _stamps(folder)
             snapshot = _existing(folder, name, context)
@@ -103,9 +133,10 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
                 context.say(
                     f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}"
                 )
+                context.tell(f"making a snapshot of {name}")
                 snapshot = _make(name, entry, digest, key, context)
                 stamps = _stamps(folder)
-            trials = _trials(folder, snapshot, entry, context) if snapshot.kind == "mapped" else None
+            trials = _trials(name, folder, snapshot, entry, context) if snapshot.kind == "mapped" else None
             context.held.append(cache.use(folder))
             stamps = _stamps(folder) | stamps
     except OSError as error:
@@ -177,7 +208,7 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, context: Preparat
     return snapshot
 
 
-def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
+def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
     if known := known_trials(folder, entry, context):
         return known
@@ -192,13 +223,15 @@ def _trials(folder: Path, snapshot: Snapshot, entry: ModelEntry, context: Prepar
     if reference.why:
         graph = Trial("graph", agrees=True)
         if reference.rows:
+            context.tell(f"timing {model}")
             time_it = partial(time_own_graph, folder, snapshot, batch_rows, context.threads, reference.rows)
             with suppress(ForkedError):
                 graph = _forked(time_it, Trial, folder, context.threads, TRIAL_SECONDS)
         trials = [msgspec.structs.replace(graph, why=reference.why)]
     else:
         trials = []
-        for name in names:
+        for number, name in enumerate(names, 1):
+            context.tell(f"trying executors for {model}, {number} of {len(names)}")
             before = _built(folder)
             trials.append(_try(name, folder, snapshot, batch_rows, context.threads))
             if not trials[-1].agrees or trials[-1].processor_seconds > trials[0].processor_seconds:

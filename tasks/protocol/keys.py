@@ -19,7 +19,8 @@
     celeriac:refused             list    what lay in queues and was no message, the last of it
     celeriac:requests:QUEUE      list    requests of few rows that wait for a child of this model set
     celeriac:taken:WORKER:SLOT   list    those that this child runs
-    celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells
+    celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells;
+                                         `preparing`: what it does before it has slots
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests `TTL_SECONDS`

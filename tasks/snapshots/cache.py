@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,8 @@ def cache_key(digest: str, entry: ModelEntry, tensorflow: str) -> str:
 
 
 @contextmanager
-def locked(cache: Path, key: str) -> Iterator[bool]:
-    """Hold a snapshot's lock; the value tells whether somebody else had it before.
+def locked(cache: Path, key: str, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Hold a snapshot's lock; the value tells whether somebody else had it before, for whom it `waits`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -84,6 +84,7 @@ def locked(cache: Path, key: str) -> Iterator[bool]:
         with path.open("a") as file:
             if not _lock(file.fileno()):
                 waited = True
+                waits()
                 fcntl.flock(file, fcntl.LOCK_EX)
             if is_ours := _is_at(path, file.fileno()):
                 yield waited

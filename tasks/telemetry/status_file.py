@@ -69,6 +69,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         waiting: chunks in the worker's queues that nobody has taken.
         waiting_since: since when there have been such.
         redis_lost_at: since when Redis is out of reach; None while it is not.
+        doing: what a worker that starts does now, for people; `doing_since`: when it began with that.
     """
 
     node: str
@@ -85,6 +86,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     waiting: int = 0
     waiting_since: float | None = None
     redis_lost_at: float | None = None
+    doing: str = ""
+    doing_since: float = 0.0
 
     @property
     def staying(self) -> list[ChildStatus]:

@@ -6,6 +6,7 @@ child --save_slot--> its worker's folder --saved_slots--> main process, should R
 
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
 `main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/records.py`).
+One that prepares its models, and has no slot yet, has the field `preparing` (`tasks/protocol/preparing.py`).
 One that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its
 notes count as those of a worker that lives.
 """
@@ -18,11 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import redis
 from redis.exceptions import NoPermissionError
 
 from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
+from tasks.protocol.preparing import Preparing, unpack_preparing
 from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
 from tasks.protocol.requests import TTL_SECONDS as REQUEST_TTL_SECONDS
 from tasks.transport import queues, run_folder
@@ -30,7 +33,24 @@ from worker_config.errors import MessageError
 from worker_config.files import write_whole
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
-_MAIN = b"main"
+_MAIN, _PREPARING = b"main", b"preparing"
+
+
+def announce(client: redis.Redis, worker: str, preparing: Preparing) -> None:
+    """Tell that a worker will have slots, and what it does until then."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.worker(worker), _PREPARING.decode(), msgspec.msgpack.encode(preparing))
+        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
+        pipe.sadd(keys.WORKERS, worker)
+        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
+        pipe.execute()
+
+
+def withdraw(client: redis.Redis, worker: str) -> None:
+    """Take back that it prepares; without slots it is forgotten."""
+    client.hdel(keys.worker(worker), _PREPARING.decode())
+    if not client.exists(keys.worker(worker)):
+        client.srem(keys.WORKERS, worker)
 
 
 def register_slots(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
@@ -117,15 +137,24 @@ def read_slots(client: redis.Redis) -> list[SlotRecord]:
 
 def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
     """Every worker that gave a sign of life lately, with its slots; it may have none for a while."""
-    workers = {}
+    return read_all(client)[0]
+
+
+def read_all(client: redis.Redis) -> tuple[dict[str, list[SlotRecord]], dict[str, Preparing]]:
+    """The same, and what those tell that prepare their models and have no slot yet; read at once."""
+    workers, preparing = {}, {}
     for worker in sorted(cast("set[bytes]", client.smembers(keys.WORKERS))):
-        if fields := cast("dict[bytes, bytes]", client.hgetall(keys.worker(worker.decode()))):
-            workers[worker.decode()] = _slots_in(fields)
+        name = worker.decode()
+        if fields := cast("dict[bytes, bytes]", client.hgetall(keys.worker(name))):
+            workers[name] = _slots_in(fields)
+            told = unpack_preparing(fields.get(_PREPARING))
+            if told and not workers[name]:  # else the other children follow
+                preparing[name] = told
         else:
             # Its record has expired. Who may look alone leaves the rest to others.
             with suppress(NoPermissionError):
                 client.srem(keys.WORKERS, worker)
-    return workers
+    return workers, preparing
 
 
 def read_facts(client: redis.Redis, workers: Iterable[str]) -> dict[str, WorkerFacts | None]:
@@ -152,7 +181,7 @@ def _slots_in(fields: dict[bytes, bytes]) -> list[SlotRecord]:
     slots = []
     for name, value in fields.items():
         try:
-            if name != _MAIN:
+            if name not in (_MAIN, _PREPARING):
                 slots.append(unpack(value, SlotRecord))
         except MessageError:
             continue  # a worker of another version; its slots are not for us

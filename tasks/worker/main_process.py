@@ -1,6 +1,7 @@
 """A worker's main process: checks before the fork, waits for its children, keeps their record alive.
 
 worker_init       manifest, digests, queue, Redis, `import tensorflow` if a model needs it; ends the worker if one fails
+                  meanwhile tells what it does (`tasks/telemetry/announcement.py`)
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
 every 5 seconds   tells Redis that the worker lives
@@ -31,12 +32,13 @@ from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
-from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.prepare import PreparationContext, prepare_all
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
 from tasks.serving.slot_pool import slot_pool
 from tasks.telemetry import metrics, status_file
+from tasks.telemetry.announcement import Announcement
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
 from tasks.transport import queues, run_folder, spool, worker_registry
@@ -87,6 +89,7 @@ class MainProcess:
     reloader: Reloader
     memory_limit: int
     facts: WorkerFacts
+    announcement: Announcement
     sealer: Sealer = field(default_factory=Sealer)
     task_events: TaskEvents = field(default_factory=TaskEvents)
     inspection: inspection.Inspection | None = None
@@ -140,33 +143,34 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         raise ConfigError("TensorFlow is not installed; a worker needs it: pip install 'celeriac[worker]'")
     tracing.check(settings.trace_exporters)
     entries = read_entries(settings)
+    worker, broker_url = f"{controller.hostname}:{secrets.token_hex(4)}", settings.broker_url
+    started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
+    announcement = Announcement(worker, broker_url, entries, folder, started)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
+    announcement.know(digests)
     queues.consume_only(app, queue_of(digests))
     reconnect.let_worker_live()
     control_guard.guard(settings, app.sealer)
     refused.put_aside(lambda: app.main_process.client)
-    broker_url = settings.broker_url
-    started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
-    status_file.write(folder, started)
     counters = Counters()
     metrics.serve(settings, folder, counters)
     wait_until_up(broker_url)
     check_rights(broker_url, WORKER)
     cores = len(os.sched_getaffinity(0))
-    # Celery resolves "auto" only after this.
-    concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores
+    concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores  # "auto", as yet
     threads = settings.intra_op_threads or max(1, cores // concurrency)
+    announcement.tell("importing libraries")
     _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
-    context = PreparationContext.of(settings, threads, concurrency, say)
-    served = {name: prepare(name, entry, digests[name], context) for name, entry in entries.items()}
-    memory_limit = read_memory_limit(settings.models_path)
+    context = PreparationContext.of(settings, threads, concurrency, say, announcement.tell)
+    served = prepare_all(entries, digests, context, announcement.prepared)
+    announcement.tell(f"loading models into {concurrency} children")
     models = ModelSet(folder, Generation(served, context.held))
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
     controller.max_memory_per_child = RECYCLE_KIB
     controller.pool_cls = slot_pool(app, settings, folder)
     return MainProcess(
-        worker=f"{controller.hostname}:{secrets.token_hex(4)}",
+        worker=worker,
         client=connect(broker_url, retries=0, timeout_seconds=2.0),
         reports=ChildPipe(),
         counters=counters,
@@ -174,8 +178,9 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
         models=models,
         reloader=Reloader(models, context, partial(read_entries, settings), say),
-        memory_limit=memory_limit,
+        memory_limit=read_memory_limit(settings.models_path),
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
+        announcement=announcement,
         sealer=app.sealer,
     )
 
@@ -223,6 +228,7 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
     from tasks.child import bootstrap
     from tasks.child.chunk_payload import Places
 
+    main.announcement.leave()
     app.child = bootstrap.start(
         main.worker,
         main.models,
@@ -254,6 +260,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
                 _check_alive(controller, main.reports)
         except CeleriacError as error:
             end(error)
+        main.announcement.end()
         # They have. Celery looks again as it begins to listen, and would end the worker for one that has died since.
         controller.pool.did_start_ok = lambda: True
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(main.models.current.served.items()))

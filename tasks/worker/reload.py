@@ -18,7 +18,7 @@ from pathlib import Path
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
 from tasks.preparation.model_set import ModelSet
-from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.prepare import PreparationContext, prepare_all
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError
@@ -90,7 +90,7 @@ def _prepare_all(
         raise ConfigError(
             f"{changed[0]} has changed, which running children have imported or read; start the worker again"
         )
-    served = {name: prepare(name, entry, digest_or_error(name, entry), context) for name, entry in entries.items()}
+    served = prepare_all(entries, {name: digest_or_error(name, entry) for name, entry in entries.items()}, context)
     for name, one in served.items():
         if describe(one) is None:
             raise ModelLoadError(

@@ -34,6 +34,7 @@ def children(**changes: Any) -> list[ChildStatus]:
     [
         {},
         {"state": "starting", "since": NOW - 500, "children": [], "written_at": NOW - 500},
+        {"state": "starting", "since": NOW - 900, "doing": "making a snapshot of digits", "doing_since": NOW - 500},
         {"children": children(ready=False, since=NOW - 100)},
         {"children": children(chunk="chunk 1/2", chunk_since=NOW - 650)},
         {"children": children(leaving=True, ready=False, since=NOW - 900)},
@@ -54,6 +55,10 @@ def test_these_are_well(changes: dict[str, Any]) -> None:
     ("changes", "why"),
     [
         ({"state": "starting", "since": NOW - 601}, "starts for 601 s, its children are not ready yet"),
+        (
+            {"state": "starting", "since": NOW - 900, "doing": "making a snapshot of digits", "doing_since": NOW - 601},
+            "starts for 900 s, making a snapshot of digits, for 601 s, its children are not ready yet",
+        ),
         ({"written_at": NOW - 31}, "the main process (pid 7) has not answered for 31 s"),
         ({"children": children(ready=False, since=NOW - 121)}, "not ready: child 3 (pid 73) for 121 s"),
         ({"children": children(pid=0, ready=False, since=NOW - 121)}, "not ready: child 3 for 121 s"),
@@ -81,7 +86,9 @@ def test_a_share_of_the_children_may_do() -> None:
 
 def test_it_says_how_things_are() -> None:
     worker = replace(WELL, waiting=3, waiting_since=NOW, children=children(ready=False), redis_lost_at=NOW)
-    assert describe(worker) == "3 of 4 children are ready, 40 chunks done, 3 wait, Redis is out of reach"
+    assert describe(worker, NOW) == "3 of 4 children are ready, 40 chunks done, 3 wait, Redis is out of reach"
+    worker = replace(WELL, state="starting", since=NOW - 90, doing="making a snapshot of digits", doing_since=NOW - 40)
+    assert describe(worker, NOW) == "starts for 90 s, making a snapshot of digits, for 40 s"
 
 
 def test_a_status_is_found_while_its_process_lives(
@@ -97,7 +104,7 @@ def test_a_status_is_found_while_its_process_lives(
 
     assert status_file.read_all() == [told]
     assert main(["--broker", url]) == 0
-    assert capsys.readouterr().out == "celery@here: starts\n"
+    assert capsys.readouterr().out == "celery@here: starts for 0 s\n"
     assert main(["--broker", url, "--start-seconds", "0"]) == 1
     assert main(["--broker", "redis://there"]) == 1
     assert main(["--broker", "amqp://there"]) == 2

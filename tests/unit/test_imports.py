@@ -15,6 +15,7 @@ KNOWN = {
     "tasks.protocol.keys",
     "tasks.protocol.made_inputs",
     "tasks.protocol.messages",
+    "tasks.protocol.preparing",
     "tasks.protocol.records",
     "tasks.protocol.requests",
     "tasks.protocol.rights",

@@ -26,7 +26,7 @@ def liveness(*slots: SlotRecord) -> WorkerLiveness:
 
 def look(liveness: WorkerLiveness, now: float, *slots: SlotRecord) -> None:
     workers = {one.worker: [one] for one in slots}
-    liveness.update(now, workers, dict.fromkeys(workers, LEFT))
+    liveness.update(now, workers, dict.fromkeys(workers, LEFT), {})
 
 
 def test_nothing_is_stranded_while_all_are_up() -> None:

@@ -1,0 +1,239 @@
+"""A worker that prepares its models is seen and waited for; one that ends meanwhile is not."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from subprocess import run
+
+import numpy as np
+import pytest
+
+from producer import AsyncClient, Client
+from producer.scheduling import preparing_workers
+from tasks.models.model_version import entry_digest
+from tasks.protocol import keys
+from tasks.protocol.preparing import Preparing
+from tasks.snapshots.cache import cache_key
+from tasks.transport.worker_registry import read_all
+from tests.manifests import write_manifest
+from tests.models import in_one_process
+from tests.systems import System, Worker
+from tests.waiting import descendants_of, is_alive, wait_for_exit, wait_until
+from worker_config.errors import ExitCode, NoWorkerError, RequestTimeoutError
+from worker_config.manifest import read_manifest
+from worker_config.retry_policy import WORKER_TTL_SECONDS
+
+WAITS = "waiting for another process to prepare digits"
+TOLD = f"is preparing digits, second: {WAITS} (0 of 2 models done), for "
+NO_WORKER = "no worker is up; start one with"
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).random((40, 64), np.float32)
+
+
+@pytest.fixture
+def manifest(system: System, models: Path) -> Path:
+    shutil.copy(models / "digits.keras", system.folder)
+    return write_manifest(system.folder, {"digits": "digits.keras", "second": models / "pair.keras"})
+
+
+@contextmanager
+def held_up(system: System, manifest: Path) -> Iterator[tuple[Worker, Callable[[], None]]]:
+    """A worker that prepares its first model for as long as the test wants: until the function that is given is called.
+
+    It waits for the lock of the snapshot, as it would for another worker that makes it.
+    """
+    cache = system.folder / "cache"
+    cache.mkdir(exist_ok=True)
+    entry = read_manifest(manifest)["digits"]
+    with (cache / f"{cache_key(entry_digest(entry), entry, version('tensorflow'))}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        worker = system.start_worker(manifest, 1, environ={"CELERIAC_CACHE": str(cache)})
+
+        def waits() -> bool:
+            assert worker.process.poll() is None, worker.output()
+            return any(one.doing == WAITS for one in preparing(system).values())
+
+        wait_until(waits, "the worker tells what it does")
+        yield worker, lambda: fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def preparing(system: System) -> dict[str, Preparing]:
+    with system.admin() as client:
+        return read_all(client)[1]
+
+
+def records(system: System) -> list[bytes]:
+    with system.admin() as client:
+        return list(client.scan_iter(keys.worker("*")))
+
+
+@pytest.fixture(autouse=True)
+def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing_workers, "TELL_AFTER_SECONDS", 0.0)
+
+
+def test_whoever_asks_for_a_model_waits_for_the_worker_that_prepares_it_and_says_so(
+    system: System, manifest: Path, models: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = in_one_process(models / "digits.keras", pixels)
+    answers: dict[str, object] = {}
+
+    async def ask_async() -> None:
+        async with AsyncClient(system.url, worker_timeout_seconds=0.1, settings=system.settings()) as client:
+            answers["async"] = await client.predict("digits", pixels)
+
+    with held_up(system, manifest) as (worker, go_on), Client(system.url, worker_timeout_seconds=0.1) as client:
+        asking = [
+            threading.Thread(target=lambda: answers.update(request=client.predict("digits", pixels))),
+            threading.Thread(target=lambda: answers.update(job=client.submit("digits", pixels).result())),
+            threading.Thread(target=asyncio.run, args=(ask_async(),)),
+        ]
+        with caplog.at_level(logging.WARNING, "producer.scheduling.preparing_workers"):
+            for thread in asking:
+                thread.start()
+            with pytest.raises(RequestTimeoutError, match=f"time limit is up; worker celery@.* {WAITS}"):
+                client.predict("digits", pixels, timeout_seconds=1)
+            with pytest.raises(RequestTimeoutError, match=f"time limit is up; worker celery@.* {WAITS}"):
+                client.predict("digits", pixels, chunk_rows=7, timeout_seconds=0.5)
+            wait_until(lambda: TOLD in caplog.text, "it is told")
+        with pytest.raises(NoWorkerError, match=f"{NO_WORKER}.*; worker celery@.* is preparing digits, second: "):
+            client.predict("third", pixels)
+        with (
+            Client(system.url, worker_timeout_seconds=0) as hasty,
+            pytest.raises(NoWorkerError, match=f"{NO_WORKER}.*; worker celery@.* is preparing digits, second: "),
+        ):
+            hasty.predict("digits", pixels)
+        assert all(thread.is_alive() for thread in asking)
+        announcers = descendants_of(worker.pid)
+        assert len(announcers) == 1
+
+        go_on()
+        for thread in asking:
+            thread.join(120)
+        wait_until(lambda: not preparing(system), "it prepares no more")
+        wait_until(lambda: not is_alive(announcers[0]), "its announcer has ended")
+
+    for answer in (answers["request"], answers["job"], answers["async"]):
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
+    fields = {name for key in records(system) for name in _fields(system, key)}
+    assert fields == {b"main", b"0"}
+
+
+def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, models: Path, pixels: np.ndarray) -> None:
+    url = system.url
+    with Client(url) as client:
+        first = system.start_ready_worker(manifest, 1)
+        np.save(system.folder / "rows.npy", pixels)
+        os.killpg(first.pid, signal.SIGSTOP)
+        job = client.submit("digits", pixels, chunk_rows=10, detach=True)
+        first.stop()
+        wait_until(lambda: not records(system), "its record has expired")
+        with held_up(system, manifest):
+            ready = system.celeriac("models", "--broker", url)
+            assert TOLD in ready.stdout
+            assert ready.stdout.count("\n") == 1
+            (told,) = json.loads(system.celeriac("models", "--broker", url, "--json").stdout)["preparing"].values()
+            assert (told["doing"], told["done"], list(told["models"])) == (WAITS, 0, ["digits", "second"])
+            assert len(told["models"]["digits"]) == 64
+
+            assert TOLD in system.celeriac("status", job, "--broker", url).stdout
+            assert TOLD in json.loads(system.celeriac("status", job, "--broker", url, "--json").stdout)["preparing"]
+
+            doctor = system.celeriac("doctor", "--broker", url, "--json")
+            assert doctor.returncode == 0, doctor.stdout
+            (found,) = (one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "workers")
+            assert found["level"] == "warning" and TOLD in found["found"]
+
+            command = [sys.executable, "-m", "tasks.health", "--broker", system.environ()["CELERIAC_BROKER_URL"]]
+            for options, code in ((), 0), (("--start-seconds", "0"), 1):
+                health = run([*command, *options], capture_output=True, text=True, env=system.environ(), check=False)
+                assert health.returncode == code, health.stdout
+                assert f"{WAITS} (0 of 2 models done), for " in health.stdout
+
+            waits = system.celeriac(
+                *("predict", "digits", "rows.npy", "-o", "out.npy", "--worker-timeout-seconds", "0", "--broker", url)
+            )
+            assert waits.returncode == ExitCode.NO_WORKER
+            assert NO_WORKER in waits.stderr and TOLD in waits.stderr
+
+
+@pytest.mark.parametrize("killed", ["its main process", "all of it"])
+def test_a_worker_that_is_killed_as_it_prepares_is_no_longer_waited_for(
+    system: System, manifest: Path, pixels: np.ndarray, killed: str
+) -> None:
+    with held_up(system, manifest) as (worker, _), Client(system.url, worker_timeout_seconds=0.1) as client:
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                client.predict("digits", pixels)
+            except NoWorkerError as error:
+                errors.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with pytest.raises(RequestTimeoutError):
+            client.predict("digits", pixels, timeout_seconds=0.5)
+        began = time.monotonic()
+        if killed == "all of it":
+            worker.stop()
+        else:
+            os.kill(worker.pid, signal.SIGKILL)
+        asking.join(120)
+
+        assert f"{NO_WORKER} `celeriac worker`" in str(errors[0])
+        assert "; one that was to hold them is gone: worker celery@" in str(errors[0])
+        assert TOLD in str(errors[0])
+        if killed == "its main process":  # nobody has to wait for the record to expire
+            assert time.monotonic() - began < WORKER_TTL_SECONDS / 2
+        assert not records(system)
+
+
+def test_a_worker_that_cannot_prepare_its_models_takes_back_what_it_told(system: System, manifest: Path) -> None:
+    (system.folder / "digits.keras").write_bytes(b"no model")
+    with held_up(system, manifest) as (worker, go_on):
+        go_on()
+        assert wait_for_exit(worker.process) == ExitCode.MODEL
+
+        assert not records(system)
+
+
+def test_a_job_waits_for_a_worker_that_prepares_its_models_anew(
+    system: System, manifest: Path, models: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = system.start_ready_worker(manifest, 1)
+    with Client(system.url, worker_timeout_seconds=1) as client:
+        os.killpg(first.pid, signal.SIGSTOP)
+        job = client.submit("digits", pixels, chunk_rows=10)
+        with held_up(system, manifest) as (_, go_on):
+            first.stop()
+            with caplog.at_level(logging.WARNING, "producer.scheduling.preparing_workers"):
+                wait_until(lambda: f"job {job.id} waits: worker celery@" in caplog.text, "the job waits")
+            before = time.monotonic()
+            wait_until(lambda: time.monotonic() - before > 3, "it would have ended without")
+            assert not job.wait(0.1)
+            go_on()
+            np.testing.assert_allclose(
+                job.result(), in_one_process(models / "digits.keras", pixels), rtol=1e-5, atol=1e-6
+            )
+
+
+def _fields(system: System, key: bytes) -> list[bytes]:
+    with system.admin() as client:
+        return list(client.hkeys(key))
