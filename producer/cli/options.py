@@ -116,7 +116,7 @@ timeout_option = click.option(
     type=click.FloatRange(0),
     default=WORKER_TIMEOUT_SECONDS,
     show_default=True,
-    help="How long to wait for a worker that holds the model.",
+    help="How long to wait for a worker that holds the model; for one that prepares it, as long as it does, unless 0.",
 )
 metrics_port_option = click.option(
     "--metrics-port",

@@ -158,7 +158,8 @@ def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, mo
             doctor = system.celeriac("doctor", "--broker", url, "--json")
             assert doctor.returncode == 0, doctor.stdout
             (found,) = (one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "workers")
-            assert found["level"] == "warning" and TOLD in found["found"]
+            assert found["level"] == "warning"
+            assert TOLD in found["found"]
 
             command = [sys.executable, "-m", "tasks.health", "--broker", system.environ()["CELERIAC_BROKER_URL"]]
             for options, code in ((), 0), (("--start-seconds", "0"), 1):
@@ -170,7 +171,8 @@ def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, mo
                 *("predict", "digits", "rows.npy", "-o", "out.npy", "--worker-timeout-seconds", "0", "--broker", url)
             )
             assert waits.returncode == ExitCode.NO_WORKER
-            assert NO_WORKER in waits.stderr and TOLD in waits.stderr
+            assert NO_WORKER in waits.stderr
+            assert TOLD in waits.stderr
 
 
 @pytest.mark.parametrize("killed", ["its main process", "all of it"])
