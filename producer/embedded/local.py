@@ -21,9 +21,10 @@ from pathlib import Path
 from producer.client import Client
 from producer.embedded.monitor import Monitor
 from producer.embedded.redis_server import find_redis_server
+from producer.scheduling.preparing_workers import Awaited
 from tasks.transport import run_folder
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_slots
+from tasks.transport.worker_registry import read_all
 from worker_config.environment import for_worker
 from worker_config.errors import UsageError, WorkerStartError
 from worker_config.retry_policy import FAREWELL_SECONDS
@@ -33,6 +34,8 @@ from worker_config.shadow import check_no_shadow
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
+# Of an embedded worker that prepares its models: what takes no longer is not told.
+_TELL_AFTER_SECONDS = 10.0
 # Where payloads are as fast as memory.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 # Several windows of payloads and as many outputs.
@@ -143,7 +146,7 @@ def _redis_command(server: str, folder: Path) -> list[str]:
 
 def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
-    redis_is_up = False
+    redis_is_up, step, awaited = False, "", Awaited({}, after_seconds=_TELL_AFTER_SECONDS)
     with connect(url) as client:
         while True:
             for event in monitor.events(_POLL_SECONDS):
@@ -152,10 +155,14 @@ def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds:
                 redis_is_up = redis_is_up or event.get("up") == "redis"
             if redis_is_up:
                 with broker_errors(url):
-                    if len(read_slots(client)) >= workers:
-                        return
+                    found, preparing = read_all(client)
+                if sum(map(len, found.values())) >= workers:
+                    return
+                awaited.look(preparing)
+                if step != (step := "".join(one.step for one in preparing.values())):
+                    deadline = time.monotonic() + timeout_seconds
             if time.monotonic() > deadline:
                 raise WorkerStartError(
-                    f"the worker's children were not ready after {timeout_seconds:.0f} seconds; "
-                    "give them longer with CELERIAC_LOAD_TIMEOUT_SECONDS"
+                    f"the worker's children were not ready after {timeout_seconds:.0f} seconds"
+                    f"{f' of {step}' if step else ''}; give them longer with CELERIAC_LOAD_TIMEOUT_SECONDS"
                 )

@@ -36,6 +36,8 @@ MARK = "COMMAND_UNDER_TEST"
 PROGRESS = re.compile(r"[\d,]+ of [\d,?]+ rows, ")
 # Where others use the machine, a worker may stand still for so long that a chunk of its counts as late.
 RESENT = re.compile(r"celeriac: job \w+: sends \d+ of its chunks again")
+# Likewise an embedded worker may take long to start.
+PREPARING = re.compile(r"celeriac: worker local@\S+ is preparing ")
 SAFE = re.compile(r"(\d+) rows are safe beside (.+); continue with --resume$", re.MULTILINE)
 
 
@@ -64,7 +66,8 @@ class Ended:
     def lines(self) -> list[str]:
         """The lines of stderr that say something: click ends the line with a terminal's ^C first. Progress is none."""
         lines = self.stderr.splitlines()
-        return [line for line in lines if line and not PROGRESS.match(line) and not RESENT.match(line)]
+        told = (PROGRESS, RESENT, PREPARING)
+        return [line for line in lines if line and not any(pattern.match(line) for pattern in told)]
 
 
 @dataclass

@@ -167,7 +167,7 @@ def test_an_interrupted_embedded_job_ends_at_once_and_tells_how_far_it_came(
 def test_an_interrupt_while_the_worker_loads_ends_at_once(celeriac: Celeriac) -> None:
     running = start_embedded(celeriac, "never_loaded:function", many_rows())
     running.embedded_url()
-    wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
+    wait_until(lambda: len(descendants_of(running.pid)) >= 6, "the children are forked")  # with the announcer
 
     seconds = running.signal(signal.SIGINT)
     print(f"SIGINT while loading: {seconds:.2f} s")
@@ -264,7 +264,7 @@ def test_a_killed_embedded_job_leaves_nothing_running(celeriac: Celeriac, models
 def test_a_killed_embedded_start_leaves_nothing_running(celeriac: Celeriac) -> None:
     running = start_embedded(celeriac, "never_loaded:function", many_rows())
     running.embedded_url()
-    wait_until(lambda: len(descendants_of(running.pid)) >= 5, "the children are forked")
+    wait_until(lambda: len(descendants_of(running.pid)) >= 6, "the children are forked")  # with the announcer
     running.signal(signal.SIGKILL)
     seconds = seconds_until(
         lambda: not celeriac.processes() and not celeriac.temporary_names(),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import ModelInfo, SlotRecord
 
 MODEL = ModelInfo("digits", "d" * 64, 64, [], [], 0.0, 0)
@@ -110,3 +113,34 @@ def test_it_is_time_for_a_look_once_a_second() -> None:
     assert [found.is_due(now + after) for after in (0.0, 0.5, 1.0, 1.5, 2.0)] == [True, False, True, False, True]
     found.look_at_once(now + 2.5, was_away=False)
     assert found.is_due(now + 2.5)
+
+
+@pytest.mark.parametrize(
+    ("models", "patience", "waits"),
+    [
+        ({"digits": ""}, 5.0, True),
+        ({"digits": "d" * 64, "pair": ""}, 5.0, True),
+        ({"digits": "e" * 64}, 5.0, False),  # another version
+        ({"pair": "d" * 64}, 5.0, False),
+        ({"digits": ""}, 0.0, False),
+    ],
+)
+def test_a_worker_that_prepares_the_models_is_no_absence(models: dict[str, str], patience: float, waits: bool) -> None:
+    found = WorkerLiveness("0123456789ab", [REF], patience)
+    coming = {"celery@a:1234": Preparing(models, "making a snapshot of digits", 0, time.time() - 9, time.time())}
+    start = time.monotonic()
+
+    def said_after(seconds: range, workers: dict[str, Preparing]) -> str:
+        said = ""
+        for second in seconds:
+            found.update(start + second, {name: [] for name in workers}, dict.fromkeys(workers, LEFT), workers)
+            said = found.absence(start + second)
+        return said
+
+    said = said_after(range(9), coming)
+    if waits:
+        assert said == ""
+        is_gone = "; one that was to hold them is gone: worker celery@a is preparing digits"
+        assert is_gone in said_after(range(9, 20), {})
+    else:
+        assert said.startswith(f"no worker has held digits@dddddddd for {patience:.0f} seconds; worker celery@a is pre")
