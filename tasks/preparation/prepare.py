@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tasks.executors.operation_table import TABLE
-from tasks.models.devices import gpus, limit_threads
+from tasks.models.devices import gpus, limit_threads, processor
 from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest, python_digests
 from tasks.models.program import batch_rows_of, left_out_note
@@ -35,16 +34,19 @@ from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.file_stamps import Stamp, stamps_of
-from tasks.snapshots.forked_call import ForkedError, run_forked
+from tasks.snapshots.forked_call import ForkedError, Work, run_forked, run_side_by_side
 from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials, from_file, to_file
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
+from worker_config.version_folders import served_path
 
 T = TypeVar("T")
 # Of one executor, its conversion included; a compiler may never come to an end.
 TRIAL_SECONDS = 300.0
+# Of a snapshot that is made: its own process's, and of the weights those that the model, its graph and a run hold.
+MAKING_BYTES, WEIGHTS_HELD = 512 * 2**20, 3
 _TRIALS = "trials-"
 
 
@@ -60,7 +62,7 @@ class PreparationContext:
         gpus: how many this machine has.
         say: tell the person who started the worker.
         tell: what is done now, as "making a snapshot of digits", for whoever looks or waits.
-        held: descriptors that keep snapshots from being pruned.
+        held: descriptors that keep snapshots from being pruned; `keep` are keys of others that are to stay.
     """
 
     cache: Path
@@ -71,6 +73,7 @@ class PreparationContext:
     say: Callable[[str], None]
     tell: Callable[[str], None] = lambda doing: None
     held: list[int] = field(default_factory=list)
+    keep: Collection[str] = ()
 
     @classmethod
     def of(
@@ -90,17 +93,22 @@ def prepare_all(
     digests: Mapping[str, str],
     context: PreparationContext,
     prepared: Callable[[], None] = lambda: None,
+    at_once: int = 1,
 ) -> dict[str, ServingSpec]:
     """How children get these models, by name; each is told when it is `prepared`.
+
+    So many snapshots at once are made, as memory allows; executors, whose time is taken, are tried one by one.
 
     Raises:
         ModelLoadError: one cannot be loaded.
     """
+    failed = _make_missing(entries, digests, context, at_once) if at_once > 1 else set()
     served = {}
-    for name, entry in entries.items():
-        served[name] = prepare(name, entry, digests[name], context)
+    # What failed beside others may have lacked memory, and else ends it now rather than after minutes.
+    for name in sorted(entries, key=lambda name: name not in failed):
+        served[name] = prepare(name, entries[name], digests[name], context)
         prepared()
-    return served
+    return {name: served[name] for name in entries}
 
 
 def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationContext) -> ServingSpec:
@@ -130,11 +138,7 @@ def prepare(name: str, entry: ModelEntry, digest: str, context: PreparationConte
             stamps = _stamps(folder)
             snapshot = _existing(folder, name, context)
             if snapshot is None:
-                context.say(
-                    f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}"
-                )
-                context.tell(f"making a snapshot of {name}")
-                snapshot = _make(name, entry, digest, key, context)
+                snapshot = _make(name, entry, digest, key, context, waited)
                 stamps = _stamps(folder)
             trials = _trials(name, folder, snapshot, entry, context) if snapshot.kind == "mapped" else None
             context.held.append(cache.use(folder))
@@ -192,7 +196,39 @@ def _existing(folder: Path, name: str, context: PreparationContext) -> Snapshot 
         return None
 
 
-def _make(name: str, entry: ModelEntry, digest: str, key: str, context: PreparationContext) -> Snapshot:
+def _make_missing(
+    entries: Mapping[str, ModelEntry], digests: Mapping[str, str], context: PreparationContext, at_once: int
+) -> set[str]:
+    """Make snapshots side by side, where several are missing; the names of models of which that has failed."""
+    missing: dict[str, Work] = {}
+    context = replace(context, keep=missing)
+    for name, entry in entries.items():
+        for link, member in (entry.members or {name: entry}).items():
+            digest = entry_digest(member) if entry.members else digests[name]
+            with suppress(OSError):  # the error is raised when its turn comes
+                key = cache.cache_key(digest, member, version("tensorflow")) if member.has_file else ""
+                if key and not (context.cache / key).exists():
+                    size = MAKING_BYTES + WEIGHTS_HELD * cache.size_of(served_path(member))
+                    missing[key] = Work(name, partial(_make_alone, link, member, digest, key, context), size)
+    if len(missing) < 2:
+        return set()
+    return run_side_by_side(
+        missing.values(),
+        at_once,
+        available_bytes(),
+        lambda names: context.tell(f"making {len(missing)} snapshots, now of {', '.join(names)}"),
+    )
+
+
+def _make_alone(name: str, entry: ModelEntry, digest: str, key: str, context: PreparationContext) -> None:
+    with cache.locked(context.cache, key) as waited:
+        if _existing(context.cache / key, name, context) is None:
+            _make(name, entry, digest, key, context, waited)
+
+
+def _make(name: str, entry: ModelEntry, digest: str, key: str, context: PreparationContext, waited: bool) -> Snapshot:
+    context.say(f"model {name}: making a snapshot, once{', which another worker did not finish' if waited else ''}")
+    context.tell(f"making a snapshot of {name}")
     try:
         with cache.making(context.cache, key) as folder:
             snapshot = _forked(partial(make_snapshot, entry, digest, folder), Snapshot, folder, context.threads)
@@ -204,7 +240,7 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, context: Preparat
         # A class of ours says nothing to people, and its text does.
         cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {cause}") from None
-    cache.prune(context.cache, context.limit_bytes, keep=[key])
+    cache.prune(context.cache, context.limit_bytes, keep=[key, *context.keep])
     return snapshot
 
 
@@ -303,14 +339,6 @@ def _forked(
 def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
     """Where trials are kept. Another processor, or another share of it, has another fastest executor."""
     table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
-    parts = [_processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
+    parts = [processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
     machine = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     return folder / f"{_TRIALS}{machine}.json"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -178,7 +178,7 @@ def prune(cache: Path, limit_bytes: int, keep: Collection[str] = ()) -> list[tup
     """
     if not cache.is_dir():
         return []
-    found = [(_last_use(path), path, _size(path)) for path in cache.iterdir() if (path / RECORD).is_file()]
+    found = [(_last_use(path), path, size_of(path)) for path in cache.iterdir() if (path / RECORD).is_file()]
     total = sum(size for _, _, size in found)
     removed = []
     for _, path, size in sorted(found):
@@ -220,7 +220,7 @@ def _sweep_key(cache: Path, key: str, paths: list[Path], is_kept: bool) -> Swept
         is_snapshot = (folder / _IN_USE).exists()
         stays = is_snapshot and (is_kept or not _is_unused(folder))
         gone = [path for path in paths if path != lock and (path != folder or (is_snapshot and not stays))]
-        source, size = _source(folder) if folder in gone else "", sum(map(_size, gone))
+        source, size = _source(folder) if folder in gone else "", sum(map(size_of, gone))
         for path in gone:
             if path == folder:
                 remove(path)
@@ -279,6 +279,7 @@ def _is_unused(folder: Path) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

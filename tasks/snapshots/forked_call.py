@@ -15,7 +15,10 @@ import select
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +28,7 @@ from tasks.models.error_text import telling_line
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.05
 
 
 class ForkedError(Exception):
@@ -39,6 +43,59 @@ def run_forked(function: Callable[[], T], form: Any, log: Path, timeout_seconds:
     """
     result: T = Forked(function, form, log).result(timeout_seconds)
     return result
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to be done in a process of its own, which takes about so much memory."""
+
+    name: str
+    function: Callable[[], None]
+    bytes: int
+
+
+def run_side_by_side(
+    works: Iterable[Work], at_once: int, room_bytes: int, tell: Callable[[Sequence[str]], None]
+) -> set[str]:
+    """Do these, the largest first, as many at once as may be and as there is memory for, at least one.
+
+    Args:
+        works: each with another name; what they print on stderr is seen.
+        at_once: how many.
+        room_bytes: what they may take together.
+        tell: is told the names of those that run, whenever there are others.
+
+    Returns:
+        The names of those that failed, for whatever reason; after the first one no other is begun.
+    """
+    waiting = sorted(works, key=lambda work: work.bytes, reverse=True)
+    running: dict[Work, Forked] = {}
+    failed: set[str] = set()
+    told: list[str] = []
+    stderr = os.dup(2)
+    try:
+        while running or (waiting and not failed):
+            for work in [] if failed else list(waiting):
+                fits = sum(one.bytes for one in running) + work.bytes <= room_bytes
+                if not running or (fits and len(running) < at_once):
+                    waiting.remove(work)
+                    running[work] = Forked(partial(_with_stderr, stderr, work.function), None, Path(os.devnull))
+            if told != (told := [work.name for work in running]):
+                tell(told)
+            time.sleep(_POLL_SECONDS)
+            for work in [work for work, forked in running.items() if forked.is_done()]:
+                try:
+                    running.pop(work).result()
+                except ForkedError:
+                    failed.add(work.name)
+    finally:
+        os.close(stderr)
+    return failed
+
+
+def _with_stderr(stderr: int, function: Callable[[], None]) -> None:
+    os.dup2(stderr, 2)
+    function()
 
 
 class Forked:

@@ -162,7 +162,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     announcement.tell("importing libraries")
     _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
     context = PreparationContext.of(settings, threads, concurrency, say, announcement.tell)
-    served = prepare_all(entries, digests, context, announcement.prepared)
+    served = prepare_all(entries, digests, context, announcement.prepared, at_once=cores // threads)
     announcement.tell(f"loading models into {concurrency} children")
     models = ModelSet(folder, Generation(served, context.held))
     models.publish()
