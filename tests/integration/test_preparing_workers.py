@@ -53,21 +53,23 @@ def manifest(system: System, models: Path) -> Path:
 
 
 @contextmanager
-def held_up(system: System, manifest: Path) -> Iterator[tuple[Worker, Callable[[], None]]]:
-    """A worker that prepares its first model for as long as the test wants: until the function that is given is called.
+def held_up(
+    system: System, manifest: Path, doing: str = WAITS, **environ: str
+) -> Iterator[tuple[Worker, Callable[[], None]]]:
+    """A worker that prepares `digits` for as long as the test wants: until the function that is given is called.
 
-    It waits for the lock of the snapshot, as it would for another worker that makes it.
+    It waits for the lock of the snapshot, as it would for another worker that makes it; `doing` is what it tells.
     """
     cache = system.folder / "cache"
     cache.mkdir(exist_ok=True)
     entry = read_manifest(manifest)["digits"]
     with (cache / f"{cache_key(entry_digest(entry), entry, version('tensorflow'))}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        worker = system.start_worker(manifest, 1, environ={"CELERIAC_CACHE": str(cache)})
+        worker = system.start_worker(manifest, 1, environ={"CELERIAC_CACHE": str(cache), **environ})
 
         def waits() -> bool:
             assert worker.process.poll() is None, worker.output()
-            return any(one.doing == WAITS for one in preparing(system).values())
+            return any(one.doing.startswith(doing) for one in preparing(system).values())
 
         wait_until(waits, "the worker tells what it does")
         yield worker, lambda: fcntl.flock(lock, fcntl.LOCK_UN)
@@ -131,8 +133,10 @@ def test_whoever_asks_for_a_model_waits_for_the_worker_that_prepares_it_and_says
 
     for answer in (answers["request"], answers["job"], answers["async"]):
         np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
-    fields = {name for key in records(system) for name in _fields(system, key)}
-    assert fields == {b"main", b"0"}
+    # What it told is gone, too, and not only hidden by its slot.
+    wait_until(
+        lambda: {name for key in records(system) for name in _fields(system, key)} == {b"main", b"0"}, "it is up"
+    )
 
 
 def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, models: Path, pixels: np.ndarray) -> None:
@@ -239,3 +243,42 @@ def test_a_job_waits_for_a_worker_that_prepares_its_models_anew(
 def _fields(system: System, key: bytes) -> list[bytes]:
     with system.admin() as client:
         return list(client.hkeys(key))
+
+
+def test_missing_snapshots_are_made_side_by_side(system: System, manifest: Path, models: Path) -> None:
+    cache, cores = system.folder / "cache", len(os.sched_getaffinity(0))
+    if cores < 2:
+        pytest.skip("there is one core")
+    # The largest is the first, so that one by one the others would wait for it.
+    paths = {"second": models / "digits.h5", "digits": models / "digits_saved", "third": models / "pair.keras"}
+    write_manifest(system.folder, paths)
+    now = "making 3 snapshots, now of digits"
+    with held_up(system, manifest, f"{now}, ", CELERIAC_INTRA_OP_THREADS="1") as (worker, go_on):
+        wait_until(lambda: [told.doing for told in preparing(system).values()] == [now], "the others are made")
+        assert len(list(cache.glob("*/snapshot.json"))) == 2
+        go_on()
+        wait_until(lambda: system.slots() or worker.process.poll(), "the child is ready")
+
+    (slot,) = system.slots()
+    assert [info.name for info in slot.models] == [*paths]
+    said = [line for line in worker.output().splitlines() if "making a snapshot" in line]
+    unfinished = ", which another worker did not finish"
+    assert sorted(line.removesuffix(unfinished) for line in said) == [
+        f"model {name}: making a snapshot, once" for name in sorted(paths)
+    ]
+
+
+def test_a_broken_model_beside_others_ends_the_worker_with_its_own_line(
+    system: System, manifest: Path, models: Path
+) -> None:
+    (system.folder / "broken.keras").write_bytes(b"no model")
+    write_manifest(system.folder, {"digits": "digits.keras", "broken": "broken.keras"})
+
+    worker = system.start_worker(
+        manifest, 1, environ={"CELERIAC_CACHE": str(system.folder / "cache"), "CELERIAC_INTRA_OP_THREADS": "1"}
+    )
+
+    assert wait_for_exit(worker.process) == ExitCode.MODEL, worker.output()
+    (line,) = [line for line in worker.output().splitlines() if line.startswith("celeriac: ")]
+    assert line.startswith(f"celeriac: model broken cannot be loaded from {system.folder}/broken.keras: ")
+    assert not records(system)
