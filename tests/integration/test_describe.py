@@ -99,7 +99,7 @@ EXECUTORS.update(graph=gives(2), wrong=gives(numpy.nan))
 preparing.candidates = lambda *_: (["graph", "wrong"], {})
 make_reference(folder, snapshot, lambda arrays: [arrays[0] * numpy.float32(2)], 8)
 context = preparing.PreparationContext.of(Settings(), 1, 1, print)
-found = preparing._trials(folder, snapshot, entry, context)
+found = preparing._trials("digits", folder, snapshot, entry, context)
 assert preparing.known_trials(folder, entry, context) == found
 print(found.trials[1].error, found.trials[1].why)
 """

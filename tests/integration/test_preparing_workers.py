@@ -134,9 +134,8 @@ def test_whoever_asks_for_a_model_waits_for_the_worker_that_prepares_it_and_says
     for answer in (answers["request"], answers["job"], answers["async"]):
         np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
     # What it told is gone, too, and not only hidden by its slot.
-    wait_until(
-        lambda: {name for key in records(system) for name in _fields(system, key)} == {b"main", b"0"}, "it is up"
-    )
+    fields = {b"main", b"0"}
+    wait_until(lambda: {name for key in records(system) for name in _fields(system, key)} == fields, "it is up")
 
 
 def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, models: Path, pixels: np.ndarray) -> None:
