@@ -44,7 +44,7 @@ from tasks.snapshots.record import Trial, Trials
 prepare = preparing.prepare
 
 
-def trials(folder, snapshot, entry, shop):
+def trials(model, folder, snapshot, entry, shop):
     preparing._try("tflite", folder, snapshot, entry.batch_rows, shop.threads)
     return Trials([Trial("graph", True, batch_seconds=1.0), Trial("tflite", True, batch_seconds=0.001)], "generated")
 
