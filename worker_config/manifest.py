@@ -102,7 +102,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prefer: "speed", or "memory": an executor that shares its weights, even where another is faster.
         precision: lower precisions that may be used where they are faster and pass the gate.
         calibration: rows for the gate, `.npy` or `.npz`; absolute after `read_manifest`.
-        tolerance: of a lower precision: the largest deviation, in units of the outputs' spread over the rows.
+        tolerance: of a lower precision, or of float32 where none is listed: the largest deviation from the model's own
+            graph, in units of the outputs' spread over the rows; 0 does not ask.
         agreement: of a lower precision: the least share of rows whose largest output stays the same.
         independent_rows: False says that it is meant that a prediction depends on more than its row: no warning, and
             chunks that are the same every time.
@@ -134,6 +135,11 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float = 0.0
     agreement: float = 0.0
     independent_rows: bool = True
+
+    @property
+    def float32_tolerance(self) -> float:
+        """What decides executors in float32; 0 leaves that to the gate. A lower precision has `tolerance` itself."""
+        return 0.0 if self.precision else self.tolerance
 
     @property
     def has_file(self) -> bool:
@@ -279,6 +285,8 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         raise ConfigError(f'{where}.precision needs calibration = "rows.npy": rows that a lower precision is held to')
     if entry.precision and not (entry.tolerance > 0 or 0 < entry.agreement <= 1):
         raise ConfigError(f"{where}.precision needs a tolerance above 0, or an agreement of at most 1")
+    if entry.tolerance < 0:
+        raise ConfigError(f"{where}.tolerance is {entry.tolerance:g}; it is at least 0")
     if entry.calibration:
         entry = msgspec.structs.replace(
             entry, calibration=str(_inside(entry.calibration, folder, f"{where}.calibration"))

@@ -17,7 +17,7 @@ from tasks.child.loaded_model import LoadedFiles, LoadedModel
 from tasks.child.model_runner import ModelRunner
 from tasks.child.snapshot_check import check_files, check_outputs, known_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.deviations import Allowed
+from tasks.executors.deviations import RELATIVE, Allowed
 from tasks.executors.guarded import InputRange
 from tasks.executors.online_check import OnlineCheck
 from tasks.executors.row_picker import by_column
@@ -125,10 +125,17 @@ def _runner(
     limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
     check = None
     if served.unproven and can_be_held:
-        allowed = Allowed(EXECUTORS[executor].precision == "float32", served.entry.tolerance)
+        allowed = _allowed(served)
         columns = by_column("inputs", inputs) | by_column("outputs", outputs)
         check = OnlineCheck(executor, allowed, batch_rows, columns, notes)
     return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
+
+
+def _allowed(served: ServingSpec) -> Allowed:
+    """What the gate has allowed the executor, row by row."""
+    apart = max(RELATIVE, served.trial.apart if served.trial else 0.0)
+    is_float32, entry = EXECUTORS[served.executor].precision == "float32", served.entry
+    return Allowed(is_float32 and not entry.float32_tolerance, entry.tolerance, apart)
 
 
 def _own_graph(served: ServingSpec) -> Call:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors import EXECUTORS
-from tasks.preparation.accuracy_gate import compare, is_equal
-from tasks.preparation.reference import FILE, GateRows, read_reference
+from tasks.preparation.accuracy_gate import is_equal
+from tasks.preparation.reference import FILE, GateRows, compared, read_reference
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.protocol.signature import Arrays
 from tasks.snapshots.file_stamps import Stamp, check_changed
@@ -70,13 +69,8 @@ def check_outputs(served: ServingSpec, known: GateRows, outputs: Arrays) -> None
     if is_graph and all(is_equal(wanted[: len(array)], array) for wanted, array in pairs):
         return
     # The spread, and the agreement, are those of all rows.
-    found = compare(
-        known.reference,
-        [_first_replaced(wanted, array) for wanted, array in pairs],
-        exact=EXECUTORS[served.executor].precision == "float32",
-        tolerance=served.entry.tolerance,
-        agreement=served.entry.agreement,
-    )
+    replaced = [_first_replaced(wanted, array) for wanted, array in pairs]
+    found = compared(known, served.executor, served.entry, replaced)
     if is_graph or not found.agrees:
         check_files(served, {})
     if not found.agrees and (trial is None or trial.agrees):

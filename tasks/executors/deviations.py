@@ -1,9 +1,10 @@
 """By how much an executor's outputs may deviate from those of the model's own graph, row by row while a job runs.
 
-float32               as the gate has it: `RELATIVE` of the largest magnitude in the column; all else equal
-lower, a tolerance    the tolerance, in units of the column's spread over the rows compared, of the value itself, or
+float32               as the gate has it: of the largest magnitude in the column, `RELATIVE`, or more where the own graph
+                      itself is off by more; all else equal
+a tolerance           the tolerance, in units of the column's spread over the rows compared, of the value itself, or
                       of a tenth of the largest one, whichever is most; all else equal
-lower, an agreement   a share of rows is no matter of single rows: the places of NaN and infinity alone
+an agreement          a share of rows is no matter of single rows: the places of NaN and infinity alone
 
 The places of NaN and of each infinity must always be the same. A column's magnitude is that of the rows compared, or
 what its outputs have reached before if that is more, and at least a tenth of the largest column's.
@@ -35,12 +36,14 @@ class Allowed:
     """What an executor is held to.
 
     Attributes:
-        exact: of a float32 executor.
-        tolerance: of a lower precision; 0 where only an agreement is asked for.
+        exact: of a float32 executor without a tolerance.
+        tolerance: else; 0 where only an agreement is asked for.
+        apart: of an exact one, in units of the largest magnitude in the column.
     """
 
     exact: bool = True
     tolerance: float = 0.0
+    apart: float = RELATIVE
 
 
 def deviation(
@@ -76,7 +79,7 @@ def _wrong(wanted: Array, got: Array, allowed: Allowed, reached: Array | None) -
     if wanted.dtype.kind == "c":
         parts = [_wrong(w, g, allowed, None) for w, g in ((wanted.real, got.real), (wanted.imag, got.imag))]
         return np.asarray(np.logical_or.reduce([part for part in parts if part is not None]))
-    least = max(RELATIVE, 4 * float(ml_dtypes.finfo(wanted.dtype).eps))  # type: ignore[no-untyped-call]
+    least = max(allowed.apart, 4 * float(ml_dtypes.finfo(wanted.dtype).eps))  # type: ignore[no-untyped-call]
     wanted, got = wanted.astype(np.float64), got.astype(np.float64)
     finite = np.isfinite(wanted)
     with np.errstate(invalid="ignore"):

@@ -99,9 +99,9 @@ def _with_members(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
 
 def _settings(entry: ModelEntry) -> dict[str, object]:
     """What else changes predictions, as far as the manifest says it."""
-    keys = ["signature", "inputs", "outputs", "constants", "columns", "independent_rows"]
+    keys = ["signature", "inputs", "outputs", "constants", "columns", "independent_rows", "tolerance"]
     if entry.precision:
-        keys += ["precision", "tolerance", "agreement"]
+        keys += ["precision", "agreement"]
     return {key: value for key in keys if (value := getattr(entry, key)) != getattr(_DEFAULTS, key)}
 
 

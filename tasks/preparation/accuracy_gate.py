@@ -1,8 +1,12 @@
-"""An executor's outputs against the model's own: are they the same?
+"""An executor's outputs against the model's own, and against the model in float64: are they right?
 
     reference --> tells_apart: would a wrong executor be noticed at all?
-    reference, outputs --> compare --> Comparison: agrees, largest error, share of rows of the same class (agreement.py)
+    reference, bounds, outputs --> compare --> Comparison: agrees, largest errors, share of rows of the same class
     the same of rows that hurt --> differs: of size, or in the places of NaN and infinity
+
+Right is what is as close to float64 as the model's own graph is (`tasks/executors/rounding.py`), which rounds, too: right
+executors of a deep network part by more than wrong ones of a shallow one may. Where the model in float64 is not known,
+the own graph is the measure. A lower precision is always held against the own graph.
 
 An output's unit is its spread: how far rows lie from their mean. A network that gives every row the same agrees with
 any other that does, so such a reference proves nothing. Columns (the last axis) may be of different kinds, boxes beside
@@ -20,7 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE
+from tasks.executors.rounding import Bound, floored, in_float64, numbers, over_rows, rows_no_farther, too_far
 from tasks.models.finite import is_float
 from tasks.preparation.class_agreement import Agreement, agreement_text, agreements
 from tasks.snapshots.record import ClassAgreement
@@ -40,10 +44,12 @@ class Comparison:
 
     Attributes:
         agrees: whether the outputs are the same within what is asked.
-        error: the largest deviation, in units of the spread; infinite where it has no measure.
+        error: the largest deviation from the own graph, in units of the spread; infinite where it has no measure.
         agreement: the least share, over the outputs, of rows with the same largest value; None where it means nothing.
         why: why not, one line; empty where they agree.
         classes: where not exact: the same share by class.
+        true_error: the largest deviation from float64, in the same units; None where that is not known.
+        own_error: the same of the own graph.
     """
 
     agrees: bool
@@ -51,6 +57,8 @@ class Comparison:
     agreement: float | None = None
     why: str = ""
     classes: list[ClassAgreement] = field(default_factory=list)
+    true_error: float | None = None
+    own_error: float | None = None
 
 
 def tells_apart(reference: Sequence[Array]) -> str:
@@ -63,7 +71,7 @@ def tells_apart(reference: Sequence[Array]) -> str:
         if not is_float(array):
             moving += any(not np.array_equal(array[0], row) for row in array[1:])
             continue
-        values = _numbers(array)
+        values = numbers(array)
         if not values.size:
             return f"{name} has no values"
         if not np.isfinite(in_float64(array)).all():
@@ -85,31 +93,39 @@ def compare(
     exact: bool = True,
     tolerance: float = 0.0,
     agreement: float = 0.0,
+    bounds: Sequence[Bound] = (),
 ) -> Comparison:
     """Hold outputs against the reference, which `tells_apart`.
 
     Args:
         reference: one array per output, rows first.
         outputs: what the executor gave for the same rows.
-        exact: of a float32 executor: floats within rounding, anything else equal.
-        tolerance: of a lower precision: the largest error, in units of the spread; 0 does not ask.
+        exact: of a float32 executor: floats within rounding, or the tolerance if there is one; anything else equal.
+        tolerance: the largest error, in units of the spread; 0 does not ask.
         agreement: of a lower precision: the least share of rows with the same largest value, of every output with
             several columns, and with the same value of outputs that are no floats; 0 does not ask.
+        bounds: what rounding of each output is held to; none are those of the own graph alone.
     """
     refused = _other_form(reference, outputs)
     if refused:
         return Comparison(False, float("inf"), None, refused)
     error = max((_error(r, o) for r, o in zip(reference, outputs, strict=True) if is_float(r)), default=0.0)
     kept = agreements(reference, outputs, by_class=not exact)
-    if exact:
-        why = _too_far(reference, outputs, ("spread", _error, OF_SPREAD), ("size", _of_size, RELATIVE))
+    if exact and not tolerance:
+        why = _no_rounding(reference, outputs, bounds or [Bound()] * len(reference))
     else:
-        why = _not_close(reference, outputs, error, kept, tolerance, agreement)
-    return Comparison(not why, error, kept.share, why, kept.classes)
+        why = _not_close(reference, outputs, error, kept, tolerance, 0.0 if exact else agreement)
+    true, own = (_true_error(reference, one, bounds) for one in (outputs, reference))
+    return Comparison(not why, error, kept.share, why, kept.classes, true, own)
 
 
 def differs(
-    reference: Sequence[Array], outputs: Sequence[Array], *, exact: bool = True, sizes: Array | None = None
+    reference: Sequence[Array],
+    outputs: Sequence[Array],
+    *,
+    exact: bool = True,
+    sizes: Array | None = None,
+    truth: Sequence[Array] = (),
 ) -> str:
     """How outputs differ from those of the model for rows that need not tell anything apart; empty if they do not.
 
@@ -119,10 +135,19 @@ def differs(
         exact: of a float32 executor: finite numbers too; else the places of NaN and infinity alone.
         sizes: of the rows that went in, where each is judged by itself: by its largest output, or, as that may be what
             rounding leaves of larger numbers, `ROUNDED_AWAY` of its size.
+        truth: the same in float64, where that is known: a row in which the own graph is no closer to it may differ.
     """
     if why := _other_form(reference, outputs):
         return why
-    return _too_far(reference, outputs, ("size", partial(_of_size, sizes=sizes), OF_SIZE)) if exact else ""
+    if not exact:
+        return ""
+    for number, exactly in enumerate(truth):
+        wanted, got = reference[number], outputs[number]
+        if is_float(wanted) and _of_size(wanted, got, sizes) > OF_SIZE:
+            excused = rows_no_farther(exactly, wanted, got, by_column=sizes is None)
+            got = np.where(excused.reshape(-1, *[1] * (got.ndim - 1)), wanted, got)
+            outputs = [*outputs[:number], got, *outputs[number + 1 :]]
+    return _too_far(reference, outputs, ("size", partial(_of_size, sizes=sizes), OF_SIZE))
 
 
 def _other_form(reference: Sequence[Array], outputs: Sequence[Array]) -> str:
@@ -161,6 +186,16 @@ def _too_far(
     return ""
 
 
+def _no_rounding(reference: Sequence[Array], outputs: Sequence[Array], bounds: Sequence[Bound]) -> str:
+    """The first output that is not equal, or as a float farther from the own graph, or from float64, than it may be."""
+    for number, (wanted, got, bound) in enumerate(zip(reference, outputs, bounds, strict=True)):
+        if why := _too_far([wanted], [got], ("spread", _error, OF_SPREAD), ("size", _of_size, bound.apart)):
+            return why.replace(_name(0, [wanted]), _name(number, reference), 1)
+        if is_float(wanted) and (why := too_far(bound, got)):
+            return f"{_name(number, reference)} {why}"
+    return ""
+
+
 def _not_close(
     reference: Sequence[Array],
     outputs: Sequence[Array],
@@ -187,31 +222,27 @@ def _not_close(
 
 def _of_size(wanted: Array, got: Array, sizes: Array | None = None) -> float:
     """The largest deviation in units of the column's largest magnitude; of the row's, where sizes of rows are given."""
-    values = _numbers(wanted)
+    values = numbers(wanted)
     if sizes is not None:
         largest = np.abs(values).reshape(len(values), -1).max(axis=1)
-        apart = np.abs(_numbers(got) - values).reshape(len(values), -1).max(axis=1)
+        apart = np.abs(numbers(got) - values).reshape(len(values), -1).max(axis=1)
         return float((apart / np.maximum(np.maximum(largest, ROUNDED_AWAY * sizes), np.finfo(np.float64).tiny)).max())
-    return float((np.abs(_numbers(got) - values) / _floored(_over_rows(np.max, np.abs(values)))).max())
+    return float((np.abs(numbers(got) - values) / floored(over_rows(np.max, np.abs(values)))).max())
 
 
-def _error(wanted: Array, got: Array) -> float:
-    """The largest deviation in units of the column's spread."""
-    values = _numbers(wanted)
+def _error(wanted: Array, got: Array, exact: Array | None = None) -> float:
+    """The largest deviation in units of the column's spread: from these outputs, or from others for the first rows."""
+    values = numbers(wanted)
     deviations = (values - values.mean(axis=0)) ** 2
-    spread = _floored(np.sqrt(_over_rows(np.mean, deviations)), _spread(values))
-    return float((np.abs(_numbers(got) - values) / spread).max())
+    spread = floored(np.sqrt(over_rows(np.mean, deviations)), _spread(values))
+    found = values if exact is None else numbers(exact)
+    return float((np.abs(numbers(got[: len(found)]) - found) / spread).max())
 
 
-def _over_rows(reduce: Any, values: Array) -> Array:
-    """By column of the last axis; one column where there is no such axis."""
-    columns = values.reshape(len(values), -1) if values.ndim < 2 else values.reshape(-1, values.shape[-1])
-    return np.asarray(reduce(columns, axis=0))
-
-
-def _floored(columns: Array, whole: float | None = None) -> Array:
-    floor = COLUMN_FLOOR * (columns.max() if whole is None else whole)
-    return np.maximum(columns, floor or np.finfo(np.float64).tiny)
+def _true_error(reference: Sequence[Array], outputs: Sequence[Array], bounds: Sequence[Bound]) -> float | None:
+    """The largest deviation from float64, in units of the spread; None where that is not known."""
+    found = zip(reference, outputs, bounds or [Bound()] * len(reference), strict=True)
+    return max((_error(wanted, got, one.truth) for wanted, got, one in found if one.truth is not None), default=None)
 
 
 def _spread(values: Array) -> float:
@@ -223,19 +254,6 @@ def _least_spread(array: Array) -> float:
     if array.dtype.kind == "c":
         return LEAST_SPREAD
     return max(LEAST_SPREAD, 4 * float(ml_dtypes.finfo(array.dtype).eps))  # type: ignore[no-untyped-call]
-
-
-def _numbers(array: Array) -> Array:
-    """In float64, with 0 in the place of what is not finite, which is looked at for itself."""
-    numbers = in_float64(array)
-    return numbers if np.isfinite(numbers).all() else np.where(np.isfinite(numbers), numbers, 0.0)
-
-
-def in_float64(array: Array) -> Array:
-    """The numbers; of complex ones both parts, on a new last axis."""
-    if array.dtype.kind == "c":
-        array = np.stack([array.real, array.imag], axis=-1)
-    return np.asarray(array.astype(np.float64))
 
 
 def is_equal(wanted: Array, got: Array) -> bool:

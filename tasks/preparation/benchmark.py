@@ -28,9 +28,9 @@ from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
-from tasks.preparation.accuracy_gate import Comparison, compare, differs
+from tasks.preparation.accuracy_gate import Comparison, differs
 from tasks.preparation.input_limits import capped, common_range
-from tasks.preparation.reference import GateRows
+from tasks.preparation.reference import GateRows, compared
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry
 
@@ -87,6 +87,7 @@ def try_executor(
             own_bytes=max(0, private_bytes() - before),
             processor_seconds=processor_seconds,
             peak_bytes=peak,
+            apart=max(bound.apart for bound in reference.bounds),
             limit=inputs.limit,
             tiny=inputs.tiny,
             unproven=list(verdict.unknown),
@@ -138,9 +139,7 @@ class _Gate:
     def judge(self, call: FlatCall, outputs: FlatArrays, batch_rows: int) -> tuple[Comparison, InputRange]:
         """Compare outputs for all rows, then run edge cases in batches of this size, up to where they agree."""
         reference, exact, inputs = self.reference, self.exact, InputRange()
-        found = compare(
-            reference.reference, outputs, exact=exact, tolerance=self.entry.tolerance, agreement=self.entry.agreement
-        )
+        found = compared(reference, self.executor, self.entry, outputs)
         if found.agrees and self.executor != "graph":
             why, inputs = common_range(reference.groups, call, batch_rows, exact=exact, seen=reference.seen)
             if why:

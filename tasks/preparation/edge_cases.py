@@ -41,6 +41,7 @@ class EdgeCases(msgspec.Struct, frozen=True):
         rows: an array per input, rows first: those that the model takes.
         reference: an array per output for these rows; empty where it takes none.
         sizes: the largest absolute value of a float in each row, where each is to be judged in its own size.
+        truth: the same as `reference` in float64; empty where that is not known.
         refused: an array per input: rows for which the model raises an error, and so must an executor.
     """
 
@@ -50,6 +51,7 @@ class EdgeCases(msgspec.Struct, frozen=True):
     reference: FlatArrays = []
     refused: FlatArrays = []
     sizes: FlatArrays = []
+    truth: FlatArrays = []
 
 
 def edge_cases(inputs: Sequence[TensorSpec], ordinary: FlatArrays, count: int) -> list[EdgeCases]:

@@ -19,9 +19,10 @@ import ml_dtypes
 import numpy as np
 
 from tasks.executors.graph_operations import is_chance
+from tasks.executors.rounding import in_float64
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.state import state_of
-from tasks.preparation.accuracy_gate import in_float64, is_equal, tells_apart
+from tasks.preparation.accuracy_gate import is_equal, tells_apart
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.generated_rows import generated_rows, shape_of
 from tasks.protocol.records import Dependence, TensorSpec

@@ -85,7 +85,7 @@ def _differs(group: EdgeCases, call: FlatCall, batch_rows: int, exact: bool) -> 
         except Exception as error:
             return f"it gives up ({type(error).__name__}), and the model does not"
         sizes = group.sizes[0] if group.sizes else None
-        if why := differs(group.reference, outputs, exact=exact, sizes=sizes):
+        if why := differs(group.reference, outputs, exact=exact, sizes=sizes, truth=group.truth):
             return why
     count = max((len(array) for array in group.refused if array.ndim), default=0)
     if any(_is_taken(call, _rows(group.refused, [number]), batch_rows) for number in range(count)):

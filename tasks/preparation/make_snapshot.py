@@ -25,8 +25,15 @@ from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, pla
 from tasks.models.state import is_half, written
 from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
-from tasks.preparation.reference import make_reference, read_reference, refusal_of_blank_rows
-from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprints
+from tasks.preparation.reference import (
+    FILE,
+    add_truth,
+    make_reference,
+    note_no_truth,
+    read_reference,
+    refusal_of_blank_rows,
+)
+from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprint, fingerprints
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
@@ -114,6 +121,21 @@ def examine_copy(snapshot: Snapshot, folder: Path) -> Snapshot:
     return found
 
 
+def with_truth(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """Add to the rows of the gate what the model gives for them in float64, and note it in the record.
+
+    To be run in a process of its own, as `add_truth` says.
+    """
+    add_truth(folder, snapshot)
+    return _with_reference(snapshot, folder)
+
+
+def without_truth(snapshot: Snapshot, folder: Path, why: str) -> Snapshot:
+    """The same where that process came to no end."""
+    note_no_truth(folder, why)
+    return _with_reference(snapshot, folder)
+
+
 def _save(program: Program, folder: Path) -> tuple[list[Weight], list[int], list[int]]:
     """Write the model; return its weights, and which of them it writes to, and which are seeds."""
     import tensorflow as tf
@@ -157,6 +179,12 @@ def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
         else:
             shutil.copyfile(path, source / path.name)
     return _recorded(replace(snapshot, source=served.name), folder)
+
+
+def _with_reference(snapshot: Snapshot, folder: Path) -> Snapshot:
+    snapshot = replace(snapshot, files={**snapshot.files, FILE: fingerprint(folder / FILE)})
+    (folder / RECORD).write_bytes(to_file(snapshot))
+    return snapshot
 
 
 def _recorded(snapshot: Snapshot, folder: Path) -> Snapshot:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tasks.executors import float64
 from tasks.executors.operation_table import TABLE
 from tasks.models.devices import gpus, limit_threads, processor
 from tasks.models.memory import available_bytes
@@ -28,7 +30,7 @@ from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.benchmark import time_own_graph, try_executor
 from tasks.preparation.candidates import candidates, why_own_graph
 from tasks.preparation.choice import batch_note, choose
-from tasks.preparation.make_snapshot import examine_copy, make_snapshot
+from tasks.preparation.make_snapshot import examine_copy, make_snapshot, with_truth, without_truth
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots import cache
@@ -236,12 +238,22 @@ def _make(name: str, entry: ModelEntry, digest: str, key: str, context: Preparat
                 examine = partial(examine_copy, snapshot, folder)
                 with suppress(ForkedError):  # nobody knows then
                     snapshot = _forked(examine, Snapshot, folder, context.threads, TRIAL_SECONDS)
+            if snapshot.kind == "mapped" and not why_own_graph(snapshot, entry) and read_reference(folder).reference:
+                snapshot = _with_truth(snapshot, folder, context.threads)
     except ForkedError as error:
         # A class of ours says nothing to people, and its text does.
         cause = str(error).removeprefix(f"{ConfigError.__name__}: ")
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {cause}") from None
     cache.prune(context.cache, context.limit_bytes, keep=[key, *context.keep])
     return snapshot
+
+
+def _with_truth(snapshot: Snapshot, folder: Path, threads: int) -> Snapshot:
+    try:
+        return _forked(partial(with_truth, snapshot, folder), Snapshot, folder, threads, TRIAL_SECONDS)
+    except ForkedError as error:
+        shutil.rmtree(folder / float64.PLACE, ignore_errors=True)
+        return without_truth(snapshot, folder, str(error))
 
 
 def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
@@ -275,7 +287,8 @@ def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, con
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
-    found = Trials(trials, reference.label, built, reference.of)
+    noise, no_truth = max(reference.noise, default=0.0), "" if reference.why else reference.no_truth
+    found = Trials(trials, reference.label, built, reference.of, no_truth, noise)
     write_whole(_record(folder, entry, context), to_file(found))
     return found
 
@@ -312,10 +325,14 @@ def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: 
 
     try:
         trial = _forked(attempt, Trial, folder, threads, TRIAL_SECONDS)
-        has_measure = trial.error is not None and math.isfinite(trial.error)
-        return msgspec.structs.replace(trial, error=trial.error if has_measure else None)
+        return msgspec.structs.replace(trial, error=_measure(trial.error), true_error=_measure(trial.true_error))
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))
+
+
+def _measure(error: float | None) -> float | None:
+    """JSON has no infinity."""
+    return error if error is not None and math.isfinite(error) else None
 
 
 def _forked(

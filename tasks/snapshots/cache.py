@@ -29,7 +29,7 @@ from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 
 # A snapshot of another version is never used.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 RECORD = "snapshot.json"
 _IN_USE = "in-use"
 _MAKING = ".making-"

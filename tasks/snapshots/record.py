@@ -59,8 +59,11 @@ class Trial(msgspec.Struct, frozen=True):
         agrees: whether its outputs are those of the model, within what is asked of it.
         batch_seconds: of one call with `batch_rows` rows, the median; 0 where it did not run.
         own_bytes: memory that it adds to each child.
-        error: the largest deviation from the model's outputs, in units of their spread over the rows; None where it
-            has no measure, as for outputs of another shape.
+        error: the largest deviation from the own graph's outputs, in units of their spread over the rows; None where
+            it has no measure, as for outputs of another shape.
+        true_error: the same from the model in float64; None where that is not known, or it has no measure.
+        own_error: how far the own graph is from it.
+        apart: how far its outputs may be from the own graph's, in units of their size.
         agreement: the share of rows whose largest output is the same; None where that means nothing.
         why: why it does not agree, or did not run; empty where it does.
         processor_seconds: of one such call, all threads together, the least.
@@ -90,6 +93,9 @@ class Trial(msgspec.Struct, frozen=True):
     peak_bytes: int = 0
     classes: list[ClassAgreement] = []
     small_batches: dict[int, float] = {}
+    true_error: float | None = None
+    own_error: float | None = None
+    apart: float = 0.0
 
 
 class Trials(msgspec.Struct, frozen=True):
@@ -100,12 +106,17 @@ class Trials(msgspec.Struct, frozen=True):
         rows: what the gate looked at: "generated", or the name of the calibration file; empty where it could not.
         files: size and SHA-256 of what executors have written into the folder.
         rows_in_file: of the calibration file, of which the gate may have looked at fewer.
+        no_truth: why executors were held against the own graph, and not against the model in float64; empty where they
+            were, or where nothing was compared.
+        noise: how far the own graph was seen to be from itself, in units of the outputs' size.
     """
 
     trials: list[Trial]
     rows: str
     files: dict[str, tuple[int, str]] = {}
     rows_in_file: int = 0
+    no_truth: str = ""
+    noise: float = 0.0
 
 
 class Snapshot(msgspec.Struct, frozen=True):
