@@ -119,7 +119,8 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
     """
     if not infos:
         return "no models: no worker is up"
-    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
+    header = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED"]
+    header += ["ERROR", "GRAPH'S", "SLOTS"]
     rows, notes = [header], {}
     for key, info in infos.items():
         inputs = [f"from {function}" for function in (info.preprocess, info.function) if function]
@@ -134,12 +135,14 @@ def models_table(infos: Mapping[str, ModelInfo], slots: Mapping[str, int]) -> st
 
 
 def _run_of(info: ModelInfo) -> list[str]:
-    """How it is run: batch, executor, rate of a child, own and shared memory, deviation from the model's own graph."""
+    """How it is run: batch, executor, rate of a child, own and shared memory, its error, the own graph's error."""
     rate = f"{info.batch_rows / info.batch_seconds:,.0f} rows/s" if info.batch_seconds else "-"
-    error = "-" if info.executor == "plain" else f"{info.error:.1g}"
+    # Where nothing is known in float64, the deviation from the own graph has to do.
+    error = info.error if info.true_error is None else info.true_error
+    errors = ["-" if one is None or info.executor == "plain" else f"{one:.1g}" for one in (error, info.own_error)]
     memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
     batches = ", ".join(map(str, [*info.small_batches, info.batch_rows]))
-    return [batches, info.executor, rate, *memory, error]
+    return [batches, info.executor, rate, *memory, *errors]
 
 
 def models_values(

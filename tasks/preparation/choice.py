@@ -51,7 +51,7 @@ def choose(
             f" {_size(available_bytes)} free, where the graph shares {_size(weight_bytes)}"
         )
     notes += [note for precision in entry.precision if (note := _precision_note(precision, trials, entry, chosen))]
-    return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen)))
+    return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen) + _measured_by(trials, entry)))
 
 
 def batch_note(trial: Trial, weight_bytes: int, batch_rows: int) -> str:
@@ -61,6 +61,16 @@ def batch_note(trial: Trial, weight_bytes: int, batch_rows: int) -> str:
     if batch_rows < 2 or size < LARGE_BATCH_BYTES:
         return ""
     return f"a batch of {batch_rows} rows takes {_size(size)} in each child; with a smaller batch_rows it takes less"
+
+
+def _measured_by(trials: Trials, entry: ModelEntry) -> list[str]:
+    """What executors in float32 were held against, where that was not the model in float64."""
+    if entry.float32_tolerance:
+        return [f"executors may be off from the own graph by tolerance, {entry.float32_tolerance:g} of the spread"]
+    if not trials.no_truth or not any(trial.rows for trial in trials.trials[1:]):
+        return []
+    varies = f", which varies by {trials.noise:.1g} of its size," if trials.noise else ""
+    return [f"executors were held against the own graph{varies} and not against float64: {trials.no_truth}"]
 
 
 def _looked_at(trials: Trials, entry: ModelEntry, chosen: Trial) -> list[str]:

@@ -125,6 +125,8 @@ def info_of(
         executor=served.executor,
         shared_bytes=served.shared_bytes,
         error=(served.trial.error or 0.0) if served.trial else 0.0,
+        true_error=served.trial.true_error if served.trial else None,
+        own_error=served.trial.own_error if served.trial else None,
         note=served.note,
         dependence=served.snapshot.dependence if served.snapshot else None,
         independent_rows=entry.independent_rows,

@@ -70,7 +70,8 @@ class ModelInfo(_Record, frozen=True):
     fit `inputs`, nor outputs `outputs`, and `drops_rows` says whether the first may leave out rows. `executor` is how
     it is run, "plain" where every child loads it for itself; `shared_bytes` are weights that all children of a machine
     hold together; `error` is the executor's largest deviation from the model's own graph, in units of the outputs'
-    spread; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
+    spread; `true_error` is the same from the model in float64, and `own_error` that of the own graph, None where nobody
+    knows; `note` says why it is run so. `function` names the Python function that is the model: it has neither inputs
     nor outputs that anyone knows before it runs. Where there is no model at all, what `preprocess` makes of the rows is
     the output. `ordered` says whether `inputs` stand in an order that people know, for a tuple of arrays to go by.
     `columns` says of which columns of a data set inputs are made, the others being columns of their own names.
@@ -102,6 +103,8 @@ class ModelInfo(_Record, frozen=True):
     independent_rows: bool = True
     sources: dict[str, str] = {}
     small_batches: list[int] = []
+    true_error: float | None = None
+    own_error: float | None = None
 
     @property
     def dependent(self) -> str:

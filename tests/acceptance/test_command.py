@@ -46,7 +46,8 @@ COMMANDS = [
     )
 ]
 ROWS = 1_000
-TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "SLOTS"]
+TABLE = ["MODEL", "VERSION", "INPUTS", "OUTPUTS", "BATCH", "EXECUTOR", "RATE", "OWN", "SHARED", "ERROR", "GRAPH'S"]
+TABLE += ["SLOTS"]
 
 
 @pytest.fixture(scope="module")
