@@ -30,7 +30,7 @@ from tasks.snapshots.cache import cache_key
 from tasks.transport.worker_registry import read_all
 from tests.manifests import write_manifest
 from tests.models import in_one_process
-from tests.systems import System, Worker
+from tests.systems import SECURED, System, Worker
 from tests.waiting import descendants_of, is_alive, wait_for_exit, wait_until
 from worker_config.errors import ExitCode, NoWorkerError, RequestTimeoutError
 from worker_config.manifest import read_manifest
@@ -158,7 +158,10 @@ def test_commands_show_a_worker_that_prepares(system: System, manifest: Path, mo
             assert TOLD in system.celeriac("status", job, "--broker", url).stdout
             assert TOLD in json.loads(system.celeriac("status", job, "--broker", url, "--json").stdout)["preparing"]
 
+            assert not SECURED or system.redis.refused() == []
             doctor = system.celeriac("doctor", "--broker", url, "--json")
+            with system.admin() as admin:  # it has tried the rights of all roles
+                admin.acl_log_reset()
             assert doctor.returncode == 0, doctor.stdout
             (found,) = (one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "workers")
             assert found["level"] == "warning"
