@@ -8,6 +8,8 @@ frozen      all but the large weights are constants of the graph, which TensorFl
 tflite      TFLite with XNNPACK, which packs the weights for its kernels: a copy in each child
 bfloat16    the frozen graph with its large products in bfloat16: half the weights, mapped, another rounding
 int8        TFLite with weights of 8 bits: a quarter of the weights, another rounding
+
+float64 (widened) runs it once, for `rounding` to measure the others by; no child does.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     reference, bounds, outputs --> compare --> Comparison: agrees, largest errors, share of rows of the same class
     the same of rows that hurt --> differs: of size, or in the places of NaN and infinity
 
-Right is what is as close to float64 as the model's own graph is (`tasks/executors/rounding.py`), which rounds, too: right
-executors of a deep network part by more than wrong ones of a shallow one may. Where the model in float64 is not known,
-the own graph is the measure. A lower precision is always held against the own graph.
+Right is what is as close to float64 as the model's own graph is (`tasks/executors/rounding.py`), which rounds, too:
+right executors of a deep network part by more than wrong ones of a shallow one may. Where the model in float64 is not
+known, the own graph is the measure. A lower precision is always held against the own graph.
 
 An output's unit is its spread: how far rows lie from their mean. A network that gives every row the same agrees with
 any other that does, so such a reference proves nothing. Columns (the last axis) may be of different kinds, boxes beside

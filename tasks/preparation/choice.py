@@ -67,8 +67,11 @@ def _measured_by(trials: Trials, entry: ModelEntry) -> list[str]:
     """What executors in float32 were held against, where that was not the model in float64."""
     if entry.float32_tolerance:
         return [f"executors may be off from the own graph by tolerance, {entry.float32_tolerance:g} of the spread"]
-    if not trials.no_truth or not any(trial.rows for trial in trials.trials[1:]):
+    if not any(trial.rows for trial in trials.trials[1:]):
         return []
+    if not trials.no_truth:
+        kept = ", ".join(trials.left)
+        return [f"executors were held against float64 but for {kept}, which TensorFlow has not"] if kept else []
     varies = f", which varies by {trials.noise:.1g} of its size," if trials.noise else ""
     return [f"executors were held against the own graph{varies} and not against float64: {trials.no_truth}"]
 

@@ -288,7 +288,7 @@ def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, con
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
     built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
     noise, no_truth = max(reference.noise, default=0.0), "" if reference.why else reference.no_truth
-    found = Trials(trials, reference.label, built, reference.of, no_truth, noise)
+    found = Trials(trials, reference.label, built, reference.of, no_truth, reference.left, noise)
     write_whole(_record(folder, entry, context), to_file(found))
     return found
 

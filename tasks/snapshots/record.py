@@ -108,6 +108,7 @@ class Trials(msgspec.Struct, frozen=True):
         rows_in_file: of the calibration file, of which the gate may have looked at fewer.
         no_truth: why executors were held against the own graph, and not against the model in float64; empty where they
             were, or where nothing was compared.
+        left: operations that float64 has no kernels for, and that were computed in lower precision there.
         noise: how far the own graph was seen to be from itself, in units of the outputs' size.
     """
 
@@ -116,6 +117,7 @@ class Trials(msgspec.Struct, frozen=True):
     files: dict[str, tuple[int, str]] = {}
     rows_in_file: int = 0
     no_truth: str = ""
+    left: list[str] = []
     noise: float = 0.0
 
 

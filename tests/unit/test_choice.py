@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tasks.preparation.candidates import candidates
@@ -101,3 +102,18 @@ def test_candidates(of: Snapshot, entry: ModelEntry, gpus: int, names: list[str]
     assert not set(found) & set(reasons)
     assert bool(reasons) == bool(words)
     assert all(words in why for why in reasons.values())
+
+
+def test_what_executors_were_held_against_is_told() -> None:
+    frozen = Trial("frozen", True, 0.05, rows=128)
+    trials = Trials([GRAPH, frozen], "generated")
+    memory = {"weight_bytes": 4 * 10**8, "children": 4, "available_bytes": 10**10}
+    assert choose(trials, ENTRY, **memory)[1] == ""
+    unknown = msgspec.structs.replace(trials, no_truth="it is too large", noise=2e-6)
+    assert choose(unknown, ENTRY, **memory)[1] == (
+        "executors were held against the own graph, which varies by 2e-06 of its size, and not against float64:"
+        " it is too large"
+    )
+    left = msgspec.structs.replace(trials, left=["LRN"])
+    assert choose(left, ENTRY, **memory)[1].endswith("held against float64 but for LRN, which TensorFlow has not")
+    assert choose(unknown, ModelEntry(path="m", tolerance=0.01), **memory)[1].endswith("tolerance, 0.01 of the spread")

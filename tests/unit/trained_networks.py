@@ -1,4 +1,4 @@
-"""Networks as training leaves them: norms have the statistics of data, embeddings are far apart, outputs tell rows apart.
+"""Networks as training leaves them: norms have the statistics of data, embeddings lie apart, outputs tell rows apart.
 
 NETWORKS[name]() --> Keras model --in_float64--> the same in float64, by Keras's own policy
 """
