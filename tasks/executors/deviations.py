@@ -1,7 +1,7 @@
 """By how much an executor's outputs may deviate from those of the model's own graph, row by row while a job runs.
 
-float32               as the gate has it: of the largest magnitude in the column, `RELATIVE`, or more where the own graph
-                      itself is off by more; all else equal
+float32               as the gate has it: of the largest magnitude in the column, `RELATIVE`, or more where the own
+                      graph itself is off by more; all else equal
 a tolerance           the tolerance, in units of the column's spread over the rows compared, of the value itself, or
                       of a tenth of the largest one, whichever is most; all else equal
 an agreement          a share of rows is no matter of single rows: the places of NaN and infinity alone

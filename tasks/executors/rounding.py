@@ -23,7 +23,7 @@ from tasks.models.finite import is_float
 
 MOST = 1.5  # times the own graph's error
 # Closer to float64 than this is right, however close the own graph is: another order of summing, or another polynomial
-# for tanh, gives so much in networks whose own graph has a tenth of it (measured: 3e-6, and 5e-7 on average, in TFLite).
+# for tanh, gives as much where the own graph has a tenth of it (measured: 3e-6, and 5e-7 on average, in TFLite).
 # One layer whose weights are off by a thousandth gives 5e-4 and more.
 LEAST, LEAST_MEAN = 1e-5, 2e-6
 # Of rounding: what a few rows may have at the worst place, though their largest happens to be less.
