@@ -5,8 +5,10 @@
 graph       the SavedModel's own graph on mapped weights: what all others are held against
 xla         the same graph, compiled for one batch; mapped weights
 frozen      all but the large weights are constants of the graph, which TensorFlow can fold and fuse; mapped weights
-tflite      TFLite with XNNPACK, which packs the weights for its kernels: a copy in each child
+tflite      TFLite with XNNPACK; mapped weights, as it packs them for its kernels
+openvino    OpenVINO, where it is installed: weights packed for its kernels, a copy in each child
 bfloat16    the frozen graph with its large products in bfloat16: half the weights, mapped, another rounding
+openvino_bfloat16   OpenVINO in bfloat16
 int8        TFLite with weights of 8 bits: a quarter of the weights, another rounding
 
 float64 (widened) runs it once, for `rounding` to measure the others by; no child does.
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.executors import bfloat16, frozen, graph, xla
+from tasks.executors.openvino_ir import Compiled
 from tasks.executors.tflite import Converted
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import WEIGHTS, Snapshot
@@ -29,13 +32,14 @@ class Executor:
     """One way to run a model.
 
     Attributes:
-        mapped: the file of weights that all children of a machine map; empty where each has its own.
+        mapped: the file of weights that all children of a machine map; empty where each has its own. A model for which
+            it cannot be written has copies, too.
         precision: what it computes in: "float32" keeps the model's own.
         build: (folder, snapshot, batch_rows): write what `load` needs into the folder, in a process of its own; what
             is there already stays. None where the snapshot is enough.
         load: (folder, snapshot, batch_rows, threads) -> a call, fast for `batch_rows` rows, of any number of rows.
             It takes and gives arrays in the order of the snapshot's inputs and outputs; what it gives is the caller's.
-        operators: (folder, batch_rows): the operators that building has made of the graph's operations, where they are
+        operators: (folder): the operators that building has made of the graph's operations, where they are
             others.
     """
 
@@ -43,21 +47,19 @@ class Executor:
     precision: str
     build: Callable[[Path, Snapshot, int], None] | None
     load: Callable[[Path, Snapshot, int, int], FlatCall]
-    operators: Callable[[Path, int], list[str]] | None = None
-
-    @property
-    def shares_weights(self) -> bool:
-        """Whether another child costs no other copy of them."""
-        return bool(self.mapped)
+    operators: Callable[[Path], list[str]] | None = None
 
 
+_OPENVINO, _OPENVINO_BFLOAT16 = Compiled("openvino"), Compiled("openvino_bfloat16", "bf16")
 _TFLITE, _INT8 = Converted("tflite"), Converted("int8", is_quantised=True)
 
 EXECUTORS: dict[str, Executor] = {
     "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
     "xla": Executor(mapped=WEIGHTS, precision="float32", build=None, load=xla.load),
     "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
-    "tflite": Executor("", "float32", _TFLITE.build, _TFLITE.load, _TFLITE.operators),
+    "tflite": Executor(_TFLITE.packed, "float32", _TFLITE.build, _TFLITE.load, _TFLITE.operators),
+    "openvino": Executor("", "float32", _OPENVINO.build, _OPENVINO.load),
     "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
-    "int8": Executor("", "int8", _INT8.build, _INT8.load, _INT8.operators),
+    "openvino_bfloat16": Executor("", "bfloat16", _OPENVINO_BFLOAT16.build, _OPENVINO_BFLOAT16.load),
+    "int8": Executor(_INT8.packed, "int8", _INT8.build, _INT8.load, _INT8.operators),
 }

@@ -3,7 +3,7 @@
     operations.json --(executor, the model's operations)--> judge --> Verdict: refusal, is_of_finite, unknown
 
 `python -m benchmarks.operations` makes the table; docs/executors.md shows it. An entry holds for one version of
-TensorFlow: under another one every operation is unknown.
+TensorFlow, and of the package that runs the executor: under another one every operation is unknown.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ Level = Literal["all", "finite", "no"]
 LEVELS: tuple[Level, ...] = ("all", "finite", "no")
 NOT_BUILT = "-"
 _BY_TFLITE = ("tflite", "int8")
+# The packages that run an executor's models, where that is not TensorFlow alone.
+RUNTIMES = {
+    "tflite": "ai-edge-litert",
+    "int8": "ai-edge-litert",
+    "openvino": "openvino",
+    "openvino_bfloat16": "openvino",
+}
 _NAMED = 3
 
 
@@ -34,7 +41,9 @@ class Pattern(msgspec.Struct, frozen=True, omit_defaults=True):
     xla: str = "all"
     frozen: str = "all"
     tflite: str = "all"
+    openvino: str = "all"
     bfloat16: str = "all"
+    openvino_bfloat16: str = "all"
     int8: str = "all"
 
 
@@ -67,6 +76,7 @@ class Table(msgspec.Struct, frozen=True):
         tflite_operators: builtin operators of TFLite that do something else than what they were converted from.
         patterns: what becomes something else together.
         layers: all that was swept, by name: operations, functions, layers.
+        runtimes: by package of `RUNTIMES`, the version that its executors' entries hold for.
     """
 
     tensorflow: str
@@ -76,6 +86,7 @@ class Table(msgspec.Struct, frozen=True):
     tflite_operators: dict[str, str] = {}
     patterns: list[Pattern] = []
     layers: dict[str, SweptLayer] = {}
+    runtimes: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -113,9 +124,10 @@ def table(path: Path = TABLE) -> Table:
 
 
 @cache
-def _installed() -> str:
+def installed(package: str) -> str:
+    """The version of a package; empty where it is not installed."""
     try:
-        return version("tensorflow")
+        return version(package)
     except PackageNotFoundError:
         return ""
 
@@ -138,7 +150,9 @@ def judge(
     if executor == "graph":
         return Verdict("all")
     known = known or table()
-    if (_installed() if tensorflow is None else tensorflow) != known.tensorflow:
+    runtime = RUNTIMES.get(executor, "")
+    is_another = runtime in known.runtimes and installed(runtime) != known.runtimes[runtime]
+    if is_another or (installed("tensorflow") if tensorflow is None else tensorflow) != known.tensorflow:
         return Verdict("all", unknown=tuple(sorted(operations)))
     present = frozenset(operations)
     found = {key: _of_operation(key, executor, present, known) for key in operations}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tasks.models.stderr_filter import hushed, settle_chatter
 
+_THREADS = "TF_NUM_INTRAOP_THREADS"
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -49,7 +50,7 @@ def settle(slot: int, *, threads: int, pin_cores: bool) -> None:
     if "tensorflow" not in sys.modules:
         # Functions may import it yet, and then find there what is told to it below.
         settle_chatter()
-        os.environ.update(TF_NUM_INTRAOP_THREADS=str(threads), TF_NUM_INTEROP_THREADS="1")
+        os.environ.update({_THREADS: str(threads)}, TF_NUM_INTEROP_THREADS="1")
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         return
     limit_threads(threads)
@@ -61,6 +62,24 @@ def settle(slot: int, *, threads: int, pin_cores: bool) -> None:
         for device in tf.config.list_physical_devices("GPU"):
             # Else the first process takes all of the GPU's memory.
             tf.config.experimental.set_memory_growth(device, enable=True)
+
+
+def processor() -> str:
+    """What tells this kind of processor from others, for which kernels and their speed may be others."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def threads() -> int:
+    """Those inside an operation of this process, as was settled."""
+    if "tensorflow" not in sys.modules:
+        return int(os.environ.get(_THREADS, 1))
+    import tensorflow as tf
+
+    return tf.config.threading.get_intra_op_parallelism_threads() or 1
 
 
 def limit_threads(threads: int) -> None:

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# Notes and warnings of Abseil's log, what it says of itself, and notes of TFLite.
-_CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ |INFO: ")
+# Notes and warnings of Abseil's log, what it says of itself, and notes of LiteRT, also that there is no other hardware.
+_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ |INFO: |WARNING: \[npu_registry"
+)
 # That there is no GPU, which is nobody's fault.
 _NO_GPU = re.compile(rb"E\d{4} .*\bcuInit\b")
 

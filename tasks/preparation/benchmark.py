@@ -55,7 +55,7 @@ def try_executor(
         import_modules(snapshot.entry)
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
-        operators = executor.operators(folder, batch_rows) if executor.operators else ()
+        operators = executor.operators(folder) if executor.operators else ()
         verdict = judge(name, snapshot.operations, operators, tensorflow=snapshot.tensorflow)
         if verdict.refusal:
             return Trial(name, False, why=verdict.refusal)
@@ -92,6 +92,7 @@ def try_executor(
             tiny=inputs.tiny,
             unproven=list(verdict.unknown),
             small_batches=smaller,
+            copies_weights=not (executor.mapped and (folder / executor.mapped).exists()),
         )
     except Exception as error:
         return Trial(name, False, why=converter_line(error))

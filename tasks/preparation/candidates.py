@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection
 
-from tasks.executors.operation_table import judge
+from tasks.executors import EXECUTORS
+from tasks.executors.operation_table import RUNTIMES, installed, judge
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 
 # A protobuf message, and so a frozen graph or a TFLite file, holds at most 2 GB; some are larger than the weights.
 MOST_CONSTANT_BYTES = 1_500_000_000
 
-Name = Literal["graph", "xla", "frozen", "tflite", "bfloat16", "int8"]
-_OWN_WEIGHTS: Sequence[Name] = ("tflite", "int8")
-_ALL_CONSTANTS: Sequence[Name] = ("frozen", "tflite", "bfloat16", "int8")
-_FIXED_SHAPE: Sequence[Name] = ("xla", "tflite", "bfloat16", "int8")
-_CPU_ONLY: Sequence[Name] = ("tflite", "bfloat16", "int8")
+# By what each cannot do.
+_OWN_WEIGHTS = frozenset(name for name, executor in EXECUTORS.items() if not executor.mapped)
+_ALL_CONSTANTS = frozenset(EXECUTORS) - {"graph", "xla"}
+_FIXED_SHAPE = frozenset(EXECUTORS) - {"graph", "frozen"}
+_CPU_ONLY = frozenset(EXECUTORS) - {"graph", "xla", "frozen"}
 
 
 def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[str], dict[str, str]]:
     """The executors to try, "graph" first, and by name why one is left out.
 
-    A lower precision that the manifest does not list is in neither. A copied snapshot has no executors.
+    In neither are a lower precision that the manifest does not list, and what needs a package that is not installed. A
+    copied snapshot has no executors.
     """
     if snapshot.kind != "mapped":
         return [], {}
-    names: list[Name] = ["graph", "xla", "frozen", "tflite", *entry.precision]
+    wanted = {"float32", *entry.precision}
+    names = [name for name, one in EXECUTORS.items() if one.precision in wanted and _is_installed(name)]
     reasons: dict[str, str] = {}
 
-    def leave_out(which: Sequence[Name], why: str) -> None:
-        reasons.update((name, why) for name in which if why and name in names and name not in reasons)
+    def leave_out(which: Collection[str], why: str) -> None:
+        reasons.update((name, why) for name in names if why and name in which and name not in reasons)
 
     leave_out(names[1:], why_own_graph(snapshot, entry))
     if entry.prefer == "memory":
@@ -46,7 +48,11 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
         leave_out(_ALL_CONSTANTS, f"{size} of weights do not fit into a graph as constants")
     for name in names[1:]:
         leave_out([name], judge(name, snapshot.operations, tensorflow=snapshot.tensorflow).refusal)
-    return [name for name in dict.fromkeys(names) if name not in reasons], reasons
+    return [name for name in names if name not in reasons], reasons
+
+
+def _is_installed(name: str) -> bool:
+    return name not in RUNTIMES or bool(installed(RUNTIMES[name]))
 
 
 def why_own_graph(snapshot: Snapshot, entry: ModelEntry) -> str:

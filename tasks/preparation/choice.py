@@ -15,7 +15,7 @@ from worker_config.manifest import ModelEntry
 
 # Below it, timings are noise, and an executor that comes earlier in `_ORDER` is the better known.
 FASTER_BY = 1.1
-_ORDER = ("frozen", "tflite", "xla", "bfloat16", "int8")
+_ORDER = ("frozen", "tflite", "xla", "openvino", "bfloat16", "openvino_bfloat16", "int8")
 SHARE_OF_MEMORY = 0.5
 # What a batch takes while it is run is told from here on: it is there once for each child.
 LARGE_BATCH_BYTES = 512 * 2**20
@@ -39,10 +39,10 @@ def choose(
         executor = EXECUTORS.get(trial.executor)
         if executor is None or executor.precision not in wanted or not trial.agrees or not _is_faster(trial, chosen):
             continue
-        if entry.prefer == "memory" and not executor.shares_weights:
+        if entry.prefer == "memory" and trial.copies_weights:
             continue
         copies = children * trial.own_bytes
-        if executor.shares_weights or copies <= SHARE_OF_MEMORY * available_bytes:
+        if not trial.copies_weights or copies <= SHARE_OF_MEMORY * available_bytes:
             chosen = trial
             continue
         notes.append(
@@ -56,7 +56,7 @@ def choose(
 
 def batch_note(trial: Trial, weight_bytes: int, batch_rows: int) -> str:
     """That a child needs much memory for a batch, and what to do; empty where it does not."""
-    weights = 0 if EXECUTORS[trial.executor].shares_weights else weight_bytes
+    weights = weight_bytes if trial.copies_weights else 0
     size = trial.own_bytes + trial.peak_bytes - weights
     if batch_rows < 2 or size < LARGE_BATCH_BYTES:
         return ""
@@ -78,7 +78,7 @@ def _measured_by(trials: Trials, entry: ModelEntry) -> list[str]:
 
 def _looked_at(trials: Trials, entry: ModelEntry, chosen: Trial) -> list[str]:
     """What a lower precision is used upon, and what its rows cannot show."""
-    tried = [trial for trial in trials.trials if trial.executor in entry.precision and trial.rows]
+    tried = [trial for precision in entry.precision for trial in _of(precision, trials) if trial.rows]
     notes = []
     if chosen in tried:
         if entry.agreement and chosen.agreement is not None:
@@ -102,9 +102,9 @@ def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: T
     used = EXECUTORS[chosen.executor].precision
     if used == precision:
         return ""
-    if entry.prefer == "memory" and not EXECUTORS[precision].shares_weights:
+    trial = min(_of(precision, trials), key=lambda one: (not one.agrees, _seconds(one)), default=None)
+    if entry.prefer == "memory" and trial and trial.copies_weights:
         return f'{precision} needs a copy of the weights in each child, and prefer is "memory": {used} is used'
-    trial = next((trial for trial in trials.trials if trial.executor == precision), None)
     if trial is None:
         return f"{precision} was not tried here: {used} is used"
     if not trial.agrees:
@@ -113,6 +113,11 @@ def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: T
         slower = f"{_seconds(trial) * 1e3:.3g} ms a batch, {chosen.executor} {_seconds(chosen) * 1e3:.3g} ms"
         return f"{precision} is not faster by {FASTER_BY - 1:.0%} here ({slower}): {used} is used"
     return ""  # for want of memory, which is said already
+
+
+def _of(precision: str, trials: Trials) -> list[Trial]:
+    """Of executors of this precision."""
+    return [trial for trial in trials.trials if (it := EXECUTORS.get(trial.executor)) and it.precision == precision]
 
 
 def _is_faster(trial: Trial, other: Trial) -> bool:

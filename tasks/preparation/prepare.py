@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tasks.executors import float64
-from tasks.executors.operation_table import TABLE
+from tasks.executors.operation_table import RUNTIMES, TABLE, installed
 from tasks.models.devices import gpus, limit_threads, processor
 from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest, python_digests
@@ -354,8 +354,9 @@ def _forked(
 
 
 def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
-    """Where trials are kept. Another processor, or another share of it, has another fastest executor."""
+    """Where trials are kept. Another processor, share of it or version has another fastest executor."""
     table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
     parts = [processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
+    parts += [installed(package) for package in sorted(set(RUNTIMES.values()))]
     machine = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     return folder / f"{_TRIALS}{machine}.json"

@@ -68,8 +68,9 @@ class ServingSpec(msgspec.Struct, frozen=True):
         """Bytes of weights, as this executor has them, that all children hold together; 0 where each has its own."""
         if self.members:
             return sum(member.shared_bytes for member in self.members)
-        mapped = EXECUTORS[self.executor].mapped if self.executor in EXECUTORS else ""
-        return (Path(self.folder) / mapped).stat().st_size if mapped else 0
+        if self.executor not in EXECUTORS or (self.trial and self.trial.copies_weights):
+            return 0
+        return (Path(self.folder) / EXECUTORS[self.executor].mapped).stat().st_size
 
 
 def describe(served: ServingSpec) -> ModelInfo | None:

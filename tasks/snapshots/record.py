@@ -76,6 +76,7 @@ class Trial(msgspec.Struct, frozen=True):
         unproven: operations of which nobody knows whether it gives what the model's own graph gives.
         small_batches: processor seconds of a call by its rows, of batches smaller than `batch_rows` on which it agrees,
             too, and that are worth it where there are few rows.
+        copies_weights: whether each child has weights of its own, and maps none.
     """
 
     executor: str
@@ -96,6 +97,7 @@ class Trial(msgspec.Struct, frozen=True):
     true_error: float | None = None
     own_error: float | None = None
     apart: float = 0.0
+    copies_weights: bool = False
 
 
 class Trials(msgspec.Struct, frozen=True):

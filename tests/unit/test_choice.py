@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+import tasks.preparation.candidates
+from tasks.executors.operation_table import RUNTIMES
 from tasks.preparation.candidates import candidates
 from tasks.preparation.choice import LARGE_BATCH_BYTES, batch_note, choose
 from tasks.protocol.records import TensorSpec
@@ -34,13 +36,14 @@ def test_the_fastest_that_agrees() -> None:
 
 
 def test_copies_only_where_memory_allows() -> None:
-    tflite, xla = Trial("tflite", True, 0.050, 2 * 10**9), Trial("xla", True, 0.080, 2 * 10**9)
-    assert chosen(ENTRY, tflite, available_bytes=16 * 10**9)[0] == "tflite"
-    executor, note = chosen(ENTRY, tflite, xla, available_bytes=15 * 10**9)
+    copy = Trial("openvino", True, 0.050, 2 * 10**9, copies_weights=True)
+    xla = Trial("xla", True, 0.080, 2 * 10**9)
+    assert chosen(ENTRY, copy, available_bytes=16 * 10**9)[0] == "openvino"
+    executor, note = chosen(ENTRY, copy, xla, available_bytes=15 * 10**9)
     assert executor == "xla"
-    assert "tflite would be 2.0 times as fast" in note
+    assert "openvino would be 2.0 times as fast" in note
     assert "4 copies of 2.0 GB are more than half of the 15.0 GB free" in note
-    assert chosen(ENTRY, tflite, children=1)[0] == "tflite"
+    assert chosen(ENTRY, copy, children=1)[0] == "openvino"
 
 
 def test_a_batch_that_takes_much_memory_is_told() -> None:
@@ -48,14 +51,22 @@ def test_a_batch_that_takes_much_memory_is_told() -> None:
     note = "a batch of 64 rows takes 537 MB in each child; with a smaller batch_rows it takes less"
     assert batch_note(Trial("graph", True, 0.1, of_batch), weights, 64) == note
     assert batch_note(Trial("graph", True, 0.1, of_batch // 2, peak_bytes=of_batch // 2), weights, 64) == note
-    assert batch_note(Trial("tflite", True, 0.1, weights + of_batch), weights, 64) == note
-    assert batch_note(Trial("tflite", True, 0.1, weights + of_batch - 1), weights, 64) == ""
+    assert batch_note(Trial("openvino", True, 0.1, weights + of_batch, copies_weights=True), weights, 64) == note
+    assert batch_note(Trial("openvino", True, 0.1, weights + of_batch - 1, copies_weights=True), weights, 64) == ""
     assert batch_note(Trial("graph", True, 0.1, of_batch), weights, 1) == ""
 
 
 def test_memory_preferred() -> None:
     entry = ModelEntry(path="m", prefer="memory")
-    assert chosen(entry, Trial("tflite", True, 0.01), Trial("xla", True, 0.08)) == ("xla", "")
+    tflite, xla = Trial("tflite", True, 0.01), Trial("xla", True, 0.08)
+    assert chosen(entry, tflite, xla) == ("tflite", "")
+    assert chosen(entry, msgspec.structs.replace(tflite, copies_weights=True), xla) == ("xla", "")
+    lower = msgspec.structs.replace(LOWER, prefer="memory")
+    copy = Trial("openvino_bfloat16", True, 0.001, copies_weights=True)
+    assert chosen(lower, copy) == (
+        "graph",
+        'bfloat16 needs a copy of the weights in each child, and prefer is "memory": float32 is used',
+    )
 
 
 def test_a_lower_precision_that_was_asked_for() -> None:
@@ -68,6 +79,15 @@ def test_a_lower_precision_that_was_asked_for() -> None:
     assert note == "bfloat16 is not faster by 10% here (89 ms a batch, frozen 90 ms): float32 is used"
     assert chosen(LOWER, Trial("bfloat16", False, why="ValueError: no"))[1].startswith("bfloat16 cannot be used (Value")
     assert "not tried" in chosen(LOWER)[1]
+
+
+def test_of_several_executors_of_a_precision_the_fastest_that_agrees() -> None:
+    one, other = Trial("bfloat16", True, 0.05), Trial("openvino_bfloat16", True, 0.03)
+    assert chosen(LOWER, one, other) == ("openvino_bfloat16", "")
+    assert chosen(ENTRY, one, other) == ("graph", "")
+    wrong = Trial("bfloat16", False, why="deviates by 1")
+    assert chosen(LOWER, wrong, other) == ("openvino_bfloat16", "")
+    assert chosen(LOWER, wrong, Trial("openvino_bfloat16", True, 0.2))[1].startswith("bfloat16 is not faster by 10%")
 
 
 def test_the_graph_where_nothing_can_be_compared() -> None:
@@ -84,24 +104,32 @@ def snapshot(shape: tuple[int | None, ...] = (None, 4), dtype: str = "float32", 
     return Snapshot(1, "mapped", "d", "2", ENTRY, inputs, outputs, [], weight_bytes, {})
 
 
+ALL = ["graph", "xla", "frozen", "tflite", "openvino"]
+
+
 @pytest.mark.parametrize(
     ("of", "entry", "gpus", "names", "words"),
     [
-        (snapshot(), ENTRY, 0, ["graph", "xla", "frozen", "tflite"], ""),
-        (snapshot(), LOWER, 0, ["graph", "xla", "frozen", "tflite", "bfloat16"], ""),
+        (snapshot(), ENTRY, 0, ALL, ""),
+        (snapshot(), LOWER, 0, [*ALL, "bfloat16", "openvino_bfloat16"], ""),
         (snapshot(), LOWER, 1, ["graph", "xla", "frozen"], "GPU"),
         (snapshot(dtype="string"), ENTRY, 0, ["graph"], "strings"),
         (snapshot(shape=(None, None)), LOWER, 0, ["graph", "frozen"], "free"),
         (snapshot(weight_bytes=2 * 10**9), LOWER, 0, ["graph", "xla"], "2.0 GB"),
-        (snapshot(), ModelEntry(path="m", prefer="memory"), 0, ["graph", "xla", "frozen"], "memory is preferred"),
+        (snapshot(), ModelEntry(path="m", prefer="memory"), 0, ALL[:-1], "memory is preferred"),
     ],
 )
-def test_candidates(of: Snapshot, entry: ModelEntry, gpus: int, names: list[str], words: str) -> None:
-    found, reasons = candidates(of, entry, gpus)
-    assert found == names
-    assert not set(found) & set(reasons)
-    assert bool(reasons) == bool(words)
-    assert all(words in why for why in reasons.values())
+def test_candidates(
+    of: Snapshot, entry: ModelEntry, gpus: int, names: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for have in (True, False):
+        monkeypatch.setattr(tasks.preparation.candidates, "installed", lambda package, have=have: "1.0" if have else "")
+        found, reasons = candidates(of, entry, gpus)
+        assert found == [name for name in names if have or name not in RUNTIMES]
+        assert not set(found) & set(reasons)
+        assert all(words in why for why in reasons.values())
+        if have:
+            assert bool(reasons) == bool(words)
 
 
 def test_what_executors_were_held_against_is_told() -> None:

@@ -260,7 +260,7 @@ def test_a_tflite_file_with_an_operation_that_is_not_there_is_refused(tmp_path: 
     converter = tf.lite.TFLiteConverter.from_concrete_functions([betainc.get_concrete_function()])
     converter.allow_custom_ops = True
     (tmp_path / "a.tflite").write_bytes(converter.convert())
-    refused(ModelEntry(str(tmp_path / "a.tflite")), "the operation 'Betainc', which TensorFlow's interpreter lacks")
+    refused(ModelEntry(str(tmp_path / "a.tflite")), "the operation 'Betainc', which LiteRT lacks")
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def lengths(rows: Any) -> Any:

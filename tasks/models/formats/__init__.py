@@ -4,7 +4,7 @@
 SavedModel folder         saved_model.py    tf.saved_model.load, one signature; sessions.py for those of TensorFlow 1
 .pb                       frozen.py         a frozen graph, by tensor names
 .meta with checkpoint     sessions.py       restored in a session and frozen
-.tflite                   tflite.py         tf.lite.Interpreter
+.tflite                   tflite.py         LiteRT's interpreter
 module:function           (here)            any Python
 
 graph_def.py, tensor_names.py and frozen.py make programs of graphs, however they came to be frozen.

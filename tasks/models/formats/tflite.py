@@ -1,16 +1,16 @@
-"""Runs `.tflite` files in TensorFlow's own interpreter."""
+"""Runs `.tflite` files in LiteRT's interpreter, without TensorFlow."""
 
 from __future__ import annotations
 
 import mmap
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks.models.devices import threads
 from tasks.models.error_text import telling_line
 from tasks.models.program import FlatCall, Program
 from tasks.models.state import opened_again
@@ -47,13 +47,10 @@ def open_tflite(path: Path, entry: ModelEntry) -> Program:
 
 
 def _interpreter(path: Path) -> Any:
-    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or 1
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
-            return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        return Interpreter(model_path=str(path), num_threads=threads())
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"not a TFLite file that this interpreter reads: {telling_line(error)}") from None
 
@@ -82,7 +79,7 @@ def custom_operations(path: Path) -> list[str]:
 
 def _codes(path: Path) -> tuple[bool, list[str]]:
     """Whether the file assigns to variables, and the names of its custom operations."""
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model = schema.Model.GetRootAs(data)
@@ -158,7 +155,7 @@ def _said_clearly(call: FlatCall) -> FlatCall:
             if lacking is None:
                 raise
             raise ModelLoadError(
-                f"the file has the operation {lacking[1] or lacking[2]!r}, which TensorFlow's interpreter lacks; "
+                f"the file has the operation {lacking[1] or lacking[2]!r}, which LiteRT lacks; "
                 "convert it with built-in operations alone, or serve the SavedModel that it was made from"
             ) from None
 

@@ -1,0 +1,143 @@
+"""The model in OpenVINO, for processors alone; in float32 or bfloat16.
+
+    frozen graph --OpenVINO's frontend for TensorFlow--> NAME.xml, NAME.bin --reshape to a fixed batch, compile--> call
+
+TensorFlow freezes, in the process that builds; children read the files by OpenVINO alone. The precision is always set:
+left alone, OpenVINO computes in bfloat16 wherever the processor has it. A model of free batch was measured to be slower
+by 15 to 60 %, and to keep memory for each new number of rows; so there is one of fixed batch for `batch_rows`, and one
+for each smaller batch that somebody calls for. Other numbers of rows fill the next larger one. Each has weights of its
+own, packed for the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tasks.executors.frozen import freeze
+from tasks.models.batches import in_batches
+from tasks.models.program import FlatArrays, FlatCall
+from tasks.snapshots.record import BUILT, Snapshot
+from worker_config.files import write_whole
+
+# Of batches that there may be; `small_batches` of tasks/preparation/benchmark.py tries these.
+SIZES = (1, 8, 64, 512)
+
+
+class Ends(msgspec.Struct, frozen=True):
+    """Names of tensors: those of the model's inputs and outputs, in their order."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A way to run models, as the functions of an `Executor`.
+
+    Attributes:
+        name: of the executor, and of its files.
+        precision: "f32" or "bf16", as OpenVINO names types.
+    """
+
+    name: str
+    precision: str = "f32"
+
+    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+        """Convert.
+
+        Raises:
+            Exception: an operation of the graph is none of OpenVINO's.
+        """
+        ends_file, model_file = (folder / self._file(end) for end in ("json", "xml"))
+        if ends_file.exists():
+            return
+        import openvino
+
+        function = freeze(folder, snapshot, None)
+        model_file.parent.mkdir(exist_ok=True)
+        graph_file = folder / self._file("pb")
+        try:
+            graph_file.write_bytes(function.graph.as_graph_def().SerializeToString())
+            model = openvino.Core().read_model(graph_file)
+            openvino.save_model(model, model_file, compress_to_fp16=False)
+        finally:
+            graph_file.unlink(missing_ok=True)
+        ends = Ends(*([tensor.name for tensor in some] for some in (function.inputs, function.outputs)))
+        write_whole(ends_file, msgspec.json.encode(ends))
+
+    def load(self, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
+        """A call of models of fixed batch, compiled as they are called for; that of `batch_rows` at once.
+
+        Raises:
+            ValueError: the processor does not compute in this precision, or an input or output is lost.
+        """
+        ends = msgspec.json.decode((folder / self._file("json")).read_bytes(), type=Ends)
+        sizes = sorted({size for size in SIZES if size < batch_rows} | {batch_rows})
+        shapes = [spec.shape[1:] for spec in snapshot.inputs]
+
+        @cache
+        def of_size(rows: int) -> FlatCall:
+            return self._compile(folder / self._file("xml"), ends, [(rows, *shape) for shape in shapes], threads)
+
+        def call(arrays: Sequence[np.ndarray[Any, Any]]) -> FlatArrays:
+            rows = len(arrays[0])
+            size = next((size for size in sizes if size >= rows), batch_rows)
+            return of_size(size)(arrays) if rows == size else in_batches(of_size(size), list(arrays), size)
+
+        of_size(batch_rows)
+        return call
+
+    def _file(self, end: str) -> str:
+        return f"{BUILT}/{self.name}.{end}"
+
+    def _compile(self, path: Path, ends: Ends, shapes: Sequence[Sequence[int | None]], threads: int) -> FlatCall:
+        import openvino
+        from openvino import properties
+        from openvino.properties import hint
+
+        core = openvino.Core()
+        model = core.read_model(path)
+        taken = {name: number for number, name in enumerate(ends.inputs)}
+        numbers = [_one(taken, port.names, "an input") for port in model.inputs]
+        model.reshape(
+            {port: openvino.PartialShape(list(shapes[n])) for port, n in zip(model.inputs, numbers, strict=True)}
+        )
+        precision = getattr(openvino.Type, self.precision)
+        is_exact = self.precision == "f32"
+        config = {
+            hint.inference_precision: precision,
+            hint.execution_mode: hint.ExecutionMode.ACCURACY if is_exact else hint.ExecutionMode.PERFORMANCE,
+            hint.performance_mode: hint.PerformanceMode.LATENCY,
+            hint.dynamic_quantization_group_size: 0,
+            hint.enable_cpu_pinning: False,  # all children would sit on the same cores
+            properties.num_streams: 1,
+            properties.inference_num_threads: threads,
+        }
+        compiled = core.compile_model(model, "CPU", config)
+        if compiled.get_property(hint.inference_precision) != precision:
+            raise ValueError(f"this processor does not compute in {self.precision}")
+        given = [dict.fromkeys(port.names, number) for number, port in enumerate(compiled.outputs)]
+        places = {name: number for one in given for name, number in one.items()}
+        results = [_one(places, [name], "an output") for name in ends.outputs]
+        return partial(_run, compiled.create_infer_request(), numbers, results)
+
+
+def _run(
+    request: Any, numbers: Sequence[int], results: Sequence[int], arrays: Sequence[np.ndarray[Any, Any]]
+) -> FlatArrays:
+    outputs = request.infer([np.ascontiguousarray(arrays[number]) for number in numbers], share_inputs=True)
+    return [np.array(outputs[place]) for place in results]
+
+
+def _one(known: dict[str, int], names: Any, what: str) -> int:
+    found = {known[name] for name in names if name in known}
+    if len(found) != 1:
+        raise ValueError(f"the converted model has {what}, {', '.join(sorted(names))}, that is none of the model's")
+    return found.pop()
