@@ -9,7 +9,7 @@ from typing import Any
 
 def operators(path: Path, outputs: Collection[int]) -> list[str]:
     """The operators behind outputs of these numbers; an activation that is fused with one stands behind it."""
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}

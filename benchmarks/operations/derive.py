@@ -16,32 +16,44 @@ from benchmarks.operations.case import Case
 from benchmarks.operations.patterns import PATTERNS
 from benchmarks.operations.seen import NAMES, Seen
 from tasks.executors.graph_operations import INFINITE
-from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, worst
+from tasks.executors.operation_table import (
+    LEVELS,
+    NOT_BUILT,
+    RUNTIMES,
+    Pattern,
+    SweptLayer,
+    Table,
+    installed,
+    judge,
+    worst,
+)
 
 PRODUCTS = ("MatMul", "BiasAdd")
 _BY_TFLITE = ("tflite", "int8")
 
 
-def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tuple[Table, list[Pattern]]:
-    """The table, and the patterns that it needs and `patterns.py` lacks; they are in the table."""
+def table_of(
+    cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str, names: Sequence[str] = NAMES
+) -> tuple[Table, list[Pattern]]:
+    """The table of these executors, and the patterns that it needs and `patterns.py` lacks; they are in the table."""
     swept = [(case, one) for case, one in zip(cases, seen, strict=True) if not one.failed and one.keys]
-    products = {name: worst(one.levels(name)[0] for _, one in swept if one.name in PRODUCTS) for name in NAMES}
-    verdicts = {one.name: {name: _verdict(one, name, products[name]) for name in NAMES} for _, one in swept}
-    operations: dict[str, dict[str, str]] = {INFINITE: dict.fromkeys(NAMES, "all")}
-    makers, by_infinity = {INFINITE}, {name: set[str]() for name in NAMES}
+    products = {name: worst(one.levels(name)[0] for _, one in swept if one.name in PRODUCTS) for name in names}
+    verdicts = {one.name: {name: _verdict(one, name, products[name]) for name in names} for _, one in swept}
+    operations: dict[str, dict[str, str]] = {INFINITE: dict.fromkeys(names, "all")}
+    makers, by_infinity = {INFINITE}, {name: set[str]() for name in names}
     for case, one in swept:
         for key in case.shows or (one.keys if len(one.keys) == 1 else ()):
             if key not in one.keys:
                 raise ValueError(f"{case.name} does not show {key}: it consists of {', '.join(one.keys)}")
-            entry = operations.setdefault(key, dict.fromkeys(NAMES, NOT_BUILT))
+            entry = operations.setdefault(key, dict.fromkeys(names, NOT_BUILT))
             makers |= {key} if one.makes else set()
-            for name in NAMES:
+            for name in names:
                 if _is_hurt(one, name):
                     by_infinity[name].add(key)
                 entry[name] = _worse(entry[name], verdicts[one.name][name])
     layers = {
         one.name: SweptLayer(
-            one.keys, verdicts[one.name], one.tflite_operators, {n: why for n in NAMES if (why := one.first(n))}
+            one.keys, verdicts[one.name], one.tflite_operators, {n: why for n in names if (why := one.first(n))}
         )
         for _, one in sorted(swept, key=lambda pair: (pair[0].is_layer, pair[0].name))
     }
@@ -49,15 +61,16 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
         name: sorted(
             key for key, entry in operations.items() if entry[name] == "finite" and key not in by_infinity[name]
         )
-        for name in NAMES
+        for name in names
     }
     for pattern in PATTERNS:
         inside = [one for _, one in swept if set(one.keys) >= set(pattern.operations)]
-        for name in NAMES:
+        for name in names:
             if getattr(pattern, name) == "finite" and not any(_is_hurt(one, name) for one in inside):
                 by_size[name].append(f"pattern {pattern.name}")
+    runtimes = {RUNTIMES[name]: installed(RUNTIMES[name]) for name in names if name in RUNTIMES}
     ordered = dict(sorted(operations.items()))
-    known = _blame_operators(Table(tensorflow, ordered, sorted(makers), by_size, {}, list(PATTERNS), layers))
+    known = _blame_operators(Table(tensorflow, ordered, sorted(makers), by_size, {}, list(PATTERNS), layers, runtimes))
     missing: list[Pattern] = []
     found = {one.name: one for one in seen}
     for label, one in layers.items():
@@ -72,9 +85,34 @@ def table_of(cases: Sequence[Case], seen: Sequence[Seen], tensorflow: str) -> tu
     return known, missing
 
 
+def merged(known: Table, new: Table, names: Sequence[str]) -> Table:
+    """A table with what another one says of these executors, which were swept apart, perhaps with some cases alone."""
+    operations = known.operations | {key: known.operations.get(key, {}) | one for key, one in new.operations.items()}
+    kept = {name: [key for key in known.by_size.get(name, ()) if key not in new.operations] for name in names}
+    return replace(
+        known,
+        operations=dict(sorted(operations.items())),
+        makers=sorted({*known.makers, *new.makers}),
+        by_size=known.by_size | {name: sorted({*kept[name], *new.by_size[name]}) for name in names},
+        tflite_operators=known.tflite_operators | new.tflite_operators,
+        patterns=new.patterns,
+        layers=known.layers | {name: _merged(known.layers.get(name, one), one) for name, one in new.layers.items()},
+        runtimes=known.runtimes | new.runtimes,
+    )
+
+
+def _merged(known: SweptLayer, new: SweptLayer) -> SweptLayer:
+    return replace(
+        new,
+        verdicts=known.verdicts | new.verdicts,
+        tflite_operators=new.tflite_operators or known.tflite_operators,
+        why={name: why for name, why in known.why.items() if name not in new.verdicts} | new.why,
+    )
+
+
 def is_better(known: Table, swept: SweptLayer, executor: str) -> bool:
     """Whether the table promises more of this executor than the sweep has seen of a case."""
-    seen = swept.verdicts[executor]
+    seen = swept.verdicts.get(executor, NOT_BUILT)
     if seen == NOT_BUILT:
         return False
     operators = swept.tflite_operators if executor in _BY_TFLITE else ()

@@ -76,5 +76,7 @@ def summary(seen: Seen) -> str:
     """One line for people."""
     if seen.failed:
         return f"{seen.name}: FAILED {seen.failed}"
-    said = (f"{name} {NOT_BUILT if NOT_BUILT in seen.levels(name) else worst(seen.levels(name))}" for name in NAMES)
+    said = (
+        f"{name} {NOT_BUILT if NOT_BUILT in (found := seen.levels(name)) else worst(found)}" for name in seen.places
+    )
     return f"{seen.name}: {' '.join(said)}"

@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks.operations.case import COLUMNS, ROWS, Case, Owner, program_of
 from benchmarks.operations.converted import operators
 from benchmarks.operations.judging import RELATIVE, ROUNDED, differences
-from benchmarks.operations.seen import NAMES, Found, Seen, summary
+from benchmarks.operations.seen import Found, Seen, summary
 from benchmarks.operations.sweep_rows import sweep_rows
-from tasks.executors import EXECUTORS, bfloat16, frozen, tflite
+from tasks.executors import EXECUTORS, bfloat16, frozen, openvino_ir, tflite
 from tasks.executors.graph_operations import operations_of
 from tasks.models.devices import limit_threads
 from tasks.models.program import concrete
@@ -39,8 +39,8 @@ STAGE_SECONDS = 300
 AT_A_TIME, TOGETHER = 24, 6
 
 
-def sweep(cases: Sequence[Case], say: Callable[[str], None]) -> list[Seen]:
-    """What is seen of all cases, in their order."""
+def sweep(cases: Sequence[Case], names: Sequence[str], say: Callable[[str], None]) -> list[Seen]:
+    """What is seen of all cases, in their order, by the executors of these names."""
     with tempfile.TemporaryDirectory(prefix="celeriac-sweep-") as folder:
         path = Path(folder) / "seen.jsonl"
         skip: dict[str, dict[str, str]] = {}
@@ -50,12 +50,12 @@ def sweep(cases: Sequence[Case], say: Callable[[str], None]) -> list[Seen]:
         ordered = sorted(cases, key=lambda case: (repr(case.inputs), case.is_exact, case.places))
         while rest := [case for case in ordered if case.name not in done]:
             path.write_text("")
-            status = _forked(rest[:AT_A_TIME], skip, apart, path)
-            names, executor = [], ""
+            status = _forked(rest[:AT_A_TIME], names, skip, apart, path)
+            running, executor = [], ""
             for line in path.read_text().splitlines():
                 kind, told = msgspec.json.decode(line)
                 if kind == "stage":
-                    names, executor = told
+                    running, executor = told
                     continue
                 seen = msgspec.convert(told, Seen)
                 done[seen.name] = seen
@@ -63,16 +63,18 @@ def sweep(cases: Sequence[Case], say: Callable[[str], None]) -> list[Seen]:
             if not status:
                 continue
             how = "takes too long" if status == signal.SIGALRM else f"ends the process (signal {status})"
-            if len(names) > 1:
-                apart.update(names)
+            if len(running) > 1:
+                apart.update(running)
             elif executor in ("", "graph"):
-                done[names[0]] = Seen(names[0], failed=how)
+                done[running[0]] = Seen(running[0], failed=how)
             else:
-                skip.setdefault(names[0], {})[executor] = how
+                skip.setdefault(running[0], {})[executor] = how
     return [done[case.name] for case in cases]
 
 
-def _forked(cases: Sequence[Case], skip: dict[str, dict[str, str]], apart: set[str], path: Path) -> int:
+def _forked(
+    cases: Sequence[Case], names: Sequence[str], skip: dict[str, dict[str, str]], apart: set[str], path: Path
+) -> int:
     """Sweep cases in a process of its own; the signal that ended it, or 0."""
     sys.stdout.flush()
     pid = os.fork()
@@ -93,7 +95,7 @@ def _forked(cases: Sequence[Case], skip: dict[str, dict[str, str]], apart: set[s
             os.dup2(quiet, 2)
             for bundle in _bundles(cases, {*skip, *apart}):
                 one = bundle[0].name if len(bundle) == 1 else ""
-                for seen in Sweeping(Path(scratch), skip.get(one, {}), tell).sweep(bundle):
+                for seen in Sweeping(Path(scratch), names, skip.get(one, {}), tell).sweep(bundle):
                     tell("case", seen)
         code = 0
     finally:
@@ -119,12 +121,15 @@ class Sweeping:
 
     Args:
         scratch: a folder.
+        names: of executors.
         skip: executors that ended the process, and how.
         tell: takes a kind and what; "stage" before each step.
     """
 
-    def __init__(self, scratch: Path, skip: dict[str, str], tell: Callable[[str, Any], None]) -> None:
-        self.scratch, self.skip, self.tell = scratch, skip, tell
+    def __init__(
+        self, scratch: Path, names: Sequence[str], skip: dict[str, str], tell: Callable[[str, Any], None]
+    ) -> None:
+        self.scratch, self.names, self.skip, self.tell = scratch, names, skip, tell
 
     def sweep(self, cases: Sequence[Case]) -> list[Seen]:
         """What is seen of each; never raises an `Exception`."""
@@ -151,13 +156,13 @@ class Sweeping:
             one.keys = sorted(operations_of(graph, outputs=[output.name for output in alone.outputs]))
         places = cases[0].places
         try:
-            self._run_all(cases, places, seen, NAMES)
+            self._run_all(cases, places, seen, self.names)
         except Exception:
             if places == 1 or len(cases) > 1:
                 raise
             places = 1
-            self._run_all(cases, 1, seen, NAMES)
-        missing = [name for name in NAMES if not seen[0].places[name]]
+            self._run_all(cases, 1, seen, self.names)
+        missing = [name for name in self.names if not seen[0].places[name]]
         if len(cases) > 1:
             for case, one in zip(cases, seen, strict=True) if missing else ():
                 _add(one, self._again([case], places, one, missing), missing)
@@ -205,7 +210,7 @@ class Sweeping:
                     one.places[name] = places
                     if name == "tflite":
                         mine = [place for place, owner in enumerate(owners) if owner[0] == number]
-                        one.tflite_operators = operators(next(folder.rglob("tflite-*.tflite")), mine)
+                        one.tflite_operators = operators(next(folder.rglob("tflite.tflite")), mine)
                     relative = RELATIVE if cases[number].is_exact else ROUNDED
                     one.found += differences(name, one.keys, number, owners, groups, reference, outputs, relative)
         for number, one in enumerate(seen):
@@ -256,7 +261,7 @@ def _freezing_once() -> Iterator[None]:
             known[batch_rows] = original(folder, snapshot, batch_rows)
         return known[batch_rows]
 
-    modules = (frozen, tflite, bfloat16)
+    modules = (frozen, tflite, bfloat16, openvino_ir)
     for module in modules:
         module.freeze = freeze
     try:

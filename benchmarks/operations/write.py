@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,18 +15,25 @@ from msgspec.structs import replace
 
 from benchmarks.operations import judging
 from benchmarks.operations.case import COLUMNS, ROWS
+from benchmarks.operations.derive import merged
 from benchmarks.operations.layers import LEFT_OUT
 from benchmarks.operations.seen import NAMES, Seen
 from benchmarks.operations.sweep_rows import sweep_rows
-from tasks.executors.operation_table import LEVELS, NOT_BUILT, TABLE, Table
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, TABLE, Table, table
 from tasks.protocol.records import TensorSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
+_PROCESSOR = re.compile(r"^TensorFlow .*; ([^;]+(?:; [a-z].*)?)\.$", re.MULTILINE)
+_NAME = f"(?:{'|'.join(NAMES)})"
+_DIFFERENCE = re.compile(rf"({_NAME}(?:, {_NAME})*): (.*?)(?=; {_NAME}(?:, {_NAME})*: |$)")
 _MARKS = {"all": "all", "finite": "finite", "no": "**no**", NOT_BUILT: "-"}
 
 
-def write(known: Table, seen: Sequence[Seen], processor: str) -> None:
-    """Both files."""
+def write(known: Table, seen: Sequence[Seen], processor: str, names: Sequence[str]) -> None:
+    """Both files; of executors that are not among these names, as they have them."""
+    if set(names) < set(NAMES):
+        known = merged(_with_differences(table(), PAGE.read_text()), known, names)
+        processor = f"{_PROCESSOR.search(PAGE.read_text())[1]}; {', '.join(names)}: {processor}"  # type: ignore[index]
     layers = {name: replace(one, why={}) for name, one in known.layers.items()}
     TABLE.write_text(_a_line_each(msgspec.to_builtins(replace(known, layers=layers))))
     PAGE.write_text(page(known, seen, processor))
@@ -129,6 +137,18 @@ def _row(name: str, verdicts: Mapping[str, str], last: str | None = None) -> str
     return f"| {name} | {cells} |{'' if last is None else f' {last} |'}\n"
 
 
+def _with_differences(known: Table, text: str) -> Table:
+    """The table with the differences that stand on the page alone."""
+    layers = dict(known.layers)
+    for line in text.partition("\n## Cases\n")[2].splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+        name = _plain(cells[1]) if len(cells) > 3 else ""
+        if name in layers:
+            why = {of: _plain(said) for names, said in _DIFFERENCE.findall(cells[-2]) for of in names.split(", ")}
+            layers[name] = replace(layers[name], why=why)
+    return replace(known, layers=layers)
+
+
 def _why(why: Mapping[str, str]) -> str:
     """The first difference, with those who have it."""
     return "; ".join(
@@ -138,6 +158,10 @@ def _why(why: Mapping[str, str]) -> str:
 
 def _text(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")[:160]
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\|", "|").replace("&lt;", "<").replace("\\*", "*").replace("\\_", "_")
 
 
 def _groups(dtype: str) -> str:
