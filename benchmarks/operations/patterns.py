@@ -16,7 +16,24 @@ PATTERNS: list[Pattern] = [
     Pattern("log of 1 + exp", ["AddV2/float", "Exp/float", "Log/float,positive"], xla="no"),
     Pattern("root of a square", ["Sqrt/float", "Square/float"], xla="finite"),
     # TFLite makes one operator of them.
-    Pattern("floor of a quotient", ["Floor/float", "RealDiv/float,constant"], tflite="finite"),
+    Pattern("floor of a quotient", ["Floor/float", "RealDiv/float,constant"], tflite="finite", openvino="no"),
     # TensorFlow makes LogSoftmax of them, which is finite where a softmax is 0.
-    Pattern("log of a softmax", ["Log/float", "Softmax/float"], xla="no", bfloat16="no"),
+    Pattern(
+        "log of a softmax",
+        ["Log/float", "Softmax/float"],
+        xla="no",
+        openvino="no",
+        bfloat16="no",
+        openvino_bfloat16="no",
+    ),
+    # OpenVINO makes one operation of them (MVN), fuses them with a convolution, or divides by multiplying.
+    Pattern(
+        "layer norm by hand",
+        ["AddV2/float", "Mean/float", "Mul/float", "Rsqrt/float,positive", "Square/float", "Sub/float"],
+        openvino="no",
+        openvino_bfloat16="no",
+    ),
+    Pattern("log_softmax of a convolution", ["BiasAdd/float", "Conv2D/float", "LogSoftmax/float"], openvino="no"),
+    Pattern("softplus of a convolution", ["BiasAdd/float", "Conv2D/float", "Softplus/float"], openvino="no"),
+    Pattern("normalization", ["RealDiv/float,constant", "Sub/float"], openvino="finite"),
 ]

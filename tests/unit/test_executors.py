@@ -201,7 +201,9 @@ def test_every_candidate_agrees_with_the_plain_model(cases: dict[str, Case], kin
     for name in names:
         found = case.run(name)
         if (kind, name) in MAY_FAIL and not found.agrees:
-            assert re.match(r"ConverterError: .+|it does not give what the model gives for .+", found.why)
+            assert re.match(
+                r"ConverterError: .+|it does not give what the model gives for .+|.* it takes a row", found.why
+            )
             continue
         assert (found.agrees, found.why) == (True, ""), name
         assert found.batch_seconds > 0
@@ -452,6 +454,10 @@ def test_what_compiled_models_of_litert_would_leave_unwritten_is_run_by_its_inte
     ):
         snapshot = write_snapshot(folder, program, ModelEntry(path="m"))
         for name in FLOAT32:
+            if name == "openvino" and len(wanted) > 1:
+                with pytest.raises(ValueError, match="an output, .*, that is none of the model's"):
+                    loaded(folder, snapshot, name)
+                continue
             call = loaded(folder, snapshot, name)
             for count in (BATCH, 5):
                 got = call([rows[:count]])

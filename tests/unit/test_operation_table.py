@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.operations.derive import merged
 from benchmarks.operations.sweep_rows import sweep_rows
-from tasks.executors import EXECUTORS
+from tasks.executors import EXECUTORS, operation_table
 from tasks.executors.graph_operations import operations_of
-from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, Table, judge, table
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, table
 from tasks.protocol.records import TensorSpec
 
 NAMES = [name for name in EXECUTORS if name != "graph"]
@@ -50,8 +51,8 @@ def test_the_table_promises_no_more_than_was_seen() -> None:
 def test_each_executor_was_swept_over_150_operations_and_layers() -> None:
     known = table()
     for executor in NAMES:
-        swept = [name for name, one in known.layers.items() if one.verdicts[executor] != NOT_BUILT]
-        operations = [key for key, entry in known.operations.items() if entry[executor] != NOT_BUILT]
+        swept = [name for name, one in known.layers.items() if one.verdicts.get(executor, NOT_BUILT) != NOT_BUILT]
+        operations = [key for key, entry in known.operations.items() if entry.get(executor, NOT_BUILT) != NOT_BUILT]
         assert len(swept) >= 150, executor
         assert len(operations) >= 60, executor
     assert sum(name.startswith("layers.") for name in known.layers) >= 80
@@ -81,6 +82,13 @@ def test_each_executor_was_swept_over_150_operations_and_layers() -> None:
         ("xla", "Tanh/float", "all"),
         ("tflite", "Tanh/float", "all"),
         ("tflite", "Rsqrt/float,positive", "all"),
+        ("openvino", "Log1p/float", "no"),
+        ("openvino", "Expm1/float", "no"),
+        ("openvino", "GatherV2/float", "no"),
+        ("openvino", "FloorDiv/int", "no"),
+        ("openvino", "Cast/float>small", "no"),
+        ("openvino", "Relu/float", "finite"),
+        ("openvino", "Conv2D/float", "all"),
     ],
 )
 def test_what_is_known(executor: str, operation: str, level: str) -> None:
@@ -126,6 +134,43 @@ def test_the_worst_counts_and_is_named() -> None:
     assert verdict("xla", "C Log") == ("finite", ("C",), ())
     assert verdict("xla", "A X", version="2") == ("all", (), ("A", "X"))
     assert verdict("graph", "B X", version="2") == ("all", (), ())
+
+
+def test_another_version_of_a_runtime_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Table("1", {"A": dict.fromkeys(NAMES, "no")}, runtimes={"openvino": "3"})
+    for have, level, unknown in (("3", "no", ()), ("4", "all", ("A",))):
+        monkeypatch.setattr(operation_table, "installed", lambda package, have=have: have)
+        for executor in ("openvino", "openvino_bfloat16"):
+            found = judge(executor, ["A"], tensorflow="1", known=known)
+            assert (found.level, found.unknown) == (level, unknown)
+        assert judge("tflite", ["A"], tensorflow="1", known=known).level == "no"
+
+
+def test_what_is_swept_apart_takes_the_place_of_what_was_known() -> None:
+    old = Table(
+        "1",
+        {"A": {"xla": "all", "openvino": "all"}, "B": {"xla": "no", "openvino": "all"}},
+        by_size={"xla": ["A"], "openvino": ["A", "B"]},
+        layers={"a": SweptLayer(["A"], {"xla": "all", "openvino": "no"}, why={"xla": "x", "openvino": "o"})},
+    )
+    new = Table(
+        "1",
+        {"A": {"openvino": "finite"}, "C": {"openvino": "no"}},
+        makers=["C"],
+        by_size={"openvino": []},
+        layers={"a": SweptLayer(["A"], {"openvino": "finite"}), "c": SweptLayer(["C"], {"openvino": "no"})},
+        runtimes={"openvino": "3"},
+    )
+    found = merged(old, new, ["openvino"])
+    assert found.operations == {
+        "A": {"xla": "all", "openvino": "finite"},
+        "B": {"xla": "no", "openvino": "all"},
+        "C": {"openvino": "no"},
+    }
+    assert (found.makers, found.by_size) == (["C"], {"xla": ["A"], "openvino": ["B"]})
+    assert found.layers["a"] == SweptLayer(["A"], {"xla": "all", "openvino": "finite"}, why={"xla": "x"})
+    assert found.layers["c"].verdicts == {"openvino": "no"}
+    assert found.runtimes == {"openvino": "3"}
 
 
 def test_keys_name_the_type_and_what_is_fixed() -> None:
