@@ -62,7 +62,7 @@ def sweep(cases: Sequence[Case], names: Sequence[str], say: Callable[[str], None
                 say(f"{len(done):4} of {len(cases)}  {seen.seconds:5.1f} s  {summary(seen)}")
             if not status:
                 continue
-            how = "takes too long" if status == signal.SIGALRM else f"ends the process (signal {status})"
+            how = "takes too long" if status == signal.SIGALRM else "gives no outputs"
             if len(running) > 1:
                 apart.update(running)
             elif executor in ("", "graph"):
