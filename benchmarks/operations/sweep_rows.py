@@ -4,7 +4,7 @@
 
 Most finite groups have few significant bits, so that sums of their products with small weights are exact in whatever
 order: there a difference is one of the operation, never of rounding. That sets them apart from the product's edge cases
-(`tasks/preparation/edge_cases.py`), whose makers of numbers they share.
+(`tasks/accuracy/edge_cases.py`), whose makers of numbers they share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.preparation.edge_cases import Make, constant, magnitudes, signs, whole
+from tasks.accuracy.edge_cases import Make, constant, magnitudes, signs, whole
 from tasks.preparation.generated_rows import shape_of
 from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import numpy_dtype

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.accuracy.deviations import RELATIVE, Allowed
 from tasks.child.loaded_model import LoadedFiles, LoadedModel
 from tasks.child.model_runner import ModelRunner
 from tasks.child.snapshot_check import check_files, check_outputs, known_rows
 from tasks.executors import EXECUTORS
-from tasks.executors.deviations import RELATIVE, Allowed
 from tasks.executors.guarded import InputRange
 from tasks.executors.online_check import OnlineCheck
 from tasks.executors.row_picker import by_column

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.preparation.accuracy_gate import is_equal
+from tasks.accuracy.accuracy_gate import is_equal
 from tasks.preparation.reference import FILE, GateRows, compared, read_reference
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.protocol.signature import Arrays

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tasks.accuracy.widened import widen
 from tasks.executors.frozen import freeze, load_graph, write_graph
-from tasks.executors.widened import widen
 from tasks.models.memory import available_bytes
 from tasks.models.program import FlatCall
 from tasks.snapshots.record import Snapshot

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.deviations import Allowed, deviation
+from tasks.accuracy.deviations import Allowed, deviation
 from tasks.executors.row_picker import LOOK_SHARE, NOT_FINITE, Column, RowPicker, SeenRows
 from tasks.models.batches import is_out_of_memory
 from tasks.models.finite import Array

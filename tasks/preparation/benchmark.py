@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from tasks.accuracy.accuracy_gate import Comparison, differs
 from tasks.executors import EXECUTORS
 from tasks.executors.guarded import InputRange
 from tasks.executors.operation_table import judge
@@ -28,7 +29,6 @@ from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
-from tasks.preparation.accuracy_gate import Comparison, differs
 from tasks.preparation.input_limits import capped, common_range
 from tasks.preparation.reference import GateRows, compared
 from tasks.snapshots.record import Snapshot, Trial

@@ -8,8 +8,8 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 
 from __future__ import annotations
 
+from tasks.accuracy.class_agreement import agreement_text, too_few
 from tasks.executors import EXECUTORS
-from tasks.preparation.class_agreement import agreement_text, too_few
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 

@@ -18,11 +18,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tasks.accuracy.accuracy_gate import is_equal, tells_apart
+from tasks.accuracy.rounding import in_float64
 from tasks.executors.graph_operations import is_chance
-from tasks.executors.rounding import in_float64
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.state import state_of
-from tasks.preparation.accuracy_gate import is_equal, tells_apart
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.generated_rows import generated_rows, shape_of
 from tasks.protocol.records import Dependence, TensorSpec

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from tasks.accuracy.accuracy_gate import differs
+from tasks.accuracy.edge_cases import LARGE, ORDINARY, TINY, EdgeCases
 from tasks.executors.guarded import InputRange
 from tasks.models.batches import in_batches
 from tasks.models.program import FlatArrays, FlatCall
-from tasks.preparation.accuracy_gate import differs
-from tasks.preparation.edge_cases import LARGE, ORDINARY, TINY, EdgeCases
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
 FINITE = float(np.finfo(np.float64).max)

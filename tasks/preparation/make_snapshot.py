@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from tasks.accuracy.accuracy_gate import is_equal
 from tasks.executors import graph
 from tasks.executors.graph_operations import operations_of
 from tasks.models.batches import in_batches
@@ -23,7 +24,6 @@ from tasks.models.error_text import telling_line
 from tasks.models.formats import open_model
 from tasks.models.program import FlatCall, Program, batch_rows_of, concrete, plain_call
 from tasks.models.state import is_half, written
-from tasks.preparation.accuracy_gate import is_equal
 from tasks.preparation.independence import examine, with_chance
 from tasks.preparation.reference import (
     FILE,

@@ -16,17 +16,17 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
+from tasks.accuracy.accuracy_gate import Comparison, compare, tells_apart
+from tasks.accuracy.edge_cases import EdgeCases, edge_cases
+from tasks.accuracy.rounding import Bound, apart_by_size, bounds, no_measure
 from tasks.executors import EXECUTORS, float64
-from tasks.executors.rounding import Bound, apart_by_size, bounds, no_measure
 from tasks.models.batches import in_batches
 from tasks.models.error_text import converter_line, typed_line
 from tasks.models.finite import is_float, magnitude
 from tasks.models.program import FlatArrays, FlatCall, row_bytes_of
 from tasks.models.state import state_of
-from tasks.preparation.accuracy_gate import Comparison, compare, tells_apart
 from tasks.preparation.calibration import bearable, calibration_rows
 from tasks.preparation.candidates import why_own_graph
-from tasks.preparation.edge_cases import EdgeCases, edge_cases
 from tasks.preparation.generated_rows import GENERATED, generated_rows
 from tasks.preparation.input_limits import with_reference
 from tasks.protocol import codec

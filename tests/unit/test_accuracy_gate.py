@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tasks.preparation.accuracy_gate import compare, differs, tells_apart
+from tasks.accuracy.accuracy_gate import compare, differs, tells_apart
 from tasks.preparation.generated_rows import generated_rows
 from tasks.protocol.records import TensorSpec
 

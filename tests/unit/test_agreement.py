@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.preparation.accuracy_gate import compare
+from tasks.accuracy.accuracy_gate import compare
+from tasks.accuracy.class_agreement import agreement_text, agreements, percent, rows_needed, too_few
 from tasks.preparation.choice import choose
-from tasks.preparation.class_agreement import agreement_text, agreements, percent, rows_needed, too_few
 from tasks.snapshots.record import ClassAgreement, Trial, Trials
 from worker_config.manifest import ModelEntry
 

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+from tasks.accuracy.rounding import LEAST, errors
 from tasks.executors import EXECUTORS
-from tasks.executors.rounding import LEAST, errors
 from tasks.models.batches import in_batches
 from tasks.models.program import plain_call
 from tasks.preparation.reference import GateRows, add_truth, compared, make_reference, read_reference

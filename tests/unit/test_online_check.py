@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.executors.deviations import Allowed, deviation
+from tasks.accuracy.deviations import Allowed, deviation
 from tasks.executors.online_check import FREE_CALLS, SHARE, OnlineCheck
 from tasks.executors.row_picker import LOOK_SHARE
 from tasks.executors.value_ranges import extremes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.executors.deviations import RELATIVE
-from tasks.executors.rounding import bounds, no_measure
-from tasks.preparation.accuracy_gate import compare, differs
+from tasks.accuracy.accuracy_gate import compare, differs
+from tasks.accuracy.deviations import RELATIVE
+from tasks.accuracy.rounding import bounds, no_measure
 
 TRUTH = np.random.default_rng(3).normal(size=(64, 10))
 

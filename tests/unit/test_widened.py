@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.widened import widen
+from tasks.accuracy.widened import widen
 from tasks.models.formats.graph_def import name_functions_apart
 
 ROWS = np.random.default_rng(4).normal(size=(6, 4)).astype(np.float32)

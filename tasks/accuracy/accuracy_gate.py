@@ -4,7 +4,7 @@
     reference, bounds, outputs --> compare --> Comparison: agrees, largest errors, share of rows of the same class
     the same of rows that hurt --> differs: of size, or in the places of NaN and infinity
 
-Right is what is as close to float64 as the model's own graph is (`tasks/executors/rounding.py`), which rounds, too:
+Right is what is as close to float64 as the model's own graph is (`tasks/accuracy/rounding.py`), which rounds, too:
 right executors of a deep network part by more than wrong ones of a shallow one may. Where the model in float64 is not
 known, the own graph is the measure. A lower precision is always held against the own graph.
 
@@ -24,9 +24,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.rounding import Bound, floored, in_float64, numbers, over_rows, rows_no_farther, too_far
+from tasks.accuracy.class_agreement import Agreement, agreement_text, agreements
+from tasks.accuracy.rounding import Bound, floored, in_float64, numbers, over_rows, rows_no_farther, too_far
 from tasks.models.finite import is_float
-from tasks.preparation.class_agreement import Agreement, agreement_text, agreements
 from tasks.snapshots.record import ClassAgreement
 
 OF_SPREAD = 1e-2

@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tasks.executors.deviations import COLUMN_FLOOR, RELATIVE, Array
+from tasks.accuracy.deviations import COLUMN_FLOOR, RELATIVE, Array
 from tasks.models.finite import is_float
 
 MOST = 1.5  # times the own graph's error
