@@ -28,7 +28,7 @@ from tasks.models.memory import give_back, own_bytes
 from tasks.models.model_version import entry_digest
 from tasks.models.program import Call, Program, batch_rows_of, by_name, left_out_note, plain_call
 from tasks.models.state import State, state_of
-from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.models.user_functions import import_modules, import_step
 from tasks.preparation.calibration import calibration_rows
 from tasks.preparation.reference import UNWARMED, refusal_of
@@ -51,7 +51,7 @@ def load_model(served: ServingSpec) -> LoadedModel:
     Raises:
         ModelLoadError: it cannot be loaded; the text names model, path and cause.
     """
-    if needs_tensorflow([served.entry]):
+    if served.needs_tensorflow:
         import_tensorflow()  # so that its own time and memory are not taken for the model's
     if served.members:
         return _load_chain(served)
@@ -139,6 +139,7 @@ def _allowed(served: ServingSpec) -> Allowed:
 
 
 def _own_graph(served: ServingSpec) -> Call:
+    import_tensorflow()  # which this child may have done without so far
     program = _open(msgspec.structs.replace(served, executor="graph"))
     return by_name(plain_call(program), program.inputs, program.outputs)
 

@@ -23,7 +23,6 @@ from tasks.child.load_model import load_model
 from tasks.child.loaded_model import LoadedModel
 from tasks.models.batches import BatchCounts
 from tasks.models.memory import give_back, own_bytes
-from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
@@ -61,7 +60,7 @@ class ModelCache:
         self._used: dict[ModelRef, float] = {}
         self._stay: set[ModelRef] = set()
         self._dropped = False
-        is_there = "tensorflow" in sys.modules or needs_tensorflow(one.entry for one in self._served.values())
+        is_there = "tensorflow" in sys.modules or any(one.needs_tensorflow for one in self._served.values())
         self._has_tensorflow = is_there
         self.recycle = False
 
@@ -93,7 +92,7 @@ class ModelCache:
         model = self._loaded.get(ref)
         if model is None:
             served = self._served.get(ref) or self._read(ref, child)
-            if not self._has_tensorflow and needs_tensorflow([served.entry]):
+            if not self._has_tensorflow and served.needs_tensorflow:
                 # It came by a reload; the main process has imported TensorFlow for children to come.
                 self.recycle = True
                 raise FreshChildError

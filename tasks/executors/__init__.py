@@ -41,6 +41,7 @@ class Executor:
             It takes and gives arrays in the order of the snapshot's inputs and outputs; what it gives is the caller's.
         operators: (folder): the operators that building has made of the graph's operations, where they are
             others.
+        needs_tensorflow: whether `load` and its calls do; building does, always.
     """
 
     mapped: str
@@ -48,6 +49,7 @@ class Executor:
     build: Callable[[Path, Snapshot, int], None] | None
     load: Callable[[Path, Snapshot, int, int], FlatCall]
     operators: Callable[[Path], list[str]] | None = None
+    needs_tensorflow: bool = True
 
 
 _OPENVINO, _OPENVINO_BFLOAT16 = Compiled("openvino"), Compiled("openvino_bfloat16", "bf16")
@@ -57,9 +59,9 @@ EXECUTORS: dict[str, Executor] = {
     "graph": Executor(mapped=WEIGHTS, precision="float32", build=None, load=graph.load),
     "xla": Executor(mapped=WEIGHTS, precision="float32", build=None, load=xla.load),
     "frozen": Executor(mapped=frozen.CONSTANTS, precision="float32", build=frozen.build, load=frozen.load),
-    "tflite": Executor(_TFLITE.packed, "float32", _TFLITE.build, _TFLITE.load, _TFLITE.operators),
-    "openvino": Executor("", "float32", _OPENVINO.build, _OPENVINO.load),
+    "tflite": Executor(_TFLITE.packed, "float32", _TFLITE.build, _TFLITE.load, _TFLITE.operators, False),
+    "openvino": Executor("", "float32", _OPENVINO.build, _OPENVINO.load, None, False),
     "bfloat16": Executor(mapped=bfloat16.CONSTANTS, precision="bfloat16", build=bfloat16.build, load=bfloat16.load),
-    "openvino_bfloat16": Executor("", "bfloat16", _OPENVINO_BFLOAT16.build, _OPENVINO_BFLOAT16.load),
-    "int8": Executor(_INT8.packed, "int8", _INT8.build, _INT8.load, _INT8.operators),
+    "openvino_bfloat16": Executor("", "bfloat16", _OPENVINO_BFLOAT16.build, _OPENVINO_BFLOAT16.load, None, False),
+    "int8": Executor(_INT8.packed, "int8", _INT8.build, _INT8.load, _INT8.operators, False),
 }

@@ -1,7 +1,7 @@
 """Imports TensorFlow as a worker needs it: without output, without what only serves training, and with Keras as its
 makers ship it, whatever the user's environment and `keras.json` say.
 
-    entries of the manifest --needs_tensorflow--> imported before the fork, once, or not at all
+    what is served --> imported before the fork, once, or not at all; by a child alone, where rows need it after all
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,9 @@ _FOR_TRAINING = "sklearn"
 _MENTIONED = re.compile(rb"\b(?:tensorflow|keras|tf_keras)\b")
 
 
-def needs_tensorflow(entries: Iterable[ModelEntry]) -> bool:
-    """Whether one of the models has a file, or a function in whose module TensorFlow or Keras is mentioned."""
-    with_members = [one for entry in entries for one in (entry, *entry.members.values())]
-    if any(entry.has_file for entry in with_members):
-        return True
-    return any(_MENTIONED.search(path.read_bytes()) for path in python_sources(with_members).values())
+def mentions_tensorflow(entry: ModelEntry) -> bool:
+    """Whether the module of one of its functions mentions TensorFlow or Keras."""
+    return any(_MENTIONED.search(path.read_bytes()) for path in python_sources([entry]).values())
 
 
 @cache  # functions of the user's may have told Keras otherwise since

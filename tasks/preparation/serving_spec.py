@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.executors import EXECUTORS
+from tasks.models.tensorflow_import import mentions_tensorflow
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from tasks.snapshots.file_stamps import Stamp
 from tasks.snapshots.record import Snapshot, Trial
@@ -62,6 +63,18 @@ class ServingSpec(msgspec.Struct, frozen=True):
         if not self.trial or not self.small_batches:
             return {}
         return {self.batch_rows: self.trial.processor_seconds, **self.trial.small_batches}
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether TensorFlow runs it, or is needed by a function; rows that an executor is not given may, too."""
+        if self.members:
+            return any(member.needs_tensorflow for member in self.members)
+        if self.entry.has_file and self.executor in EXECUTORS:
+            if EXECUTORS[self.executor].needs_tensorflow or self.unproven:  # held against the own graph in each job
+                return True
+        elif self.entry.has_file and Path(self.entry.path).suffix != ".tflite":
+            return True
+        return mentions_tensorflow(self.entry)
 
     @property
     def shared_bytes(self) -> int:

@@ -1,6 +1,6 @@
 """A worker's main process: checks before the fork, waits for its children, keeps their record alive.
 
-worker_init       manifest, digests, queue, Redis, `import tensorflow` if a model needs it; ends the worker if one fails
+worker_init       manifest, digests, queue, Redis, preparation, TensorFlow if a model needs it; or ends the worker;
                   meanwhile tells what it does (`tasks/telemetry/announcement.py`)
 before each fork  refuses if TensorFlow ran an operation here, or if a child could not load its models
 after the fork    waits until every child holds its models, before any chunk is taken
@@ -30,7 +30,7 @@ from celery.concurrency.prefork import TaskPool
 from tasks.child.child_pipe import ChildPipe
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
-from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
 from tasks.preparation.prepare import PreparationContext, prepare_all
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
@@ -159,11 +159,12 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     cores = len(os.sched_getaffinity(0))
     concurrency = controller.concurrency if isinstance(controller.concurrency, int) else cores  # "auto", as yet
     threads = settings.intra_op_threads or max(1, cores // concurrency)
-    announcement.tell("importing libraries")
-    _settle_libraries(threads, settings.broker_url, needs_tensorflow(entries.values()))
+    _settle_libraries(threads, settings.broker_url)
     context = PreparationContext.of(settings, threads, concurrency, say, announcement.tell)
     served = prepare_all(entries, digests, context, announcement.prepared, at_once=cores // threads)
     announcement.tell(f"loading models into {concurrency} children")
+    if any(one.needs_tensorflow for one in served.values()):
+        import_tensorflow()
     models = ModelSet(folder, Generation(served, context.held))
     models.publish()
     # Celery compares it with what `tasks.child.bootstrap` puts in the place of the process's peak.
@@ -203,12 +204,11 @@ def request_reload(app: Any) -> bool:
     return True
 
 
-def _settle_libraries(threads: int, broker_url: str, with_tensorflow: bool) -> None:
+def _settle_libraries(threads: int, broker_url: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # `-b` leaves its own word there.
-    unheeded = [name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url]
-    unheeded += import_tensorflow() if with_tensorflow else settle_models(os.environ)
-    if unheeded:
+    of_celery = (name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url)
+    if unheeded := [*of_celery, *settle_models(os.environ)]:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.models.model_version import digest_or_error, python_digests
-from tasks.models.tensorflow_import import import_tensorflow, needs_tensorflow
+from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.model_set import ModelSet
 from tasks.preparation.prepare import PreparationContext, prepare_all
 from tasks.preparation.serving_spec import ServingSpec, describe
@@ -72,8 +72,8 @@ class Reloader:
         if not changed:
             self.say("models reloaded: nothing has changed")
             return False
-        if needs_tensorflow(one.entry for one in served.values()):
-            import_tensorflow()  # before the next fork, where models so far were functions alone
+        if any(one.needs_tensorflow for one in served.values()):
+            import_tensorflow()  # before the next fork, where the models so far did without
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
         self.models.replace(served, held)
         self._python.update(python_digests(one.entry for one in served.values()))

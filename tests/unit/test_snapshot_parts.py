@@ -7,17 +7,16 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from tasks.models import devices
 from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
-from tasks.models.tensorflow_import import needs_tensorflow
 from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.prepare import clear_built
 from tasks.preparation.serving_spec import ServingSpec
@@ -306,20 +305,35 @@ def test_a_child_settles_on_its_gpu_before_tensorflow_looks_for_one(monkeypatch:
     assert seen == [2, ("all", "")]
 
 
-def test_only_models_with_a_file_and_functions_that_mention_it_need_tensorflow(
+def test_only_what_runs_on_it_and_functions_that_mention_it_need_tensorflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "with_keras.py").write_text("import keras\n")
     (tmp_path / "with_numpy.py").write_text("import numpy\n")
     monkeypatch.chdir(tmp_path)
-    plain, step = ModelEntry(path="with_numpy:one"), ModelEntry(preprocess="with_numpy:two")
-    chain = ModelEntry(chain=["a", "b"], members={"a": plain, "b": step})
-    assert not needs_tensorflow([plain, step, chain])
-    assert not needs_tensorflow([ModelEntry(preprocess="not_there:one")])
-    assert needs_tensorflow([plain, ModelEntry(path="digits.keras")])
-    assert needs_tensorflow([plain, ModelEntry(path="with_keras:one")])
-    assert needs_tensorflow([ModelEntry(preprocess="with_numpy:one", postprocess="with_keras:two")])
-    assert needs_tensorflow([msgspec.structs.replace(chain, members={"a": plain, "b": ModelEntry(path="b.tflite")})])
+
+    def needs(executor: str = "plain", *members: ServingSpec, unproven: Sequence[str] = (), **entry: str) -> bool:
+        return spec(executor, *members, unproven=unproven, **entry).needs_tensorflow
+
+    def spec(executor: str, *members: ServingSpec, unproven: Sequence[str] = (), **entry: str) -> ServingSpec:
+        model = ModelEntry(**entry)  # type: ignore[arg-type]
+        return ServingSpec("m", "d", model, executor=executor, members=list(members), unproven=list(unproven))
+
+    assert not needs(path="with_numpy:one")
+    assert not needs(preprocess="with_numpy:two")
+    assert not needs(preprocess="not_there:one")
+    assert needs(path="with_keras:one")
+    assert needs(preprocess="with_numpy:one", postprocess="with_keras:two")
+    assert needs(path="digits.keras")
+    assert needs("frozen", path="digits.keras")
+    assert not needs(path="digits.tflite")
+    for executor in ("tflite", "int8", "openvino", "openvino_bfloat16"):
+        assert not needs(executor, path="digits.keras")
+        assert needs(executor, path="digits.keras", unproven=["Erf"]), "it is held against the own graph in each job"
+        assert needs(executor, path="digits.keras", postprocess="with_keras:two")
+    step, own_graph = spec("plain", preprocess="with_numpy:two"), spec("graph", path="digits.keras")
+    assert not needs("plain", step, spec("tflite", path="digits.keras"))
+    assert needs("plain", step, own_graph)
 
 
 def test_children_have_cores_of_their_own_as_far_as_there_are_some() -> None:
