@@ -1,6 +1,6 @@
 """Rewrites a frozen graph so that it computes in float64: the truth that rounding in float32 is measured by.
 
-GraphDef --each node: is there a kernel in float64?--> types widened, or left --Cast where two ends differ--> GraphDef
+GraphDef --each node: a kernel in float64?--> its types widened, or left --Cast where two ends differ--> GraphDef
 
 Inputs and constants stay as they are, and are cast where they are used. What no kernel computes in float64 is computed
 in float32 between two casts, and named. Functions (loops, branches) take and give float64.

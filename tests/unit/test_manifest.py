@@ -72,6 +72,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
         ('[models.a]\npath = "a"\ncalibration = "../r.npy"', "calibration is '../r.npy', which leads out"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]', "precision needs calibration"),
         ('[models.a]\npath = "a"\nprecision = ["int8"]\ncalibration = "r.npy"', "precision needs a tolerance"),
+        ('[models.a]\npath = "a"\ntolerance = -1.0', "tolerance is -1; it is at least 0"),
         ('[models.a]\npostprocess = "m:f"', "models.a has neither a path nor a chain nor preprocess = "),
         ('[models.a]\npreprocess = "m:f"\nbatch_rows = 8', "models.a.batch_rows is for a model"),
         ('[models.a]\npath = "a"\ndrops_rows = true', "models.a.drops_rows is for a preprocess function"),
