@@ -23,7 +23,7 @@ from tasks.executors.operation_table import LEVELS, NOT_BUILT, TABLE, Table, tab
 from tasks.protocol.records import TensorSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
-_PROCESSOR = re.compile(r"^TensorFlow .*; ([^;]+(?:; [a-z].*)?)\.$", re.MULTILINE)
+_PROCESSOR = re.compile(r"^TensorFlow [^;]*; (.*)$", re.MULTILINE)
 _NAME = f"(?:{'|'.join(NAMES)})"
 _DIFFERENCE = re.compile(rf"({_NAME}(?:, {_NAME})*): (.*?)(?=; {_NAME}(?:, {_NAME})*: |$)")
 _MARKS = {"all": "all", "finite": "finite", "no": "**no**", NOT_BUILT: "-"}
@@ -33,7 +33,8 @@ def write(known: Table, seen: Sequence[Seen], processor: str, names: Sequence[st
     """Both files; of executors that are not among these names, as they have them."""
     if set(names) < set(NAMES):
         known = merged(_with_differences(table(), PAGE.read_text()), known, names)
-        processor = f"{_PROCESSOR.search(PAGE.read_text())[1]}; {', '.join(names)}: {processor}"  # type: ignore[index]
+        said, apart = _PROCESSOR.findall(PAGE.read_text())[0].strip("."), f"{', '.join(names)}: {processor}"
+        processor = said if apart in said else f"{said}; {apart}"
     layers = {name: replace(one, why={}) for name, one in known.layers.items()}
     TABLE.write_text(_a_line_each(msgspec.to_builtins(replace(known, layers=layers))))
     PAGE.write_text(page(known, seen, processor))

@@ -455,7 +455,7 @@ def test_what_compiled_models_of_litert_would_leave_unwritten_is_run_by_its_inte
         snapshot = write_snapshot(folder, program, ModelEntry(path="m"))
         for name in FLOAT32:
             if name == "openvino" and len(wanted) > 1:
-                with pytest.raises(ValueError, match=r"an output, .*, that is none of the model's"):
+                with pytest.raises(ValueError, match="that is none of the model's"):
                     loaded(folder, snapshot, name)
                 continue
             call = loaded(folder, snapshot, name)
