@@ -11,9 +11,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.records import SlotRecord
 from tests.manifests import write_manifest
@@ -64,6 +66,30 @@ def test_the_main_process_imports_tensorflow_and_never_starts_its_runtime(runnin
     assert "libtensorflow" in Path(f"/proc/{worker.pid}/maps").read_text()
     # The runtime has thread pools of its own; children that need it have them, the main process must not.
     assert _threads(worker.pid) == 1 <= _threads(child)
+
+
+def test_tensorflow_is_imported_only_where_rows_need_it(redis_alone: System, models: Path) -> None:
+    manifest = _digits_manifest(redis_alone, models)
+    first = redis_alone.start_ready_worker(manifest, 1)
+    first.stop()
+    _forget_workers(redis_alone)
+    worker = redis_alone.start_ready_worker(manifest, 1, fresh=True)
+    (slot,) = redis_alone.slots()
+    (info,) = slot.models
+    assert info.executor in ("tflite", "openvino")
+    rows = np.random.default_rng(5).random((70, 64), np.float32)
+    with Client(redis_alone.url) as client:
+        outputs = client.predict("digits", rows)
+        for pid in (worker.pid, slot.pid):
+            assert "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text()
+
+        rows[3, 5] = np.nan  # for the model's own graph
+        with_nan = client.predict("digits", rows, on_nonfinite="allow")
+    np.testing.assert_allclose(np.delete(with_nan, 3, 0), np.delete(outputs, 3, 0), rtol=1e-4, atol=1e-6)
+    assert "libtensorflow" in Path(f"/proc/{slot.pid}/maps").read_text()
+    assert "libtensorflow" not in Path(f"/proc/{worker.pid}/maps").read_text()
+    worker.stop()
+    _forget_workers(redis_alone)
 
 
 def test_a_redis_that_lost_everything_is_told_of_the_slots_again(running_system: System) -> None:
