@@ -18,8 +18,9 @@ import msgspec
 from tasks.models.error_text import telling_line
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.prepare import PreparationContext, known_trials, prepare
+from tasks.preparation.prepare import PreparationContext, prepare
 from tasks.preparation.serving_spec import ServingSpec, describe
+from tasks.preparation.trial_record import known_trials, record_path
 from tasks.protocol.records import Described, FileOperation, Inspected, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError
@@ -59,7 +60,9 @@ def main(manifest: Path, *, inspects: bool = False) -> int:
 
 def _described(name: str, entry: ModelEntry, context: PreparationContext) -> Described:
     served = prepare(name, entry, digest_or_error(name, entry), context)
-    trials = known_trials(Path(served.folder), entry, context) if served.trial else None
+    folder = Path(served.folder)
+    record = record_path(folder, entry, context.threads, context.gpus)
+    trials = known_trials(folder, record) if served.trial else None
     info = describe(served) or _loaded(served)
     return Described(name, info, msgspec.to_builtins(trials.trials) if trials else [])
 

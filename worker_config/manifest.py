@@ -88,8 +88,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         columns: of inputs, or of what `preprocess` takes, the columns of the data set that each is made of; all others
             are columns of their own names.
         lambdas: whether a Keras file may bring Python code of its own (Lambda layers).
-        allow_file_operations: whether its graph may have operations that touch files, other than those that come with
-            the model, the network or Python.
+        allow_file_operations: whether its graph may touch files other than the model's own, the network or Python.
         preprocess, postprocess: functions that run before and after the model, as `package.module:function`.
         files: files and folders that these functions read; absolute after `read_manifest`.
         imports: modules that are imported before the model is loaded, for the classes or operations that they bring.
@@ -102,11 +101,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prefer: "speed", or "memory": an executor that shares its weights, even where another is faster.
         precision: lower precisions that may be used where they are faster and pass the gate.
         calibration: rows for the gate, `.npy` or `.npz`; absolute after `read_manifest`.
-        tolerance: of a lower precision, or of float32 where none is listed: the largest deviation from the model's own
-            graph, in units of the outputs' spread over the rows; 0 does not ask.
+        tolerance: of a lower precision, else of float32: the largest deviation in units of the outputs' spread.
         agreement: of a lower precision: the least share of rows whose largest output stays the same.
-        independent_rows: False says that it is meant that a prediction depends on more than its row: no warning, and
-            chunks that are the same every time.
+        independent_rows: False: a prediction is meant to depend on more than its row; chunks are always the same.
     """
 
     path: str = ""

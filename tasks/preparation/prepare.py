@@ -7,7 +7,6 @@ digest --> snapshot in the cache?  damaged: removed  missing: made, by a forked 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -21,8 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tasks.executors import float64
-from tasks.executors.operation_table import RUNTIMES, TABLE, installed
-from tasks.models.devices import gpus, limit_threads, processor
+from tasks.models.devices import gpus, limit_threads
 from tasks.models.memory import available_bytes
 from tasks.models.model_version import entry_digest, python_digests
 from tasks.models.program import batch_rows_of, left_out_note
@@ -33,11 +31,12 @@ from tasks.preparation.choice import batch_note, choose
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot, with_truth, without_truth
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.preparation.serving_spec import ServingSpec
+from tasks.preparation.trial_record import built_files, clear_built, known_trials, record_path
 from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.file_stamps import Stamp, stamps_of
 from tasks.snapshots.forked_call import ForkedError, Work, run_forked, run_side_by_side
-from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials, from_file, to_file
+from tasks.snapshots.record import BUILT, Snapshot, Trial, Trials, to_file
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.files import write_whole
 from worker_config.manifest import ModelEntry
@@ -49,7 +48,6 @@ T = TypeVar("T")
 TRIAL_SECONDS = 300.0
 # Of a snapshot that is made: its own process's, and of the weights those that the model, its graph and a run hold.
 MAKING_BYTES, WEIGHTS_HELD = 512 * 2**20, 3
-_TRIALS = "trials-"
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,8 @@ def _with_truth(snapshot: Snapshot, folder: Path, threads: int) -> Snapshot:
 
 def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
-    if known := known_trials(folder, entry, context):
+    record = record_path(folder, entry, context.threads, context.gpus)
+    if known := known_trials(folder, record):
         return known
     # Another entry of the same version may have made it, whose modules stand elsewhere.
     snapshot = msgspec.structs.replace(snapshot, entry=entry)
@@ -280,43 +279,17 @@ def _trials(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, con
         trials = []
         for number, name in enumerate(names, 1):
             context.tell(f"trying executors for {model}, {number} of {len(names)}")
-            before = _built(folder)
+            before = built_files(folder)
             trials.append(_try(name, folder, snapshot, batch_rows, context.threads))
             if not trials[-1].agrees or trials[-1].processor_seconds > trials[0].processor_seconds:
-                for path in _built(folder) - before:  # as large as the weights, and never to be used
+                for path in built_files(folder) - before:  # as large as the weights, and never to be used
                     path.unlink()
         trials += [Trial(name, agrees=False, why=why) for name, why in left_out.items()]
-    built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in _built(folder)}
+    built = {path.relative_to(folder).as_posix(): cache.fingerprint(path) for path in built_files(folder)}
     noise, no_truth = max(reference.noise, default=0.0), "" if reference.why else reference.no_truth
     found = Trials(trials, reference.label, built, reference.of, no_truth, reference.left, noise)
-    write_whole(_record(folder, entry, context), to_file(found))
+    write_whole(record, to_file(found))
     return found
-
-
-def _built(folder: Path) -> set[Path]:
-    return {path for path in (folder / BUILT).rglob("*") if path.is_file()}
-
-
-def clear_built(folder: Path) -> None:
-    """Remove what is damaged, or of trials that came to no end; what trials of other threads have found is in use."""
-    found = [_read_trials(folder, record) for record in folder.glob(f"{_TRIALS}*.json")]
-    kept = {folder / name for trials in found if trials for name in trials.files}
-    for path in _built(folder) - kept:
-        path.unlink()
-
-
-def known_trials(folder: Path, entry: ModelEntry, context: PreparationContext) -> Trials | None:
-    """Trials of this machine that a snapshot has, if what executors wrote for them is whole."""
-    return _read_trials(folder, _record(folder, entry, context))
-
-
-def _read_trials(folder: Path, record: Path) -> Trials | None:
-    try:
-        known = from_file(record.read_bytes(), Trials)
-        cache.check_files(folder, known.files)
-    except (OSError, ValueError):
-        return None
-    return known
 
 
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
@@ -351,12 +324,3 @@ def _forked(
         return run_forked(run, form, log, timeout_seconds)
     finally:
         log.unlink(missing_ok=True)
-
-
-def _record(folder: Path, entry: ModelEntry, context: PreparationContext) -> Path:
-    """Where trials are kept. Another processor, share of it or version has another fastest executor."""
-    table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
-    parts = [processor(), str(context.threads), str(context.gpus), entry.prefer, repr(entry.precision), table]
-    parts += [installed(package) for package in sorted(set(RUNTIMES.values()))]
-    machine = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-    return folder / f"{_TRIALS}{machine}.json"

@@ -206,8 +206,7 @@ def request_reload(app: Any) -> bool:
 
 def _settle_libraries(threads: int, broker_url: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    # `-b` leaves its own word there.
-    of_celery = (name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url)
+    of_celery = (name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url)  # `-b` sets one
     if unheeded := [*of_celery, *settle_models(os.environ)]:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 

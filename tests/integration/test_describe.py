@@ -84,6 +84,7 @@ import sys, pathlib, numpy
 from tasks.executors import EXECUTORS, Executor
 from tasks.protocol.records import TensorSpec
 from tasks.preparation import prepare as preparing
+from tasks.preparation.trial_record import known_trials, record_path
 from tasks.snapshots.record import Snapshot
 from tasks.preparation.reference import make_reference
 from worker_config.manifest import ModelEntry
@@ -100,6 +101,6 @@ preparing.candidates = lambda *_: (["graph", "wrong"], {})
 make_reference(folder, snapshot, lambda arrays: [arrays[0] * numpy.float32(2)], 8)
 context = preparing.PreparationContext.of(Settings(), 1, 1, print)
 found = preparing._trials("digits", folder, snapshot, entry, context)
-assert preparing.known_trials(folder, entry, context) == found
+assert known_trials(folder, record_path(folder, entry, 1, context.gpus)) == found
 print(found.trials[1].error, found.trials[1].why)
 """

@@ -14,7 +14,8 @@ import os, sys
 from pathlib import Path
 from tasks.executors import float64
 from tasks.models.model_version import entry_digest
-from tasks.preparation.prepare import PreparationContext, known_trials, prepare
+from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.trial_record import known_trials, record_path
 from tasks.snapshots.cache import read
 from worker_config.manifest import ModelEntry
 
@@ -24,7 +25,8 @@ if how == "killed":
 entry = ModelEntry(path=path, batch_rows=8, prefer="memory", tolerance=1e-12 if how == "strict" else 0.0)
 context = PreparationContext(Path(cache), 2**30, 1, 1, 0, lambda text: None)
 served = prepare("m", entry, entry_digest(entry), context)
-trials = known_trials(Path(served.folder), entry, context)
+folder = Path(served.folder)
+trials = known_trials(folder, record_path(folder, entry, 1, context.gpus))
 assert read(Path(served.folder)) == served.snapshot, "the record is of the files that are there"
 assert not (Path(served.folder) / float64.PLACE).exists()
 for trial in trials.trials:
