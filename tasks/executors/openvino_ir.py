@@ -4,7 +4,7 @@
 
 TensorFlow freezes, in the process that builds; children read the files by OpenVINO alone. The precision is always set:
 left alone, OpenVINO computes in bfloat16 wherever the processor has it. A model of free batch was measured to be slower
-by 15 to 60 %, and to keep memory for each new number of rows; so there is one of fixed batch for `batch_rows`, and one
+by 3 to 78 %, and to keep memory for each new number of rows; so there is one of fixed batch for `batch_rows`, and one
 for each smaller batch that somebody calls for. Other numbers of rows fill the next larger one. Each has weights of its
 own, packed for the kernels.
 """
