@@ -23,6 +23,7 @@ import numpy as np
 from tasks.executors.frozen import freeze
 from tasks.models.batches import in_batches
 from tasks.models.program import FlatArrays, FlatCall
+from tasks.models.tensorflow_import import without
 from tasks.snapshots.record import BUILT, Snapshot
 from worker_config.files import write_whole
 
@@ -58,8 +59,7 @@ class Compiled:
         ends_file, model_file = (folder / self._file(end) for end in ("json", "xml"))
         if ends_file.exists():
             return
-        import openvino
-
+        openvino = _imported()
         function = freeze(folder, snapshot, None)
         model_file.parent.mkdir(exist_ok=True)
         graph_file = folder / self._file("pb")
@@ -98,10 +98,8 @@ class Compiled:
         return f"{BUILT}/{self.name}.{end}"
 
     def _compile(self, path: Path, ends: Ends, shapes: Sequence[Sequence[int | None]], threads: int) -> FlatCall:
-        import openvino
-        from openvino import properties
-        from openvino.properties import hint
-
+        openvino = _imported()
+        properties, hint = openvino.properties, openvino.properties.hint
         core = openvino.Core()
         model = core.read_model(path)
         taken = {name: number for number, name in enumerate(ends.inputs)}
@@ -127,6 +125,15 @@ class Compiled:
         places = {name: number for one in given for name, number in one.items()}
         results = [_one(places, [name], "an output") for name in ends.outputs]
         return partial(_run, compiled.create_infer_request(), numbers, results)
+
+
+@cache
+def _imported() -> Any:
+    """OpenVINO, without what notes in the home folder, and tells its makers, that it is used."""
+    with without("openvino_telemetry"):
+        import openvino
+        import openvino.properties.hint
+    return openvino
 
 
 def _run(

@@ -43,7 +43,7 @@ def import_tensorflow() -> list[str]:
     """
     unheeded = settle_models(os.environ)
     try:
-        with hushed(), _missing(_FOR_TRAINING):
+        with hushed(), without(_FOR_TRAINING):
             import tensorflow  # noqa: F401
     except (ValueError, AssertionError) as error:  # by Keras, or by the older one inside TensorFlow
         path = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "keras.json"
@@ -68,7 +68,7 @@ def settle_keras() -> None:
 
 
 @contextmanager
-def _missing(library: str) -> Iterator[None]:
+def without(library: str) -> Iterator[None]:
     """Have the library look as if it were not installed, unless it is there already; None is Python's own sign."""
     if library in sys.modules:
         yield
