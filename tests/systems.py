@@ -267,10 +267,11 @@ class System:
         """The first worker and its children are stopped, and no chunk is taken; its slots are known for a while."""
         worker = self.workers[0]
         processes = [worker.pid, *descendants_of(worker.pid)]
+        still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)  # one that has ended waits for the main process
         os.killpg(worker.pid, signal.SIGSTOP)
         try:
             wait_until(
-                lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in processes),
+                lambda: all(psutil.Process(pid).status() in still for pid in processes),
                 "the worker stands still",
             )
             yield

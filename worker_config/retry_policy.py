@@ -70,6 +70,8 @@ LEAST_RESEND_SECONDS: Final = 5.0
 # A worker registers its slots anew so often; without that its records expire, and it counts as gone.
 HEARTBEAT_SECONDS: Final = 5.0
 WORKER_TTL_SECONDS: Final = 20
+# Of a list of requests after the last one came, and of what a child has taken.
+REQUEST_TTL_SECONDS: Final = 300
 # A producer looks who is alive so often; between two looks a record may go.
 LIVENESS_LOOK_SECONDS: Final = 1.0
 # How long a producer waits for a worker, where none is up.

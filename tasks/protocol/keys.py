@@ -23,8 +23,8 @@
                                          `preparing`: what it does before it has slots
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
 
-Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests `TTL_SECONDS`
-(`tasks/protocol/requests.py`), the worker's `WORKER_TTL_SECONDS`, who shares a queue and what was refused
+Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests
+`REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a queue and what was refused
 `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
 (`tasks/transport/queues.py`).
 """

@@ -35,8 +35,6 @@ MAX_REQUEST_BYTES = 4 * 2**20
 # That wait for one model set: in all, and their bytes; then they are refused.
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 256 * 2**20
-# Of one list of requests after the last one came, and of what a child has taken.
-TTL_SECONDS = 300
 
 
 class Request(Value, frozen=True):

@@ -17,10 +17,11 @@ import redis
 import redis.asyncio
 
 from tasks.protocol import keys
-from tasks.protocol.requests import MAX_WAITING, MAX_WAITING_BYTES, TTL_SECONDS
+from tasks.protocol.requests import MAX_WAITING, MAX_WAITING_BYTES
 from tasks.transport import scripts
+from worker_config.retry_policy import REQUEST_TTL_SECONDS
 
-_BOUNDS = (MAX_WAITING, MAX_WAITING_BYTES, TTL_SECONDS)
+_BOUNDS = (MAX_WAITING, MAX_WAITING_BYTES, REQUEST_TTL_SECONDS)
 
 
 class QueueFullError(Exception):
@@ -74,7 +75,7 @@ class TakenList:
     def __init__(self, connection: Any, taken: str, database: int, most_rows: int, most_bytes: int) -> None:
         self._connection = connection
         self._taken = taken
-        self._values = most_rows, most_bytes, keys.answers_channel("", database), TTL_SECONDS
+        self._values = most_rows, most_bytes, keys.answers_channel("", database), REQUEST_TTL_SECONDS
 
     def block(self, queue: str, seconds: float) -> None:
         """Ask for the first request that comes within some time; `read` gives it."""
@@ -111,7 +112,7 @@ class TakenList:
 
 def missing(client: redis.Redis, lists: Sequence[str], ids: Iterable[str]) -> set[str]:
     """Those of these requests that are in none of the lists."""
-    return {one.decode() for one in scripts.run(client, "missing_requests", lists, [TTL_SECONDS, *ids])}
+    return {one.decode() for one in scripts.run(client, "missing_requests", lists, [REQUEST_TTL_SECONDS, *ids])}
 
 
 def withdraw(client: redis.Redis, queue: str, ids: Iterable[str]) -> None:

@@ -27,11 +27,10 @@ from tasks.protocol import keys
 from tasks.protocol.messages import pack, unpack
 from tasks.protocol.preparing import Preparing, unpack_preparing
 from tasks.protocol.records import SlotRecord, WorkerFacts, pack_facts, unpack_facts
-from tasks.protocol.requests import TTL_SECONDS as REQUEST_TTL_SECONDS
 from tasks.transport import queues, run_folder
 from worker_config.errors import MessageError
 from worker_config.files import write_whole
-from worker_config.retry_policy import WORKER_TTL_SECONDS
+from worker_config.retry_policy import REQUEST_TTL_SECONDS, WORKER_TTL_SECONDS
 
 _MAIN, _PREPARING = b"main", b"preparing"
 

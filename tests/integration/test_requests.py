@@ -22,6 +22,7 @@ from tests.manifests import write_manifest
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import BusyError, InputError, RequestTimeoutError, RowsFailedError, UnknownModelError
+from worker_config.retry_policy import REQUEST_TTL_SECONDS
 
 FUNCTIONS = """
 import os
@@ -325,7 +326,7 @@ def test_a_worker_that_is_killed_costs_time_and_one_that_ends_takes_no_more(
     wait_until(lambda: third.process.poll() is not None, "the worker has ended")
     ended.set()
     assert all(one.result(60) for one in busy)
-    assert all(0 < server.ttl(key) <= requests.TTL_SECONDS for key in server.keys("celeriac:taken:*"))
+    assert all(0 < server.ttl(key) <= REQUEST_TTL_SECONDS for key in server.keys("celeriac:taken:*"))
 
 
 def test_a_process_that_was_forked_asks_by_itself(client: Client) -> None:
