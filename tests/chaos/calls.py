@@ -70,15 +70,7 @@ class Calls:
         return {first: count for first, count in counts.items() if count > 1}
 
     def median_seconds(self) -> float:
-        return statistics.median(self._seconds())
-
-    def slow_seconds(self) -> float:
-        """What nine of ten chunks did not exceed: on a busy machine far more than the median."""
-        seconds = sorted(self._seconds())
-        return seconds[int(0.9 * (len(seconds) - 1))]
-
-    def _seconds(self) -> list[float]:
-        return [call.ended - call.begun for call in self.read() if call.ended]
+        return statistics.median(call.ended - call.begun for call in self.read() if call.ended)
 
 
 def _runs(pid: int) -> bool:
