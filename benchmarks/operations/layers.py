@@ -168,7 +168,7 @@ OPS = (
 OPS_OF_ROWS = "max mean min sum std var median logsumexp nanmax nanmean nanmin nanstd nansum nanvar ptp".split()
 OPS_OF_TWO = (
     "arctan2 divide_no_nan floor_divide fmax fmin fmod heaviside hypot isclose logaddexp logaddexp2 logical_xor maximum"
-    " minimum mod power nextafter outer true_divide vdot ldexp"
+    " minimum mod power nextafter outer true_divide"
 ).split()
 OPS_OF_INTEGERS = (
     "floor_divide mod power gcd lcm bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift"

@@ -15,6 +15,8 @@ PATTERNS: list[Pattern] = [
     Pattern("log of exp", ["Exp/float", "Log/float"], xla="no"),
     Pattern("log of 1 + exp", ["AddV2/float", "Exp/float", "Log/float,positive"], xla="no"),
     Pattern("root of a square", ["Sqrt/float", "Square/float"], xla="finite"),
+    Pattern("a count", ["Cast/bool>int", "NotEqual/float", "Sum/int"], tflite="finite", int8="finite"),
+    Pattern("equal to an infinity", ["Const/infinite", "Equal/float"], tflite="finite", int8="finite"),
     # TFLite makes one operator of them.
     Pattern("floor of a quotient", ["Floor/float", "RealDiv/float,constant"], tflite="finite", openvino="no"),
     # TensorFlow makes LogSoftmax of them, which is finite where a softmax is 0.

@@ -164,8 +164,6 @@ def judge(
         for pattern in known.patterns
         if present.issuperset(pattern.operations)
     }
-    if executor == "int8":  # swept with TensorFlow's own TFLite; LiteRT was seen to be equal on finite rows only
-        found = {name: "finite" if one == "all" else one for name, one in found.items()}
     unknown = tuple(sorted(name for name, level in found.items() if level == NOT_BUILT))
     level = worst(found.values())
     makers = present.intersection(known.makers)
