@@ -26,7 +26,6 @@ from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Array, Part
-from producer.rows.rebatcher import count_rows
 from producer.rows.widen import widened
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
@@ -35,6 +34,7 @@ from producer.sinks.patch_rows import mended_parts, patched_parts, rows_before
 from producer.sinks.read_back import READABLE, OutputReader
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
+from tasks.datasets.rebatcher import count_rows
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError, UsageError
 

@@ -10,8 +10,8 @@ import click
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from producer.report import gather, make_page
-from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
+from tasks.datasets.read_errors import import_optional
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 from worker_config.files import write_whole

@@ -12,9 +12,9 @@ import msgspec
 from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
-from producer.rows.read_errors import escaped
 from producer.sinks import JournalHead
 from producer.sinks.failed_mask import MASK_NAME, mask_path
+from tasks.datasets.read_errors import escaped
 from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
 

@@ -16,14 +16,14 @@ from typing import cast
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_names, job_store, trace_span
-from producer.rows.read_errors import foreign_errors
-from producer.rows.rebatcher import Rebatcher
-from producer.rows.source import Rows
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
 from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.sources import BatchSource, Source
+from tasks.datasets.read_errors import foreign_errors
+from tasks.datasets.rebatcher import Rebatcher
+from tasks.datasets.rows import Rows
 from tasks.protocol import codec
 from tasks.protocol.records import ModelInfo, Plan, SlotRecord
 from tasks.protocol.seal import rows_context

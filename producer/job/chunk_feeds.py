@@ -10,12 +10,13 @@ from contextlib import closing
 
 import numpy as np
 
-from producer.rows.marked import plain, unfed_of
-from producer.rows.read_errors import foreign_errors
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.rebatcher import Rebatcher, picked, skip_rows
-from producer.rows.source import Arrays, BatchSource, Rows, Source
+from producer.rows.source import BatchSource, Source
 from producer.scheduling.chunk_sizer import Chunk
+from tasks.datasets.marked import plain, unfed_of
+from tasks.datasets.read_errors import foreign_errors
+from tasks.datasets.rebatcher import Rebatcher, picked, skip_rows
+from tasks.datasets.rows import Arrays, Rows
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import blank_rows
 from worker_config.errors import CeleriacError, InputError

@@ -15,14 +15,14 @@ from typing import cast
 import msgspec
 
 from producer.job.job_context import JobContext
-from producer.rows.marked import plain, unfed_of
-from producer.rows.objects import odd_texts
-from producer.rows.source import Rows
 from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
+from tasks.datasets.marked import plain, unfed_of
+from tasks.datasets.objects import odd_texts
+from tasks.datasets.rows import Rows
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
 from tasks.protocol.records import SlotRecord

@@ -10,9 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from producer.rows.columns import row_bytes
 from producer.rows.part import Part, flatten
 from producer.scheduling.job_options import MAX_WAITING_BYTES
+from tasks.datasets.columns import row_bytes
 
 
 class PartQueue:

@@ -16,11 +16,11 @@ from producer.job.job import Job
 from producer.records import job_store
 from producer.rows.part import Part
 from producer.rows.readers import BatchReader, batches_of
-from producer.rows.rebatcher import Rebatcher
-from producer.rows.source import Batches, Rows
 from producer.scheduling.admission import check_fits
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.sources import BatchSource, Source
+from tasks.datasets.rebatcher import Rebatcher
+from tasks.datasets.rows import Batches, Rows
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
 from tasks.transport.connection import broker_errors, connect

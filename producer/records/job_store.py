@@ -20,7 +20,7 @@ import msgspec
 import redis
 
 from producer.records.ledger import Ledger
-from producer.rows.read_errors import escaped
+from tasks.datasets.read_errors import escaped
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack

@@ -22,8 +22,9 @@ from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Find, Target, Targets
 from producer.requests.waiting import Waiting, WaitingList, lost
 from producer.rows.part import OutputTree
-from producer.rows.source import BatchSource, Rows, Source
+from producer.rows.source import BatchSource, Source
 from producer.scheduling.error_budget import ErrorBudget
+from tasks.datasets.rows import Rows
 from tasks.protocol import keys
 from tasks.protocol.requests import unpack_answers
 from tasks.protocol.seal import Sealer

@@ -14,15 +14,16 @@ from typing import Any, cast
 from producer.records.ledger import Ledger, warn_nonfinite
 from producer.requests.targets import Target
 from producer.rows.drop_rows import drop_rows
-from producer.rows.marked import unfed_of
 from producer.rows.part import OutputTree
 from producer.rows.read_answer import part_of, read_outputs
-from producer.rows.source import BatchSource, Rows, Source
+from producer.rows.source import BatchSource, Source
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
 from producer.scheduling.error_budget import ErrorBudget
 from producer.sources.arrays import ArraySource
 from producer.sources.choose import for_models
+from tasks.datasets.marked import unfed_of
+from tasks.datasets.rows import Rows
 from tasks.protocol import codec
 from tasks.protocol.messages import MESSAGE_VERSION, Answer, ChunkMessage, Failure, InlineRef, ModelRef
 from tasks.protocol.records import ModelInfo

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from producer.rows.marked import all_fed
-from producer.rows.rebatcher import until_unfed
-from producer.rows.source import Arrays, Batches, BatchSource, Rows, Source, Table, check_slice
+from producer.rows.source import BatchSource, Source, Table, check_slice
+from tasks.datasets.marked import all_fed
+from tasks.datasets.rebatcher import until_unfed
+from tasks.datasets.rows import Arrays, Batches, Rows
 from worker_config.errors import InputError
 
 

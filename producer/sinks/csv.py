@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Array, output_name
-from producer.rows.read_errors import import_optional
 from producer.sinks.parquet import value_type
 from producer.sinks.temp_paths import OutputTarget
 from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
+from tasks.datasets.read_errors import import_optional
 from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 

@@ -17,10 +17,10 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.rows.read_errors import escaped
 from producer.sinks.failed_mask import mask_path
 from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
 from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
+from tasks.datasets.read_errors import escaped
 from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 

@@ -21,9 +21,9 @@ from typing import IO, Any
 import numpy as np
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget
 from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
+from tasks.datasets.read_errors import import_optional
 from worker_config.errors import OutputError
 
 ROW_GROUP_BYTES = 16 * 2**20

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.rows.columns import runs_of
 from producer.rows.part import Array, Part, flatten, output_name, unflatten
-from producer.rows.source import MAX_BATCH_BYTES
 from producer.sinks.read_back import OutputReader
 from producer.sinks.writer import other_rows
+from tasks.datasets.columns import runs_of
+from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError

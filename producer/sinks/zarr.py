@@ -15,10 +15,10 @@ from itertools import takewhile
 from typing import Any
 
 from producer.rows.part import Array, RowSpec, output_name
-from producer.rows.read_errors import import_optional
 from producer.sinks.temp_paths import OutputTarget, not_continued, sync_folder
 from producer.sinks.writer import Arrays, Specs, Writer, title
 from producer.sources.zarr import has_metadata
+from tasks.datasets.read_errors import import_optional
 from tasks.protocol.codec import Key
 from worker_config.errors import OutputError
 from worker_config.files import sync_file

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.source import Arrays, Batches, BatchSource, Column, Rows, Source
+from producer.rows.source import BatchSource, Source
 from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
 from producer.sources.csv import open_csv
@@ -28,6 +28,7 @@ from producer.sources.parquet import open_parquet
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
 from producer.sources.tfrecord import open_tfrecord
 from producer.sources.zarr import is_zarr, open_zarr
+from tasks.datasets.rows import Arrays, Batches, Column, Rows
 from worker_config.errors import InputError, UsageError
 
 __all__ = [

@@ -11,7 +11,10 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from producer.rows.columns import (
+from producer.rows.part import Array, RowSpec
+from producer.rows.source import Table, check_slice
+from tasks.datasets.arrow import alone
+from tasks.datasets.columns import (
     check_lengths,
     check_rows,
     columns_of,
@@ -24,12 +27,10 @@ from producer.rows.columns import (
     text_of_times,
     to_array,
 )
-from producer.rows.marked import all_fed, marked, null_text
-from producer.rows.objects import without_nulls
-from producer.rows.part import Array, RowSpec
-from producer.rows.read_errors import one_line_errors
-from producer.rows.source import Arrays, Rows, Table, check_slice
-from producer.sources.arrow import alone
+from tasks.datasets.marked import all_fed, marked, null_text
+from tasks.datasets.objects import without_nulls
+from tasks.datasets.read_errors import one_line_errors
+from tasks.datasets.rows import Arrays, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TypeAlias
 
-from producer.rows.columns import listed
-from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
-from producer.rows.source import Batches, BatchSource, Rows, Source, table_of
+from producer.rows.source import BatchSource, Source, table_of
+from tasks.datasets.columns import listed
+from tasks.datasets.marked import marked, plain, unfed_of
+from tasks.datasets.rows import Batches, Rows
 from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from worker_config.columns import made_of, parsed

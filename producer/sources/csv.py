@@ -11,13 +11,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from producer.rows.columns import check_names, missing_column
-from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.readers import BatchReader
-from producer.rows.source import MAX_BATCH_BYTES, Batches, Table
+from producer.rows.source import Table
 from producer.sources.arrays import stamp_of
-from producer.sources.arrow import rows_of
 from producer.sources.files import find_files
+from tasks.datasets.arrow import rows_of
+from tasks.datasets.columns import check_names, missing_column
+from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from worker_config.columns import expanded
 from worker_config.errors import InputError
 

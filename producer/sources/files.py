@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.rows.columns import listed
 from producer.rows.kept import PATH
-from producer.rows.marked import marked
-from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.rows.readers import SliceReader
-from producer.rows.source import Rows
 from producer.sources.arrays import ArraySource, array_source
+from tasks.datasets.columns import listed
+from tasks.datasets.marked import marked
+from tasks.datasets.read_errors import check_file, escaped, one_line_errors
+from tasks.datasets.rows import Rows
 from worker_config.errors import InputError
 
 logger = logging.getLogger(__name__)

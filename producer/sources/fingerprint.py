@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.sources.files import find_files, is_pattern
 from producer.sources.zarr import is_zarr
+from tasks.datasets.read_errors import check_file, escaped, one_line_errors
 from worker_config.errors import InputError
 
 # The part that tells one of many files from itself after a change.

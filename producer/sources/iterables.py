@@ -6,11 +6,11 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-from producer.rows.columns import check_lengths, check_rows, place, to_array
-from producer.rows.gather import RowSchema, gather, stack
-from producer.rows.read_errors import cause
 from producer.rows.readers import BatchReader
-from producer.rows.source import Batches, Column
+from tasks.datasets.columns import check_lengths, check_rows, place, to_array
+from tasks.datasets.gather import RowSchema, gather, stack
+from tasks.datasets.read_errors import cause
+from tasks.datasets.rows import Batches, Column
 from worker_config.errors import InputError, UsageError
 
 

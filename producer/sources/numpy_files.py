@@ -13,13 +13,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.columns import columns_of, no_array, taken_dtype
-from producer.rows.input_limit import input_limit
 from producer.rows.part import Array
-from producer.rows.read_errors import check_file, escaped, one_line_errors
 from producer.rows.readers import SliceReader
-from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources.arrays import ArraySource, array_source, stamp_of
+from tasks.datasets.columns import columns_of, no_array, taken_dtype
+from tasks.datasets.input_limit import input_limit
+from tasks.datasets.read_errors import check_file, escaped, one_line_errors
+from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.protocol.codec import DTYPES
 from worker_config.errors import InputError, UsageError
 

@@ -7,14 +7,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from producer.rows.columns import check_names, missing_column
-from producer.rows.input_limit import InputLimit, input_limit
-from producer.rows.read_errors import import_optional, one_line_errors
 from producer.rows.readers import BatchReader
-from producer.rows.source import MAX_BATCH_BYTES, Batches, Table
-from producer.sources.arrow import check_type, is_taken, rows_of, type_of
+from producer.rows.source import Table
 from producer.sources.files import find_files
-from producer.sources.parquet_pages import page_sizes
+from tasks.datasets.arrow import check_type, is_taken, rows_of, type_of
+from tasks.datasets.columns import check_names, missing_column
+from tasks.datasets.formats.parquet_pages import page_sizes
+from tasks.datasets.input_limit import InputLimit, input_limit
+from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from worker_config.columns import expanded
 from worker_config.errors import InputError
 

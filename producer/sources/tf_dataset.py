@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from producer.rows.columns import columns_of, place
 from producer.rows.readers import BatchReader
 from producer.sources.iterables import from_batches, from_rows
+from tasks.datasets.columns import columns_of, place
 from worker_config.errors import InputError, UsageError
 
 logger = logging.getLogger(__name__)

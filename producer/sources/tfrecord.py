@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from producer.rows.gather import gather
-from producer.rows.input_limit import InputLimit, input_limit
-from producer.rows.read_errors import cause, import_optional, one_line_errors
 from producer.rows.readers import BatchReader
 from producer.sources.files import find_files
+from tasks.datasets.gather import gather
+from tasks.datasets.input_limit import InputLimit, input_limit
+from tasks.datasets.read_errors import cause, import_optional, one_line_errors
 from worker_config.errors import InputError
 
 # Before a record its length and the checksum of that, after it the checksum of the record.

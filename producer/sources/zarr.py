@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import (
+from producer.rows.part import Array
+from producer.rows.readers import SliceReader
+from producer.rows.source import Table
+from tasks.datasets.columns import (
     check_lengths,
     check_rows,
     is_taken,
@@ -19,11 +22,9 @@ from producer.rows.columns import (
     row_bytes,
     taken_dtype,
 )
-from producer.rows.input_limit import InputLimit, input_limit
-from producer.rows.part import Array
-from producer.rows.read_errors import import_optional, one_line_errors
-from producer.rows.readers import SliceReader
-from producer.rows.source import MAX_BATCH_BYTES, Arrays, Table
+from tasks.datasets.input_limit import InputLimit, input_limit
+from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.rows import MAX_BATCH_BYTES, Arrays
 from worker_config.errors import InputError, UsageError
 
 # Where a chunk stands in a shard, and how long it is.

@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 
 from producer.rows.part import Array, OutputTree, Part, unflatten
-from producer.rows.rebatcher import Rebatcher, columns
 from producer.training.order import Order
+from tasks.datasets.rebatcher import Rebatcher, columns
 from tasks.protocol.codec import Key
 from worker_config.errors import MessageError, RowsFailedError
 

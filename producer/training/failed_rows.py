@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from producer.rows.columns import runs_of
 from producer.training.epoch_source import Numbers
+from tasks.datasets.columns import runs_of
 from tasks.protocol.messages import FailureRecord
 
 MOST_KEPT = 1_000

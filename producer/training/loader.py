@@ -19,7 +19,6 @@ from producer.client import Client
 from producer.records.ledger import Ledger, summed
 from producer.rows.part import OutputTree, flatten
 from producer.rows.readers import BatchReader
-from producer.rows.rebatcher import count_rows, picked
 from producer.sources import ArraySource, BatchSource, Source, open_source
 from producer.sources.choose import for_models
 from producer.sources.picked import PickedRows
@@ -32,6 +31,7 @@ from producer.training.options import LoaderOptions
 from producer.training.order import epoch_order, random_of, shard_rows
 from producer.training.py_dataset import py_dataset_of
 from producer.training.tf_dataset import INFINITE, dataset_of
+from tasks.datasets.rebatcher import count_rows, picked
 from tasks.protocol.messages import FailureRecord, OnError
 from worker_config.errors import CeleriacError, InputError, RowsFailedError, UnknownLengthError, UsageError
 from worker_config.retry_policy import CANCEL_SECONDS

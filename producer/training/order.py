@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from producer.rows.part import Array
-from producer.rows.rebatcher import columns, count_rows, values_at, with_columns
-from producer.rows.source import Column, Rows
+from tasks.datasets.rebatcher import columns, count_rows, values_at, with_columns
+from tasks.datasets.rows import Column, Rows
 
 # The numbers of rows, in order; a range where they follow each other.
 Order: TypeAlias = Array | range

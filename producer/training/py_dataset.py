@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from producer.rows.part import Array, OutputTree
-from producer.rows.read_errors import import_optional
 from producer.training.cutter import Batch
 from producer.training.epoch import Epoch
 from producer.training.order import Order
+from tasks.datasets.read_errors import import_optional
 from worker_config.errors import CeleriacError, UsageError
 
 # How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.

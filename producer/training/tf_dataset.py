@@ -15,9 +15,9 @@ from typing import Any
 from producer.detached.detached_job import DetachedJob
 from producer.job.job import Job
 from producer.rows.part import OutputTree, Part, flatten
-from producer.rows.read_errors import import_optional
 from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
+from tasks.datasets.read_errors import import_optional
 from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 

@@ -9,6 +9,16 @@ from pathlib import Path
 import producer
 
 KNOWN = {
+    "tasks.datasets.arrow",
+    "tasks.datasets.columns",
+    "tasks.datasets.formats.parquet_pages",
+    "tasks.datasets.gather",
+    "tasks.datasets.input_limit",
+    "tasks.datasets.marked",
+    "tasks.datasets.objects",
+    "tasks.datasets.read_errors",
+    "tasks.datasets.rebatcher",
+    "tasks.datasets.rows",
     "tasks.models.model_version",
     "tasks.protocol.codec",
     "tasks.protocol.dtypes",

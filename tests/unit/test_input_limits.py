@@ -23,9 +23,9 @@ import pytest
 import zarr
 import zstandard
 
-from producer.rows.input_limit import InputLimit
 from producer.sources import open_parquet, open_source
-from producer.sources.parquet_pages import page_sizes
+from tasks.datasets.formats.parquet_pages import page_sizes
+from tasks.datasets.input_limit import InputLimit
 from tests.unit.test_sources_tfrecord import masked, tfrecord
 from worker_config.errors import InputError
 

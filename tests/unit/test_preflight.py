@@ -15,14 +15,14 @@ from producer.cli.dry_run import lines, values
 from producer.preflight.dry_write import DryWrite, rehearse
 from producer.preflight.preflight import Preflight, forecast_seconds, in_flight, specs_of
 from producer.preflight.probe import Head
-from producer.rows.marked import unfed_of
 from producer.rows.part import Part
 from producer.rows.readers import BatchReader
-from producer.rows.source import Batches, Marked
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.payload_route import choose_store, why
 from producer.scheduling.window import MAX_BYTES, Window
 from producer.sources import from_arrays, from_batches, open_source
+from tasks.datasets.marked import unfed_of
+from tasks.datasets.rows import Batches, Marked
 from tasks.protocol.messages import MESSAGE_VERSION, FailureRecord
 from tasks.protocol.records import ModelInfo, SlotRecord, TensorSpec
 from tests.waiting import wait_until

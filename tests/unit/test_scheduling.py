@@ -19,12 +19,12 @@ from producer.job.chunk_feeds import BatchFeed, SourceFeed
 from producer.job.part_queue import PartQueue
 from producer.rows.part import Part
 from producer.rows.readers import BatchReader
-from producer.rows.rebatcher import Rebatcher, skip_rows
 from producer.scheduling.chunk_sizer import Chunk
 from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.model_pinning import pin, refs, usable
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES, Window
 from producer.sources import from_arrays, from_rows
+from tasks.datasets.rebatcher import Rebatcher, skip_rows
 from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until

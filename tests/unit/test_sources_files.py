@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.rows.source import Marked
 from producer.sources import fingerprint, open_files
 from producer.sources.picked import pick
+from tasks.datasets.rows import Marked
 from worker_config.errors import InputError
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from producer.rows.marked import plain, unfed_of
-from producer.rows.source import MAX_BATCH_BYTES
 from producer.sources import BatchSource, Column, Rows, from_batches, from_rows
+from tasks.datasets.marked import plain, unfed_of
+from tasks.datasets.rows import MAX_BATCH_BYTES
 from worker_config.errors import InputError, UsageError
 
 DTYPES = st.sampled_from(["int8", "uint16", "int64", "float16", "float32", "float64", "bool", "complex64"])

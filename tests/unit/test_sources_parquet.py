@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.rows.source import MAX_BATCH_BYTES, Marked
 from producer.sources import open_parquet
 from producer.sources.picked import pick
+from tasks.datasets.rows import MAX_BATCH_BYTES, Marked
 from worker_config.errors import InputError
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rows.columns import runs_of
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from producer.sources.picked import pick
+from tasks.datasets.columns import runs_of
 from worker_config.errors import InputError
 
 ROWS = 12

@@ -16,10 +16,11 @@ import pytest
 import zarr
 
 from producer.rows.readers import SliceReader
-from producer.rows.source import Marked, Source, Table, table_of
+from producer.rows.source import Source, Table, table_of
 from producer.sources import BatchSource, from_batches, open_source
 from producer.sources.choose import ColumnNames, choose, for_models
 from producer.sources.picked import pick
+from tasks.datasets.rows import Marked
 from tasks.protocol.records import ModelInfo, TensorSpec
 from worker_config.errors import InputError, UsageError
 

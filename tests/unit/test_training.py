@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.rows.assemble import Join, ResultArrays
-from producer.rows.columns import runs_of
 from producer.rows.drop_rows import drop_rows
 from producer.rows.part import Part, flatten
-from producer.rows.rebatcher import columns
 from producer.sources import from_arrays, from_batches, open_file
 from producer.training import batch_specs
 from producer.training.batch_specs import ArraySpec, BatchSchema
@@ -24,6 +22,8 @@ from producer.training.cutter import Batch, Cutter
 from producer.training.epoch_source import Arrived, Stream
 from producer.training.failed_rows import MOST_KEPT, FailedRows, of_data_set, renumbered_text
 from producer.training.order import ShuffleBuffer, epoch_order, random_of, shard_rows
+from tasks.datasets.columns import runs_of
+from tasks.datasets.rebatcher import columns
 from tasks.protocol.codec import tree_of
 from tasks.protocol.messages import FailureRecord
 from tests.parts import split

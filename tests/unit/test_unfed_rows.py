@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from producer.job.chunk_feeds import BatchFeed
-from producer.rows.marked import marked, plain, unfed_of
 from producer.rows.readers import BatchReader
-from producer.rows.rebatcher import Rebatcher, until_unfed
-from producer.rows.source import Marked, Rows
 from tasks.child.chunk_rows import fed_rows, with_values
 from tasks.child.run_models import ChunkOutputs, ChunkRun
+from tasks.datasets.marked import marked, plain, unfed_of
+from tasks.datasets.rebatcher import Rebatcher, until_unfed
+from tasks.datasets.rows import Marked, Rows
 from tasks.protocol import codec
 from tasks.protocol.messages import ChunkMessage, FailureRecord, InlineRef, ModelRef, OnError
 from tasks.protocol.unfed_rows import with_unfed, without_unfed

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array
-from producer.rows.read_errors import cause
+from tasks.datasets.read_errors import cause
+from tasks.datasets.rows import Array
 from worker_config.errors import InputError
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.

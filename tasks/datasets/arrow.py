@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from producer.rows.columns import is_taken as is_taken_dtype
-from producer.rows.columns import text_of_times
-from producer.rows.marked import marked, null_text, spread
-from producer.rows.objects import without_nulls
-from producer.rows.part import Array
-from producer.rows.read_errors import import_optional
-from producer.rows.source import Column, Rows
+from tasks.datasets.columns import is_taken as is_taken_dtype
+from tasks.datasets.columns import text_of_times
+from tasks.datasets.marked import marked, null_text, spread
+from tasks.datasets.objects import without_nulls
+from tasks.datasets.read_errors import import_optional
+from tasks.datasets.rows import Array, Column, Rows
 from worker_config.errors import InputError
 
 _PLAIN = (

@@ -7,8 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from producer.rows.part import Array
-from producer.rows.source import Column, Marked, Rows
+from tasks.datasets.rows import Array, Column, Marked, Rows
 from tasks.protocol.dtypes import filler_rows
 from worker_config.errors import InputError
 

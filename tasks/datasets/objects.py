@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import columns_of, place
-from producer.rows.marked import marked, plain, unfed_of
-from producer.rows.part import Array
-from producer.rows.source import Column, Rows
+from tasks.datasets.columns import columns_of, place
+from tasks.datasets.marked import marked, plain, unfed_of
+from tasks.datasets.rows import Array, Column, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 

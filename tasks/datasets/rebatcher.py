@@ -8,10 +8,9 @@ from contextlib import closing
 
 import numpy as np
 
-from producer.rows.columns import columns_of
-from producer.rows.marked import all_fed, marked, nulls_of, plain, unfed_of
-from producer.rows.part import Array
-from producer.rows.source import Batches, Column, Rows
+from tasks.datasets.columns import columns_of
+from tasks.datasets.marked import all_fed, marked, nulls_of, plain, unfed_of
+from tasks.datasets.rows import Array, Batches, Column, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 

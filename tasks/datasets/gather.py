@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.columns import (
+from tasks.datasets.columns import (
     check_dtype,
     check_text,
     columns_of,
@@ -16,9 +16,8 @@ from producer.rows.columns import (
     taken_dtype,
     to_array,
 )
-from producer.rows.marked import marked
-from producer.rows.part import Array
-from producer.rows.source import MAX_BATCH_BYTES, Batches, Column, Rows
+from tasks.datasets.marked import marked
+from tasks.datasets.rows import MAX_BATCH_BYTES, Array, Batches, Column, Rows
 from tasks.protocol.codec import tree_like
 from worker_config.errors import InputError
 
