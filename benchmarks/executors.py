@@ -21,7 +21,8 @@ import numpy.typing as npt
 from benchmarks.harness import Arm, WrongOutputError, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
-from producer import Client, local
+from producer.client import Client
+from producer.embedded.local import local
 from tasks.protocol.records import ModelInfo
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots

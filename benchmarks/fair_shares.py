@@ -23,7 +23,9 @@ import numpy.typing as npt
 from benchmarks.harness import check_equal
 from benchmarks.report import Finding, report
 from benchmarks.stage import CHILDREN, ask, folder
-from producer import Client, Job, local
+from producer.client import Client
+from producer.embedded.local import local
+from producer.job.job import Job
 
 Rows = npt.NDArray[np.float64]
 

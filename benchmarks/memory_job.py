@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import check_equal
-from producer import Client, local
+from producer.client import Client
+from producer.embedded.local import local
 from tasks.transport.connection import connect
 
 Rows = npt.NDArray[np.float32]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.models import MODELS, write_models
-from producer import Client, local
+from producer.client import Client
+from producer.embedded.local import local
 
 CHILDREN = 2
 _MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from producer.rows.part import Part
-from producer.sinks.failed_mask import mask_path
+from tasks.outputs.failed_mask import mask_path
 from tasks.protocol.messages import FailureRecord, OnError
 from tests.parts import split
 

@@ -21,6 +21,11 @@ def path_text(path: bytes) -> str:
     return _LOOKS_ESCAPED.sub(rb"\\x5c", path).decode("utf-8", "backslashreplace")
 
 
+def escaped(name: str) -> str:
+    """The name of a file as text that can be written anywhere, as `path_text` gives it."""
+    return path_text(os.fsencode(name))
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there with all its bytes, or not at all; the last of several writers wins."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

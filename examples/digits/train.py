@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from producer import Loader, local
+from producer.embedded.local import local
+from producer.training.loader import Loader
 
 EPOCHS = 10
 

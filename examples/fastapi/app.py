@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 from fastapi import FastAPI, responses
 
-from producer import AsyncClient, errors
+from producer import errors
+from producer.async_client import AsyncClient
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ import numpy as np
 from photos import LABELS
 from PIL import Image
 
-from producer import Loader, local
+from producer.embedded.local import local
+from producer.training.loader import Loader
 
 FILES = 400
 MODES = ("RGB", "L", "CMYK")

@@ -21,9 +21,9 @@ from producer.cli.request import RunOptions
 from producer.cli.summary import reporting_failure
 from producer.client import Client
 from producer.embedded import local
-from producer.rows.part import Array
 from producer.sinks import open_sink
 from producer.sources import open_file
+from tasks.protocol.codec import Array
 from worker_config.environment import settle_models
 from worker_config.errors import CeleriacError, ConfigError, OutputError
 from worker_config.shadow import check_no_shadow

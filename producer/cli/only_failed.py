@@ -25,7 +25,7 @@ from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
-from producer.rows.part import Array, Part
+from producer.rows.part import Part
 from producer.rows.widen import widened
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
@@ -35,6 +35,7 @@ from producer.sinks.read_back import READABLE, OutputReader
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.datasets.rebatcher import count_rows
+from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError, UsageError
 

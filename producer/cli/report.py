@@ -10,11 +10,11 @@ import click
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from producer.report import gather, make_page
-from producer.sinks.temp_paths import check_parent, check_regular_file, one_line_errors
-from tasks.datasets.read_errors import import_optional
+from tasks.outputs.temp_paths import check_parent, check_regular_file, one_line_errors
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 from worker_config.files import write_whole
+from worker_config.optional_imports import import_optional
 
 ENDINGS = (".html", ".htm")
 

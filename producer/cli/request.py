@@ -17,11 +17,10 @@ from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.client import Client
 from producer.embedded import local
 from producer.rows.kept import ROW, KeptColumns
-from producer.rows.part import Array
 from producer.scheduling.priority import Priority
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source, fingerprint, open_source
-from tasks.protocol.codec import Compression
+from tasks.protocol.codec import Array, Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
 

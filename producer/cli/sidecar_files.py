@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from producer.sinks.failed_mask import Fill, mask_path
-from producer.sinks.temp_paths import one_line_errors
+from tasks.outputs.failed_mask import Fill, mask_path
+from tasks.outputs.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError

@@ -13,10 +13,10 @@ from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, w
 from producer.records.failures import failed_alone
 from producer.records.ledger import nonfinite_text
 from producer.sinks import JournalHead
-from producer.sinks.failed_mask import MASK_NAME, mask_path
-from tasks.datasets.read_errors import escaped
+from tasks.outputs.failed_mask import MASK_NAME, mask_path
 from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
+from worker_config.files import escaped
 
 
 class Summary(RunRecord, frozen=True, kw_only=True):

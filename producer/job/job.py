@@ -16,8 +16,9 @@ from producer.job.progress_bar import show_until_end
 from producer.job.restartable_runner import RestartableRunner
 from producer.records.job_store import JobState
 from producer.records.progress import Progress
-from producer.rows.part import Array, Marks, OutputTree, Part
+from producer.rows.part import Marks, OutputTree, Part
 from producer.scheduling import model_pinning
+from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 from worker_config.errors import JobCancelledError, RequestTimeoutError

@@ -16,7 +16,7 @@ import numpy as np
 
 from producer.rows.part import Part
 from producer.sinks.opening import open_sink
-from producer.sinks.temp_paths import check_free, one_line_errors
+from tasks.outputs.temp_paths import check_free, one_line_errors
 from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import OutputError

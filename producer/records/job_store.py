@@ -20,7 +20,6 @@ import msgspec
 import redis
 
 from producer.records.ledger import Ledger
-from tasks.datasets.read_errors import escaped
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
@@ -29,6 +28,7 @@ from tasks.protocol.seal import Sealer, failure_context, is_signed, record_conte
 from tasks.transport import scripts
 from worker_config.decoding import one_line
 from worker_config.errors import CeleriacError, MessageError, SealError, UnknownJobError, UsageError
+from worker_config.files import escaped
 from worker_config.queue_names import KEY_PREFIX
 
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from producer.rows.drop_rows import close_gaps
-from producer.rows.part import Array, OutputTree, Part, RowSpec, flatten, output_name, title_of, unflatten
-from tasks.protocol.codec import Key
+from producer.rows.part import OutputTree, Part, flatten, title_of, unflatten
+from tasks.outputs.row_spec import RowSpec, output_name
+from tasks.protocol.codec import Array, Key
 from worker_config.errors import CeleriacError, MessageError
 
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part, flatten, unflatten
-from tasks.protocol.codec import leaves_of
+from producer.rows.part import OutputTree, Part, flatten, unflatten
+from tasks.protocol.codec import Array, leaves_of
 from tasks.protocol.dtypes import filler_rows
 
 # NumPy copies what overlaps, so not all rows are moved at once.

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part
+from producer.rows.part import OutputTree, Part
 from producer.rows.readers import batches_of, rows_between
 from producer.rows.source import BatchSource, Source, table_of
 from tasks.datasets.marked import masked, nulls_of, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Column, Rows
+from tasks.protocol.codec import Array
 from worker_config.columns import expanded
 from worker_config.errors import InputError, UsageError
 from worker_config.files import path_text

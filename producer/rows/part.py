@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.protocol.codec import Key, leaves_of, tree_of
+from tasks.outputs.row_spec import output_name
+from tasks.protocol.codec import Array, Key, leaves_of, tree_of
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError
-
-Array: TypeAlias = npt.NDArray[Any]
 
 # One array, {output: array}, {model: {output: array}}, or what a function returns: dicts and tuples within each other.
 OutputTree: TypeAlias = Array | dict[str, Any] | tuple[Any, ...]
@@ -138,16 +136,6 @@ def _place(run: tuple[int, int, int, Array | None]) -> tuple[int, int]:
     return run[:2]
 
 
-class RowSpec(NamedTuple):
-    """What one row of an array is."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {self.shape}"
-
-
 def without(outputs: OutputTree, models: Collection[str]) -> OutputTree:
     """Outputs by model name without those of some models."""
     left_out = frozenset(models)  # another thread may add to it
@@ -181,11 +169,6 @@ def unflatten(arrays: Mapping[Key, Array]) -> OutputTree:
     """Undo `flatten`."""
     tree: OutputTree = tree_of(arrays)
     return tree
-
-
-def output_name(key: Key) -> str:
-    """Name an output for people."""
-    return f"output {'/'.join(key)!r}" if key else "the output"
 
 
 def title_of(part: Part) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array, Part, flatten, unflatten
+from producer.rows.part import Part, flatten, unflatten
+from tasks.protocol.codec import Array
 from tasks.protocol.dtypes import filler, is_integer, limits_of
 
 

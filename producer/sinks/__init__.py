@@ -13,7 +13,7 @@ A `Sink` is the same for every format; what differs is its `Writer`, one module 
     .jsonl    a JSON object per row
     .csv      a line per row: `row`, and a column per output, or per value of one
 
-Where rows that failed are filled there is one output more, the mask `failed` (`producer/sinks/failed_mask.py`).
+Where rows that failed are filled there is one output more, the mask `failed` (`tasks/outputs/failed_mask.py`).
 Each one takes a known or an unknown number of rows, and each one can be continued.
 """
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from producer.sinks.temp_paths import not_continued
 from producer.sources.fingerprint import DETAILS, modified_since
+from tasks.outputs.temp_paths import not_continued
 from worker_config.errors import OutputError
 
 # What may change before an output is continued, if the user says so: the cause of failed rows is in one of these.

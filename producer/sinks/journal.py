@@ -33,9 +33,9 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from producer.rows.part import RowSpec
 from producer.sinks.changes import check_same
-from producer.sinks.temp_paths import not_continued, sync_folder
+from tasks.outputs.row_spec import RowSpec
+from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
 from worker_config.decoding import UNDECODABLE, one_line

@@ -7,16 +7,16 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
-from producer.sinks.csv import CsvWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
-from producer.sinks.jsonl import JsonLinesWriter
-from producer.sinks.npy import NpyWriter
-from producer.sinks.npz import NpzWriter
-from producer.sinks.parquet import ParquetWriter
 from producer.sinks.sink import Sink
-from producer.sinks.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
-from producer.sinks.writer import Writer
-from producer.sinks.zarr import ZarrWriter
+from tasks.outputs.csv import CsvWriter
+from tasks.outputs.jsonl import JsonLinesWriter
+from tasks.outputs.npy import NpyWriter
+from tasks.outputs.npz import NpzWriter
+from tasks.outputs.parquet import ParquetWriter
+from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
+from tasks.outputs.writer import Writer
+from tasks.outputs.zarr import ZarrWriter
 from worker_config.errors import OutputError
 
 _WRITERS: dict[str, type[Writer]] = {

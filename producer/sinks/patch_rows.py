@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.rows.part import Array, Part, flatten, output_name, unflatten
+from producer.rows.part import Part, flatten, unflatten
 from producer.sinks.read_back import OutputReader
-from producer.sinks.writer import other_rows
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rows import MAX_BATCH_BYTES
-from tasks.protocol.codec import Key
+from tasks.outputs.row_spec import output_name
+from tasks.outputs.writer import other_rows
+from tasks.protocol.codec import Array, Key
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 

@@ -10,11 +10,8 @@ from typing import Self, cast
 
 import numpy as np
 
-from producer.rows.part import Array
 from producer.rows.readers import batches_of
 from producer.rows.source import BatchSource, Source
-from producer.sinks.parquet import row_shapes
-from producer.sinks.writer import ROW
 from producer.sources.arrays import ArraySource
 from producer.sources.numpy_files import open_file
 from producer.sources.parquet import open_parquet
@@ -23,7 +20,9 @@ from tasks.datasets.columns import columns_of
 from tasks.datasets.marked import masked, nulls_of, plain
 from tasks.datasets.rebatcher import Rebatcher, columns, with_columns
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Rows
-from tasks.protocol.codec import Key
+from tasks.outputs.parquet import row_shapes
+from tasks.outputs.writer import ROW
+from tasks.protocol.codec import Array, Key
 
 # What can be read as it was written; lines of text have neither dtypes nor, in JSON, NaN.
 READABLE = (".npy", ".npz", ".parquet", ".zarr")

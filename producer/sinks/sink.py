@@ -13,12 +13,13 @@ from typing import Self
 import numpy as np
 
 from producer.rows.assemble import Layout
-from producer.rows.part import Part, flatten, output_name
+from producer.rows.part import Part, flatten
 from producer.rows.widen import widened
-from producer.sinks.failed_mask import Fill
 from producer.sinks.journal import Journal
-from producer.sinks.temp_paths import one_line_errors, sync_folder
-from producer.sinks.writer import ROW, Specs, Writer
+from tasks.outputs.failed_mask import Fill
+from tasks.outputs.row_spec import output_name
+from tasks.outputs.temp_paths import one_line_errors, sync_folder
+from tasks.outputs.writer import ROW, Specs, Writer
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError

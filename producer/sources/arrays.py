@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from producer.rows.part import Array, RowSpec
 from producer.rows.source import Table, check_slice
 from tasks.datasets.arrow import alone
 from tasks.datasets.columns import (
@@ -31,7 +30,8 @@ from tasks.datasets.marked import all_fed, marked, null_text
 from tasks.datasets.objects import without_nulls
 from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import Arrays, Rows
-from tasks.protocol.codec import tree_like
+from tasks.outputs.row_spec import RowSpec
+from tasks.protocol.codec import Array, tree_like
 from worker_config.errors import InputError
 
 # Size in bytes, and time of the last change in nanoseconds.

@@ -17,10 +17,11 @@ from producer.sources.arrays import stamp_of
 from producer.sources.files import find_files
 from tasks.datasets.arrow import rows_of
 from tasks.datasets.columns import check_names, missing_column
-from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from worker_config.columns import expanded
 from worker_config.errors import InputError
+from worker_config.optional_imports import import_optional
 
 # What says that a number or a truth value is missing; in a column of text it is text, the empty one too.
 NULLS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>", "#N/A")

@@ -15,9 +15,10 @@ from producer.rows.readers import SliceReader
 from producer.sources.arrays import ArraySource, array_source
 from tasks.datasets.columns import listed
 from tasks.datasets.marked import marked
-from tasks.datasets.read_errors import check_file, escaped, one_line_errors
+from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.datasets.rows import Rows
 from worker_config.errors import InputError
+from worker_config.files import escaped
 
 logger = logging.getLogger(__name__)
 

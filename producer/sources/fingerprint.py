@@ -10,8 +10,9 @@ from pathlib import Path
 
 from producer.sources.files import find_files, is_pattern
 from producer.sources.zarr import is_zarr
-from tasks.datasets.read_errors import check_file, escaped, one_line_errors
+from tasks.datasets.read_errors import check_file, one_line_errors
 from worker_config.errors import InputError
+from worker_config.files import escaped
 
 # The part that tells one of many files from itself after a change.
 DETAILS = "names, sizes and times"

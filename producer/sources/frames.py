@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
-from producer.rows.part import Array
 from producer.rows.readers import SliceReader
 from producer.rows.source import Table
 from producer.sources.arrays import ArraySource, from_arrays
 from tasks.datasets import arrow
 from tasks.datasets.columns import check_names, missing_column
+from tasks.protocol.codec import Array
 from worker_config.errors import InputError
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from producer.rows.readers import BatchReader
 from tasks.datasets.columns import check_lengths, check_rows, place, to_array
 from tasks.datasets.gather import RowSchema, gather, stack
-from tasks.datasets.read_errors import cause
 from tasks.datasets.rows import Batches, Column
 from worker_config.errors import InputError, UsageError
+from worker_config.optional_imports import cause
 
 
 def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> BatchReader:

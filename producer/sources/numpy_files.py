@@ -13,15 +13,15 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.part import Array
 from producer.rows.readers import SliceReader
 from producer.sources.arrays import ArraySource, array_source, stamp_of
 from tasks.datasets.columns import columns_of, no_array, taken_dtype
 from tasks.datasets.input_limit import input_limit
-from tasks.datasets.read_errors import check_file, escaped, one_line_errors
+from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES
-from tasks.protocol.codec import DTYPES
+from tasks.protocol.codec import DTYPES, Array
 from worker_config.errors import InputError, UsageError
+from worker_config.files import escaped
 
 _SUFFIXES = (".npy", ".npz")
 _NPY_MAGIC = b"\x93NUMPY"

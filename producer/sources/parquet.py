@@ -14,10 +14,11 @@ from tasks.datasets.arrow import check_type, is_taken, rows_of, type_of
 from tasks.datasets.columns import check_names, missing_column
 from tasks.datasets.formats.parquet_pages import page_sizes
 from tasks.datasets.input_limit import InputLimit, input_limit
-from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from worker_config.columns import expanded
 from worker_config.errors import InputError
+from worker_config.optional_imports import import_optional
 
 # Measured on the first rows of each file, and bounded, since later rows may be larger.
 _PROBED_ROWS = 64

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from producer.rows.part import Array
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
 from producer.rows.source import BatchSource, Source, Table, table_of
 from producer.sources.arrays import ArraySource
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rebatcher import Rebatcher, pick_rows, picked
 from tasks.datasets.rows import Batches, Rows
+from tasks.protocol.codec import Array
 
 
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:

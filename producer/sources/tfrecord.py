@@ -12,8 +12,9 @@ from producer.rows.readers import BatchReader
 from producer.sources.files import find_files
 from tasks.datasets.gather import gather
 from tasks.datasets.input_limit import InputLimit, input_limit
-from tasks.datasets.read_errors import cause, import_optional, one_line_errors
+from tasks.datasets.read_errors import one_line_errors
 from worker_config.errors import InputError
+from worker_config.optional_imports import cause, import_optional
 
 # Before a record its length and the checksum of that, after it the checksum of the record.
 _HEADER = struct.Struct("<QI")

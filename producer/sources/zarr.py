@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array
 from producer.rows.readers import SliceReader
 from producer.rows.source import Table
 from tasks.datasets.columns import (
@@ -23,9 +22,12 @@ from tasks.datasets.columns import (
     taken_dtype,
 )
 from tasks.datasets.input_limit import InputLimit, input_limit
-from tasks.datasets.read_errors import import_optional, one_line_errors
+from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES, Arrays
+from tasks.outputs.zarr import has_metadata
+from tasks.protocol.codec import Array
 from worker_config.errors import InputError, UsageError
+from worker_config.optional_imports import import_optional
 
 # Where a chunk stands in a shard, and how long it is.
 _SHARD_ENTRY_BYTES = 16
@@ -34,11 +36,6 @@ _SHARD_ENTRY_BYTES = 16
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is one Zarr store, rather than a folder of files."""
     return folder.suffix.lower() == ".zarr" or has_metadata(folder)
-
-
-def has_metadata(folder: Path) -> bool:
-    """Whether a folder says of itself that it is a Zarr store, of format 3 or 2."""
-    return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def open_zarr(path: str | Path, nested: bool = False, array: str | None = None) -> SliceReader:

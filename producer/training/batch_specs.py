@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array, Part, flatten, output_name
-from tasks.protocol.codec import Key, leaves_of, tree_of
+from producer.rows.part import Part, flatten
+from tasks.outputs.row_spec import output_name
+from tasks.protocol.codec import Array, Key, leaves_of, tree_of
 from worker_config.errors import MessageError, UsageError
 
 

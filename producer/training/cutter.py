@@ -14,10 +14,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree, Part, unflatten
+from producer.rows.part import OutputTree, Part, unflatten
 from producer.training.order import Order
 from tasks.datasets.rebatcher import Rebatcher, columns
-from tasks.protocol.codec import Key
+from tasks.protocol.codec import Array, Key
 from worker_config.errors import MessageError, RowsFailedError
 
 

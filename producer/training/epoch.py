@@ -15,7 +15,7 @@ from producer.client import Client
 from producer.job.job import Job
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
-from producer.rows.part import Array, Part
+from producer.rows.part import Part
 from producer.sources import BatchSource, Source
 from producer.training.batch_specs import BatchSchema
 from producer.training.cutter import Batch, Cutter
@@ -23,6 +23,7 @@ from producer.training.epoch_source import Numbers
 from producer.training.failed_rows import FailedRows, of_data_set, renumbered_text
 from producer.training.options import LoaderOptions
 from tasks.datasets.columns import runs_of
+from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import CANCEL_SECONDS

@@ -15,12 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from producer.rows.part import Array
 from producer.rows.readers import BatchReader, batches_of
 from producer.sources import Batches, BatchSource, Rows
 from producer.training.order import ShuffleBuffer, shard_rows
 from tasks.datasets.marked import marked, plain, unfed_of
 from tasks.datasets.rebatcher import columns, count_rows, picked, with_columns
+from tasks.protocol.codec import Array
 
 
 class Numbers(Protocol):

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from producer.rows.part import Array
 from tasks.datasets.rebatcher import columns, count_rows, values_at, with_columns
 from tasks.datasets.rows import Column, Rows
+from tasks.protocol.codec import Array
 
 # The numbers of rows, in order; a range where they follow each other.
 Order: TypeAlias = Array | range

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from producer.rows.part import Array, OutputTree
+from producer.rows.part import OutputTree
 from producer.training.cutter import Batch
 from producer.training.epoch import Epoch
 from producer.training.order import Order
-from tasks.datasets.read_errors import import_optional
+from tasks.protocol.codec import Array
 from worker_config.errors import CeleriacError, UsageError
+from worker_config.optional_imports import import_optional
 
 # How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.
 MOST_AHEAD = 8

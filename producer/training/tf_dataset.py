@@ -17,9 +17,9 @@ from producer.job.job import Job
 from producer.rows.part import OutputTree, Part, flatten
 from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
-from tasks.datasets.read_errors import import_optional
 from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
+from worker_config.optional_imports import import_optional
 
 logger = logging.getLogger(__name__)
 

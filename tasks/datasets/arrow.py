@@ -14,9 +14,10 @@ from tasks.datasets.columns import is_taken as is_taken_dtype
 from tasks.datasets.columns import text_of_times
 from tasks.datasets.marked import marked, null_text, spread
 from tasks.datasets.objects import without_nulls
-from tasks.datasets.read_errors import import_optional
-from tasks.datasets.rows import Array, Column, Rows
+from tasks.datasets.rows import Column, Rows
+from tasks.protocol.codec import Array
 from worker_config.errors import InputError
+from worker_config.optional_imports import import_optional
 
 _PLAIN = (
     *("is_integer", "is_floating", "is_boolean", "is_string", "is_large_string", "is_string_view"),

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.read_errors import cause
-from tasks.datasets.rows import Array
+from tasks.protocol.codec import Array
 from worker_config.errors import InputError
+from worker_config.optional_imports import cause
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256

@@ -17,8 +17,8 @@ from tasks.datasets.columns import (
     to_array,
 )
 from tasks.datasets.marked import marked
-from tasks.datasets.rows import MAX_BATCH_BYTES, Array, Batches, Column, Rows
-from tasks.protocol.codec import tree_like
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Column, Rows
+from tasks.protocol.codec import Array, tree_like
 from worker_config.errors import InputError
 
 

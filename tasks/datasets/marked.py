@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tasks.datasets.rows import Array, Column, Marked, Rows
+from tasks.datasets.rows import Column, Marked, Rows
+from tasks.protocol.codec import Array
 from tasks.protocol.dtypes import filler_rows
 from worker_config.errors import InputError
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks.datasets.columns import columns_of, place
 from tasks.datasets.marked import marked, plain, unfed_of
-from tasks.datasets.rows import Array, Column, Rows
-from tasks.protocol.codec import tree_like
+from tasks.datasets.rows import Column, Rows
+from tasks.protocol.codec import Array, tree_like
 from worker_config.errors import InputError
 
 # Types by name, as their libraries need not be here: of what stands for no value (NaN is a float), and of times.

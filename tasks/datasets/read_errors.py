@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from worker_config.errors import CeleriacError, ConfigError, InputError
-from worker_config.files import path_text
-
-
-def escaped(name: str) -> str:
-    """The name of a file as text that can be written anywhere, as `path_text` gives it."""
-    return path_text(os.fsencode(name))
+from worker_config.files import escaped
+from worker_config.optional_imports import cause
 
 
 def check_file(path: Path, instead: str) -> os.stat_result:
@@ -72,22 +66,3 @@ def unreadable(where: str, error: Exception) -> InputError:
     if isinstance(error, NotImplementedError):
         return InputError(f"{where}: cannot be read by its library: {cause(error)}; write it in another form")
     return InputError(f"{where}: is damaged or cut short: {cause(error)}; copy or write it again")
-
-
-def cause(error: BaseException) -> str:
-    """The text of any error, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def import_optional(module: str, extra: str, what: str = "this data set") -> Any:
-    """A library that only some formats need; `what` needs it.
-
-    Raises:
-        ConfigError: it is not installed; the text says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"{what} needs {module.partition('.')[0]} ({cause(error)}); run: pip install 'celeriac[{extra}]'"
-        ) from error

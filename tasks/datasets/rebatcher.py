@@ -10,8 +10,8 @@ import numpy as np
 
 from tasks.datasets.columns import columns_of
 from tasks.datasets.marked import all_fed, marked, nulls_of, plain, unfed_of
-from tasks.datasets.rows import Array, Batches, Column, Rows
-from tasks.protocol.codec import tree_like
+from tasks.datasets.rows import Batches, Column, Rows
+from tasks.protocol.codec import Array, tree_like
 from worker_config.errors import InputError
 
 

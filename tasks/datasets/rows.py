@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy.typing as npt
-
-Array: TypeAlias = npt.NDArray[Any]
+from tasks.protocol.codec import Array
 
 # Rows as a model takes them: one array, arrays by input name, or a tuple in the order of the inputs.
 Arrays: TypeAlias = Array | dict[str, Array] | tuple[Array, ...]

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer import Client, Loader
+from producer.client import Client
+from producer.training.loader import Loader
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn

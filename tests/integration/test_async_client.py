@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import redis
 
-from producer import AsyncClient, JobState
+from producer.async_client import AsyncClient
+from producer.records.job_store import JobState
 from tasks.protocol import keys, requests
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer import Client, Job
+from producer.client import Client
+from producer.job.job import Job
 from tasks.protocol.rights import OPERATOR
 from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer import Client, Job, JobState
+from producer.client import Client
+from producer.job.job import Job
+from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer import Client, JobState
+from producer.client import Client
 from producer.records import job_store
+from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import FailureRecord

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from producer.cli.predict import predict
 from producer.cli.sidecar_files import failures_path, read_beside
-from producer.sinks.failed_mask import mask_path
+from tasks.outputs.failed_mask import mask_path
 from tests.failed_rows import rows_of
 from tests.unit.test_only_failed import FAILED, ROWS, Model, one
 from worker_config.errors import OutputError

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from producer.rows.drop_rows import drop_rows
 from producer.rows.part import Part
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
-from producer.sinks.failed_mask import Fill, mask_path
 from producer.sinks.journal import journal_path
+from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.protocol.messages import OnError
 from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of, take_marks
 from tests.unit.test_failed_parts import POLICIES

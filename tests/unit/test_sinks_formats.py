@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from producer.rows.part import Part
 from producer.sinks import open_sink
-from producer.sinks import parquet as parquet_module
-from producer.sinks import zarr as zarr_module
+from tasks.outputs import parquet as parquet_module
+from tasks.outputs import zarr as zarr_module
 from tests.unit.test_sinks_contract import BARE, BYTES, MODELS, ROWS, assert_holds, names, parts_of, read_parquet, write
 from worker_config.errors import ConfigError, OutputError
 

@@ -12,9 +12,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from producer.rows.part import RowSpec
 from producer.sources import from_arrays, open_file
 from tasks.datasets.objects import odd_texts
+from tasks.outputs.row_spec import RowSpec
 from worker_config.errors import InputError, UsageError
 
 

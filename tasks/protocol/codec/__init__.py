@@ -13,7 +13,7 @@ apart into its leaves, by the names that lead to them.
 
 from __future__ import annotations
 
-from tasks.protocol.codec.arrays import DTYPES, dtype_name
+from tasks.protocol.codec.arrays import DTYPES, Array, dtype_name
 from tasks.protocol.codec.compression import Compression, check_installed, is_wrapped, unwrap, wrap
 from tasks.protocol.codec.format import DEFAULT_LIMIT_BYTES, FORMAT_VERSION, MAX_DEPTH, Tree
 from tasks.protocol.codec.reader import PayloadReader
@@ -25,6 +25,7 @@ __all__ = [
     "DTYPES",
     "FORMAT_VERSION",
     "MAX_DEPTH",
+    "Array",
     "Columns",
     "Compression",
     "Key",

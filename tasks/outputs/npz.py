@@ -9,9 +9,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from producer.sinks.npy import ColumnsWriter
-from producer.sinks.temp_paths import bytes_of, check_free
-from producer.sinks.writer import Specs
+from tasks.outputs.npy import ColumnsWriter
+from tasks.outputs.temp_paths import bytes_of, check_free
+from tasks.outputs.writer import Specs
 from tasks.protocol.codec import Key
 
 

@@ -20,11 +20,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import OutputTarget
-from producer.sinks.writer import ROW, Arrays, FileWriter, Specs, title
-from tasks.datasets.read_errors import import_optional
+from tasks.outputs.row_spec import RowSpec, output_name
+from tasks.outputs.temp_paths import OutputTarget
+from tasks.outputs.writer import ROW, Arrays, FileWriter, Specs, title
+from tasks.protocol.codec import Array
 from worker_config.errors import OutputError
+from worker_config.optional_imports import import_optional
 
 ROW_GROUP_BYTES = 16 * 2**20
 

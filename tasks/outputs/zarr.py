@@ -12,21 +12,26 @@ import math
 import shutil
 from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
-from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.temp_paths import OutputTarget, not_continued, sync_folder
-from producer.sinks.writer import Arrays, Specs, Writer, title
-from producer.sources.zarr import has_metadata
-from tasks.datasets.read_errors import import_optional
-from tasks.protocol.codec import Key
+from tasks.outputs.row_spec import RowSpec, output_name
+from tasks.outputs.temp_paths import OutputTarget, not_continued, sync_folder
+from tasks.outputs.writer import Arrays, Specs, Writer, title
+from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
 from worker_config.files import sync_file
+from worker_config.optional_imports import import_optional
 
 ZARR_CHUNK_BYTES = 4 * 2**20
 
 # A string is kept as a pointer in memory; this is a guess at what it takes in the file.
 _STRING_BYTES = 64
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether a folder says of itself that it is a Zarr store, of format 3 or 2."""
+    return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 class ZarrWriter(Writer):

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from producer.rows.part import Array, output_name
-from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
+from tasks.outputs.row_spec import output_name
+from tasks.outputs.writer import ROW, Arrays, LineWriter, Specs, title
+from tasks.protocol.codec import Array
 from worker_config.errors import OutputError
 
 

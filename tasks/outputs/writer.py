@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
-from producer.rows.part import Array, RowSpec
-from producer.sinks.failed_mask import MASK_SPEC, free_name
-from producer.sinks.temp_paths import OutputTarget, check_regular_file, not_continued
-from tasks.protocol.codec import Key
+from tasks.outputs.failed_mask import MASK_SPEC, free_name
+from tasks.outputs.row_spec import RowSpec
+from tasks.outputs.temp_paths import OutputTarget, check_regular_file, not_continued
+from tasks.protocol.codec import Array, Key
 from worker_config.decoding import UNDECODABLE
 from worker_config.errors import OutputError
 

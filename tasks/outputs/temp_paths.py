@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.rows.part import RowSpec
+from tasks.outputs.row_spec import RowSpec
 from worker_config.errors import OutputError
 from worker_config.files import sync_file
 

@@ -16,13 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from producer.rows.part import Array, RowSpec, output_name
-from producer.sinks.failed_mask import mask_path
-from producer.sinks.temp_paths import OutputTarget, bytes_of, check_free
-from producer.sinks.writer import Arrays, FileWriter, Specs, check_length
-from tasks.datasets.read_errors import escaped
-from tasks.protocol.codec import Key
+from tasks.outputs.failed_mask import mask_path
+from tasks.outputs.row_spec import RowSpec, output_name
+from tasks.outputs.temp_paths import OutputTarget, bytes_of, check_free
+from tasks.outputs.writer import Arrays, FileWriter, Specs, check_length
+from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
+from worker_config.files import escaped
 
 
 class Column:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.rows.part import RowSpec
+from tasks.outputs.row_spec import RowSpec
 
 MASK_NAME = "failed"
 MASK_SPEC = RowSpec(np.dtype(np.bool_), ())

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from producer.rows.part import Array, output_name
-from producer.sinks.parquet import value_type
-from producer.sinks.temp_paths import OutputTarget
-from producer.sinks.writer import ROW, Arrays, LineWriter, Specs, title
-from tasks.datasets.read_errors import import_optional
-from tasks.protocol.codec import Key
+from tasks.outputs.parquet import value_type
+from tasks.outputs.row_spec import output_name
+from tasks.outputs.temp_paths import OutputTarget
+from tasks.outputs.writer import ROW, Arrays, LineWriter, Specs, title
+from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
+from worker_config.optional_imports import import_optional
 
 # Of one output; programs that read CSV have limits of their own.
 MOST_COLUMNS = 16_384

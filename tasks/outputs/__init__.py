@@ -1,0 +1,1 @@
+"""How rows become files: a `Writer` for each format, used by the producer's sinks and by workers alike."""
