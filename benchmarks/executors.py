@@ -118,7 +118,8 @@ def run_executor(place: str, name: str, batch_rows: int, output: str, start: int
         _tensorflow()
         from tasks.executors import EXECUTORS
         from tasks.models.model_version import entry_digest
-        from tasks.preparation.prepare import PreparationContext, prepare
+        from tasks.preparation.context import PreparationContext
+        from tasks.preparation.prepare import prepare
         from worker_config.manifest import read_manifest
         from worker_config.settings import Settings
 

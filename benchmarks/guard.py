@@ -43,7 +43,8 @@ def question(quick: bool) -> bool:
 def prepared(path: Path, batch_rows: int) -> Any:
     """A model as a worker with one child would serve it."""
     from tasks.models.model_version import entry_digest
-    from tasks.preparation.prepare import PreparationContext, prepare
+    from tasks.preparation.context import PreparationContext
+    from tasks.preparation.prepare import prepare
     from worker_config.manifest import ModelEntry
     from worker_config.settings import Settings
 

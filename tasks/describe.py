@@ -18,9 +18,10 @@ import msgspec
 from tasks.models.error_text import telling_line
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.context import PreparationContext
+from tasks.preparation.prepare import prepare
 from tasks.preparation.serving_spec import ServingSpec, describe
-from tasks.preparation.trial_record import known_trials, record_path
+from tasks.preparation.trials import known_trials, record_path
 from tasks.protocol.records import Described, FileOperation, Inspected, ModelInfo
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError

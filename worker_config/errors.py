@@ -17,6 +17,7 @@ CeleriacError
     RowCountError           a function gave another number of rows than it got
     UnknownModelError       no model of that name
     ModelLoadError          a model of the manifest cannot be loaded
+      TensorFlowNeededError   it, or its own graph for a row, needs TensorFlow, which is not installed there
     ExecutorDifferedError   outputs that were handed over are not the model's own
   InfrastructureError     something between producer and model is missing
     BrokerError             Redis cannot be reached
@@ -126,6 +127,10 @@ class UnknownModelError(ModelError):
 
 class ModelLoadError(ModelError):
     """A model of the manifest cannot be loaded."""
+
+
+class TensorFlowNeededError(ModelLoadError):
+    """A model, or its own graph for some rows, needs TensorFlow, which is not installed where it runs."""
 
 
 class ExecutorDifferedError(ModelError):

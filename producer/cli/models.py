@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -31,7 +31,9 @@ from tasks.models.model_version import digest_or_error
 from tasks.protocol import keys
 from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import Described, Inspected, ModelInfo
-from tasks.snapshots.cache import Swept, cache_folder, cache_key, sweep
+from tasks.snapshots.built_set import place_of
+from tasks.snapshots.cache import Swept, cache_folder, sweep
+from tasks.snapshots.installed import tensorflow_version
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all, read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
@@ -56,6 +58,14 @@ from worker_config.shadow import check_no_shadow
     is_flag=True,
     help="Name the operations of the models' files that touch files, the network or Python; no model is loaded.",
 )
+@click.option(
+    "--build",
+    "target",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Prepare the models here, and write all that serves them as a new folder DIR, at once when it is whole: to be "
+    "copied to other machines, also such without TensorFlow. An existing DIR is refused.",
+)
 @click.option("--queue", "is_queue", is_flag=True, help="Print the Redis list in which their chunks wait, and no more.")
 @json_option
 @click.pass_context
@@ -65,6 +75,7 @@ def models(
     broker_url: str | None,
     is_pruning: bool,
     is_inspecting: bool,
+    target: Path | None,
     is_queue: bool,
     as_json: bool,
 ) -> None:
@@ -74,6 +85,10 @@ def models(
         return
     # The variable may be set for all commands of a machine.
     is_elsewhere = context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE
+    if target:
+        if is_elsewhere:
+            raise click.UsageError("--build is for the models of the manifest on this machine; leave out --broker")
+        build(manifest, target, as_json)
     if is_inspecting:
         if is_elsewhere:
             raise click.UsageError("--inspect is for the files of the manifest on this machine; leave out --broker")
@@ -157,11 +172,17 @@ def models_values(
 
 def check_tensorflow() -> None:
     """Raise ConfigError unless TensorFlow is there; it is not imported."""
-    if importlib.util.find_spec("tensorflow") is None:
+    if not tensorflow_version():
         raise ConfigError(
             "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
             "or ask the workers, with --broker"
         )
+
+
+def check_runtime() -> None:
+    """Raise ConfigError unless there is what models are run by, with TensorFlow or without."""
+    if importlib.util.find_spec("psutil") is None:
+        check_tensorflow()
 
 
 def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
@@ -206,7 +227,9 @@ def _described(manifest: Path, *options: str) -> str:
     broken = broken_entries(manifest)
     if len(broken) == len(model_names(manifest)):
         raise next(iter(broken.values()))
-    check_tensorflow()
+    if "--inspect" in options:
+        check_tensorflow()
+    check_runtime()
     check_no_shadow(Path.cwd())  # where `-m` looks first
     command = [sys.executable, "-m", "tasks.describe", str(manifest), *options]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -217,11 +240,21 @@ def _described(manifest: Path, *options: str) -> str:
     return described.stdout
 
 
+def build(manifest: Path, target: Path, as_json: bool) -> NoReturn:
+    """Build a model set, by a program that takes this process's place, and its signals."""
+    check_files(read_manifest(manifest, Settings.from_env().model_set), manifest)
+    check_tensorflow()
+    check_no_shadow(Path.cwd())
+    names = ",".join(Settings.from_env().model_set)
+    words = ["-m", "tasks.build", str(manifest), str(target), "--models", names, *["--json"] * as_json]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - it takes this process's place
+
+
 def prune(manifest: Path) -> tuple[Path, list[Swept]]:
     """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone."""
     entries = read_manifest(manifest)
     check_files(entries, manifest)
-    check_tensorflow()  # another one needs other snapshots
     keys = {_key(name, entry) for name, entry in entries.items() if entry.has_file}
     cache = cache_folder(Settings.from_env())
     try:
@@ -235,7 +268,7 @@ def prune(manifest: Path) -> tuple[Path, list[Swept]]:
 def _key(name: str, entry: ModelEntry) -> str:
     digest = digest_or_error(name, entry)
     try:
-        return cache_key(digest, entry, version("tensorflow"))
+        return place_of(name, entry, digest).name
     except OSError as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
 

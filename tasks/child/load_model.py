@@ -37,7 +37,8 @@ from tasks.protocol.records import TensorSpec
 from tasks.protocol.signature import Arrays, blank_rows
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.file_stamps import stamps_of
-from worker_config.errors import CeleriacError, ConfigError, ModelLoadError
+from tasks.snapshots.installed import tensorflow_version
+from worker_config.errors import CeleriacError, ConfigError, ModelLoadError, TensorFlowNeededError
 
 # An error may quote a whole configuration.
 _CAUSE_CHARACTERS = 400
@@ -139,6 +140,12 @@ def _allowed(served: ServingSpec) -> Allowed:
 
 
 def _own_graph(served: ServingSpec) -> Call:
+    if not tensorflow_version():
+        raise TensorFlowNeededError(
+            f"model {served.name}: {served.executor} is not for this row, or refuses it, and the model's own graph "
+            "needs TensorFlow, which this worker is without; run it with workers of celeriac[worker], or leave such "
+            "rows out with on_error 'skip' or 'fill'"
+        )
     import_tensorflow()  # which this child may have done without so far
     program = _open(msgspec.structs.replace(served, executor="graph"))
     return by_name(plain_call(program), program.inputs, program.outputs)
@@ -147,7 +154,8 @@ def _own_graph(served: ServingSpec) -> Call:
 def _open(served: ServingSpec) -> Program:
     folder, snapshot, entry = Path(served.folder), served.snapshot, served.entry
     check_files(served)
-    import_modules(entry)
+    if served.executor not in EXECUTORS or EXECUTORS[served.executor].needs_tensorflow:
+        import_modules(entry)  # of whose operations and classes others know nothing
     if snapshot and snapshot.kind == "mapped":
         call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
         return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)

@@ -9,6 +9,7 @@ compares it with the first batch, and no later row changes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,21 @@ def _served(path: Path, signature: str) -> tuple[Any, list[str]]:
     meta = SavedModel.FromString(path.read_bytes()).meta_graphs[0]
     if signature not in meta.signature_def:
         raise ValueError(f"{path} has no signature {signature!r}")
+    _set_defaults(meta)
     return meta.graph_def, [tensor.name for tensor in meta.signature_def[signature].outputs.values()]
+
+
+def _set_defaults(meta: Any) -> None:
+    """Give nodes the types that saving has left out, as they are what the operation has by default: MaxPool's float."""
+    defaults = {
+        operation.name: {one.name: one.default_value.type for one in operation.attr if one.default_value.type}
+        for operation in meta.meta_info_def.stripped_op_list.op
+    }
+    functions = (function.node_def for function in meta.graph_def.library.function)
+    for node in chain(meta.graph_def.node, *functions):
+        for name, default in defaults.get(node.op, {}).items():
+            if name not in node.attr:
+                node.attr[name].type = default
 
 
 class _Walk:

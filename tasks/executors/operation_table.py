@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from tasks.snapshots.installed import installed
 
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
@@ -122,15 +123,6 @@ class Verdict:
 def table(path: Path = TABLE) -> Table:
     """The table that comes with this package."""
     return msgspec.json.decode(path.read_bytes(), type=Table)
-
-
-@cache
-def installed(package: str) -> str:
-    """The version of a package; empty where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def judge(

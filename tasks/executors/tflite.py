@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from tasks.executors.frozen import freeze
-from tasks.executors.operation_table import RUNTIMES, installed
+from tasks.executors.operation_table import RUNTIMES
 from tasks.models.batches import in_batches
 from tasks.models.devices import processor
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.stderr_filter import hushed
+from tasks.snapshots.installed import installed
 from tasks.snapshots.record import BUILT, Snapshot
 from worker_config.files import write_whole
 

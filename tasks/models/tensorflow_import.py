@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from tasks.models.model_version import python_sources
 from tasks.models.stderr_filter import hushed
 from worker_config.environment import settle_models
@@ -26,8 +28,9 @@ _FOR_TRAINING = "sklearn"
 _MENTIONED = re.compile(rb"\b(?:tensorflow|keras|tf_keras)\b")
 
 
-def mentions_tensorflow(entry: ModelEntry) -> bool:
-    """Whether the module of one of its functions mentions TensorFlow or Keras."""
+def mentions_tensorflow(entry: ModelEntry, *, imports: bool = True) -> bool:
+    """Whether the module of one of its functions mentions TensorFlow or Keras, or one of its `imports`."""
+    entry = entry if imports else msgspec.structs.replace(entry, imports=[])
     return any(_MENTIONED.search(path.read_bytes()) for path in python_sources([entry]).values())
 
 

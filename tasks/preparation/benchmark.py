@@ -31,6 +31,7 @@ from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
 from tasks.preparation.input_limits import capped, common_range
 from tasks.preparation.reference import GateRows, compared
+from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import Snapshot, Trial
 from worker_config.manifest import ModelEntry
 
@@ -52,7 +53,8 @@ def try_executor(
     """
     executor, rows = EXECUTORS[name], reference.rows
     try:
-        import_modules(snapshot.entry)
+        if tensorflow_version():  # of which they bring operations and classes
+            import_modules(snapshot.entry)
         if executor.build:
             executor.build(folder, snapshot, batch_rows)
         operators = executor.operators(folder) if executor.operators else ()
@@ -187,9 +189,10 @@ def small_batches(
 
 def warm_up_runtime() -> None:
     """Start TensorFlow's runtime, and free what building has left, so that neither counts as an executor's memory."""
-    import tensorflow as tf
+    if tensorflow_version():
+        import tensorflow as tf
 
-    tf.function(lambda: tf.constant(1.0) + 1.0, autograph=False)()
+        tf.function(lambda: tf.constant(1.0) + 1.0, autograph=False)()
     give_back()
 
 

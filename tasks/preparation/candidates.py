@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tasks.executors import EXECUTORS
-from tasks.executors.operation_table import RUNTIMES, installed, judge
+from tasks.executors.operation_table import RUNTIMES, judge
+from tasks.snapshots.installed import installed
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 

@@ -8,8 +8,12 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tasks.accuracy.class_agreement import agreement_text, too_few
 from tasks.executors import EXECUTORS
+from tasks.executors.operation_table import RUNTIMES, table
+from tasks.snapshots.installed import installed
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
@@ -17,6 +21,13 @@ from worker_config.manifest import ModelEntry
 FASTER_BY = 1.1
 _ORDER = ("frozen", "tflite", "xla", "openvino", "bfloat16", "openvino_bfloat16", "int8")
 SHARE_OF_MEMORY = 0.5
+# Of executors that do without TensorFlow.
+_INSTALL = {
+    "tflite": "pip install 'celeriac[runtime]'",
+    "int8": "pip install 'celeriac[runtime]'",
+    "openvino": "pip install 'celeriac[openvino]'",
+    "openvino_bfloat16": "pip install 'celeriac[openvino]'",
+}
 # What a batch takes while it is run is told from here on: it is there once for each child.
 LARGE_BATCH_BYTES = 512 * 2**20
 
@@ -35,9 +46,9 @@ def choose(
         return graph, _sentence(f"the model's own graph is used, which does not agree with itself: {graph.why}")
     wanted = {"float32", *entry.precision}
     notes, chosen = [], graph
-    for trial in sorted(trials.trials[1:], key=lambda one: (*_ORDER, one.executor).index(one.executor)):
-        executor = EXECUTORS.get(trial.executor)
-        if executor is None or executor.precision not in wanted or not trial.agrees or not _is_faster(trial, chosen):
+    for trial in _in_order(trials):
+        executor = EXECUTORS[trial.executor]
+        if executor.precision not in wanted or not trial.agrees or not _is_faster(trial, chosen):
             continue
         if entry.prefer == "memory" and trial.copies_weights:
             continue
@@ -52,6 +63,45 @@ def choose(
         )
     notes += [note for precision in entry.precision if (note := _precision_note(precision, trials, entry, chosen))]
     return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen) + _measured_by(trials, entry)))
+
+
+def choose_without_tensorflow(here: Trials, elsewhere: Sequence[Trials], entry: ModelEntry) -> tuple[Trial | None, str]:
+    """The executor for a machine without TensorFlow, and a note; or None, and why there is none.
+
+    `here` are the trials of this machine, `elsewhere` those of all kinds of machines that the snapshot has been on.
+    """
+    wanted = {"float32", *entry.precision}
+    chosen: Trial | None = None
+    whys: dict[str, str] = {}
+    for trial in (one for one in _in_order(here) if not EXECUTORS[one.executor].needs_tensorflow):
+        if EXECUTORS[trial.executor].precision not in wanted:
+            continue
+        if not trial.agrees:
+            whys[trial.executor] = f"{trial.executor} {_as_said(trial.why)}"
+        elif trial.unproven:
+            whys[trial.executor] = f"{trial.executor} is unproven for {', '.join(trial.unproven[:3])}{_tested(trial)}"
+        elif chosen is None or _is_faster(trial, chosen):
+            chosen = trial
+    if chosen is None:
+        lacking = {
+            trial.executor: f"{trial.executor}, by which it could be run, is not installed; {_INSTALL[trial.executor]}"
+            for trials in elsewhere
+            for trial in _in_order(trials)
+            if trial.agrees and RUNTIMES.get(trial.executor) and not installed(RUNTIMES[trial.executor])
+        }
+        why = here.trials[0].why or "; ".join((lacking | whys).values()) or "no other executor was found for it"
+        return None, _sentence(f"its own graph runs it ({why})")
+    rest = []
+    if chosen.limit is not None or not chosen.tiny:
+        rest = [f"rows that are not for {chosen.executor} fail, as TensorFlow is not installed"]
+    return chosen, _sentence("; ".join(rest + _measured_by(here, entry)))
+
+
+def _tested(trial: Trial) -> str:
+    """Which version of the package that runs it is known."""
+    package = RUNTIMES[trial.executor]
+    known = table().runtimes.get(package, "")
+    return f" with {package} {installed(package)}: pip install '{package}=={known}'" if known else ""
 
 
 def batch_note(trial: Trial, weight_bytes: int, batch_rows: int) -> str:
@@ -113,6 +163,12 @@ def _precision_note(precision: str, trials: Trials, entry: ModelEntry, chosen: T
         slower = f"{_seconds(trial) * 1e3:.3g} ms a batch, {chosen.executor} {_seconds(chosen) * 1e3:.3g} ms"
         return f"{precision} is not faster by {FASTER_BY - 1:.0%} here ({slower}): {used} is used"
     return ""  # for want of memory, which is said already
+
+
+def _in_order(trials: Trials) -> list[Trial]:
+    """Those of executors that there are, but for the own graph's."""
+    known = [trial for trial in trials.trials[1:] if trial.executor in _ORDER]
+    return sorted(known, key=lambda one: _ORDER.index(one.executor))
 
 
 def _of(precision: str, trials: Trials) -> list[Trial]:

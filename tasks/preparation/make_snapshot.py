@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -34,12 +33,12 @@ from tasks.preparation.reference import (
     refusal_of_blank_rows,
 )
 from tasks.snapshots.cache import FORMAT_VERSION, RECORD, fingerprint, fingerprints
+from tasks.snapshots.copied_manifest import copy_model
+from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import WEIGHTS, Snapshot, Weight, to_file
 from tasks.snapshots.weights import write_arrays
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
-from worker_config.model_paths import ending
-from worker_config.version_folders import checkpoint_files, served_path
 
 
 def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
@@ -53,7 +52,7 @@ def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
         version=FORMAT_VERSION,
         kind="copied",
         digest=digest,
-        tensorflow=version("tensorflow"),
+        tensorflow=tensorflow_version(),
         entry=entry,
         inputs=program.inputs,
         outputs=program.outputs,
@@ -170,15 +169,7 @@ def _check_equal(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
 
 
 def _copied(snapshot: Snapshot, folder: Path) -> Snapshot:
-    source = folder / "source"
-    source.mkdir()
-    served = served_path(snapshot.entry)
-    for path in checkpoint_files(served) if ending(served) == ".meta" else [served]:
-        if path.is_dir():
-            shutil.copytree(path, source / path.name)
-        else:
-            shutil.copyfile(path, source / path.name)
-    return _recorded(replace(snapshot, source=served.name), folder)
+    return _recorded(replace(snapshot, source=copy_model(snapshot.entry, folder / "source")), folder)
 
 
 def _with_reference(snapshot: Snapshot, folder: Path) -> Snapshot:

@@ -72,7 +72,9 @@ class ServingSpec(msgspec.Struct, frozen=True):
         if self.entry.has_file and self.executor in EXECUTORS:
             if EXECUTORS[self.executor].needs_tensorflow or self.unproven:  # held against the own graph in each job
                 return True
-        elif self.entry.has_file and Path(self.entry.path).suffix != ".tflite":
+            return mentions_tensorflow(self.entry, imports=False)  # which its own graph alone needs
+        source = self.snapshot.source if self.snapshot else self.entry.path
+        if self.entry.has_file and Path(source).suffix != ".tflite":
             return True
         return mentions_tensorflow(self.entry)
 

@@ -109,8 +109,8 @@ def making(cache: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read(folder: Path) -> Snapshot | None:
-    """The record of a snapshot; None where there is none.
+def read(folder: Path, files: Mapping[str, tuple[int, str]] | None = None) -> Snapshot | None:
+    """The record of a snapshot; None where there is none. It is held to its own files, unless others are given.
 
     Raises:
         ValueError: it is damaged; the text says how.
@@ -125,11 +125,11 @@ def read(folder: Path) -> Snapshot | None:
         snapshot = from_file(data, Snapshot)
     except ValueError as error:
         raise ValueError(f"{RECORD} is damaged ({one_line(error)})") from None
-    check_files(folder, snapshot.files)
+    check_files(folder, snapshot.files if files is None else files)
     return snapshot
 
 
-def check_files(folder: Path, files: dict[str, tuple[int, str]]) -> None:
+def check_files(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
     """Make sure that files are as they were written.
 
     Raises:

@@ -167,7 +167,7 @@ class _Hashed(msgspec.Struct, frozen=True):
     record: msgspec.Raw
 
 
-def to_file(record: Snapshot | Trials) -> bytes:
+def to_file(record: msgspec.Struct) -> bytes:
     """A record as it stands in its file."""
     data = msgspec.json.encode(record)
     return msgspec.json.encode(_Hashed(hashlib.sha256(data).hexdigest(), msgspec.Raw(data)))

@@ -31,8 +31,9 @@ from tasks.child.child_pipe import ChildPipe
 from tasks.models.devices import gpus
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation.context import PreparationContext
 from tasks.preparation.model_set import Generation, ModelSet, pinned_models
-from tasks.preparation.prepare import PreparationContext, prepare_all
+from tasks.preparation.prepare import prepare_all
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
@@ -139,8 +140,11 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     pool = controller.pool_cls
     if not (pool == "prefork" or (isinstance(pool, type) and issubclass(pool, TaskPool))):
         raise ConfigError("models run in prefork children alone; leave out -P/--pool")
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ConfigError("TensorFlow is not installed; a worker needs it: pip install 'celeriac[worker]'")
+    if importlib.util.find_spec("psutil") is None:
+        raise ConfigError(
+            "what a worker needs is not installed: pip install 'celeriac[worker]', or, without TensorFlow, for a model "
+            "set that was built elsewhere: pip install 'celeriac[runtime]'"
+        )
     tracing.check(settings.trace_exporters)
     entries = read_entries(settings)
     worker, broker_url = f"{controller.hostname}:{secrets.token_hex(4)}", settings.broker_url

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.models.tensorflow_import import import_tensorflow
+from tasks.preparation.context import PreparationContext
 from tasks.preparation.model_set import ModelSet
-from tasks.preparation.prepare import PreparationContext, prepare_all
+from tasks.preparation.prepare import prepare_all
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import Forked, ForkedError

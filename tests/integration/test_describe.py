@@ -83,8 +83,9 @@ _TRIALS = """
 import sys, pathlib, numpy
 from tasks.executors import EXECUTORS, Executor
 from tasks.protocol.records import TensorSpec
-from tasks.preparation import prepare as preparing
-from tasks.preparation.trial_record import known_trials, record_path
+from tasks.preparation import trials
+from tasks.preparation.context import PreparationContext
+from tasks.preparation.trials import known_trials, record_path
 from tasks.snapshots.record import Snapshot
 from tasks.preparation.reference import make_reference
 from worker_config.manifest import ModelEntry
@@ -97,10 +98,10 @@ folder, entry = pathlib.Path(sys.argv[1]), ModelEntry("m")
 ends = [TensorSpec("x", "float32", (None, 4))]
 snapshot = Snapshot(1, "mapped", "d", "2", entry, ends, ends, [], 0, {})
 EXECUTORS.update(graph=gives(2), wrong=gives(numpy.nan))
-preparing.candidates = lambda *_: (["graph", "wrong"], {})
+trials.candidates = lambda *_: (["graph", "wrong"], {})
 make_reference(folder, snapshot, lambda arrays: [arrays[0] * numpy.float32(2)], 8)
-context = preparing.PreparationContext.of(Settings(), 1, 1, print)
-found = preparing._trials("digits", folder, snapshot, entry, context)
+context = PreparationContext.of(Settings(), 1, 1, print)
+found = trials.trials_here("digits", folder, snapshot, entry, context)
 assert known_trials(folder, record_path(folder, entry, 1, context.gpus)) == found
 print(found.trials[1].error, found.trials[1].why)
 """

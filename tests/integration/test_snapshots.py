@@ -172,7 +172,8 @@ import sys
 from pathlib import Path
 import msgspec, numpy
 from tasks.models.model_version import entry_digest
-from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.context import PreparationContext
+from tasks.preparation.prepare import prepare
 from tasks.snapshots.file_stamps import stamps_of
 from tests.integration.test_snapshots import flip_a_bit, turn
 from worker_config.errors import ModelLoadError

@@ -14,8 +14,9 @@ import os, sys
 from pathlib import Path
 from tasks.executors import float64
 from tasks.models.model_version import entry_digest
-from tasks.preparation.prepare import PreparationContext, prepare
-from tasks.preparation.trial_record import known_trials, record_path
+from tasks.preparation.context import PreparationContext
+from tasks.preparation.prepare import prepare
+from tasks.preparation.trials import known_trials, record_path
 from tasks.snapshots.cache import read
 from worker_config.manifest import ModelEntry
 

@@ -24,7 +24,8 @@ from tasks.models.batches import in_batches
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation import benchmark
-from tasks.preparation.prepare import PreparationContext, prepare
+from tasks.preparation.context import PreparationContext
+from tasks.preparation.prepare import prepare
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots.forked_call import run_forked
 from worker_config.manifest import ModelEntry

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tasks.executors import EXECUTORS, Executor, tflite
-from tasks.executors.operation_table import RUNTIMES, installed
+from tasks.executors.operation_table import RUNTIMES
 from tasks.models.batches import in_batches
 from tasks.models.memory import give_back
 from tasks.models.program import Program, plain_call
@@ -27,6 +27,7 @@ from tasks.preparation.benchmark import private_bytes, try_executor
 from tasks.preparation.candidates import candidates
 from tasks.preparation.reference import GateRows, gate_rows
 from tasks.protocol.records import TensorSpec
+from tasks.snapshots.installed import installed
 from tasks.snapshots.record import Snapshot, Trial
 from tests.models import keras_may_warn
 from tests.snapshots import keras_program, write_snapshot

@@ -248,6 +248,21 @@ def test_the_signature_of_a_saved_model(tmp_path: Path) -> None:
         operations_of(tmp_path, "other")
 
 
+def test_types_that_saving_leaves_out_are_those_that_operations_have_by_default(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    half = tf.float16  # which is not left out
+    one = tf.function(
+        lambda x: {"y": tf.nn.max_pool2d(x, 2, 2, "VALID"), "z": tf.nn.max_pool2d(tf.cast(x, half), 2, 2, "VALID")},
+        input_signature=[tf.TensorSpec([None, 4, 4, 1])],
+        autograph=False,
+    )
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"serving_default": one})
+    graph = one.get_concrete_function()
+    unsaved = operations_of(graph.graph.as_graph_def(), outputs=[output.name for output in graph.outputs])
+    assert operations_of(tmp_path) == unsaved == {"MaxPool/float", "MaxPool/half", "Cast/float>half"}
+
+
 def test_the_rows_that_hurt() -> None:
     specs = [TensorSpec("x", "float32", (None, 3, 5)), TensorSpec("i", "uint8", (None,))]
     groups = sweep_rows(specs, 7)

@@ -19,7 +19,7 @@ from tasks.models.batches import BatchSize, run_bearable
 from tasks.models.memory import available_bytes
 from tasks.preparation.model_set import Generation, ModelSet
 from tasks.preparation.serving_spec import ServingSpec
-from tasks.preparation.trial_record import clear_built
+from tasks.preparation.trials import clear_built
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import OlderSet
 from tasks.snapshots import cache
