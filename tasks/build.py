@@ -49,8 +49,6 @@ def build(manifest: Path, target: Path, names: list[str]) -> dict[str, Any]:
         CeleriacError: a model cannot be prepared.
     """
     settings = Settings.from_env()
-    if not tensorflow_version():
-        raise ConfigError("TensorFlow is not installed, which makes models ready: pip install 'celeriac[worker]'")
     entries = read_manifest(manifest, names)
     digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     say = partial(print, file=sys.stderr, flush=True)

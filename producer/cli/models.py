@@ -7,7 +7,6 @@ manifest --keys of its snapshots stay; so does what a worker uses--> sweep of th
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -33,7 +32,7 @@ from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import Described, Inspected, ModelInfo
 from tasks.snapshots.built_set import place_of
 from tasks.snapshots.cache import Swept, cache_folder, sweep
-from tasks.snapshots.installed import tensorflow_version
+from tasks.snapshots.installed import check_runtime, tensorflow_version
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all, read_slots
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
@@ -174,15 +173,9 @@ def check_tensorflow() -> None:
     """Raise ConfigError unless TensorFlow is there; it is not imported."""
     if not tensorflow_version():
         raise ConfigError(
-            "TensorFlow is not installed, which looks into models: pip install 'celeriac[worker]'; "
-            "or ask the workers, with --broker"
+            "TensorFlow is not installed, which looks into models and makes them ready: "
+            "pip install 'celeriac[worker]'; or ask the workers, with --broker"
         )
-
-
-def check_runtime() -> None:
-    """Raise ConfigError unless there is what models are run by, with TensorFlow or without."""
-    if importlib.util.find_spec("psutil") is None:
-        check_tensorflow()
 
 
 def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:

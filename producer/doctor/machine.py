@@ -63,11 +63,13 @@ def check_shadow(stray: CeleriacError | None, *, embedded: bool) -> Finding:
     return raised("folder", stray) if embedded else warning("folder", str(stray), "")
 
 
-def check_tensorflow(version: str | None, tested: SpecifierSet, *, embedded: bool) -> Finding:
-    """Only who runs models here needs it."""
+def check_tensorflow(version: str | None, tested: SpecifierSet, *, embedded: bool, runtime: str = "") -> Finding:
+    """Only who runs models here needs it, and not all of these: `runtime` is the version of LiteRT."""
     if version is None:
         if not embedded:
             return ok("tensorflow", "not installed here; the workers have theirs")
+        if runtime:
+            return ok("tensorflow", f"not installed; with LiteRT {runtime} model sets run that were built elsewhere")
         advice = "pip install 'celeriac[worker]', or give the URL of a Redis that has workers with --broker"
         return error("tensorflow", "not installed", advice, ExitCode.USAGE)
     try:

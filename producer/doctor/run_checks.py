@@ -15,6 +15,7 @@ from producer.embedded.local import LEAST_MEMORY_BYTES, MEMORY_FOLDER
 from producer.embedded.redis_server import find_redis_server
 from tasks.protocol.records import versions_here
 from tasks.snapshots.cache import cache_folder
+from tasks.snapshots.installed import installed
 from worker_config.errors import BrokerError, ConfigError
 from worker_config.settings import Settings
 
@@ -29,7 +30,8 @@ def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[st
     findings += machine.check_settings(errors)
     findings.append(machine.check_shadow(stray, embedded=embedded))
     tested = machine.supported(collect_facts.requirements())
-    tensorflow = machine.check_tensorflow(versions.get("tensorflow"), tested, embedded=embedded)
+    runtime = installed("ai-edge-litert") if installed("psutil") else ""
+    tensorflow = machine.check_tensorflow(versions.get("tensorflow"), tested, embedded=embedded, runtime=runtime)
     if broker_url:
         findings += _of_broker(broker_url, settings, versions)
         findings.append(tensorflow)

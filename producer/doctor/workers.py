@@ -115,6 +115,13 @@ def check_versions(here: Mapping[str, str], workers: Sequence[WorkerState]) -> l
     """The same here and on all workers; what is not installed here, as TensorFlow may be, is not missed."""
     silent = [worker.name for worker in workers if worker.facts is None]
     findings = [_same(name, here.get(name), workers) for name in _PARTS if len(silent) < len(workers)]
+    has = {worker.name: "tensorflow" in worker.facts.versions for worker in workers if worker.facts}
+    if len(set(has.values())) > 1:
+        found = f"tensorflow is not installed on {_list(name for name, is_there in has.items() if not is_there)}"
+        advice = (
+            "rows that are not for their executors fail there, and not on the others; give them models of their own"
+        )
+        findings.append(warning("versions", found, advice))
     if silent:
         found = f"{_list(silent)} has not told its versions: it has just started, or is of an older Celeriac"
         findings.append(warning("versions", found, "look again in a few seconds, or install the same version there"))

@@ -14,8 +14,10 @@ from functools import partial
 from tasks.executors.guarded import InputRange, run_guarded
 from tasks.executors.online_check import OnlineCheck
 from tasks.models.batches import BatchSize, is_out_of_memory, run_batches, run_bearable
+from tasks.models.error_text import typed_line
 from tasks.models.program import Call
 from tasks.protocol.signature import Arrays
+from worker_config.errors import TensorFlowNeededError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class ModelRunner:
 
         Raises:
             ModelError: rows out differ from rows in.
-            Exception: what the model raises.
+            TensorFlowNeededError: some need the model's own graph, and TensorFlow is not installed.
+        Exception: what the model raises.
         """
         check, executor = self.check, partial(self._in_batches, self.call, small=small_batches)
         if self.own_graph is None:
@@ -59,10 +62,13 @@ class ModelRunner:
         try:
             outputs = run_guarded(executor, own_graph, arrays, self.limits)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, TensorFlowNeededError):
                 raise
             # What it says of bad rows is clearer; and what an executor does not run, it may.
-            outputs = own_graph(arrays)
+            try:
+                outputs = own_graph(arrays)
+            except TensorFlowNeededError as needed:
+                raise TensorFlowNeededError(f"{needed}; {self.executor} gave up: {typed_line(error)}") from error
             logger.warning("model %s: %s gave up (%s); its own graph did not", self.model, self.executor, error)
             return outputs
         if check is not None:

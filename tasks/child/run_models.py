@@ -31,7 +31,14 @@ from tasks.protocol.signature import blank_rows
 from tasks.recovery.bisect import halved
 from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
-from worker_config.errors import ModelError, NonFiniteError, OutOfRangeError, PayloadError, RowCountError
+from worker_config.errors import (
+    ModelError,
+    NonFiniteError,
+    OutOfRangeError,
+    PayloadError,
+    RowCountError,
+    TensorFlowNeededError,
+)
 
 # Called with a step before it runs.
 Before = Callable[[RowRange], None]
@@ -326,7 +333,7 @@ def _is_of_a_row(failed: FailureRecord) -> bool:
     """Whether the failure is one of single rows, and its text does not say of which."""
     if failed.stage == "preprocess":
         return failed.type != RowCountError.__name__
-    return failed.type == OutOfRangeError.__name__
+    return failed.type in (OutOfRangeError.__name__, TensorFlowNeededError.__name__)
 
 
 def _runs(mask: Array, first: int) -> list[tuple[int, int]]:

@@ -107,6 +107,8 @@ def _prepare(name: str, entry: ModelEntry, digest: str, context: PreparationCont
         place = place_of(name, entry, digest)
     except OSError as error:
         raise ModelLoadError(f"model {name} cannot be loaded from {entry.path}: {error.strerror}") from None
+    if place.note:
+        context.say(f"model {name}: {place.note}")
     folder = context.cache / place.name
     context.tell(f"looking for a snapshot of {name}")
     try:
@@ -140,6 +142,8 @@ def _prepare(name: str, entry: ModelEntry, digest: str, context: PreparationCont
             raise _NeededError(f"its own file is loaded, {snapshot.why}")
         return msgspec.structs.replace(served, note="; ".join(filter(None, [snapshot.why, left_out])))
     trial, note = (_chosen if has_tensorflow else _chosen_without_tensorflow)(trials, served, context)
+    if note and not has_tensorflow:
+        context.say(f"model {name}: {note}")
     if trial.unproven:
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
         held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"

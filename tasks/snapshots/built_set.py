@@ -69,11 +69,13 @@ class Place:
         name: of its folder in the cache.
         built: its folder in a set that was built elsewhere; None where it is made here.
         files: of that set: size and SHA-256 of each of its files; None where its own record alone has them.
+        note: why one of a set is not used, for people.
     """
 
     name: str
     built: Path | None = None
     files: dict[str, tuple[int, str]] | None = None
+    note: str = ""
 
 
 def set_of(model: str, entry: ModelEntry, digest: str) -> BuiltSet | None:
@@ -105,11 +107,12 @@ def place_of(model: str, entry: ModelEntry, digest: str) -> Place:
     """
     built, here = set_of(model, entry, digest), tensorflow_version()
     key = cache.cache_key(digest, entry, here or (built.tensorflow if built else ""))
-    files = built.of_snapshot(key) if built else {}
-    if built and not files:
-        check(Path(entry.folder), built)
+    if built is None:
+        return Place(key)
+    files = built.of_snapshot(key)
     if not files:
-        return Place(key)  # of another TensorFlow, or of no set
+        check(Path(entry.folder), built)
+        return Place(key, note=f"its set was built with TensorFlow {built.tensorflow}, and {here or 'none'} is here")
     name = hashlib.sha256(msgspec.json.encode([key, sorted(files.items())])).hexdigest()[:32]
     return Place(name, Path(entry.folder) / SNAPSHOTS / key, files)
 

@@ -13,7 +13,6 @@ on a command      tells of its children, drains, has more or fewer of them (`tas
 from __future__ import annotations
 
 import gc
-import importlib.util
 import logging
 import os
 import secrets
@@ -38,6 +37,7 @@ from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
 from tasks.serving.slot_pool import slot_pool
+from tasks.snapshots.installed import check_runtime
 from tasks.telemetry import metrics, status_file
 from tasks.telemetry.announcement import Announcement
 from tasks.telemetry.counters import Counters
@@ -140,11 +140,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     pool = controller.pool_cls
     if not (pool == "prefork" or (isinstance(pool, type) and issubclass(pool, TaskPool))):
         raise ConfigError("models run in prefork children alone; leave out -P/--pool")
-    if importlib.util.find_spec("psutil") is None:
-        raise ConfigError(
-            "what a worker needs is not installed: pip install 'celeriac[worker]', or, without TensorFlow, for a model "
-            "set that was built elsewhere: pip install 'celeriac[runtime]'"
-        )
+    check_runtime()
     tracing.check(settings.trace_exporters)
     entries = read_entries(settings)
     worker, broker_url = f"{controller.hostname}:{secrets.token_hex(4)}", settings.broker_url

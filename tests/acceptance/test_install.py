@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
-import sysconfig
 import zipfile
-from collections.abc import Iterable, Iterator
-from email import message_from_bytes
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from producer.embedded.redis_server import find_redis_server
 from tests.acceptance.commands import Celeriac
+from tests.environments import CHECKOUT, SITE_PACKAGES, build_wheel, make_environment, make_small_environment, run
 from tests.systems import System
 from worker_config.errors import ExitCode
 
-CHECKOUT = Path(__file__).parents[2]
-SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 ACCURACY = 0.95
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run([sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(CHECKOUT)])
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +35,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """An environment with the wheel and what it requires without extras: no TensorFlow."""
-    folder = tmp_path_factory.mktemp("small")
-    packages = folder / "packages"
-    packages.mkdir()
-    for name in required_without_extras(wheel):
-        for top in {Path(file).parts[0] for file in metadata.files(name) or ()}:
-            if (SITE_PACKAGES / top).exists() and not (packages / top).exists():
-                (packages / top).symlink_to(SITE_PACKAGES / top)
-    return make_environment(folder / "venv", wheel, packages)
+    return make_small_environment(tmp_path_factory.mktemp("small"), wheel)
 
 
 @pytest.fixture
@@ -68,45 +51,6 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[Celeriac]]:
     yield Fresh
     for celeriac in made:
         celeriac.stop()
-
-
-def run(command: list[str], cwd: Path | None = None) -> str:
-    """Run a command that must end well, with a clean environment."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CELERIAC_", "PIP_"))}
-    ended = subprocess.run(command, env=clean, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-def make_environment(folder: Path, wheel: Path, packages: Path) -> Path:
-    """A virtual environment with the wheel installed, and other packages on its path, without their `.pth` files."""
-    run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
-    run([*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel)])
-    # Only now: pip would take our own installation in there for one to replace.
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "packages.pth").write_text(f"{packages}\n")
-    return folder
-
-
-def required_without_extras(wheel: Path) -> set[str]:
-    """Names of all distributions that come with the wheel, when no extra is asked for."""
-    with zipfile.ZipFile(wheel) as archive:
-        (path,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        told = message_from_bytes(archive.read(path))
-    found: set[str] = set()
-    waiting = list(requirements(told.get_all("Requires-Dist", [])))
-    while waiting:
-        if (name := waiting.pop()) not in found:
-            found.add(name)
-            waiting += requirements(metadata.requires(name) or ())
-    return found
-
-
-def requirements(lines: Iterable[str]) -> Iterator[str]:
-    for requirement in map(Requirement, lines):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield canonicalize_name(requirement.name)
 
 
 # --- importing ------------------------------------------------------------------------------------------------------
@@ -201,7 +145,10 @@ def test_without_tensorflow_a_worker_says_in_one_line_how_to_install_it(small_ce
     assert "Traceback" not in ended.stdout + ended.stderr, ended
     # Celery warns whoever runs a worker as root.
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("celeriac: ")]
-    assert line == "celeriac: TensorFlow is not installed; a worker needs it: pip install 'celeriac[worker]'"
+    assert line == (
+        "celeriac: what runs models, TensorFlow or another runtime, is not installed; a worker needs it: "
+        "pip install 'celeriac[worker]', or, for a model set that was built elsewhere, 'celeriac[runtime]'"
+    )
 
 
 def test_without_a_redis_server_the_embedded_system_says_how_to_get_one(small_celeriac: Celeriac) -> None:

@@ -256,6 +256,19 @@ def test_tensorflow_is_needed_where_models_run(version: str | None, embedded: bo
     assert level_of([finding], "tensorflow") is level
 
 
+def test_a_machine_with_a_runtime_alone_serves_what_was_built_elsewhere() -> None:
+    finding = machine.check_tensorflow(None, SpecifierSet(""), embedded=True, runtime="2.3.0")
+    assert (finding.level, "LiteRT 2.3.0" in finding.found) == (Level.OK, True)
+
+
+def test_workers_with_and_without_tensorflow_are_told_of() -> None:
+    whole = WorkerFacts(versions=HERE)
+    bare = WorkerFacts(versions={name: one for name, one in HERE.items() if name != "tensorflow"})
+    assert {one.level for one in workers.check_versions(HERE, [worker("a", facts=bare)])} == {Level.OK}
+    told = workers.check_versions(HERE, [worker("a", facts=whole), worker("b", facts=bare)])
+    assert [one.found for one in told if one.level is Level.WARNING] == ["tensorflow is not installed on b"]
+
+
 def test_the_supported_range_is_that_of_our_own_package() -> None:
     required = ["celery<5.8,>=5.7", "tensorflow<2.22,>=2.21; extra == 'worker'", "?"]
     assert "2.21.3" in machine.supported(required)
