@@ -31,13 +31,14 @@ from tasks.preparation.prepare import prepare_all
 from tasks.preparation.serving_spec import ServingSpec
 from tasks.preparation.trials import all_trials
 from tasks.snapshots import cache
-from tasks.snapshots.built_set import MANIFEST, RECORD, SNAPSHOTS, BuiltSet, Layout
+from tasks.snapshots.built_set import RECORD, SNAPSHOTS, BuiltSet, Layout
 from tasks.snapshots.copied_manifest import copy_manifest
 from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import to_file
 from worker_config.errors import CeleriacError, ConfigError, ExitCode
 from worker_config.files import sync_file
 from worker_config.manifest import read_manifest
+from worker_config.model_paths import MANIFEST
 from worker_config.settings import Settings
 
 
@@ -143,7 +144,7 @@ def _lines(told: dict[str, Any]) -> str:
         lines.append(f"{name}@{one['digest'][:8]}  by {one['executor']}; {how}")
     lines += [f"{name} is installed here, and must be where the set is served" for name in told["installed"]]
     lines.append(f"{told['built']}: {told['bytes'] / 2**20:,.1f} MiB, digest {told['digest'][:12]}")
-    return "\n".join([*lines, f"celeriac worker --models {told['built']}/{MANIFEST}"])
+    return "\n".join([*lines, f"celeriac worker --models {told['built']}"])
 
 
 def main(words: list[str]) -> int:

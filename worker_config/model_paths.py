@@ -7,11 +7,17 @@ from pathlib import Path
 
 SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".meta", ".tflite")
 SAVED_MODEL = "saved_model.pb"
+MANIFEST = "models.toml"
 
 
 def is_model(path: Path) -> bool:
     """Whether a path is that of a model by itself: a file of its kind, a SavedModel folder, a tree of versions."""
     return ending(path) in SUFFIXES or (path / SAVED_MODEL).exists() or bool(versions(path))
+
+
+def manifest_at(path: Path) -> Path:
+    """The manifest that a folder, such as a model set that was built, holds under its usual name; else the path."""
+    return path / MANIFEST if not is_model(path) and (path / MANIFEST).is_file() else path
 
 
 def ending(path: Path) -> str:

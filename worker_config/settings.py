@@ -16,6 +16,7 @@ import msgspec
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.errors import ConfigError
+from worker_config.model_paths import MANIFEST, manifest_at
 
 # Half of what a good one has.
 LEAST_KEY_CHARACTERS = 32
@@ -57,7 +58,7 @@ class Settings:
     """
 
     broker_url: str | None = None
-    models_path: Path = Path("models.toml")
+    models_path: Path = Path(MANIFEST)
     intra_op_threads: _Natural = 0
     chunk_timeout_seconds: _Positive = 600
     load_timeout_seconds: _Positive = 600
@@ -171,7 +172,7 @@ _VARIABLES = {"models_path": "CELERIAC_MODELS", "trace_exporters": "OTEL_TRACES_
 # What a type alone does not say.
 _READERS: dict[str, Callable[[str], Any]] = {
     "broker_url": lambda text: check_broker_url(text, "CELERIAC_BROKER_URL"),
-    "models_path": Path,
+    "models_path": lambda text: manifest_at(Path(text)),
     "model_set": _names,
     "signing_key": _signing_keys,
     "spool": _folder,

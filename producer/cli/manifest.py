@@ -6,6 +6,7 @@ from pathlib import Path
 
 from producer.client import Client
 from tasks.models.model_version import digest_or_error, python_digests
+from tasks.snapshots.built_set import read_built_set
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.model_paths import is_model, name_of
@@ -22,6 +23,7 @@ def named_or_file(model: str, manifest: Path) -> tuple[str, Path]:
 
 def check_names(names: list[str], manifest: Path) -> None:
     """Raise UnknownModelError or ModelLoadError unless the manifest has these models, and their files are there."""
+    read_built_set(manifest.resolve().parent)
     known = model_names(manifest)
     for name in names:
         if name not in known:
@@ -34,7 +36,9 @@ def broken_entries(manifest: Path) -> dict[str, CeleriacError]:
 
     Raises:
         ConfigError: the manifest as a whole cannot be read.
+        ModelLoadError: it is that of a built set, which is damaged.
     """
+    read_built_set(manifest.resolve().parent)
     found: dict[str, CeleriacError] = {}
     for name in model_names(manifest):
         try:

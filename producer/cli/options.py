@@ -14,6 +14,7 @@ from producer.scheduling.priority import weight_of
 from worker_config.broker_url import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
+from worker_config.model_paths import MANIFEST, manifest_at
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
@@ -88,9 +89,10 @@ models_option = click.option(
     type=click.Path(path_type=Path),
     envvar="CELERIAC_MODELS",
     show_envvar=True,
-    default=Path("models.toml"),
+    default=Path(MANIFEST),
     show_default=True,
-    help="The manifest that lists the models.",
+    callback=lambda _, __, path: manifest_at(path),
+    help="The manifest that lists the models, or a folder that has it as models.toml.",
 )
 model_set_option = click.option(
     "--models",
@@ -132,6 +134,7 @@ def model_set_environ(manifest_or_names: str | None) -> dict[str, str]:
     """What `--models` of a worker means, as environment variables: a manifest, or names in one."""
     if not manifest_or_names:
         return {}
-    is_path = Path(manifest_or_names).is_file() or os.sep in manifest_or_names or manifest_or_names.endswith(".toml")
+    path = manifest_at(Path(manifest_or_names))
+    is_path = path.is_file() or os.sep in manifest_or_names or manifest_or_names.endswith(".toml")
     names = not is_path and re.fullmatch(f"{NAME}(,{NAME})*", manifest_or_names)
     return {"CELERIAC_MODEL_SET" if names else "CELERIAC_MODELS": manifest_or_names}

@@ -27,6 +27,7 @@ from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
 from worker_config.environment import for_worker
 from worker_config.errors import UsageError, WorkerStartError
+from worker_config.model_paths import manifest_at
 from worker_config.retry_policy import FAREWELL_SECONDS
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
@@ -47,7 +48,8 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
     """A client with a Redis and a worker of its own.
 
     Args:
-        models: the manifest, or the file or folder of a single model; `CELERIAC_MODELS`, or `models.toml`, if left out.
+        models: the manifest, or its folder, or the file or folder of a single model; `CELERIAC_MODELS`, or
+            `models.toml`, if left out.
         workers: children of the worker, each with all the models.
         names: the models of the manifest to hold, whatever is wrong with others; `CELERIAC_MODEL_SET`, or all, if left
             out.
@@ -61,7 +63,7 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
         raise UsageError(f"workers is {workers}; the least is 1")
     check_no_shadow(Path.cwd())
     settings = Settings.from_env()
-    manifest = Path(models) if models else settings.models_path
+    manifest = manifest_at(Path(models)) if models else settings.models_path
     server = find_redis_server()
     folder = _private_folder()
     spool = _spool_folder(folder)

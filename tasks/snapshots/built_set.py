@@ -23,9 +23,9 @@ from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import from_file
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry
+from worker_config.model_paths import MANIFEST
 
 RECORD = "built.json"
-MANIFEST = "models.toml"
 SNAPSHOTS = "snapshots"
 # Another layout of the folder is never read.
 FORMAT_VERSION = 1
@@ -144,7 +144,14 @@ def read_built_set(folder: Path) -> BuiltSet | None:
     except ValueError as error:
         raise damaged(folder, f"{RECORD}: {error}") from None
     check(folder, built, MANIFEST)
+    for name in _outside_snapshots(built):  # the digests of models tell whether they have the right bytes
+        if not (folder / name).is_file():
+            raise damaged(folder, f"{name} is missing")
     return built
+
+
+def _outside_snapshots(built: BuiltSet) -> list[str]:
+    return [name for name in built.files if not name.startswith(f"{SNAPSHOTS}/")]
 
 
 def check(folder: Path, built: BuiltSet, *names: str) -> None:
@@ -153,9 +160,8 @@ def check(folder: Path, built: BuiltSet, *names: str) -> None:
     Raises:
         ModelLoadError: one is damaged, or missing.
     """
-    wanted = names or [name for name in built.files if not name.startswith(f"{SNAPSHOTS}/")]
     try:
-        cache.check_files(folder, {name: built.files[name] for name in wanted})
+        cache.check_files(folder, {name: built.files[name] for name in names or _outside_snapshots(built)})
     except ValueError as error:
         raise damaged(folder, str(error)) from None
 

@@ -20,7 +20,7 @@ import msgspec
 from tasks.models.model_version import python_sources
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry, read_memory_limit
-from worker_config.model_paths import ending
+from worker_config.model_paths import MANIFEST, ending
 from worker_config.version_folders import checkpoint_files, served_path
 
 _DEFAULTS = msgspec.to_builtins(ModelEntry())
@@ -74,7 +74,7 @@ def copy_manifest(manifest: Path, entries: Mapping[str, ModelEntry], folder: Pat
         tables[name] = table
     limit = read_memory_limit(manifest)
     head = {"memory_limit": f"{limit // 2**20} MiB"} if limit else {}
-    (folder / "models.toml").write_text(tomli_w.dumps({**head, "models": tables}))
+    (folder / MANIFEST).write_text(tomli_w.dumps({**head, "models": tables}))
     return sorted(installed)
 
 

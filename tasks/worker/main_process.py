@@ -49,11 +49,11 @@ from tasks.worker import control_guard, fork_guard, inspection, reconnect, refus
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
-from tasks.worker.reload import Reloader
+from tasks.worker.reload import Reloader, read_entries
 from tasks.worker.task_events import TaskEvents
 from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
-from worker_config.manifest import ModelEntry, read_manifest, read_memory_limit
+from worker_config.manifest import read_memory_limit
 from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
@@ -184,15 +184,6 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         announcement=announcement,
         sealer=app.sealer,
     )
-
-
-def read_entries(settings: Settings) -> dict[str, ModelEntry]:
-    """The models of the manifest that this worker holds, as it stands now.
-
-    Raises:
-        ConfigError, UnknownModelError: the manifest, or a name, does not do.
-    """
-    return read_manifest(settings.models_path, settings.model_set)
 
 
 def request_reload(app: Any) -> bool:

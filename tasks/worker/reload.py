@@ -22,9 +22,11 @@ from tasks.preparation.model_set import ModelSet
 from tasks.preparation.prepare import prepare_all
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
+from tasks.snapshots.built_set import read_built_set
 from tasks.snapshots.forked_call import Forked, ForkedError
 from worker_config.errors import ConfigError, ModelLoadError
-from worker_config.manifest import ModelEntry
+from worker_config.manifest import ModelEntry, read_manifest
+from worker_config.settings import Settings
 
 LOOK_SECONDS = 0.1
 
@@ -80,6 +82,17 @@ class Reloader:
         self._python.update(python_digests(one.entry for one in served.values()))
         self.say(f"models reloaded: {changed}")
         return True
+
+
+def read_entries(settings: Settings) -> dict[str, ModelEntry]:
+    """The models of the manifest that this worker holds, as it stands now.
+
+    Raises:
+        ConfigError, UnknownModelError: the manifest, or a name, does not do.
+        ModelLoadError: it is that of a built set, which is damaged.
+    """
+    read_built_set(settings.models_path.resolve().parent)
+    return read_manifest(settings.models_path, settings.model_set)
 
 
 def _prepare_all(
