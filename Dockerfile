@@ -1,4 +1,8 @@
-# One image for workers, producers and Flower; docker-compose.yml says what each runs.
+# One image for workers, producers and Flower; docker-compose.yml says what each runs. And one for workers without
+# TensorFlow, which serve model sets that `celeriac models --build` has made:
+#
+#   docker build -t celeriac-runtime --build-arg EXTRAS=runtime,openvino,metrics,signing .
+#
 # The Python that constraints.txt was made with.
 FROM python:3.11.13-slim-bookworm
 
@@ -10,11 +14,12 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /src
 
+ARG EXTRAS=demo,flower,metrics,signing
 # Dependencies first, with empty packages in the place of ours: this large layer outlives every change of the sources.
 COPY pyproject.toml constraints.txt ./
 RUN mkdir producer tasks worker_config && touch README.md LICENSE \
     && pip install --constraint constraints.txt hatchling \
-    && pip install --constraint constraints.txt --no-build-isolation '.[demo,flower,metrics,signing]'
+    && pip install --constraint constraints.txt --no-build-isolation ".[$EXTRAS]"
 
 COPY README.md LICENSE ./
 COPY worker_config worker_config

@@ -29,7 +29,7 @@ from tasks.preparation.choice import choose_without_tensorflow
 from tasks.preparation.context import PreparationContext
 from tasks.preparation.prepare import prepare_all
 from tasks.preparation.serving_spec import ServingSpec
-from tasks.preparation.trials import all_trials
+from tasks.preparation.trials import trials_here
 from tasks.snapshots import cache
 from tasks.snapshots.built_set import RECORD, SNAPSHOTS, BuiltSet, Layout
 from tasks.snapshots.copied_manifest import copy_manifest
@@ -65,7 +65,7 @@ def build(manifest: Path, target: Path, names: list[str]) -> dict[str, Any]:
         context = replace(context, cache=folder / SNAPSHOTS, limit_bytes=sys.maxsize, is_for_others=True)
         (folder / SNAPSHOTS).mkdir()
         served = prepare_all(entries, copied, context, at_once=cores // threads)
-        told = {name: _told(one) for name, one in served.items()}
+        told = {name: _told(one, context) for name, one in served.items()}
         for descriptor in context.held:
             os.close(descriptor)
         _tidy(folder)
@@ -77,10 +77,10 @@ def build(manifest: Path, target: Path, names: list[str]) -> dict[str, Any]:
     return {"built": str(target), "digest": digest, "bytes": size, "models": told, "installed": installed}
 
 
-def _told(served: ServingSpec) -> dict[str, Any]:
+def _told(served: ServingSpec, context: PreparationContext) -> dict[str, Any]:
     """Of one model: by what it is run here, and by what without TensorFlow, or why not."""
     if served.members:
-        members = [_told(member) for member in served.members]
+        members = [_told(member, context) for member in served.members]
         why = "; ".join(filter(None, (member["needs"] for member in members)))
         return {
             "digest": served.digest,
@@ -91,8 +91,9 @@ def _told(served: ServingSpec) -> dict[str, Any]:
     without, why = served.executor, ""
     if mentions_tensorflow(served.entry, imports=False):
         without, why = "", "a function of its own imports it"
-    elif served.trial:
-        [trials] = all_trials(Path(served.folder))
+    elif served.snapshot and served.trial:
+        folder = Path(served.folder)
+        trials = trials_here(served.name, folder, served.snapshot, served.entry, context)  # which are known
         trial, note = choose_without_tensorflow(trials, [], served.entry)
         without, why = (trial.executor, "") if trial else ("", note)
     elif served.needs_tensorflow:

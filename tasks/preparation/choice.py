@@ -94,7 +94,8 @@ def choose_without_tensorflow(here: Trials, elsewhere: Sequence[Trials], entry: 
     rest = []
     if chosen.limit is not None or not chosen.tiny:
         rest = [f"rows that are not for {chosen.executor} fail, as TensorFlow is not installed"]
-    return chosen, _sentence("; ".join(rest + _measured_by(here, entry)))
+    rest += [note for precision in entry.precision if (note := _precision_note(precision, here, entry, chosen))]
+    return chosen, _sentence("; ".join(rest + _looked_at(here, entry, chosen) + _measured_by(here, entry)))
 
 
 def _tested(trial: Trial) -> str:

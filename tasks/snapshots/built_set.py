@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -143,11 +143,18 @@ def read_built_set(folder: Path) -> BuiltSet | None:
         built = from_file(data, BuiltSet)
     except ValueError as error:
         raise damaged(folder, f"{RECORD}: {error}") from None
+    if outside := [name for name in built.files if not _is_inside(name)]:
+        raise damaged(folder, f"{RECORD} names the file {outside[0]!r}")
     check(folder, built, MANIFEST)
     for name in _outside_snapshots(built):  # the digests of models tell whether they have the right bytes
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
     return built
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _outside_snapshots(built: BuiltSet) -> list[str]:

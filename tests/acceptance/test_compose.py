@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.compose import Stack, read_compose, seconds, words_of
+from tests.environments import build_wheel, required
 from tests.metrics import scrape
 from tests.waiting import wait_until
 from worker_config.celery_app import celery_settings
@@ -324,12 +325,21 @@ def test_the_image_runs_as_an_ordinary_user_on_a_supported_python() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     version = re.search(r"^FROM python:(\d+\.\d+)\.\d+-slim-bookworm$", dockerfile, re.MULTILINE)
-    extras = re.search(r"'\.\[([\w,]+)\]'", dockerfile)
+    extras = re.search(r"^ARG EXTRAS=([\w,]+)$", dockerfile, re.MULTILINE)
     assert version
     assert f">={version[1]}" == project["requires-python"]
     assert extras
     assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
+    assert dockerfile.count('".[$EXTRAS]"') == 1
     assert re.findall(r"^USER (\w+)$", dockerfile, re.MULTILINE) == ["celeriac"]
+
+
+def test_the_image_for_model_sets_that_were_built_has_no_tensorflow(tmp_path: Path) -> None:
+    told = [(ROOT / name).read_text() for name in ("Dockerfile", "docs/deploying.md")]
+    (extras,) = {words for text in told for words in re.findall(r"--build-arg EXTRAS=([\w,]+)", text)}
+    installed = required(build_wheel(tmp_path), extras.split(","))
+    assert {"ai-edge-litert", "openvino", "psutil", "cryptography", "celery"} <= installed
+    assert not {"tensorflow", "keras", "scikit-learn"} & installed
 
 
 def _command_lines(pid: int) -> Iterator[str]:
