@@ -48,7 +48,7 @@ def _measure(name: str, served: Any, odd: bool, quick: bool) -> bool:
     from tasks.executors import EXECUTORS
 
     # Whatever the trials found.
-    EXECUTORS["tflite"].build(Path(served.folder), served.snapshot, BATCH_ROWS)  # type: ignore[misc]
+    EXECUTORS["tflite"].build(Path(served.folder), served.snapshot, BATCH_ROWS, [])  # type: ignore[misc]
     served = msgspec.structs.replace(served, executor="tflite")
     bare = load_model(served)
     held = load_model(msgspec.structs.replace(served, unproven=["Any"]))

@@ -6,9 +6,9 @@ import msgspec
 
 from benchmarks.operations.case import PLACES
 from tasks.executors import EXECUTORS
-from tasks.executors.operation_table import NOT_BUILT, Level, worst
+from tasks.executors.operation_table import NOT_BUILT, SWEPT_AS, Level, worst
 
-NAMES = [name for name in EXECUTORS if name != "graph"]
+NAMES = [name for name in EXECUTORS if name != "graph" and name not in SWEPT_AS]
 
 
 class Found(msgspec.Struct):

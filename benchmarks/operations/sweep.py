@@ -239,7 +239,7 @@ def _run(name: str, folder: Path, snapshot: Snapshot, rows: Sequence[Any], seen:
         one.places[name] = 0
     try:
         if executor.build:
-            executor.build(folder, snapshot, ROWS)
+            executor.build(folder, snapshot, ROWS, [])
         call = executor.load(folder, snapshot, ROWS, 1)
         outputs = _outputs(call, rows)
         if all(isinstance(one, str) for one in outputs):

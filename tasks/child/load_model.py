@@ -123,7 +123,7 @@ def _runner(
     size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, remember, served.call_seconds)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
-    limits = InputRange(served.trial.limit, served.trial.tiny) if served.trial else InputRange()
+    limits = InputRange(served.trial.limit, served.trial.tiny, served.trial.integers) if served.trial else InputRange()
     check = None
     if served.unproven and can_be_held:
         allowed = _allowed(served)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.executors.frozen import freeze, load_graph, write_graph
-from tasks.models.program import FlatCall
+from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.state import all_nodes
 from tasks.snapshots.record import BUILT, Snapshot
 
@@ -20,7 +20,7 @@ FILE = f"{BUILT}/bfloat16.pb"
 CONSTANTS = f"{BUILT}/bfloat16.bin"  # where `write_graph` puts them
 
 
-def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+def build(folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
     """Write the rewritten graph.
 
     Raises:

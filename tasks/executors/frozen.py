@@ -16,7 +16,7 @@ import msgspec
 
 from tasks.executors import graph
 from tasks.models.formats.graph_def import lift_constants, name_functions_apart
-from tasks.models.program import FlatCall, list_call
+from tasks.models.program import FlatArrays, FlatCall, list_call
 from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
 from worker_config.files import write_whole
@@ -33,7 +33,7 @@ class Ends(msgspec.Struct, frozen=True):
     constants: list[Weight]
 
 
-def build(folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+def build(folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
     """Write the frozen graph, and the names of its inputs and outputs.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tasks.models.finite import Array, any_mask, rows_beyond, rows_with_large_integers, rows_with_tiny
+from tasks.models.finite import EXACT, Array, any_mask, rows_beyond, rows_with_large_integers, rows_with_tiny
 from tasks.protocol.signature import Arrays
 
 # Of the rows: to run all of them by the executor, and these once more, would take longer than the own graph alone.
@@ -26,23 +26,24 @@ class InputRange(msgspec.Struct, frozen=True):
     Attributes:
         limit: the largest absolute value of a float; None where there is no limit, and no need to look.
         tiny: whether numbers very close to 0 are for it.
-
-    Integers that float32 does not hold exactly are for none: what their sums come to depends on their order.
+        integers: the largest absolute value of an integer. Those that float32 does not hold exactly are for none: what
+            their sums come to depends on their order.
     """
 
     limit: float | None = None
     tiny: bool = True
+    integers: int = EXACT
 
     def includes(self, other: InputRange) -> bool:
         """Whether it may be given what the other may."""
         is_wide = self.limit is None or (other.limit is not None and other.limit <= self.limit)
-        return is_wide and (self.tiny or not other.tiny)
+        return is_wide and (self.tiny or not other.tiny) and other.integers <= self.integers
 
     def beyond(self, arrays: Arrays) -> Array | None:
         """A mask of the rows that are not for it; None where all are."""
         beyond = None if self.limit is None else rows_beyond(arrays.values(), self.limit)
         tiny = None if self.tiny else rows_with_tiny(arrays.values())
-        return any_mask((rows_with_large_integers(arrays.values()), beyond, tiny))
+        return any_mask((rows_with_large_integers(arrays.values(), self.integers), beyond, tiny))
 
 
 def run_guarded(run: Runner, own_graph: Runner, arrays: Arrays, limits: InputRange) -> Arrays:

@@ -1,6 +1,7 @@
-"""The model in OpenVINO, for processors alone; in float32 or bfloat16.
+"""The model in OpenVINO, for processors alone; in float32, bfloat16, or weights and activations of 8 bits.
 
     frozen graph --OpenVINO's frontend for TensorFlow--> NAME.xml, NAME.bin --reshape to a fixed batch, compile--> call
+                                     typical rows --NNCF, 8 bits--^
 
 TensorFlow freezes, in the process that builds; children read the files by OpenVINO alone. The precision is always set:
 left alone, OpenVINO computes in bfloat16 wherever the processor has it. A model of free batch was measured to be slower
@@ -25,8 +26,10 @@ from tasks.models.batches import in_batches
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.tensorflow_import import without
 from tasks.snapshots.record import BUILT, Snapshot
-from worker_config.files import write_whole
+from worker_config.files import sync_file, write_whole
 
+# Of which NNCF takes the ranges of activations: as many as its makers advise, and more for small batches.
+CALIBRATION_ROWS = 512
 # Of batches that there may be; `small_batches` of tasks/preparation/benchmark.py tries these.
 SIZES = (1, 8, 64, 512)
 
@@ -44,13 +47,15 @@ class Compiled:
 
     Attributes:
         name: of the executor, and of its files.
-        precision: "f32" or "bf16", as OpenVINO names types.
+        precision: "f32" or "bf16", as OpenVINO names types; of what has not 8 bits.
+        is_quantised: whether weights and activations have 8 bits, these by the ranges that typical rows come to.
     """
 
     name: str
     precision: str = "f32"
+    is_quantised: bool = False
 
-    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
         """Convert.
 
         Raises:
@@ -66,10 +71,14 @@ class Compiled:
         try:
             graph_file.write_bytes(function.graph.as_graph_def().SerializeToString())
             model = openvino.Core().read_model(graph_file)
+            ends = Ends(*([tensor.name for tensor in some] for some in (function.inputs, function.outputs)))
+            if self.is_quantised:
+                model = _quantised(model, ends, rows, batch_rows)
             openvino.save_model(model, model_file, compress_to_fp16=False)
         finally:
             graph_file.unlink(missing_ok=True)
-        ends = Ends(*([tensor.name for tensor in some] for some in (function.inputs, function.outputs)))
+        # It is mapped, and pages that are not on the disk yet count as each process's own.
+        sync_file(model_file.with_suffix(".bin"))
         write_whole(ends_file, msgspec.json.encode(ends))
 
     def load(self, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> FlatCall:
@@ -102,8 +111,7 @@ class Compiled:
         properties, hint = openvino.properties, openvino.properties.hint
         core = openvino.Core()
         model = core.read_model(path)
-        taken = {name: number for number, name in enumerate(ends.inputs)}
-        numbers = [_one(taken, port.names, "an input") for port in model.inputs]
+        numbers = _inputs_of(model, ends)
         model.reshape(
             {port: openvino.PartialShape(list(shapes[n])) for port, n in zip(model.inputs, numbers, strict=True)}
         )
@@ -134,6 +142,30 @@ def _imported() -> Any:
         import openvino
         import openvino.properties.hint
     return openvino
+
+
+def _quantised(model: Any, ends: Ends, rows: FlatArrays, batch_rows: int) -> Any:
+    """The model with 8 bits; NNCF, too, would note that it is used.
+
+    Raises:
+        ValueError: nothing of it is ever computed in 8 bits.
+    """
+    with without("openvino_telemetry"):
+        import nncf
+    batches = max(1, min(CALIBRATION_ROWS, len(rows[0])) // batch_rows)
+    places = np.linspace(0, len(rows[0]) - 1, batches * batch_rows).astype(np.int64).reshape(batches, batch_rows)
+    read = [rows[number] for number in _inputs_of(model, ends)]
+    data = nncf.Dataset(places, lambda some: [array[some] for array in read])
+    quantised = nncf.quantize(model, data, subset_size=batches)
+    if all(node.get_type_name() != "FakeQuantize" for node in quantised.get_ops()):
+        raise ValueError("nothing in the model is computed in 8 bits")
+    return quantised
+
+
+def _inputs_of(model: Any, ends: Ends) -> list[int]:
+    """The numbers of the snapshot's inputs that the converted model takes, in its order."""
+    taken = {name: number for number, name in enumerate(ends.inputs)}
+    return [_one(taken, port.names, "an input") for port in model.inputs]
 
 
 def _run(

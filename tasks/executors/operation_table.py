@@ -31,7 +31,12 @@ RUNTIMES = {
     "int8": "ai-edge-litert",
     "openvino": "openvino",
     "openvino_bfloat16": "openvino",
+    "openvino_int8": "openvino",
 }
+# The packages that executors are built with besides, where models are prepared; children need not have them.
+CONVERTERS = {"openvino_int8": "nncf"}
+# Executors that were not swept: what rounds in the same places of the same graph tells of them.
+SWEPT_AS = {"openvino_int8": "openvino_bfloat16"}
 _NAMED = 3
 
 
@@ -143,6 +148,8 @@ def judge(
     if executor == "graph":
         return Verdict("all")
     known = known or table()
+    is_unswept = executor in SWEPT_AS
+    executor = SWEPT_AS.get(executor, executor)
     runtime = RUNTIMES.get(executor, "")
     is_another = runtime in known.runtimes and installed(runtime) != known.runtimes[runtime]
     if is_another or (installed("tensorflow") if tensorflow is None else tensorflow) != known.tensorflow:
@@ -156,6 +163,8 @@ def judge(
         for pattern in known.patterns
         if present.issuperset(pattern.operations)
     }
+    if is_unswept:  # what is cut off at the range of 8 bits is finite, whatever it was
+        found = {name: "finite" if one == "all" else one for name, one in found.items()}
     unknown = tuple(sorted(name for name, level in found.items() if level == NOT_BUILT))
     level = worst(found.values())
     makers = present.intersection(known.makers)

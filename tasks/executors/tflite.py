@@ -50,7 +50,7 @@ class Converted:
     name: str
     is_quantised: bool = False
 
-    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int) -> None:
+    def build(self, folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
         """Convert, and pack the weights for this processor.
 
         Raises:

@@ -46,14 +46,21 @@ def any_mask(masks: Iterable[Array | None]) -> Array | None:
     return whole if whole is not None and whole.any() else None
 
 
-def rows_with_large_integers(arrays: Iterable[Array]) -> Array | None:
-    """A mask of the rows that hold an integer beyond `EXACT`; None where none do."""
+def largest_integer(array: Array) -> int:
+    """The largest absolute value; 0 where there is nothing, or no integer."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return 0
+    return max(-int(array.min()), int(array.max()))
+
+
+def rows_with_large_integers(arrays: Iterable[Array], limit: int = EXACT) -> Array | None:
+    """A mask of the rows that hold an integer beyond `limit`; None where none do."""
     masks = []
     for array in arrays:
-        if array.ndim and array.size and array.dtype.kind in "iu" and array.itemsize > 2:
-            if array.max() <= EXACT and array.min() >= -EXACT:
+        if array.ndim and array.dtype.kind in "iu" and np.iinfo(array.dtype).max > limit:
+            if largest_integer(array) <= limit:
                 continue
-            beyond = (array > EXACT) | (array < -EXACT) if array.dtype.kind == "i" else array > EXACT
+            beyond = (array > limit) | (array < -limit) if array.dtype.kind == "i" else array > limit
             masks.append(np.asarray(beyond.reshape(len(array), -1).any(axis=1)))
     return any_mask(masks)
 

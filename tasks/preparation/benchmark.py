@@ -29,7 +29,7 @@ from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
-from tasks.preparation.input_limits import capped, common_range
+from tasks.preparation.input_limits import capped, common_range, within
 from tasks.preparation.reference import GateRows, compared
 from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import Snapshot, Trial
@@ -56,7 +56,7 @@ def try_executor(
         if tensorflow_version():  # of which they bring operations and classes
             import_modules(snapshot.entry)
         if executor.build:
-            executor.build(folder, snapshot, batch_rows)
+            executor.build(folder, snapshot, batch_rows, rows)
         operators = executor.operators(folder) if executor.operators else ()
         verdict = judge(name, snapshot.operations, operators, tensorflow=snapshot.tensorflow)
         if verdict.refusal:
@@ -92,6 +92,7 @@ def try_executor(
             apart=max(bound.apart for bound in reference.bounds),
             limit=inputs.limit,
             tiny=inputs.tiny,
+            integers=inputs.integers,
             unproven=list(verdict.unknown),
             small_batches=smaller,
             copies_weights=not (executor.mapped and (folder / executor.mapped).exists()),
@@ -147,6 +148,8 @@ class _Gate:
             why, inputs = common_range(reference.groups, call, batch_rows, exact=exact, seen=reference.seen)
             if why:
                 return dataclasses.replace(found, agrees=False, why=why), inputs
+        if EXECUTORS[self.executor].is_calibrated:
+            return found, within(inputs, reference.rows)
         return found, capped(inputs, reference.seen) if self.is_of_finite else inputs
 
     def agrees_in_small(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tasks.executors import EXECUTORS
-from tasks.executors.operation_table import RUNTIMES, judge
-from tasks.snapshots.installed import installed
+from tasks.executors.operation_table import CONVERTERS, RUNTIMES, judge
+from tasks.snapshots.installed import installed, tensorflow_version
 from tasks.snapshots.record import Snapshot
 from worker_config.manifest import ModelEntry
 
@@ -53,7 +53,8 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
 
 
 def _is_installed(name: str) -> bool:
-    return name not in RUNTIMES or bool(installed(RUNTIMES[name]))
+    needed = (RUNTIMES, CONVERTERS) if tensorflow_version() else (RUNTIMES,)  # without it nothing is converted
+    return all(installed(packages[name]) for packages in needed if name in packages)
 
 
 def why_own_graph(snapshot: Snapshot, entry: ModelEntry) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from tasks.accuracy.class_agreement import agreement_text, too_few
 from tasks.executors import EXECUTORS
 from tasks.executors.operation_table import RUNTIMES, table
+from tasks.models.error_text import LACKS
 from tasks.snapshots.installed import installed
 from tasks.snapshots.record import Trial, Trials
 from worker_config.manifest import ModelEntry
 
 # Below it, timings are noise, and an executor that comes earlier in `_ORDER` is the better known.
 FASTER_BY = 1.1
-_ORDER = ("frozen", "tflite", "xla", "openvino", "bfloat16", "openvino_bfloat16", "int8")
+_ORDER = ("frozen", "tflite", "xla", "openvino", "bfloat16", "openvino_bfloat16", "int8", "openvino_int8")
 SHARE_OF_MEMORY = 0.5
 # Of executors that do without TensorFlow.
 _INSTALL = {
@@ -27,6 +28,7 @@ _INSTALL = {
     "int8": "pip install 'celeriac[runtime]'",
     "openvino": "pip install 'celeriac[openvino]'",
     "openvino_bfloat16": "pip install 'celeriac[openvino]'",
+    "openvino_int8": "pip install 'celeriac[openvino]'",
 }
 # What a batch takes while it is run is told from here on: it is there once for each child.
 LARGE_BATCH_BYTES = 512 * 2**20
@@ -61,6 +63,11 @@ def choose(
             f" own graph, but {_count(children)} of {_size(trial.own_bytes)} are more than half of the"
             f" {_size(available_bytes)} free, where the graph shares {_size(weight_bytes)}"
         )
+    notes += [
+        f"{trial.executor} {trial.why.removeprefix('it ')}"
+        for trial in _of("float32", trials)
+        if trial.why.startswith(LACKS)
+    ]
     notes += [note for precision in entry.precision if (note := _precision_note(precision, trials, entry, chosen))]
     return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen) + _measured_by(trials, entry)))
 

@@ -16,6 +16,7 @@ from tasks.accuracy.accuracy_gate import differs
 from tasks.accuracy.edge_cases import LARGE, ORDINARY, TINY, EdgeCases
 from tasks.executors.guarded import InputRange
 from tasks.models.batches import in_batches
+from tasks.models.finite import EXACT, largest_integer, magnitude
 from tasks.models.program import FlatArrays, FlatCall
 
 # Of float64, which every float that a model takes fits into: rows that are not finite are beyond it.
@@ -76,6 +77,12 @@ def capped(inputs: InputRange, seen: float) -> InputRange:
     """The same of an executor that is known, or thought, to agree on finite rows of moderate size alone."""
     most = max(LARGE, seen)
     return InputRange(most if inputs.limit is None else min(inputs.limit, most), inputs.tiny)
+
+
+def within(inputs: InputRange, rows: FlatArrays) -> InputRange:
+    """The same of an executor that cuts off numbers that are larger than in these rows."""
+    floats, integers = max(map(magnitude, rows)), min(EXACT, max(map(largest_integer, rows)))
+    return InputRange(floats if inputs.limit is None else min(inputs.limit, floats), inputs.tiny, integers)
 
 
 def _differs(group: EdgeCases, call: FlatCall, batch_rows: int, exact: bool) -> str:

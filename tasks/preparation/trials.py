@@ -91,13 +91,17 @@ def clear_built(folder: Path) -> None:
 def trials_here(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry, context: PreparationContext) -> Trials:
     """What executors have shown on this machine, now or at an earlier start."""
     record = record_path(folder, entry, context.threads, context.gpus)
-    if known := known_trials(folder, record):
+    names, left_out = candidates(snapshot, entry, context.gpus)
+    if not tensorflow_version():
+        names = [name for name in names if not EXECUTORS[name].needs_tensorflow and built_for(name, folder)]
+    known = known_trials(folder, record)
+    # What has been installed since is tried with the others.
+    if known and (not known.rows or {trial.executor for trial in known.trials}.issuperset(names)):
         return known
     # Another entry of the same version may have made it, whose modules stand elsewhere.
     snapshot = msgspec.structs.replace(snapshot, entry=entry)
     batch_rows = batch_rows_of(snapshot.inputs, entry)
     reference = read_reference(folder)
-    names, left_out = candidates(snapshot, entry, context.gpus)
     clear_built(folder)
     if own_graph := why_own_graph(snapshot, entry):
         reference = GateRows(why=own_graph)
@@ -107,7 +111,6 @@ def trials_here(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry,
         trials = []
         if not tensorflow_version():
             trials.append(Trial("graph", agrees=True))  # which has made the reference
-            names = [name for name in names if not EXECUTORS[name].needs_tensorflow and built_for(name, folder)]
         for number, name in enumerate(names, 1):
             context.tell(f"trying executors for {model}, {number} of {len(names)}")
             before = built_files(folder)

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from tasks.models.finite import EXACT
 from tasks.protocol.records import Dependence, TensorSpec
 from worker_config.decoding import UNDECODABLE
 from worker_config.manifest import ModelEntry
@@ -70,6 +71,7 @@ class Trial(msgspec.Struct, frozen=True):
         limit: the largest absolute value of a float in a row that it may be given; rows beyond, and those that are not
             finite, go to the model's own graph. None where it agrees on all rows.
         tiny: whether it may be given rows with numbers very close to 0.
+        integers: the largest absolute value of an integer in such a row.
         rows: how many it was tried on.
         peak_bytes: what it takes besides while a batch is run.
         classes: of a lower precision: the same share by class of the model's own outputs.
@@ -98,6 +100,7 @@ class Trial(msgspec.Struct, frozen=True):
     own_error: float | None = None
     apart: float = 0.0
     copies_weights: bool = False
+    integers: int = EXACT
 
 
 class Trials(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,11 +88,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return cases
 
 
-def loaded(folder: Path, snapshot: Snapshot, name: str, batch_rows: int = BATCH) -> Any:
-    """A call of an executor that was built for `BATCH` rows."""
+def loaded(folder: Path, snapshot: Snapshot, name: str, batch_rows: int = BATCH, rows: Sequence[Any] = ()) -> Any:
+    """A call of an executor that was built for `BATCH` rows, and by these."""
     executor = EXECUTORS[name]
     if executor.build:
-        executor.build(folder, snapshot, BATCH)
+        executor.build(folder, snapshot, BATCH, list(rows))
     return executor.load(folder, snapshot, batch_rows, 1)
 
 
@@ -415,7 +415,7 @@ def test_a_thousand_batches_of_random_sizes_trace_nothing_and_keep_nothing(cases
 
     case = cases["mlp"]
     try:
-        call = loaded(case.folder, case.snapshot, name)
+        call = loaded(case.folder, case.snapshot, name, rows=case.reporter.rows)
     except ValueError as error:
         pytest.skip(str(error))  # this processor has no bfloat16
     rows = case.reporter.rows[0]

@@ -76,7 +76,7 @@ def test_who_is_as_close_as_the_own_graph_is_accepted(network: Network, name: st
         pytest.skip("it is not built of this network")
     executor = EXECUTORS[name]
     if executor.build:
-        executor.build(network.folder, network.snapshot, BATCH)
+        executor.build(network.folder, network.snapshot, BATCH, network.known.rows)
     call = executor.load(network.folder, network.snapshot, BATCH, 1)
     outputs = in_batches(call, network.known.rows, BATCH)
     own, other = (errors(network.known.truth[0], array) for array in (network.known.reference[0], outputs[0]))

@@ -13,10 +13,10 @@ from benchmarks.operations.derive import merged
 from benchmarks.operations.sweep_rows import sweep_rows
 from tasks.executors import EXECUTORS, operation_table
 from tasks.executors.graph_operations import operations_of
-from tasks.executors.operation_table import LEVELS, NOT_BUILT, Pattern, SweptLayer, Table, judge, table
+from tasks.executors.operation_table import LEVELS, NOT_BUILT, SWEPT_AS, Pattern, SweptLayer, Table, judge, table
 from tasks.protocol.records import TensorSpec
 
-NAMES = [name for name in EXECUTORS if name != "graph"]
+NAMES = [name for name in EXECUTORS if name != "graph" and name not in SWEPT_AS]
 NO = "no"
 
 
