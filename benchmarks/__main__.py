@@ -18,6 +18,7 @@ QUESTIONS = (
     "starting",
     "executors",
     "choice",
+    "openvino_cache",
     "guard",
     "small_batches",
     "safety",
