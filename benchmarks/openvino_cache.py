@@ -1,8 +1,8 @@
 """Would OpenVINO's cache of compiled models spare a child time or memory?
 
 MobileNetV2 and an MLP of 84 MB in a batch of 64, compiled as children compile them, in fresh processes by turns: from
-the converted model, or out of a cache folder that an earlier process has filled. Counted are processor seconds until the
-first call has ended, without imports, and the memory that the process has then of its own.
+the converted model, or out of a cache folder that an earlier process has filled. Counted are processor seconds until
+the first call has ended, without imports, and the memory that the process has then of its own.
 """
 
 from __future__ import annotations

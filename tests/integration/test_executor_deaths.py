@@ -12,7 +12,8 @@ import pytest
 
 from producer import Client
 from tasks.executors import EXECUTORS
-from tasks.executors.operation_table import CONVERTERS, RUNTIMES, installed
+from tasks.executors.operation_table import CONVERTERS, RUNTIMES
+from tasks.snapshots.installed import installed
 from tests.forms import LONG
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
@@ -30,19 +31,19 @@ NAMES = [
 # Read by every Python of the worker: each model is run by the executor that it is named after; those that this
 # processor has not stay with the own graph.
 _HOOK = """
-from tasks.preparation import prepare as preparing
+from tasks.preparation import prepare, trials
 from tasks.snapshots.record import Trial, Trials
 
 
-def trials(model, folder, snapshot, entry, context):
+def named(model, folder, snapshot, entry, context):
     graph = Trial("graph", True, batch_seconds=1.0)
     if model == "graph":
         return Trials([graph], "rows.npy")
-    found = preparing._try(model, folder, snapshot, entry.batch_rows, context.threads)
+    found = trials._try(model, folder, snapshot, entry.batch_rows, context.threads)
     return Trials([graph, Trial(model, found.agrees, 0.001, why=found.why, limit=found.limit)], "rows.npy")
 
 
-preparing._trials = trials
+prepare.trials_here = named
 """
 
 
