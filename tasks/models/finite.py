@@ -57,12 +57,15 @@ def rows_with_large_integers(arrays: Iterable[Array], limit: int = EXACT) -> Arr
     """A mask of the rows that hold an integer beyond `limit`; None where none do."""
     masks = []
     for array in arrays:
-        if array.ndim and array.dtype.kind in "iu" and np.iinfo(array.dtype).max > limit:
-            if largest_integer(array) <= limit:
-                continue
+        if array.ndim and array.dtype.kind in "iu" and _most(array.dtype) > limit and largest_integer(array) > limit:
             beyond = (array > limit) | (array < -limit) if array.dtype.kind == "i" else array > limit
             masks.append(np.asarray(beyond.reshape(len(array), -1).any(axis=1)))
     return any_mask(masks)
+
+
+def _most(dtype: np.dtype[Any]) -> int:
+    info = np.iinfo(dtype)
+    return max(int(info.max), -int(info.min))
 
 
 def rows_with_tiny(arrays: Iterable[Array]) -> Array | None:

@@ -81,6 +81,16 @@ def test_a_lower_precision_that_was_asked_for() -> None:
     assert "not tried" in chosen(LOWER)[1]
 
 
+def test_what_a_runtime_lacks_is_told_in_one_line() -> None:
+    lacking = Trial("tflite", False, why="it has no operation for BesselI0e, Igamma")
+    openvino = Trial("openvino", False, why="it has no operation for Igamma")
+    other = Trial("xla", False, why="the output deviates by 2 of its size")
+    note = "tflite has no operation for BesselI0e, Igamma; openvino has no operation for Igamma"
+    assert chosen(ENTRY, lacking, openvino, other) == ("graph", note)
+    lower = Trial("int8", False, why=lacking.why)
+    assert chosen(ENTRY, lacking, lower)[1] == "tflite has no operation for BesselI0e, Igamma"
+
+
 def test_of_several_executors_of_a_precision_the_fastest_that_agrees() -> None:
     one, other = Trial("bfloat16", True, 0.05), Trial("openvino_bfloat16", True, 0.03)
     assert chosen(LOWER, one, other) == ("openvino_bfloat16", "")

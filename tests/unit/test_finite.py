@@ -50,6 +50,10 @@ def test_integers_that_float32_does_not_hold_are_found(dtype: type) -> None:
 
 
 def test_large_negative_integers_are_found() -> None:
+    pixels = np.array([[7, 100], [101, 0], [3, 255]], np.uint8)
+    assert (rows_with_large_integers([pixels], 100) == [False, True, True]).all()
+    assert rows_with_large_integers([pixels], 255) is None
+    assert rows_with_large_integers([np.array([[-8], [-128]], np.int8)], 127).tolist() == [False, True]
     mask = rows_with_large_integers([np.array([-EXACT, -EXACT - 1, np.iinfo(np.int64).min])])
     assert mask is not None
     assert mask.tolist() == [False, True, True]

@@ -97,6 +97,13 @@ def test_what_is_known(executor: str, operation: str, level: str) -> None:
     assert levels(executor, operation) == level
 
 
+def test_8_bits_of_openvino_are_judged_as_bfloat16_and_trusted_with_finite_rows_alone() -> None:
+    known = Table("1", {"A": {"openvino_bfloat16": "all"}, "B": {"openvino_bfloat16": "no"}, "C": {"openvino": "all"}})
+    found = {name: judge("openvino_int8", [name], tensorflow="1", known=known) for name in "ABC"}
+    assert [found[name].level for name in "AB"] == ["finite", "no"]
+    assert found["C"].unknown == ("C",)
+
+
 def test_unit_normalization_stays_off_tflite() -> None:
     known = table()
     swept = known.layers["layers.UnitNormalization, 2 axes"]

@@ -327,7 +327,7 @@ def test_only_what_runs_on_it_and_functions_that_mention_it_need_tensorflow(
     assert needs(path="digits.keras")
     assert needs("frozen", path="digits.keras")
     assert not needs(path="digits.tflite")
-    for executor in ("tflite", "int8", "openvino", "openvino_bfloat16"):
+    for executor in ("tflite", "int8", "openvino", "openvino_bfloat16", "openvino_int8"):
         assert not needs(executor, path="digits.keras")
         assert needs(executor, path="digits.keras", unproven=["Erf"]), "it is held against the own graph in each job"
         assert needs(executor, path="digits.keras", postprocess="with_keras:two")
