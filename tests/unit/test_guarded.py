@@ -32,7 +32,7 @@ def rows(*first: float) -> Arrays:
         (InputRange(1e3), (1.0, -1000.0, 7.0), 0),
         (InputRange(1e3), (1.0, 1001.0, np.nan, -np.inf, *range(9)), 3),
         (InputRange(1e3, tiny=False), (1.0, 1e-40, 0.0, 2e3, *range(9)), 2),
-        (InputRange(1e3, integers=7), (1.0, 1000.0, -1001.0), 1),
+        (InputRange(1e3, integers=7), tuple(map(float, range(10))), 2),  # the ids 8 and 9
         (InputRange(None, tiny=False), (1e30, 1e-40, 0.0, 1e9), 1),
     ],
 )
