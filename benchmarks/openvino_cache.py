@@ -38,7 +38,7 @@ def _measure(place: Path, name: str, quick: bool) -> bool:
     run_apart("benchmarks.openvino_cache", "convert", str(place), name)
     _load(place, name, "cache")  # fills it
     found: dict[str, list[tuple[float, int]]] = {arm: [] for arm in ARMS}
-    for block in range(2 if quick else 3 * MIN_BLOCKS):
+    for block in range(2 if quick else MIN_BLOCKS):
         for arm in ARMS if block % 2 else ARMS[::-1]:
             found[arm].append(_load(place, name, arm))
     seconds = {arm: [one for one, _ in loads] for arm, loads in found.items()}
