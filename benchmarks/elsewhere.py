@@ -28,7 +28,7 @@ from tasks.transport.worker_registry import read_slots
 from tests.environments import build_wheel, make_small_environment
 from worker_config.model_paths import MANIFEST
 
-CHILDREN, TIMES = 2, 7
+CHILDREN, TIMES = 2, 5
 MIB = 2**20
 
 

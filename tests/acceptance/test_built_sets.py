@@ -333,6 +333,22 @@ def test_models_that_need_tensorflow_are_named_all_and_the_others_served(
     assert "celeriac models --build" in line
 
 
+def test_functions_and_tflite_files_need_no_set(
+    on: Callable[[Path], Celeriac], runtime: Path, built: tuple[Path, dict[str, Any]], rows: Any
+) -> None:
+    elsewhere = on(runtime)
+    [converted] = built[0].glob("snapshots/*/built/tflite.tflite")
+    shutil.copyfile(converted, elsewhere.folder / "net.tflite")
+    (elsewhere.folder / "steps.py").write_text("def twice(rows):\n    return 2 * rows\n")
+    chain = {"chain": ["twice", "net"]}
+    models = write_manifest(elsewhere.folder, {"net": "net.tflite", "twice": "steps:twice", "both": chain})
+    assert (predicted(elsewhere, models, "twice") == 2 * rows).all()
+    assert predicted(elsewhere, models, "both").shape == (ROWS, 4)
+    (elsewhere.folder / "steps.py").write_text("import keras\ndef twice(rows):\n    return 2 * rows\n")
+    line = refusal(elsewhere, models, model="twice")
+    assert "model twice needs it: a function of its own imports it" in line
+
+
 @pytest.mark.parametrize("name", ["openvino", "ai-edge-litert"])
 def test_a_runtime_that_is_not_installed_is_named_with_its_command(
     on: Callable[[Path], Celeriac], bare: Path, there: Path, name: str
