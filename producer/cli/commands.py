@@ -48,6 +48,7 @@ Examples:
   celeriac predict digits,letters rows.npz -o both.npz --workers 4
   celeriac worker --broker redis://10.0.0.5:6379/0 --workers 8
   celeriac worker --broker redis://10.0.0.5:6379/0 --models digits,letters
+  celeriac models --models models.toml --build set
   celeriac predict digits rows.npy -o scores.npy --broker redis://10.0.0.5:6379/0 --json
   celeriac predict digits rows.npy --detach --broker redis://10.0.0.5:6379/0
   celeriac watch 3f2a

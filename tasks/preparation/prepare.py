@@ -177,8 +177,9 @@ def _chosen(trials: Trials, served: ServingSpec, context: PreparationContext) ->
 
 def _chosen_without_tensorflow(trials: Trials, served: ServingSpec, context: PreparationContext) -> tuple[Trial, str]:
     trial, note = choose_without_tensorflow(trials, all_trials(Path(served.folder)), served.entry)
-    if trial is None:
-        raise _NeededError(note)
+    seen = ExecutorNotes(Path(served.folder), trial.executor).difference() if trial else ""
+    if trial is None or seen:
+        raise _NeededError(seen or note)
     return trial, note
 
 

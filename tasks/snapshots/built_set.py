@@ -194,8 +194,10 @@ def copy_to_cache(place: Place, root: Path) -> None:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(place.built / name, made / name)
-            except FileNotFoundError:
-                raise damaged(folder, f"{within}/{name} is missing") from None
+            except OSError as error:
+                if error.filename != str(place.built / name):
+                    raise  # then it is the cache
+                raise damaged(folder, f"{within}/{name} cannot be read ({error.strerror})") from None
         try:
             cache.check_files(made, place.files)
         except ValueError as error:

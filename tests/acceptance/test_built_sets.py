@@ -358,12 +358,19 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_command(
     assert f"is not installed; pip install '{install}'" in line
 
 
+@pytest.mark.parametrize(("has", "package"), [("runtime", "ai-edge-litert"), ("openvino", "openvino")])
 def test_another_version_of_a_runtime_of_which_nothing_is_known(
-    on: Callable[[Path], Celeriac], openvino: Path, there: Path, tmp_path: Path
+    on: Callable[[Path], Celeriac],
+    there: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    has: str,
+    package: str,
 ) -> None:
-    line = refusal(on(varied(openvino, tmp_path, VERSION.format(name="openvino"))), there / "models.toml")
-    assert "openvino is unproven for " in line
-    assert "with openvino 9.9: pip install 'openvino==" in line
+    environment = varied(request.getfixturevalue(has), tmp_path, VERSION.format(name=package))
+    line = refusal(on(environment), there / "models.toml")
+    assert " is unproven for " in line
+    assert f"with {package} 9.9: pip install '{package}==" in line
 
 
 def varied(environment: Path, folder: Path, code: str) -> Path:
@@ -416,6 +423,16 @@ def test_a_damaged_set_is_refused_by_the_file(
     assert path.name in line
     assert "copy it anew from where it was built" in line
     assert "celeriac models --build" in line
+
+
+def test_a_cache_that_cannot_be_written_is_named(on: Callable[[Path], Celeriac], runtime: Path, there: Path) -> None:
+    elsewhere = on(runtime)
+    (elsewhere.folder / "file").touch()
+    ended = predict(elsewhere, there, CELERIAC_CACHE=str(elsewhere.folder / "file" / "cache"))
+    assert ended.code == ExitCode.MODEL, ended
+    elsewhere.check_one_line(ended)
+    assert "Not a directory" in ended.lines[0]
+    assert "name another folder with CELERIAC_CACHE" in ended.lines[0]
 
 
 def test_what_is_in_the_cache_of_a_set_and_damaged_there_is_copied_again(
