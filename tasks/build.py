@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.models.model_version import digest_or_error
 from tasks.models.tensorflow_import import mentions_tensorflow
 from tasks.preparation.choice import choose_without_tensorflow
@@ -123,6 +125,10 @@ def _written_whole(target: Path) -> Iterator[Path]:
         folder.rename(target)
         sync_file(target.parent)
     finally:
+        children = psutil.Process().children(recursive=True)  # which may write yet, where this was interrupted
+        for child in children:
+            child.kill()
+        psutil.wait_procs(children)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
