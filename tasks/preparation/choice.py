@@ -8,6 +8,7 @@ clearly faster, in a fixed order: so the choice does not depend on what else the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tasks.accuracy.class_agreement import agreement_text, too_few
@@ -72,13 +73,16 @@ def choose(
     return chosen, _sentence("; ".join(notes + _looked_at(trials, entry, chosen) + _measured_by(trials, entry)))
 
 
-def choose_without_tensorflow(here: Trials, elsewhere: Sequence[Trials], entry: ModelEntry) -> tuple[Trial | None, str]:
+def choose_without_tensorflow(
+    here: Trials, elsewhere: Sequence[Trials], entry: ModelEntry, room_bytes: float = math.inf
+) -> tuple[Trial | None, str]:
     """The executor for a machine without TensorFlow, and a note; or None, and why there is none.
 
     `here` are the trials of this machine, `elsewhere` those of all kinds of machines that the snapshot has been on.
+    One that copies more weights into a child than `room_bytes` is taken only where there is no other.
     """
     wanted = {"float32", *entry.precision}
-    chosen: Trial | None = None
+    fit: list[Trial] = []
     whys: dict[str, str] = {}
     for trial in (one for one in _in_order(here) if not EXECUTORS[one.executor].needs_tensorflow):
         if EXECUTORS[trial.executor].precision not in wanted:
@@ -87,9 +91,9 @@ def choose_without_tensorflow(here: Trials, elsewhere: Sequence[Trials], entry: 
             whys[trial.executor] = f"{trial.executor} {_as_said(trial.why)}"
         elif trial.unproven:
             whys[trial.executor] = f"{trial.executor} is unproven for {', '.join(trial.unproven[:3])}{_tested(trial)}"
-        elif chosen is None or _is_faster(trial, chosen):
-            chosen = trial
-    if chosen is None:
+        else:
+            fit.append(trial)
+    if not fit:
         lacking = {
             trial.executor: f"{trial.executor}, by which it could be run, is not installed; {_INSTALL[trial.executor]}"
             for trials in elsewhere
@@ -98,6 +102,10 @@ def choose_without_tensorflow(here: Trials, elsewhere: Sequence[Trials], entry: 
         }
         why = here.trials[0].why or "; ".join((lacking | whys).values()) or "no other executor was found for it"
         return None, _sentence(f"its own graph runs it ({why})")
+    in_room = [trial for trial in fit if not trial.copies_weights or trial.own_bytes <= room_bytes] or fit
+    chosen = in_room[0]
+    for trial in in_room[1:]:
+        chosen = trial if _is_faster(trial, chosen) else chosen
     rest = []
     if chosen.limit is not None or not chosen.tiny:
         rest = [f"rows that are not for {chosen.executor} fail, as TensorFlow is not installed"]

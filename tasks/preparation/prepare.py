@@ -23,7 +23,7 @@ from tasks.models.model_version import entry_digest, python_digests
 from tasks.models.program import batch_rows_of, left_out_note
 from tasks.models.tensorflow_import import mentions_tensorflow
 from tasks.preparation.candidates import why_own_graph
-from tasks.preparation.choice import batch_note, choose, choose_without_tensorflow
+from tasks.preparation.choice import SHARE_OF_MEMORY, batch_note, choose, choose_without_tensorflow
 from tasks.preparation.context import PreparationContext
 from tasks.preparation.make_snapshot import examine_copy, make_snapshot, with_truth, without_truth
 from tasks.preparation.reference import read_reference
@@ -176,7 +176,8 @@ def _chosen(trials: Trials, served: ServingSpec, context: PreparationContext) ->
 
 
 def _chosen_without_tensorflow(trials: Trials, served: ServingSpec, context: PreparationContext) -> tuple[Trial, str]:
-    trial, note = choose_without_tensorflow(trials, all_trials(Path(served.folder)), served.entry)
+    room = SHARE_OF_MEMORY * available_bytes() / context.children
+    trial, note = choose_without_tensorflow(trials, all_trials(Path(served.folder)), served.entry, room)
     seen = ExecutorNotes(Path(served.folder), trial.executor).difference() if trial else ""
     if trial is None or seen:
         raise _NeededError(seen or note)

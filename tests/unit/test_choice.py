@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 import tasks.preparation.candidates
+import tasks.preparation.choice
 from tasks.executors.operation_table import RUNTIMES
 from tasks.preparation.candidates import candidates
-from tasks.preparation.choice import LARGE_BATCH_BYTES, batch_note, choose
+from tasks.preparation.choice import LARGE_BATCH_BYTES, batch_note, choose, choose_without_tensorflow
 from tasks.protocol.records import TensorSpec
 from tasks.snapshots.record import Snapshot, Trial, Trials
 from worker_config.manifest import ModelEntry
@@ -44,6 +45,43 @@ def test_copies_only_where_memory_allows() -> None:
     assert "openvino would be 2.0 times as fast" in note
     assert "4 copies of 2.0 GB are more than half of the 15.0 GB free" in note
     assert chosen(ENTRY, copy, children=1)[0] == "openvino"
+
+
+def without_tensorflow(*others: Trial, entry: ModelEntry = ENTRY, **options: Any) -> Any:
+    elsewhere = [Trials([GRAPH, *options.pop("elsewhere", ())], "generated")]
+    trial, note = choose_without_tensorflow(Trials([GRAPH, *others], "generated"), elsewhere, entry, **options)
+    return trial and trial.executor, note
+
+
+def test_without_tensorflow_the_fastest_that_does_without_and_is_proven() -> None:
+    tflite, openvino = Trial("tflite", True, 0.3), Trial("openvino", True, 0.2, 10**9, copies_weights=True)
+    frozen, xla = Trial("frozen", True, 0.01), Trial("xla", True, 0.01)
+    assert without_tensorflow(frozen, xla, tflite) == ("tflite", "")  # though the own graph is faster
+    assert without_tensorflow(tflite, openvino)[0] == "openvino"
+    assert without_tensorflow(tflite, msgspec.structs.replace(openvino, batch_seconds=0.29))[0] == "tflite"
+    assert without_tensorflow(tflite, openvino, room_bytes=10**9 - 1)[0] == "tflite"
+    assert without_tensorflow(openvino, room_bytes=10**9 - 1)[0] == "openvino"
+    unproven = msgspec.structs.replace(openvino, unproven=["Erf/float"])
+    assert without_tensorflow(tflite, unproven)[0] == "tflite"
+    assert without_tensorflow(tflite, Trial("int8", True, 0.1))[0] == "tflite"  # nobody asked for it
+
+
+def test_without_tensorflow_it_is_told_which_rows_fail_and_why_nothing_runs_a_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for limits in ({"limit": 1000.0}, {"tiny": False}):
+        executor, note = without_tensorflow(Trial("tflite", True, 0.3, **limits))
+        assert (executor, "rows that are not for tflite fail" in note) == ("tflite", True)
+    refused, unproven = Trial("tflite", False, why="differs by 3"), Trial("openvino", True, 0.1, unproven=["A", "B"])
+    executor, note = without_tensorflow(refused, unproven)
+    assert executor is None
+    assert "tflite differs by 3; openvino is unproven for A, B with openvino " in note
+    monkeypatch.setattr(tasks.preparation.choice, "installed", lambda package: "")
+    executor, note = without_tensorflow(elsewhere=[Trial("openvino", True, 0.1), Trial("tflite", False)])
+    assert executor is None
+    assert "openvino, by which it could be run, is not installed; pip install 'celeriac[openvino]'" in note
+    assert "tflite" not in note
+    assert "no other executor" in without_tensorflow()[1]
 
 
 def test_a_batch_that_takes_much_memory_is_told() -> None:
