@@ -9,7 +9,6 @@ PATTERNS: list[Pattern] = [
     Pattern("a product with bias", ["BiasAdd/float", "MatMul/float"], frozen="finite"),
     Pattern("a convolution with bias", ["BiasAdd/float", "Conv2D/float"], tflite="finite"),
     Pattern("products of matrices with bias", ["BatchMatMulV2/float", "BiasAdd/float"], tflite="finite"),
-    Pattern("gelu", ["Erfc/float", "Mul/float", "Neg/float"], xla="finite", tflite="finite"),
     Pattern("a spectrum", ["ComplexAbs/complex", "RFFT"], xla="finite"),
     # XLA simplifies them to what TensorFlow does not: x, log1p, |x|.
     Pattern("log of exp", ["Exp/float", "Log/float"], xla="no"),

@@ -109,8 +109,9 @@ number on the gentlest groups ({", ".join(sorted(judging.GENTLE))}): how far a m
 
 The key is TensorFlow's name and the class of its type: float is float32, half float16 and bfloat16, double float64, int
 int32 and int64, small the shorter integers. "constant": the operand that matters (indices, a divisor) is the same for
-all rows. "positive": what it takes the root, the logarithm or the inverse of is positive whatever the rows are. An
-operation that makes infinities or NaN of finite rows turns "finite" into "no" for the others of its model.
+all rows. "positive": what it takes the root, the logarithm or the inverse of is positive whatever the rows are. "gelu":
+all that comes of it is multiplied by the number that it is taken of. An operation that makes infinities or NaN of
+finite rows turns "finite" into "no" for the others of its model.
 
 {head.format("operation", "", "")}{"".join(operations)}
 ## Together

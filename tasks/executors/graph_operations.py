@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.executors.sign_analysis import POSITIVE, constant, sign_of
+from tasks.executors.sign_analysis import POSITIVE, constant, is_of_gelu, sign_of
 
 # What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), reads of variables.
 PLUMBING = frozenset((
@@ -99,11 +99,11 @@ def is_chance(key: str) -> bool:
     return key.startswith(_CHANCE)
 
 
-def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = False) -> str:
+def operation_key(node: Any, fixed: Sequence[bool] = (), known: str = "") -> str:
     """The key of a `NodeDef`: its operation, the class of its type, and what is known of the operand that matters.
 
-    `fixed` says of each input whether it is the same for all rows, `has_no_pole` whether what it takes the root, the
-    logarithm or the inverse of is positive for all rows.
+    `fixed` says of each input whether it is the same for all rows; `known` is "positive" where what it takes the root,
+    the logarithm or the inverse of is positive for all rows, and "gelu" where it is a part of one.
     """
     is_stateless = node.op in ("StatelessIf", "StatelessWhile", "StatelessCase")
     name = node.op.removeprefix("Stateless") if is_stateless else node.op
@@ -119,7 +119,7 @@ def operation_key(node: Any, fixed: Sequence[bool] = (), has_no_pole: bool = Fal
     operand = _TELLING_OPERAND.get(node.op)
     if operand is not None and operand < len(fixed) and fixed[operand]:
         return f"{name},constant"
-    return f"{name},positive" if has_no_pole else name
+    return f"{name},{known}" if known else name
 
 
 def _served(path: Path, signature: str) -> tuple[Any, list[str]]:
@@ -164,12 +164,10 @@ class _Walk:
         flags: dict[str, Flags | bool] = dict(arguments)
         for node in _inputs_first(nodes, wanted):
             inputs = tuple(_flag(flags, name) for name in node.input if not name.startswith("^"))
-            operand = _POLE_OPERAND.get(node.op)
-            has_no_pole = operand is not None and sign_of(nodes, node.input[operand]) == POSITIVE
-            flags[node.name] = self._node(node, inputs, may_not_run, has_no_pole)
+            flags[node.name] = self._node(node, inputs, may_not_run, _known(nodes, node, wanted))
         return tuple(_flag(flags, name) for name in wanted)
 
-    def _node(self, node: Any, inputs: Flags, may_not_run: bool, has_no_pole: bool) -> Flags | bool:
+    def _node(self, node: Any, inputs: Flags, may_not_run: bool, known: str) -> Flags | bool:
         op = node.op.removeprefix("Stateless")
         if op in _CALLS:
             return self._function(node.attr["f"].func.name, inputs, may_not_run)
@@ -188,7 +186,7 @@ class _Walk:
                 self._function(name, None, may_not_run=True)
         # In a branch that only some rows take, `Assert(False)` fails for these alone.
         if (depends or (may_not_run and op in _CHECKS)) and op not in PLUMBING:
-            self.keys.add(operation_key(node, [not flag for flag in inputs], has_no_pole))
+            self.keys.add(operation_key(node, [not flag for flag in inputs], known))
             operands = _SHAPE_OPERANDS.get(op, ())
             self.found_moving_shapes |= op in _SIZED_BY_VALUES or any(inputs[n] for n in operands if n < len(inputs))
         return depends
@@ -245,6 +243,14 @@ def _inputs_first(nodes: Mapping[str, Any], wanted: Iterable[str]) -> list[Any]:
             stack.append((name, True))
             stack.extend((_node_name(source), False) for source in nodes[name].input)
     return ordered
+
+
+def _known(nodes: Mapping[str, Any], node: Any, wanted: Sequence[str]) -> str:
+    """What is known of an operation beside its type, as it stands in its key."""
+    operand = _POLE_OPERAND.get(node.op)
+    if operand is not None and sign_of(nodes, node.input[operand]) == POSITIVE:
+        return "positive"
+    return "gelu" if node.op == "Erfc" and is_of_gelu(nodes, node, wanted) else ""
 
 
 def _node_name(tensor: str) -> str:

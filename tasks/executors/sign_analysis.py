@@ -1,11 +1,12 @@
-"""Which tensors of a graph are positive whatever the rows are: square roots and divisions of these have no poles.
+"""Which operations of a graph cannot come to where runtimes differ, whatever the rows are.
 
-variance + 0.001 --> Rsqrt: never of 0, where runtimes differ
+variance + 0.001 --> Rsqrt: never of 0
+erfc(-x) * x     --> GELU: what 1 - erf(-x) loses of a small erfc, as some compute it, is nothing beside x
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,30 @@ def sign_of(nodes: Mapping[str, Any], tensor: str, depth: int = 0) -> int:
             return least
         return min(least, NOT_NEGATIVE) if op == "Mul" or right == POSITIVE else ANY
     return ANY
+
+
+def is_of_gelu(nodes: Mapping[str, Any], node: Any, wanted: Sequence[str]) -> bool:
+    """Whether an operation's only use is to be multiplied by a multiple of its own argument; `wanted` are outputs."""
+    outputs = {name.removeprefix("^").partition(":")[0] for name in wanted}
+    uses = [one for one in nodes.values() if any(name.partition(":")[0] == node.name for name in one.input)]
+    argument = _multiplied(nodes, node.input[0])
+    return bool(uses) and node.name not in outputs and all(_is_product_with(nodes, one, argument) for one in uses)
+
+
+def _is_product_with(nodes: Mapping[str, Any], node: Any, argument: str) -> bool:
+    return node.op == "Mul" and argument in [_multiplied(nodes, name) for name in node.input]
+
+
+def _multiplied(nodes: Mapping[str, Any], tensor: str) -> str:
+    """The tensor that one is a constant multiple of; itself where it is none."""
+    while node := nodes.get(tensor.partition(":")[0]):
+        inputs = [name for name in node.input if not name.startswith("^")]
+        fixed = [name for name in inputs if (one := nodes.get(name.partition(":")[0])) and one.op == "Const"]
+        others = [name for name in inputs if name not in fixed]
+        if len(others) != 1 or not (node.op == "Neg" or (node.op == "Mul" and fixed)):
+            break
+        tensor = others[0]
+    return tensor
 
 
 def constant(node: Any) -> Any:
