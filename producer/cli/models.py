@@ -155,7 +155,7 @@ def _run_of(info: ModelInfo) -> list[str]:
     error = info.error if info.true_error is None else info.true_error
     errors = ["-" if one is None or info.executor == "plain" else f"{one:.1g}" for one in (error, info.own_error)]
     memory = [f"{size / 2**20:,.0f} MiB" for size in (info.memory_bytes, info.shared_bytes)]
-    batches = ", ".join(map(str, [*info.small_batches, info.batch_rows]))
+    batches = ", ".join(map(str, [*info.small_batches, info.call_rows or info.batch_rows]))
     return [batches, info.executor, rate, *memory, *errors]
 
 

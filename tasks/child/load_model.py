@@ -61,17 +61,17 @@ def load_model(served: ServingSpec) -> LoadedModel:
     started, memory_before = time.monotonic(), own_bytes()
     stamps = stamps_of(Path(served.folder), served.files)
     try:
-        program, batch_rows = _open(served), served.batch_rows
+        program, batch_rows, call_rows = _open(served), served.batch_rows, served.call_rows
         inputs, outputs = program.inputs, program.outputs
         if not served.snapshot:
-            batch_rows = batch_rows_of(inputs, entry)
+            batch_rows = call_rows = batch_rows_of(inputs, entry)
         call: Call = _no_call
         state: State | None = None
         batch_seconds, refusal = 0.0, ""
         if entry.has_file:
             flat = plain_call(program)
             call, state = by_name(flat, inputs, outputs), state_of(flat)
-            batch_seconds, refusal = _warm_up(call, served, inputs, batch_rows)
+            batch_seconds, refusal = _warm_up(call, served, inputs, batch_rows, call_rows)
         give_back()
         preprocess = import_step(entry.preprocess, entry.folder) if entry.preprocess else None
         postprocess = import_step(entry.postprocess, entry.folder) if entry.postprocess else None
@@ -96,7 +96,7 @@ def load_model(served: ServingSpec) -> LoadedModel:
     info = msgspec.structs.replace(info, note="; ".join(filter(None, [info.note, *more])))
     # A row that depends on others, or on calls, cannot be held against what it would be without them.
     can_be_held = state is None and not info.dependence
-    runner = _runner(served, call, inputs, outputs, batch_rows, can_be_held)
+    runner = _runner(served, call, inputs, outputs, call_rows, can_be_held)
     files = LoadedFiles(Path(served.folder), stamps)
     return LoadedModel(info, runner, preprocess, postprocess, program.function, state, files=files)
 
@@ -113,14 +113,14 @@ def _runner(
     call: Call,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    batch_rows: int,
+    call_rows: int,
     can_be_held: bool,
 ) -> ModelRunner:
     executor, notes = served.executor, ExecutorNotes(Path(served.folder), served.executor)
     # Rows that depend on their batch would not bear another one.
     fixed = not served.entry.independent_rows or any(spec.shape and spec.shape[0] is not None for spec in inputs)
     remember = notes.note_batch_rows if served.folder else None
-    size = BatchSize(batch_rows, served.entry.batch_bytes, fixed, remember, served.call_seconds)
+    size = BatchSize(call_rows, served.entry.batch_bytes, fixed, remember, served.call_seconds)
     if executor not in EXECUTORS or executor == "graph":
         return ModelRunner(served.name, call, size)
     limits = InputRange(served.trial.limit, served.trial.tiny, served.trial.integers) if served.trial else InputRange()
@@ -128,7 +128,7 @@ def _runner(
     if served.unproven and can_be_held:
         allowed = _allowed(served)
         columns = by_column("inputs", inputs) | by_column("outputs", outputs)
-        check = OnlineCheck(executor, allowed, batch_rows, columns, notes)
+        check = OnlineCheck(executor, allowed, call_rows, columns, notes)
     return ModelRunner(served.name, call, size, cache(partial(_own_graph, served)), limits, check, executor)
 
 
@@ -157,7 +157,7 @@ def _open(served: ServingSpec) -> Program:
     if served.executor not in EXECUTORS or EXECUTORS[served.executor].needs_tensorflow:
         import_modules(entry)  # of whose operations and classes others know nothing
     if snapshot and snapshot.kind == "mapped":
-        call = EXECUTORS[served.executor].load(folder, snapshot, served.batch_rows, served.threads)
+        call = EXECUTORS[served.executor].load(folder, snapshot, served.call_rows, served.threads)
         return Program(snapshot.inputs, snapshot.outputs, call=call, ordered=snapshot.ordered)
     if snapshot:  # the file itself may have another version by now
         copy = folder / "source" / snapshot.source
@@ -176,7 +176,9 @@ def _no_call(arrays: Arrays) -> Arrays:
     raise AssertionError("a function has no inputs to be called with")
 
 
-def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int) -> tuple[float, str]:
+def _warm_up(
+    call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_rows: int, call_rows: int
+) -> tuple[float, str]:
     """Run the model twice on rows that it is known to take; else on those of its calibration file, or blank ones.
 
     What it makes of rows that nobody gave it is no matter of loading: if it refuses them, its first batch warms it up.
@@ -192,7 +194,7 @@ def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_ro
     is_free = any(size is None for spec in inputs for size in spec.shape[1:])
     if known.rows:
         rows = {spec.name: array[:batch_rows] for spec, array in zip(inputs, known.rows, strict=True)}
-        outputs, seconds = _second_run(call, rows, batch_rows, served.name)
+        outputs, seconds = _second_run(call, rows, call_rows, served.name)
         check_outputs(served, known, outputs)
         for few in served.small_batches:  # whose first call may build what the next ones use
             run_batches(call, {name: array[:few] for name, array in rows.items()}, few, served.name)
@@ -203,7 +205,7 @@ def _warm_up(call: Call, served: ServingSpec, inputs: list[TensorSpec], batch_ro
             return 0.0, UNWARMED  # no blank row of a free shape is sure to be valid
         kind, rows = "blank", blank_rows(inputs)
     try:
-        _, seconds = _second_run(call, rows, batch_rows, served.name)
+        _, seconds = _second_run(call, rows, call_rows, served.name)
     except Exception as error:
         if isinstance(error, CeleriacError) or is_out_of_memory(error) or _NO_KERNEL in str(error):
             raise
@@ -220,9 +222,9 @@ def _calibration(served: ServingSpec, inputs: list[TensorSpec], batch_rows: int)
     return {}
 
 
-def _second_run(call: Call, rows: Arrays, batch_rows: int, name: str) -> tuple[Arrays, float]:
+def _second_run(call: Call, rows: Arrays, call_rows: int, name: str) -> tuple[Arrays, float]:
     """What the first run gave, and the seconds of the second."""
-    outputs = run_batches(call, rows, batch_rows, name)
+    outputs = run_batches(call, rows, call_rows, name)
     started = time.monotonic()
-    run_batches(call, rows, batch_rows, name)
+    run_batches(call, rows, call_rows, name)
     return outputs, time.monotonic() - started

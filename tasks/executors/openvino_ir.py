@@ -6,8 +6,7 @@
 TensorFlow freezes, in the process that builds; children read the files by OpenVINO alone. The precision is always set:
 left alone, OpenVINO computes in bfloat16 wherever the processor has it. A model of free batch was measured to be slower
 by 3 to 78 %, and to keep memory for each new number of rows; so there is one of fixed batch for `batch_rows`, and one
-for each smaller batch that somebody calls for. Other numbers of rows fill the next larger one. Each has weights of its
-own, packed for the kernels.
+for each smaller batch that somebody calls for. Other numbers of rows fill the next larger one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import msgspec
 import numpy as np
 
 from tasks.executors.frozen import freeze
-from tasks.models.batches import in_batches
+from tasks.models.batches import halves, in_batches
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.tensorflow_import import without
 from tasks.snapshots.record import BUILT, Snapshot
@@ -88,7 +87,7 @@ class Compiled:
             ValueError: the processor does not compute in this precision, or an input or output is lost.
         """
         ends = msgspec.json.decode((folder / self._file("json")).read_bytes(), type=Ends)
-        sizes = sorted({size for size in SIZES if size < batch_rows} | {batch_rows})
+        sizes = sorted({size for size in SIZES if size < batch_rows} | {batch_rows, *halves(batch_rows)})
         shapes = [spec.shape[1:] for spec in snapshot.inputs]
 
         @cache

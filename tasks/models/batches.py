@@ -90,6 +90,15 @@ class BatchSize:
         return min(costs, key=lambda rows: (costs[rows], rows), default=most)
 
 
+def halves(batch_rows: int) -> list[int]:
+    """The numbers of rows of which 2, 4, 8, ... fill a batch; the largest first."""
+    found = []
+    while batch_rows > 1 and batch_rows % 2 == 0:
+        batch_rows //= 2
+        found.append(batch_rows)
+    return found
+
+
 def run_bearable(
     call: Callable[[Arrays], Arrays], inputs: Arrays, size: BatchSize, model: str, *, small: bool = False
 ) -> Arrays:

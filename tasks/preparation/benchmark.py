@@ -1,6 +1,7 @@
 """An executor tried on the rows of the gate, in a process of its own: does it agree, how fast, how large.
 
-build --> load --> all rows in batches --compare--> edge cases --> time --> smaller batches --> memory --> Trial
+build --> load --> all rows in calls --compare--> edge cases --> time --> smaller batches --> memory --> Trial
+                   as many rows in one as it takes for the speed of the best: else again with these
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from tasks.accuracy.accuracy_gate import Comparison, differs
+from tasks.accuracy.accuracy_gate import Comparison, differs, is_equal
 from tasks.executors import EXECUTORS
 from tasks.executors.guarded import InputRange
 from tasks.executors.operation_table import judge
-from tasks.models.batches import in_batches
+from tasks.models.batches import AROUND_CALL, halves, in_batches
 from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
@@ -42,16 +43,31 @@ MANY_CALLS, MANY_SECONDS = 100, 0.1
 # Of the next larger batch: what a call of a smaller one may take.
 WORTH_IT = 0.7
 MOST_GATE_SECONDS = 20.0
+# Of the best rate: what calls of fewer rows must reach, which hold less memory; far below it even fewer rows will not.
+SHARE_OF_SPEED, FAR_BELOW = 0.97, 0.85
+# Compiled for one number of rows, it runs others by the own graph.
+_OF_ONE_SIZE = ("xla",)
 
 
 def try_executor(
-    name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int, reference: GateRows
+    name: str,
+    folder: Path,
+    snapshot: Snapshot,
+    batch_rows: int,
+    threads: int,
+    reference: GateRows,
+    call_rows: int | None = None,
 ) -> Trial:
     """Build what is not there yet, load, run, compare, measure; never raises an `Exception`.
 
-    `threads` are those of TFLite; TensorFlow's own are the process's.
+    Args:
+        threads: those of TFLite; TensorFlow's own are the process's.
+        call_rows: rows of one call, some of which fill `batch_rows`; None is all of them. So is 0, unless fewer are as
+            fast: then the trial has nothing but their number, and is to be made anew with them, in a process that has
+            not held more.
     """
     executor, rows = EXECUTORS[name], reference.rows
+    of_call = call_rows or batch_rows
     try:
         if tensorflow_version():  # of which they bring operations and classes
             import_modules(snapshot.entry)
@@ -63,25 +79,31 @@ def try_executor(
             return Trial(name, False, why=verdict.refusal)
         warm_up_runtime()
         before = private_bytes()
-        call = executor.load(folder, snapshot, batch_rows, threads)
+        call = executor.load(folder, snapshot, of_call, threads)
         batch = [_rows(array, batch_rows) for array in rows]
+        some = [_rows(array, of_call) for array in rows]
         started = time.process_time()  # another program on the machine must not change what is chosen
-        call(batch)
+        call(some)
         first = time.process_time() - started
         if name != "graph" and first > FIRST_CALL_SECONDS:
             return Trial(name, False, why=f"its first call takes {first:.0f} s, {FIRST_CALL_SECONDS:.0f} s are allowed")
+        if call_rows == 0 and name not in _OF_ONE_SIZE and _takes_any_number(snapshot):
+            fewest = least_call_rows(call, batch, to_the_bit=name == "graph")
+            if fewest < batch_rows:
+                return Trial(name, False, call_rows=fewest)
         gate = _Gate(name, snapshot.entry, reference, is_of_finite=verdict.is_of_finite)
-        outputs = in_batches(call, rows, batch_rows)
-        found, inputs = gate.judge(call, outputs, batch_rows)
-        tried = Trial(name, rows=len(reference.reference[0]), **vars(found))
+        outputs = in_batches(call, rows, of_call)
+        found, inputs = gate.judge(call, outputs, of_call)
+        tried = Trial(name, rows=len(reference.reference[0]), call_rows=of_call, **vars(found))
         if not found.agrees and name != "graph":
             return tried
         give_back()
-        (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, call, batch))
+        whole = partial(in_batches, call, batch_rows=of_call)
+        (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, whole, batch))
         smaller: dict[int, float] = {}
         if found.agrees and _takes_any_number(snapshot):
             agrees = partial(gate.agrees_in_small, call, outputs, inputs, batch_rows)
-            smaller = small_batches(call, batch, processor_seconds, agrees)
+            smaller = small_batches(call, some, processor_seconds * of_call / batch_rows, agrees)
         give_back()
         return replace(
             tried,
@@ -164,6 +186,29 @@ class _Gate:
         first_replaced = [np.concatenate([one, all_[count:]]) for one, all_ in zip(some, outputs, strict=True)]
         found, bounds = self.judge(call, first_replaced, rows)
         return found.agrees and bounds.includes(inputs)
+
+
+def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> int:
+    """The fewest rows in calls of which a batch takes as little of the processor as in the best, or nearly.
+
+    Args:
+        call: of any number of rows.
+        batch: the rows of a whole one.
+        to_the_bit: whether outputs must be the same, for which fewer rows may have other kernels.
+    """
+    rows = max(len(array) for array in batch if array.ndim)
+    outputs = call(batch)
+    costs = {rows: _batch_seconds(call, batch)[1] + AROUND_CALL}
+    for few in halves(rows):
+        some = [array[:few] if array.ndim else array for array in batch]
+        with suppress(Exception):  # the model, or its executor, may take no other batch
+            got = call(some)
+            if to_the_bit and not all(is_equal(one[:few], other) for one, other in zip(outputs, got, strict=True)):
+                break
+            costs[few] = (_batch_seconds(call, some)[1] + AROUND_CALL) * (rows // few)
+        if costs.get(few, math.inf) * FAR_BELOW > min(costs.values()):
+            break
+    return min(few for few, cost in costs.items() if cost * SHARE_OF_SPEED <= min(costs.values()))
 
 
 def small_batches(

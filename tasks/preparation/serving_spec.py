@@ -25,7 +25,7 @@ class ServingSpec(msgspec.Struct, frozen=True):
         entry: of the manifest; its path is the source's.
         folder: of the snapshot; empty where there is none, and the source is loaded.
         executor: a name of `EXECUTORS`, or "plain".
-        batch_rows: rows of one call.
+        batch_rows: rows of one call, at most.
         note: why it is run so, for people.
         threads: inside one operation.
         members: of a chain, one after the other.
@@ -53,16 +53,22 @@ class ServingSpec(msgspec.Struct, frozen=True):
     stamps: dict[str, Stamp] = {}
 
     @property
+    def call_rows(self) -> int:
+        """Rows of one call where there are many; fewer than `batch_rows` where these cost memory and no speed."""
+        return min(self.batch_rows, self.trial.call_rows or self.batch_rows) if self.trial else self.batch_rows
+
+    @property
     def small_batches(self) -> list[int]:
         """Rows of smaller batches that are worth it where there are few rows."""
-        return sorted(rows for rows in (self.trial.small_batches if self.trial else ()) if rows < self.batch_rows)
+        return sorted(rows for rows in (self.trial.small_batches if self.trial else ()) if rows < self.call_rows)
 
     @property
     def call_seconds(self) -> dict[int, float]:
         """Processor seconds of a call by its rows, as trials found them, of whole batches and of smaller ones."""
         if not self.trial or not self.small_batches:
             return {}
-        return {self.batch_rows: self.trial.processor_seconds, **self.trial.small_batches}
+        whole = self.trial.processor_seconds * self.call_rows / self.batch_rows
+        return {self.call_rows: whole, **self.trial.small_batches}
 
     @property
     def needs_tensorflow(self) -> bool:
@@ -148,6 +154,7 @@ def info_of(
         independent_rows=entry.independent_rows,
         sources=served.sources,
         small_batches=served.small_batches,
+        call_rows=served.call_rows,
     )
 
 

@@ -146,11 +146,15 @@ def _is_for_others(trial: Trial, context: PreparationContext) -> bool:
 
 
 def _try(name: str, folder: Path, snapshot: Snapshot, batch_rows: int, threads: int) -> Trial:
-    def attempt() -> Trial:
-        return try_executor(name, folder, snapshot, batch_rows, threads, read_reference(folder))
+    def attempt(call_rows: int = 0) -> Trial:
+        tried = partial(try_executor, name, folder, snapshot, batch_rows, threads)
+        return in_process(lambda: tried(read_reference(folder), call_rows), Trial, folder, threads, TRIAL_SECONDS)
 
     try:
-        trial = in_process(attempt, Trial, folder, threads, TRIAL_SECONDS)
+        trial = attempt()
+        if 0 < trial.call_rows < batch_rows:
+            trial = attempt(trial.call_rows)
+            trial = trial if trial.agrees else attempt(batch_rows)
         return msgspec.structs.replace(trial, error=_measure(trial.error), true_error=_measure(trial.true_error))
     except ForkedError as error:
         return Trial(name, agrees=False, why=str(error))

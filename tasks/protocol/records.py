@@ -78,7 +78,9 @@ class ModelInfo(_Record, frozen=True):
     `dependence` is what a row's prediction depends on besides the row, None where nobody knows, as of functions;
     `independent_rows` is False where the manifest says that this is meant. `sources` are the SHA-256, by name, of
     functions, modules and files that the manifest names, to say what has changed when `digest` has. `small_batches`
-    are the rows of smaller batches, in which few rows may be run where they belong to no job.
+    are the rows of smaller batches, in which few rows may be run where they belong to no job. `call_rows` are those of
+    one call where there are many: as many as `batch_rows`, or the part of them that is as fast in less memory; 0 where
+    nobody has said so.
     """
 
     name: str
@@ -103,6 +105,7 @@ class ModelInfo(_Record, frozen=True):
     independent_rows: bool = True
     sources: dict[str, str] = {}
     small_batches: list[int] = []
+    call_rows: int = 0
     true_error: float | None = None
     own_error: float | None = None
 

@@ -58,7 +58,7 @@ class Trial(msgspec.Struct, frozen=True):
     Attributes:
         executor: its name; one of `tasks.executors.EXECUTORS`.
         agrees: whether its outputs are those of the model, within what is asked of it.
-        batch_seconds: of one call with `batch_rows` rows, the median; 0 where it did not run.
+        batch_seconds: of `batch_rows` rows, the median; 0 where it did not run.
         own_bytes: memory that it adds to each child.
         error: the largest deviation from the own graph's outputs, in units of their spread over the rows; None where
             it has no measure, as for outputs of another shape.
@@ -67,7 +67,8 @@ class Trial(msgspec.Struct, frozen=True):
         apart: how far its outputs may be from the own graph's, in units of their size.
         agreement: the share of rows whose largest output is the same; None where that means nothing.
         why: why it does not agree, or did not run; empty where it does.
-        processor_seconds: of one such call, all threads together, the least.
+        processor_seconds: of the same, all threads together, the least.
+        call_rows: rows of one call, of which some fill `batch_rows`: the fewest that cost no speed; 0 is all of them.
         limit: the largest absolute value of a float in a row that it may be given; rows beyond, and those that are not
             finite, go to the model's own graph. None where it agrees on all rows.
         tiny: whether it may be given rows with numbers very close to 0.
@@ -76,7 +77,7 @@ class Trial(msgspec.Struct, frozen=True):
         peak_bytes: what it takes besides while a batch is run.
         classes: of a lower precision: the same share by class of the model's own outputs.
         unproven: operations of which nobody knows whether it gives what the model's own graph gives.
-        small_batches: processor seconds of a call by its rows, of batches smaller than `batch_rows` on which it agrees,
+        small_batches: processor seconds of a call by its rows, of batches smaller than `call_rows` on which it agrees,
             too, and that are worth it where there are few rows.
         copies_weights: whether each child has weights of its own, and maps none.
     """
@@ -101,6 +102,7 @@ class Trial(msgspec.Struct, frozen=True):
     apart: float = 0.0
     copies_weights: bool = False
     integers: int = EXACT
+    call_rows: int = 0
 
 
 class Trials(msgspec.Struct, frozen=True):
