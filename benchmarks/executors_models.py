@@ -1,6 +1,6 @@
 """A program of its own that makes the models of `benchmarks.executors`, `choice` and `guard`, with random weights.
 
-python -m benchmarks.executors_models FOLDER
+python -m benchmarks.executors_models FOLDER [trained]
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 
-def main(folder: Path) -> None:
-    """Write `mobilenet.keras`, `mlp.keras`, `transformer.keras` and `lstm.keras`."""
+EPOCHS = 3
+
+
+def main(folder: Path, is_trained: bool) -> None:
+    """Write `mobilenet.keras`, `mlp.keras`, `transformer.keras` and `lstm.keras`; and `digits.keras`, if any is."""
     import keras
     from keras import layers
 
@@ -21,6 +26,9 @@ def main(folder: Path) -> None:
     mobilenet = keras.Model(pixels, network(layers.Rescaling(1 / 127.5, -1)(pixels)))
     as_trained(network)
     mobilenet.save(folder / "mobilenet.keras")
+    if is_trained:
+        train(mobilenet, network)
+        mobilenet.save(folder / "digits.keras")
     inside = [layers.Dense(4096, activation="relu") for _ in range(2)]
     keras.Sequential([keras.Input((1024,)), *inside, layers.Dense(10)]).save(folder / "mlp.keras")
     words = keras.Input((64, 128), name="words")
@@ -34,9 +42,32 @@ def main(folder: Path) -> None:
     keras.Model(steps, layers.Dense(10)(layers.Bidirectional(layers.LSTM(128))(steps))).save(folder / "lstm.keras")
 
 
+def digits(count: int, random: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Pictures of handwritten digits, (count, 96, 96, 3), with noise, so that no two are equal; and what they are."""
+    from sklearn.datasets import load_digits
+
+    images, truth = load_digits(return_X_y=True)
+    chosen = random.permutation(count) % len(images)
+    noisy = 15 * images[chosen].reshape(-1, 8, 8) + random.integers(0, 16, (count, 8, 8))
+    return noisy.astype(np.uint8).repeat(12, axis=1).repeat(12, axis=2)[..., None].repeat(3, axis=3), truth[chosen]
+
+
+def train(model: Any, network: Any) -> None:
+    """Some epochs on digits; then batch normalizations get the statistics of these, as they would have in the end."""
+    import keras
+    from keras import layers
+
+    rows, truth = digits(1_024, np.random.default_rng(7))
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    model.fit(rows, truth, batch_size=32, epochs=EPOCHS, verbose=0)
+    norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(rows[:512], training=True)
+
+
 def as_trained(network: Any) -> None:
     """Give batch normalizations what training would: else all rows give the same output."""
-    import numpy as np
     from keras import layers
 
     random = np.random.default_rng(5)
@@ -48,4 +79,4 @@ def as_trained(network: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "trained" in sys.argv[2:])

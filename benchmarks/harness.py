@@ -103,6 +103,10 @@ class Comparison:
         ours = [sum(both) / 2 for both in zip(self.seconds[self.ours], self.control_seconds, strict=True)]
         return bootstrap(ratios(self.seconds[rival], ours))
 
+    def thrift_against(self, rival: str) -> Interval:
+        """The rival's processor seconds in units of ours, which has run twice: 0.5 is that we take twice as many."""
+        return bootstrap(ratios(self.cpu_seconds[rival], self.cpu_seconds[self.ours]))
+
     def median_seconds(self, name: str) -> float:
         """The middle one of an arm's times."""
         return float(np.median(self.seconds[name]))
