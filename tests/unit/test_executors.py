@@ -604,3 +604,41 @@ def _mapped_kilobytes(pid: int, path: Path) -> tuple[int, int]:
         elif inside and (key := line.partition(":")[0]) in sizes:
             sizes[key] += int(line.split()[1])
     return sizes["Rss"], sizes["Pss"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        ({32: 1.0, 16: 0.5, 8: 0.25, 4: 0.2, 2: 0.1, 1: 0.01}, 8),  # 4 are slower by far, whatever 1 may be
+        ({32: 1.0, 16: 0.51, 8: 0.259, 4: 0.14, 2: 0.08, 1: 0.05}, 16),
+        ({32: 1.0, 16: 0.45, 8: 0.225, 4: 0.12, 2: 0.08, 1: 0.05}, 8),
+        ({32: 1.0, 16: 0.6, 8: 0.4, 4: 0.4, 2: 0.4, 1: 0.4}, 32),
+    ],
+)
+def test_calls_have_as_few_rows_as_keep_the_speed(
+    seconds: dict[int, float], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "_batch_seconds", lambda call, batch: (0.0, seconds[len(batch[0])]))
+    batch = [np.arange(32.0), np.float32(3)]
+
+    def call(arrays: Any) -> Any:
+        return [arrays[0] * 2 + (1e-9 if len(arrays[0]) < 16 else 0.0)]
+
+    assert benchmark.least_call_rows(call, batch, to_the_bit=False) == rows
+    assert benchmark.least_call_rows(call, batch, to_the_bit=True) == max(16, rows)
+
+
+@pytest.mark.parametrize("name", ["graph", "frozen", "tflite"])
+def test_a_trial_with_fewer_rows_in_a_call(cases: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(benchmark, "least_call_rows", lambda call, batch, *, to_the_bit: 4)
+    case = cases["conv"]
+
+    def trial(call_rows: int) -> Trial:
+        return try_executor(name, case.folder, case.snapshot, BATCH, 1, case.reporter, call_rows)
+
+    assert trial(0) == Trial(name, False, call_rows=4), "nothing else is known of it yet"
+    found = trial(4)
+    assert (found.why, found.call_rows, list(found.small_batches)) == ("", 4, [1])
+    whole = trial(BATCH)
+    assert (whole.why, whole.call_rows) == ("", BATCH)

@@ -91,6 +91,8 @@ def test_each_executor_was_swept_over_150_operations_and_layers() -> None:
         ("openvino", "Assert", "no"),
         ("openvino_bfloat16", "CheckNumerics/float", "no"),
         ("openvino", "Conv2D/float", "all"),
+        ("openvino", "Erfc/float", "no"),
+        ("openvino", "Erfc/float,gelu", "finite"),
     ],
 )
 def test_what_is_known(executor: str, operation: str, level: str) -> None:
@@ -200,6 +202,26 @@ def test_keys_name_the_type_and_what_is_fixed() -> None:
     assert graph_of(lambda x: tf.math.rsqrt(x + 1e-3), rows) == {"AddV2/float", "Rsqrt/float"}
     assert graph_of(lambda x: x / (tf.abs(x) + 1.0), rows) == {"Abs/float", "AddV2/float", "RealDiv/float,positive"}
     assert "Const/infinite" in graph_of(lambda x: tf.where(x > 0, x, -np.inf), rows)
+
+
+def test_an_erfc_that_only_weighs_its_own_argument_is_told_from_others() -> None:
+    import tensorflow as tf
+
+    rows = ("float32", [None, 4])
+    of_gelu = {"Erfc/float,gelu", "Mul/float", "Neg/float"}
+    assert graph_of(tf.nn.gelu, rows) == of_gelu
+    assert graph_of(lambda x: tf.nn.gelu(x) * tf.math.erfc(x), rows) == of_gelu | {"Erfc/float"}
+    for kept in (
+        lambda x: tf.math.erfc(x),
+        lambda x: tf.math.erfc(x) * 2.0,
+        lambda x: tf.math.erfc(x) * tf.math.erfc(x),
+        lambda x: tf.math.erfc(x) * tf.sin(x),
+        lambda x: tf.math.erfc(x) * x + tf.math.erfc(x),
+        lambda x: [tf.math.erfc(x), (lambda y: y * x)(tf.math.erfc(x))],
+    ):
+        assert "Erfc/float" in graph_of(kept, rows)
+    same = tf.function(lambda x: (lambda y: [y, y * x])(tf.math.erfc(x)), autograph=False)
+    assert "Erfc/float" in graph_of(same, rows), "the output of a function, too"
 
 
 def test_what_is_the_same_for_all_rows_is_left_out() -> None:
