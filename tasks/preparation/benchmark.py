@@ -45,6 +45,8 @@ WORTH_IT = 0.7
 MOST_GATE_SECONDS = 20.0
 # Of the best rate: what calls of fewer rows must reach, which hold less memory; far below it even fewer rows will not.
 SHARE_OF_SPEED, FAR_BELOW = 0.97, 0.85
+# What fills the last call of a chunk: calls that could need more have fewer rows, whatever they take.
+MOST_PADDING_BYTES = 32 * 2**20
 # Compiled for one number of rows, it runs others by the own graph.
 _OF_ONE_SIZE = ("xla",)
 
@@ -191,6 +193,8 @@ class _Gate:
 def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> int:
     """The fewest rows in calls of which a batch takes as little of the processor as in the best, or nearly.
 
+    None that could be filled with more than `MOST_PADDING_BYTES`, if there are others.
+
     Args:
         call: of any number of rows.
         batch: the rows of a whole one.
@@ -198,6 +202,7 @@ def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> i
     """
     rows = max(len(array) for array in batch if array.ndim)
     outputs = call(batch)
+    row_bytes = sum(array.nbytes for array in batch if array.ndim) / rows
     costs = {rows: _batch_seconds(call, batch)[1] + AROUND_CALL}
     for few in halves(rows):
         some = [array[:few] if array.ndim else array for array in batch]
@@ -206,9 +211,11 @@ def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> i
             if to_the_bit and not all(is_equal(one[:few], other) for one, other in zip(outputs, got, strict=True)):
                 break
             costs[few] = (_batch_seconds(call, some)[1] + AROUND_CALL) * (rows // few)
-        if costs.get(few, math.inf) * FAR_BELOW > min(costs.values()):
+        is_far_below = costs.get(few, math.inf) * FAR_BELOW > min(costs.values())
+        if is_far_below and (few - 1) * row_bytes <= MOST_PADDING_BYTES:
             break
-    return min(few for few, cost in costs.items() if cost * SHARE_OF_SPEED <= min(costs.values()))
+    small = {few: cost for few, cost in costs.items() if (few - 1) * row_bytes <= MOST_PADDING_BYTES} or costs
+    return min(few for few, cost in small.items() if cost * SHARE_OF_SPEED <= min(small.values()))
 
 
 def small_batches(
