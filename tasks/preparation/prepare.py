@@ -148,18 +148,17 @@ def _prepare(name: str, entry: ModelEntry, digest: str, context: PreparationCont
         of = ", ".join(trial.unproven[:3]) + (" ..." if len(trial.unproven) > 3 else "")
         held = f"{trial.executor} is held against the model's own graph while jobs run, as nothing is known of {of}"
         note = f"{note}; {held}" if note else held
-    batch_rows = ExecutorNotes(folder, trial.executor).batch_rows(rows)
-    note = "; ".join(filter(None, [note, left_out, batch_note(trial, snapshot.weight_bytes, batch_rows)]))
     built = f"{BUILT}/{trial.executor}"
-    return msgspec.structs.replace(
+    served = msgspec.structs.replace(
         served,
         executor=trial.executor,
         trial=trial,
         files=snapshot.files | {name: mark for name, mark in trials.files.items() if name.startswith(built)},
-        batch_rows=batch_rows,
-        note=note,
+        batch_rows=ExecutorNotes(folder, trial.executor).batch_rows(rows),
         unproven=trial.unproven,
     )
+    note = "; ".join(filter(None, [note, left_out, batch_note(trial, snapshot.weight_bytes, served.call_rows)]))
+    return msgspec.structs.replace(served, note=note)
 
 
 def _chosen(trials: Trials, served: ServingSpec, context: PreparationContext) -> tuple[Trial, str]:
