@@ -16,6 +16,7 @@ QUESTIONS = (
     "chunk_size",
     "weights",
     "starting",
+    "embedded",
     "executors",
     "choice",
     "openvino_cache",

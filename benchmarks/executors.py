@@ -89,10 +89,10 @@ def _compare(client: Client, place: Path, name: str, quick: bool) -> bool:
         _rival(rivals, place, name, outputs[arm], len(rows))
         for rivals, arm in ((keras, "keras"), (executor, "executor"))
     )
-    is_rounded = "bfloat16" in info.executor
-    check = partial(_check, expected=by_keras().copy(), allowed=TOLERANCE if is_rounded else 1e-2)
+    expected, is_rounded = by_keras().copy(), "bfloat16" in info.executor
+    check = partial(_check, expected=expected, allowed=TOLERANCE if is_rounded else 1e-2)
     if is_rounded and "agreement" in model.allows:
-        check = partial(_check_classes, expected=by_keras().copy())
+        check = partial(_check_classes, expected=expected)
     comparison = compare(
         Arm(f"Celeriac ({info.executor})", partial(client.predict, name, rows), check),
         [

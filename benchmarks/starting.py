@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -35,22 +37,14 @@ def question(quick: bool) -> bool:
     with tempfile.TemporaryDirectory(prefix="celeriac-") as name:
         place = Path(name)
         run_apart("benchmarks.starting_models", str(place), "3" if quick else "8")
-        url = f"unix://{place}/redis.sock"
-        server = subprocess.Popen(
-            [find_redis_server(), "--port", "0", "--unixsocket", f"{place}/redis.sock", "--save", "", "--dir", name],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            first = _start_worker(place, url)
+        with redis_of(place) as url:
+            first = _started(place, url)
             imports, starts, again = [], [], []
             for _ in range(MIN_BLOCKS):
                 wait_until_idle()
                 imports.append(_import())
-                starts.append(_start_worker(place, url))
+                starts.append(_started(place, url))
                 again.append(_import())
-        finally:
-            server.kill()
-            server.wait()
     twice = bootstrap([one / other for one, other in zip(imports, again, strict=True)])
     bound = IMPORT_SHARE * median(imports + again) + EXTRA_SECONDS
     executors = " ".join(first[1])
@@ -77,8 +71,27 @@ def _import() -> float:
     return time.monotonic() - started
 
 
-def _start_worker(place: Path, url: str) -> tuple[float, list[str]]:
+@contextmanager
+def redis_of(place: Path) -> Iterator[str]:
+    """The URL of a server whose socket is in this folder."""
+    command = [find_redis_server(), "--port", "0", "--unixsocket", f"{place}/redis.sock", "--save", ""]
+    server = subprocess.Popen([*command, "--dir", str(place)], stdout=subprocess.DEVNULL)
+    try:
+        yield f"unix://{place}/redis.sock"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _started(place: Path, url: str) -> tuple[float, list[str]]:
     """Seconds until its children are ready, and the executors of their models."""
+    with start_worker(place, url, CHILDREN) as (seconds, _), _connected(url) as client:
+        return seconds, [info.executor for info in read_slots(client)[0].models]
+
+
+@contextmanager
+def start_worker(place: Path, url: str, children: int) -> Iterator[tuple[float, subprocess.Popen[bytes]]]:
+    """A worker on the models of a folder, and the seconds until its children were ready."""
     environ = {
         **os.environ,
         "CELERIAC_BROKER_URL": url,
@@ -88,13 +101,13 @@ def _start_worker(place: Path, url: str) -> tuple[float, list[str]]:
     with (place / "worker.log").open("wb") as log, _connected(url) as client:
         client.flushall()
         started = time.monotonic()
-        worker = subprocess.Popen(worker_command(CHILDREN), env=environ, stdout=log, stderr=log, cwd=place)
+        worker = subprocess.Popen(worker_command(children), env=environ, stdout=log, stderr=log, cwd=place)
         try:
-            while len(slots := read_slots(client)) < CHILDREN:
+            while len(read_slots(client)) < children:
                 if worker.poll() is not None:
                     raise RuntimeError((place / "worker.log").read_text()[-2000:])
                 time.sleep(0.01)
-            return time.monotonic() - started, [info.executor for info in slots[0].models]
+            yield time.monotonic() - started, worker
         finally:
             worker.kill()
             worker.wait()
