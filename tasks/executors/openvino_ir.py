@@ -175,8 +175,9 @@ def _inputs_of(model: Any, ends: Ends) -> list[int]:
 def _run(
     request: Any, numbers: Sequence[int], results: Sequence[int], arrays: Sequence[np.ndarray[Any, Any]]
 ) -> FlatArrays:
-    outputs = request.infer([np.ascontiguousarray(arrays[number]) for number in numbers], share_inputs=True)
-    return [np.array(outputs[place]) for place in results]
+    given = [np.ascontiguousarray(arrays[number]) for number in numbers]
+    outputs = request.infer(given, share_inputs=True, share_outputs=True)
+    return [np.array(outputs[place]) for place in results]  # a copy each, as the next call writes over them
 
 
 def _one(known: dict[str, int], names: Any, what: str) -> int:
