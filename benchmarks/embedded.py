@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -59,9 +60,9 @@ def question(quick: bool) -> bool:
                     found[name].append(run())
                     (place / "scores.npy").unlink(missing_ok=name == "import")
                 with start_worker(place, url, CHILDREN) as (wall, worker):
-                    processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-                    found["worker"].append(Seconds(wall, sum(sum(one.cpu_times()[:4]) for one in processes)))
-                    memory.append(sum(Memory.of(one.pid).pss for one in processes) / 1e6)
+                    processors, size = _used(psutil.Process(worker.pid))
+                    found["worker"].append(Seconds(wall, processors))
+                    memory.append(size / 1e6)
                 found["again"].append(imports())
         predict()
         scores = np.load(place / "scores.npy")
@@ -98,6 +99,16 @@ def _model(place: Path) -> Any:
     run_apart("producer.cli.demo_model", str(place))
     (place / "models.toml").write_text('[models.digits]\npath = "digits.keras"\n')
     return images
+
+
+def _used(worker: psutil.Process) -> tuple[float, int]:
+    """Processor seconds so far, and memory, of a worker and the processes below it."""
+    seconds, size = 0.0, 0
+    for process in (worker, *worker.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # one that has just ended
+            seconds += sum(process.cpu_times()[:4])
+            size += Memory.of(process.pid).pss
+    return seconds, size
 
 
 def _run(command: list[str]) -> Seconds:
