@@ -105,7 +105,7 @@ def _used(worker: psutil.Process) -> tuple[float, int]:
     """Processor seconds so far, and memory, of a worker and the processes below it."""
     seconds, size = 0.0, 0
     for process in (worker, *worker.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # one that has just ended
+        with suppress(psutil.NoSuchProcess, OSError):  # one that has just ended
             seconds += sum(process.cpu_times()[:4])
             size += Memory.of(process.pid).pss
     return seconds, size
