@@ -257,14 +257,19 @@ def expires_at(client: redis.Redis, job_id: str) -> float:
     return time.time() + max(0, client.pttl(keys.job(job_id))) / 1_000
 
 
-def read_all(client: redis.Redis, sealer: Sealer) -> tuple[list[tuple[JobState, JobRecord]], list[CeleriacError]]:
-    """Every job that Redis remembers, oldest first; and what is wrong with those that cannot be read."""
-    jobs, wrong = [], list[CeleriacError]()
-    for job_id in job_ids(client):
+def read_all(
+    client: redis.Redis, sealer: Sealer, most: int = 0
+) -> tuple[list[tuple[JobState, JobRecord]], list[CeleriacError]]:
+    """The jobs that Redis remembers, oldest first, `most` of them if not 0; and what is wrong with unreadable ones."""
+    jobs, wrong, ids = [], list[CeleriacError](), job_ids(client)[-most:]
+    with client.pipeline(transaction=False) as pipe:
+        for job_id in ids:
+            pipe.hgetall(keys.job(job_id))
+        found = pipe.execute()
+    for job_id, fields in zip(ids, found, strict=True):
         try:
-            jobs.append(read_known(client, job_id, sealer))
-        except UnknownJobError:
-            pass  # it expires while we look
+            with suppress(UnknownJobError):  # it has expired
+                jobs.append(read_fields(job_id, fields, sealer))
         except (SealError, MessageError) as error:
             wrong.append(error)
     return sorted(jobs, key=lambda job: job[1].submitted_at), wrong

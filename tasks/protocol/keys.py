@@ -22,6 +22,7 @@
     celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells;
                                          `preparing`: what it does before it has slots
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
+    celeriac:draining            set     those that drain, which are not among them, for people to see
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests
 `REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a queue and what was refused
@@ -39,6 +40,7 @@ from worker_config.queue_names import KEY_PREFIX
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
+DRAINING = f"{KEY_PREFIX}draining"
 # Celery's own: the messages that are not acknowledged, by the tags of their deliveries; the tags by time.
 UNACKED = f"{KEY_PREFIX}unacked"
 UNACKED_INDEX = f"{KEY_PREFIX}unacked_index"

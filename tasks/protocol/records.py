@@ -268,8 +268,16 @@ _DISTRIBUTIONS = ("celeriac", "celery", "redis", "numpy")
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-aarch64", "tf-nightly")
 
 
+class Running(msgspec.Struct, frozen=True):
+    """What a child is at: a chunk of a job, the same in words, and for how many seconds so far."""
+
+    job: str
+    text: str
+    seconds: float
+
+
 class WorkerFacts(msgspec.Struct, frozen=True):
-    """A worker besides its slots, as its main process sees it, for `celeriac doctor`.
+    """A worker besides its slots, as its main process sees it, for `celeriac doctor` and `celeriac dashboard`.
 
     Nothing depends on it: a form that is not known here, as that of another version, is read as far as it goes.
 
@@ -281,6 +289,8 @@ class WorkerFacts(msgspec.Struct, frozen=True):
         gpus: likewise, by name.
         spool: its spool folder; empty where it has none.
         clock_ahead: seconds by which its clock is ahead of Redis's.
+        running: by slot, what its child was at when this was told, every few seconds.
+        draining: whether it takes no more chunks.
     """
 
     versions: dict[str, str] = {}
@@ -290,6 +300,8 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     gpus: list[str] = []
     spool: str = ""
     clock_ahead: float = 0.0
+    running: dict[int, Running] = {}
+    draining: bool = False
 
 
 def facts_of(children: int, threads: int, gpus: Sequence[str], spool: Path | None) -> WorkerFacts:

@@ -7,8 +7,8 @@ child --save_slot--> its worker's folder --saved_slots--> main process, should R
 A worker that has no slot for a while, since its only child is being replaced, is still there: its record has the field
 `main` as long as its main process lives; in it stands what the worker tells of itself (`tasks/protocol/records.py`).
 One that prepares its models, and has no slot yet, has the field `preparing` (`tasks/protocol/preparing.py`).
-One that drains has this field alone, and is not among the workers that producers read: what it ran may end, and its
-notes count as those of a worker that lives.
+One that drains has this field alone, and is not among the workers that producers read, but in a set of its own for
+people: what it ran may end, and its notes count as those of a worker that lives.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,6 +106,7 @@ def heartbeat(
         pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
         pipe.sadd(keys.WORKERS, worker)
         pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
+        pipe.srem(keys.DRAINING, worker)
         for slot in up:  # the command by which its child takes a request gives the list no time to live
             pipe.expire(keys.taken(worker, slot.slot), REQUEST_TTL_SECONDS)
         queues.note(pipe, {slot.queue for slot in up} | {one.queue for slot in up for one in slot.older})
@@ -112,13 +114,15 @@ def heartbeat(
     return up
 
 
-def deregister_slots(client: redis.Redis, worker: str, consumed: Collection[str]) -> None:
+def deregister_slots(client: redis.Redis, worker: str, consumed: Collection[str], facts: WorkerFacts) -> None:
     """Tell that a worker lives and has no slots, since it drains; its queues are kept."""
     with client.pipeline() as pipe:
         pipe.srem(keys.WORKERS, worker)
         pipe.delete(keys.worker(worker))
-        pipe.hset(keys.worker(worker), _MAIN.decode(), "")
+        pipe.hset(keys.worker(worker), _MAIN.decode(), cast("str", pack_facts(facts, facts.clock_ahead)))
         pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
+        pipe.sadd(keys.DRAINING, worker)
+        pipe.expire(keys.DRAINING, WORKER_TTL_SECONDS)
         queues.note(pipe, consumed)
         pipe.execute()
 
@@ -127,6 +131,7 @@ def deregister(client: redis.Redis, worker: str, slots: Iterable[SlotRecord] = (
     """Forget a worker that ends, and requests that its slots have and nobody runs: callers see that they are gone."""
     client.delete(keys.worker(worker), *(keys.taken(worker, slot.slot) for slot in slots))
     client.srem(keys.WORKERS, worker)
+    client.srem(keys.DRAINING, worker)
 
 
 def read_slots(client: redis.Redis) -> list[SlotRecord]:
@@ -142,9 +147,9 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
 def read_all(client: redis.Redis) -> tuple[dict[str, list[SlotRecord]], dict[str, Preparing]]:
     """The same, and what those tell that prepare their models and have no slot yet; read at once."""
     workers, preparing = {}, {}
-    for worker in sorted(cast("set[bytes]", client.smembers(keys.WORKERS))):
-        name = worker.decode()
-        if fields := cast("dict[bytes, bytes]", client.hgetall(keys.worker(name))):
+    names = sorted(cast("set[bytes]", client.smembers(keys.WORKERS)))
+    for name, fields in _read_hashes(client, names).items():
+        if fields:
             workers[name] = _slots_in(fields)
             told = unpack_preparing(fields.get(_PREPARING))
             if told and not workers[name]:  # else the other children follow
@@ -152,8 +157,42 @@ def read_all(client: redis.Redis) -> tuple[dict[str, list[SlotRecord]], dict[str
         else:
             # Its record has expired. Who may look alone leaves the rest to others.
             with suppress(NoPermissionError):
-                client.srem(keys.WORKERS, worker)
+                client.srem(keys.WORKERS, name)
     return workers, preparing
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """All that a worker tells, for people."""
+
+    slots: list[SlotRecord]
+    preparing: Preparing | None
+    facts: WorkerFacts
+
+
+def read_records(client: redis.Redis) -> dict[str, WorkerRecord]:
+    """Every worker that gave a sign of life lately, those that drain too."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.smembers(keys.WORKERS)
+        pipe.smembers(keys.DRAINING)
+        serving, draining = pipe.execute()
+    return {
+        name: WorkerRecord(
+            _slots_in(fields),
+            unpack_preparing(fields.get(_PREPARING)),
+            unpack_facts(fields.get(_MAIN)) or WorkerFacts(),
+        )
+        for name, fields in _read_hashes(client, sorted(serving | draining)).items()
+        if fields
+    }
+
+
+def _read_hashes(client: redis.Redis, names: Iterable[bytes]) -> dict[str, dict[bytes, bytes]]:
+    workers = [name.decode() for name in names]
+    with client.pipeline(transaction=False) as pipe:
+        for worker in workers:
+            pipe.hgetall(keys.worker(worker))
+        return dict(zip(workers, pipe.execute(), strict=True))
 
 
 def read_facts(client: redis.Redis, workers: Iterable[str]) -> dict[str, WorkerFacts | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +21,8 @@ from celery.worker import state
 from tasks.child.child_pipe import ChildPipe
 from tasks.models import memory
 from tasks.preparation.model_set import ModelSet
-from tasks.protocol.chunk_args import describe
+from tasks.protocol.chunk_args import chunk_id, describe
+from tasks.protocol.records import Running, WorkerFacts
 from tasks.telemetry import status_file
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus
@@ -28,6 +30,7 @@ from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
 from worker_config.broker_url import redacted
+from worker_config.errors import MessageError
 from worker_config.retry_policy import STATUS_SECONDS
 
 LOOK_SECONDS = 0.2
@@ -120,6 +123,16 @@ class Inspection:
             )
         return {"state": status.state, "children": children}
 
+    def told(self, facts: WorkerFacts) -> WorkerFacts:
+        """What is known of the worker, with what its children are at."""
+        slots = {process.pid: process.index for process in (*self.size.staying, *self.size.leaving)}
+        now, running = time.monotonic(), {}
+        for request, since in _running():
+            with suppress(KeyError, MessageError):  # of a child that ends at this moment, of another version
+                slot, job = slots[request.worker_pid], chunk_id(request.args).job
+                running[slot] = Running(job, describe(request.args), round(now - since, 1))
+        return msgspec.structs.replace(facts, running=running, draining=self.drain.is_on)
+
     @property
     def _state(self) -> Literal["serving", "draining"]:
         return "draining" if self.drain.is_on else "serving"
@@ -142,7 +155,7 @@ class Inspection:
 
     def _children(self, now: float) -> list[ChildStatus]:
         """All children, those that go and those that are to come too, by slot."""
-        running = dict(_running())
+        running = {request.worker_pid: (describe(request.args), since) for request, since in _running()}
         before = {one.slot: one for one in self._status.children}
 
         def since(slot: int, ready: bool) -> float:
@@ -173,11 +186,11 @@ class Inspection:
         return [found[slot] for slot in sorted(found)]
 
 
-def _running() -> Iterator[tuple[int, tuple[str, float]]]:
-    """By child: the chunk that it runs, for people, and since when."""
+def _running() -> Iterator[tuple[Any, float]]:
+    """Celery's requests of the chunks that children run, and since when they do."""
     now, today = time.monotonic(), time.time()
     for request in tuple(state.active_requests):
-        yield request.worker_pid, (describe(request.args), now - (today - (request.time_start or today)))
+        yield request, now - (today - (request.time_start or today))
 
 
 class BrokerInfo(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -298,13 +298,13 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
             self._forget(controller.consumer, main)
             slots = 0 if main.inspection.drain.is_on else len(main.inspection.size.staying)
             main.inspection.waiting(queues.tend(main.client, main.models.queues, main.worker, slots))
-            if main.inspection.drain.is_on:
-                return worker_registry.deregister_slots(main.client, main.worker, main.models.queues)
+            facts = main.inspection.told(main.facts)
+            if facts.draining:
+                return worker_registry.deregister_slots(main.client, main.worker, main.models.queues, facts)
             pids = [process.pid for process in main.inspection.size.staying]
             # What children saved, too: Redis may have lost what was registered since the last time.
             known = [*worker_registry.saved_slots(main.models.folder), *self._up]
-            updated, facts = main.models.updated, main.facts
-            self._up = worker_registry.heartbeat(main.client, main.worker, pids, known, updated, facts)
+            self._up = worker_registry.heartbeat(main.client, main.worker, pids, known, main.models.updated, facts)
         except redis.RedisError as error:
             logger.warning("cannot tell Redis that this worker lives: %s", error)
 
