@@ -19,6 +19,7 @@ from worker_config.errors import CeleriacError, ExitCode
 # Each with the first line of its help.
 COMMANDS = {
     "cancel": "End a running job; its queued chunks are never run.",
+    "dashboard": "Show what goes on, live, as a page for any browser: jobs, slots, models, failures.",
     "demo": "Train a small network on handwritten digits and predict them all, embedded or with a broker's workers.",
     "doctor": "Check this set-up before a run: one line for each check, and what to do where something is wrong.",
     "failures": "List the rows of JOB that have no prediction, and why; the first characters of its id are enough.",
@@ -55,6 +56,7 @@ Examples:
   celeriac priority 3f2a interactive
   celeriac failures 3f2a
   celeriac report 3f2a -o report.html
+  celeriac dashboard
   celeriac fetch 3f2a -o scores.npy
 
 \b

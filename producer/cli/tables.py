@@ -11,13 +11,11 @@ import msgspec
 
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
+from producer.records.progress import is_silent
 from producer.records.turns import Turn
 from producer.scheduling.priority import priority_name
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
-
-# A producer writes its job's record every second.
-SILENCE_SECONDS = 15.0
 
 
 def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]], turns: Mapping[str, Turn] = MappingProxyType({})) -> str:
@@ -123,8 +121,7 @@ def predicted_of(record: JobRecord) -> str:
 
 def silence(state: JobState, record: JobRecord) -> str:
     """What to say of a producer that gives no sign of life; empty where it does, and where none is needed."""
-    seconds = time.time() - record.updated_at
-    if state is not JobState.RUNNING or record.plan or seconds < SILENCE_SECONDS:
+    if not is_silent(state, record):
         return ""
     return (
         f"its producer {record.producer} has given no sign of life for {_ago(record.updated_at)}; if it is gone, so is "

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from producer.records.job_store import JobState
 from tasks.protocol.records import JobRecord
 
+# A producer writes its job's record every second.
+SILENCE_SECONDS = 15.0
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -94,6 +97,11 @@ class Pace:
             return 0.0
         (began, before), (ended, rows) = self._samples[0], self._samples[-1]
         return (rows - before) / (ended - began) if ended > began else 0.0
+
+
+def is_silent(state: JobState, record: JobRecord) -> bool:
+    """Whether a producer that should gives no sign of life; a detached job has none."""
+    return state is JobState.RUNNING and not record.plan and time.time() - record.updated_at > SILENCE_SECONDS
 
 
 def rate_of(progress: Progress, rows_per_second: float) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from producer.records.timeline import Event, Outcome, TimelineSummary, halved
-from producer.report.timeline_lanes import AWAY, KINDS, Bar, Span, short_names
+from producer.report.gather import JobFacts
+from producer.report.timeline_lanes import AWAY, KINDS, MOST_GROUPS, Bar, Span, bars_of, short_names, spans_of
 from tasks.protocol.messages import STAGES
 
 Figure = dict[str, Any]
@@ -34,6 +35,23 @@ MOST_LANES = 100
 _LEFT = 190
 _RATE_BINS = 60
 _SAMPLES = 200
+
+
+def charts(facts: JobFacts, most_groups: int = MOST_GROUPS) -> dict[str, Figure]:
+    """Those of `lanes`, `rate`, `flight` and `stages` for which something is known."""
+    made, summary = {}, facts.summary
+    if facts.entries:
+        spans = spans_of(facts.entries, summary.began_at)
+        bars = bars_of(spans, summary.every, most_groups)
+        last = max([span.done for span in spans], default=0.0)
+        seconds = max(last, facts.record.updated_at - summary.began_at)
+        made["lanes"] = timeline(summary, bars, seconds)
+        made["rate"] = throughput(summary, seconds)
+        if any(span.sent is not None for span in spans):
+            made["flight"] = in_flight(summary, spans, seconds)
+    if facts.record.stages:
+        made["stages"] = stages(facts.record.stages)
+    return made
 
 
 def timeline(summary: TimelineSummary, bars: Sequence[Bar], seconds: float) -> Figure:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from producer.report import figures, tables
-from producer.report.figures import Figure
 from producer.report.gather import JobFacts
-from producer.report.timeline_lanes import MOST_GROUPS, bars_of, spans_of
+from producer.report.timeline_lanes import MOST_GROUPS
 
 MOST_FAILURES = 200
 MOST_EVENTS = 100
@@ -56,7 +55,7 @@ Promise.all(Object.entries(figures).map(([id, one]) => Plotly.newPlot(`chart-${i
 
 def make_page(facts: JobFacts, plotly_script: str) -> str:
     """The whole page; `plotly_script` is plotly.js, all of it."""
-    charts, sections = _charts(facts)
+    charts = figures.charts(facts)
     scripts = [plotly_script.replace("\r", ""), _SCRIPT] if charts else []
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
@@ -68,35 +67,26 @@ def make_page(facts: JobFacts, plotly_script: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)} - Celeriac</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{_head(facts)}\n{''.join(sections)}</main>\n{data}"
+        f"{_head(facts)}\n{''.join(_sections(facts, charts))}</main>\n{data}"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}\n</body>\n</html>\n"
     )
 
 
-def _charts(facts: JobFacts) -> tuple[dict[str, Figure], list[str]]:
-    """The charts by the id of their place, and all sections in order."""
-    charts: dict[str, Figure] = {}
-    summary, record = facts.summary, facts.record
+def _sections(facts: JobFacts, charts: Collection[str]) -> list[str]:
+    """All sections in order, with places for these charts."""
     ledger = tables.ledger_rows(facts)
     halves = "".join(_table(("", "count", ""), part, numbers=(1,)) for part in (ledger[:8], ledger[8:]))
     sections = [_section("Ledger", f'<p>{escape(tables.balance(facts))}</p><div class="two">{halves}</div>')]
-    if facts.entries:
-        spans = spans_of(facts.entries, summary.began_at)
-        bars = bars_of(spans, summary.every)
-        last = max([span.done for span in spans], default=0.0)
-        seconds = max(last, record.updated_at - summary.began_at)
-        charts["lanes"] = figures.timeline(summary, bars, seconds)
-        charts["rate"] = figures.throughput(summary, seconds)
-        sections.append(_section("Timeline", _note(_of_lanes(facts, len(spans))), _chart("lanes")))
+    if "lanes" in charts:
+        drawn = sum(bool(entry.begun_at) for entry in facts.entries)
+        sections.append(_section("Timeline", _note(_of_lanes(facts, drawn)), _chart("lanes")))
         body = ["<h3>Rows joined per second</h3>", _chart("rate")]
-        if any(span.sent is not None for span in spans):
-            charts["flight"] = figures.in_flight(summary, spans, seconds)
+        if "flight" in charts:
             body += ["<h3>Chunks in flight</h3>", _chart("flight")]
         sections.append(_section("Throughput", *body))
     else:
         sections.append(_section("Timeline", _note("There is nothing to be drawn.")))
-    if record.stages:
-        charts["stages"] = figures.stages(record.stages)
+    if "stages" in charts:
         share = tables.busy_share(facts) or 0.0
         text = f"Slots were busy {100 * share:.0f} % of their time; in the rest they waited for a chunk."
         sections.append(_section("Stages", _note(text), _chart("stages")))
@@ -106,7 +96,7 @@ def _charts(facts: JobFacts) -> tuple[dict[str, Figure], list[str]]:
     rows = tables.slowest_rows(facts)
     text = "" if rows else "No chunk has been joined."
     sections.append(_section("Slowest chunks", _note(text), _table(slow, rows, numbers=(0, 3, 4, 6, 7))))
-    return charts, [*sections, _failures(facts), _provenance(facts)]
+    return [*sections, _failures(facts), _provenance(facts)]
 
 
 def _head(facts: JobFacts) -> str:

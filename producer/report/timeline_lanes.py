@@ -85,15 +85,15 @@ def clock_shifts(entries: Sequence[Entry]) -> dict[str, float]:
     return {worker: min(max(0.0, least[worker]), most[worker]) for worker in most}
 
 
-def bars_of(spans: Sequence[Span], every: int = 1) -> list[Bar]:
-    """The lanes of all slots, bar by bar, and what is missing in between.
+def bars_of(spans: Sequence[Span], every: int = 1, most_groups: int = MOST_GROUPS) -> list[Bar]:
+    """The lanes of all slots, bar by bar, and what is missing in between; of so many groups of chunks, or fewer.
 
     Of so many chunks one is among the spans: where that is not each one, it stands for those up to the next one.
     """
     by_slot: defaultdict[str, list[Span]] = defaultdict(list)
     for span in spans:
         by_slot[span.entry.slot].append(span)
-    together = -(-len(spans) // MOST_GROUPS)
+    together = -(-len(spans) // most_groups)
     bars: list[Bar] = []
     for slot, own in by_slot.items():
         groups = [_laid_out(slot, own[first : first + together]) for first in range(0, len(own), together)]

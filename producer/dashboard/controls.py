@@ -1,0 +1,85 @@
+"""What the page's buttons do: the same as the commands of these names.
+
+cancel, priority        --job_store--> Redis                    as `celeriac cancel`, `celeriac priority`
+drain, resume, reload   --`celery control`--> one worker        signed, if there is a key, as whoever calls it would
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from producer.records import job_store
+from producer.scheduling.priority import priority_name, weight_of
+from tasks.transport.connection import broker_errors, connect
+from worker_config.errors import InfrastructureError, UsageError
+from worker_config.shadow import check_no_shadow
+
+COMMANDS: Final = {"drain": "drain", "resume": "resume", "reload": "reload_models"}
+ANSWER_SECONDS = 5
+TIMEOUT_SECONDS = 60
+
+
+def cancel(url: str, job_id: str) -> str:
+    """End a job; what has come of it, in words."""
+    with broker_errors(url), connect(url, retries=0) as client:
+        ended = job_store.cancel(client, job_id)
+    if ended.state is job_store.JobState.RUNNING or ended.detached:
+        return f"Job {ended.id} is being cancelled."
+    return f"Job {ended.id} is {ended.state} already."
+
+
+def set_priority(url: str, job_id: str, priority: str) -> str:
+    """Change what a running job has against others; what has come of it, in words."""
+    weight = weight_of(priority)
+    with broker_errors(url), connect(url, retries=0) as client:
+        job_id = job_store.set_weight(client, job_id, weight)
+    return f"Job {job_id} is {priority_name(weight)} now."
+
+
+def control(url: str, node: str, command: str) -> str:
+    """Have one worker do one of `COMMANDS`, by Celery's own command in a process of its own; the worker's words.
+
+    Celery and a worker's code would stay in this process for a button that is seldom pressed.
+
+    Raises:
+        UsageError: there is no such command, or the worker refuses.
+        InfrastructureError: the worker, or Redis, does not answer.
+    """
+    if command not in COMMANDS or not node or node.startswith("-") or "," in node:
+        raise UsageError(f"worker {node!r} cannot be told to {command!r}; commands are {', '.join(COMMANDS)}")
+    check_no_shadow(Path.cwd())
+    words = ["-A", "tasks", "control", "-j", "-t", str(ANSWER_SECONDS), "-d", node, COMMANDS[command]]
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "celery", *words],
+            env=os.environ | {"CELERIAC_BROKER_URL": url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InfrastructureError(f"`celery control` has not ended within {TIMEOUT_SECONDS} s") from None
+    answer = _answer_of(ended.stdout, node)
+    if text := answer.get("ok"):
+        return f"{node}: {text}"
+    if text := answer.get("error"):
+        raise UsageError(f"{node} refuses: {text}")
+    said = [line.removeprefix("celeriac: ") for line in ended.stderr.splitlines() if line.startswith("celeriac: ")]
+    unheard = f"{node} does not answer; is it up, and does CELERIAC_REMOTE_CONTROL let it?"
+    raise InfrastructureError("; ".join(said) or unheard)
+
+
+def _answer_of(output: str, node: str) -> dict[str, Any]:
+    for line in output.splitlines():
+        with suppress(ValueError, AttributeError, TypeError):
+            if answer := json.loads(line).get(node):
+                return dict(answer)
+    return {}
