@@ -12,10 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -24,6 +24,10 @@ MOST_PIXELS = 8_000
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 LIBRARIES = "from PyQt6 import QtCore, QtGui, QtWebEngineCore, QtWebEngineWidgets, QtWidgets"
 SETTLED = "document.readyState === 'complete' && document.fonts.status === 'loaded'"
+
+
+# Keys that are pressed one after the other, by their names, or text that is written; an expression that comes true.
+Step = tuple[Literal["press", "write", "until"], str]
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,29 @@ def look_at(
     ask: Mapping[str, str] | None = None,
     ready: str = "true",
     height: int = 900,
+    width: int = 1280,
+    dark: bool = False,
+    steps: Sequence[Step] = (),
+    whole: bool = True,
 ) -> Seen:
-    """Open a file or a URL 1280 pixels wide, wait until it is drawn, and take a picture of all of it.
+    """Open a file or a URL in a window so wide, wait until it is drawn, and take a picture of all of it.
 
     Args:
         ask: expressions of JavaScript, by name.
         ready: an expression that is true when the page is drawn.
+        dark: whether the reader likes pages dark.
+        steps: what is done before anything is asked.
+        whole: False where the page changes all the time, and what is in the window has to do.
     """
     url = page if isinstance(page, str) else page.resolve().as_uri()
     told = {"url": url, "picture": str(picture), "ask": dict(ask or {}), "ready": ready, "height": height}
     chromium = find_chromium()
+    told |= {"width": width, "dark": dark, "steps": steps, "whole": whole}
     told |= {"settled": SETTLED, "most_pixels": MOST_PIXELS, "timeout_seconds": TIMEOUT_SECONDS, "program": chromium}
     program = Path(__file__).with_name("chromium.py") if chromium else Path(__file__)
     ended = subprocess.run(
         [sys.executable, str(program.resolve()), json.dumps(told)],
-        env=_environ(),
+        env=_environ(dark),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS + 30,
@@ -95,9 +107,10 @@ def look_at(
     return Seen(**json.loads(ended.stdout.splitlines()[-1]))
 
 
-def _environ() -> dict[str, str]:
+def _environ(dark: bool = False) -> dict[str, str]:
     """No screen; no sandbox, which root may not have; no graphics card; nothing kept."""
     flags = "--disable-gpu --no-first-run --disable-background-networking --disable-dev-shm-usage"
+    flags += f" --blink-settings=preferredColorScheme={0 if dark else 1}"
     return os.environ | {
         "QT_QPA_PLATFORM": "offscreen",
         "QTWEBENGINE_DISABLE_SANDBOX": "1",
@@ -106,8 +119,8 @@ def _environ() -> dict[str, str]:
 
 
 def _main(told: dict[str, Any]) -> int:
-    from PyQt6.QtCore import QTimer, QUrl
-    from PyQt6.QtGui import QImage
+    from PyQt6.QtCore import QEvent, Qt, QTimer, QUrl
+    from PyQt6.QtGui import QImage, QKeyEvent
     from PyQt6.QtWebEngineCore import (
         QWebEnginePage,
         QWebEngineProfile,
@@ -143,7 +156,7 @@ def _main(told: dict[str, Any]) -> int:
     view.setPage(page)
     # Otherwise a page of a file may not even try.
     page.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)
-    view.resize(1280, told["height"])
+    view.resize(told["width"], told["height"])
     view.show()
     seen: dict[str, Any] = {}
 
@@ -159,7 +172,23 @@ def _main(told: dict[str, Any]) -> int:
     def loaded(well: bool) -> None:
         if not well:
             console.append(["error", f"{told['url']} did not load"])
-        wait_for(f"({SETTLED}) && Boolean({told['ready']})", ask)
+        steps = list(told["steps"])
+        view.setFocus()
+        wait_for(f"({SETTLED}) && Boolean({told['ready']})", lambda: do(steps))
+
+    def do(steps: list[Any]) -> None:
+        if not steps:
+            return ask()
+        kind, what = steps.pop(0)
+        if kind == "until":
+            return wait_for(f"Boolean({what})", lambda: do(steps))
+        for name in what.split() if kind == "press" else what:
+            key = getattr(Qt.Key, f"Key_{name}") if kind == "press" else Qt.Key(0)
+            text = {"Enter": "\r", "Space": " "}.get(name, "") if kind == "press" else name
+            for event in (QEvent.Type.KeyPress, QEvent.Type.KeyRelease):
+                application.sendEvent(view.focusProxy(), QKeyEvent(event, key, Qt.KeyboardModifier.NoModifier, text))
+        # Keys are on their way to the page; what they do is waited for by its own expression.
+        page.runJavaScript("0", lambda _: do(steps))
 
     def ask() -> None:
         # Not by `eval`, which a page may forbid.
@@ -170,8 +199,9 @@ def _main(told: dict[str, Any]) -> int:
 
     def answered(text: str) -> None:
         seen.update(json.loads(text))
-        height = min(MOST_PIXELS, max(told["height"], int(seen.pop("height"))))
-        view.resize(1280, height)
+        page_height = int(seen.pop("height"))
+        height = min(MOST_PIXELS, max(told["height"], page_height)) if told["whole"] else told["height"]
+        view.resize(told["width"], height)
         wait_for(f"innerHeight === {height}", lambda: take(QImage(), 60))
 
     def take(last: QImage, tries: int) -> None:
@@ -179,7 +209,7 @@ def _main(told: dict[str, Any]) -> int:
         image = view.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
         spots = range(0, image.width(), 7), range(0, image.height(), 7)
         colours = {image.pixel(x, y) for x in spots[0] for y in spots[1]}
-        if (image != last or len(colours) < 2) and tries:
+        if ((image != last and told["whole"]) or len(colours) < 2) and tries:
             QTimer.singleShot(250, lambda: take(image, tries - 1))
             return
         image.save(told["picture"])

@@ -24,6 +24,15 @@ OPTIONS = (
     "--headless=new --remote-debugging-pipe --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run "
     "--disable-background-networking --hide-scrollbars --force-color-profile=srgb about:blank"
 ).split()
+# By Qt's names: the web's name, the number that it has since Windows, and what it writes.
+_KEYS = {
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    "Space": (" ", 32, " "),
+    "Escape": ("Escape", 27, ""),
+    "Down": ("ArrowDown", 40, ""),
+    "Up": ("ArrowUp", 38, ""),
+}
 NEXT_FRAME = "new Promise(requestAnimationFrame)"
 # Of a picture, in a page of its own: its size, and the colours of every seventh pixel both ways.
 COLOURS = """new Promise(done => {
@@ -96,6 +105,13 @@ class Chromium:
         """Wait until an expression is true, by looking before each frame that the page draws."""
         self.value(session, f"(async () => {{ while (({expression}) !== true) await {NEXT_FRAME} }})()")
 
+    def press(self, session: str, name: str) -> None:
+        """A key by its name, or a character."""
+        key, code, text = _KEYS.get(name, (name, 0, name))
+        common = {"key": key, "windowsVirtualKeyCode": code}
+        self.ask("Input.dispatchKeyEvent", session, type="keyDown", text=text, **common)
+        self.ask("Input.dispatchKeyEvent", session, type="keyUp", **common)
+
     def picture(self, session: str) -> str:
         """What the page looks like once more has been drawn than was at first."""
         self.value(session, f"{NEXT_FRAME}.then(() => {NEXT_FRAME})")
@@ -156,11 +172,19 @@ def _look(browser: Chromium, told: dict[str, Any]) -> dict[str, Any]:
     easel, page = browser.open_tab(), browser.open_tab()
     browser.ask("Page.bringToFront", page)  # one that is not in front is not drawn
     browser.watch(page, told["url"])
-    _resize(browser, page, told["height"])
+    _resize(browser, page, told["width"], told["height"])
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if told["dark"] else "light"}
+    browser.ask("Emulation.setEmulatedMedia", page, features=[scheme])
     went = browser.ask("Page.navigate", page, url=told["url"])
     if "errorText" in went:
         browser.console.append(["error", f"{told['url']} did not load: {went['errorText']}"])
     browser.wait_for(page, f"({told['settled']}) && Boolean({told['ready']})")
+    for kind, what in told["steps"]:
+        if kind == "until":
+            browser.wait_for(page, f"Boolean({what})")
+        else:
+            for name in what.split() if kind == "press" else what:
+                browser.press(page, name)
     # Not by `eval`, which a page may forbid.
     values = ", ".join(f"{json.dumps(name)}: ({code})" for name, code in told["ask"].items())
     height = "document.documentElement.scrollHeight"
@@ -169,20 +193,20 @@ def _look(browser: Chromium, told: dict[str, Any]) -> dict[str, Any]:
             page, f"JSON.stringify({{text: document.body.innerText, height: {height}, values: {{{values}}}}})"
         )
     )
-    pixels = min(told["most_pixels"], max(told["height"], int(seen["height"])))
-    _resize(browser, page, pixels)
+    pixels = min(told["most_pixels"], max(told["height"], int(seen["height"]))) if told["whole"] else told["height"]
+    _resize(browser, page, told["width"], pixels)
     browser.wait_for(page, f"innerHeight === {pixels}")
     last, form = "", {"colours": 0}
     # The picture may lag behind the page: it is good when it is the same frames later, and not of one colour.
-    while (data := browser.picture(page)) != last or form["colours"] < 2:
+    while ((data := browser.picture(page)) != last and (told["whole"] or not last)) or form["colours"] < 2:
         last, form = data, browser.value(easel, COLOURS % data)
     Path(told["picture"]).write_bytes(base64.b64decode(last))
     return {**seen, "console": browser.console, "requests": browser.requests, **form}
 
 
-def _resize(browser: Chromium, page: str, height: int) -> None:
+def _resize(browser: Chromium, page: str, width: int, height: int) -> None:
     browser.ask(
-        "Emulation.setDeviceMetricsOverride", page, width=1280, height=height, deviceScaleFactor=1, mobile=False
+        "Emulation.setDeviceMetricsOverride", page, width=width, height=height, deviceScaleFactor=1, mobile=False
     )
 
 

@@ -76,9 +76,7 @@ export const mebibytes = (bytes) => (bytes ? `${count(Math.round(bytes / 2 ** 20
 
 // A colour for each job, always the same.
 export function hueOf(job) {
-  let hue = 0
-  for (const letter of job) hue = (hue * 31 + letter.charCodeAt(0)) % 360
-  return hue
+  return (parseInt(job.slice(-6), 16) * 137.508) % 360
 }
 
 // Server-sent events as one object of values by key, as long as somebody looks at the page.

@@ -85,6 +85,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 // The report's pictures are on white paper.
 function themed(trace) {
+  if (trace.textposition === "outside" && innerWidth < LEAST_WIDTH) trace = { ...trace, textposition: "auto" }
   const own = { waiting: "--waiting", away: "--away", "waiting in a queue": "--queued" }[trace.name]
   if (!dark.matches || !own) return trace
   const marker = trace.marker && { ...trace.marker, color: colour(own) }
@@ -100,9 +101,9 @@ function layoutOf(layout) {
     paper_bgcolor: colour("--card"),
     plot_bgcolor: colour("--card"),
     font: { ...layout.font, color: colour("--ink"), size: narrow ? 11 : 12 },
-    margin: { ...layout.margin, l: narrow ? 96 : layout.margin.l, r: narrow ? 12 : layout.margin.r },
+    margin: { ...layout.margin, ...(narrow && { l: 48, r: 12 }) },
     xaxis: { ...layout.xaxis, ...axis },
-    yaxis: { ...layout.yaxis, ...axis },
+    yaxis: { ...layout.yaxis, ...axis, automargin: true },
     dragmode: false,
     uirevision: "kept",
   }

@@ -6,6 +6,7 @@ import { closeJob, openJob } from "./job.js"
 
 const PRIORITIES = ["interactive", "normal", "bulk"]
 const MOST_SLOTS_LISTED = 200
+const MOST_ENDED = 20 // of jobs that have ended, until all are asked for
 const jobsBody = byId("jobs-table").tBodies[0]
 const titles = [...byId("jobs-table").tHead.rows[0].cells].map((cell) => cell.textContent)
 
@@ -13,6 +14,11 @@ const stream = new Stream("events", show)
 setUp(() => show(new Set(Object.keys(stream.values))))
 setInterval(() => stream.state === "live" && showTimes(), 1000)
 addEventListener("hashchange", follow)
+byId("more-jobs").addEventListener("click", () => {
+  byId("more-jobs").pressed = true
+  showJobs(new Set())
+  byId("jobs").focus()
+})
 follow()
 
 function follow() {
@@ -53,6 +59,11 @@ function showJobs(changed) {
   const keys = keysOf("job:")
   const runs = (key) => stream.values[key].state === "running"
   keys.sort((one, other) => runs(other) - runs(one) || stream.values[other].submitted - stream.values[one].submitted)
+  const most = keys.filter(runs).length + MOST_ENDED
+  const more = byId("more-jobs")
+  more.hidden = keys.length <= most || more.pressed === true
+  setText(more, `Show all ${count(keys.length)} jobs`)
+  if (!more.hidden) keys.length = most
   byId("no-jobs").hidden = keys.length > 0
   byId("jobs-table").hidden = keys.length === 0
   keyed(jobsBody, keys, makeJob, (row, key) => (changed.has(key) || !row.parts.shown) && updateJob(row, stream.values[key]))
@@ -188,12 +199,13 @@ function updateWorker(card, key) {
   if (worker.models.length) words.push(worker.models.join(", "))
   setText(about, words.join("; "))
   card.classList.toggle("draining", worker.draining)
+  const byNumber = new Map(worker.slots.map((slot) => [slot[0], slot]))
   keyed(
     slots,
-    worker.slots.map((slot) => slot[0]),
+    [...byNumber.keys()],
     () => make("li"),
     (item, number) => {
-      const [, pid, job, text, seconds] = worker.slots.find((slot) => slot[0] === number)
+      const [, pid, job, text, seconds] = byNumber.get(number)
       const told = job ? `runs ${text}, for ${duration(seconds)}` : "waits for a chunk"
       item.title = `slot ${number}${pid ? `, process ${pid}` : ""}: ${told}`
       item.className = job ? "busy" : ""
