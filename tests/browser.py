@@ -159,6 +159,7 @@ def _main(told: dict[str, Any]) -> int:
     view.resize(told["width"], told["height"])
     view.show()
     seen: dict[str, Any] = {}
+    doing: list[str] = []
 
     def wait_for(expression: str, then: Any) -> None:
         def look(value: Any) -> None:
@@ -180,6 +181,7 @@ def _main(told: dict[str, Any]) -> int:
         if not steps:
             return ask()
         kind, what = steps.pop(0)
+        doing[:] = [kind, what]
         if kind == "until":
             return wait_for(f"Boolean({what})", lambda: do(steps))
         for name in what.split() if kind == "press" else what:
@@ -223,7 +225,7 @@ def _main(told: dict[str, Any]) -> int:
     page.load(QUrl(told["url"]))
     code = application.exec()
     if code:
-        print(f"the page was not drawn in {TIMEOUT_SECONDS} s: {console} {requests}", file=sys.stderr)
+        print(f"the page was not drawn in {TIMEOUT_SECONDS} s: {console} {requests} {doing}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Qt's own end may abort, in the order in which Python collects its objects

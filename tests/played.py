@@ -94,6 +94,11 @@ class Play:
             if self.steps == 1 or worker % 5 == self.steps % 5:
                 self.beat(worker)
 
+    def beat_all(self) -> None:
+        """All workers live for another while."""
+        for worker in range(self.workers):
+            self.beat(worker)
+
     def beat(self, worker: int) -> None:
         """A worker's heartbeat."""
         name = self.name(worker)

@@ -6,6 +6,7 @@ socket, bound here --uvicorn--> `web`, which reads Redis by one client of its ow
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class Address:
         try:
             return socket.create_server((self.host, self.port), family=self._family)
         except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise ConfigError(
                 f"the dashboard cannot listen at {self.host}:{self.port}: {why}; choose another --port or --host"
             ) from None

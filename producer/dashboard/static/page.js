@@ -58,7 +58,9 @@ function showSum() {
 function showJobs(changed) {
   const keys = keysOf("job:")
   const runs = (key) => stream.values[key].state === "running"
-  keys.sort((one, other) => runs(other) - runs(one) || stream.values[other].submitted - stream.values[one].submitted)
+  // Running ones by when they began, then the others by when they ended, the last first.
+  const moment = (key) => stream.values[key][runs(key) ? "submitted" : "updated"]
+  keys.sort((one, other) => runs(other) - runs(one) || moment(other) - moment(one))
   const most = keys.filter(runs).length + MOST_ENDED
   const more = byId("more-jobs")
   more.hidden = keys.length <= most || more.pressed === true
@@ -133,8 +135,10 @@ function updateJob(row, job) {
   setText(shown, job.priority)
   const may = mayChange() && runs
   shown.hidden = may
+  const mayCancel = may || (mayChange() && job.detached && job.state === "done")
+  if (!mayCancel && [cancel, priority].includes(document.activeElement)) row.querySelector("a").focus()
   priority.hidden = !may
-  cancel.hidden = !may && !(mayChange() && job.detached && job.state === "done")
+  cancel.hidden = !mayCancel
   if (may && document.activeElement !== priority) {
     if (![...priority.options].some((one) => one.value === job.priority)) priority.append(new Option(job.priority))
     priority.value = job.priority
