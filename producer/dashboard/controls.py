@@ -6,13 +6,14 @@ drain, resume, reload   --`celery control`--> one worker        signed, if there
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from producer.records import job_store
 from producer.scheduling.priority import priority_name, weight_of
@@ -78,8 +79,10 @@ def control(url: str, node: str, command: str) -> str:
 
 
 def _answer_of(output: str, node: str) -> dict[str, Any]:
+    """Of the replies that Celery prints, [{NODE: REPLY}], that of the worker; empty where there is none."""
     for line in output.splitlines():
-        with suppress(ValueError, AttributeError, TypeError):
-            if answer := json.loads(line).get(node):
-                return dict(answer)
+        with suppress(msgspec.DecodeError):
+            for replies in msgspec.json.decode(line, type=list[dict[str, dict[str, Any]]]):
+                if node in replies:
+                    return replies[node]
     return {}
