@@ -26,6 +26,7 @@ QUESTIONS = (
     "monitoring",
     "online_check",
     "feeding",
+    "dashboard",
 )
 
 

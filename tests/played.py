@@ -5,7 +5,10 @@ Play --step, once a second--> records of jobs, slots, what these run, a time lin
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -78,6 +81,23 @@ class Play:
     def name(self, worker: int) -> str:
         """Of a worker, as Redis has it."""
         return f"celery@host{worker:03d}:0123abcd"
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """It goes on by itself while the block runs."""
+        ended = threading.Event()
+
+        def go_on() -> None:
+            while not ended.wait(1.0):
+                self.step()
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def step(self) -> None:
         """What changes in a second."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -49,24 +47,6 @@ def play(server: RedisServer) -> Play:
 def board(server: RedisServer, play: Play, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     with dashboard(server.url, tmp_path_factory.mktemp("d")) as board:
         yield board
-
-
-@contextmanager
-def playing(play: Play) -> Iterator[None]:
-    """The play goes on while the block runs."""
-    ended = threading.Event()
-
-    def go_on() -> None:
-        while not ended.wait(1.0):
-            play.step()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def read(server: redis.Redis, job_id: str) -> tuple[JobState, JobRecord]:
@@ -166,7 +146,7 @@ def test_the_page_is_used_by_keyboard_alone(board: Dashboard, server: RedisServe
     place = list(reversed(play.job_ids[: play.running])).index(job)
     # The skip link and three links of the page; then of each running job: link, priority, cancel.
     before = 4 + 3 * place
-    with playing(play):
+    with play.going_on():
         seen = browser.look_at(
             f"{board.page}#token={board.token}",
             tmp_path / "page.png",

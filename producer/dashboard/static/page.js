@@ -44,7 +44,10 @@ function show(changed) {
   if (kinds.has("worker")) showWorkers(changed)
   if (kinds.has("model")) showModels()
   if (changed.size) showSum()
-  if (stream.state === "live") document.body.dataset.ready = "yes"
+  if (stream.state === "live" && !document.body.dataset.ready) {
+    document.body.dataset.ready = "yes"
+    document.body.dataset.readyAt = Math.round(performance.now())
+  }
 }
 
 function showSum() {
