@@ -156,7 +156,8 @@ PRODUCER = Role(
 )
 WATCHER = Role(
     "watcher",
-    "`celeriac jobs`, `status`, `failures`, `report`, `models`, `doctor`, `watch` of attached jobs; changes nothing",
+    "`celeriac jobs`, `status`, `failures`, `report`, `models`, `doctor`, `dashboard`, `watch` of attached jobs; "
+    "changes nothing",
     _commands(_LOGIN, _READS, "info time"),
 )
 OPERATOR = Role(
