@@ -28,9 +28,9 @@ from producer.scheduling.admission import check_first_row, check_fits, check_nam
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import MAX_WAITING_BYTES, DetachOptions, JobOptions, JobSpec, SubmitOptions
-from producer.scheduling.payload_route import choose_store
+from producer.scheduling.payload_route import as_read, choose_store
 from producer.scheduling.priority import Priority
-from producer.sources import Source, from_rows, open_source
+from producer.sources import from_rows, open_source
 from producer.sources.choose import for_models
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
@@ -254,13 +254,13 @@ class Client:
             check_can_be_left(infos, options)
         # Nothing of a detached job is in the spool folder.
         settings = replace(self._settings, spool=None) if detach else self._settings
-        spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store))
+        spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store, detached=detach))
+        source = as_read(source, spec.in_place)
         if detach:
             return leave(settings, source, spec)
         fits, goes_on = partial(check_fits, infos), options.policy.goes_on
-        feed = make_feed(source, infos, fits, with_rows=spec.slice_ref is None, first_row=first_row, goes_on=goes_on)
-        row_bytes = source.row_bytes if isinstance(source, Source) else None
-        return self._start(spec, feed, make_sizer(infos, row_bytes, spec.store, options))
+        feed = make_feed(source, infos, fits, with_rows=spec.in_place is None, first_row=first_row, goes_on=goes_on)
+        return self._start(spec, feed, make_sizer(infos, source, spec.store, options))
 
     def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.

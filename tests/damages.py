@@ -66,7 +66,7 @@ def file_that_vanishes(folder: Path) -> object:
 def damaged_zarr(folder: Path) -> object:
     zarr.create_array(str(folder / "rows.zarr"), data=PIXELS, chunks=(CHUNK_ROWS, 64))
     (folder / "rows.zarr" / "c" / "3" / "0").write_bytes(b"not compressed")
-    with patch("producer.sources.zarr.MAX_BATCH_BYTES", 1):  # blocks of one chunk
+    with patch("producer.sources.formats.zarr.MAX_BATCH_BYTES", 1):  # blocks of one chunk
         source = open_source(folder / "rows.zarr")
     return source
 

@@ -77,7 +77,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
             rows=upload.rows,
             chunk_rows=chunk_rows,
             models=spec.models,
-            slice_ref=spec.slice_ref,
+            in_place=spec.in_place,
             compression=options.compression,
             ttl_seconds=ttl_seconds,
             workers=sorted({slot.worker for slot in spec.slots}),
@@ -148,13 +148,13 @@ class _Upload:
     def choose_rows(self, rows: int | None, row_bytes: float) -> int:
         """Rows of a chunk, of a data set of so many rows."""
         spec, fixed_rows = self.spec, self.spec.options.chunk_rows
-        sliced = spec.slice_ref is not None
+        sliced = spec.in_place is not None
         return choose_chunk_rows(spec.infos, rows, row_bytes, len(spec.slots), fixed_rows=fixed_rows, sliced=sliced)
 
     def put_source(self, source: Source) -> int:
         """Store all rows, or only look at how many they are, where workers read them in their file; rows of a chunk."""
         check_fits(self.spec.infos, source.take(0, min(1, source.rows)))
-        chunk_rows, sliced = self.choose_rows(source.rows, source.row_bytes), self.spec.slice_ref is not None
+        chunk_rows, sliced = self.choose_rows(source.rows, source.row_bytes), self.spec.in_place is not None
         # What compression will save is not known yet.
         in_redis = 0.0 if sliced or self.spec.options.compression else source.rows * source.row_bytes
         self.budget.check(source.rows, in_redis, -(-source.rows // chunk_rows), whole=True)

@@ -11,7 +11,7 @@ from contextlib import closing
 import numpy as np
 
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.source import BatchSource, Source
+from producer.rows.source import BatchSource, Source, SplitData
 from producer.scheduling.chunk_sizer import Chunk
 from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.read_errors import foreign_errors
@@ -57,13 +57,13 @@ class Feed(ABC):
         """Where the next chunk begins: rows of all chunks so far, and those that were left out."""
         return self._next.start
 
-    def next_chunk(self, rows: int) -> tuple[Chunk, Rows | None] | None:
-        """The next chunk, of at most `rows` rows; None when there is none now.
+    def next_chunk(self, rows: int, *, fixed: bool = True) -> tuple[Chunk, Rows | None] | None:
+        """The next chunk, of `rows` rows at most, or without `fixed` of about as many; None when there is none now.
 
         Its rows are None where workers can read them themselves.
         """
         try:
-            cut = self._cut(rows)
+            cut = self._cut(rows, fixed)
         except CeleriacError as error:
             self.end_by(error)  # not now: the chunks before it are still to be answered
             return None
@@ -109,8 +109,8 @@ class Feed(ABC):
         """Nobody asks any more."""
 
     @abstractmethod
-    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
-        """The next rows, at most so many, and how many they are."""
+    def _cut(self, rows: int, fixed: bool) -> tuple[Rows | None, int] | None:
+        """The next rows, and how many they are."""
 
     @abstractmethod
     def _is_used_up(self) -> bool: ...
@@ -146,9 +146,11 @@ class SourceFeed(Feed):
         begin = self._source, self._with_rows, first_row, self._next.index, self._rows
         return SourceFeed(*begin, goes_on=self._goes_on)
 
-    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+    def _cut(self, rows: int, fixed: bool) -> tuple[Rows | None, int] | None:
         if self._is_used_up():
             return None
+        if isinstance(self._source, SplitData):
+            rows = self._source.cut_rows(self.next_row, rows, fixed=fixed)
         stop = min(self.next_row + rows, self._rows)
         return self._slice(self.next_row, stop) if self._with_rows else None, stop - self.next_row
 
@@ -223,7 +225,7 @@ class BatchFeed(Feed):
             self._closed = True
             self._changed.notify_all()
 
-    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+    def _cut(self, rows: int, fixed: bool) -> tuple[Rows | None, int] | None:
         """A full chunk, or what has waited long enough."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name="celeriac-feed", daemon=True)

@@ -24,7 +24,7 @@ from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, cut_in_place
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
@@ -89,7 +89,7 @@ class Dispatcher:
             chunk_rows = self._chunk_sizer.next_rows(rows_left, self.window.slots, self.window.chunk_bytes)
             if not self.window.admits(held_back, self._chunk_sizer.bytes_in_flight(chunk_rows)):
                 break
-            following = self._feed.next_chunk(chunk_rows)
+            following = self._feed.next_chunk(chunk_rows, fixed=self._chunk_sizer.fixed_rows is not None)
             if following is None:
                 break
             chunk, rows = following
@@ -110,7 +110,7 @@ class Dispatcher:
             self._chunk_sizer.sent(chunk.rows, payload_bytes)
             opened.bytes_in_flight = self._chunk_sizer.bytes_in_flight(chunk.rows)
             self.window.sent(opened.bytes_in_flight)
-            if not self._context.spec.slice_ref or parts:
+            if not self._context.spec.in_place or parts:
                 opened.message = msgspec.structs.replace(opened.message, ref=self._channel.put(chunk.index, parts))
             batch.append(opened)
             size += payload_bytes
@@ -237,7 +237,7 @@ class Dispatcher:
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=self._context.spec.slice_ref or InlineRef(b""),
+            ref=cut_in_place(self._context.spec.in_place, chunk.start, chunk.stop) or InlineRef(b""),
             reply=self._reply,
             compression=options.compression,
             on_error=options.policy.on_error,

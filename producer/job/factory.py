@@ -22,8 +22,9 @@ from producer.records import job_store, trace_span
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
+from producer.rows.source import BatchSource, Source, SplitData
 from producer.scheduling import model_pinning
-from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, ChunkSizer
+from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_SPLIT_BYTES, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.settings_text import job_settings
 from tasks.protocol.messages import Differed, StoreName
@@ -32,13 +33,16 @@ from worker_config.settings import Settings
 
 
 def make_sizer(
-    infos: Sequence[ModelInfo], row_bytes: float | None, store: StoreName, options: JobOptions
+    infos: Sequence[ModelInfo], source: Source | BatchSource, store: StoreName, options: JobOptions
 ) -> ChunkSizer:
-    """What chooses the chunks' size.
+    """What chooses the chunks' size for a data set.
 
     Raises:
         UsageError: `chunk_rows` is less than 1, or `chunk_seconds` no time.
     """
+    row_bytes = source.row_bytes if isinstance(source, Source) else None
+    if row_bytes is not None and store == "slices" and isinstance(source, SplitData):
+        row_bytes *= MAX_CHUNK_BYTES / MAX_SPLIT_BYTES
     return ChunkSizer(
         max(info.batch_rows for info in infos),
         row_bytes,

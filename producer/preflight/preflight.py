@@ -25,7 +25,7 @@ from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
-from producer.scheduling.payload_route import choose_reply, choose_store, why
+from producer.scheduling.payload_route import as_read, choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
 from tasks.protocol.codec import columns_of, leaves_of
@@ -100,9 +100,10 @@ def try_out(
     """Send one batch through every stage, and tell what the whole job would be like; raise what it would."""
     if options.detach:
         settings = replace(settings, spool=None)
-    store, slice_ref = choose_store(source, slots, settings, options.store)
+    store, in_place = choose_store(source, slots, settings, options.store, detached=options.detach)
+    reason, source = why(source, slots, settings, options.store, detached=options.detach), as_read(source, in_place)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
-    chunk_sizer = make_sizer(infos, row_bytes, store, options)
+    chunk_sizer = make_sizer(infos, source, store, options)
     channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
     with closing(channel):
         room = channel.redis_room()
@@ -113,12 +114,12 @@ def try_out(
     def plan(row_bytes: float) -> tuple[int, float | None]:
         """Rows of a chunk, and bytes in Redis, of a detached job."""
         chunk_rows = choose_chunk_rows(
-            infos, source.rows, row_bytes, len(slots), fixed_rows=options.chunk_rows, sliced=slice_ref is not None
+            infos, source.rows, row_bytes, len(slots), fixed_rows=options.chunk_rows, sliced=in_place is not None
         )
         if source.rows is None:
             return chunk_rows, None
         chunks = max(1, -(-source.rows // chunk_rows))
-        payloads = 0.0 if slice_ref or options.compression else source.rows * row_bytes
+        payloads = 0.0 if in_place or options.compression else source.rows * row_bytes
         budget.check(source.rows, payloads, chunks, whole=True)
         return chunk_rows, budget.needed(source.rows, payloads, chunks)
 
@@ -127,8 +128,8 @@ def try_out(
     first_rows = chunk_sizer.next_rows(source.rows, len(slots), window.chunk_bytes)
     head = Head(source, infos, min(first_rows, max(info.batch_rows for info in infos)))
     measured = ProbeSizer(1, fixed_rows=head.most)
-    spec = JobSpec(options, infos, slots, store, slice_ref)
-    probe, failed_models = send(settings, start(spec, head.feed(slice_ref is None, options.policy.goes_on), measured))
+    spec = JobSpec(options, infos, slots, store, in_place)
+    probe, failed_models = send(settings, start(spec, head.feed(in_place is None, options.policy.goes_on), measured))
 
     reply = choose_reply(store, slots, settings)
     spool = settings.spool if "files" in (store, reply) else None
@@ -149,7 +150,7 @@ def try_out(
         slots=len(slots),
         workers=len({slot.worker for slot in slots}),
         store=store,
-        reason=why(source, slots, settings, options.store),
+        reason=reason,
         reply=reply,
         chunk_rows=detached[0] or first_rows,
         chunks=None if source.rows is None else max(1, -(-source.rows // chunk_rows)),

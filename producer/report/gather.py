@@ -81,7 +81,7 @@ def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:
         slowest=sorted(entries, key=lambda entry: -entry.seconds)[:MOST_SLOWEST],
         settings={
             "detached": "yes",
-            "store": "slices" if plan.slice_ref else "redis",
+            "store": "slices" if plan.in_place else "redis",
             "chunk_rows": str(plan.chunk_rows),
             "compression": plan.compression or "none",
             "kept for": f"{plan.ttl_seconds / 3600:g} h",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from producer.rows.source import BatchSource, Source, Table, check_slice
+from producer.rows.source import BatchSource, Source, Splits, Table, check_slice
 from tasks.datasets.marked import all_fed
 from tasks.datasets.rebatcher import until_unfed
 from tasks.datasets.rows import Arrays, Batches, Rows
@@ -17,7 +17,7 @@ class BatchReader:
     """A data set that a function reads; `once` where it cannot be read a second time.
 
     What is read may have marks of rows that no model can be given. `hint` is what to tell of a data set whose rows no
-    model takes.
+    model takes; `splits` are the same rows, where workers may read them themselves.
     """
 
     def __init__(
@@ -28,11 +28,13 @@ class BatchReader:
         once: bool = False,
         table: Table | None = None,
         hint: str = "",
+        splits: Splits | None = None,
     ) -> None:
         self.label = label
         self.rows = rows
         self.table = table
         self.hint = hint
+        self.splits = splits
         self._read = read
         self._once = once
         self._begun = False
@@ -66,10 +68,17 @@ class SliceReader:
     path: Path | None = None
 
     def __init__(
-        self, label: str, rows: int, row_bytes: float, read: Callable[[int, int], Rows], table: Table | None = None
+        self,
+        label: str,
+        rows: int,
+        row_bytes: float,
+        read: Callable[[int, int], Rows],
+        table: Table | None = None,
+        splits: Splits | None = None,
     ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
         self.table = table
+        self.splits = splits
         self._read = read
 
     def take(self, start: int, stop: int) -> Arrays:

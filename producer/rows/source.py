@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tasks.datasets.rows import Arrays, Batches
+from tasks.protocol.split_ref import SplitRef
 from worker_config.errors import InputError
 
 
@@ -63,6 +64,23 @@ class BatchSource(Protocol):
         """
 
 
+@runtime_checkable
+class SplitData(Source, Protocol):
+    """A source whose rows stand in files that can be cut, so that workers may read them themselves."""
+
+    def in_place(self) -> SplitRef | str:
+        """Where all rows stand; or why workers cannot read them there."""
+
+    def only(self, names: Sequence[str]) -> SplitData:
+        """The same data set of these columns alone, which it has."""
+
+    def with_made(self, made: Mapping[str, Sequence[str]]) -> SplitData:
+        """The same data set of inputs that are made of its columns."""
+
+    def cut_rows(self, start: int, rows: int, *, fixed: bool) -> int:
+        """How many rows the chunk from `start` on has, where about `rows` are wanted, or with `fixed` at most these."""
+
+
 @dataclass(frozen=True)
 class Table:
     """What a data set with columns by name has besides its rows; its attribute `table`.
@@ -77,6 +95,32 @@ class Table:
     names: Sequence[str]
     only: Callable[[Sequence[str]], Source | BatchSource]
     others: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a data set whose rows workers may read themselves offers to a job; its attribute `splits`.
+
+    Attributes:
+        format: of its files.
+        paths: those of all its files.
+        open: gives the same rows as `SplitData`, from which they can be taken wherever they stand; this may take a pass
+            over the files. Raises InputError where they cannot be read.
+    """
+
+    format: str
+    paths: Sequence[str]
+    open: Callable[[], SplitData]
+
+    def of(self, change: Callable[[SplitData], SplitData]) -> Splits:
+        """The same, of rows that are changed so."""
+        return Splits(self.format, self.paths, lambda: change(self.open()))
+
+
+def splits_of(source: Source | BatchSource) -> Splits | None:
+    """What workers may read themselves; None where the rows stand in no files that can be cut."""
+    splits: Splits | None = getattr(source, "splits", None)
+    return splits
 
 
 def table_of(source: Source | BatchSource) -> Table | None:

@@ -14,7 +14,7 @@ from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.priority import Priority, weight_of
 from tasks.protocol.codec import Compression, check_installed
-from tasks.protocol.messages import ModelRef, OnError, OnNonfinite, SliceRef, StoreName
+from tasks.protocol.messages import InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
@@ -126,14 +126,14 @@ class JobSpec:
         infos: its models, in the versions that it is pinned to.
         slots: those that hold them all.
         store: the way of its rows.
-        slice_ref: where the rows stand in a file, if workers read them there.
+        in_place: where the rows stand in files, if workers read them there.
     """
 
     options: JobOptions
     infos: Sequence[ModelInfo]
     slots: Sequence[SlotRecord]
     store: StoreName
-    slice_ref: SliceRef | None = None
+    in_place: InPlaceRef | None = None
 
     @property
     def models(self) -> list[ModelRef]:

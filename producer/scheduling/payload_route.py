@@ -1,68 +1,87 @@
-"""Chooses the way of a job's rows: slices of their own file, the shared spool folder, or Redis.
+"""Chooses the way of a job's rows: in their own files, by the shared spool folder, or through Redis.
 
-The fastest that every slot of the job can take: slices need a file under the workers' roots, files a spool folder that
-both sides see.
+The fastest that every slot of the job can take: what workers read themselves needs files under their roots, and what
+else goes by files a spool folder that both sides see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
 
+from producer.rows.source import splits_of
 from producer.sources import ArraySource, BatchSource, Source
 from tasks.protocol.codec import dtype_name
-from tasks.protocol.messages import SliceRef, StoreName
+from tasks.protocol.messages import InPlaceRef, SliceRef, StoreName, pack
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.split_ref import SplitRef
 from tasks.transport import spool
 from worker_config.errors import UsageError
 from worker_config.files import is_under
 from worker_config.settings import Settings
 
+# Of what a detached job's record says of the places of its rows.
+MAX_PLAN_BYTES = 2**20
+_OUTSIDE = "it is under no folder that all workers may read (CELERIAC_DATA_ROOTS)"
+
 
 def choose_store(
-    source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, asked: StoreName | None
-) -> tuple[StoreName, SliceRef | None]:
-    """The store for this data set and these slots, and where its rows stand, for slices.
+    source: Source | BatchSource,
+    slots: Sequence[SlotRecord],
+    settings: Settings,
+    asked: StoreName | None,
+    *,
+    detached: bool = False,
+) -> tuple[StoreName, InPlaceRef | None]:
+    """The store for this data set and these slots, and where its rows stand, if workers read them there.
 
     Raises:
         UsageError: the store that was asked for cannot be had; the text says why.
     """
-    found = _slice_ref(source)
-    slice_ref = None if isinstance(found, str) else found
     shares_spool = _shares_spool(slots, settings)
-    reaches_file = slice_ref is not None and all(is_under(slice_ref.path, slot.data_roots) for slot in slots)
-    if asked == "slices" and not reaches_file:
-        why = found if isinstance(found, str) else "it is under no folder of CELERIAC_DATA_ROOTS"
-        raise UsageError(f"{source.label}: workers cannot read slices of it: {why}; leave the store out")
+    found = _in_place(source, slots, detached) if asked in (None, "slices") else ""
+    if asked == "slices" and isinstance(found, str):
+        raise UsageError(f"{source.label}: workers cannot read slices of it: {found}; leave the store out")
     if asked == "files" and not shares_spool:
         raise UsageError("workers do not share a spool folder with this process; set CELERIAC_SPOOL on both sides")
-    if reaches_file and asked in (None, "slices"):
-        return "slices", slice_ref
+    if not isinstance(found, str):
+        return "slices", found
     if shares_spool and asked in (None, "files"):
         return "files", None
     return "redis", None
 
 
-def why(source: Source | BatchSource, slots: Sequence[SlotRecord], settings: Settings, asked: StoreName | None) -> str:
+def why(
+    source: Source | BatchSource,
+    slots: Sequence[SlotRecord],
+    settings: Settings,
+    asked: StoreName | None,
+    *,
+    detached: bool = False,
+) -> str:
     """What to tell of the store that `choose_store` has chosen for the same: why this one, and not a faster one.
 
     Raises:
         UsageError: as `choose_store`.
     """
-    chosen, _ = choose_store(source, slots, settings, asked)
+    chosen, _ = choose_store(source, slots, settings, asked, detached=detached)
     if asked:
         return "as was asked for"
-    if chosen == "slices":
+    if isinstance(found := _in_place(source, slots, detached), SliceRef):
         return "workers read the rows in their own file"
-    if isinstance(found := _slice_ref(source), str):
-        no_slices = found
-    else:
-        no_slices = "the file is under no folder that all workers may read (CELERIAC_DATA_ROOTS)"
+    if isinstance(found, SplitRef):
+        return f"workers read the rows in their own {'files' if len(found.spans) > 1 else 'file'}"
     if chosen == "files":
-        return f"{no_slices}, but all share the spool folder"
-    return f"{no_slices}, and not all share a spool folder with this process (CELERIAC_SPOOL)"
+        return f"{found}, but all share the spool folder"
+    return f"{found}, and not all share a spool folder with this process (CELERIAC_SPOOL)"
+
+
+def as_read(source: Source | BatchSource, in_place: InPlaceRef | None) -> Source | BatchSource:
+    """The data set as a job takes it: of one whose splits workers read, rows from anywhere."""
+    splits = splits_of(source)
+    return splits.open() if splits and isinstance(in_place, SplitRef) else source
 
 
 def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settings) -> Literal["redis", "files"]:
@@ -74,8 +93,28 @@ def _shares_spool(slots: Sequence[SlotRecord], settings: Settings) -> bool:
     return settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
 
 
+def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detached: bool) -> InPlaceRef | str:
+    """Where the rows of a data set stand, for the workers of these slots; or why they cannot read them there."""
+    roots = {tuple(slot.data_roots) for slot in slots}
+    if splits := splits_of(source):
+        if any(splits.format not in slot.reads for slot in slots):
+            return f"not every worker has the library that reads {splits.format}"
+        if not _reach(roots, set(splits.paths)):
+            return _OUTSIDE
+        ref = splits.open().in_place()
+        if detached and isinstance(ref, SplitRef) and len(pack(ref)) > MAX_PLAN_BYTES:
+            return "it has too many files, or blocks, for the plan of a detached job"
+        return ref
+    found = _slice_ref(source)
+    return found if isinstance(found, str) or _reach(roots, {found.path}) else _OUTSIDE
+
+
+def _reach(roots: Collection[Sequence[str]], paths: Collection[str]) -> bool:
+    return all(is_under(path, some) for path in paths for some in roots)
+
+
 def _slice_ref(source: Source | BatchSource) -> SliceRef | str:
-    """Where the rows of a data set stand, for slices; or why workers cannot read them there."""
+    """Where the rows of an array stand in its file; or why workers cannot read them there."""
     if not isinstance(source, ArraySource) or source.stamp is None or not isinstance(source.data, np.memmap):
         return "its rows stand in no .npy file"
     data = source.data

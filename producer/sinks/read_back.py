@@ -13,9 +13,9 @@ import numpy as np
 from producer.rows.readers import batches_of
 from producer.rows.source import BatchSource, Source
 from producer.sources.arrays import ArraySource
+from producer.sources.formats.parquet import open_parquet
+from producer.sources.formats.zarr import open_zarr
 from producer.sources.numpy_files import open_file
-from producer.sources.parquet import open_parquet
-from producer.sources.zarr import open_zarr
 from tasks.datasets.columns import columns_of
 from tasks.datasets.marked import masked, nulls_of, plain
 from tasks.datasets.rebatcher import Rebatcher, columns, with_columns

@@ -18,16 +18,21 @@ import numpy as np
 from producer.rows.source import BatchSource, Source
 from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
-from producer.sources.csv import open_csv
-from producer.sources.files import find_files, is_pattern, open_files
+from producer.sources.files import find_files, is_pattern
 from producer.sources.fingerprint import fingerprint
+from producer.sources.formats.arrow_ipc import open_arrow
+from producer.sources.formats.csv import open_csv
+from producer.sources.formats.folders import open_files
+from producer.sources.formats.hdf5 import open_hdf5
+from producer.sources.formats.jsonl import open_jsonl
+from producer.sources.formats.parquet import open_parquet
+from producer.sources.formats.tfrecord import open_tfrecord
+from producer.sources.formats.webdataset import open_webdataset
+from producer.sources.formats.zarr import is_zarr, open_zarr
 from producer.sources.frames import from_frame, is_frame
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import open_file
-from producer.sources.parquet import open_parquet
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
-from producer.sources.tfrecord import open_tfrecord
-from producer.sources.zarr import is_zarr, open_zarr
 from tasks.datasets.rows import Arrays, Batches, Column, Rows
 from worker_config.errors import InputError, UsageError
 
@@ -45,12 +50,16 @@ __all__ = [
     "from_frame",
     "from_rows",
     "from_tf_dataset",
+    "open_arrow",
     "open_csv",
     "open_file",
     "open_files",
+    "open_hdf5",
+    "open_jsonl",
     "open_parquet",
     "open_source",
     "open_tfrecord",
+    "open_webdataset",
     "open_zarr",
 ]
 
@@ -63,13 +72,24 @@ _FORMATS: dict[str, _Opener] = {
     ".csv": open_csv,
     ".tfrecord": open_tfrecord,
     ".zarr": open_zarr,
+    ".arrow": open_arrow,
+    ".feather": open_arrow,
+    ".jsonl": open_jsonl,
+    ".h5": open_hdf5,
+    ".hdf5": open_hdf5,
+    ".tar": open_webdataset,
 }
 # The files of one data set, in these formats, may be many.
-_IN_MANY_FILES = (".parquet", ".csv", ".tfrecord")
+_IN_MANY_FILES = (".parquet", ".csv", ".tfrecord", ".arrow", ".feather", ".jsonl", ".tar")
+
+# What TensorFlow Datasets writes beside its files.
+_ABOUT = ("dataset_info.json", "features.json")
 
 # Also x.tfrecords, x.tfrecord.gz and x.tfrecord-00000-of-00010.
 _SUFFIX = re.compile(
-    r"(?<=.)(\.npy|\.npz|\.parquet|\.csv|\.zarr|\.tfrecord)(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$", re.I
+    r"(?<=.)(\.(?:npy|npz|parquet|csv|zarr|arrow|feather|jsonl|h5|hdf5|tar|tfrecord))"
+    r"(?:(?<=record)s?(-\d+-of-\d+)?(\.gz)?)?$",
+    re.I,
 )
 
 
@@ -125,7 +145,7 @@ def _object_opener(data: object) -> _Opener:
 def _path_opener(path: str) -> _Opener:
     if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
         # Those with an underscore say something about the others, as _SUCCESS does.
-        formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_"}
+        formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_" and file.name not in _ABOUT}
         return next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), open_files)
     if is_zarr(Path(path)):
         return open_zarr

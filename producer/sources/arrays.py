@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from producer.rows.source import Table, check_slice
+from producer.rows.source import Splits, Table, check_slice
 from tasks.datasets.arrow import alone
 from tasks.datasets.columns import (
     check_lengths,
@@ -55,6 +55,7 @@ class ArraySource:
         stamp: size and time of the file when it was opened; None for what is in memory.
         others: further columns, of types that no model takes; dates are given as texts to who names them.
         nulls: of each column that has such, which rows are or hold null: these cannot be fed, and are marked.
+        splits: the same rows in a file of several arrays, where workers may read them themselves.
     """
 
     rows: int
@@ -66,6 +67,7 @@ class ArraySource:
     stamp: Stamp | None = None
     others: Mapping[str, Array] = field(default_factory=dict)
     nulls: Mapping[str, Array] = field(default_factory=dict)
+    splits: Splits | None = None
 
     @property
     def table(self) -> Table | None:
@@ -91,7 +93,9 @@ class ArraySource:
         data = {name: columns[name] for name in names}
         nulls = {name: missing for name, missing in nulls.items() if name in data}
         chosen = array_source(data, self.label, self.label, None, self.stamp, nulls)
-        return replace(chosen, others={name: self.others[name] for name in names if name in self.others})
+        splits = self.splits.of(lambda opened: opened.only(names)) if self.splits else None
+        others = {name: self.others[name] for name in names if name in self.others}
+        return replace(chosen, others=others, splits=None if others else splits)
 
     def take(self, start: int, stop: int) -> Arrays:
         """Give the rows `[start, stop)` in the form of `data`.

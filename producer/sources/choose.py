@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TypeAlias
 
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
-from producer.rows.source import BatchSource, Source, table_of
+from producer.rows.source import BatchSource, Source, splits_of, table_of
 from tasks.datasets.columns import listed
 from tasks.datasets.marked import marked, plain, unfed_of
 from tasks.datasets.rows import Batches, Rows
@@ -51,9 +51,16 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
             for batch in opened:
                 yield made(batch)
 
+    splits = splits_of(taken)
+    if splits:
+        splits = splits.of(lambda opened: opened.with_made(inputs))
     if not isinstance(taken, Source):
-        return BatchReader(where, taken.rows, lambda: batches(taken))
-    return SliceReader(where, taken.rows, taken.row_bytes, lambda start, stop: made(rows_between(taken, start, stop)))
+        return BatchReader(where, taken.rows, lambda: batches(taken), splits=splits)
+
+    def read(start: int, stop: int) -> Rows:
+        return made(rows_between(taken, start, stop))
+
+    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits)
 
 
 def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:

@@ -1,86 +1,14 @@
-"""A folder or a pattern --> rows that are the paths of files, or their bytes."""
+"""A folder or a pattern --> the files that it names."""
 
 from __future__ import annotations
 
 import glob
-import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from producer.rows.kept import PATH
-from producer.rows.readers import SliceReader
-from producer.sources.arrays import ArraySource, array_source
-from tasks.datasets.columns import listed
-from tasks.datasets.marked import marked
 from tasks.datasets.read_errors import check_file, one_line_errors
-from tasks.datasets.rows import Rows
 from worker_config.errors import InputError
 from worker_config.files import escaped
-
-logger = logging.getLogger(__name__)
-
-# Files differ in size: this many of them, spread over all, tell how large they are.
-_SAMPLED_FILES = 256
-
-
-def open_files(path: str | Path, contents: bool = False) -> ArraySource | SliceReader:
-    """Open the files of a folder or of a pattern, sorted by path, as rows.
-
-    Args:
-        path: a folder, or a pattern as of `glob`; `**` goes through subfolders. Hidden files are left out.
-        contents: rows are the bytes of the files; if not, their absolute paths as str, for a preprocess function of
-            the model that opens them, on machines where they are at the same place. A path that is no UTF-8 is bytes.
-
-    Raises:
-        InputError: there are no such files.
-    """
-    matches = find_files(path)
-    label = escaped(Path(path).name)
-    if subfolders := [] if is_pattern(os.fspath(path)) else _subfolders(path):
-        logger.warning(
-            "%s: its subfolders are left out: %s; for their files too give the pattern %s/**/*",
-            label,
-            listed(subfolders),
-            escaped(str(path)),
-        )
-    paths = np.array([_path(file) for file in matches], dtype=object)
-    source = replace(array_source(paths, label, str(path)), others={PATH: paths})
-    if not contents:
-        return source
-    sample = matches[:: max(1, len(matches) // _SAMPLED_FILES)]
-    row_bytes = sum(os.path.getsize(file) for file in sample if os.path.isfile(file)) / len(sample)  # noqa: PTH113, PTH202
-
-    def read(start: int, stop: int) -> Rows:
-        contents, unfed = np.full(stop - start, b"", dtype=object), {}
-        for position, file in enumerate(matches[start:stop]):
-            try:
-                contents[position] = _read(file)
-            except InputError as error:
-                unfed[position] = str(error)
-        return marked(contents, unfed)
-
-    return SliceReader(label, len(matches), row_bytes, read, source.table)
-
-
-def _subfolders(path: str | Path) -> list[str]:
-    with one_line_errors(escaped(str(path))):
-        visible = (entry for entry in os.scandir(path) if entry.name[0] != ".")
-        return sorted(escaped(entry.name) for entry in visible if os.path.isdir(entry.path))  # noqa: PTH112
-
-
-def _path(file: Path) -> str | bytes:
-    """A path as a row: what the system has for a name need be no text."""
-    name = str(file.absolute())
-    return name if escaped(name) == name else os.fsencode(name)
-
-
-def _read(file: Path) -> bytes:
-    check_file(file, "files")
-    with one_line_errors(escaped(str(file))):
-        return file.read_bytes()
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:

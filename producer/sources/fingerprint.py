@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from producer.sources.files import find_files, is_pattern
-from producer.sources.zarr import is_zarr
+from producer.sources.formats.zarr import is_zarr
 from tasks.datasets.read_errors import check_file, one_line_errors
 from worker_config.errors import InputError
 from worker_config.files import escaped

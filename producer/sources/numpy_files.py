@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from producer.rows.readers import SliceReader
+from producer.rows.source import Splits
 from producer.sources.arrays import ArraySource, array_source, stamp_of
+from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import columns_of, no_array, taken_dtype
+from tasks.datasets.formats.npz import first_byte, is_as_given, is_plain, read_header
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.protocol.codec import DTYPES, Array
+from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError, UsageError
 from worker_config.files import escaped
 
 _SUFFIXES = (".npy", ".npz")
-_NPY_MAGIC = b"\x93NUMPY"
-
-# What stands before a member of a zip file: fixed fields, of which the last two are the lengths of the name and of
-# the extra field that follow.
-_MEMBER_HEADER = struct.Struct("<26xHH")
-_ENCRYPTED = 1
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-# NumPy reads no longer one.
-_MAX_HEADER_BYTES = 10_000
 
 
 def open_file(path: str | Path, dtype: str | None = None, array: str | None = None) -> ArraySource | SliceReader:
@@ -73,7 +67,26 @@ def open_file(path: str | Path, dtype: str | None = None, array: str | None = No
         return _records(whole, where)
     as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
     as_is = as_is and escaped(where) == where  # a path that is no text does not travel
-    return array_source(data, path.name, where, path if as_is else None, stamp_of(status))
+    source = array_source(data, path.name, where, path if as_is else None, stamp_of(status))
+    return replace(source, splits=_splits(path, source, array)) if suffix == ".npz" else source
+
+
+def _splits(path: Path, source: ArraySource, array: str | None) -> Splits | None:
+    """The arrays of an `.npz` file, where all that are taken stand in it as they are given."""
+    names = list(source.specs) if array is None else [array]
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    stored = all(is_plain(members[name]) for name in names)
+    arrays = columns_of(source.data, str(path)).values()
+    if not stored or not all(is_as_given(one.dtype) and one.flags.c_contiguous for one in arrays):
+        return None
+
+    def opened() -> SplitSource:
+        span = FileSpan(str(path), *(source.stamp or (0, 0)), 0, 0, source.rows)
+        ref = SplitRef("npz", [span], [], {array: ""}) if array is not None else SplitRef("npz", [span], names)
+        return SplitSource(source.label, source.row_bytes, ref, [0, source.rows])
+
+    return Splits("npz", [str(path)], opened)
 
 
 def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
@@ -113,9 +126,11 @@ def _open_npz(path: Path, raw: np.dtype[Any] | None, only: str | None) -> Array 
             raise no_array(str(path), only, members)
         for name, member in members.items() if only is None else [(only, members[only])]:
             where = f"{path}: array {name!r}"
-            plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+            plain = is_plain(member)
             if plain and member.file_size > MAX_BATCH_BYTES:
-                arrays[name] = _map_npy(path, _first_byte(path, member), member.file_size, where, raw)
+                with path.open("rb") as stream:
+                    begin = first_byte(stream, member)
+                arrays[name] = _map_npy(path, begin, member.file_size, where, raw)
             else:
                 unpacked_bytes += member.file_size
                 limit.check(unpacked_bytes, where, "what is compressed, up to this array,")
@@ -124,19 +139,11 @@ def _open_npz(path: Path, raw: np.dtype[Any] | None, only: str | None) -> Array 
     return arrays if only is None else arrays[only]
 
 
-def _first_byte(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where in the file the bytes of a stored member begin."""
-    with path.open("rb") as stream:
-        stream.seek(member.header_offset)
-        name_length, extra_length = _MEMBER_HEADER.unpack(stream.read(_MEMBER_HEADER.size))
-    return member.header_offset + _MEMBER_HEADER.size + int(name_length) + int(extra_length)
-
-
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Array:
     if member.compress_type not in _COMPRESSIONS:  # that of LZMA takes as much memory as it says
         raise InputError(f"{where}: is compressed in a way that NumPy does not write; save it with np.savez_compressed")
     with archive.open(member) as stream:
-        shape, _, dtype = _read_header(stream, where)
+        shape, _, dtype = read_header(stream, where)
         needed = stream.tell() + math.prod(shape) * dtype.itemsize
     _check_size(member.file_size, needed, shape, where)
     with archive.open(member) as stream:
@@ -148,7 +155,7 @@ def _map_npy(path: Path, first_byte: int, size: int, where: str, raw: np.dtype[A
     """Map the array whose `.npy` form is the `size` bytes of the file from `first_byte` on."""
     with path.open("rb") as stream:
         stream.seek(first_byte)
-        shape, fortran_order, dtype = _read_header(stream, where)
+        shape, fortran_order, dtype = read_header(stream, where)
         offset = stream.tell()
     dtype = _meant(dtype, raw)
     needed = offset - first_byte + math.prod(shape) * dtype.itemsize
@@ -170,25 +177,3 @@ def _check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> N
         raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
     if shape and not math.prod(shape):
         input_limit().check(shape[0], where, f"an array of shape {shape}, of which each row is something,")
-
-
-def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read up to the first byte of the array; gives shape, Fortran order and dtype."""
-    magic = stream.read(len(_NPY_MAGIC))
-    if magic != _NPY_MAGIC:
-        raise InputError(f"{where}: is not a NumPy array, whatever its name says; write it with np.save or np.savez")
-    version = tuple(stream.read(2))
-    if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError("unknown format version")
-    head = stream.read(2 if version == (1, 0) else 4)
-    length = int.from_bytes(head, "little")
-    if length > _MAX_HEADER_BYTES:
-        raise ValueError(f"a header of {length} bytes, which no array needs")
-    header = io.BytesIO(head + stream.read(length))
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(header)
-    else:  # 3 differs from 2 only in the names of structured dtypes, which are refused
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(header)
-    if dtype.hasobject:
-        raise InputError(f"{where}: holds pickled Python objects; save it as a numeric or string array")
-    return shape, fortran_order, dtype

@@ -19,6 +19,7 @@ from billiard import current_process, pool
 from tasks.child.child_pipe import report
 from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.model_cache import ModelCache
+from tasks.datasets.formats import readable_formats
 from tasks.models.devices import settle
 from tasks.models.tensorflow_import import settle_keras
 from tasks.preparation.model_set import ModelSet
@@ -101,6 +102,7 @@ def start(
             models=model_cache.infos(),
             spool_mark=places.spool_mark,
             data_roots=roots,
+            reads=readable_formats(),
             older=models.older_sets(),
             message_version=MESSAGE_VERSION,
             key_ids=payloads.sealer.key_ids,

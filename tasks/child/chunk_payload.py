@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import redis
 import xxhash
 
+from tasks.datasets.marked import all_fed, plain, unfed_of
+from tasks.datasets.open_file import Opener
+from tasks.datasets.rebatcher import count_rows
+from tasks.datasets.split_reader import SplitReader
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
@@ -24,6 +29,8 @@ from tasks.protocol.messages import (
     SliceRef,
 )
 from tasks.protocol.seal import Parts, Sealer, outputs_context, rows_context
+from tasks.protocol.split_ref import SplitRef
+from tasks.protocol.unfed_rows import with_unfed
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
@@ -50,6 +57,11 @@ class PayloadStore:
     sealer: Sealer = field(default_factory=Sealer)
     scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
 
+    @cached_property
+    def splits(self) -> SplitReader:
+        """What reads rows where they stand; it keeps the last file, of which the next chunk may be."""
+        return SplitReader(Opener(self.places.data_roots), threads=False)
+
     def fetch(self, message: ChunkMessage, payload: bytes | memoryview | None, watch: Stopwatch) -> Any:
         """The chunk's rows, wherever they are; `payload` is what Redis holds of them.
 
@@ -59,6 +71,8 @@ class PayloadStore:
         ref = message.ref
         if isinstance(ref, SliceRef):
             return read_slice(ref, message.start, message.stop, self.places.data_roots, self.scratch)
+        if isinstance(ref, SplitRef):
+            return self._read_split(ref, message)
         if isinstance(ref, InlineRef):
             payload = ref.payload
         elif isinstance(ref, FileRef):
@@ -69,6 +83,14 @@ class PayloadStore:
             raise PayloadError("the payload is not in Redis any more")
         watch.enter("decode")
         return codec.decode(self.sealer.open(rows_context(message.job, message.index), payload), borrow=True)
+
+    def _read_split(self, ref: SplitRef, message: ChunkMessage) -> Any:
+        rows = self.splits.read(ref)
+        if message.on_error == "raise":
+            all_fed(rows)
+        if count_rows(rows) != message.stop - message.start:
+            raise PayloadError(f"the split has {count_rows(rows)} rows, not the {message.stop - message.start} of it")
+        return with_unfed(plain(rows), unfed_of(rows))
 
     def store(self, message: ChunkMessage, parts: Parts) -> PayloadRef:
         """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""

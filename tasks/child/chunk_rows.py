@@ -2,7 +2,7 @@
 
 payload --fed_rows--> rows, records of those that cannot be fed
 rows --check_rows--> as many in each column --rows_between--> those of a step --> models
-records of rows --with_values--> records that say what the row is
+records of rows --with_values, with_places--> records that say what the row is, or where it stands
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from tasks.protocol.codec import columns_of, tree_like
-from tasks.protocol.messages import ChunkMessage, FailureRecord
+from tasks.protocol.messages import ChunkMessage, FailureRecord, RowsRef
+from tasks.protocol.split_ref import SplitRef, place_of
 from tasks.protocol.unfed_rows import without_unfed
 from worker_config.errors import InputError, PayloadError
 from worker_config.files import path_text
@@ -71,6 +72,16 @@ def with_values(records: Iterable[FailureRecord], rows: Any, first: int) -> list
     return [
         msgspec.structs.replace(record, value=_text(rows, record.start - first))
         if record.stop - record.start == 1 and not record.value and record.stage != "read"
+        else record
+        for record in records
+    ]
+
+
+def with_places(records: Iterable[FailureRecord], ref: RowsRef) -> list[FailureRecord]:
+    """The records, those of single rows that say nothing else with file and row in it, where these are known."""
+    return [
+        msgspec.structs.replace(record, value=place_of(ref, record.start)[:MOST_VALUE_CHARACTERS])
+        if isinstance(ref, SplitRef) and record.stop - record.start == 1 and not record.value
         else record
         for record in records
     ]

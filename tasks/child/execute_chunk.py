@@ -20,7 +20,7 @@ from celery.exceptions import Reject
 from tasks.child import executor_differences
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import checksum
-from tasks.child.chunk_rows import fed_rows, with_values
+from tasks.child.chunk_rows import fed_rows, with_places, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
@@ -189,8 +189,8 @@ def run_chunk(
         ran.failed[:0] = unloaded
         watch.enter("encode")
         parts = _encode(message, ran)
-        ran.failed = with_values(ran.failed, rows, message.start)
-        ran.failed_rows = with_values(ran.failed_rows, rows, message.start)
+        ran.failed = with_places(with_values(ran.failed, rows, message.start), message.ref)
+        ran.failed_rows = with_places(with_values(ran.failed_rows, rows, message.start), message.ref)
         if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
             answer: Answer = _nothing(child, message, ran)
         else:

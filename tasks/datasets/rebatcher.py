@@ -42,10 +42,10 @@ class Rebatcher:
             batch, count = self._batches.popleft()
             self.bytes -= _bytes(batch)
             if count > missing:
-                rest = _cut(batch, slice(missing, None))
+                rest = cut(batch, slice(missing, None))
                 self._batches.appendleft((rest, count - missing))
                 self.bytes += _bytes(rest)
-                batch, count = _cut(batch, slice(missing)), missing
+                batch, count = cut(batch, slice(missing)), missing
             cuts.append(batch)
             missing -= count
         self.rows -= rows - missing
@@ -62,7 +62,7 @@ def skip_rows(batches: Iterable[Rows], first_row: int, label: str) -> Iterator[R
     for batch in batches:
         dropped = min(missing, count_rows(batch))
         missing -= dropped
-        yield _cut(batch, slice(dropped, None)) if dropped else batch
+        yield cut(batch, slice(dropped, None)) if dropped else batch
     if missing:
         raise InputError(f"{label}: has {first_row - missing} rows, the job was to begin at row {first_row}")
 
@@ -89,11 +89,12 @@ def until_unfed(batches: Batches) -> Batches:
     with closing(batches):
         for batch in batches:
             if unfed := unfed_of(batch):
-                yield _cut(batch, slice(min(unfed)))
+                yield cut(batch, slice(min(unfed)))
             yield all_fed(batch)
 
 
-def _cut(rows: Rows, part: slice) -> Rows:
+def cut(rows: Rows, part: slice) -> Rows:
+    """Some of the rows, with their marks; views."""
     kept = range(count_rows(rows))[part]
     unfed = {at - kept.start: why for at, why in unfed_of(rows).items() if at in kept}
     nulls = {name: one[part] for name, one in nulls_of(rows).items()}

@@ -28,10 +28,13 @@ ZARR_CHUNK_BYTES = 4 * 2**20
 # A string is kept as a pointer in memory; this is a guess at what it takes in the file.
 _STRING_BYTES = 64
 
+# Of a store, of format 3 or 2.
+METADATA = ("zarr.json", ".zarray", ".zgroup")
+
 
 def has_metadata(folder: Path) -> bool:
     """Whether a folder says of itself that it is a Zarr store, of format 3 or 2."""
-    return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
+    return any((folder / name).exists() for name in METADATA)
 
 
 class ZarrWriter(Writer):

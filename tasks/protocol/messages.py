@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from tasks.protocol.split_ref import SplitRef, cut
 from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import MessageError
 
@@ -79,7 +80,9 @@ class SliceRef(Value, frozen=True, tag="slice"):
 
 
 PayloadRef = InlineRef | RedisRef | FileRef
-RowsRef = PayloadRef | SliceRef | HashRef
+# Rows that stand in the data set's own files.
+InPlaceRef = SliceRef | SplitRef
+RowsRef = PayloadRef | SliceRef | SplitRef | HashRef
 StoreName = Literal["redis", "files", "slices"]
 # What a row that fails does: it ends the job, is left out of the outputs, or has a filler in its place.
 OnError = Literal["raise", "skip", "fill"]
@@ -242,6 +245,11 @@ Answer = Outputs | Failure
 
 
 T = TypeVar("T")
+
+
+def cut_in_place(ref: InPlaceRef | None, start: int, stop: int) -> InPlaceRef | None:
+    """Where the rows `[start, stop)` stand, of a data set that stands there."""
+    return cut(ref, start, stop) if isinstance(ref, SplitRef) else ref
 
 
 def to_plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from tasks.protocol.messages import Count, Differed, FailureRecord, JobId, ModelRef, Name, OnNonfinite, SliceRef
+from tasks.protocol.messages import Count, Differed, FailureRecord, InPlaceRef, JobId, ModelRef, Name, OnNonfinite
 from worker_config.decoding import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
@@ -183,7 +183,8 @@ class SlotRecord(_Record, frozen=True):
 
     `worker` tells workers apart that carry the same host name. `queue` is where it takes chunks from, that of its model
     set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
-    `data_roots` are the folders under which it opens files. `older` are model sets that it served before, and for which
+    `data_roots` are the folders under which it opens files, and `reads` the formats of data sets of which it can read
+    splits. `older` are model sets that it served before, and for which
     it still runs chunks, from their own queues. `message_version` is the one that it speaks: the first,
     where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
@@ -196,6 +197,7 @@ class SlotRecord(_Record, frozen=True):
     models: list[ModelInfo]
     spool_mark: str = ""
     data_roots: list[str] = []
+    reads: list[str] = []
     older: list[OlderSet] = []
     message_version: int = 1
     key_ids: list[str] = []
@@ -208,7 +210,7 @@ class Plan(_Record, frozen=True):
         rows: of the data set.
         chunk_rows: of every chunk; the last one has what is left.
         models: as the job is pinned to them.
-        slice_ref: where the rows stand in a file; None where they wait in Redis.
+        in_place: where the rows stand in files; None where they wait in Redis.
         compression: what payloads are packed with, both ways.
         ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
         workers: those that held the models when the job was left.
@@ -220,7 +222,7 @@ class Plan(_Record, frozen=True):
     rows: Count
     chunk_rows: Annotated[int, msgspec.Meta(ge=1)]
     models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
-    slice_ref: SliceRef | None
+    in_place: InPlaceRef | None
     compression: Literal["lz4", "zstd"] | None
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
     workers: list[str]

@@ -52,7 +52,7 @@ def read_slice(
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 
-def _open(root: Path, way: Path) -> int:
+def open_beneath(root: Path, way: Path) -> int:
     """Open a file step by step: a link that was put on its way after the check is an error, and is not followed."""
     *folders, name = way.parts or (".",)
     folder = os.open(root, _PASS)
@@ -68,7 +68,7 @@ def _open(root: Path, way: Path) -> int:
 
 def _read(ref: SliceRef, place: tuple[Path, Path], at: int, length: int, scratch: ReusableBuffer) -> memoryview:
     try:
-        fd = _open(*place)
+        fd = open_beneath(*place)
     except OSError as error:
         raise PayloadError(f"{ref.path} cannot be opened: {error.strerror}") from None
     try:

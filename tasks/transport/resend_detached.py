@@ -17,7 +17,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, from_json
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, cut_in_place, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, record_context
 from tasks.transport import backlog
@@ -29,15 +29,16 @@ logger = logging.getLogger(__name__)
 def message(job: str, plan: Plan, index: int) -> ChunkMessage:
     """The message of chunk `index`, the same whoever makes it."""
     start = index * plan.chunk_rows
+    stop = min(start + plan.chunk_rows, plan.rows)
     return ChunkMessage(
         version=MESSAGE_VERSION,
         job=job,
         index=index,
         start=start,
-        stop=min(start + plan.chunk_rows, plan.rows),
+        stop=stop,
         chunks=plan.chunks,
         models=plan.models,
-        ref=plan.slice_ref or HashRef(keys.payloads(job)),
+        ref=cut_in_place(plan.in_place, start, stop) or HashRef(keys.payloads(job)),
         reply="answer",
         compression=plan.compression,
         on_nonfinite=plan.on_nonfinite,

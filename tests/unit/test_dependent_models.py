@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from producer.detached.plan import choose_chunk_rows
 from producer.job.factory import make_sizer
 from producer.scheduling import model_pinning
 from producer.scheduling.job_options import JobOptions
+from producer.sources import from_arrays
 from tasks.preparation.serving_spec import ServingSpec, chained
 from tasks.protocol.records import Dependence, ModelInfo, TensorSpec
 from worker_config.errors import UsageError
@@ -21,7 +23,7 @@ MEANT = msgspec.structs.replace(PLAIN, name="meant", independent_rows=False, dep
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 64), (100, 100)])
 def test_chunks_that_are_meant_to_be_the_same_have_one_size(given: int | None, expected: int) -> None:
-    sizer = make_sizer([PLAIN, MEANT], 8.0, "slices", JobOptions(chunk_rows=given))
+    sizer = make_sizer([PLAIN, MEANT], from_arrays(np.zeros(4)), "slices", JobOptions(chunk_rows=given))
     for slots, rows_left, seconds in (1, None, 1e-4), (99, 10_000, 50.0), (3, 70, 0.01):
         assert sizer.next_rows(rows_left, slots, share_bytes=8.0) == expected
         sizer.answered(expected, seconds, 1)

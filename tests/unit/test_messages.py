@@ -29,6 +29,7 @@ from tasks.protocol.messages import (
     to_plain,
     unpack,
 )
+from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import MessageError
 
 MESSAGE = ChunkMessage(
@@ -55,6 +56,7 @@ def test_a_chunk_reads_like_a_sentence() -> None:
         HashRef("celeriac:job:x:payloads"),
         FileRef("0123456789ab/rows-3-ffff"),
         SliceRef("/data/a.npy", 100, 7, 128, "float32", (3, 4)),
+        SplitRef("csv", [FileSpan("/data/a.csv", 100, 7, 4, 0, 9, (0, 5, 99))], ["a"], {"a": "int64"}, {"x": ["a"]}),
     ],
 )
 def test_a_message_survives_the_way_through_celery(ref: RowsRef) -> None:
@@ -72,6 +74,9 @@ def test_a_message_survives_the_way_through_celery(ref: RowsRef) -> None:
         ("start", "0"),
         ("models", []),
         ("ref", {"type": "file", "name": "../../etc/passwd"}),
+        ("ref", {"type": "split", "format": "pickle", "spans": []}),
+        ("ref", {"type": "split", "format": "csv", "spans": [["/data/a.csv", 100, 7, 0, -1, 9, None]]}),
+        ("ref", {"type": "split", "format": "csv", "spans": [["/data/a.csv", 100, 7, 0, 1, 9, [0, 1]]]}),
         ("ref", {"type": "file", "name": "0123456789ab/../x"}),
         ("ref", {"type": "socket", "path": "/etc/passwd"}),
         ("extra", 1),

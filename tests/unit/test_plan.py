@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, RedisBudget, choose_chunk_rows
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from producer.scheduling.model_pinning import output_row_bytes
-from tasks.protocol.messages import ChunkMessage, HashRef, ModelRef, SliceRef, pack, unpack
+from tasks.protocol.messages import ChunkMessage, HashRef, InPlaceRef, ModelRef, SliceRef, pack, unpack
 from tasks.protocol.records import ModelInfo, Plan, TensorSpec
+from tasks.protocol.split_ref import FileSpan, SplitRef
 from tasks.transport.resend_detached import message
 from worker_config.errors import UsageError
 
@@ -24,8 +25,8 @@ def info(batch_rows: int = 64, batch_seconds: float = 0.0, *outputs: TensorSpec)
     return ModelInfo("digits", "ab" * 32, batch_rows, [], list(outputs), 0.0, 0, batch_seconds)
 
 
-def plan(rows: int, chunk_rows: int, slice_ref: SliceRef | None = None) -> Plan:
-    return Plan(rows, chunk_rows, [ModelRef("digits", "ab" * 32)], slice_ref, "zstd", 60, ["w"])
+def plan(rows: int, chunk_rows: int, in_place: InPlaceRef | None = None) -> Plan:
+    return Plan(rows, chunk_rows, [ModelRef("digits", "ab" * 32)], in_place, "zstd", 60, ["w"])
 
 
 @given(rows=st.integers(0, 5_000), chunk_rows=st.integers(1, 5_000))
@@ -38,10 +39,10 @@ def test_every_row_is_in_exactly_one_message(rows: int, chunk_rows: int) -> None
     assert all(sent.chunks == job.chunks for sent in messages)
 
 
-@pytest.mark.parametrize("slice_ref", [None, SliceRef("/data/a.npy", 100, 7, 128, "float32", (3,))])
-def test_a_message_says_where_its_rows_are_and_survives_celery(slice_ref: SliceRef | None) -> None:
-    sent = message(JOB, plan(100, 30, slice_ref), 3)
-    assert sent.ref == slice_ref or sent.ref == HashRef(f"celeriac:job:{JOB}:payloads")
+@pytest.mark.parametrize("in_place", [None, SliceRef("/data/a.npy", 100, 7, 128, "float32", (3,))])
+def test_a_message_says_where_its_rows_are_and_survives_celery(in_place: SliceRef | None) -> None:
+    sent = message(JOB, plan(100, 30, in_place), 3)
+    assert sent.ref == in_place or sent.ref == HashRef(f"celeriac:job:{JOB}:payloads")
     assert (sent.reply, sent.compression, str(sent.models[0])) == ("answer", "zstd", "digits@abababab")
     assert unpack(pack(sent), ChunkMessage) == sent
 
@@ -62,6 +63,17 @@ def test_a_message_says_where_its_rows_are_and_survives_celery(slice_ref: SliceR
 def test_a_chunk_takes_about_a_quarter_of_a_second(infos: list[ModelInfo], rows: int | None, expected: int) -> None:
     assert CHUNK_SECONDS == 0.25
     assert choose_chunk_rows(infos, rows, 256, 2, fixed_rows=None, sliced=False) == expected
+
+
+def test_a_chunk_of_a_plan_has_its_own_rows_of_many_files() -> None:
+    files = [FileSpan(f"/data/{number}.parquet", 100, 7, 20 * number, 0, 20) for number in range(5)]
+    sent = message(JOB, plan(100, 30, SplitRef("parquet", files, ["x"])), 1)
+    assert isinstance(sent.ref, SplitRef)
+    assert [(span.path, span.first, span.start, span.stop) for span in sent.ref.spans] == [
+        ("/data/1.parquet", 30, 10, 20),
+        ("/data/2.parquet", 40, 0, 20),
+    ]
+    assert unpack(pack(sent), ChunkMessage) == sent
 
 
 def test_every_slot_has_several_chunks() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.sources import csv as csv_source
 from producer.sources import open_csv, open_source
+from tasks.datasets.formats import csv as csv_format
 from worker_config.errors import InputError
 
 
@@ -63,7 +63,8 @@ def test_a_column_has_the_type_of_all_its_values(tmp_path: Path, texts: list[str
 
 
 def test_types_hold_for_rows_far_away_and_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_source, "MAX_BATCH_BYTES", 4096)
+    monkeypatch.setattr(csv_format, "MAX_BATCH_BYTES", 4096)
+    monkeypatch.setattr(csv_format, "_BLOCK_BYTES", 4096)
     rows = [str(number) for number in range(5_000)]
     written(tmp_path / "1.csv", "\n".join(["a,b", *(f"{row},{row}" for row in rows)]))
     written(tmp_path / "2.csv", "b,a\nx,1.5\n")

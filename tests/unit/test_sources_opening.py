@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from producer.rows.readers import SliceReader
 from producer.sources import ArraySource, BatchSource, Source, from_arrays, from_rows, open_source
+from producer.sources.formats.split_source import SplitSource
 from worker_config.errors import ConfigError, InputError, UsageError
 
 
@@ -67,13 +67,13 @@ def test_other_files_are_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
 
     assert open_source(tmp_path / "*.jpg").take(0, 1).tolist() == [str(tmp_path / "a.jpg")]  # type: ignore[union-attr]
-    assert isinstance(open_source(tmp_path, contents=True), SliceReader)
+    assert isinstance(open_source(tmp_path, contents=True), SplitSource)
 
 
 def test_a_zarr_folder_needs_no_suffix(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "data", data=np.arange(3))
 
-    assert isinstance(open_source(tmp_path / "data"), SliceReader)
+    assert isinstance(open_source(tmp_path / "data"), SplitSource)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""Parquet files --their footers alone--> a data set of their columns, which workers may read themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from producer.rows.readers import BatchReader
+from producer.rows.source import Table
+from producer.sources.arrays import stamp_of
+from producer.sources.files import find_files
+from producer.sources.formats.common_columns import common_columns
+from producer.sources.formats.split_source import SplitSource
+from tasks.datasets.columns import check_names
+from tasks.datasets.formats.parquet import check_footer, group_starts, sizes_of
+from tasks.datasets.input_limit import input_limit
+from tasks.datasets.read_errors import one_line_errors
+from tasks.protocol.split_ref import FileSpan, SplitRef
+from worker_config.columns import expanded
+from worker_config.optional_imports import import_optional
+
+
+def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> BatchReader:
+    """Open a Parquet file, the `.parquet` files of a folder or those of a pattern, in sorted order.
+
+    Numbers, booleans, strings and binary are taken, and lists of these: of equal length as arrays with one more
+    axis, of different lengths as a list of arrays.
+
+    Args:
+        path: a file, a folder or a pattern.
+        columns: names of the columns to read; fields of structs are named with a dot, as `image.bytes`, and p0..p783
+            are p0, p1 and so on. If left out, all of types that some model takes. Dates come as text, if named.
+
+    Raises:
+        InputError: no such file or column, files that do not fit together, a type that no model takes.
+        ConfigError: pyarrow is not installed.
+    """
+    files = [_Footer(file) for file in find_files(path, ".parquet")]
+    named = [columns] if isinstance(columns, str) else columns
+    return _reader(Path(path).name, files, expanded(named) if named else named)
+
+
+def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None) -> BatchReader:
+    names, others = common_columns([(str(file.path), file.schema) for file in files], named)
+    firsts = [0, *accumulate(file.starts[-1] for file in files)]
+    spans = [file.span(first) for file, first in zip(files, firsts, strict=False)]
+    borders = [first + start for file, first in zip(files, firsts, strict=False) for start in file.starts[:-1]]
+    sizes = [size for file in files for size in sizes_of(file.column_bytes, names)]
+    splits = SplitSource(
+        label,
+        sum(sizes) / max(1, firsts[-1]),
+        SplitRef("parquet", spans, names),
+        [*borders, firsts[-1]],
+        max(sizes, default=0),
+    )
+    return splits.in_order(Table(names, lambda chosen: _reader(label, files, chosen), others))
+
+
+class _Footer:
+    """What the producer knows of a file.
+
+    Attributes:
+        path: its name, as it was given.
+        schema: its columns, in Arrow's types.
+        starts: the first row of each row group, and the number of rows at the end.
+        column_bytes: of each row group, what each of its columns has in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        parquet = import_optional("pyarrow.parquet", "parquet")
+        self.path = path
+        with one_line_errors(str(path)):
+            self._stamp = stamp_of(path.stat())
+            with parquet.ParquetFile(path) as opened:
+                self.column_bytes = check_footer(opened.metadata, str(path), input_limit())
+                self.starts = group_starts(opened.metadata)
+                self.schema = opened.schema_arrow
+        check_names(self.schema.names, str(path))
+
+    def span(self, first: int) -> FileSpan:
+        """All of its rows, which begin with this one of the data set."""
+        return FileSpan(str(self.path), *self._stamp, first, 0, self.starts[-1])

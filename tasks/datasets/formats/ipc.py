@@ -1,0 +1,66 @@
+"""Record batches of an Arrow IPC file, which Feather is too, of some of its columns, --> arrays by name.
+
+record batches, of one column --blocks_of--> which rows each has; the file's footer does not tell
+"""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+from tasks.datasets.arrow import rows_of
+from tasks.datasets.input_limit import input_limit
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
+from tasks.protocol.split_ref import FileSpan, SplitRef
+from worker_config.optional_imports import import_optional
+
+
+def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> IpcRows:
+    """The reader of an open file."""
+    return IpcRows(file, ref, where)
+
+
+class IpcRows:
+    """Columns of one file; fields of structs have names with dots."""
+
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
+        self._where, self._columns, self._limit = where, ref.columns, input_limit()
+        schema = _open(file).schema
+        heads = [name for name in schema.names if any(f"{one}.".startswith(f"{name}.") for one in self._columns)]
+        self._opened = _open(file, [schema.get_field_index(name) for name in heads])
+
+    def anchor(self, span: FileSpan) -> int:
+        """The first row of the span's record batch."""
+        return span.block[0] if span.block else 0
+
+    def batches(self, span: FileSpan) -> Batches:
+        """The rows of the span's record batch, some MiB at a time."""
+        row, number, _ = span.block or (0, 0, 0)
+        batch = self._opened.get_batch(number)
+        self._limit.check(batch.nbytes, self._where, f"record batch {number}")
+        rows = max(1, MAX_BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            yield rows_of(batch.slice(start, rows), self._columns, self._where, row + start)
+
+    def close(self) -> None:
+        """Nothing is open but the file."""
+
+
+def schema_of(file: BinaryIO) -> Any:
+    """The columns of a file, in Arrow's types."""
+    return _open(file).schema
+
+
+def blocks_of(file: BinaryIO, where: str) -> list[tuple[int, int, int]]:
+    """Of each record batch its first row, its number and the next one; at the end how many rows there are."""
+    opened = _open(file, [0])
+    row, blocks = 0, []
+    for number in range(opened.num_record_batches):
+        blocks.append((row, number, number + 1))
+        row += opened.get_batch(number).num_rows
+    return [*blocks, (row, opened.num_record_batches, opened.num_record_batches)]
+
+
+def _open(file: BinaryIO, columns: list[int] | None = None) -> Any:
+    ipc = import_optional("pyarrow.ipc", "parquet")
+    file.seek(0)
+    return ipc.open_file(file, options=ipc.IpcReadOptions(included_fields=columns, use_threads=False))

@@ -1,0 +1,163 @@
+"""Row groups of a Parquet file, of some of its columns, --> arrays by name, some thousand rows at a time.
+
+footer --check_footer--> row groups, each held against the limit, with its pages, before it is decoded
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, BinaryIO
+
+from tasks.datasets.arrow import rows_of
+from tasks.datasets.formats.parquet_pages import page_sizes
+from tasks.datasets.input_limit import InputLimit, input_limit
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
+from tasks.protocol.split_ref import FileSpan, SplitRef
+from worker_config.errors import InputError
+from worker_config.optional_imports import import_optional
+
+# Measured on the first rows of each file where its footer does not tell, and bounded, since later rows may be larger.
+_PROBED_ROWS = 64
+_MAX_BATCH_ROWS = 65536
+# Where fewer are asked for, no more than these are decoded at a time.
+_LEAST_ROWS = 1024
+
+# Otherwise pyarrow keeps what it has read of the file until the end.
+_BOUNDED = {"pre_buffer": False, "buffer_size": 2**20}
+
+# Of values of these types in memory.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+
+
+def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> ParquetRows:
+    """The reader of an open file."""
+    return ParquetRows(file, ref.columns, where, threads)
+
+
+class ParquetRows:
+    """The columns of these names of one file; fields of structs have names with dots."""
+
+    def __init__(self, file: BinaryIO, columns: Sequence[str], where: str, threads: bool) -> None:
+        self._file, self._where, self._threads, self._columns = file, where, threads, list(columns)
+        self._limit = input_limit()
+        self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_BOUNDED)
+        self._starts = group_starts(self._opened.metadata)
+        self._probed = 0
+
+    def anchor(self, span: FileSpan) -> int:
+        """The first row of the row group that has the span's first row."""
+        anchor: int = self._starts[self._group(span.start)]
+        return anchor
+
+    def batches(self, span: FileSpan) -> Batches:
+        """Rows from the anchor to the file's end; small row groups are read together."""
+        group, metadata, row = self._group(span.start), self._opened.metadata, self.anchor(span)
+        while group < metadata.num_row_groups:
+            last, size = group, 0
+            while last < metadata.num_row_groups and (last == group or size < MAX_BATCH_BYTES):
+                size += sum(sizes_of([check_group(metadata, last, self._where, self._limit)], self._columns))
+                last += 1
+            if batch_rows := min(self._batch_rows(range(group, last), size), max(_LEAST_ROWS, span.stop - span.start)):
+                for batch in self._iterate(batch_rows, range(group, last)):
+                    yield rows_of(batch, self._columns, self._where, row)
+                    row += batch.num_rows
+            group = last
+
+    def close(self) -> None:
+        """Let go of what pyarrow has of the file."""
+        self._opened.close()
+
+    def _group(self, row: int) -> int:
+        return max(0, bisect_right(self._starts, row) - 1)
+
+    def _iterate(self, batch_rows: int, groups: range) -> Iterator[Any]:
+        batches: Iterator[Any] = self._opened.iter_batches(
+            batch_rows, list(groups), self._columns, use_threads=self._threads
+        )
+        return batches
+
+    def _batch_rows(self, groups: range, size: int) -> int:
+        """How many rows at a time, so that a batch has about 16 MiB, and no page more than it may; 0 for no rows."""
+        metadata = self._opened.metadata
+        rows: int = sum(metadata.row_group(group).num_rows for group in groups)
+        largest: int = max(
+            (one for group in groups for one in self._pages(group)),
+            default=0,
+        )
+        most = max(1, self._limit.bytes // largest) if largest > MAX_BATCH_BYTES else _MAX_BATCH_ROWS
+        most = min(most, _MAX_BATCH_ROWS)
+        if not rows:
+            return 0
+        if not self._probed and any(not _tells_size(column) for column in self._read_of(groups[0])):
+            probe = next(self._iterate(min(_PROBED_ROWS, most), groups), None)
+            self._probed = 0 if probe is None or not probe.num_rows else max(1, probe.nbytes // probe.num_rows)
+        row_bytes = max(self._probed, size // rows, 1)
+        return max(1, min(most, MAX_BATCH_BYTES // row_bytes))
+
+    def _pages(self, group: int) -> Iterator[int]:
+        """Bytes in memory of each page of the columns that are read, none of which is larger than it may be."""
+        for column in self._read_of(group):
+            if not column.num_values:
+                continue  # without values there need be no pages
+            starts = [column.data_page_offset]
+            if column.has_dictionary_page and column.dictionary_page_offset:
+                starts.append(column.dictionary_page_offset)
+            start = min(starts)
+            for size in page_sizes(self._file, start, start + column.total_compressed_size):
+                self._limit.check(size, self._where, f"a page of column {column.path_in_schema!r}")
+                yield size
+
+    def _read_of(self, group: int) -> list[Any]:
+        return _read_columns(self._opened.metadata.row_group(group), self._columns)
+
+
+def group_starts(metadata: Any) -> list[int]:
+    """The first row of each row group, and how many rows there are, at the end."""
+    return [0, *accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))]
+
+
+def sizes_of(column_bytes: Sequence[Mapping[str, int]], columns: Sequence[str]) -> list[int]:
+    """What these columns of each row group have in memory, as `check_footer` tells it of each for itself."""
+    heads = tuple(f"{name}." for name in columns)
+    return [sum(size for path, size in group.items() if f"{path}.".startswith(heads)) for group in column_bytes]
+
+
+def check_footer(metadata: Any, where: str, limit: InputLimit) -> list[dict[str, int]]:
+    """Refuse numbers of rows that do not add up, and rows that are larger than they may be.
+
+    Gives, of each row group, the bytes of its columns in memory, as far as the footer tells: dictionaries take less
+    room there.
+    """
+    counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if sum(counts) != metadata.num_rows or any(count < 0 for count in counts):
+        raise InputError(f"{where}: its numbers of rows do not add up; the file is damaged: write it again")
+    return [check_group(metadata, number, where, limit) for number in range(metadata.num_row_groups)]
+
+
+def check_group(metadata: Any, number: int, where: str, limit: InputLimit) -> dict[str, int]:
+    """The same of one row group."""
+    group = metadata.row_group(number)
+    columns = [group.column(position) for position in range(group.num_columns)]
+    if any(column.num_values < group.num_rows for column in columns):
+        raise InputError(f"{where}: row group {number} has columns of fewer rows than it has; write it again")
+    for column in columns:
+        size = max(column.total_uncompressed_size, column.num_values) // max(1, group.num_rows)
+        limit.check(size, where, f"a row of row group {number} in column {column.path_in_schema!r}")
+    return {column.path_in_schema: _column_bytes(column) for column in columns}
+
+
+def _read_columns(group: Any, columns: Sequence[str]) -> list[Any]:
+    found = (group.column(position) for position in range(group.num_columns))
+    heads = tuple(f"{name}." for name in columns)
+    return [column for column in found if f"{column.path_in_schema}.".startswith(heads)]
+
+
+def _tells_size(column: Any) -> bool:
+    return column.physical_type in _WIDTHS or not any("DICTIONARY" in encoding for encoding in column.encodings)
+
+
+def _column_bytes(column: Any) -> int:
+    width = _WIDTHS.get(column.physical_type)
+    return int(column.num_values * width if width else column.total_uncompressed_size)

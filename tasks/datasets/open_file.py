@@ -1,0 +1,87 @@
+"""A span's file --the one that was meant?--> a stream of its bytes; the one place where a split's files are opened.
+
+A producer opens what its caller names; a worker what lies under its roots alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from tasks.datasets.read_errors import unreadable
+from tasks.protocol.split_ref import FileSpan
+from tasks.transport.file_slices import open_beneath
+from worker_config.errors import InputError
+from worker_config.files import escaped, split_root
+
+
+class Opener:
+    """Opens the files of splits.
+
+    Args:
+        roots: the folders under which they must lie, which is then looked at step by step, so that no link leads out
+            of them; anywhere, for who has been told their names by a person, where it is None.
+    """
+
+    def __init__(self, roots: Sequence[str | Path] | None = None) -> None:
+        self._roots = roots
+
+    def open(self, span: FileSpan) -> BinaryIO:
+        """The file of a span.
+
+        Raises:
+            InputError: it is not there, may not be read, lies under no root, or has changed since the data set was
+                opened.
+        """
+        try:
+            descriptor = self._open(span.path)
+        except FileNotFoundError:
+            raise InputError(f"{escaped(span.path)}: no such file; check the path") from None
+        except OSError as error:
+            raise unreadable(escaped(span.path), error) from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != (span.size, span.mtime_ns):
+            os.close(descriptor)
+            how = "has been cut short" if status.st_size < span.size else "has changed"
+            raise InputError(
+                f"{escaped(span.path)}: {how} since it was opened, or is another file here; "
+                "leave the file as it is while a job reads it"
+            )
+        return os.fdopen(descriptor, "rb")
+
+    def read_beside(self, span: FileSpan, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        """The bytes `[start, stop)` of another file of the span's folder, or the last ones, where `start` is negative.
+
+        None where there is no such file.
+
+        Raises:
+            InputError: it may not be read, or lies under no root.
+        """
+        path = str(Path(span.path).parent / name)
+        try:
+            with self._regular(path) as file:
+                start = max(0, file.seek(0, os.SEEK_END) + start) if start < 0 else start
+                file.seek(start)
+                return file.read(-1 if stop is None else max(0, stop - start))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from None
+
+    def _regular(self, path: str) -> BinaryIO:
+        descriptor = self._open(path)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise IsADirectoryError
+        return os.fdopen(descriptor, "rb")
+
+    def _open(self, path: str) -> int:
+        if self._roots is None:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        place = split_root(path, self._roots)
+        if place is None:
+            raise InputError(f"{path} is not under a folder of CELERIAC_DATA_ROOTS here")
+        return open_beneath(*place)
