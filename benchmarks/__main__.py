@@ -8,6 +8,7 @@ import sys
 QUESTIONS = (
     "memory",
     "transport",
+    "split_reads",
     "small_chunks",
     "chunk_cost",
     "growth",
