@@ -33,7 +33,7 @@ from producer.scheduling.priority import Priority
 from producer.sources import from_rows, open_source
 from producer.sources.choose import for_models
 from tasks.protocol.codec import Compression
-from tasks.protocol.messages import OnError, OnNonfinite, StoreName
+from tasks.protocol.messages import FolderReply, OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
@@ -79,8 +79,7 @@ class Client:
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._find = ModelFinder(self._settings, worker_timeout_seconds, watch)
         self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)
-        # Those that run, by id; each leaves at its end, so that its outputs go with whoever holds it.
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}  # that run; each leaves at its end, so that its outputs go with who holds it
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
         tell_of_forks(self)
@@ -115,8 +114,8 @@ class Client:
 
         Args:
             models, data, options: as for `submit`.
-            keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows: a dict of
-                arrays by name then; "row" is the number of each row, "path" that of a file in a folder.
+            keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows, in a dict
+                then; "row" is the number of each row, "path" that of a file in a folder.
             timeout_seconds: after which it is given up; what has not begun by then is not run.
 
         Rows in memory that fit into one batch are a request, no job: one message out, one answer back, in a batch with
@@ -177,6 +176,7 @@ class Client:
         detach: bool = False,
         ttl_seconds: int | None = None,
         name: str | None = None,
+        write_to: FolderReply | None = None,
     ) -> Job | str:
         """Begin a job and return at once; or, detached, put all of it into the system and return its id.
 
@@ -187,10 +187,9 @@ class Client:
                 over rows; a `tf.data.Dataset`; the path of a file, a folder or a pattern; or what a function of
                 `producer.sources` gives.
             chunk_rows: rows of one chunk; measured if left out, or one batch where `independent_rows` is false.
-            chunk_seconds: what a chunk shall take in a worker, where its rows are not given: longer ones cost less in
-                all, shorter ones are there sooner.
+            chunk_seconds: what a chunk shall take in a worker: longer ones cost less in all, shorter ones come sooner.
             store: "redis", "files" (spool folder) or "slices" (of the data's own file); the fastest one if left out.
-            compression: "lz4" or "zstd" for payloads both ways, for slow networks; none if left out.
+            compression: "lz4" or "zstd" for payloads both ways; none if left out.
             first_row: rows before it are left out, for a job that continues another; parts still count from the
                 data set's first row, and the ledger takes the rows before for predicted and written.
             fail_together: of several models, whether one that fails ends the job; else it is left out from then on, and
@@ -209,11 +208,11 @@ class Client:
             ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
             max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
             priority: "interactive", "normal", "bulk" or a weight against other jobs; "normal", or "bulk" if detached.
-            detach: the job needs this process no more: `attach` has its outputs, anywhere, as often as wanted. They
-                must fit Redis and `CELERIAC_DETACHED_MIB`, and so must its rows, unless workers read slices of the
-                data's own file. It is gone with the system of `local`.
-            ttl_seconds: how long Redis keeps a detached job after its submission, its last answer and the last time
-                that somebody waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
+            detach: the job needs this process no more: `attach` has its outputs, anywhere. They must fit Redis and
+                `CELERIAC_DETACHED_MIB`, as must rows that workers do not read in slices. `local` ends with it.
+            ttl_seconds: how long Redis keeps a detached job after its last answer and the last time that somebody
+                waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
+            write_to: a folder in which workers leave outputs as files; parts then have `stored` instead.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
@@ -241,6 +240,7 @@ class Client:
             detach=detach,
             ttl_seconds=ttl_seconds,
             name=name,
+            write_to=write_to,
         )
         if name is not None and (known := self.find(name)):
             return known

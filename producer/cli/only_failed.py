@@ -26,7 +26,7 @@ from producer.client import Client
 from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
-from producer.rows.widen import widened
+from producer.rows.widen import widened_part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
 from producer.sinks.journal import lock
@@ -156,7 +156,7 @@ def predict_failed(
         def answers() -> Iterator[Part]:
             with shown(job, len(failed), run.quiet):
                 for part in job.parts():
-                    part = widened(part)  # as it is in the file
+                    part = widened_part(part)  # as it is in the file
                     named = len(names) < len(models) and len(names) == 1  # the outputs of a single model have no name
                     part = replace(part, outputs={names[0]: part.outputs}) if named else part
                     yield kept.beside(part, job.output_name) if kept else part

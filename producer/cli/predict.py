@@ -34,7 +34,9 @@ from producer.cli.summary import reporting_failure
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS
+from producer.sinks.folder import PART_MIB
 from producer.sinks.journal import JsonValue
+from tasks.outputs.formats import IN_PARTS
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
@@ -63,7 +65,17 @@ _EXCLUDED = {
 @click.command()
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help=f"The file to write: {', '.join(FORMATS)}.")
+@click.option(
+    "-o",
+    "--output",
+    help=f"The file to write: {', '.join(FORMATS)}; or, with a / at its end, a folder of files that workers write: "
+    f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}.",
+)
+@click.option(
+    "--part-mib",
+    type=click.IntRange(1),
+    help=f"Of a folder: the size of its files, about.  [default: {PART_MIB}]",
+)
 @models_option
 @click.option("--workers", type=click.IntRange(1), help="Children of the embedded worker.  [default: 2]")
 @broker_option
@@ -125,7 +137,8 @@ _EXCLUDED = {
 def predict(
     model: str,
     input_path: Path,
-    output: Path | None,
+    output: str | None,
+    part_mib: int | None,
     manifest: Path,
     workers: int | None,
     broker_url: str | None,
@@ -212,7 +225,15 @@ def predict(
         worker_timeout_seconds=worker_timeout_seconds,
         on_error=on_error,
         run=RunOptions(
-            chunk_rows, store, compression, max_failed, on_nonfinite, priority, quiet, keep.split(",") if keep else ()
+            chunk_rows,
+            store,
+            compression,
+            max_failed,
+            on_nonfinite,
+            priority,
+            quiet,
+            keep.split(",") if keep else (),
+            part_mib,
         ),
         as_json=as_json,
     )
@@ -227,13 +248,18 @@ def predict(
             ttl_seconds=ttl_seconds,
         )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
+    path, in_parts = Path(output), output.endswith("/")
+    if in_parts and (is_dry or only_failed):
+        raise UsageError(f"{output}: --dry-run and --only-failed are for an output that is one file; name such a one")
     if is_dry:
-        return dry_run(request, output, force)
+        return dry_run(request, path, force)
     with reporting_failure(as_json):
         if only_failed:
-            summary = predict_failed_rows(request, output, accept_changes=accept_changes)
+            summary = predict_failed_rows(request, path, accept_changes=accept_changes)
         else:
-            summary = predict_to_output(request, output, resume=resume, force=force, accept_changes=accept_changes)
+            summary = predict_to_output(
+                request, path, resume=resume, force=force, accept_changes=accept_changes, in_parts=in_parts
+            )
     summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 

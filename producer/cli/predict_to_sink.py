@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
+from producer.merging.merge_job import MergeJob
 from producer.records.ledger import Ledger
 from producer.rows.kept import KeptColumns
 from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sources import BatchSource, Source
-from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
+from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError, UsageError
 
 # For errors of jobs whose output is of a format that cannot.
 OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
@@ -49,9 +51,15 @@ def ending(sink: Sink) -> Iterator[Sink]:
 
 
 def predict_to_output(
-    request: PredictRequest, output: Path, *, resume: bool, force: bool, accept_changes: bool = False
+    request: PredictRequest,
+    output: Path,
+    *,
+    resume: bool,
+    force: bool,
+    accept_changes: bool = False,
+    in_parts: bool = False,
 ) -> Summary:
-    """Predict all rows into `output`, or with `resume` those that it lacks; `accept_changes` as of `open_sink`.
+    """Predict all rows into `output`, or with `resume` those that it lacks; the other options as of `open_sink`.
 
     Whatever can be refused is, before the embedded system is started, which takes seconds.
 
@@ -60,7 +68,9 @@ def predict_to_output(
         CeleriacError: it could not begin.
     """
     source, described = open_input(request)
-    check_output(output, force, resume=resume)
+    check_output(output, force, resume=resume, in_parts=in_parts)
+    if in_parts and request.run.keep:
+        raise UsageError(f"{output}/: workers, who write it, do not have columns to keep; write a single file")
     kept = kept_columns(source, request.run, request.models, output)
     with open_system(request) as system:
         head = JournalHead(
@@ -71,14 +81,25 @@ def predict_to_output(
             on_error=request.on_error or "raise",
             chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
         )
-        opened = open_sink(output, source.rows, force, journal=head, resume=resume, accept_changes=accept_changes)
+        opened = open_sink(
+            output,
+            source.rows,
+            force,
+            journal=head,
+            resume=resume,
+            accept_changes=accept_changes,
+            in_parts=in_parts,
+        )
         with ending(opened) as sink:
             if sink.dropped_rows and not request.run.quiet:
                 click.echo(
                     f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped",
                     err=True,
                 )
-            if sink.done_rows and sink.done_rows == source.rows:
+            if sink.folder and request.run.part_mib:
+                sink.folder.part_bytes = request.run.part_mib * 2**20
+            waits = sink.folder is not None and sink.folder.needs_workers
+            if sink.done_rows and sink.done_rows == source.rows and not waits:
                 return finish(sink, head, request.run.max_failed)
             with system.start() as client:
                 return predict_to_sink(client, request.models, source, sink, head, request.run, kept)
@@ -128,7 +149,10 @@ def predict_to_sink(
         failed_before=sink.failed_rows,
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,
+        write_to=sink.folder.reply if sink.folder else None,
     )
+    if sink.folder:
+        sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
     dropped_before = dict(sink.dropped)
 
     def begin_from_first_row() -> None:
@@ -150,7 +174,7 @@ def predict_to_sink(
                 if len(names) > 1:
                     for name, record in job.failed_models.items():
                         sink.drop(name, record)
-                elif len(models) > 1:  # the outputs of a single model have no name
+                elif len(models) > 1 and not sink.folder:  # the outputs of a single model have no name
                     part = replace(part, outputs={names[0]: part.outputs})
                 sink.write(kept.beside(part, job.output_name) if kept else part)
         sink.commit()

@@ -32,7 +32,8 @@ MaxFailed: TypeAlias = int | str | None
 class RunOptions:
     """How rows travel and what those that fail, or are not finite, do; as in `Client.submit`. Quiet: no progress.
 
-    `keep` are columns of the data set that are written beside the predictions.
+    `keep` are columns of the data set that are written beside the predictions; `part_mib` is the size of a file, where
+    workers write several.
     """
 
     chunk_rows: int | None = None
@@ -43,6 +44,7 @@ class RunOptions:
     priority: Priority | None = None
     quiet: bool = False
     keep: Sequence[str] = ()
+    part_mib: int | None = None
 
 
 @dataclass(frozen=True)

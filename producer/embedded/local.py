@@ -83,6 +83,7 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
             "CELERIAC_LOG_FORMAT": "text",
             # Its only producer is this process, of the same user.
             "CELERIAC_DATA_ROOTS": "/",
+            "CELERIAC_OUTPUT_ROOTS": "/",
             # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.
             "TMPDIR": str(folder),
         },

@@ -27,6 +27,7 @@ from tasks.protocol.messages import (
     FileRef,
     InlineRef,
     Outputs,
+    PartRef,
     PayloadRef,
     RedisRef,
     RowsRef,
@@ -38,11 +39,12 @@ from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
 from tasks.transport import backlog, spool
 from tasks.transport.connection import broker_errors, connect
+from tasks.transport.output_folder import open_output_folder
 from tasks.transport.queues import share
 from tasks.transport.spool import ReusableBuffer
 from tasks.transport.task_message import task_message
 from tasks.transport.worker_registry import read_all, seconds_left
-from worker_config.errors import MessageError, PayloadError, SealError
+from worker_config.errors import MessageError, OutputError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
 
@@ -59,6 +61,7 @@ class BrokerChannel:
 
     Attributes:
         headers: of the Celery messages; they name the trace that the job belongs to.
+        folder: in which workers leave outputs as files, if they do.
         damaged: answers and outputs that were not as they had been written.
     """
 
@@ -69,6 +72,7 @@ class BrokerChannel:
         self.settings = settings
         self.sealer = Sealer(settings.signing_key)
         self.damaged = 0
+        self.folder = ""
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self._shared_queues: set[str] = set()
@@ -173,6 +177,8 @@ class BrokerChannel:
         Those of a file stand in `buffer`, where one is given.
         """
         ref = answer.ref
+        if isinstance(ref, PartRef):
+            raise MessageError(f"chunk {answer.index} was answered by a file, which nobody asked for")
         if isinstance(ref, InlineRef):
             sealed: bytes | memoryview | None = ref.payload
         elif isinstance(ref, FileRef):
@@ -213,21 +219,25 @@ class BrokerChannel:
         self.release([ref])
         return True
 
-    def release(self, refs: Iterable[RowsRef]) -> None:
+    def release(self, refs: Iterable[RowsRef | PartRef]) -> None:
         """Give away payloads that are done with: what a child that is late makes of them is dropped."""
         self._end(refs, spool.release)
 
-    def forget(self, refs: Iterable[RowsRef]) -> None:
+    def forget(self, refs: Iterable[RowsRef | PartRef]) -> None:
         """Delete payloads that a child may still read, whose answer would be taken."""
         self._end(refs, spool.forget)
 
-    def _end(self, refs: Iterable[RowsRef], end_files: Callable[[Path, list[FileRef]], None]) -> None:
+    def _end(self, refs: Iterable[RowsRef | PartRef], end_files: Callable[[Path, list[FileRef]], None]) -> None:
         refs = list(refs)
         if stored := [ref.key for ref in refs if isinstance(ref, RedisRef)]:
             try:
                 self.client.unlink(*stored)
             except redis.RedisError:
                 self._left_over = True  # no reason to do the work again
+        if self.folder and (parts := [ref.name for ref in refs if isinstance(ref, PartRef)]):
+            with suppress(OutputError), open_output_folder(self.folder, [self.folder]) as folder:
+                for name in parts:
+                    folder.remove(name)
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 

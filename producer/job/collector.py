@@ -20,14 +20,21 @@ from producer.job.job_context import JobContext
 from producer.records.timeline import Outcome
 from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import blank_like, drop_rows
-from producer.rows.part import OutputTree, Part, flatten, unflatten, without
+from producer.rows.part import OutputTree, Part, StoredPart, flatten, title_of, unflatten, without
 from producer.rows.read_answer import part_of, read_outputs
 from producer.scheduling import model_pinning
 from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
-from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs
+from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs, PartRef, PartsReply
 from tasks.transport.spool import ReusableBuffer
-from worker_config.errors import ExecutorDifferedError, MessageError, RowsFailedError, SealError, VersionError
+from worker_config.errors import (
+    ExecutorDifferedError,
+    MessageError,
+    OutputError,
+    RowsFailedError,
+    SealError,
+    VersionError,
+)
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger = logging.getLogger(__name__)
@@ -56,6 +63,7 @@ class Collector:
         self._ledger = context.ledger
         self._failures = context.failures
         self._policy = context.spec.options.policy
+        self._write_to = context.spec.options.write_to
         self.join = Join(ordered=context.spec.options.ordered)
         self._buffer = ReusableBuffer()
         self._checksums: OrderedDict[int, int] = OrderedDict()
@@ -113,7 +121,12 @@ class Collector:
             self._channel.release([answer.ref])
             self._fail(last)
         self._dispatcher.leave_out(self._failures.models)
-        loaded = (None, 0) if answer.is_blank else self._load(answer, chunk)
+        loaded: tuple[OutputTree | None, int] | None
+        if self._write_to:
+            part = replace(part, stored=self._stored(answer))
+            loaded = None, answer.ref.bytes if isinstance(answer.ref, PartRef) else 0
+        else:
+            loaded = (None, 0) if answer.is_blank else self._load(answer, chunk)
         if loaded is None:
             return False
         self._failures.keep(answer.failed)
@@ -166,6 +179,8 @@ class Collector:
         record, message, goes_on = answer.record, chunk.message, self._policy.goes_on
         if record.stage == "message":
             raise VersionError(record.text)
+        if record.stage == "write":
+            raise OutputError(record.text)
         if goes_on and answer.failed_rows:
             self._join_part(answer, chunk, part_of(answer, message, answer.failed_rows))
             return True
@@ -201,7 +216,9 @@ class Collector:
         self._ledger.skipped += part.dropped_rows
         self._ledger.nonfinite_inputs += part.nonfinite[0]
         self._ledger.nonfinite_outputs += part.nonfinite[1]
-        if outputs is None:
+        if self._write_to:
+            self.join.add(self._complete(part))
+        elif outputs is None:
             self._formless.append(part)
         else:
             self.join.add(part)
@@ -224,6 +241,21 @@ class Collector:
         with_failed = self._policy.on_error == "skip"
         lacks_rows = part.dropped or (part.failed and with_failed)
         return drop_rows(part, with_failed=with_failed) if lacks_rows else part
+
+    def _stored(self, answer: Outputs) -> StoredPart:
+        """The file that an answer names."""
+        if isinstance(answer.ref, PartRef) or answer.is_blank:
+            return StoredPart(answer.ref if isinstance(answer.ref, PartRef) else None, answer.checksum)
+        raise MessageError(f"chunk {answer.index} was answered without the file that it should have written")
+
+    def _complete(self, part: Part) -> Part:
+        """A part that workers have written, with the count of rows that it lacks."""
+        left_out = part.failed_rows if self._policy.on_error == "skip" else 0
+        part = replace(part, stored=part.stored or StoredPart(None), skipped=left_out + part.dropped_rows)
+        ref = part.stored.ref if part.stored else None
+        if ref and isinstance(self._write_to, PartsReply) and ref.rows != part.rows:
+            raise MessageError(f"{title_of(part)}: its file has {ref.rows} rows, it must have {part.rows}")
+        return part
 
     def _load(self, answer: Outputs, chunk: OpenChunk) -> tuple[OutputTree, int] | None:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""

@@ -61,7 +61,7 @@ class Dispatcher:
         self._balancer = LoadBalancer(spec.slots)
         self._models = spec.models
         self._is_new = True
-        self._reply = choose_reply(spec.store, spec.slots, context.channel.settings)
+        self._reply = spec.options.write_to or choose_reply(spec.store, spec.slots, context.channel.settings)
 
     def use(self, slots: Sequence[SlotRecord]) -> None:
         """Send to the workers of these slots from now on, as much as Redis has room for, and the job's share is."""
@@ -196,7 +196,8 @@ class Dispatcher:
         ref = self._channel.put(message.index, parts, only_redis=True)
         if isinstance(message.ref, FileRef):
             chunk.spent.append(message.ref)
-        chunk.message = msgspec.structs.replace(message, ref=ref, reply="redis")
+        reply = self._context.spec.options.write_to or "redis"
+        chunk.message = msgspec.structs.replace(message, ref=ref, reply=reply)
 
     def invalidate(self) -> None:
         """Redis may have lost whatever it was given."""

@@ -26,6 +26,7 @@ from producer.rows.source import BatchSource, Source, SplitData
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_SPLIT_BYTES, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
+from producer.scheduling.payload_route import check_writable
 from producer.scheduling.settings_text import job_settings
 from tasks.protocol.messages import Differed, StoreName
 from tasks.protocol.records import ModelInfo, versions_here
@@ -63,7 +64,12 @@ def make_job(
     worker_timeout_seconds: float,
     watch: Callable[[], None],
 ) -> Job:
-    """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended."""
+    """A job that is ready to start; `settings` have the broker's URL; `watch` raises when the system has ended.
+
+    Raises:
+        UsageError: workers may not write where they are to leave outputs.
+    """
+    check_writable(spec.options.write_to, spec.slots)
     job_id = secrets.token_hex(6)
     models = spec.models
     dependent = model_pinning.dependent(spec.infos)
@@ -76,6 +82,7 @@ def make_job(
     def make_run(feed: Feed, spec: JobSpec, differed: dict[str, Differed]) -> Runner:
         channel = BrokerChannel(str(settings.broker_url), settings, job_id, spec.store)
         channel.headers = trace.headers
+        channel.folder = spec.options.write_to.folder if spec.options.write_to else ""
         timeline = Timeline()
         summary = timeline.summary
         summary.settings, summary.versions = job_settings(settings, chunk_sizer, spec), versions_here()

@@ -58,15 +58,25 @@ class Job(JobHandle):
         self._thread.start()
 
     @property
-    def _context(self) -> JobContext:
+    def context(self) -> JobContext:
+        """What its present run is about."""
         return self._runner.run.context
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the next of `parts` is there, or will never be."""
+        return self._runner.part_queue.has_part
+
+    def wake(self) -> None:
+        """Have the job look for new rows at once."""
+        self._runner.part_queue.wake.set()
 
     @property
     def rows_out(self) -> int | None:
         """Rows of all parts together; None where nobody knows it yet, since the data set or what is skipped tells."""
         if self._rows is None or (self._skips and self.state is not JobState.DONE):
             return None
-        return self._rows - self._context.feed.first_row - (self._context.ledger.failed if self._skips else 0)
+        return self._rows - self.context.feed.first_row - (self.context.ledger.failed if self._skips else 0)
 
     @property
     def begun(self) -> bool:
@@ -179,12 +189,12 @@ class Job(JobHandle):
         """Show a bar until the job ends, in a notebook as one of its widgets, in a log as lines; returns the job."""
         # A job that nobody keeps must end, whoever looks at it.
         known = weakref.ref(self)
-        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self._context.feed.first_row)
+        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self.context.feed.first_row)
         return self
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, or none of a model that the record names, and why; the first 1,000."""
-        return self._context.failures.in_order()
+        return self.context.failures.in_order()
 
     @property
     def failed_mask(self) -> Array:
@@ -205,7 +215,7 @@ class Job(JobHandle):
     @property
     def more_failures(self) -> int:
         """How many records there were beyond those that `failures` has."""
-        return self._context.failures.more
+        return self.context.failures.more
 
     @property
     def stages(self) -> dict[str, float]:
@@ -213,7 +223,7 @@ class Job(JobHandle):
 
         Together they are the job's seconds times its slots, but for what came after each slot's last answer.
         """
-        return dict(self._context.channel.measures.stages)
+        return dict(self.context.channel.measures.stages)
 
     def cancel(self) -> None:
         """End the job; chunks that no child has begun are never run. Harmless when it has ended."""
@@ -237,9 +247,9 @@ class Job(JobHandle):
         self._begun = True
         try:
             while (part := self._runner.part_queue.take()) is not None:
-                self._context.ledger.written += part.predicted_rows
+                self.context.ledger.written += part.predicted_rows
                 self._marks.add(part)
-                yield part.without(self._context.failures.models)
-            self._context.ledger.check()
+                yield part.without(self.context.failures.models)
+            self.context.ledger.check()
         finally:
             self._seconds = time.monotonic() - self._started

@@ -38,6 +38,11 @@ class PartQueue:
         """Whether the caller keeps up."""
         return self._bytes < self._max_bytes and len(self._parts) < max_parts
 
+    @property
+    def has_part(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self._parts or self._closed or self._is_void)
+
     def give(self, part: Part) -> None:
         """Hand over one part; never waits."""
         size = sum(round(len(array) * row_bytes(array)) for array in flatten(part).values())

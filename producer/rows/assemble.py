@@ -15,7 +15,9 @@ import numpy as np
 
 from producer.rows.drop_rows import close_gaps
 from producer.rows.part import OutputTree, Part, flatten, title_of, unflatten
+from tasks.outputs.parts import row_specs
 from tasks.outputs.row_spec import RowSpec, output_name
+from tasks.outputs.widen import wide_dtype
 from tasks.protocol.codec import Array, Key
 from worker_config.errors import CeleriacError, MessageError
 
@@ -96,15 +98,24 @@ class Layout:
     def accept(self, part: Part) -> dict[Key, Array]:
         """Check a part and give its arrays by key, in the order of `kept_specs`; each chunk may come once.
 
+        Of a part that workers have written there are none, and its outputs are as they will be in files.
+
         Raises:
             MessageError: the part lies outside the rows, or its outputs differ from those of the first part.
         """
         left_out = frozenset(self.without)
         arrays = {key: array for key, array in flatten(part).items() if left_out.isdisjoint(key[:1])}
+        specs = {key: RowSpec(array.dtype, array.shape[1:]) for key, array in arrays.items()}
         if self.rows is not None and not self.first_row <= part.start <= part.stop <= self.rows:
             wanted = f"[{self.first_row}, {self.rows})"
             raise MessageError(f"{title_of(part)} lies outside the rows of the data set, {wanted}")
-        specs = {key: RowSpec(array.dtype, array.shape[1:]) for key, array in arrays.items()}
+        if part.stored is not None:
+            if part.stored.ref is None:
+                return {}
+            specs = {
+                key: RowSpec(wide_dtype(spec.dtype), spec.shape)
+                for key, spec in row_specs(part.stored.ref.outputs).items()
+            }
         self.specs = self.specs or specs
         known = {key: spec for key, spec in self.specs.items() if left_out.isdisjoint(key[:1])}
         if specs.keys() != known.keys():
@@ -114,7 +125,7 @@ class Layout:
                 raise MessageError(
                     f"{title_of(part)}: {output_name(key)} has rows of {spec}, earlier ones had {self.specs[key]}"
                 )
-        return {key: arrays[key] for key in known}
+        return {key: arrays[key] for key in known} if part.stored is None else {}
 
     def count(self, part: Part) -> None:
         """Note that the rows of a part are at their place, or left out."""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tasks.outputs.row_spec import output_name
 from tasks.protocol.codec import Array, Key, leaves_of, tree_of
-from tasks.protocol.messages import FailureRecord
+from tasks.protocol.messages import FailureRecord, PartRef
 from worker_config.errors import MessageError
 
 # One array, {output: array}, {model: {output: array}}, or what a function returns: dicts and tuples within each other.
 OutputTree: TypeAlias = Array | dict[str, Any] | tuple[Any, ...]
+
+
+class StoredPart(NamedTuple):
+    """The file that has the outputs of a part, and its XXH3-64; `ref` is None where none of the rows has any."""
+
+    ref: PartRef | None
+    checksum: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,8 @@ class Part:
     Every array has one row for each of them, but for `skipped` rows that are left out: those that failed, where these
     are skipped, and the `dropped`, runs `[start, stop)` of rows that a preprocess function left out on purpose.
     `failed` are the records of rows that have no prediction: left out, or with a filler in their place. `nonfinite` is
-    how many of the predicted rows have inputs, and how many outputs, that are not finite.
+    how many of the predicted rows have inputs, and how many outputs, that are not finite. Where workers write the
+    outputs, `stored` is their file, and there are none here.
     """
 
     index: int
@@ -35,6 +43,7 @@ class Part:
     skipped: int = 0
     dropped: tuple[tuple[int, int], ...] = ()
     nonfinite: tuple[int, int] = (0, 0)
+    stored: StoredPart | None = None
 
     @property
     def rows(self) -> int:
@@ -145,11 +154,13 @@ def without(outputs: OutputTree, models: Collection[str]) -> OutputTree:
 
 
 def flatten(part: Part) -> dict[Key, Array]:
-    """Give every array of a part by the names that lead to it.
+    """Give every array of a part by the names that lead to it; none, where workers write them.
 
     Raises:
         MessageError: there is no array, something else stands in its place, or it has not one row per row of the chunk.
     """
+    if part.stored is not None:
+        return {}
     arrays = dict(leaves_of(part.outputs))
     for key, array in arrays.items():
         if odd := [name for name in key if not isinstance(name, str)]:

@@ -1,42 +1,17 @@
-"""Outputs of bfloat16, float8, int4 and the like --> of the next dtype that files can hold, with the same values.
-
-floats --> float32      signed integers --> int8      unsigned integers --> uint8
-"""
+"""A part with outputs of bfloat16, int4 and the like --> the same values in dtypes that files can hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from producer.rows.part import Part, flatten, unflatten
-from tasks.protocol.codec import Array
-from tasks.protocol.dtypes import filler, is_integer, limits_of
+from tasks.outputs.widen import widened
 
 
-def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which it is written; itself, where it is one of NumPy's own."""
-    if dtype.isbuiltin != 2:  # registered by another library
-        return dtype
-    if not is_integer(dtype):
-        return np.dtype(np.float32)
-    return np.dtype(np.int8 if limits_of(dtype)[0] < 0 else np.uint8)
-
-
-def widened(part: Part) -> Part:
-    """The part with such dtypes alone; rows that failed have the filler of the new one."""
+def widened_part(part: Part) -> Part:
+    """The part with such dtypes alone; itself where it has no others."""
     arrays = flatten(part)
     if all(array.dtype.isbuiltin != 2 for array in arrays.values()):
         return part
-    return replace(part, outputs=unflatten({key: _widened(array, part) for key, array in arrays.items()}))
-
-
-def _widened(array: Array, part: Part) -> Array:
-    dtype = wide_dtype(array.dtype)
-    if dtype == array.dtype:
-        return array
-    wide: Array = array.astype(dtype)
-    if part.failed and not part.skipped:
-        wide[part.failed_mask] = filler(dtype)
-    return wide
+    filled = part.failed_mask if part.failed and not part.skipped else None
+    return replace(part, outputs=unflatten({key: widened(array, filled) for key, array in arrays.items()}))

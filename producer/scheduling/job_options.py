@@ -14,7 +14,7 @@ from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.priority import Priority, weight_of
 from tasks.protocol.codec import Compression, check_installed
-from tasks.protocol.messages import InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
+from tasks.protocol.messages import FolderReply, InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
@@ -42,6 +42,7 @@ class SubmitOptions(TypedDict, total=False):
     ordered: bool
     max_waiting_bytes: int
     priority: Priority | None
+    write_to: FolderReply | None
 
 
 class DetachOptions(TypedDict, total=False):
@@ -62,6 +63,7 @@ class JobOptions:
 
     Attributes:
         policy: what becomes of rows that fail, or are not finite.
+        write_to: the folder in which workers leave outputs as files; None where they send them.
 
     Raises:
         UsageError: an option is out of bounds.
@@ -84,6 +86,7 @@ class JobOptions:
     detach: bool = False
     ttl_seconds: int | None = None
     name: str | None = None
+    write_to: FolderReply | None = None
 
     def __post_init__(self) -> None:
         if self.compression:
@@ -93,6 +96,8 @@ class JobOptions:
             raise UsageError(
                 f"max_waiting_bytes is {self.max_waiting_bytes}; it must be at least 1, or no part would come"
             )
+        if self.write_to and self.detach:
+            raise UsageError("workers do not write the outputs of a detached job; `celeriac fetch` does")
         if self.ttl_seconds is not None and not self.detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
         if self.name is not None and not self.detach:

@@ -7,6 +7,7 @@ else goes by files a spool folder that both sides see.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from producer.rows.source import splits_of
 from producer.sources import ArraySource, BatchSource, Source
 from tasks.protocol.codec import dtype_name
-from tasks.protocol.messages import InPlaceRef, SliceRef, StoreName, pack
+from tasks.protocol.messages import FolderReply, InPlaceRef, SliceRef, StoreName, pack
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.split_ref import SplitRef
 from tasks.transport import spool
@@ -87,6 +88,15 @@ def as_read(source: Source | BatchSource, in_place: InPlaceRef | None) -> Source
 def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settings) -> Literal["redis", "files"]:
     """The way of large outputs back: files only where both sides see them, also when rows are slices."""
     return "files" if store != "redis" and _shares_spool(slots, settings) else "redis"
+
+
+def check_writable(reply: FolderReply | None, slots: Sequence[SlotRecord]) -> None:
+    """Raise UsageError unless all workers may write where they are to leave outputs."""
+    if reply and (lacking := sorted({slot.worker for slot in slots if not is_under(reply.folder, slot.output_roots)})):
+        raise UsageError(
+            f"{Path(reply.folder).parent}: {', '.join(lacking)} may not write there: it is under no folder of their "
+            "CELERIAC_OUTPUT_ROOTS; set that, or write a single file"
+        )
 
 
 def _shares_spool(slots: Sequence[SlotRecord], settings: Settings) -> bool:

@@ -10,8 +10,9 @@ each later one that a run of rows is on the disk: it is written after they are.
 
 `failed` has the records of rows that failed since the record before, `left_out` counts those so far that the output
 lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outputs, are not finite. `dropped` says that
-a model has failed alone, and with which record: a run that continues is without it. `accepted` says which changes of
-data set or models the user has accepted, and `head` what the first record would say since then.
+a model has failed alone, and with which record: a run that continues is without it. `notes` has what workers have left.
+`accepted` says which changes of data set or models the user has accepted, and `head` what the first record would say
+since then.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
 process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
 """
@@ -92,6 +93,7 @@ class _Run(msgspec.Struct, omit_defaults=True):
     nonfinite: Annotated[list[Count], msgspec.Meta(max_length=2)] = []
     accepted: list[str] = []
     head: dict[str, Any] = {}
+    notes: list[dict[str, Any]] = []
 
 
 class Journal:
@@ -107,6 +109,7 @@ class Journal:
         nonfinite: of the safe rows, how many are not finite in inputs and in outputs.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
         accepted: changes of data set or models with which the user has said to go on.
+        notes: what a writer of many files has of them.
     """
 
     def __init__(self, path: Path, descriptor: int, records: list[_Record], dropped_rows: int = 0) -> None:
@@ -124,6 +127,7 @@ class Journal:
         inputs, outputs = last.nonfinite or (0, 0)
         self.nonfinite = inputs, outputs
         self.accepted = [change for run in runs for change in run.accepted]
+        self.notes = [note for run in runs for note in run.notes]
 
     def commit(
         self,
@@ -134,6 +138,7 @@ class Journal:
         failures: Sequence[FailureRecord] = (),
         left_out: int = 0,
         nonfinite: tuple[int, int] = (0, 0),
+        notes: Sequence[dict[str, Any]] = (),
     ) -> None:
         """Note that the rows up to `stop` are on the disk, and which models are left out.
 
@@ -143,7 +148,7 @@ class Journal:
         outputs = [(key, _dtype_name(spec.dtype), spec.shape) for key, spec in specs.items()]
         new = {name: failure for name, failure in dropped.items() if name not in self.dropped}
         run = _Run(self.done_rows, stop, mark, [] if self.specs else outputs, new, list(failures), left_out)
-        run.nonfinite = list(nonfinite) if any(nonfinite) else []
+        run.nonfinite, run.notes = list(nonfinite) if any(nonfinite) else [], list(notes)
         record, interrupt = to_plain(run), None
         try:
             self._append(record)
@@ -207,17 +212,19 @@ def open_journal(
     resume: bool,
     force: bool = False,
     accept_changes: bool = False,
+    kind: str = "",
 ) -> Journal:
     """Open and lock the journal of an output; with `resume` it tells what a former run did, if there was one.
 
     Without it the rows of a former run are dropped, if `force` says so. With `accept_changes` it is continued with
-    another data set of as many rows, or other models, which the journal notes.
+    another data set of as many rows, or other models, which the journal notes. `kind` is the form of the output, where
+    its name does not say it.
 
     Raises:
         OutputError: another process writes the output, or the journal is damaged, or of another piece of work; or there
             are rows of a former run, and nobody said what is to become of them.
     """
-    now: _Record = {"format": FORMAT, "kind": path.suffix.lower(), "rows": rows, **head.as_dict()}
+    now: _Record = {"format": FORMAT, "kind": kind or path.suffix.lower(), "rows": rows, **head.as_dict()}
     file = journal_path(path)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     with ExitStack() as undo:

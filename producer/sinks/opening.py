@@ -7,29 +7,16 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
+from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.sink import Sink
-from tasks.outputs.csv import CsvWriter
-from tasks.outputs.jsonl import JsonLinesWriter
-from tasks.outputs.npy import NpyWriter
-from tasks.outputs.npz import NpzWriter
-from tasks.outputs.parquet import ParquetWriter
+from tasks.outputs.formats import IN_PARTS, WRITERS
 from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from tasks.outputs.writer import Writer
-from tasks.outputs.zarr import ZarrWriter
 from worker_config.errors import OutputError
 
-_WRITERS: dict[str, type[Writer]] = {
-    ".npy": NpyWriter,
-    ".npz": NpzWriter,
-    ".parquet": ParquetWriter,
-    ".zarr": ZarrWriter,
-    ".jsonl": JsonLinesWriter,
-    ".csv": CsvWriter,
-}
-
 # The endings of a name that say what is written.
-FORMATS = tuple(_WRITERS)
+FORMATS = tuple(WRITERS)
 
 
 def open_sink(
@@ -43,6 +30,8 @@ def open_sink(
     sync_seconds: float = 1.0,
     mask: bool = False,
     mends: int | None = None,
+    in_parts: bool = False,
+    token: str = "",
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -59,14 +48,16 @@ def open_sink(
         mask: rows that failed are marked, as they are where a journal says that they are filled.
         mends: how many rows the output has that is there, of which some are to be replaced, and which the caller has
             locked; what a run has left that was killed as it did so goes. Lines of other rows stay in formats of lines.
+        in_parts: the output is a folder of files that workers write; there is a journal then.
+        token: of its working folder, where they write already.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
         ConfigError: the library that writes such outputs is not installed.
     """
-    check_output(path, force, resume=resume)
-    token = "" if journal else "mended" if mends is not None else secrets.token_hex(6)
-    writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, token))
+    check_output(path, force, resume=resume, in_parts=in_parts)
+    mark = "" if journal else "mended" if mends is not None else secrets.token_hex(6)
+    writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, mark), in_parts, token)
     with one_line_errors(writer.target.path):
         if journal is None:
             if mends is not None:
@@ -76,7 +67,13 @@ def open_sink(
             return Sink(writer, None, sync_seconds, mask=mask)
         mask = mask or journal.on_error == "fill"
         notes = open_journal(
-            writer.target.path, rows, journal, resume=resume, force=force, accept_changes=accept_changes
+            writer.target.path,
+            rows,
+            journal,
+            resume=resume,
+            force=force,
+            accept_changes=accept_changes,
+            kind=f"{writer.target.path.suffix.lower()}/" if in_parts else "",
         )
         if mask and notes.specs:
             writer.add_mask(notes.specs)
@@ -86,18 +83,26 @@ def open_sink(
 
 def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Sink:
     """Throw away all rows of an output, those of former runs too, and begin it anew."""
+    before, token = sink.folder, ""
+    if before:
+        before.keeps_parts, token = True, before.token
     sink.discard()
-    return open_sink(sink.path, rows, True, journal=journal)
+    again = open_sink(sink.path, rows, True, journal=journal, in_parts=before is not None, token=token)
+    if before and again.folder:
+        again.folder.begin_merges, again.folder.part_bytes = before.begin_merges, before.part_bytes
+    return again
 
 
-def check_output(path: str | Path, force: bool, *, resume: bool = False) -> None:
+def check_output(path: str | Path, force: bool, *, resume: bool = False, in_parts: bool = False) -> None:
     """Raise what `open_sink` would, as far as it can be known before anything is made."""
     path = Path(os.path.realpath(path))
-    writer = _writer(OutputTarget(path, None, ""))
+    writer = _writer(OutputTarget(path, None, ""), in_parts)
     with one_line_errors(path):
         check_parent(path)
         if path.exists():
             writer.check_replaceable()
+            if in_parts and (journal_path(path).exists() or not any(path.iterdir())):
+                return
             if not force and resume and not journal_path(path).exists():
                 raise OutputError(f"{path}: exists, complete; nothing is left to continue; use --force to begin again")
             if not force:
@@ -109,8 +114,13 @@ def can_drop(path: Path) -> bool:
     return _writer(OutputTarget(path, None, "")).can_drop
 
 
-def _writer(target: OutputTarget) -> Writer:
-    make = _WRITERS.get(target.path.suffix.lower())
+def _writer(target: OutputTarget, in_parts: bool = False, token: str = "") -> Writer:
+    suffix = target.path.suffix.lower()
+    if in_parts:
+        if suffix in IN_PARTS:
+            return FolderWriter(target, token)
+        raise OutputError(f"{target.path}/: a folder of such files cannot be written; use {' or '.join(IN_PARTS)}")
+    make = WRITERS.get(suffix)
     if make is None:
         raise OutputError(
             f"{target.path}: files of type {target.path.suffix or '(none)'!r} cannot be written; "
@@ -126,6 +136,8 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
         if notes.specs:
             for model in notes.dropped:
                 writer.drop(model)
+            if isinstance(writer, FolderWriter):
+                writer.load(notes.notes)
             try:
                 with whole_journal(writer.target.path):
                     writer.reopen(writer.with_mask(notes.specs), notes.done_rows - notes.left_out, notes.mark)

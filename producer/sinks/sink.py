@@ -14,12 +14,13 @@ import numpy as np
 
 from producer.rows.assemble import Layout
 from producer.rows.part import Part, flatten
-from producer.rows.widen import widened
+from producer.rows.widen import widened_part
+from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal
 from tasks.outputs.failed_mask import Fill
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.temp_paths import one_line_errors, sync_folder
-from tasks.outputs.writer import ROW, Specs, Writer
+from tasks.outputs.writer import ROW, Writer
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
@@ -48,6 +49,7 @@ class Sink:
         nonfinite: of the rows predicted so far, how many are not finite in inputs and in outputs.
         kept: names of columns of the data set that stand beside the outputs; set before `write`.
         output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
+        folder: of an output whose files workers write.
     """
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
@@ -60,6 +62,7 @@ class Sink:
         self.kept: Collection[str] = ()
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
+        self.folder = writer if isinstance(writer, FolderWriter) else None
         self._is_masked = mask
         self._journal = journal
         self._sync_seconds = sync_seconds
@@ -136,24 +139,30 @@ class Sink:
         part = self._named(part)
         if self._writer.widens:
             part = self._widened(part)
-        arrays, numbers = self._layout.accept(part), part.numbers()
+        arrays = self._layout.accept(part)
         try:
             with one_line_errors(self.path):
-                if not self._begun and self._is_masked:
+                if self.folder:
+                    self.folder.output_name = self.output_name
+                begins = not self._begun and bool(self._layout.specs)
+                if begins and self._is_masked:
                     self._writer.add_mask(self._layout.specs)
                 if self._writer.mask:
                     arrays[self._writer.mask] = part.failed_mask
-                if not self._begun:
+                if begins:
                     specs = self._writer.with_mask(self._layout.specs)
-                    self._check_names(specs)
+                    self._writer.check_names(specs)
                     self._writer.begin(specs, arrays)
                     self._begun = True
-                self._writer.write(part.start - self.left_out, arrays, numbers)
+                if self.folder:
+                    self.folder.add(part)
+                else:
+                    self._writer.write(part.start - self.left_out, arrays, part.numbers())
                 self._is_in_order &= part.start == self._layout.placed
                 self._layout.count(part)
                 self.failures += part.failed
                 self.nonfinite = (self.nonfinite[0] + part.nonfinite[0], self.nonfinite[1] + part.nonfinite[1])
-                self._unsynced = True
+                self._unsynced = self._begun
                 if time.monotonic() - self._synced_at >= self._sync_again_seconds:
                     self._sync()
         except BaseException:  # whatever it was, a part of the rows may be missing
@@ -175,6 +184,8 @@ class Sink:
             with one_line_errors(self.path):
                 self._sync()
                 self._writer.finish(self._layout.placed - self.left_out)
+                if self.folder:
+                    self._sync()  # files that were merged since
                 self._writer.publish()
                 self.committed = True
                 sync_folder(self.path.parent)
@@ -221,6 +232,7 @@ class Sink:
     def _sync(self) -> None:
         """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
         started = time.monotonic()
+        self._unsynced |= self._begun and self.folder is not None and self.folder.has_news()
         if self._journal is not None and self._unsynced:
             self._unsynced = False
             mark, failures = self._writer.sync(), self.failures[self._noted :]
@@ -232,7 +244,10 @@ class Sink:
                 failures,
                 self._layout.skipped,
                 self.nonfinite,
+                self.folder.pop_notes() if self.folder else (),
             )
+            if self.folder:
+                self.folder.settle()
             self._noted = len(self.failures)
         self._synced_at = time.monotonic()
         rest = max(LEAST_SYNC_SECONDS, (self._synced_at - started) / SYNC_SHARE)
@@ -240,7 +255,7 @@ class Sink:
 
     def _widened(self, part: Part) -> Part:
         """The part in dtypes that the format holds; the first one is told of."""
-        wide = widened(part)
+        wide = widened_part(part)
         if wide is not part and not self._told_widened:
             self._told_widened = True
             after = flatten(wide)
@@ -277,8 +292,3 @@ class Sink:
             raise MessageError(
                 f"{self.path}: chunk {part.index} starts at row {part.start}, the next one is row {self._layout.placed}"
             )
-
-    def _check_names(self, specs: Specs) -> None:
-        names = [self._writer.name(key) for key in specs]
-        if len(set(names)) < len(names):
-            raise OutputError(f"{self.path}: two outputs would have the same name in the file: {', '.join(names)}")

@@ -92,7 +92,6 @@ def start(
             trace = chunk_spans.begin(settings.trace_exporters, watch, f"{worker}/{slot}")
         payloads = PayloadStore(client, settings.job_ttl_seconds, places, Sealer(settings.signing_key))
         child = Child(worker, slot, model_cache, client, payloads, counters, watch, trace)
-        roots = [str(root) for root in places.data_roots]
         record = SlotRecord(
             worker=worker,
             slot=slot,
@@ -102,6 +101,7 @@ def start(
             models=model_cache.infos(),
             spool_mark=places.spool_mark,
             data_roots=roots,
+            output_roots=list(map(str, places.output_roots)),
             reads=readable_formats(),
             older=models.older_sets(),
             message_version=MESSAGE_VERSION,

@@ -18,12 +18,14 @@ from tasks.datasets.marked import all_fed, plain, unfed_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rebatcher import count_rows
 from tasks.datasets.split_reader import SplitReader
+from tasks.child.output_files import forget_file
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
     ChunkMessage,
     FileRef,
     InlineRef,
+    PartRef,
     PayloadRef,
     RedisRef,
     SliceRef,
@@ -40,11 +42,12 @@ from worker_config.errors import PayloadError
 
 @dataclass(frozen=True)
 class Places:
-    """Where a worker may look for rows besides Redis, and how producers see that they share the spool folder."""
+    """Where a worker may read rows and write outputs besides Redis, and how producers see that they share its spool."""
 
     spool: Path | None = None
     spool_mark: str = ""
     data_roots: tuple[Path, ...] = ()
+    output_roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class PayloadStore:
         return with_unfed(plain(rows), unfed_of(rows))
 
     def store(self, message: ChunkMessage, parts: Parts) -> PayloadRef:
-        """Put outputs, given in parts, where the producer wants them; into Redis, should the spool folder be full."""
+        """Put outputs, given in parts, where the producer reads them; into Redis, should the spool folder be full."""
         parts = self.sealer.seal(outputs_context(message.job, message.index), parts) if parts else parts
         if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
             return InlineRef(b"".join(parts))
@@ -104,9 +107,11 @@ class PayloadStore:
         self.client.set(key, b"".join(parts), ex=self.job_ttl_seconds)
         return RedisRef(key)
 
-    def forget(self, ref: PayloadRef) -> None:
+    def forget(self, message: ChunkMessage, ref: PayloadRef | PartRef) -> None:
         """Delete outputs that nobody will fetch."""
-        if isinstance(ref, RedisRef):
+        if isinstance(ref, PartRef):
+            forget_file(message, ref, self.places.output_roots)
+        elif isinstance(ref, RedisRef):
             self.client.unlink(ref.key)
         elif isinstance(ref, FileRef) and self.places.spool is not None:
             spool.forget(self.places.spool, [ref])

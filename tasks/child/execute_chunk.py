@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,13 +18,13 @@ from celery.exceptions import Reject
 
 from tasks.child import executor_differences
 from tasks.child.bootstrap import Child
-from tasks.child.chunk_payload import checksum
 from tasks.child.chunk_rows import fed_rows, with_places, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
+from tasks.child.output_files import merge_parts
+from tasks.child.put_outputs import NOTHING_PUT, put_outputs
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
-from tasks.protocol import codec
 from tasks.protocol.chunk_args import chunk_id, from_args
 from tasks.protocol.messages import (
     Answer,
@@ -33,16 +32,16 @@ from tasks.protocol.messages import (
     Differed,
     Failure,
     FailureRecord,
+    MergeReply,
     Outputs,
 )
-from tasks.protocol.seal import Parts
 from tasks.recovery.delivery_log import DeliveryHistory, DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
 from tasks.transport.connection import PASSING
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
 from tasks.transport.resend_detached import send_void
-from worker_config.errors import ModelError, PayloadError, SealError, VersionError
+from worker_config.errors import ModelError, OutputError, SealError, VersionError
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS
 
 
@@ -132,7 +131,7 @@ def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery,
             continue
         child.no_requests_in = "" if pushed.requests_wait else queue
         if not pushed.is_taken and isinstance(answer, Outputs):
-            child.payloads.forget(answer.ref)
+            child.payloads.forget(message, answer.ref)
         if not pushed.is_held:
             raise NotHeldError
         if answer.differed:
@@ -163,7 +162,11 @@ def run_chunk(
     watch.enter("fetch")
     try:
         history = log.read() if deliveries > 1 else None
-        rows, unfed = fed_rows(message, child.payloads.fetch(message, payload, watch))
+        fetched = child.payloads.fetch(message, payload, watch)
+        if isinstance(message.reply, MergeReply):
+            watch.enter("store")
+            return _merged(child, message, message.reply, fetched, deliveries)
+        rows, unfed = fed_rows(message, fetched)
         watch.enter("model")
         models, unloaded = load(child, message)
         watch.enter("infer")
@@ -188,21 +191,20 @@ def run_chunk(
         by_executor = executor_differences.by_executor(models)
         ran.failed[:0] = unloaded
         watch.enter("encode")
-        parts = _encode(message, ran)
+        put = put_outputs(child.payloads, message, ran, watch)
         ran.failed = with_places(with_values(ran.failed, rows, message.start), message.ref)
         ran.failed_rows = with_places(with_values(ran.failed_rows, rows, message.start), message.ref)
-        if not parts and (not ran.dropped or len(ran.failed) == len(message.models)):
+        if put is None and (not ran.dropped or len(ran.failed) == len(message.models)):
             answer: Answer = _nothing(child, message, ran)
         else:
-            sum_of_parts = checksum(parts)
-            watch.enter("store")
+            ref, checksum = put or NOTHING_PUT
             answer = Outputs(
                 job=message.job,
                 index=message.index,
                 start=message.start,
                 stop=message.stop,
                 slot=str(child),
-                ref=child.payloads.store(message, parts),
+                ref=ref,
                 seconds=time.monotonic() - started,
                 failed=ran.failed,
                 failed_rows=ran.failed_rows,
@@ -210,7 +212,7 @@ def run_chunk(
                 nonfinite_inputs=ran.nonfinite[0],
                 nonfinite_outputs=ran.nonfinite[1],
                 models=message.models,
-                checksum=sum_of_parts,
+                checksum=checksum,
             )
     except (redis.RedisError, FreshChildError):
         raise
@@ -218,8 +220,27 @@ def run_chunk(
     except Exception as error:
         # People need not tell the stages apart so finely.
         stage = {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
+        if isinstance(error, OutputError) or (isinstance(message.reply, MergeReply) and stage == "encode"):
+            stage = "write"
         answer = _failure(child, message, record_of(message, stage, error))
     return msgspec.structs.replace(answer, by_executor=by_executor, differed=differed)
+
+
+def _merged(child: Child, message: ChunkMessage, reply: MergeReply, order: Any, deliveries: int) -> Outputs:
+    """The answer of a chunk that makes one file of many."""
+    started = time.monotonic()
+    ref, checksum = merge_parts(message, reply, order, child.payloads.places.output_roots, deliveries)
+    return Outputs(
+        job=message.job,
+        index=message.index,
+        start=message.start,
+        stop=message.stop,
+        slot=str(child),
+        seconds=time.monotonic() - started,
+        ref=ref,
+        models=message.models,
+        checksum=checksum,
+    )
 
 
 def _failure(
@@ -239,7 +260,7 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: Batch
         failed = [answer.record]
     return Counts(
         chunks=1,
-        rows=message.stop - message.start,
+        rows=0 if isinstance(message.reply, MergeReply) else message.stop - message.start,
         rows_failed=sum(record.stop - record.start for record in failed),
         rows_nonfinite_inputs=answer.nonfinite_inputs if isinstance(answer, Outputs) else 0,
         rows_nonfinite_outputs=answer.nonfinite_outputs if isinstance(answer, Outputs) else 0,
@@ -291,28 +312,6 @@ def _nothing(child: Child, message: ChunkMessage, ran: ChunkOutputs) -> Failure:
     stage = "killed" if first.stage == "worker" else first.stage
     whole = FailureRecord(message.start, message.stop, stage, first.type, text)
     return _failure(child, message, whole, each, ran.failed_rows if rows else [])
-
-
-def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:
-    """The payload of the models that went through, empty if none did; those that cannot be sent have failed too."""
-
-    def encoded(outputs: Any) -> Parts:
-        return codec.encode_parts(outputs, compression=message.compression)
-
-    outputs = ran.outputs
-    if not outputs:
-        return []
-    if len(message.models) == 1:
-        return encoded(*outputs.values())
-    with suppress(PayloadError):
-        return encoded(outputs)
-    for name in list(outputs):  # whose outputs are they that cannot be sent?
-        try:
-            encoded(outputs[name])
-        except PayloadError as error:
-            ran.failed.append(record_of(message, "encode", error, name))
-            del outputs[name]
-    return encoded(outputs) if outputs else []
 
 
 def _of_all(failed: list[FailureRecord]) -> FailureRecord:

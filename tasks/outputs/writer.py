@@ -67,6 +67,18 @@ class Writer(ABC):
         """Give the name of an output in the file."""
         return "/".join(key) or self.nameless
 
+    def named(self, key: Key, output_name: str) -> Key:
+        """The key of an output in the file: one that is alone has the name that the model gives it, if any."""
+        return (output_name,) if not (key or self.holds_one or output_name in ("", ROW)) else key
+
+    def check_names(self, specs: Specs) -> None:
+        """Raise OutputError where two outputs would have one name."""
+        names = [self.name(key) for key in specs]
+        if len(set(names)) < len(names):
+            raise OutputError(
+                f"{self.target.path}: two outputs would have the same name in the file: {', '.join(names)}"
+            )
+
     def check_no_row_column(self, specs: Specs) -> None:
         """Raise OutputError where an output has the name of the column that has the rows' numbers."""
         if ROW in map(self.name, specs):

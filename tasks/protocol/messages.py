@@ -79,9 +79,44 @@ class SliceRef(Value, frozen=True, tag="slice"):
     row_shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)]
 
 
+class OutputSpec(Value, frozen=True):
+    """What one row of an output is, and the names that lead to it; `holds` is what its values are, if they are texts.
+
+    Of no rows nobody knows what they hold.
+    """
+
+    key: tuple[str, ...]
+    dtype: str
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)]
+    holds: Literal["", "text", "bytes"] = ""
+
+
+class PartRef(Value, frozen=True, tag="part"):
+    """A file in the folder that `PartsReply` or `MergeReply` names, by a name of this attempt; and what it has."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?-[0-9a-f]{16}\.[a-z]{3,8}$")]
+    bytes: Count
+    rows: Count
+    outputs: list[OutputSpec] = []
+
+
+class PartsReply(Value, frozen=True, tag="parts"):
+    """Outputs are to be left in this folder, as files that `tasks/outputs/parts.py` makes."""
+
+    folder: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+
+
+class MergeReply(Value, frozen=True, tag="merge"):
+    """The chunk has no rows, but a `MergeOrder`: files of the folder become one of this kind, there as well."""
+
+    folder: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    suffix: Annotated[str, msgspec.Meta(pattern=r"^\.[a-z]{3,8}$")]
+
+
 PayloadRef = InlineRef | RedisRef | FileRef
 # Rows that stand in the data set's own files.
 InPlaceRef = SliceRef | SplitRef
+FolderReply = PartsReply | MergeReply
 RowsRef = PayloadRef | SliceRef | SplitRef | HashRef
 StoreName = Literal["redis", "files", "slices"]
 # What a row that fails does: it ends the job, is left out of the outputs, or has a filler in its place.
@@ -94,9 +129,10 @@ OnNonfinite = Literal["warn", "fail", "allow"]
 class ChunkMessage(Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
-    `chunks` is how many the job has, as far as that is known when this one leaves; `reply` is the store for outputs
-    over 64 KiB, or "answer" where they ride in the answer whatever their size, and `compression` what they are packed
-    with. Where `on_error` is not "raise", the rows that fail are found, each for itself, and the others are predicted.
+    `chunks` is how many the job has, as far as that is known when this one leaves. `reply` is the store for outputs
+    over 64 KiB, "answer" where they ride in the answer whatever their size, or the folder that the worker writes them
+    to; `compression` is what they are packed with. Where `on_error` is not "raise", the rows that fail are found, each
+    for itself, and the others are predicted.
     With `on_nonfinite` "fail" a row that is not finite is one of them.
     """
 
@@ -108,7 +144,7 @@ class ChunkMessage(Value, frozen=True):
     chunks: Count | None
     models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
     ref: RowsRef
-    reply: Literal["redis", "files", "answer"] = "redis"
+    reply: Literal["redis", "files", "answer"] | FolderReply = "redis"
     compression: Literal["lz4", "zstd"] | None = None
     on_error: OnError = "raise"
     on_nonfinite: OnNonfinite = "warn"
@@ -203,7 +239,7 @@ class Outputs(Value, frozen=True, tag="outputs"):
     stop: Count
     slot: str
     seconds: float
-    ref: PayloadRef
+    ref: PayloadRef | PartRef
     failed: list[FailureRecord] = []
     failed_rows: list[FailureRecord] = []
     dropped: list[tuple[Count, Count]] = []

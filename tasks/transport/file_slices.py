@@ -24,7 +24,8 @@ from worker_config.errors import PayloadError
 from worker_config.files import split_root
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.
-_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS = _LIST | getattr(os, "O_PATH", 0)
 
 
 def read_slice(
@@ -52,16 +53,26 @@ def read_slice(
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 
-def open_beneath(root: Path, way: Path) -> int:
-    """Open a file step by step: a link that was put on its way after the check is an error, and is not followed."""
-    *folders, name = way.parts or (".",)
+def open_folder(root: Path, way: Path, *, listed: bool = False) -> int:
+    """Open a folder step by step: a link that was put on its way after the check is an error, and is not followed.
+
+    With `listed` for more than to open what is in it.
+    """
     folder = os.open(root, _PASS)
-    try:
-        for step in folders:
-            deeper = os.open(step, _PASS, dir_fd=folder)
+    for step in (*way.parts, *(["."] if listed else [])):
+        try:
+            deeper = os.open(step, _LIST if step == "." else _PASS, dir_fd=folder)
+        finally:
             os.close(folder)
-            folder = deeper
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+        folder = deeper
+    return folder
+
+
+def open_beneath(root: Path, way: Path) -> int:
+    """Open a file under a root, as `open_folder` opens folders."""
+    folder = open_folder(root, way.parent)
+    try:
+        return os.open(way.name or ".", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
     finally:
         os.close(folder)
 

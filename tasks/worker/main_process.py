@@ -222,7 +222,7 @@ def _after_fork(main: MainProcess, app: Any, settings: Settings, **_: object) ->
     app.child = bootstrap.start(
         main.worker,
         main.models,
-        Places(settings.spool, main.spool_mark, settings.data_roots),
+        Places(settings.spool, main.spool_mark, settings.data_roots, settings.output_roots),
         main.counters,
         main.reports.write_fd,
         replace(settings, intra_op_threads=main.facts.threads),

@@ -26,13 +26,13 @@ from producer.records.progress import Progress
 from producer.rows.kept import KeptColumns
 from producer.rows.part import Part
 from producer.rows.source import table_of
-from producer.rows.widen import wide_dtype
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
 from producer.sinks.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.outputs import writer as writer_module
 from tasks.outputs.failed_mask import Fill, mask_path
+from tasks.outputs.widen import wide_dtype
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks

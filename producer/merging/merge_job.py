@@ -1,0 +1,98 @@
+"""The job that makes files of the parts which the workers of another job have left: one chunk for each file.
+
+MergeOrder --MergeFeed.add--> chunk --> a worker, which writes the file --> Part with the file's name, in order
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from producer.job.chunk_feeds import Feed
+from producer.job.factory import make_job
+from producer.job.job import Job
+from producer.rows.part import StoredPart
+from producer.scheduling.chunk_sizer import ChunkSizer
+from producer.scheduling.job_options import JobOptions
+from tasks.datasets.rows import Rows
+from tasks.outputs.parts import MergeOrder
+from tasks.protocol.messages import MergeReply, StoreName, pack
+from worker_config.errors import OutputError
+
+
+class MergeFeed(Feed):
+    """Orders, each a chunk of one row, as they are added; used by two threads."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f"parts of {label}", None, 0, 0)
+        self._orders: deque[MergeOrder] = deque()
+        self._ended = False
+        self.wake: Callable[[], object] = lambda: None
+
+    def add(self, order: MergeOrder) -> None:
+        """One more file is to be made."""
+        self._orders.append(order)
+        self.wake()
+
+    def end(self) -> None:
+        """No more files."""
+        self._ended = True
+        self.wake()
+
+    def restart(self, first_row: int) -> None:
+        """No model runs, so no executor can be found to differ."""
+        return
+
+    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+        if not self._orders:
+            return None
+        return np.frombuffer(pack(self._orders.popleft()), np.uint8)[None], 1
+
+    def _is_used_up(self) -> bool:
+        return self._error is not None or (self._ended and not self._orders)
+
+
+class MergeJob:
+    """The job that makes files of the parts of another one, on its workers and with its weight."""
+
+    def __init__(self, job: Job, label: str, reply: MergeReply) -> None:
+        context, self._feed = job.context, MergeFeed(label)
+        options = JobOptions(priority=context.spec.options.priority, fail_together=True, write_to=reply)
+        store: StoreName = "redis" if context.spec.store == "redis" else "files"
+        spec = replace(context.spec, options=options, slice_ref=None, store=store)
+        sizer = ChunkSizer(1, fixed_rows=1)
+        timeout, settings = context.worker_timeout_seconds, context.channel.settings
+        self._job = make_job(settings, spec, self._feed, sizer, timeout, context.watch)
+        self._feed.wake = self._job.wake
+        self._files = self._job.parts()
+        self._job.start(lambda: None)
+
+    def add(self, order: MergeOrder) -> None:
+        """One more file is to be made."""
+        self._feed.add(order)
+
+    def end(self) -> None:
+        """No more files; returns when nothing of it is left in Redis, but for its record."""
+        self._feed.end()
+        for _ in self._files:
+            pass
+        self._job.wait()
+
+    def is_ready(self) -> bool:
+        """Whether `take` would not wait."""
+        return self._job.has_part
+
+    def take(self) -> StoredPart:
+        """The next file, in the order of the orders; raises the error that the job ended with."""
+        part = next(self._files, None)
+        if part is None or part.stored is None:
+            raise OutputError(f"job {self._job.id} ended before all parts were merged; continue with --resume")
+        return part.stored
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+        self._job.cancel()
+        self._job.wait(timeout_seconds=2.0)

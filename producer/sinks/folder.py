@@ -1,0 +1,344 @@
+"""An output that is a folder of files, written by workers: what counts of what they have left, and under which name.
+
+parts, as chunks are answered --orders of about `PART_BYTES`--> a worker merges them --journal--> part-00000.parquet ...
+
+    OUT.parquet/                part-00000.parquet and so on: whole files, the first rows of the output, nothing else
+    .OUT.parquet.part/TOKEN/    what workers write: parts of chunks, merged files that have no name yet
+    OUT.parquet.manifest.json   which files count, and whether that is all
+
+The working folder is beside the output and not in it: some readers take whatever they find below a folder. Its token
+tells a worker that has another folder at that place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from producer.rows.part import Part, StoredPart
+from tasks.outputs.formats import WRITERS
+from tasks.outputs.parts import MergeOrder, PartFile
+from tasks.outputs.temp_paths import OutputTarget, not_continued, sync_folder
+from tasks.outputs.writer import Arrays, Specs, Writer
+from tasks.protocol.codec import Key
+from tasks.protocol.messages import MergeReply, OutputSpec, PartsReply, to_plain
+from worker_config.errors import OutputError
+from worker_config.files import write_whole
+
+# Of one file, about, where nobody says otherwise.
+PART_MIB = 128
+_NAMED = re.compile(r"part-\d{5,}\.\w+")
+
+
+class MergedFile(msgspec.Struct, frozen=True):
+    """A file of the output: rows `[start, stop)` of the data set; `name` is that of the attempt that made it."""
+
+    name: str
+    start: int
+    stop: int
+    rows: int
+    bytes: int
+    checksum: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """OUT.manifest.json: the files of an output in their order, of which each has the rows after the one before."""
+
+    complete: bool
+    rows: int
+    files: list[MergedFile]
+    format: int = 1
+
+
+class Merges(Protocol):
+    """The job that merges, begun when the first order is given."""
+
+    def add(self, order: MergeOrder) -> None:
+        """One more file is to be made."""
+
+    def end(self) -> None:
+        """No more files."""
+
+    def is_ready(self) -> bool:
+        """Whether `take` would not wait."""
+
+    def take(self) -> StoredPart:
+        """The next file, in the order of the orders."""
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+
+
+class FolderWriter(Writer):
+    """The files of one output; it writes none itself.
+
+    Attributes:
+        begin_merges: begins the job that merges; set before the first order is due.
+        part_bytes: of one file, about.
+        output_name: what a single output without a name is called in the files.
+        files: those that are merged, in their order.
+        token: the name of the working folder.
+        keeps_parts: whether that stays where the output is begun anew, as workers write to it already.
+    """
+
+    def __init__(self, target: OutputTarget, token: str = "") -> None:
+        super().__init__(target)
+        self.keeps_parts = bool(token)
+        self.suffix = target.path.suffix.lower()
+        self.begin_merges: Callable[[MergeReply], Merges] | None = None
+        self.part_bytes = PART_MIB * 2**20
+        self.output_name = ""
+        self.files: list[MergedFile] = []
+        self._form = WRITERS[self.suffix](target)
+        self.token = token
+        self._outputs: list[OutputSpec] = []
+        self._waiting: list[PartFile] = []
+        self._waiting_bytes = 0
+        self._ordered: deque[list[PartFile]] = deque()
+        self._spent: list[str] = []
+        self._notes: list[dict[str, Any]] = []
+        self._merges: Merges | None = None
+        self._sizes = [1, 1]  # of parts that were merged, and of their files
+        self._named = 0
+        self._replaces = self._made = self._is_published = False
+
+    @property
+    def folder(self) -> Path:
+        """Where workers write."""
+        return self.temporary / self.token
+
+    @property
+    def reply(self) -> PartsReply:
+        """What chunks are told of it."""
+        return PartsReply(str(self.folder))
+
+    @property
+    def needs_workers(self) -> bool:
+        """Whether parts wait to be merged."""
+        return bool(self._waiting or not self.files)
+
+    def add_mask(self, specs: Specs) -> None:
+        """Raise OutputError where it would be a file of its own."""
+        if self.suffix == ".npy":
+            raise OutputError(f"{self.target.path}/: has no place for marks of rows that failed; use .parquet/")
+        super().add_mask(specs)
+
+    def name(self, key: Key) -> str:
+        """As the files have it."""
+        return self._form.name(self._form.named(key, self.output_name))
+
+    def check_replaceable(self) -> None:
+        """Nothing but files of such an output is ever removed."""
+        path = self.target.path
+        if not path.is_dir():
+            raise OutputError(f"{path}: is a file; leave the / at the end out, or choose another name")
+        if other := sorted(one.name for one in path.iterdir() if not _NAMED.fullmatch(one.name)):
+            raise OutputError(f"{path}: has files that are not of such an output ({other[0]}); choose another name")
+
+    def create(self) -> None:
+        """Make the folders."""
+        self._made = not self.target.path.exists()
+        self.target.path.mkdir(exist_ok=True)
+        self._replaces = bool(self._present())
+        self.token = self.token or secrets.token_hex(8)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.keeps_parts = False
+        sync_folder(self.temporary)
+        sync_folder(self.target.path.parent)
+        self._notes = [{"token": self.token}]
+
+    def begin(self, specs: Specs, first: Arrays) -> None:
+        """The format itself is asked by whoever writes the first file."""
+
+    def load(self, notes: list[dict[str, Any]]) -> None:
+        """What the journal has of a former run: before `reopen`."""
+        parts = []
+        for note in notes:
+            self.token = note.get("token", self.token)
+            self._outputs = msgspec.convert(note.get("outputs", self._outputs), list[OutputSpec])
+            parts += msgspec.convert(note.get("parts", []), list[PartFile])
+            self.files += msgspec.convert(note.get("files", []), list[MergedFile])
+        merged = self.files[-1].stop if self.files else 0
+        self._waiting = [part for part in parts if part.stop > merged or part.start >= merged]
+        self._waiting_bytes = sum(part.bytes for part in self._waiting)
+
+    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
+        """Look for the files that the journal knows, and remove all others."""
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
+        self.target.path.mkdir(exist_ok=True)
+        for number, file in enumerate(self.files):
+            if file.name in sizes:
+                break
+            if not self._final(number).is_file() or self._final(number).stat().st_size != file.bytes:
+                raise not_continued(self.target.path, f"{self._final(number).name} is gone, or another file")
+            self._named = number + 1
+        known = {one.name: one.bytes for one in self._waiting if one.name}
+        known |= {file.name: file.bytes for file in self.files[self._named :]}
+        for name, size in known.items():
+            if sizes.get(name) != size:
+                raise not_continued(self.target.path, f"{self.folder / name} is gone, or cut short")
+        for name in sizes.keys() - known.keys():
+            with suppress(OSError):
+                (self.folder / name).unlink()
+        self._replaces = len(self._present()) > self._named
+
+    def add(self, part: Part) -> None:
+        """Note the file that has the rows of a part; parts come in order."""
+        stored = part.stored or StoredPart(None)
+        if (ref := stored.ref) is not None:
+            known = {one.key: one for one in self._outputs}
+            outputs = [known[one.key] if one.key in known and known[one.key].holds else one for one in ref.outputs]
+            if outputs != self._outputs:
+                self._outputs = outputs
+                self._notes.append({"outputs": [to_plain(one) for one in outputs]})
+            new = [PartFile(ref.name, part.start, part.stop, ref.bytes, stored.checksum, ref.rows)]
+        else:
+            new = list(_blank(part))
+        self._waiting += new
+        self._notes.append({"parts": [msgspec.to_builtins(one) for one in new]})
+        self._waiting_bytes += sum(one.bytes for one in new)
+        if self._waiting_bytes * self._sizes[1] >= self.part_bytes * self._sizes[0]:
+            self._order()
+
+    def write(self, start: int, arrays: Arrays, numbers: Any) -> None:
+        """Workers do it."""
+        raise NotImplementedError
+
+    def sync(self) -> int:
+        """Workers have brought parts and merged files to the disk; take note of the latter."""
+        while self._merges and self._ordered and self._merges.is_ready():
+            self._take_file(self._merges)
+        return 0
+
+    def has_news(self) -> bool:
+        """Whether there is what the journal does not know."""
+        self.sync()
+        return bool(self._notes)
+
+    def pop_notes(self) -> list[dict[str, Any]]:
+        """What the journal is to know, before `settle`."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def settle(self) -> None:
+        """The journal knows it: merged files get their names, unless they replace an output at the end."""
+        for name in self._spent:
+            with suppress(OSError):
+                (self.folder / name).unlink()
+        self._spent.clear()
+        if not self._replaces and self._named < len(self.files):
+            self._place(complete=False)
+
+    def finish(self, rows: int) -> None:
+        """Wait until all parts are merged."""
+        if self._waiting and not (self.files and not any(part.rows for part in self._waiting)):
+            self._order()
+        while self._merges and self._ordered:
+            self._take_file(self._merges)
+        if self._merges:
+            self._merges.end()
+
+    def publish(self) -> None:
+        """All files have their names; those of an output that is replaced go before the first one comes."""
+        if self._replaces:
+            self._write_manifest(complete=False)
+            for path in reversed(self._present()):
+                path.unlink()
+            sync_folder(self.target.path)
+        self._place(complete=True)
+        self._is_published = True
+
+    def close(self) -> None:
+        """End what is being merged."""
+        if self._merges:
+            self._merges.close()
+            self._merges = None
+
+    def remove(self) -> None:
+        """Remove the working folder, and what was published of an output that will not be."""
+        for _ in range(0 if self.keeps_parts else 3):  # a worker that is late may write into it meanwhile
+            shutil.rmtree(self.temporary, ignore_errors=True)
+        if not self._is_published and not self._replaces:
+            for number in reversed(range(self._named)):
+                self._final(number).unlink(missing_ok=True)
+            if self._named:
+                self._manifest.unlink(missing_ok=True)
+            if self._made:
+                with suppress(OSError):
+                    self.target.path.rmdir()
+
+    def _order(self) -> None:
+        if self._merges is None:
+            if self.begin_merges is None:
+                raise OutputError(f"{self.target.path}: nobody merges its parts")
+            self._merges = self.begin_merges(MergeReply(str(self.folder), self.suffix))
+        parts, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._ordered.append(parts)
+        path = str(self.target.path)
+        self._merges.add(MergeOrder(path, parts, self._outputs, self.output_name, bool(self.mask)))
+
+    def _take_file(self, merges: Merges) -> None:
+        try:
+            stored = merges.take()
+        except BaseException:
+            self._ordered.clear()  # no more will come
+            raise
+        parts = self._ordered.popleft()
+        rows = sum(part.rows for part in parts)
+        if stored.ref is None or stored.ref.rows != rows:
+            raise OutputError(f"{self.target.path}: a file that was merged has not the {rows} rows of its parts")
+        ref = stored.ref
+        file = MergedFile(ref.name, parts[0].start, parts[-1].stop, rows, ref.bytes, stored.checksum)
+        self.files.append(file)
+        self._sizes[0] += sum(part.bytes for part in parts)
+        self._sizes[1] += ref.bytes
+        self._spent += [part.name for part in parts if part.name]
+        self._notes.append({"files": [msgspec.to_builtins(file)]})
+
+    def _place(self, *, complete: bool) -> None:
+        for number in range(self._named, len(self.files)):
+            (self.folder / self.files[number].name).rename(self._final(number))
+            self._named = number + 1
+        sync_folder(self.target.path)
+        self._write_manifest(complete=complete)
+
+    def _write_manifest(self, *, complete: bool) -> None:
+        named = [
+            msgspec.structs.replace(file, name=self._final(number).name)
+            for number, file in enumerate(self.files[: self._named])
+        ]
+        manifest = Manifest(complete, sum(file.rows for file in named), named)
+        write_whole(self._manifest, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+
+    @property
+    def _manifest(self) -> Path:
+        return self.target.path.with_name(f"{self.target.path.name}.manifest.json")
+
+    def _final(self, number: int) -> Path:
+        return self.target.path / f"part-{number:05d}{self.suffix}"
+
+    def _present(self) -> list[Path]:
+        return sorted(path for path in self.target.path.iterdir() if _NAMED.fullmatch(path.name))
+
+
+def _blank(part: Part) -> Iterator[PartFile]:
+    """Rows without a file: runs of those that are filled, or all of them, where they are left out."""
+    if not part.rows:
+        yield PartFile("", part.start, part.stop, 0, 0, 0)
+        return
+    at = part.start
+    for start, stop in (*part.dropped, (part.stop, part.stop)):
+        if start > at:
+            yield PartFile("", at, start, 0, 0, start - at)
+        if stop > start:
+            yield PartFile("", start, stop, 0, 0, 0)
+        at = stop

@@ -1,0 +1,150 @@
+"""The folder in which workers leave a job's outputs: files written once, each under a name that nobody else takes.
+
+worker: PartsReply.folder --under a root?--> OutputFolder --write, to the disk--> PartRef --answer--> producer: remove
+
+The one place that creates, reads, lists and removes such files: another kind of storage takes its place here. It needs
+no rename and no common listing: a file counts since an answer, or the producer's journal, names it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import xxhash
+
+from tasks.protocol.seal import Parts
+from tasks.transport.file_slices import open_folder
+from worker_config.errors import OutputError
+from worker_config.files import split_root
+
+# The system takes no more parts of one write.
+_PARTS_AT_ONCE = 512
+_READ_BYTES = 4 * 2**20
+# By which the files of an open folder can be named, whatever becomes of the way to it.
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+class OutputFolder:
+    """One folder, held open; made by `open_output_folder`. Its methods raise OutputError.
+
+    Attributes:
+        path: as it was asked for.
+    """
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def write(self, name: str, parts: Parts) -> None:
+        """Make a file of this content, given in parts, and bring it and its name to the disk."""
+        with self._telling(name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o666, dir_fd=self._descriptor)
+            try:
+                _write_all(fd, parts)
+                os.fsync(fd)
+            except OSError:
+                self.remove(name)
+                raise
+            finally:
+                os.close(fd)
+            os.fsync(self._descriptor)
+
+    def read(self, name: str, size: int, checksum: int) -> memoryview:
+        """The content of a file, which has this size and XXH3-64; in memory of its own."""
+        data = bytearray(size)
+        with self._telling(name), self._opened(name) as fd:
+            view, done = memoryview(data), 0
+            while done < size and (more := os.preadv(fd, [view[done:]], done)):
+                done += more
+            whole = done == size == os.fstat(fd).st_size
+        if not whole or xxhash.xxh3_64_intdigest(data) != checksum:
+            raise OutputError(f"{self.path}/{name} is not as it was written; continue with --resume")
+        return memoryview(data)
+
+    def measure(self, name: str) -> tuple[int, int]:
+        """The size of a file, and its XXH3-64."""
+        digest, size = xxhash.xxh3_64(), 0
+        with self._telling(name), self._opened(name) as fd:
+            while block := os.read(fd, _READ_BYTES):
+                digest.update(block)
+                size += len(block)
+            os.fsync(self._descriptor)
+        return size, int(digest.intdigest())
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there and can be."""
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def path_of(self, name: str) -> Path:
+        """By which a library can open a file of this folder, and of no other that has come to its place."""
+        folder = _OPEN_FILES / str(self._descriptor)
+        return (folder if folder.exists() else Path(self.path)) / name
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(f"{self.path}/{name}", error) from error
+
+
+@contextmanager
+def open_output_folder(path: str, roots: Sequence[str | Path]) -> Iterator[OutputFolder]:
+    """Open a folder that the producer has made, if it is under one of the roots.
+
+    Raises:
+        OutputError: it is not, or is not there.
+    """
+    place = split_root(path, roots)
+    if place is None:
+        raise OutputError(f"{path} is not under a folder of CELERIAC_OUTPUT_ROOTS on this worker")
+    try:
+        descriptor = open_folder(*place, listed=True)
+    except FileNotFoundError as error:
+        raise OutputError(f"{path} is not on this worker: let it share the folder with the producer") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    folder = OutputFolder(path, descriptor)
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+def attempt_name(*numbers: int, suffix: str) -> str:
+    """A name that no other attempt has, as `PartRef` wants it."""
+    return f"{'-'.join(map(str, numbers))}-{secrets.token_hex(8)}{suffix}"
+
+
+def cannot_write(path: object, error: OSError) -> OutputError:
+    """What a disk refuses, in one line."""
+    why = error.strerror or str(error)
+    return OutputError(f"{path}: cannot be written: {why}; check the folder, the disk and its limits")
+
+
+def _write_all(fd: int, parts: Parts) -> None:
+    left = [memoryview(part).cast("B") for part in parts if len(part)]
+    while left:
+        written = os.writev(fd, left[:_PARTS_AT_ONCE])
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:
+            left[0] = left[0][written:]

@@ -1,0 +1,269 @@
+"""Outputs that workers write, as folders of files: the same as one file, whatever fails, is dropped or is continued."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from producer import Client
+from producer.cli.predict_to_sink import ending, predict_to_sink
+from producer.cli.request import RunOptions
+from producer.cli.summary import PredictionFailedError, Summary
+from producer.rows.part import Part
+from producer.sinks import JournalHead, Sink, open_sink
+from producer.sources import open_source
+from tasks.protocol.messages import OnError, PartsReply
+from tests.manifests import write_manifest
+from tests.output_sets import assert_nothing_beside, assert_same, names_in, read_folder
+from tests.systems import System, serving
+from tests.waiting import wait_until
+from worker_config.errors import CeleriacError, OutputError, UsageError
+
+ROWS = 3_000
+CHUNK_ROWS = 256
+# Rows of which column 0 is so, do so.
+RAISES, DROPPED = 1, 2
+
+STEPS = """
+import ml_dtypes
+import numpy as np
+
+
+def meet(rows):
+    if (rows[:, 0] == 1).any():
+        raise ValueError("a bad row")
+    return [None if row[0] == 2 else row for row in rows]
+
+
+def all_kinds(rows):
+    rows = np.asarray(rows)
+    return {
+        "double": rows * 2,
+        "matrix": rows[:, :6].reshape(-1, 2, 3).astype(np.int16),
+        "text": np.array([f"row {row[1]:.0f}" for row in rows], object),
+        "narrow": rows[:, 1].astype(ml_dtypes.bfloat16),
+        "flag": rows[:, 1] > 5,
+    }
+
+
+def one(rows):
+    return np.asarray(rows)[:, 1:4].copy()
+
+
+def bytes_of(rows):
+    return np.array([b"\\x00\\xff" * int(row[1] % 3) for row in rows], object)
+
+
+def unwritable(rows):
+    return np.asarray(rows).astype(np.complex64)
+"""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("w")
+    (folder / "steps.py").write_text(STEPS)
+    (folder / "out").mkdir()
+    entries = {
+        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
+        for name in ("all_kinds", "one", "bytes_of", "unwritable")
+    }
+    manifest = write_manifest(folder, entries)
+    with serving(folder, manifest, environ={"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}) as system:
+        yield system
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[Client]:
+    with Client(system.url, settings=system.settings()) as client:
+        yield client
+
+
+@pytest.fixture
+def out(system: System, request: pytest.FixtureRequest) -> Path:
+    folder = system.folder / "out" / str(abs(hash(request.node.name)))
+    folder.mkdir()
+    return folder
+
+
+def rows_with(raising: Any = (), dropped: Any = (), rows: int = ROWS) -> np.ndarray:
+    data = np.random.default_rng(5).random((rows, 8)).astype(np.float32) * 10
+    data[:, 0] = 0
+    data[list(raising), 0] = RAISES
+    data[list(dropped), 0] = DROPPED
+    return data
+
+
+def predict(
+    client: Client,
+    model: str,
+    data: Any,
+    output: Path,
+    *,
+    on_error: OnError = "raise",
+    in_parts: bool = True,
+    part_bytes: int = 40_000,
+    **opening: Any,
+) -> Summary:
+    source = open_source(data)
+    head = JournalHead(source={"name": "data"}, models=client.digests([model]), on_error=on_error)
+    sink = open_sink(output, source.rows, opening.pop("force", False), journal=head, in_parts=in_parts, **opening)
+    if sink.folder:
+        sink.folder.part_bytes = part_bytes
+    run = RunOptions(chunk_rows=CHUNK_ROWS, quiet=True)
+    with ending(sink):
+        return predict_to_sink(client, [model], source, sink, head, run)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("on_error", ["skip", "fill"])
+def test_rows_that_fail_or_are_dropped_leave_what_they_leave_in_one_file(
+    client: Client, out: Path, suffix: str, on_error: OnError
+) -> None:
+    raising = [0, 700, *range(768, 1024), 2_999]  # a chunk of which every row fails
+    dropped = [1, 500, *range(1_280, 1_536)]  # and one that is dropped
+    data = rows_with(raising, dropped)
+    folder, file = out / f"set{suffix}", out / f"file{suffix}"
+    summary = predict(client, "all_kinds", data, folder, on_error=on_error)
+    as_file = predict(client, "all_kinds", data, file, on_error=on_error, in_parts=False)
+    assert len(names_in(folder)) > 2
+    assert_same(folder, file)
+    assert summary.fill == as_file.fill
+    for name in ("rows", "predicted", "failed", "skipped", "written"):
+        assert summary.ledger[name] == as_file.ledger[name]
+    assert summary.ledger["failed"] == len(raising)
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix"), [("one", ".npy"), ("one", ".csv"), ("bytes_of", ".parquet"), ("one", ".parquet")]
+)
+def test_each_format_and_kind_of_value_is_as_in_one_file(client: Client, out: Path, model: str, suffix: str) -> None:
+    data = rows_with(dropped=range(100))
+    folder, file = out / f"set{suffix}", out / f"file{suffix}"
+    predict(client, model, data, folder)
+    predict(client, model, data, file, in_parts=False)
+    assert_same(folder, file)
+
+
+def test_no_rows_are_one_empty_file(client: Client, out: Path) -> None:
+    data = rows_with(rows=0)
+    predict(client, "one", data, out / "set.parquet")
+    predict(client, "one", data, out / "file.parquet", in_parts=False)
+    assert names_in(out / "set.parquet") == ["part-00000.parquet"]
+    assert_same(out / "set.parquet", out / "file.parquet")
+
+
+_write = Sink.write
+
+
+def _stops(sink: Sink, part: Part) -> None:
+    """Write about two thirds of the rows, and end when the first of the files that are due is there."""
+    folder = sink.folder
+    if part.stop > 2_000 and folder:
+        if folder.part_bytes < 10**6:
+            wait_until(lambda: folder.sync() or folder.files, "a file is merged")
+        raise OutputError("stopped")
+    _write(sink, part)
+
+
+def test_a_run_that_was_stopped_is_continued(client: Client, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = rows_with()
+    folder, file = out / "set.parquet", out / "file.parquet"
+    predict(client, "all_kinds", data, file, in_parts=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", _stops)
+        with pytest.raises(PredictionFailedError, match=r"rows are safe beside .*; continue with --resume"):
+            predict(client, "all_kinds", data, folder, sync_seconds=0.0)
+    assert (out / ".set.parquet.part").is_dir()
+    seen = read_folder(folder)["row"].to_pylist()
+    assert seen == [*range(len(seen))], "what is there is the beginning of the output"
+    with pytest.raises(OutputError, match="continue it with --resume, or begin again with --force"):
+        predict(client, "all_kinds", data, folder)
+    summary = predict(client, "all_kinds", data, folder, resume=True)
+    assert summary.ledger["resumed"] > 1_000
+    assert_same(folder, file)
+
+
+def test_what_a_run_has_lost_is_told(client: Client, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = out / "set.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", _stops)
+        with pytest.raises(PredictionFailedError):
+            predict(client, "one", rows_with(), folder, part_bytes=10**9)
+    part = next((out / ".set.parquet.part").rglob("0-*.part"))
+    os.truncate(part, 10)
+    with pytest.raises(OutputError, match=rf"{part.name} is gone, or cut short; start over with --force"):
+        predict(client, "one", rows_with(), folder, resume=True)
+
+
+def test_an_output_is_replaced_only_at_the_end(client: Client, out: Path) -> None:
+    folder, file = out / "set.parquet", out / "file.parquet"
+    predict(client, "one", rows_with(), folder)
+    old = read_folder(folder)
+    with pytest.raises(OutputError, match="use --force to replace it"):
+        predict(client, "one", rows_with(), folder)
+    data = rows_with([2_900])
+    with pytest.raises(PredictionFailedError, match="a bad row"):
+        predict(client, "one", data, folder, force=True)
+    assert read_folder(folder).equals(old)
+    predict(client, "one", data, file, on_error="skip", in_parts=False)
+    predict(client, "one", data, folder, on_error="skip", force=True)
+    assert_same(folder, file)
+
+
+def test_a_folder_with_other_files_is_left_alone(client: Client, out: Path) -> None:
+    folder = out / "set.parquet"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"has files that are not of such an output \(thesis.txt\)"):
+        predict(client, "one", rows_with(), folder, force=True)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_outputs_that_the_format_cannot_hold_end_the_job(client: Client, out: Path) -> None:
+    with pytest.raises(PredictionFailedError, match=r"the output is complex64, which Parquet cannot hold"):
+        predict(client, "unwritable", rows_with(), out / "set.parquet")
+
+
+def test_workers_write_nowhere_but_under_their_roots(client: Client, system: System, out: Path) -> None:
+    outside = system.folder / "outside"
+    outside.mkdir(exist_ok=True)
+    (out / "link").symlink_to(outside)
+    for folder in (outside, out / "link", out / ".." / ".." / "outside"):
+        with pytest.raises(UsageError, match="may not write there: it is under no folder of their CELERIAC_OUTPUT"):
+            predict(client, "one", rows_with(), folder / "set.parquet")
+        # Where the producer does not look, the worker does.
+        reply = PartsReply(str(folder))
+        job = _unchecked(client, reply)
+        with pytest.raises(OutputError, match=r"is not under a folder of CELERIAC_OUTPUT_ROOTS on this worker"):
+            list(job.parts())
+    assert list(outside.rglob("*.par*")) == []
+
+
+def _unchecked(client: Client, reply: PartsReply) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("producer.job.factory.check_writable", lambda *_: None)
+        return client.submit("one", rows_with(), write_to=reply)
+
+
+def test_a_folder_that_the_worker_does_not_see_is_told(client: Client, out: Path) -> None:
+    job = client.submit("one", rows_with(), write_to=PartsReply(str(out / "gone")))
+    with pytest.raises(OutputError, match="is not on this worker: let it share the folder with the producer"):
+        list(job.parts())
+
+
+def test_a_job_that_ends_leaves_no_file_of_its_last_chunks(client: Client, out: Path) -> None:
+    with pytest.raises(CeleriacError, match="a bad row"):
+        predict(client, "one", rows_with([300]), out / "set.npy", sync_seconds=0.0)
+    gone = partial(lambda: not [path for path in out.rglob("*") if path.name.startswith("set")])
+    if (out / ".set.npy.part").exists():  # rows before the bad one are safe
+        predict(client, "one", rows_with([300]), out / "set.npy", on_error="skip", force=True)
+        assert_nothing_beside(out / "set.npy")
+    else:
+        wait_until(gone, "nothing is left")

@@ -1,0 +1,75 @@
+"""Outputs that are folders of files: read back as any reader does, and held against the same output as one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.parquet
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files of an output, which must be all that it has, numbered from zero."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"part-{number:05d}{folder.suffix}" for number in range(len(names))]
+    return names
+
+
+def read_folder(folder: Path) -> Any:
+    """What a folder holds, in the order of its files' names."""
+    files = [folder / name for name in names_in(folder)]
+    if folder.suffix == ".parquet":
+        return pa.dataset.dataset(folder).to_table()
+    if folder.suffix == ".csv":
+        return pa.concat_tables([pa.csv.read_csv(file) for file in files])
+    if folder.suffix == ".jsonl":
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return np.concatenate([np.load(file) for file in files])
+
+
+def read_file(path: Path) -> Any:
+    """The same of an output that is one file."""
+    if path.suffix == ".parquet":
+        return pa.parquet.read_table(path)
+    if path.suffix == ".csv":
+        return pa.csv.read_csv(path)
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    return np.load(path)
+
+
+def assert_same(folder: Path, file: Path) -> None:
+    """An output as a folder has what the same output as a file has, to the bit, and nothing lies beside it."""
+    got, expected = read_folder(folder), read_file(file)
+    if isinstance(got, pa.Table):
+        assert got.schema.equals(expected.schema, check_metadata=False)
+        # Serialised, as a NaN equals none.
+        assert _bytes_of(got) == _bytes_of(expected)
+    elif isinstance(got, np.ndarray):
+        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+        assert got.tobytes() == expected.tobytes()
+    else:
+        assert got == expected
+    assert_nothing_beside(folder)
+
+
+def assert_nothing_beside(folder: Path) -> None:
+    """No working folder and no journal are left, and the manifest says what there is."""
+    assert [path.name for path in folder.parent.glob(f".{folder.name}*")] == []
+    manifest = json.loads(folder.with_name(f"{folder.name}.manifest.json").read_text())
+    assert manifest["complete"]
+    assert [file["name"] for file in manifest["files"]] == names_in(folder)
+    assert [file["bytes"] for file in manifest["files"]] == [(folder / one).stat().st_size for one in names_in(folder)]
+
+
+def _bytes_of(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
+        for batch in table.replace_schema_metadata().combine_chunks().to_batches():
+            stream.write_batch(batch)
+    return bytes(sink.getvalue())
