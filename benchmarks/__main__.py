@@ -28,6 +28,7 @@ QUESTIONS = (
     "online_check",
     "feeding",
     "dashboard",
+    "split_writes",
 )
 
 

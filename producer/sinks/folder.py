@@ -47,7 +47,6 @@ class MergedFile(msgspec.Struct, frozen=True):
     stop: int
     rows: int
     bytes: int
-    checksum: int
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -104,7 +103,8 @@ class FolderWriter(Writer):
         self._waiting: list[PartFile] = []
         self._waiting_bytes = 0
         self._ordered: deque[list[PartFile]] = deque()
-        self._spent: list[str] = []
+        self._spent: list[str] = []  # merged, which the journal may not know
+        self._removable: list[str] = []
         self._notes: list[dict[str, Any]] = []
         self._merges: Merges | None = None
         self._sizes = [1, 1]  # of parts that were merged, and of their files
@@ -231,10 +231,8 @@ class FolderWriter(Writer):
 
     def settle(self) -> None:
         """The journal knows it: merged files get their names, unless they replace an output at the end."""
-        for name in self._spent:
-            with suppress(OSError):
-                (self.folder / name).unlink()
-        self._spent.clear()
+        self._removable += self._spent
+        self._spent = []
         if not self._replaces and self._named < len(self.files):
             self._place(complete=False)
 
@@ -244,11 +242,12 @@ class FolderWriter(Writer):
             self._order()
         while self._merges and self._ordered:
             self._take_file(self._merges)
-        if self._merges:
-            self._merges.end()
 
     def publish(self) -> None:
-        """All files have their names; those of an output that is replaced go before the first one comes."""
+        """All files get their names; those of an output that is replaced go before the first one comes."""
+        if self._merges:
+            self._give(self._merges, [])
+            self._merges.end()
         if self._replaces:
             self._write_manifest(complete=False)
             for path in reversed(self._present()):
@@ -283,8 +282,13 @@ class FolderWriter(Writer):
             self._merges = self.begin_merges(MergeReply(str(self.folder), self.suffix))
         parts, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._ordered.append(parts)
+        self._give(self._merges, parts)
+
+    def _give(self, merges: Merges, parts: list[PartFile]) -> None:
+        """Give an order; whoever carries it out removes files too, as freeing their memory has its cost."""
+        spent, self._removable = self._removable, []
         path = str(self.target.path)
-        self._merges.add(MergeOrder(path, parts, self._outputs, self.output_name, bool(self.mask)))
+        merges.add(MergeOrder(path, parts, self._outputs, self.output_name, bool(self.mask), spent))
 
     def _take_file(self, merges: Merges) -> None:
         try:
@@ -297,7 +301,7 @@ class FolderWriter(Writer):
         if stored.ref is None or stored.ref.rows != rows:
             raise OutputError(f"{self.target.path}: a file that was merged has not the {rows} rows of its parts")
         ref = stored.ref
-        file = MergedFile(ref.name, parts[0].start, parts[-1].stop, rows, ref.bytes, stored.checksum)
+        file = MergedFile(ref.name, parts[0].start, parts[-1].stop, rows, ref.bytes)
         self.files.append(file)
         self._sizes[0] += sum(part.bytes for part in parts)
         self._sizes[1] += ref.bytes

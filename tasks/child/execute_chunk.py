@@ -32,6 +32,7 @@ from tasks.protocol.messages import (
     Differed,
     Failure,
     FailureRecord,
+    InlineRef,
     MergeReply,
     Outputs,
 )
@@ -229,7 +230,7 @@ def run_chunk(
 def _merged(child: Child, message: ChunkMessage, reply: MergeReply, order: Any, deliveries: int) -> Outputs:
     """The answer of a chunk that makes one file of many."""
     started = time.monotonic()
-    ref, checksum = merge_parts(message, reply, order, child.payloads.places.output_roots, deliveries)
+    ref = merge_parts(message, reply, order, child.payloads.places.output_roots, deliveries)
     return Outputs(
         job=message.job,
         index=message.index,
@@ -237,9 +238,8 @@ def _merged(child: Child, message: ChunkMessage, reply: MergeReply, order: Any, 
         stop=message.stop,
         slot=str(child),
         seconds=time.monotonic() - started,
-        ref=ref,
+        ref=ref or InlineRef(b""),
         models=message.models,
-        checksum=checksum,
     )
 
 

@@ -24,7 +24,7 @@ from tasks.protocol.messages import (
     PartsReply,
     unpack,
 )
-from tasks.transport.output_folder import attempt_name, open_output_folder
+from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
 from worker_config.errors import OutputError
 
 # Of one merge: children that die in it so often are killed by it.
@@ -57,8 +57,8 @@ def write_part(
 
 def merge_parts(
     message: ChunkMessage, reply: MergeReply, payload: Any, roots: Sequence[Path], deliveries: int
-) -> tuple[PartRef, int]:
-    """Make one file of many parts, all in the folder of the output; the file, and its checksum.
+) -> PartRef | None:
+    """Make one file of many parts, all in the folder of the output, and remove what is spent; None without parts.
 
     Raises:
         OutputError: it cannot be written, parts are damaged, or children die with it again and again.
@@ -66,22 +66,26 @@ def merge_parts(
     """
     order: MergeOrder = unpack(np.asarray(payload).tobytes(), MergeOrder)
     if deliveries > MOST_DELIVERIES:
-        raise OutputError(f"{reply.folder}: children that merge its parts have died {deliveries - 1} times")
-    name = attempt_name(message.index, suffix=reply.suffix)
+        raise OutputError(f"{order.output}: children that merge its parts have died {deliveries - 1} times")
     with open_output_folder(reply.folder, roots) as folder:
-        rows = sum(part.rows for part in order.parts)
-        writer = WRITERS[reply.suffix](OutputTarget(folder.path_of(name), rows, "merged"))
-        try:
-            with one_line_errors(Path(order.output)):
-                merge(order, writer, lambda part: folder.read(part.name, part.bytes, part.checksum))
-                writer.publish()
-        except OutputError as error:
-            raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
-        finally:
-            writer.close()
-            writer.remove()
-        size, checksum = folder.measure(name)
-    return PartRef(name, size, rows), checksum
+        for spent in order.spent:
+            folder.remove(spent)
+        return _merged(order, folder, attempt_name(message.index, suffix=reply.suffix)) if order.parts else None
+
+
+def _merged(order: MergeOrder, folder: OutputFolder, name: str) -> PartRef:
+    rows = sum(part.rows for part in order.parts)
+    writer = WRITERS[Path(name).suffix](OutputTarget(folder.path_of(name), rows, "merged"))
+    try:
+        with one_line_errors(Path(order.output)):
+            merge(order, writer, lambda part: folder.read(part.name, part.bytes, part.checksum))
+            writer.publish()
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
+    finally:
+        writer.close()
+        writer.remove()
+    return PartRef(name, folder.size(name), rows)
 
 
 def forget_file(message: ChunkMessage, ref: PartRef, roots: Sequence[Path]) -> None:

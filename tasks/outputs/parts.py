@@ -10,9 +10,8 @@ What is left out is out by then, and fillers are in: of "rows", the numbers of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
 from tasks.outputs.row_spec import RowSpec, output_name
@@ -21,7 +20,7 @@ from tasks.outputs.writer import Arrays, Writer
 from tasks.protocol import codec
 from tasks.protocol.codec import DTYPES, Array, Key, dtype_name, leaves_of, tree_of
 from tasks.protocol.dtypes import filler_rows
-from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, OutputSpec, Value
+from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, Name, OutputSpec, Value
 from tasks.protocol.seal import Parts
 from worker_config.errors import MessageError, OutputError
 
@@ -43,20 +42,22 @@ class PartFile(Value, frozen=True):
 
 
 class MergeOrder(Value, frozen=True):
-    """Which files, in their order, become one, and what they hold.
+    """Which files, in their order, become one, and what they hold; without any, only what is spent goes.
 
     Attributes:
         output: its path, for people.
         outputs: of every part.
         output_name: what a single output without a name is called in the file.
         mask: whether rows that failed are marked.
+        spent: files that are merged already, which whoever carries this out removes.
     """
 
     output: str
-    parts: Annotated[list[PartFile], msgspec.Meta(min_length=1)]
+    parts: list[PartFile]
     outputs: list[OutputSpec]
     output_name: str = ""
     mask: bool = False
+    spent: Sequence[Name] = ()
 
 
 class _Rows(NamedTuple):
