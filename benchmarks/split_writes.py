@@ -1,12 +1,12 @@
 """How fast do workers write a data set, and what does it cost the producer?
 
-Rows of 4 KiB in an `.npy` file that workers read themselves, through a function that doubles them, into Parquet. Ours is
-a folder that workers write. Rivals: the same into one file, which the producer writes; and two plain processes that read,
-compute, and write the same rows with pyarrow in row groups of the same size, each into files of its own, with no order
-between them, no checks and nothing to go on from.
+Rows of 4 KiB in an `.npy` file that workers read themselves, through a function that doubles them, into Parquet. Ours
+is a folder that workers write. Rivals: the same into one file, which the producer writes; and two plain processes that
+read, compute, and write the same rows with pyarrow in row groups of the same size, each into files of its own, with no
+order between them, no checks and nothing to go on from.
 
-The producer's processor seconds are those of its thread in `Sink.write` and `commit`, and of the whole process, for 1,000
-chunks, of which the ones of this run are smaller.
+The producer's processor seconds are those of its thread in `Sink.write` and `commit`, and of the whole process, for
+1,000 chunks, of which the ones of this run are smaller.
 """
 
 from __future__ import annotations

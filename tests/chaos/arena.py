@@ -46,6 +46,7 @@ class Arena:
         self.folder = folder
         self.network = network
         self._environ = shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.new_folder())}
+        self._environ["CELERIAC_OUTPUT_ROOTS"] = str(folder)
         self.spool, self._data = folder / "spool", folder / "data"
         self.set_pace(0)
         self.calls = Calls(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
 
         def its_moment(running: Running = running, rows: int = moment * SMALL) -> bool:
             running.check_running()
-            return _safe_rows(celeriac) >= rows
+            return safe_rows(journal_path(celeriac.folder / "scores.npy")) >= rows
 
         # By what is safe, not by what is predicted: how long a busy disk takes for it is no matter of ours.
         wait_until(its_moment, f"chunk {moment} is safe")
@@ -62,8 +63,7 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
     assert computed <= 1.1 * len(rows) + KILLS * WINDOW_ROWS, f"{computed} rows computed of {len(rows)}"
 
 
-def _safe_rows(celeriac: Celeriac) -> int:
+def safe_rows(journal: Path) -> int:
     """What stands in the journal: after its head, a checksum and an object for each time that rows became safe."""
-    journal = journal_path(celeriac.folder / "scores.npy")
     lines = journal.read_bytes().split(b"\n")[1:-1] if journal.exists() else []
     return int(json.loads(lines[-1].partition(b" ")[2])["stop"]) if lines else 0
