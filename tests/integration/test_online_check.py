@@ -25,6 +25,7 @@ from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
+from tests.output_sets import assert_nothing_beside, read_folder
 from tests.seals import SEALER, outputs_ref, push
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until
@@ -32,7 +33,7 @@ from worker_config.errors import ExecutorDifferedError, ExitCode, MessageError
 
 ROWS, CHUNK_ROWS, ODD = 4_000, 50, 3_621
 # Each its own file, so that what is found of one is not known of the others.
-NAMES = ("whole", "file", "resumed", "once", "parts", "left", "early")
+NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early")
 
 # Read by every Python of the worker: it takes TFLite for these models, of which nothing is proven. TFLite's softplus is
 # infinite above 88.7.
@@ -77,6 +78,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     (folder / "hook" / "sitecustomize.py").write_text(_HOOK)
     manifest = write_manifest(folder, {name: {"path": f"{name}.keras", "batch_rows": 32} for name in NAMES})
     environ = {"PYTHONPATH": f"{folder / 'hook'}:{REPOSITORY}", "XDG_CACHE_HOME": str(folder)}
+    environ["CELERIAC_OUTPUT_ROOTS"] = str(folder)
     with serving(folder, manifest, environ=environ) as system:
         assert {info.executor for slot in system.slots() for info in slot.models} == {"tflite"}
         yield system
@@ -163,6 +165,18 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
     assert read_beside(output)[0].differed[name].executor == "tflite"
     assert ledger_path(output).exists()
     assert done.stderr.count("begins again from the first row: ") == 1
+
+
+def test_files_that_workers_have_written_are_the_models_own(system: System, rows: np.ndarray) -> None:
+    np.save(system.folder / "parted.npy", rows)
+    output = system.folder / "parted-out.npy"
+
+    done = system.celeriac("predict", "parted", "parted.npy", "-o", f"{output}/", "--chunk-rows", str(CHUNK_ROWS))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("begins again from the first row: ") == 1
+    check_close(read_folder(output), expected(system, "parted", rows))
+    assert_nothing_beside(output)
 
 
 def test_rows_that_come_once_end_the_job_and_the_next_one_is_right(

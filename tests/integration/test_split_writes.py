@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import open_source
 from tasks.protocol.messages import OnError, PartsReply
+from tests.integration.test_damaged_data import limit_files
 from tests.manifests import write_manifest
 from tests.output_sets import assert_nothing_beside, assert_same, names_in, read_folder
 from tests.systems import System, serving
@@ -267,3 +269,42 @@ def test_a_job_that_ends_leaves_no_file_of_its_last_chunks(client: Client, out: 
         assert_nothing_beside(out / "set.npy")
     else:
         wait_until(gone, "nothing is left")
+
+
+@pytest.mark.parametrize("full", ["chunks", "files"])
+def test_a_full_disk_ends_the_job_in_one_line_and_the_next_run_goes_on(
+    client: Client, system: System, out: Path, full: str
+) -> None:
+    data = rows_with()
+    folder, file = out / "set.parquet", out / "file.parquet"
+    predict(client, "all_kinds", data, file, in_parts=False)
+    # A part of a chunk has some 30 kB, a file of two thirds of them 200 kB.
+    limit, part_bytes = (10_000, 40_000) if full == "chunks" else (100_000, 240_000)
+    pids = [slot.pid for slot in system.slots()]
+    try:
+        for pid in pids:
+            limit_files(pid, limit)
+        told = r"set\.parquet.*: cannot be written: File too large; check the folder, the disk and its limits"
+        with pytest.raises(PredictionFailedError, match=told) as raised:
+            predict(client, "all_kinds", data, folder, part_bytes=part_bytes)
+        assert "/proc/" not in str(raised.value)
+    finally:
+        for pid in pids:
+            limit_files(pid, resource.RLIM_INFINITY)
+    predict(client, "all_kinds", data, folder, resume=True)
+    assert_same(folder, file)
+
+
+def test_what_is_damaged_after_it_was_written_is_found(client: Client, out: Path) -> None:
+    folder = out / "set.parquet"
+
+    def damages(sink: Sink, part: Part) -> None:
+        _write(sink, part)
+        if sink.folder and part.start == CHUNK_ROWS and part.stored and part.stored.ref:
+            path = sink.folder.folder / part.stored.ref.name
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sink, "write", damages)
+        with pytest.raises(PredictionFailedError, match=r"\.part is not as it was written"):
+            predict(client, "one", rows_with(), folder, part_bytes=10**9)
