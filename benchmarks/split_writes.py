@@ -32,7 +32,7 @@ from producer.cli.predict_to_sink import ending, predict_to_sink
 from producer.cli.request import RunOptions
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import open_source
-from tasks.outputs.parquet import ROW_GROUP_BYTES
+from tasks.outputs.arrow import ROW_GROUP_BYTES
 
 ROW_VALUES = 1_024
 CHUNK_ROWS = 4_096

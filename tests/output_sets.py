@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.feather
 import pyarrow.parquet
 
 
@@ -25,6 +26,8 @@ def read_folder(folder: Path) -> Any:
     files = [folder / name for name in names_in(folder)]
     if folder.suffix == ".parquet":
         return pa.dataset.dataset(folder).to_table()
+    if folder.suffix == ".feather":
+        return pa.concat_tables([pa.feather.read_table(file) for file in files])
     if folder.suffix == ".csv":
         return pa.concat_tables([pa.csv.read_csv(file) for file in files])
     if folder.suffix == ".jsonl":
@@ -36,6 +39,8 @@ def read_file(path: Path) -> Any:
     """The same of an output that is one file."""
     if path.suffix == ".parquet":
         return pa.parquet.read_table(path)
+    if path.suffix == ".feather":
+        return pa.feather.read_table(path)
     if path.suffix == ".csv":
         return pa.csv.read_csv(path)
     if path.suffix == ".jsonl":

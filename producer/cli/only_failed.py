@@ -78,6 +78,8 @@ def finished_output(output: Path) -> Iterator[Finished]:
     path = Path(os.path.realpath(output))
     if not path.exists():
         raise OutputError(f"{path}: is not there, so no row of it has failed; predict it without --only-failed")
+    if path.suffix.lower() == ".feather" or (path.is_dir() and path.suffix.lower() != ".zarr"):
+        raise OutputError(f"{path}: rows of such an output are not mended; predict all rows again with --force")
     names = failures_path(path)
     with names.open("rb") if names.exists() else nullcontext() as file:
         if file:

@@ -131,7 +131,8 @@ def kept_columns(
     suffix = output.suffix.lower()
     if run.keep and suffix in (".npy", ".zarr"):
         raise UsageError(
-            f"{output}: {suffix} has no place for columns beside the predictions; use .parquet, .csv, .jsonl or .npz"
+            f"{output}: {suffix} has no place for columns beside the predictions; "
+            "use .parquet, .feather, .csv, .jsonl or .npz"
         )
     names = [name for name in run.keep if name != ROW or suffix == ".npz"]
     kept = KeptColumns(source, names, models, numbers) if names else None

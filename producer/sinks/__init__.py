@@ -8,6 +8,7 @@ A `Sink` is the same for every format; what differs is its `Writer`, one module 
 
     .npy      one array
     .npz      arrays by name, "model/output"
+    .feather  the same columns as .parquet
     .parquet  a column `row` and one column per output
     .zarr     a folder: an array, or a group of arrays by name
     .jsonl    a JSON object per row

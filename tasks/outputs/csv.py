@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.outputs.parquet import value_type
+from tasks.outputs.arrow import value_type
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.temp_paths import OutputTarget
 from tasks.outputs.writer import ROW, Arrays, LineWriter, Specs, title

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.outputs.csv import CsvWriter
+from tasks.outputs.feather import FeatherWriter
 from tasks.outputs.jsonl import JsonLinesWriter
 from tasks.outputs.npy import NpyWriter
 from tasks.outputs.npz import NpzWriter
@@ -14,9 +15,10 @@ WRITERS: dict[str, type[Writer]] = {
     ".npy": NpyWriter,
     ".npz": NpzWriter,
     ".parquet": ParquetWriter,
+    ".feather": FeatherWriter,
     ".zarr": ZarrWriter,
     ".jsonl": JsonLinesWriter,
     ".csv": CsvWriter,
 }
 # Those of which a folder of files is an output, too.
-IN_PARTS = (".parquet", ".npy", ".jsonl", ".csv")
+IN_PARTS = (".parquet", ".feather", ".npy", ".jsonl", ".csv")

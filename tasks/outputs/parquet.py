@@ -1,125 +1,23 @@
-"""Rows --> a column `row` and one column per output of a Parquet file, in row groups of about 16 MiB.
-
-`row` is the row of the data set.
-
-A scalar is a primitive column, a vector a list of fixed size, a higher rank a flattened one with its shape in the
-field's metadata, as JSON: {"shape": "[2, 3]"}. An output without a name is "output".
-
-A Parquet file cannot be continued: its end says where everything is. With a journal the rows therefore go into an
-Arrow stream first, which can be, and become the Parquet file at the end; the disk holds both for a while.
-"""
+"""Tables --> row groups of a Parquet file."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
-from tasks.outputs.row_spec import RowSpec, output_name
-from tasks.outputs.temp_paths import OutputTarget
-from tasks.outputs.writer import ROW, Arrays, FileWriter, Specs, title
-from tasks.protocol.codec import Array
-from worker_config.errors import OutputError
+from tasks.outputs.arrow import ArrowWriter
 from worker_config.optional_imports import import_optional
 
-ROW_GROUP_BYTES = 16 * 2**20
 
+class ParquetWriter(ArrowWriter):
+    """Columns in a Parquet file."""
 
-class ParquetWriter(FileWriter):
-    """Columns in a Parquet file; by way of an Arrow stream where there is a journal."""
+    format_name = "Parquet"
 
-    def __init__(self, target: OutputTarget) -> None:
-        super().__init__(target)
-        self._arrow = import_optional("pyarrow", "parquet", str(target.path))
-        import_optional("pyarrow.parquet", "parquet", str(target.path))
-        if target.journalled:
-            self.rows_path = target.temporary(f"{self.label}-0")
-        self._schema: Any = None
-        self._groups: _RowGroups | None = None
-
-    def begin(self, specs: Specs, first: Arrays) -> None:
-        """Fix the columns."""
-        self.check_no_row_column(specs)
-        fields = [self._arrow.field(ROW, self._arrow.int64())]
-        for key, spec in specs.items():
-            value = value_type(self._arrow, spec, first[key])
-            if value is None or 0 in spec.shape:
-                rows = f"rows of {spec}" if value else str(spec.dtype)
-                raise OutputError(
-                    f"{self.target.path}: {output_name(key)} is {rows}, which Parquet cannot hold; use .npy or .npz"
-                )
-            column = self._arrow.list_(value, math.prod(spec.shape)) if spec.shape else value
-            shape = {"shape": json.dumps(spec.shape)} if len(spec.shape) > 1 else None
-            fields.append(self._arrow.field(self.name(key), column, metadata=shape))
-        self._schema = self._arrow.schema(fields)
-        if self.target.journalled:
-            self.append(self._schema.serialize())
-        else:
-            self._groups = _RowGroups(self._arrow, self.stream, self._schema)
-
-    def reopen(self, specs: Specs, rows: int, mark: int) -> None:
-        """Continue the Arrow stream."""
-        super().reopen(specs, rows, mark)
-        self.stream.seek(0)
-        try:
-            self._schema = self._arrow.ipc.read_schema(self.stream)
-        except self._arrow.ArrowInvalid as error:
-            raise self._damaged() from error
-
-    def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
-        """Write rows, or keep them until there is a row group of them."""
-        batch = self._batch(arrays, numbers)
-        if self._groups is None:
-            self.append(batch.serialize())
-        else:
-            self._groups.add(batch)
-
-    def finish(self, rows: int) -> None:
-        """Write what is left, and the end of the file."""
-        file = self.stream
-        if self._groups is None:
-            file = self.open(self.temporary, "wb+")
-            self._groups = _RowGroups(self._arrow, file, self._schema)
-            self.stream.truncate(self.end)
-            self.stream.seek(0)
-            try:
-                for batch in self._arrow.ipc.open_stream(self.stream):
-                    self._groups.add(batch)
-            except self._arrow.ArrowInvalid as error:
-                raise self._damaged() from error
-        self._groups.finish()
-        file.flush()
-        os.fsync(file.fileno())
-        self.close()
-
-    def close(self) -> None:
-        """Close every file."""
-        if self._groups is not None:
-            self._groups.abandon()
-        super().close()
-
-    def _damaged(self) -> OutputError:
-        return OutputError(
-            f"{self.target.path}: cannot be completed: {self.rows_path} is damaged; "
-            "start over with --force instead of --resume"
-        )
-
-    def _batch(self, arrays: Arrays, numbers: Array) -> Any:
-        columns = [self._arrow.array(numbers.astype(np.int64))]
-        for (key, array), field in zip(arrays.items(), list(self._schema)[1:], strict=True):
-            try:
-                columns.append(_column(self._arrow, array, field.type))
-            except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError, UnicodeEncodeError) as error:
-                raise OutputError(
-                    f"{self.target.path}: {output_name(key)} of {title(numbers)} is not {field.type}: "
-                    f"{str(error).splitlines()[0]}; change it with a postprocess function"
-                ) from error
-        return self._arrow.RecordBatch.from_arrays(columns, schema=self._schema)
+    def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
+        """The library's own writer."""
+        return import_optional("pyarrow.parquet", "parquet", str(self.target.path)).ParquetWriter(stream, schema)
 
 
 def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -130,56 +28,3 @@ def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         for field in schema
         if field.metadata and b"shape" in field.metadata
     }
-
-
-class _RowGroups:
-    """Batches become row groups of about the same size, whatever the size of the batches."""
-
-    def __init__(self, arrow: Any, stream: IO[bytes], schema: Any) -> None:
-        self._arrow = arrow
-        self._file = arrow.parquet.ParquetWriter(stream, schema)
-        self._held: list[Any] = []
-        self._held_bytes = 0
-
-    def add(self, batch: Any) -> None:
-        if batch.num_rows:
-            self._held.append(batch)
-            self._held_bytes += batch.nbytes
-        if self._held_bytes >= ROW_GROUP_BYTES:
-            self._write()
-
-    def finish(self) -> None:
-        if self._held:
-            self._write()
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Write the end of a file that nobody wants, so that the library does not try it later."""
-        with suppress(Exception):
-            self._file.close()
-
-    def _write(self) -> None:
-        table = self._arrow.Table.from_batches(self._held)
-        groups = max(1, round(self._held_bytes / ROW_GROUP_BYTES))
-        self._file.write_table(table, row_group_size=math.ceil(table.num_rows / groups))
-        self._held, self._held_bytes = [], 0
-
-
-def value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
-    """Give the type of one value in Arrow's form; None where there is none."""
-    if spec.dtype.kind in "OUS":
-        is_binary = spec.dtype.kind == "S" or (spec.dtype.hasobject and any(isinstance(v, bytes) for v in first.flat))
-        return arrow.binary() if is_binary else arrow.string()
-    if spec.dtype.kind in "biuf" and spec.dtype.itemsize <= 8:
-        return arrow.from_numpy_dtype(spec.dtype.newbyteorder("="))
-    return None
-
-
-def _column(arrow: Any, array: Array, column_type: Any) -> Any:
-    flat = array.reshape(-1)
-    if array.dtype.kind in "OUS":
-        value_type = column_type.value_type if array.ndim > 1 else column_type
-        values = arrow.array(flat.tolist(), value_type)
-    else:
-        values = arrow.array(flat.astype(flat.dtype.newbyteorder("="), order="C", copy=False))
-    return arrow.FixedSizeListArray.from_arrays(values, type=column_type) if array.ndim > 1 else values

@@ -143,7 +143,7 @@ def test_rows_that_fail_or_are_dropped_leave_what_they_leave_in_one_file(
 
 
 @pytest.mark.parametrize(
-    ("model", "suffix"), [("one", ".npy"), ("one", ".csv"), ("bytes_of", ".parquet"), ("one", ".parquet")]
+    ("model", "suffix"), [("one", ".npy"), ("one", ".csv"), ("bytes_of", ".parquet"), ("one", ".feather")]
 )
 def test_each_format_and_kind_of_value_is_as_in_one_file(client: Client, out: Path, model: str, suffix: str) -> None:
     data = rows_with(dropped=range(100))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zarr
@@ -83,7 +84,14 @@ def read_npz(path: Path) -> dict[str, Any]:
 
 
 def read_parquet(path: Path) -> dict[str, Any]:
-    table = pyarrow.parquet.read_table(path)
+    return _columns(pyarrow.parquet.read_table(path))
+
+
+def read_feather(path: Path) -> dict[str, Any]:
+    return _columns(pyarrow.feather.read_table(path))
+
+
+def _columns(table: pyarrow.Table) -> dict[str, Any]:
     assert table["row"].to_pylist() == list(range(table.num_rows))
     arrays = {}
     for field in table.schema:
@@ -139,6 +147,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".parquet": read_parquet,
+    ".feather": read_feather,
     ".zarr": read_zarr,
     ".jsonl": read_jsonl,
     ".csv": read_csv,
@@ -160,7 +169,7 @@ def assert_holds(path: Path, outputs: Any) -> None:
         np.testing.assert_array_equal(found[name].astype(array.dtype), array)
         assert found[name].shape == array.shape
         if path.suffix not in (".jsonl", ".csv") and array.dtype.kind not in "OU":
-            assert found[name].dtype == array.dtype or path.suffix == ".parquet"
+            assert found[name].dtype == array.dtype or path.suffix in (".parquet", ".feather")
     assert names(path.parent) == [path.name]
 
 
@@ -208,7 +217,7 @@ def test_zero_rows_are_an_output(path: Path) -> None:
     else:
         (array,) = READERS[path.suffix](path).values()
         assert len(array) == 0
-        assert path.suffix == ".parquet" or array.shape == (0, 3)
+        assert path.suffix in (".parquet", ".feather") or array.shape == (0, 3)
 
 
 def test_no_part_at_all_is_refused(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,8 +47,9 @@ def journalled(
 
 def read(path: Path) -> tuple[dict[str, Any], list[int] | None]:
     """The arrays of an output by name, and its column `row`, if the format has one."""
-    if path.suffix == ".parquet":
-        table = pyarrow.parquet.read_table(path)
+    if path.suffix in (".parquet", ".feather"):
+        reader = pyarrow.parquet if path.suffix == ".parquet" else pyarrow.feather
+        table = reader.read_table(path)
         columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
     elif path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]

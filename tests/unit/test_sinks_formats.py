@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from producer.rows.part import Part
 from producer.sinks import open_sink
-from tasks.outputs import parquet as parquet_module
+from tasks.outputs import arrow as arrow_module
 from tasks.outputs import zarr as zarr_module
 from tests.unit.test_sinks_contract import BARE, BYTES, MODELS, ROWS, assert_holds, names, parts_of, read_parquet, write
 from worker_config.errors import ConfigError, OutputError
@@ -124,7 +124,7 @@ def test_parquet_columns_have_fixed_types(tmp_path: Path) -> None:
 
 
 def test_parquet_row_groups_have_one_size_whatever_the_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_module, "ROW_GROUP_BYTES", 10 * 16)
+    monkeypatch.setattr(arrow_module, "ROW_GROUP_BYTES", 10 * 16)
     outputs = np.arange(100)
 
     for chunk_rows in (3, 10, 60):
@@ -196,7 +196,7 @@ def test_the_libraries_are_imported_only_when_they_are_needed() -> None:
 
 
 def test_a_part_larger_than_a_row_group_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_module, "ROW_GROUP_BYTES", 100)
+    monkeypatch.setattr(arrow_module, "ROW_GROUP_BYTES", 100)
 
     with open_sink(tmp_path / "out.parquet", None, force=False) as sink:
         sink.write(Part(0, 0, 100, np.arange(100)))
