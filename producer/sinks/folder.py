@@ -337,12 +337,12 @@ class FolderWriter(Writer):
 def _blank(part: Part) -> Iterator[PartFile]:
     """Rows without a file: runs of those that are filled, or all of them, where they are left out."""
     if not part.rows:
-        yield PartFile("", part.start, part.stop, 0, 0, 0)
+        yield PartFile(None, part.start, part.stop, 0, 0, 0)
         return
     at = part.start
     for start, stop in (*part.dropped, (part.stop, part.stop)):
         if start > at:
-            yield PartFile("", at, start, 0, 0, start - at)
+            yield PartFile(None, at, start, 0, 0, start - at)
         if stop > start:
-            yield PartFile("", start, stop, 0, 0, 0)
+            yield PartFile(None, start, stop, 0, 0, 0)
         at = stop

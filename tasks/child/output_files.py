@@ -78,7 +78,7 @@ def _merged(order: MergeOrder, folder: OutputFolder, name: str) -> PartRef:
     writer = WRITERS[Path(name).suffix](OutputTarget(folder.path_of(name), rows, "merged"))
     try:
         with one_line_errors(Path(order.output)):
-            merge(order, writer, lambda part: folder.read(part.name, part.bytes, part.checksum))
+            merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
             writer.publish()
     except OutputError as error:
         raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error

@@ -20,7 +20,7 @@ from tasks.outputs.writer import Arrays, Writer
 from tasks.protocol import codec
 from tasks.protocol.codec import DTYPES, Array, Key, dtype_name, leaves_of, tree_of
 from tasks.protocol.dtypes import filler_rows
-from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, Name, OutputSpec, Value
+from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, FileName, OutputSpec, Value
 from tasks.protocol.seal import Parts
 from worker_config.errors import MessageError, OutputError
 
@@ -28,12 +28,12 @@ _TEXTS = {"text": "", "bytes": b""}
 
 
 class PartFile(Value, frozen=True):
-    """A file of rows `[start, stop)`; without a name there is none, as each of its rows failed, or was dropped.
+    """A file of rows `[start, stop)`; None where there is none, as each of its rows failed, or was dropped.
 
     `rows` are those that it has, or that are filled where it is none.
     """
 
-    name: str
+    name: FileName | None
     start: Count
     stop: Count
     bytes: Count
@@ -57,7 +57,7 @@ class MergeOrder(Value, frozen=True):
     outputs: list[OutputSpec]
     output_name: str = ""
     mask: bool = False
-    spent: Sequence[Name] = ()
+    spent: Sequence[FileName] = ()
 
 
 class _Rows(NamedTuple):

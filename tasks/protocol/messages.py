@@ -25,6 +25,8 @@ MAX_INLINE_BYTES = 64 * 2**10
 JobId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+# In the folder of an output: no other file is ever read or removed there, and none outside.
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?-[0-9a-f]{16}\.[a-z]{3,8}$")]
 
 
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +96,7 @@ class OutputSpec(Value, frozen=True):
 class PartRef(Value, frozen=True, tag="part"):
     """A file in the folder that `PartsReply` or `MergeReply` names, by a name of this attempt; and what it has."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?-[0-9a-f]{16}\.[a-z]{3,8}$")]
+    name: FileName
     bytes: Count
     rows: Count
     outputs: list[OutputSpec] = []

@@ -1,0 +1,142 @@
+"""The folder in which workers leave outputs: nothing outside it, no other file, and what is damaged is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import xxhash
+
+from tasks.outputs.formats import WRITERS
+from tasks.outputs.parts import MergeOrder, PartFile, merge, part_of
+from tasks.outputs.temp_paths import OutputTarget
+from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef, pack, unpack
+from tasks.transport.output_folder import attempt_name, open_output_folder
+from worker_config.errors import MessageError, OutputError
+
+PARTS = [b"one", np.arange(5).data.cast("B"), b""]
+WHOLE = b"".join(PARTS)
+SUM = xxhash.xxh3_64_intdigest(WHOLE)
+
+
+def test_a_file_comes_back_and_goes(tmp_path: Path) -> None:
+    name = attempt_name(0, 5, suffix=".part")
+    with open_output_folder(str(tmp_path), [tmp_path]) as folder:
+        folder.write(name, PARTS)
+        assert bytes(folder.read(name, len(WHOLE), SUM)) == WHOLE
+        assert folder.size(name) == len(WHOLE)
+        with pytest.raises(OutputError, match="cannot be written: File exists"):
+            folder.write(name, PARTS)
+        folder.remove(name)
+        folder.remove(name)
+        with pytest.raises(OutputError, match="No such file"):
+            folder.read(name, len(WHOLE), SUM)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [WHOLE[:-1], WHOLE + b"x", WHOLE[:-1] + b"x", b""])
+def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "0-5-00.part").write_bytes(damage)
+    with (
+        open_output_folder(str(tmp_path), [tmp_path]) as folder,
+        pytest.raises(OutputError, match="not as it was written"),
+    ):
+        folder.read("0-5-00.part", len(WHOLE), SUM)
+
+
+def test_nothing_outside_the_roots_is_opened(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    for path in (outside, root / "link", root / ".." / "outside", root / "link" / "deeper"):
+        with (
+            pytest.raises(OutputError, match="is not under a folder of CELERIAC_OUTPUT_ROOTS"),
+            open_output_folder(str(path), [root]),
+        ):
+            pass
+    with pytest.raises(OutputError, match="is not under"), open_output_folder(str(root), []):
+        pass
+    with pytest.raises(OutputError, match="is not on this worker"), open_output_folder(str(root / "none"), [root]):
+        pass
+    (root / "file").touch()
+    with pytest.raises(OutputError, match="Not a directory"), open_output_folder(str(root / "file"), [root]):
+        pass
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(WHOLE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0-5-00.part").symlink_to(secret)
+    with open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder:
+        with pytest.raises(OutputError):
+            folder.read("0-5-00.part", len(WHOLE), SUM)
+        with pytest.raises(OutputError):
+            folder.write("0-5-00.part", [b"x"])
+    assert secret.read_bytes() == WHOLE
+
+
+def test_a_folder_that_is_moved_away_keeps_what_is_written_into_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder:
+        (tmp_path / "out").rename(tmp_path / "moved")
+        (tmp_path / "out").symlink_to("/dev")
+        folder.path_of("1-00.npy").write_bytes(b"x")
+    assert (tmp_path / "moved" / "1-00.npy").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["../thesis.txt", "thesis.txt", "/etc/passwd", ".", "0-5-00.part/../x"])
+@pytest.mark.parametrize("where", ["parts", "spent"])
+def test_an_order_names_no_other_file(name: str, where: str) -> None:
+    part = {"name": name, "start": 0, "stop": 5, "bytes": 3, "checksum": 1, "rows": 5}
+    order: dict[str, Any] = {"output": "out", "parts": [], "outputs": [], where: [part if where == "parts" else name]}
+    with pytest.raises(MessageError, match="regex"):
+        unpack(msgspec.msgpack.encode(order), MergeOrder)
+
+
+def message(start: int, stop: int, **more: Any) -> ChunkMessage:
+    models = [ModelRef("m", "d")]
+    return ChunkMessage(MESSAGE_VERSION, "0" * 12, 0, start, stop, None, models, InlineRef(b""), **more)
+
+
+def test_parts_become_a_file_with_fillers_in_the_place_of_rows_that_failed(tmp_path: Path) -> None:
+    failed = [FailureRecord(1, 2, "infer", "ValueError", "bad")]
+    payloads: dict[str, bytes] = {}
+    files = []
+    for start, stop in ((0, 3), (5, 8)):
+        outputs = {"x": np.arange(start, stop, dtype=np.float32), "t": np.array(["a"] * (stop - start), object)}
+        here = failed if start == 0 else []
+        parts, specs, rows = part_of(message(start, stop, on_error="fill"), outputs, here, [(6, 7)] if start else [])
+        name = attempt_name(start, stop, suffix=".part")
+        payloads[name] = b"".join(parts)
+        files.append(PartFile(name, start, stop, len(payloads[name]), 0, rows))
+    files.insert(1, PartFile(None, 3, 5, 0, 0, 2))
+    order = unpack(pack(MergeOrder("out", files, specs, mask=True)), MergeOrder)
+    writer = WRITERS[".jsonl"](OutputTarget(tmp_path / "out.jsonl", 7, "t"))
+
+    assert merge(order, writer, lambda part: memoryview(payloads[str(part.name)])) == 7
+    writer.publish()
+
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [line["row"] for line in lines] == [0, 1, 2, 3, 4, 5, 7]
+    assert [line["failed"] for line in lines] == [False, True, False, True, True, False, False]
+    assert [line["x"] for line in lines] == [0.0, 1.0, 2.0, None, None, 5.0, 7.0]
+    assert [line["t"] for line in lines] == ["a", "a", "a", "", "", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        (np.arange(4), "it must be an array of 3 rows"),
+        ({"a": "text"}, "has the type str"),
+        ({1: np.arange(3)}, "have strings as names, 1 is none"),
+        ({}, "has the type dict"),
+    ],
+)
+def test_outputs_that_are_not_one_row_for_each_are_refused(outputs: Any, told: str) -> None:
+    with pytest.raises(MessageError, match=told):
+        part_of(message(0, 3), outputs, [], [])
