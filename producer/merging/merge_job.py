@@ -46,7 +46,7 @@ class MergeFeed(Feed):
         """No model runs, so no executor can be found to differ."""
         return
 
-    def _cut(self, rows: int) -> tuple[Rows | None, int] | None:
+    def _cut(self, rows: int, fixed: bool) -> tuple[Rows | None, int] | None:
         if not self._orders:
             return None
         return np.frombuffer(pack(self._orders.popleft()), np.uint8)[None], 1
@@ -62,7 +62,7 @@ class MergeJob:
         context, self._feed = job.context, MergeFeed(label)
         options = JobOptions(priority=context.spec.options.priority, fail_together=True, write_to=reply)
         store: StoreName = "redis" if context.spec.store == "redis" else "files"
-        spec = replace(context.spec, options=options, slice_ref=None, store=store)
+        spec = replace(context.spec, options=options, in_place=None, store=store)
         sizer = ChunkSizer(1, fixed_rows=1)
         timeout, settings = context.worker_timeout_seconds, context.channel.settings
         self._job = make_job(settings, spec, self._feed, sizer, timeout, context.watch)

@@ -100,7 +100,7 @@ def start(
             queue=models.current.queue,
             models=model_cache.infos(),
             spool_mark=places.spool_mark,
-            data_roots=roots,
+            data_roots=list(map(str, places.data_roots)),
             output_roots=list(map(str, places.output_roots)),
             reads=readable_formats(),
             older=models.older_sets(),

@@ -14,11 +14,11 @@ from typing import Any
 import redis
 import xxhash
 
+from tasks.child.output_files import forget_file
 from tasks.datasets.marked import all_fed, plain, unfed_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rebatcher import count_rows
 from tasks.datasets.split_reader import SplitReader
-from tasks.child.output_files import forget_file
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (
     MAX_INLINE_BYTES,
