@@ -39,12 +39,12 @@ from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Parts, Sealer, answer_context, content_of, outputs_context, rows_context
 from tasks.transport import backlog, spool
 from tasks.transport.connection import broker_errors, connect
-from tasks.transport.output_folder import open_output_folder
+from tasks.transport.output_folder import forget_files
 from tasks.transport.queues import share
 from tasks.transport.spool import ReusableBuffer
 from tasks.transport.task_message import task_message
 from tasks.transport.worker_registry import read_all, seconds_left
-from worker_config.errors import MessageError, OutputError, PayloadError, SealError
+from worker_config.errors import MessageError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
 
@@ -235,9 +235,7 @@ class BrokerChannel:
             except redis.RedisError:
                 self._left_over = True  # no reason to do the work again
         if self.folder and (parts := [ref.name for ref in refs if isinstance(ref, PartRef)]):
-            with suppress(OutputError), open_output_folder(self.folder, [self.folder]) as folder:
-                for name in parts:
-                    folder.remove(name)
+            forget_files(self.folder, parts, [self.folder])
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 

@@ -14,7 +14,6 @@ from typing import Any
 import redis
 import xxhash
 
-from tasks.child.output_files import forget_file
 from tasks.datasets.marked import all_fed, plain, unfed_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rebatcher import count_rows
@@ -25,7 +24,9 @@ from tasks.protocol.messages import (
     ChunkMessage,
     FileRef,
     InlineRef,
+    MergeReply,
     PartRef,
+    PartsReply,
     PayloadRef,
     RedisRef,
     SliceRef,
@@ -36,6 +37,7 @@ from tasks.protocol.unfed_rows import with_unfed
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
+from tasks.transport.output_folder import forget_files
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
 
@@ -109,8 +111,8 @@ class PayloadStore:
 
     def forget(self, message: ChunkMessage, ref: PayloadRef | PartRef) -> None:
         """Delete outputs that nobody will fetch."""
-        if isinstance(ref, PartRef):
-            forget_file(message, ref, self.places.output_roots)
+        if isinstance(ref, PartRef) and isinstance(message.reply, PartsReply | MergeReply):
+            forget_files(message.reply.folder, [ref.name], self.places.output_roots)
         elif isinstance(ref, RedisRef):
             self.client.unlink(ref.key)
         elif isinstance(ref, FileRef) and self.places.spool is not None:

@@ -21,8 +21,7 @@ from tasks.child.bootstrap import Child
 from tasks.child.chunk_rows import fed_rows, with_places, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
-from tasks.child.output_files import merge_parts
-from tasks.child.put_outputs import NOTHING_PUT, put_outputs
+from tasks.child.put_outputs import NOTHING_PUT, merge_parts, put_outputs
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
 from tasks.protocol.chunk_args import chunk_id, from_args

@@ -1,22 +1,41 @@
 """A chunk's outputs, where the producer wants them: encoded into a store, or written to its output's folder.
 
 models that went through --> payload, or a part of the output --> its place and checksum, of the answer
+MergeOrder, instead of rows --> a file of the output, made of parts
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.child.chunk_payload import PayloadStore, checksum
-from tasks.child.output_files import write_part
 from tasks.child.run_models import ChunkOutputs, record_of
+from tasks.outputs.formats import WRITERS
+from tasks.outputs.parts import MergeOrder, merge, part_of
+from tasks.outputs.temp_paths import OutputTarget, one_line_errors
 from tasks.protocol import codec
-from tasks.protocol.messages import ChunkMessage, InlineRef, PartRef, PartsReply, PayloadRef
+from tasks.protocol.messages import (
+    ChunkMessage,
+    FailureRecord,
+    InlineRef,
+    MergeReply,
+    PartRef,
+    PartsReply,
+    PayloadRef,
+    unpack,
+)
 from tasks.protocol.seal import Parts
 from tasks.telemetry.stopwatch import Stopwatch
-from worker_config.errors import PayloadError
+from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
+from worker_config.errors import OutputError, PayloadError
 
+# Of one merge: children that die in it so often are killed by it.
+MOST_DELIVERIES = 20
 # Of a chunk that has rows, none of which has outputs.
 NOTHING_PUT = InlineRef(b""), checksum([])
 
@@ -36,7 +55,7 @@ def put_outputs(
         watch.enter("store")
         outputs = ran.outputs if len(message.models) > 1 else next(iter(ran.outputs.values()))
         roots = payloads.places.output_roots
-        return write_part(message, message.reply, outputs, ran.failed_rows, ran.dropped, roots)
+        return _write_part(message, message.reply, outputs, ran.failed_rows, ran.dropped, roots)
     parts = _encode(message, ran)
     if not parts:
         return None
@@ -62,3 +81,57 @@ def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:
             ran.failed.append(record_of(message, "encode", error, name))
             del outputs[name]
     return encoded(outputs) if outputs else []
+
+
+def _write_part(
+    message: ChunkMessage,
+    reply: PartsReply,
+    outputs: Any,
+    failed: Sequence[FailureRecord],
+    dropped: Sequence[tuple[int, int]],
+    roots: Sequence[Path],
+) -> tuple[PartRef, int]:
+    """Leave a chunk's outputs in its job's folder; the file, and its checksum.
+
+    Raises:
+        OutputError: it cannot be written.
+        MessageError, PayloadError: outputs are no arrays of rows, or hold what does not travel.
+    """
+    parts, specs, rows = part_of(message, outputs, failed, dropped)
+    name = attempt_name(message.start, message.stop, suffix=".part")
+    with open_output_folder(reply.folder, roots) as folder:
+        folder.write(name, parts)
+    return PartRef(name, sum(map(len, parts)), rows, specs), checksum(parts)
+
+
+def merge_parts(
+    message: ChunkMessage, reply: MergeReply, payload: Any, roots: Sequence[Path], deliveries: int
+) -> PartRef | None:
+    """Make one file of many parts, all in the folder of the output, and remove what is spent; None without parts.
+
+    Raises:
+        OutputError: it cannot be written, parts are damaged, or children die with it again and again.
+        MessageError: the payload is no order.
+    """
+    order: MergeOrder = unpack(np.asarray(payload).tobytes(), MergeOrder)
+    if deliveries > MOST_DELIVERIES:
+        raise OutputError(f"{order.output}: children that merge its parts have died {deliveries - 1} times")
+    with open_output_folder(reply.folder, roots) as folder:
+        for spent in order.spent:
+            folder.remove(spent)
+        return _merged(order, folder, attempt_name(message.index, suffix=reply.suffix)) if order.parts else None
+
+
+def _merged(order: MergeOrder, folder: OutputFolder, name: str) -> PartRef:
+    rows = sum(part.rows for part in order.parts)
+    writer = WRITERS[Path(name).suffix](OutputTarget(folder.path_of(name), rows, "merged"))
+    try:
+        with one_line_errors(Path(order.output)):
+            merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
+            writer.publish()
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
+    finally:
+        writer.close()
+        writer.remove()
+    return PartRef(name, folder.size(name), rows)

@@ -125,6 +125,13 @@ def open_output_folder(path: str, roots: Sequence[str | Path]) -> Iterator[Outpu
         folder.close()
 
 
+def forget_files(path: str, names: Sequence[str], roots: Sequence[str | Path]) -> None:
+    """Remove files that do not count, if they are there and can be removed."""
+    with suppress(OutputError), open_output_folder(path, roots) as folder:
+        for name in names:
+            folder.remove(name)
+
+
 def attempt_name(*numbers: int, suffix: str) -> str:
     """A name that no other attempt has, as `PartRef` wants it."""
     return f"{'-'.join(map(str, numbers))}-{secrets.token_hex(8)}{suffix}"
