@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -66,9 +65,7 @@ def file_that_vanishes(folder: Path) -> object:
 def damaged_zarr(folder: Path) -> object:
     zarr.create_array(str(folder / "rows.zarr"), data=PIXELS, chunks=(CHUNK_ROWS, 64))
     (folder / "rows.zarr" / "c" / "3" / "0").write_bytes(b"not compressed")
-    with patch("producer.sources.formats.zarr.MAX_BATCH_BYTES", 1):  # blocks of one chunk
-        source = open_source(folder / "rows.zarr")
-    return source
+    return open_source(folder / "rows.zarr")
 
 
 def parquet_set_with_a_damaged_file(folder: Path) -> object:
@@ -127,7 +124,7 @@ DAMAGES = [
     Damage(generator_of_another_dtype, "digits", IN_ORDER, ("row 29", "is int32, earlier ones are float32")),
     Damage(batches_of_another_dtype, "digits", IN_ORDER, ("batch 1", "is float64, earlier ones are float32")),
     Damage(parquet_set_with_a_damaged_file, "pair", IN_ORDER, ("2.parquet", "damaged or cut short", "copy or write")),
-    Damage(parquet_set_whose_second_file_vanishes, "pair", IN_ORDER, ("2.parquet", "No such file")),
+    Damage(parquet_set_whose_second_file_vanishes, "pair", IN_ORDER, ("2.parquet", "no such file")),
     Damage(parquet_with_a_null, "pair", IN_ORDER, ("column 'left': row 29 is or holds null", "let such rows fail")),
     Damage(torn_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is cut short")),
     Damage(damaged_tfrecord, "texts", IN_ORDER, ("rows.tfrecord: record 29 at byte", "is damaged")),

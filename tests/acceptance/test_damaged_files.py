@@ -94,7 +94,7 @@ def test_a_parquet_file_without_the_model_s_columns_is_told_which_ones(
         (damages.parquet_with_a_null, ["nulls.parquet", "column 'left'", "row 29 is or holds null", "fill nulls"]),
         (damages.torn_tfrecord, ["rows.tfrecord", "record 29 at byte", "is cut short", "copy or write the file again"]),
         (damages.damaged_tfrecord, ["rows.tfrecord", "record 29 at byte", "is damaged", "write the file again"]),
-        (damages.damaged_zarr, ["rows.zarr", "rows from 0", "is damaged or cut short", "copy or write it again"]),
+        (damages.damaged_zarr, ["rows.zarr", "rows from 24", "is damaged or cut short", "copy or write it again"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
