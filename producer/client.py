@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from producer.preflight.preflight import Preflight, try_out
 from producer.records.job_names import find_named
 from producer.requests.by_job import outputs_by_job
 from producer.requests.find_models import ModelFinder
-from producer.requests.forks import tell_of_forks
+from producer.requests.forks import close_at_exit, tell_of_forks
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.part import OutputTree
@@ -83,7 +82,7 @@ class Client:
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         check_rights(url, PRODUCER)
         tell_of_forks(self)
-        atexit.register(self.close)
+        self._end_before_exit = close_at_exit(self)
 
     def __enter__(self) -> Client:
         return self
@@ -94,7 +93,7 @@ class Client:
     def close(self) -> None:
         """Cancel the jobs that still run and wait until nothing of them is left behind."""
         self._find.close()
-        atexit.unregister(self.close)
+        self._end_before_exit()
         self._requests.close()
         for job in (jobs := list(self._jobs.values())):
             job.cancel()
@@ -346,5 +345,5 @@ class Client:
     def _start(self, spec: JobSpec, feed: Feed, chunk_sizer: ChunkSizer) -> Job:
         job = make_job(self._settings, spec, feed, chunk_sizer, self._worker_timeout_seconds, self._watch)
         self._jobs[job.id] = job
-        job.start(partial(self._jobs.pop, job.id, None))
+        job.start(lambda: self._jobs.pop(job.id, None))  # which keeps this client until then
         return job

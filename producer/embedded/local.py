@@ -1,6 +1,6 @@
-"""The embedded system: a private Redis on a Unix socket and a worker, for as long as a `with` lasts.
+"""The embedded system: a private Redis on a Unix socket and a worker, for as long as its client lives.
 
-    local() --> supervisor --> redis-server, celery worker --> children ready --> Client
+    local() --> supervisor --> redis-server, celery worker --> children ready --> LocalClient
 
 Everything lives in one temporary folder and is gone afterwards, also when this process is killed.
 """
@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,9 +43,38 @@ MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 LEAST_MEMORY_BYTES = 2**30
 
 
-@contextmanager
-def local(models: str | Path | None = None, workers: int = 2, names: Sequence[str] = ()) -> Iterator[Client]:
-    """A client with a Redis and a worker of its own.
+class LocalClient(Client):
+    """A client with a Redis and a worker of its own, which end with it.
+
+    Args:
+        settings: with the URL of that Redis.
+        watch: as of `Client`.
+        end: ends the two; called once, and keeps nothing of the client.
+    """
+
+    def __init__(self, settings: Settings, watch: Callable[[], None], end: Callable[[], None]) -> None:
+        self._end = weakref.finalize(self, end)
+        self._end.atexit = False  # `close` does it, after the jobs that still run
+        super().__init__(settings=settings, watch=watch)
+
+    def close(self) -> None:
+        """As of `Client`; then Redis and the worker end. Harmless when done twice."""
+        try:
+            super().close()
+        finally:
+            self._end()
+
+    def after_fork(self) -> None:
+        """They are the parent's."""
+        super().after_fork()
+        self._end.detach()
+
+
+def local(models: str | Path | None = None, workers: int = 2, names: Sequence[str] = ()) -> LocalClient:
+    """A client with a Redis and a worker of its own, which are up when this returns.
+
+    They are gone after `close`, after a `with` block, when the client is collected, or when the process ends, however
+    it does; jobs that run keep the client.
 
     Args:
         models: the manifest, or its folder, or the file or folder of a single model; `CELERIAC_MODELS`, or
@@ -98,17 +127,18 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
         env=for_worker(os.environ),
     )
     monitor = Monitor(supervisor, folder)
-    try:
-        _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds)
-        with Client(url, settings=replace(settings, broker_url=url, spool=spool), watch=monitor.check) as client:
-            yield client
-    finally:
-        for stream in (supervisor.stdin, supervisor.stdout):
-            if stream:
-                stream.close()
-        supervisor.wait()
+
+    def end() -> None:
+        monitor.close()
         for leftover in (folder, spool):  # in case the supervisor was killed
             run_folder.remove(leftover)
+
+    try:
+        _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds)
+        return LocalClient(replace(settings, broker_url=url, spool=spool), monitor.check, end)
+    except BaseException:
+        end()
+        raise
 
 
 def worker_command(workers: int | None, *options: str) -> list[str]:

@@ -34,6 +34,16 @@ class Monitor:
         self._supervisor, self._folder = supervisor, folder
         self._lock = threading.Lock()
         self._ended: dict[str, Any] | None = None
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of the supervisor, which ends all that it has started, and wait for that."""
+        with self._lock:
+            self._is_closed = True
+            for stream in (self._supervisor.stdin, self._supervisor.stdout):
+                if stream:
+                    stream.close()
+        self._supervisor.wait()
 
     def events(self, wait_seconds: float) -> Iterator[dict[str, Any]]:
         """What the supervisor has reported since the last look; each pause of so many seconds ends it."""
@@ -46,8 +56,10 @@ class Monitor:
             yield json.loads(line)
 
     def check(self) -> None:
-        """Raise NoWorkerError or BrokerError if the worker or Redis has ended, which nobody starts again."""
+        """Raise NoWorkerError or BrokerError if the worker or Redis has ended, or all of it was closed."""
         with self._lock:
+            if self._is_closed:
+                raise NoWorkerError("the embedded system was closed; local() starts another one")
             if self._ended is None:
                 self._ended = next((event for event in self.events(0.0) if "ended" in event), None)
             if self._ended is None:

@@ -46,7 +46,8 @@ class RestartableRunner:
                     following.cancel(wake=False)
                 self.part_queue.restart()
         finally:
-            self.on_end()
+            on_end, self.on_end = self.on_end, lambda: None  # what it keeps is not kept by a job that has ended
+            on_end()
 
     def allow_restart(self, on_restart: Callable[[], None], first_row: int | None = None) -> None:
         """Begin again though parts were taken, as `Job.allow_again` says."""
