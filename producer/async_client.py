@@ -157,6 +157,22 @@ class AsyncClient:
         finally:
             running.cancel()
 
+    async def submit(self, models: str | Sequence[str], data: object, **options: Unpack[SubmitOptions]) -> Job:
+        """Begin a job, as `Client.submit` does; `await job` gives its result, and a task that is cancelled ends it.
+
+        Args:
+            models, data, options: as for `Client.submit`.
+
+        Raises:
+            CeleriacError: whatever `Client.submit` raises.
+        """
+        running = _Running()
+        try:
+            return await self._in_thread(lambda: running.begin(self._client.submit(models, data, **options)))
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+
     async def stream(
         self,
         models: str | Sequence[str],

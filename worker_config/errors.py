@@ -33,7 +33,9 @@ CeleriacError
 
 from __future__ import annotations
 
+import traceback
 from enum import IntEnum
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -55,6 +57,17 @@ class CeleriacError(Exception):
     """Base of all errors; the text is one line that says what is wrong, where, and what to do."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the text, and which of the user's own lines it is about; all of it, if it is a bug."""
+        if self.exit_code is ExitCode.INTERNAL:
+            return traceback.format_exception(self)
+        ours = Path(__file__).parents[1]
+        packages = tuple(f"{ours / name}/" for name in ("producer", "tasks", "worker_config"))
+        frames = traceback.extract_tb(self.__traceback__)
+        depth = next((at for at, frame in enumerate(frames) if frame.filename.startswith(packages)), len(frames))
+        place = [f"  line {frame.lineno}: {frame.line}" for frame in frames[:depth][-1:]]
+        return [f"{type(self).__name__}: {self}", *place]
 
 
 class UsageError(CeleriacError):

@@ -14,6 +14,7 @@ So it can be asked again, by several, until the job expires.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
@@ -53,6 +54,8 @@ READ_BYTES = 16 * 2**20
 # How long to wait before the next look for an answer; longer each time that none came.
 LEAST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
+# Of a thread that waits for somebody who may leave.
+_AWAIT_SECONDS = 1.0
 
 
 class DetachedJob(JobHandle):
@@ -209,6 +212,12 @@ class DetachedJob(JobHandle):
                     return False
                 time.sleep(left)
                 watcher.look_if_ended()
+
+    async def _awaited(self) -> OutputTree:
+        """In turns, so that a task that is cancelled leaves no thread; the job goes on."""
+        while not await asyncio.to_thread(self.wait, _AWAIT_SECONDS):
+            pass
+        return await asyncio.to_thread(self.result)
 
     def _channel(self) -> closing[BrokerChannel]:
         return closing(BrokerChannel(self._url, self._settings, self.id))

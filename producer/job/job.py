@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from worker_config.errors import JobCancelledError, RequestTimeoutError
 class Job(JobHandle):
     """A data set on its way through one or several models; made by `Client.submit`.
 
-    The work goes on in a thread of its own. Its predictions can be taken once: by `parts` or by `result`.
+    The work goes on in a thread of its own. Its predictions can be taken once: by `parts`, or by `result` or `await`.
 
     Attributes:
         digests: the SHA-256 of each model's files, by name; the same from the first chunk to the last.
@@ -49,7 +50,8 @@ class Job(JobHandle):
         self._result: OutputTree | None = None
         self._begun = False
         self._marks = Marks()
-        self._parts = self._take_parts()
+        self._taking, self._is_interrupted = threading.Lock(), False
+        self._parts = iter(self._take_part, None)
         self._thread = threading.Thread(target=runner.work, name=f"celeriac-{self.id}", daemon=True)
 
     def start(self, on_end: Callable[[], object]) -> None:
@@ -92,7 +94,7 @@ class Job(JobHandle):
         """The predictions chunk by chunk, as they come: in the data set's order, or with `ordered` False in any.
 
         A part not taken is kept in memory; when 256 MiB wait, or what `max_waiting_bytes` says, the job sends no more
-        chunks.
+        chunks. A loop that is left, or interrupted (Ctrl-C), ends nothing: the next one goes on with the next part.
 
         Of several models, a part has the outputs of those that have not failed by the time it is taken: one that fails
         is in earlier parts and in no later one. What `failed_models` names is then to be dropped from the earlier.
@@ -116,25 +118,46 @@ class Job(JobHandle):
         several models, those that went through for all rows, by name also where only one is left; `failed_models` has
         the others.
 
+        Whoever interrupts it (Ctrl-C) cancels the job.
+
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
             ExecutorDifferedError: an executor differed, and the data set can be read only once.
         """
-        if self._result is None:
-            runner = self._runner  # whose thread keeps what is called, and must not keep the job
-            arrays, marks = runner.run.gather(), self._marks
+        with self._taking:
+            if self._result is None:
+                try:
+                    self._result = self._gather()
+                except KeyboardInterrupt:
+                    self._is_interrupted = True  # what was gathered is lost
+                    self.cancel()
+                    raise
+            return self._result
 
-            def begin_again() -> None:
-                nonlocal arrays
-                arrays = runner.run.gather()
-                marks.clear()
+    def _gather(self) -> OutputTree:
+        if self._is_interrupted:
+            raise JobCancelledError(f"job {self.id} was cancelled when its result was interrupted; submit it again")
+        runner = self._runner  # whose thread keeps what is called, and must not keep the job
+        arrays, marks = runner.run.gather(), self._marks
 
-            if not self._begun:
-                runner.allow_restart(begin_again)
-            for part in self._parts:
-                arrays.add(part)
-            self._result = arrays.result()
-        return self._result
+        def begin_again() -> None:
+            nonlocal arrays
+            arrays = runner.run.gather()
+            marks.clear()
+
+        if not self._begun:
+            runner.allow_restart(begin_again)
+        for part in self._parts:
+            arrays.add(part)
+        return arrays.result()
+
+    async def _awaited(self) -> OutputTree:
+        """A task that is cancelled meanwhile cancels the job."""
+        try:
+            return await asyncio.to_thread(self.result)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     def rows(self) -> Iterator[Any]:
         """The outputs of each row by itself, as `parts`; closing it cancels the job."""
@@ -243,13 +266,21 @@ class Job(JobHandle):
     def _count_slots(self) -> int:
         return len(self._runner.run.slots)
 
-    def _take_parts(self) -> Iterator[Part]:
-        self._begun = True
+    def _rows_by_time(self) -> tuple[float, Sequence[int]]:
+        return self.context.timeline.rows_by_time()
+
+    def _take_part(self) -> Part | None:
+        """The next one; None after the last."""
+        self._begun, part = True, None
         try:
-            while (part := self._runner.part_queue.take()) is not None:
-                self.context.ledger.written += part.predicted_rows
-                self._marks.add(part)
-                yield part.without(self.context.failures.models)
-            self.context.ledger.check()
-        finally:
+            part = self._runner.part_queue.take()
+        except Exception:
             self._seconds = time.monotonic() - self._started
+            raise
+        if part is None:
+            self._seconds = time.monotonic() - self._started
+            self.context.ledger.check()
+            return None
+        self.context.ledger.written += part.predicted_rows
+        self._marks.add(part)
+        return part.without(self.context.failures.models)

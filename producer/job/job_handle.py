@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
+from producer.records import job_view
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.progress import Progress, progress_of
 from producer.rows.part import OutputTree, Part
 from tasks.protocol.messages import Differed, FailureRecord
 from tasks.protocol.records import JobRecord
+from worker_config.errors import CeleriacError
 
 
 class JobHandle(ABC):
     """A job, attached to this process (`Job`) or left in Redis (`DetachedJob`).
+
+    In an event loop `await job` gives its result, and does not block the loop.
 
     Attributes:
         id: the whole id.
@@ -29,6 +34,31 @@ class JobHandle(ABC):
     @abstractmethod
     def _count_slots(self) -> int:
         """Slots that can run the job now."""
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        try:
+            return job_view.line(kind, *self._read())
+        except CeleriacError as error:
+            return f"<{kind} {self.id}: {error}>"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows below a cell; None where nothing is known, which `repr` says."""
+        try:
+            return job_view.html(*self._read(), *self._rows_by_time())
+        except CeleriacError:
+            return None
+
+    def _rows_by_time(self) -> tuple[float, Sequence[int]]:
+        """Seconds, and how many rows were joined in each such time, where this process knows it."""
+        return 0.0, ()
+
+    def __await__(self) -> Generator[Any, None, OutputTree]:
+        return self._awaited().__await__()
+
+    @abstractmethod
+    async def _awaited(self) -> OutputTree:
+        """The result, waited for in a thread; it raises what `result` raises."""
 
     @property
     def state(self) -> JobState:

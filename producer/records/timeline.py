@@ -183,6 +183,10 @@ class Timeline:
         """Redis may have lost all of it."""
         self.reported_count = 0
 
+    def rows_by_time(self) -> tuple[float, list[int]]:
+        """Seconds, and how many rows were joined in each such time so far; may be asked by any thread."""
+        return self._rows.seconds, list(self._rows.bins)
+
     def summarize(self) -> TimelineSummary:
         """All but the entries, as it stands."""
         summary, rows = self.summary, self._rows

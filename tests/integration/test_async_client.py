@@ -153,6 +153,22 @@ def test_a_task_that_is_cancelled_cancels_its_job(system: System, server: redis.
     running(system, work)
 
 
+def test_a_job_is_submitted_and_awaited_and_ends_with_its_task(system: System) -> None:
+    async def work(client: AsyncClient) -> None:
+        job = await client.submit("double", ROWS, chunk_rows=8)
+        np.testing.assert_array_equal(await job, 2 * ROWS)
+        with pytest.raises(UnknownModelError):
+            await client.submit("duoble", ROWS)
+        with holding(system.folder, -1.0):
+            job = await client.submit("held", np.float32([[-1]]))
+            asked = asyncio.ensure_future(job)
+            await until(lambda: held_child(system.folder), "the child is held")
+            asked.cancel()
+            await until(lambda: job.state is JobState.CANCELLED, "the job has ended")
+
+    running(system, work)
+
+
 def test_time_limits_and_errors_are_those_of_client(system: System, server: redis.Redis) -> None:
     async def work(client: AsyncClient) -> None:
         with pytest.raises(UnknownModelError, match="no worker holds model 'duoble'"):
