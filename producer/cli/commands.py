@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": "Check this set-up before a run: one line for each check, and what to do where something is wrong.",
     "failures": "List the rows of JOB that have no prediction, and why; the first characters of its id are enough.",
     "fetch": "Write the output of JOB, which was left by `predict --detach`; waits until it is done.",
-    "jobs": "List the jobs that Redis remembers.",
+    "jobs": "List the jobs that Redis remembers, the newest first.",
     "models": "List the models of the manifest, or, with a broker, those that workers hold.",
     "predict": "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.",
     "priority": "Change the share that a running JOB has of workers, beside other jobs.",

@@ -14,31 +14,51 @@ from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
 from producer.scheduling.preparing_workers import in_words, will_hold
 from producer.scheduling.priority import priority_name, weight_of
+from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
+
+# What fits a screen.
+MOST_LINES = 20
 
 
 @click.command()
 @required_broker_option
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"How many; 0 for all.  [default: {MOST_LINES}, or with --json all]"
+)
+@click.option("--state", type=click.Choice([state.value for state in job_store.JobState]), help="Those in this state.")
+@click.option("--model", help="Those of this model.")
 @json_option
-def jobs(broker_url: str, as_json: bool) -> None:
-    """List the jobs that Redis remembers.
+def jobs(broker_url: str, limit: int | None, state: str | None, model: str | None, as_json: bool) -> None:
+    """List the jobs that Redis remembers, the newest first.
+
+    Small predictions in memory, which are requests and no jobs, are not among them.
 
     SHARE is what a running job may have of its workers' slots, AHEAD how many chunks wait there before its next one.
     """
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         found, wrong = job_store.read_all(client, viewer)
-        running = [record.id for state, record in found if state is job_store.JobState.RUNNING]
-        turns = read_turns(client, running)
+        asked = [job for job in reversed(found) if _is_asked_for(*job, state, model)]
+        most = (0 if as_json else MOST_LINES) if limit is None else limit
+        found = asked[: most or None]
+        turns = read_turns(client, [record.id for now, record in found if now is job_store.JobState.RUNNING])
     if as_json:
         values = [tables.job_values(*job, **tables.turn_values(turns.get(job[1].id))) for job in found]
         click.echo(json.dumps({"jobs": values}))
     else:
         click.echo(tables.jobs_table(found, turns))
+        if more := len(asked) - len(found):
+            click.echo(f"celeriac: {more} older than these; --limit 0 lists all", err=True)
     for error in wrong[1:]:
         click.echo(f"celeriac: {error}", err=True)
     if wrong:
         raise wrong[0]
+
+
+def _is_asked_for(now: job_store.JobState, record: JobRecord, state: str | None, model: str | None) -> bool:
+    names = [one.partition("@")[0] for one in record.models]
+    return state in (None, now.value) and (model is None or model in names)
 
 
 @click.command()

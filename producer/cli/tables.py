@@ -19,7 +19,7 @@ from tasks.protocol.records import JobRecord
 
 
 def jobs_table(jobs: Sequence[tuple[JobState, JobRecord]], turns: Mapping[str, Turn] = MappingProxyType({})) -> str:
-    """One line for each job, the newest last; `turns` has those that share a queue now."""
+    """One line for each job, in their order; `turns` has those that share a queue now."""
     if not jobs:
         return "no jobs"
     header = ["JOB", "STATE", "MODELS", "INPUT", "PREDICTED", "FAILED", "OF", "PRIORITY", "SHARE", "AHEAD", "SUBMITTED"]
