@@ -39,7 +39,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 import msgspec
 
 from worker_config.columns import made_of
-from worker_config.decoding import one_line
+from worker_config.decoding import did_you_mean, one_line, with_key_meant
 from worker_config.errors import ConfigError, UnknownModelError, UsageError
 from worker_config.model_paths import is_model, name_of
 
@@ -223,7 +223,7 @@ def _read(path: Path) -> _Manifest:
     try:
         return msgspec.convert(manifest, _Manifest)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the manifest {path}: {one_line(error)}") from None
+        raise ConfigError(f"the manifest {path}: {with_key_meant(error, _Manifest.__struct_fields__)}") from None
 
 
 def select(entries: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
@@ -232,10 +232,9 @@ def select(entries: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     Raises:
         UnknownModelError: the manifest has no such model; the text names those that it has.
     """
-    if unknown := [name for name in names if name not in entries]:
-        raise UnknownModelError(
-            f"no model {unknown[0]!r} in the manifest to hold; there are: {', '.join(sorted(entries))}"
-        )
+    for name in set(names).difference(entries):
+        known = f"{did_you_mean(name, entries)}; there are: {', '.join(sorted(entries))}"
+        raise UnknownModelError(f"no model {name!r} in the manifest to hold{known}")
     return {name: entry for name, entry in entries.items() if not names or name in names}
 
 
@@ -247,7 +246,7 @@ def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
         return msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         key = str(error).rpartition("`$.")[2].rstrip("`")
-        what = f": {one_line(error)}"
+        what = f": {with_key_meant(error, set(ModelEntry.__struct_fields__).difference(_FILLED_IN))}"
         if key in _ALLOWED and "got" not in str(error):  # else it is of another type
             what = f".{key} is {table[key]!r}; {_ALLOWED[key]}"
         raise ConfigError(f"the manifest {manifest}: models.{name}{what}") from None
@@ -310,7 +309,8 @@ def _chained(name: str, entry_of: Callable[[str], ModelEntry], known: Collection
     """The entry of that name with those that its chain names."""
     entry, where = entry_of(name), f"the manifest {manifest}: models.{name}.chain"
     if unknown := [link for link in entry.chain if link not in known]:
-        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry; there are: {', '.join(sorted(known))}")
+        names = f"{did_you_mean(unknown[0], known)}; there are: {', '.join(sorted(known))}"
+        raise ConfigError(f"{where} names {unknown[0]!r}, which is no entry{names}")
     if nested := [link for link in entry.chain if entry_of(link).chain]:
         raise ConfigError(f"{where} names {nested[0]!r}, which is a chain itself; name what that one names")
     if entry.chain and entry.columns and not entry.preprocess:

@@ -6,18 +6,24 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import msgspec
 
 from worker_config.broker_url import check_broker_url, redacted
+from worker_config.decoding import did_you_mean
 from worker_config.errors import ConfigError
 from worker_config.model_paths import MANIFEST, manifest_at
 
+logger = logging.getLogger(__name__)
+
+_PREFIX = "CELERIAC_"
 # Half of what a good one has.
 LEAST_KEY_CHARACTERS = 32
 
@@ -88,11 +94,13 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment; an empty variable counts as unset.
+        """Read the environment; an empty variable counts as unset, and a name that is misspelt is told of in the log.
 
         Raises:
             ConfigError: a value is not of its form; the text names the variable.
         """
+        for line in misspelt() if environ is os.environ else ():
+            _tell_once(line)
         if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             environ = {name: value for name, value in environ.items() if name != "OTEL_TRACES_EXPORTER"}
         values: dict[str, Any] = {}
@@ -106,9 +114,22 @@ class Settings:
         return cls(**values)
 
 
+def misspelt(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A line for each variable that is like that of a setting, and is none; what else begins so is somebody's own."""
+    known = {variable_of(field.name).removeprefix(_PREFIX): None for field in fields(Settings)}
+    names = [name.removeprefix(_PREFIX) for name in sorted(environ) if name.startswith(_PREFIX)]
+    meant = {name: did_you_mean(name, known, _PREFIX) for name in names if name not in known}
+    return [f"{_PREFIX}{name} is no setting{text}" for name, text in meant.items() if text]
+
+
+@cache
+def _tell_once(line: str) -> None:
+    logger.warning("%s", line)
+
+
 def variable_of(setting: str) -> str:
     """The environment variable that a setting is read from."""
-    return _VARIABLES.get(setting, f"CELERIAC_{setting.upper()}")
+    return _VARIABLES.get(setting, f"{_PREFIX}{setting.upper()}")
 
 
 def _converted(text: str, form: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import click
 
+from producer.cli.terminal import LinesAboveBars
 from worker_config.errors import CeleriacError, ExitCode
 
 # Each with the first line of its help.
@@ -100,7 +101,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on stderr and an exit code, never a traceback."""
-    logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="celeriac: %(message)s", level=logging.WARNING, handlers=[LinesAboveBars()])
     # Zarr's reads go on when one of them has failed; that they are given up at our end is nobody's business.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # What failed, or was not finite, is reported at the end, in the command's own line.

@@ -15,6 +15,7 @@ import msgspec
 
 from producer.cli.predict_to_sink import most_failed
 from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
+from producer.cli.summary import ModelFailedAloneError
 from producer.doctor.findings import count_of, mib
 from producer.preflight.dry_write import DryWrite, rehearse
 from producer.preflight.preflight import Preflight
@@ -24,7 +25,6 @@ from producer.scheduling.job_options import JobOptions
 from producer.sinks import can_drop, check_output
 from producer.sources import open_source
 from tasks.protocol.records import TensorSpec
-from worker_config.errors import RowsFailedError
 
 # Attributes of `Preflight` that `--json` gives as they are.
 _FORECAST = (
@@ -68,7 +68,9 @@ def _report(request: PredictRequest, preflight: Preflight, output: Path | None) 
     if request.as_json:
         click.echo(json.dumps(values(preflight, output, written)))
     if preflight.failed_models:
-        raise RowsFailedError(f"{failed_alone(preflight.failed_models)}; the output would be complete with the others")
+        raise ModelFailedAloneError(
+            f"{failed_alone(preflight.failed_models)}; the output would be complete with the others"
+        )
 
 
 def lines(preflight: Preflight, output: Path | None, written: DryWrite | None) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
-from producer.cli.summary import PredictionFailedError, Summary, reporting_failure
+from producer.cli.summary import PredictionFailedError, ReportingCommand, Summary
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
 from producer.records.ledger import Ledger
@@ -25,7 +25,7 @@ class NotWaitedForError(CeleriacError):
     exit_code = ExitCode.CANCELLED
 
 
-@click.command()
+@click.command(cls=ReportingCommand)
 @click.argument("job")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
@@ -51,8 +51,7 @@ def fetch(
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        with reporting_failure(as_json):
-            summary = fetch_to_output(left, output, force, quiet)
+        summary = fetch_to_output(left, output, force, quiet)
     line = (
         f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
         f"written to {summary.output}"
@@ -103,7 +102,8 @@ def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:
             error.args = (f"{error}; {sink.path} is complete",)
         elif error is not cause:
             error.args = (f"{error}, nothing was written; job {job.id} stays in the system: fetch it again",)
-        summary = _summary(record, sink, written, error)
+        failures = len(job.failures()) if record.ledger.get("failed") else 0
+        summary = _summary(record, sink, written, error, min(failures, record.ledger.get("failed", 0)))
         with suppress(CeleriacError):  # which may be the error
             summary.write_beside(_head(record), sink.failures)
         raise PredictionFailedError(error, summary) from error
@@ -128,7 +128,9 @@ def _head(record: JobRecord) -> JournalHead:
     return JournalHead({"input": record.input}, {model.name: model.digest for model in models})
 
 
-def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None) -> Summary:
+def _summary(
+    record: JobRecord, sink: Sink, written: int, error: CeleriacError | None = None, failures: int = 0
+) -> Summary:
     """As of `predict`; `seconds` are those from the job's submission to its last answer."""
     return Summary(
         job=record.id,
@@ -137,6 +139,7 @@ def _summary(record: JobRecord, sink: Sink, written: int, error: CeleriacError |
         output=str(sink.path) if sink.committed else None,
         error=str(error) if error else None,
         failed_models=record.failed_models,
+        failures=failures,
         dependent=record.dependent,
         differed=record.differed,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from producer.client import Client
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.snapshots.built_set import read_built_set
+from worker_config.decoding import did_you_mean
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.model_paths import is_model, name_of
@@ -27,7 +28,8 @@ def check_names(names: list[str], manifest: Path) -> None:
     known = model_names(manifest)
     for name in names:
         if name not in known:
-            raise UnknownModelError(f"no model {name!r} in {manifest}; there are: {', '.join(sorted(known))}")
+            meant = did_you_mean(name, known)
+            raise UnknownModelError(f"no model {name!r} in {manifest}{meant}; there are: {', '.join(sorted(known))}")
     check_files(read_manifest(manifest, names), manifest)
 
 

@@ -30,7 +30,7 @@ from producer.cli.options import (
 )
 from producer.cli.predict_to_sink import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
-from producer.cli.summary import reporting_failure
+from producer.cli.summary import ReportingCommand
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import FORMATS
@@ -62,7 +62,7 @@ _EXCLUDED = {
 }
 
 
-@click.command()
+@click.command(cls=ReportingCommand)
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option(
@@ -253,13 +253,12 @@ def predict(
         raise UsageError(f"{output}: --dry-run and --only-failed are for an output that is one file; name such a one")
     if is_dry:
         return dry_run(request, path, force)
-    with reporting_failure(as_json):
-        if only_failed:
-            summary = predict_failed_rows(request, path, accept_changes=accept_changes)
-        else:
-            summary = predict_to_output(
-                request, path, resume=resume, force=force, accept_changes=accept_changes, in_parts=in_parts
-            )
+    if only_failed:
+        summary = predict_failed_rows(request, path, accept_changes=accept_changes)
+    else:
+        summary = predict_to_output(
+            request, path, resume=resume, force=force, accept_changes=accept_changes, in_parts=in_parts
+        )
     summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 

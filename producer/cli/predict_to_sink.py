@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions, kept_columns, open_input, open_system
 from producer.cli.summary import PredictionFailedError, Summary
+from producer.cli.terminal import say
 from producer.client import Client
 from producer.job.job import Job
 from producer.job.progress_bar import paced, shown
@@ -158,7 +159,7 @@ def predict_to_sink(
     def begin_from_first_row() -> None:
         nonlocal sink
         seen = "; ".join(f"model {name}: {one}" for name, one in job.differed.items())
-        click.echo(f"celeriac: job {job.id} begins again from the first row: {seen}", err=True)
+        say(f"celeriac: job {job.id} begins again from the first row: {seen}")
         sink = begin_again(sink, source.rows, head)
         for name, record in dropped_before.items():
             sink.drop(name, record)
@@ -276,13 +277,21 @@ def _summary(
         output=str(sink.path) if sink.committed else None,
         error=str(error) if error else None,
         failed_models=dict(sink.dropped),
-        failures=len(sink.failures),
+        failures=_count_failures(sink, ledger, job),
         fill=sink.fill,
         stages=job.stages if job else {},
         dependent=job.dependent if job else {},
         differed=job.differed if job else {},
         accepted_changes=sink.accepted,
     )
+
+
+def _count_failures(sink: Sink, ledger: Ledger, job: Job | None) -> int:
+    """Records of rows that failed: those beside an output, or, where there is none, those that the job has seen."""
+    written = len(sink.failures)
+    if sink.committed or job is None or ledger.failed <= written:
+        return written
+    return max(written, min(len(job.failures()) + job.more_failures, ledger.failed))
 
 
 def progress_bar(rows: int | None, quiet: bool) -> Any:

@@ -35,7 +35,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         ledger: counts of rows and chunks, by name.
         seconds: from submit, with the rows at hand, to the output under its name, of the last run.
         failed_models: those that failed alone, and are not in the output.
-        failures: how many records the failures file has.
+        failures: how many records the failures file has; without an output, how many the job has.
         fill: where rows that failed are filled: how they are marked, and with what they are.
         dependent: models whose rows are not independent, each with what a prediction depends on besides its row.
         differed: models of which an executor gave other outputs than their own graphs, which have predicted all rows.

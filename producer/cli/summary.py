@@ -11,7 +11,7 @@ import msgspec
 
 from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
-from producer.records.ledger import nonfinite_text
+from producer.records.ledger import Ledger, nonfinite_text
 from producer.sinks import JournalHead
 from tasks.outputs.failed_mask import MASK_NAME, mask_path
 from tasks.protocol.messages import FailureRecord, OnNonfinite
@@ -66,7 +66,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
         """Say how a run went whose output is complete, and what is to be known of that.
 
         Raises:
-            RowsFailedError: a model failed alone: the output is without it.
+            ModelFailedAloneError: a model failed alone: the output is without it.
         """
         if not quiet:
             click.echo(escaped(line))
@@ -80,7 +80,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
                 f"celeriac: {counts}; `predict --on-nonfinite fail` has them fail, `allow` says nothing", err=True
             )
         if self.failed_models:
-            raise RowsFailedError(
+            raise ModelFailedAloneError(
                 f"{failed_alone(self.failed_models)} of {self.output}, which is complete with the others"
             )
 
@@ -88,6 +88,10 @@ class Summary(RunRecord, frozen=True, kw_only=True):
 def _plain(text: str | None) -> str | None:
     """Names of files in it as text that can be written anywhere."""
     return None if text is None else escaped(text)
+
+
+class ModelFailedAloneError(RowsFailedError):
+    """What was done is complete with the other models, and was told before."""
 
 
 class PredictionFailedError(CeleriacError):
@@ -101,10 +105,32 @@ class PredictionFailedError(CeleriacError):
 
 @contextmanager
 def reporting_failure(as_json: bool) -> Iterator[None]:
-    """A job in the block that does not end well ends with its own error, after its summary."""
+    """A job in the block that does not end well ends with its own error, after its summary; so does what is no job."""
     try:
         yield
     except PredictionFailedError as failed:
         if as_json:
             click.echo(failed.summary.as_json())
         raise failed.error from None
+    except ModelFailedAloneError:
+        raise
+    except (CeleriacError, click.ClickException, KeyboardInterrupt) as error:
+        if as_json:
+            text = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
+            nothing = Summary(job=None, ledger=Ledger().as_dict(), seconds=0.0, output=None, error=text)
+            click.echo(nothing.as_json())
+        raise
+
+
+class ReportingCommand(click.Command):
+    """A command that with `--json` prints its object whatever it ends with, also if it could not begin."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's."""
+        with reporting_failure("--json" in args):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As click's."""
+        with reporting_failure(ctx.params["as_json"]):
+            return super().invoke(ctx)

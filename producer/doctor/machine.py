@@ -50,9 +50,10 @@ def check_here(versions: Mapping[str, str], cores: int) -> Finding:
     return ok("here", f"celeriac {celeriac}, Python {python}, {count_of(cores, 'core')}")
 
 
-def check_settings(errors: Sequence[CeleriacError]) -> list[Finding]:
-    """Environment variables that do not do."""
+def check_settings(errors: Sequence[CeleriacError], misspelt: Sequence[str] = ()) -> list[Finding]:
+    """Environment variables that do not do, and those whose names are none of a setting's."""
     bad = [error("settings", str(cause), "mend or unset the variable", cause.exit_code) for cause in errors]
+    bad += [warning("settings", line, "mend its name, or unset it") for line in misspelt]
     return bad or [ok("settings", "all CELERIAC_ variables can be read")]
 
 

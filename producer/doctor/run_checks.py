@@ -17,7 +17,7 @@ from tasks.protocol.records import versions_here
 from tasks.snapshots.cache import cache_folder
 from tasks.snapshots.installed import installed
 from worker_config.errors import BrokerError, ConfigError
-from worker_config.settings import Settings
+from worker_config.settings import Settings, misspelt
 
 
 def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -27,7 +27,7 @@ def examine(broker_url: str | None, manifest: ManifestFacts, environ: Mapping[st
     versions = versions_here()
     stray = collect_facts.stray_module(Path.cwd())
     findings = [machine.check_here(versions, len(os.sched_getaffinity(0)))]
-    findings += machine.check_settings(errors)
+    findings += machine.check_settings(errors, misspelt(environ))
     findings.append(machine.check_shadow(stray, embedded=embedded))
     tested = machine.supported(collect_facts.requirements())
     runtime = installed("ai-edge-litert") if installed("psutil") else ""

@@ -11,6 +11,7 @@ from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
+from worker_config.broker_url import redacted
 from worker_config.errors import NoWorkerError, RequestTimeoutError, UnknownModelError
 from worker_config.settings import Settings
 
@@ -64,7 +65,8 @@ class ModelFinder:
                     if comes and until is not None and now >= until:
                         raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
                     if not (comes and self._timeout_seconds) and (slots or now >= deadline):
-                        raise type(error)(f"{error}{awaited.seen(preparing)}") from None
+                        where = f"; looked at {redacted(url)}"
+                        raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
                 self._watch()
                 if self._closed != closed:
                     raise NoWorkerError("the client was closed while it waited for a worker")

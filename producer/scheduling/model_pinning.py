@@ -12,6 +12,7 @@ import msgspec
 
 from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
+from worker_config.decoding import did_you_mean
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
     held = {info.name for slot in slots for info in slot.models}
     for name in names:
         if name not in held:
-            raise UnknownModelError(f"no worker holds model {name!r}; there are: {', '.join(sorted(held))}")
+            meant = did_you_mean(name, held)
+            raise UnknownModelError(f"no worker holds model {name!r}{meant}; there are: {', '.join(sorted(held))}")
     holders: dict[tuple[ModelRef, ...], list[SlotRecord]] = {}
     infos: dict[tuple[ModelRef, ...], list[ModelInfo]] = {}
     for slot in slots:

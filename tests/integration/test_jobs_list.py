@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from producer import Client
 from producer.cli.commands import cli
 from producer.records import job_store
 from producer.records.job_store import JobState
 from tasks.protocol.messages import ModelRef
 from tests.seals import SEALER
 from tests.systems import RedisServer
+from worker_config.broker_url import redacted
+from worker_config.errors import NoWorkerError
 
 IDS = [f"{number:012x}" for number in range(50)]
 
@@ -65,3 +70,12 @@ def test_of_one_state_and_one_model(server: RedisServer) -> None:
     assert ids(listed(server, "--model", "letters", "--limit", "0")) == IDS[::-2]
     assert ids(listed(server, "--model", "letters", "--state", "running")) == []
     assert listed(server, "--model", "letter").stdout == "no jobs\n"
+
+
+def test_who_finds_no_worker_is_told_where_it_was_looked_for(server: RedisServer) -> None:
+    where = re.escape(str(redacted(server.url)))
+    with (
+        Client(server.url, worker_timeout_seconds=0) as client,
+        pytest.raises(NoWorkerError, match=f"no worker is up; start one with .*; looked at {where}"),
+    ):
+        client.predict("digits", np.zeros((1, 64), np.float32))

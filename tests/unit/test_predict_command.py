@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
 
     def runs(bad: set[int], *words: str) -> Result:
         @contextmanager
-        def system(*_: object) -> Iterator[Model]:
+        def system(*_: object, **__: object) -> Iterator[Model]:
             yield Model(one, bad)
 
         monkeypatch.setattr("producer.cli.request.local", system)
@@ -93,3 +93,30 @@ def test_how_rows_that_are_not_finite_are_treated_is_one_of_three(run: Runner) -
     result = run(set(), "--on-nonfinite", "weep")
     assert result.exit_code == 2
     assert "'warn', 'fail', 'allow'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["m", "none.npy", "-o", "out.npy"], "none.npy"),
+        (["m", "rows.npy"], "Missing option '-o' / '--output'."),
+        (["m", "rows.npy", "-o", "out.npy", "--resumes"], "No such option '--resumes'"),
+        (["m,m", "rows.npy", "-o", "out.npy"], "name at least one, and each one once"),
+        (["m", "rows.npy", "-o", "out.npy", "--broker", "http://here"], "'http://here' is not a Redis URL"),
+    ],
+)
+def test_what_could_not_begin_has_its_object_too(
+    tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+) -> None:
+    result = CliRunner().invoke(predict, [*words, "--json"])
+    assert result.exit_code
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert text in told["error"]
+    assert (told["job"], told["output"], told["failures"], told["ledger"]["failed"]) == (None, None, 0, 0)
+    assert text not in CliRunner().invoke(predict, words).stdout, "without --json there is none"
+
+
+def test_records_agree_with_failed_rows_where_the_first_one_ends_the_job(run: Runner) -> None:
+    result = run({3})
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["failures"], told["ledger"]["failed"]) == (1, 1)
