@@ -36,7 +36,11 @@ def main(manifest: Path, *, inspects: bool = False) -> int:
         cores = len(os.sched_getaffinity(0))
         say = partial(print, file=sys.stderr, flush=True)
         # As a worker with a child for each core.
-        context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, say)
+
+        def tell(doing: str) -> None:
+            say(f"step: {doing}")  # for whoever waits for it
+
+        context = PreparationContext.of(settings, settings.intra_op_threads or 1, cores, say, tell)
         described: list[Described | Inspected] = []
         broken: list[CeleriacError] = []
         for name in model_names(manifest):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from producer.cli.describing import run_showing
 from producer.cli.manifest import broken_entries, check_files
 from producer.cli.options import broker_option, json_option, models_option
 from producer.cli.tables import columns
@@ -225,7 +225,7 @@ def _described(manifest: Path, *options: str) -> str:
     check_runtime()
     check_no_shadow(Path.cwd())  # where `-m` looks first
     command = [sys.executable, "-m", "tasks.describe", str(manifest), *options]
-    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    described = run_showing(command)
     if described.returncode:
         words = [line for line in described.stderr.splitlines() if line.startswith("celeriac: ")]
         error = ModelLoadError if described.returncode == ExitCode.MODEL else ConfigError

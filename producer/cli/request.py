@@ -91,7 +91,8 @@ class System:
         """The client; with it the embedded system ends."""
         if self.client:
             return nullcontext(self.client)
-        return local(self.request.manifest, self.request.workers or 2, self.request.models)
+        request = self.request
+        return local(request.manifest, request.workers or 2, request.models, quiet=request.run.quiet)
 
     def not_independent(self) -> list[str]:
         """Those of the models of which the manifest says that their rows are not independent."""

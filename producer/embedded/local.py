@@ -21,7 +21,7 @@ from pathlib import Path
 from producer.client import Client
 from producer.embedded.monitor import Monitor
 from producer.embedded.redis_server import find_redis_server
-from producer.scheduling.preparing_workers import Awaited
+from producer.requests.start_display import StartDisplay
 from tasks.transport import run_folder
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
@@ -35,8 +35,6 @@ from worker_config.shadow import check_no_shadow
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80
 _POLL_SECONDS = 0.05
-# Of an embedded worker that prepares its models: what takes no longer is not told.
-_TELL_AFTER_SECONDS = 10.0
 # Where payloads are as fast as memory.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 # Several windows of payloads and as many outputs.
@@ -70,8 +68,12 @@ class LocalClient(Client):
         self._end.detach()
 
 
-def local(models: str | Path | None = None, workers: int = 2, names: Sequence[str] = ()) -> LocalClient:
+def local(
+    models: str | Path | None = None, workers: int = 2, names: Sequence[str] = (), *, quiet: bool = False
+) -> LocalClient:
     """A client with a Redis and a worker of its own, which are up when this returns.
+
+    The first start with a model prepares it, which takes seconds to minutes, and says on stderr what is done.
 
     They are gone after `close`, after a `with` block, when the client is collected, or when the process ends, however
     it does; jobs that run keep the client.
@@ -82,6 +84,7 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
         workers: children of the worker, each with all the models.
         names: the models of the manifest to hold, whatever is wrong with others; `CELERIAC_MODEL_SET`, or all, if left
             out.
+        quiet: nothing is said while it starts.
 
     Raises:
         ConfigError: the manifest, or what is installed here, does not do.
@@ -134,7 +137,8 @@ def local(models: str | Path | None = None, workers: int = 2, names: Sequence[st
             run_folder.remove(leftover)
 
     try:
-        _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds)
+        with StartDisplay(quiet=quiet) as display:
+            _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds, display)
         return LocalClient(replace(settings, broker_url=url, spool=spool), monitor.check, end)
     except BaseException:
         end()
@@ -177,9 +181,9 @@ def _redis_command(server: str, folder: Path) -> list[str]:
     return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds: float) -> None:
+def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds: float, display: StartDisplay) -> None:
     deadline = time.monotonic() + timeout_seconds
-    redis_is_up, step, awaited = False, "", Awaited({}, after_seconds=_TELL_AFTER_SECONDS)
+    redis_is_up, step = False, ""
     with connect(url) as client:
         while True:
             for event in monitor.events(_POLL_SECONDS):
@@ -191,9 +195,9 @@ def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds:
                     found, preparing = read_all(client)
                 if sum(map(len, found.values())) >= workers:
                     return
-                awaited.look(preparing)
                 if step != (step := "".join(one.step for one in preparing.values())):
                     deadline = time.monotonic() + timeout_seconds
+            display.show(step or f"starting {'a worker' if redis_is_up else 'Redis'}")
             if time.monotonic() > deadline:
                 raise WorkerStartError(
                     f"the worker's children were not ready after {timeout_seconds:.0f} seconds"

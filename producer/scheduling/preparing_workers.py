@@ -28,12 +28,10 @@ class Awaited:
     Args:
         models: what their digests begin with, by name; an empty text where any version will do.
         for_whom: begins the line that is told, as "job 3f2a1b waits: "; empty before there is a job.
-        after_seconds: what takes no longer is not told.
     """
 
-    def __init__(self, models: Mapping[str, str], for_whom: str = "", after_seconds: float | None = None) -> None:
+    def __init__(self, models: Mapping[str, str], for_whom: str = "") -> None:
         self._models, self._for_whom = models, for_whom
-        self._after_seconds = TELL_AFTER_SECONDS if after_seconds is None else after_seconds
         self._was = ""
         self._since = time.monotonic()
 
@@ -47,7 +45,7 @@ class Awaited:
         self._was = in_words(worker, preparing)
         now, (text, at) = time.monotonic(), _told.get(worker, ("", -math.inf))
         pause = TELL_AGAIN_SECONDS if text == preparing.step else TELL_NEW_SECONDS
-        if now - self._since > self._after_seconds and now - at > pause:
+        if now - self._since > TELL_AFTER_SECONDS and now - at > pause:
             _told[worker] = (preparing.step, now)
             logger.warning("%s%s", self._for_whom, self._was)
         return True

@@ -111,6 +111,7 @@ def trials_here(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry,
         trials = []
         if not tensorflow_version():
             trials.append(Trial("graph", agrees=True))  # which has made the reference
+        context.say(f"model {model}: trying executors, once on this machine: {', '.join(names)}")
         for number, name in enumerate(names, 1):
             context.tell(f"trying executors for {model}, {number} of {len(names)}")
             before = built_files(folder)
