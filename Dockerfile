@@ -17,7 +17,7 @@ WORKDIR /src
 ARG EXTRAS=demo,flower,metrics,signing
 # Dependencies first, with empty packages in the place of ours: this large layer outlives every change of the sources.
 COPY pyproject.toml constraints.txt ./
-RUN mkdir producer tasks worker_config && touch README.md LICENSE \
+RUN mkdir celeriac producer tasks worker_config && touch README.md LICENSE \
     && pip install --constraint constraints.txt hatchling \
     && pip install --constraint constraints.txt --no-build-isolation ".[$EXTRAS]"
 
@@ -25,6 +25,7 @@ COPY README.md LICENSE ./
 COPY worker_config worker_config
 COPY tasks tasks
 COPY producer producer
+COPY celeriac celeriac
 RUN pip install --no-build-isolation --no-deps --force-reinstall .
 
 # Not root; new volumes at /models and /cache take over these folders' owner.

@@ -68,14 +68,14 @@ def test_importing_it_imports_no_tensorflow(module: str, tmp_path: Path) -> None
 # --- the wheel ------------------------------------------------------------------------------------------------------
 
 
-def test_the_wheel_has_the_three_packages_with_types_and_licence_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_four_packages_with_types_and_licence_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     (info,) = [top for top in tops if top.endswith(".dist-info")]
-    assert tops == {"producer", "tasks", "worker_config", info}
+    assert tops == {"celeriac", "producer", "tasks", "worker_config", info}
     for name in ("producer/embedded/supervisor.py", "tasks/celery.py", "worker_config/errors.py"):
         assert name in names
-    for package in ("producer", "tasks", "worker_config"):
+    for package in ("celeriac", "producer", "tasks", "worker_config"):
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
         in_checkout = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / package).rglob("*.py")}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import celeriac
 import producer
 from producer.cli.commands import COMMANDS, cli
 
+REPOSITORY = Path(__file__).parents[2]
 # No one listens there: what can be imported is, when the command finds that out.
 NOWHERE = "redis://127.0.0.1:1/0"
 CLI = "from producer.cli import main; import atexit, sys; atexit.register(lambda: print('\\n', *sys.modules)); main()"
@@ -46,6 +49,29 @@ def test_the_package_imports_a_name_s_module_when_the_name_is_used() -> None:
     assert "numpy" in modules
     # Its messages are made by hand (`tasks/transport/task_message.py`).
     assert not modules & {"celery", "kombu"}
+
+
+@pytest.mark.parametrize("name", ["celeriac", "producer"])
+def test_both_packages_have_the_same_names_and_import_no_tensorflow(name: str) -> None:
+    assert celeriac.__all__ == producer.__all__
+    assert all(getattr(celeriac, one) is getattr(producer, one) for one in producer.__all__)
+    assert set(celeriac.__all__) <= set(dir(celeriac))
+    modules = imported(f"import sys, {name}; [getattr({name}, one) for one in {name}.__all__]; print(*sys.modules)")
+    assert "producer.client" in modules
+    assert not modules & {"tensorflow", "keras"}
+    with pytest.raises(AttributeError, match="module 'celeriac' has no attribute 'Clint'"):
+        celeriac.Clint  # noqa: B018
+
+
+def test_a_tasks_module_of_the_program_s_own_does_no_harm_to_who_imports_celeriac(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text("raise SystemExit('imported')")
+    own = "from tasks.protocol.codec import encode; print(*sys.modules)"
+    code = f"import sys; sys.path.append({str(REPOSITORY)!r}); from celeriac import Client, local; {own}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code = code.replace("from celeriac", "from producer")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "tasks.py hides Celeriac's package `tasks`" in done.stderr
 
 
 def test_the_package_has_every_name_that_it_lists_and_no_other() -> None:
