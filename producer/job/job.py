@@ -52,6 +52,7 @@ class Job(JobHandle):
         self._marks = Marks()
         self._taking, self._is_interrupted = threading.Lock(), False
         self._parts = iter(self._take_part, None)
+        self._show_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=runner.work, name=f"celeriac-{self.id}", daemon=True)
 
     def start(self, on_end: Callable[[], object]) -> None:
@@ -209,10 +210,12 @@ class Job(JobHandle):
         return replace(super().progress(), seconds=self._seconds or time.monotonic() - self._started)
 
     def show_progress(self) -> Job:
-        """Show a bar until the job ends, in a notebook as one of its widgets, in a log as lines; returns the job."""
+        """Show a bar until the job ends, in a notebook below the cell, in a log as lines; returns the job."""
         # A job that nobody keeps must end, whoever looks at it.
         known = weakref.ref(self)
-        show_until_end(lambda: job.progress() if (job := known()) else None, self._rows, self.context.feed.first_row)
+        self._show_end = show_until_end(
+            lambda: job.progress() if (job := known()) else None, self._rows, self.context.feed.first_row
+        )
         return self
 
     def failures(self) -> list[FailureRecord]:
@@ -269,16 +272,20 @@ class Job(JobHandle):
     def _rows_by_time(self) -> tuple[float, Sequence[int]]:
         return self.context.timeline.rows_by_time()
 
+    def _end(self) -> None:
+        self._seconds = time.monotonic() - self._started
+        self._show_end()
+
     def _take_part(self) -> Part | None:
         """The next one; None after the last."""
         self._begun, part = True, None
         try:
             part = self._runner.part_queue.take()
         except Exception:
-            self._seconds = time.monotonic() - self._started
+            self._end()
             raise
         if part is None:
-            self._seconds = time.monotonic() - self._started
+            self._end()
             self.context.ledger.check()
             return None
         self.context.ledger.written += part.predicted_rows

@@ -1,6 +1,6 @@
-"""One reporter of a job's progress, in three forms: a bar on a terminal, a widget in a notebook, lines in a log.
+"""One reporter of a job's progress, in three forms: a bar on a terminal or below a notebook's cell, lines in a log.
 
-Job.progress --every half second--> Pace --> ProgressReporter --> bar, widget or line
+Job.progress --every half second--> Pace --> ProgressReporter --> bar or line
 record in Redis (`celeriac watch`) --------> ProgressReporter --> bar or line
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from producer.job.job_handle import JobHandle
 from producer.records.job_store import JobState
+from producer.records.notebook_bar import NotebookBar, is_notebook
 from producer.records.progress import Pace, Progress, details_of, line_of
 
 LOOK_SECONDS = 0.5
@@ -48,9 +48,8 @@ class ProgressReporter:
         kind: type[Any] = tqdm,
         line: Callable[[Progress, float], str] | None = None,
     ) -> None:
-        is_notebook = any(base.__module__ == "tqdm.notebook" for base in kind.__mro__)
         self._bar: Any = None
-        if is_notebook or sys.stderr.isatty():
+        if kind is NotebookBar or sys.stderr.isatty():
             self._bar = paced(kind)(total=rows, initial=done_rows, unit=" rows", dynamic_ncols=True)
         self._line = line
         self._line_seconds, self._line_at = (LINE_SECONDS, 0.0) if line is None else (WATCH_LINE_SECONDS, -math.inf)
@@ -110,17 +109,20 @@ def shown(job: JobHandle, rows: int | None, quiet: bool, done_rows: int = 0) -> 
         thread.join()
 
 
-def show_until_end(look: Callable[[], Progress | None], rows: int | None, done_rows: int) -> None:
-    """Show a job from a thread of its own: a widget below the cell of a notebook; else as `shown`."""
-    _follow_in_thread(look, ProgressReporter(rows, done_rows, kind=bar_kind()), threading.Event())
+def show_until_end(look: Callable[[], Progress | None], rows: int | None, done_rows: int) -> Callable[[], None]:
+    """Show a job from a thread of its own: a bar below the cell of a notebook; else as `shown`.
 
+    What is returned shows the end at once, and waits for that.
+    """
+    kind = NotebookBar if is_notebook() else tqdm
+    is_over = threading.Event()
+    thread = _follow_in_thread(look, ProgressReporter(rows, done_rows, kind=kind), is_over)
 
-def bar_kind() -> type[Any]:
-    """Tqdm's bar for a notebook, if this is one that has widgets; else that for text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # text is as good where there are no widgets
-        from tqdm.auto import tqdm as kind
-    return kind
+    def end() -> None:
+        is_over.set()
+        thread.join(LOOK_SECONDS)
+
+    return end
 
 
 def paced(kind: type[Any]) -> type[Any]:

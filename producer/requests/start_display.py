@@ -18,7 +18,7 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 # What takes no longer is not told: of a line that goes away again, and of lines that stay.
-LIVE_AFTER_SECONDS, LINES_AFTER_SECONDS = 1.0, 10.0
+LIVE_AFTER_SECONDS, LINES_AFTER_SECONDS = 1.0, 5.0
 # A step that goes on is told again, where lines stay.
 AGAIN_SECONDS = 30.0
 # Steps of many, whose pace tells how long the rest takes.

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
-from producer.job.progress_bar import ProgressReporter, bar_kind, follow, paced
+from producer.job.progress_bar import ProgressReporter, follow, paced
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, details_of, line_of
 
@@ -122,16 +122,32 @@ def test_a_job_that_is_watched_has_its_own_line_at_once_and_none_at_its_end(caps
     assert capsys.readouterr().err == "it runs\nit runs\n"
 
 
-def test_without_a_notebook_or_without_its_widgets_the_bar_is_text_and_nothing_is_said() -> None:
-    assert not any(base.__module__ == "tqdm.notebook" for base in bar_kind().__mro__)
+def test_a_notebook_keeps_the_bar_s_last_state_as_html_and_as_text_and_needs_no_widgets() -> None:
     code = """
 import sys, types
-sys.modules["IPython"] = ipython = types.ModuleType("IPython")
-ipython.get_ipython = object
-sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")  # a notebook, by which tqdm knows it
 sys.modules["ipywidgets"] = None
-from producer.job.progress_bar import bar_kind
-print(any(base.__module__ == "tqdm.notebook" for base in bar_kind().__mro__))
+import IPython.display as shown
+from producer.records import notebook_bar
+seen, updates = [], []
+class Handle:
+    def update(self, data, raw): updates.append(data)
+shown.display = lambda data, raw, display_id: seen.append(data) or Handle()
+from producer.job.progress_bar import paced
+assert not notebook_bar.is_notebook()
+import IPython
+IPython.get_ipython = lambda: types.SimpleNamespace(kernel=1)
+assert notebook_bar.is_notebook()
+bar = paced(notebook_bar.NotebookBar)(total=6000, unit=" rows", dynamic_ncols=True)
+bar.n, bar.rows_per_second = 6000, 480.0
+bar.refresh()
+bar.close()
+print(len(seen), seen[0]["text/plain"])
+print(updates[-1]["text/plain"])
+print(updates[-1]["text/html"])
 """
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("False\n", "")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    first, last, html = done.stdout.splitlines()
+    assert first.startswith("1   0%|")
+    assert "6000/6000" in last
+    assert html.startswith('<progress max="6000" value="6000"></progress> 6000/6000 [')
