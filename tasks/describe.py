@@ -29,8 +29,11 @@ from worker_config.manifest import ModelEntry, is_function, model_names, read_ma
 from worker_config.settings import Settings
 
 
-def main(manifest: Path, *, inspects: bool = False) -> int:
-    """Print the models' descriptions, or what they touch, on stdout; an error on stderr if there is none that can."""
+def main(manifest: Path, *, inspects: bool = False, loads: bool = False) -> int:
+    """Print the models' descriptions, or what they touch, on stdout; an error on stderr if there is none that can.
+
+    With `loads` each is loaded from its own file, and no snapshot is made.
+    """
     try:
         settings = Settings.from_env()
         cores = len(os.sched_getaffinity(0))
@@ -46,7 +49,11 @@ def main(manifest: Path, *, inspects: bool = False) -> int:
         for name in model_names(manifest):
             try:
                 entry = read_manifest(manifest, [name])[name]
-                described.append(_inspected(name, entry) if inspects else _described(name, entry, context))
+                if loads:
+                    tell(f"loading {name}")
+                    described.append(_plain(name, entry))
+                else:
+                    described.append(_inspected(name, entry) if inspects else _described(name, entry, context))
             except CeleriacError as error:
                 broken.append(error)
                 described.append(
@@ -98,6 +105,12 @@ def _inspected(name: str, entry: ModelEntry) -> Inspected:
     return Inspected(name, found, [*filter(is_function, named), *modules], refused)
 
 
+def _plain(name: str, entry: ModelEntry) -> Described:
+    served = ServingSpec(name, digest_or_error(name, entry), entry, batch_rows=entry.batch_rows)
+    import_tensorflow()
+    return Described(name, _loaded(served))
+
+
 def _loaded(served: ServingSpec) -> ModelInfo:
     """Of a model without a snapshot, which only loading can describe."""
 
@@ -113,4 +126,4 @@ def _loaded(served: ServingSpec) -> ModelInfo:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), inspects="--inspect" in sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), inspects="--inspect" in sys.argv[2:], loads="--load" in sys.argv[2:]))

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from producer.cli.terminal import LinesAboveBars
 from worker_config.errors import CeleriacError, ExitCode
@@ -20,11 +21,13 @@ from worker_config.errors import CeleriacError, ExitCode
 # Each with the first line of its help.
 COMMANDS = {
     "cancel": "End a running job; its queued chunks are never run.",
+    "completion": "Print a script that completes commands and options in SHELL.",
     "dashboard": "Show what goes on, live, as a page for any browser: jobs, slots, models, failures.",
     "demo": "Train a small network on handwritten digits and predict them all, embedded or with a broker's workers.",
     "doctor": "Check this set-up before a run: one line for each check, and what to do where something is wrong.",
     "failures": "List the rows of JOB that have no prediction, and why; the first characters of its id are enough.",
     "fetch": "Write the output of JOB, which was left by `predict --detach`; waits until it is done.",
+    "init": "Write a manifest of the model files in FOLDER and in its folders; what is there is never overwritten.",
     "jobs": "List the jobs that Redis remembers, the newest first.",
     "models": "List the models of the manifest, or, with a broker, those that workers hold.",
     "predict": "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.",
@@ -40,6 +43,7 @@ _MODULES = dict.fromkeys(("cancel", "failures", "priority", "status"), "jobs")
 _EXAMPLES = """\b
 Examples:
   celeriac demo
+  celeriac init models
   celeriac doctor
   celeriac doctor --broker redis://10.0.0.5:6379/0
   celeriac predict digits rows.npy -o scores.npy --dry-run
@@ -80,6 +84,12 @@ class LazyGroup(click.Group):
         module = import_module(f"producer.cli.{_MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, without importing a command for its help."""
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        names = [name for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        return [*(CompletionItem(name, help=COMMANDS[name]) for name in names), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, without importing one."""

@@ -204,6 +204,11 @@ def inspect(manifest: Path) -> list[Inspected]:
     return msgspec.json.decode(_described(manifest, "--inspect"), type=list[Inspected])
 
 
+def loaded(manifest: Path) -> list[Described]:
+    """Load the models in a process of its own, each once, without a snapshot: what they say of themselves."""
+    return msgspec.json.decode(_described(manifest, "--load"), type=list[Described])
+
+
 def inspect_lines(inspected: Sequence[Inspected]) -> str:
     """A line for each thing that a model touches, and one for why it is not loaded."""
     lines = []

@@ -43,6 +43,8 @@ COMMANDS = [
         "priority",
         "doctor",
         "demo",
+        "init",
+        "completion",
     )
 ]
 ROWS = 1_000
