@@ -99,7 +99,9 @@ class Dispatcher:
                 self._feed.end_by(error)
                 break
             payload_bytes = sum(map(len, parts))
-            total = None if rows_left is None else chunk.index + max(1, math.ceil(rows_left / chunk_rows))
+            # Only chunks of one size can be counted ahead.
+            is_known = rows_left is not None and self._chunk_sizer.fixed_rows is not None
+            total = chunk.index + max(1, math.ceil((rows_left or 0) / chunk_rows)) if is_known else None
             opened = OpenChunk(
                 self._message(chunk, total),
                 self._balancer.choose(),

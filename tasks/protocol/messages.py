@@ -131,7 +131,7 @@ OnNonfinite = Literal["warn", "fail", "allow"]
 class ChunkMessage(Value, frozen=True):
     """One chunk of one job: rows `[start, stop)` through `models`.
 
-    `chunks` is how many the job has, as far as that is known when this one leaves. `reply` is the store for outputs
+    `chunks` is how many the job has, where that is known and will stay so. `reply` is the store for outputs
     over 64 KiB, "answer" where they ride in the answer whatever their size, or the folder that the worker writes them
     to; `compression` is what they are packed with. Where `on_error` is not "raise", the rows that fail are found, each
     for itself, and the others are predicted.
@@ -152,9 +152,9 @@ class ChunkMessage(Value, frozen=True):
     on_nonfinite: OnNonfinite = "warn"
 
     def __str__(self) -> str:
-        total = "?" if self.chunks is None else self.chunks
+        total = "" if self.chunks is None else f"/{self.chunks}"
         models = ",".join(map(str, self.models))
-        return f"chunk {self.index}/{total} rows {self.start}-{self.stop} of job {self.job}, {models}"
+        return f"chunk {self.index}{total} rows {self.start}-{self.stop} of job {self.job}, {models}"
 
 
 class FailureRecord(Value, frozen=True):

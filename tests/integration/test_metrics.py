@@ -224,6 +224,13 @@ def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_the_dashboard_asks_for_nothing_that_nobody_tells(system: System, producer: int) -> None:
     text = (Path(__file__).parents[2] / "monitoring/grafana/dashboards/celeriac.json").read_text()
     asked = {word for target in _expressions(json.loads(text)) for word in _words(target) if "celeriac_" in word}
+    variables = {one["name"]: one["definition"] for one in json.loads(text)["templating"]["list"]}
+    assert set(variables) == {"model", "worker", "job"}
+    asked |= {word for definition in variables.values() for word in _words(definition) if "celeriac_" in word}
+    for expression in _expressions(json.loads(text)):
+        assert expression.count("celeriac_") == expression.count("{"), "each is narrowed"
+        assert ('"$job"' in expression) == ("celeriac_producer_" in expression)
+        assert ('"$worker"' in expression) == ('"$model"' in expression) == ("celeriac_worker_" in expression)
     assert len(asked) > 20
     assert asked <= names(scrape(PORT)) | names(scrape(producer))
 

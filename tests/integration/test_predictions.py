@@ -277,6 +277,10 @@ def test_a_message_says_in_words_which_rows_it_is_about(
         wanted = re.compile(rf"chunk \d/6 rows \d+-\d+ of job {job.id}, digits@[0-9a-f]{{8}}")
         assert all(wanted.fullmatch(header["argsrepr"]) for header in headers)
 
+        adaptive = client.submit("digits", pixels)
+        (header, *_) = [json.loads(message)["headers"] for message in queued_messages(server, adaptive.id, 1)]
+        assert re.match(rf"chunk \d rows \d+-\d+ of job {adaptive.id}", header["argsrepr"]), "it may be cut otherwise"
+
     job.result()
 
 

@@ -45,6 +45,8 @@ MESSAGE = ChunkMessage(
 
 
 def test_a_chunk_reads_like_a_sentence() -> None:
+    unknown = msgspec.structs.replace(MESSAGE, chunks=None)
+    assert str(unknown) == "chunk 17 rows 4352-4608 of job 0123456789ab, digits@abababab"
     assert str(MESSAGE) == "chunk 17/400 rows 4352-4608 of job 0123456789ab, digits@abababab"
 
 
