@@ -74,7 +74,8 @@ class Client:
                 "no broker; give Client a URL or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0; "
                 "producer.local() needs none"
             )
-        self.broker_url, self._settings = url, replace(settings, broker_url=url)
+        self.broker_url: str = url
+        self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._find = ModelFinder(self._settings, worker_timeout_seconds, watch)
         self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)

@@ -77,7 +77,7 @@ class DetachedJob(JobHandle):
                 f"job {record.id} was not detached: its producer, {record.producer}, writes the output itself; "
                 f"`celeriac watch {record.id}` shows how far it is"
             )
-        self.id = record.id
+        self.id: str = record.id
         self._plan: Plan = record.plan
         self._failed = dict(record.failed_models)
         self._differed: dict[str, Differed] = {}  # as answers tell it

@@ -70,13 +70,13 @@ class BrokerChannel:
         self.headers: dict[str, str] = {}
         self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
         self.settings = settings
-        self.sealer = Sealer(settings.signing_key)
-        self.damaged = 0
+        self.sealer: Sealer = Sealer(settings.signing_key)
+        self.damaged: int = 0
         self.folder = ""
         self._job = job
         self._left_over = False  # keys that could not be deleted
         self._shared_queues: set[str] = set()
-        self.measures = Throughput()
+        self.measures: Throughput = Throughput()
         self._shared = settings.spool  # outputs may come this way, whichever way the rows went
         self._puts_files = store == "files" and settings.spool is not None
         if settings.spool:

@@ -39,7 +39,7 @@ class Feed(ABC):
         repeatable: whether the rows of a chunk can be taken once more.
     """
 
-    poll_seconds = 0.5
+    poll_seconds: float = 0.5
     repeatable = False
 
     def __init__(self, label: str, rows: int | None, first_row: int, first_index: int) -> None:

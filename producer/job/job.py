@@ -38,10 +38,10 @@ class Job(JobHandle):
 
     def __init__(self, runner: RestartableRunner) -> None:
         context = runner.run.context
-        self.id = context.id
-        self.digests = {model.name: model.digest for model in context.spec.models}
-        self.output_name = model_pinning.output_name(context.spec.infos)
-        self.dependent = dict(context.record.dependent)
+        self.id: str = context.id
+        self.digests: dict[str, str] = {model.name: model.digest for model in context.spec.models}
+        self.output_name: str = model_pinning.output_name(context.spec.infos)
+        self.dependent: dict[str, str] = dict(context.record.dependent)
         self._runner = runner
         self._rows = context.feed.rows
         self._skips = context.spec.skips_rows

@@ -25,7 +25,7 @@ class PartQueue:
     """
 
     def __init__(self, max_bytes: int = MAX_WAITING_BYTES) -> None:
-        self.wake = threading.Event()
+        self.wake: threading.Event = threading.Event()
         self.on_restart: Callable[[], None] | None = None
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Part, int]] = deque()

@@ -30,8 +30,8 @@ class RestartableRunner:
     """
 
     def __init__(self, first: Runner, part_queue: PartQueue, restart: Callable[[Runner, int], Runner | None]) -> None:
-        self.run = first
-        self.part_queue = part_queue
+        self.run: Runner = first
+        self.part_queue: PartQueue = part_queue
         self._restart = restart
         self._restart_row = first.context.feed.first_row
         self._cancelled = False

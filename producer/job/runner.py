@@ -25,9 +25,10 @@ from producer.job.resend import Resender
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome
+from producer.rows.assemble import ResultArrays
 from producer.scheduling import redis_backoff
 from producer.scheduling.chunk_sizer import ChunkSizer
-from producer.scheduling.window import CHUNKS_PER_SLOT
+from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from tasks.protocol.messages import Answer, Outputs
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import (
@@ -60,13 +61,13 @@ class Runner:
 
     def __init__(self, context: JobContext, chunk_sizer: ChunkSizer, part_queue: PartQueue) -> None:
         self.context = context
-        self.state = JobState.RUNNING
+        self.state: JobState = JobState.RUNNING
         self._part_queue = part_queue
         self._channel = context.channel
         self._dispatcher = Dispatcher(context, chunk_sizer)
-        self.window = self._dispatcher.window
+        self.window: Window = self._dispatcher.window
         self._collector = Collector(context, self._dispatcher)
-        self.gather = self._collector.gather
+        self.gather: Callable[[], ResultArrays] = self._collector.gather
         self._reporter = JobReporter(context)
         self._resender = Resender(context, self._dispatcher)
         self._answers: deque[Answer] = deque()

@@ -29,7 +29,7 @@ class Failures:
 
     def __init__(self, job: str, models: Sequence[str], *, together: bool = False) -> None:
         self.records: list[FailureRecord] = []
-        self.more = 0
+        self.more: int = 0
         self.models: dict[str, FailureRecord] = {}
         self._job = job
         self._names = list(models)

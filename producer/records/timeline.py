@@ -129,8 +129,8 @@ class Timeline:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.entries: list[Entry] = []
-        self.reported_count = 0
-        self.summary = TimelineSummary(clock())
+        self.reported_count: int = 0
+        self.summary: TimelineSummary = TimelineSummary(clock())
         self.up: set[str] = set()
         self._clock = clock
         self._rows = RowsByTime()

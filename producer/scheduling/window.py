@@ -40,8 +40,8 @@ class Window:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.max_bytes: float = MAX_BYTES
-        self.bytes_in_flight = 0
-        self.share = 1.0
+        self.bytes_in_flight: int = 0
+        self.share: float = 1.0
         self.mean_seconds: float | None = None
         self._more = 0  # than its share, in chunks
         self._chunks = 0

@@ -96,7 +96,7 @@ class Loader:
         self._options = LoaderOptions(
             step, batch_rows, shuffle, int(seed), epochs, shard, ordered, on_error, max_failed, chunk_rows
         )
-        self.epoch = 0
+        self.epoch: int = 0
         self._client = client
         (info,) = client.describe(step)
         opened = for_models(open_source(source), [info])
