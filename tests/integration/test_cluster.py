@@ -32,7 +32,7 @@ from tests.waiting import is_alive, wait_until
 ROWS = np.arange(48, dtype=np.float32).reshape(12, 4)
 # By which a worker finds out whether anybody listens.
 NO_EVENTS = b64encode(b"[]").decode()
-IN_WORDS = re.compile(r"chunk (\d+)/(\d+) rows (\d+)-(\d+) of job [0-9a-f]{12}, held@[0-9a-f]{8}")
+IN_WORDS = re.compile(r"chunk (\d+)(?:/(\d+))? rows (\d+)-(\d+) of job [0-9a-f]{12}, held@[0-9a-f]{8}")
 
 
 @pytest.fixture(scope="module")
