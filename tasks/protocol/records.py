@@ -181,12 +181,11 @@ class OlderSet(_Record, frozen=True):
 class SlotRecord(_Record, frozen=True):
     """A child that is ready: where it runs, since when (Unix seconds), and the models that it holds.
 
-    `worker` tells workers apart that carry the same host name. `queue` is where it takes chunks from, that of its model
-    set. `spool_mark` is a file in the worker's spool folder, for producers to see whether theirs is the same;
-    `data_roots` are the folders under which it opens files, `output_roots` those under which it writes them, and
-    `reads` the formats of data sets of which it can read splits. `older` are model sets that it served before, and for
-    which it still runs chunks, from their own queues. `message_version` is the one that it speaks: the first, where
-    nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
+    `worker` tells workers apart on one host. `queue`, that of its model set, is where it takes chunks from.
+    `spool_mark` is a file in its spool folder, for producers to see whether theirs is the same; `data_roots` are where
+    it opens files, `output_roots` where it writes them, and `reads` the formats of which it can read splits. `older`
+    are model sets that it served before, and for which it still runs chunks. `message_version` is the one it speaks:
+    the first, where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
 
     worker: str
