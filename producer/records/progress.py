@@ -9,8 +9,6 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from producer.records.job_store import JobState
 from tasks.protocol.records import JobRecord
 
@@ -109,6 +107,8 @@ def rate_of(progress: Progress, rows_per_second: float) -> str:
     rate = f"{rows_per_second:,.0f} rows/s"
     if progress.rows is None or not rows_per_second:
         return rate
+    from tqdm import tqdm  # commands that only look at jobs do without
+
     return f"{rate}, {tqdm.format_interval((progress.rows - progress.done) / rows_per_second)} left"
 
 
