@@ -23,8 +23,8 @@ import psutil
 from benchmarks.harness import check_equal, is_quiet
 from benchmarks.report import Finding, control, report
 from benchmarks.stage import ask, folder
-from producer.client import Client
-from producer.embedded.local import local, worker_command
+from producer import Client, local
+from producer.embedded.local import worker_command
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.environment import for_worker

@@ -14,7 +14,7 @@ from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.models import in_one_process
 from benchmarks.report import at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, system
-from producer.client import Client
+from producer import Client
 
 AIM = 0.9
 # name: (rows, rows when quick, fixed sizes)

@@ -24,8 +24,7 @@ from benchmarks.executors_models import digits
 from benchmarks.harness import Arm, WrongOutputError, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 from tasks.protocol.records import ModelInfo
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots

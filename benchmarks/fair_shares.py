@@ -23,9 +23,7 @@ import numpy.typing as npt
 from benchmarks.harness import check_equal
 from benchmarks.report import Finding, report
 from benchmarks.stage import CHILDREN, ask, folder
-from producer.client import Client
-from producer.embedded.local import local
-from producer.job.job import Job
+from producer import Client, Job, local
 
 Rows = npt.NDArray[np.float64]
 

@@ -22,8 +22,7 @@ from benchmarks.feeding_step import COLUMNS, calibrate, prepare, prepare_row
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder
-from producer.embedded.local import local
-from producer.training import tf_dataset
+from producer import local, tf_dataset
 
 BATCH_ROWS = 32
 ROWS, QUICK_ROWS = 1_600, 320

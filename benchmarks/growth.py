@@ -20,7 +20,7 @@ from benchmarks.harness import check_equal
 from benchmarks.meter import Memory
 from benchmarks.report import Finding, report
 from benchmarks.stage import ask, folder
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.transport.connection import connect
 from worker_config.queue_names import KEY_PREFIX, QUEUE

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import check_equal
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 from tasks.transport.connection import connect
 
 Rows = npt.NDArray[np.float32]

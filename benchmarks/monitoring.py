@@ -29,9 +29,7 @@ from benchmarks.harness import MIN_BLOCKS, Arm, WrongOutputError, check_equal, c
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
-from producer.client import Client
-from producer.embedded.local import local
-from producer.job.prometheus import serve_metrics
+from producer import Client, local, serve_metrics
 from producer.records import timeline_store
 from producer.records.throughput import Throughput
 from producer.records.timeline import Timeline

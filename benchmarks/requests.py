@@ -28,8 +28,7 @@ import psutil
 from benchmarks.requests_callers import PROCESSES, TASKS, callers
 from benchmarks.requests_models import check_close, expected, write_models
 from benchmarks.stage import CHILDREN, folder
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 
 Predict = Callable[[np.ndarray], np.ndarray]
 

@@ -26,8 +26,7 @@ from benchmarks.harness import MIN_BLOCKS, Arm, Comparison, WrongOutputError, ch
 from benchmarks.models import in_one_process, write_models
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, rival_system
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 from producer.job.resend import Resender
 from producer.sinks import JournalHead, open_sink
 from tasks.transport.connection import connect

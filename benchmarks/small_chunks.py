@@ -25,7 +25,7 @@ from benchmarks import bare_task
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder, random_rows, system
-from producer.client import Client
+from producer import Client
 from producer.job.dispatcher import BATCH_CHUNKS
 from tasks.transport.connection import connect
 from worker_config.settings import Settings

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.models import MODELS, write_models
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 
 CHILDREN = 2
 _MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own

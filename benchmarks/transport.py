@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows, system
-from producer.client import Client
+from producer import Client
 from producer.scheduling.window import CHUNKS_PER_SLOT, MAX_BYTES
 from tasks.protocol.messages import StoreName
 from tasks.transport.connection import connect

@@ -23,8 +23,7 @@ from benchmarks.meter import Memory
 from benchmarks.models import run_apart
 from benchmarks.report import Finding, at_most, report
 from benchmarks.stage import ask, folder
-from producer.client import Client
-from producer.embedded.local import local
+from producer import Client, local
 from tasks.protocol.records import SlotRecord
 from tasks.transport.connection import connect
 from tasks.transport.worker_registry import read_slots

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.acceptance.commands import Celeriac
 from tests.systems import RedisServer, System
 from tests.waiting import wait_until

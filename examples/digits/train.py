@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from producer.embedded.local import local
-from producer.training.loader import Loader
+from producer import Loader, local
 
 EPOCHS = 10
 

@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 from fastapi import FastAPI, responses
 
-from producer import errors
-from producer.async_client import AsyncClient
+from producer import AsyncClient, errors
 
 
 @asynccontextmanager

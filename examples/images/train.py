@@ -14,8 +14,7 @@ import numpy as np
 from photos import LABELS
 from PIL import Image
 
-from producer.embedded.local import local
-from producer.training.loader import Loader
+from producer import Loader, local
 
 FILES = 400
 MODES = ("RGB", "L", "CMYK")

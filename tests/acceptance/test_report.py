@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from producer import Client, Job
 from producer.cli.report import report
-from producer.client import Client
-from producer.job.job import Job
 from producer.records import job_store, timeline_store
 from producer.records.job_store import JobState
 from tasks.protocol import keys

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.client import Client
-from producer.training.loader import Loader
+from producer import Client, Loader
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.models import keras_may_warn

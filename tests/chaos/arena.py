@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from producer.client import Client
+from producer import Client
 from tests.chaos.calls import Calls
 from tests.chaos.network import WORKER_HOSTS, Network
 from tests.chaos.pacing import NUMBERS, PACE, WIDER

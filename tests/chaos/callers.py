@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from producer.client import Client
+from producer import Client
 from tests.chaos.arena import NOW, Arena, alone
 
 CALLERS = 4

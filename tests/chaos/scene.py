@@ -12,9 +12,8 @@ from typing import Any, cast
 import numpy as np
 import redis
 
-from producer.client import Client
+from producer import Client, JobState
 from producer.records import job_store
-from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.sources import from_batches
 from tasks.protocol.records import JobRecord

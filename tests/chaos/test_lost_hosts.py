@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.records.job_store import JobState
+from producer import Client, JobState
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Call
 from tests.forms import LONG, in_long_form

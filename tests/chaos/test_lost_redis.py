@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from producer.client import Client
+from producer import Client
 from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tests.chaos.arena import Arena
 from tests.chaos.schedule import LARGE

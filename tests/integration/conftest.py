@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tests.systems import System
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.async_client import AsyncClient
-from producer.records.job_store import JobState
+from producer import AsyncClient, JobState
 from tasks.protocol import keys, requests
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.planted import PASSWORD, QUOTED, check_not_in, shown_by_commands, shown_by_flower

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client, JobState
 from producer.job.collector import Collector
 from producer.records import job_store
-from producer.records.job_store import JobState
 from producer.records.timeline import Outcome
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer

@@ -17,10 +17,9 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
+from producer import Client, JobState
 from producer.celery import load
-from producer.client import Client
 from producer.records import job_store
-from producer.records.job_store import JobState
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process

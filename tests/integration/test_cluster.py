@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.job.job import Job
+from producer import Client, Job
 from tasks.protocol.rights import OPERATOR
 from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client, Job, JobState
 from producer.job.broker_channel import BrokerChannel
-from producer.job.job import Job
 from producer.records import job_store
-from producer.records.job_store import JobState
 from producer.rows.part import Part
 from tasks.protocol import keys
 from tasks.protocol.messages import (

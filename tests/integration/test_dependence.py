@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.recovery.poison_rows import RunIntent
 from tests import dependent

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client, JobState
 from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
-from producer.records.job_store import JobState
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.delivery import Delivery, ask

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.edge_models import functions, ordinary, write_edge_model
 from tests.forms import LONG
 from tests.manifests import write_manifest

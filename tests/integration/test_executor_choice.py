@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.executors import EXECUTORS
 from tasks.protocol.records import ModelInfo
 from tasks.snapshots.record import Trials, from_file

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.records.job_store import JobState
+from producer import Client, JobState
 from tasks.protocol.messages import OnError
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from producer.job.job import Job
 from producer.records import job_store
 from producer.scheduling.window import CHUNKS_PER_SLOT

@@ -12,7 +12,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys, requests
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client, Job
 from producer.job import broker_channel
-from producer.job.job import Job
 from tasks.protocol import keys
 from tasks.protocol.messages import StoreName
 from tasks.transport import spool

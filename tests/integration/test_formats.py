@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.formats import FUNCTIONS, NAMES, Case, frozen_case
 from tests.manifests import write_manifest
 from tests.systems import BIN, serving

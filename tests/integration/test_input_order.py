@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from producer.client import Client
+from producer import Client
 from producer.sources import from_batches
 from tests import towers
 from tests.manifests import write_manifest

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.job.job import Job
-from producer.records.job_store import JobState
+from producer import Client, Job, JobState
 from tasks.protocol import keys
 from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest

@@ -15,10 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from producer.client import Client
+from producer import ArraySpec, Client, Loader
 from producer.sources import from_batches, from_rows, open_zarr
-from producer.training.batch_specs import ArraySpec
-from producer.training.loader import Loader
 from producer.training.order import epoch_order
 from tests.feeding import (
     ROWS,

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.job.prometheus import serve_metrics
+from producer import Client, serve_metrics
 from tasks.protocol.messages import STAGES
 from tests.manifests import write_manifest
 from tests.metrics import JobFacts, grown, names, scrape

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.formats import Case
 from tests.forms import LONG
 from tests.kinds import KINDS, can_be_made, written

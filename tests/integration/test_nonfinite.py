@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from producer import Client
 from producer.cli.fetch import fetch
 from producer.cli.jobs import status
 from producer.cli.predict import predict
 from producer.cli.sidecar_files import ledger_path, read_beside
-from producer.client import Client
 from tasks.outputs.failed_mask import Fill, mask_path
 from tests.failed_rows import rows_of
 from tests.manifests import write_manifest

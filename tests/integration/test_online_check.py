@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import redis
 
+from producer import Client, JobState
 from producer.cli.sidecar_files import ledger_path, read_beside
-from producer.client import Client
 from producer.records import job_store
-from producer.records.job_store import JobState
 from producer.rows.part import Part
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client, Progress
 from producer.job.progress_bar import LOOK_SECONDS, follow
-from producer.records.progress import Progress
 from tests.manifests import write_manifest
 from tests.systems import REPOSITORY, System, serving
 from tests.waiting import wait_until

@@ -15,10 +15,8 @@ import psutil
 import pytest
 import xxhash
 
-from producer.client import Client
-from producer.job.job import Job
+from producer import Client, Job, JobState
 from producer.records import job_store
-from producer.records.job_store import JobState
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import ModelRef, Outputs
 from tasks.protocol.records import JobRecord

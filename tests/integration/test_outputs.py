@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
-from producer.job.job import Job
+from producer import Client, Job, JobState
 from producer.records import timeline_store
-from producer.records.job_store import JobState, read
+from producer.records.job_store import read
 from producer.rows.readers import BatchReader
 from producer.scheduling.window import CHUNKS_PER_SLOT
 from producer.sources import from_rows

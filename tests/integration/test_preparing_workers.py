@@ -21,8 +21,7 @@ from subprocess import run
 import numpy as np
 import pytest
 
-from producer.async_client import AsyncClient
-from producer.client import Client
+from producer import AsyncClient, Client
 from producer.scheduling import preparing_workers
 from tasks.models.model_version import entry_digest
 from tasks.protocol import keys

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from producer.client import Client
-from producer.training.loader import Loader
+from producer import Client, Loader
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving, shared_folders

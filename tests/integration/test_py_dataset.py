@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
-from producer.training import py_dataset
-from producer.training.loader import Loader
+from producer import Client, Loader, py_dataset
 from tests.feeding import (
     ROWS,
     check_nothing_left,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from producer.sources import BatchSource, from_rows
 from tasks.protocol import keys
 from tasks.transport import queues

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
-from producer.job.job import Job
+from producer import Client, Job
 from tasks.protocol.rights import ROLES
 from tasks.transport import connection
 from tests.forms import in_long_form

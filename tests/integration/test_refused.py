@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.messages import TASK_NAME
 from tests.held import write_held_models

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tests.manifests import write_manifest
 from tests.refusing import Saved, write_refusing
 from tests.systems import System, serving

@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client, JobState
 from producer.records import job_store
-from producer.records.job_store import JobState
 from producer.sources import from_rows
 from tasks.preparation.model_set import pinned_models
 from tasks.protocol import keys

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tests.held import write_held_models
 from tests.manifests import write_manifest
 from tests.systems import System, serving

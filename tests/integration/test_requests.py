@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from producer.requests import small
 from tasks.protocol import keys, requests
 from tests.held import held_child, held_children, holding, write_held_models

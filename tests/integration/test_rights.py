@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WATCHER, WORKER, Role
 from tasks.transport.connection import connect

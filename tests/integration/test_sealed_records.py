@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client, JobState
 from producer.records import job_store
-from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import FailureRecord

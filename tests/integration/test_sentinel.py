@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.transport.async_connection import connect_async
 from tests.acceptance.commands import Celeriac

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol.rights import PRODUCER
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from producer.job.broker_channel import BrokerChannel
 from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol.records import SlotRecord
 from tests.forms import in_long_form
 from tests.manifests import write_manifest

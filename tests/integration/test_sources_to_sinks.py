@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from producer import Client
 from producer.cli.predict_to_sink import predict_to_sink
 from producer.cli.request import RunOptions
 from producer.cli.summary import PredictionFailedError
-from producer.client import Client
 from producer.job.broker_channel import BrokerChannel
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from producer.sources import open_files
 from tests.manifests import write_manifest
 from tests.models import in_one_process

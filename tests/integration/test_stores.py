@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from producer.records import job_store
 from tasks.protocol import keys
 from tests.manifests import write_manifest

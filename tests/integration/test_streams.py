@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from producer.client import Client
-from producer.records.job_store import JobState, read_all
+from producer import Client, JobState
+from producer.records.job_store import read_all
 from producer.scheduling.window import SMALL_CHUNKS_PER_SLOT
 from tasks.protocol.records import JobRecord
 from tests.models import in_one_process

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
-from producer.job.job import Job
-from producer.records.job_store import JobState
+from producer import Client, Job, JobState
 from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.messages import FailureRecord, OnError

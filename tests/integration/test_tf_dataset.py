@@ -12,10 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from producer.client import Client
-from producer.training import tf_dataset
-from producer.training.loader import Loader
-from producer.training.tf_dataset import tf_outputs
+from producer import Client, Loader, tf_dataset, tf_outputs
 from tests.feeding import ROWS, WIDTH, check_nothing_left, feeding, job_threads, numbered_rows, pairs_of, small_model
 from tests.models import keras_may_warn
 from tests.systems import System

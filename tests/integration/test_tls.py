@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.transport.async_connection import connect_async
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from producer.embedded.local import local
-from producer.job.job import Job
+from producer import Job, local
 from tasks.protocol.messages import STAGES
 from tests.acceptance.commands import Celeriac
 from tests.collector import Collector, Span, collecting

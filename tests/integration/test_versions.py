@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import chunk_args, keys
 from tasks.protocol.messages import MESSAGE_VERSION, TASK_NAME, Failure, OnError, Outputs
 from tasks.protocol.records import SlotRecord

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.protocol import keys
 from tasks.protocol.records import SlotRecord
 from tests.manifests import write_manifest

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from producer.client import Client
+from producer import Client
 from tasks.celery import app
 from tasks.protocol.messages import TASK_NAME
 from tasks.transport.connection import connect
