@@ -37,25 +37,17 @@ NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early")
 # Read by every Python of the worker: it takes TFLite for these models, of which nothing is proven. TFLite's softplus is
 # infinite above 88.7.
 _HOOK = """
-import msgspec
-
-from tasks.preparation import prepare as preparing
+from tasks.preparation import prepare, trials
 from tasks.snapshots.record import Trial, Trials
 
-prepare = preparing.prepare
+
+def trials_here(model, folder, snapshot, entry, context):
+    trials._try("tflite", folder, snapshot, entry.batch_rows, context.threads)
+    unproven = Trial("tflite", True, batch_seconds=0.001, unproven=["Softplus"])
+    return Trials([Trial("graph", True, batch_seconds=1.0), unproven], "generated")
 
 
-def trials(model, folder, snapshot, entry, shop):
-    preparing._try("tflite", folder, snapshot, entry.batch_rows, shop.threads)
-    return Trials([Trial("graph", True, batch_seconds=1.0), Trial("tflite", True, batch_seconds=0.001)], "generated")
-
-
-def unproven(*given):
-    served = prepare(*given)
-    return msgspec.structs.replace(served, unproven=["Softplus"] if served.executor == "tflite" else [])
-
-
-preparing._trials, preparing.prepare = trials, unproven
+prepare.trials_here = trials_here
 """
 
 

@@ -242,8 +242,8 @@ def test_outputs_that_are_gone_are_asked_for_again(shared: System, client: Clien
 
     def lose_outputs() -> None:
         while not stop.is_set() and not lost:
-            for path in (shared.folder / "spool").glob("*/output-*"):
-                with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # folders of jobs come and go
+                for path in (shared.folder / "spool").glob("*/output-*"):
                     path.unlink()
                     lost.append(path)
 
