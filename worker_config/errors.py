@@ -8,6 +8,12 @@ CeleriacError
     UnknownLengthError      nobody knows how many batches there are
   InputError              the data set cannot be read, or does not fit the model
     OutOfRangeError         a value that the dtype of a model's input cannot hold
+    ObjectError             an object behind a URL cannot be read or written
+      ObjectMissingError      it is not there
+      ObjectExistsError       it is there already
+      ObjectChangedError      it is another one than was looked at
+      ObjectDeniedError       no right to it
+      StoreUnavailableError   its store does not answer
   NonFiniteError          a row with a NaN or an infinity, where the caller wants none
   PayloadError            bytes that are no payload, or a value that cannot become one
     SealError               bytes that were damaged on their way, moved, or not signed by whom they should be
@@ -96,6 +102,30 @@ class InputError(CeleriacError):
 
 class OutOfRangeError(InputError):
     """A row has a value that the dtype of a model's input cannot hold."""
+
+
+class ObjectError(InputError):
+    """An object behind a URL cannot be read or written."""
+
+
+class ObjectMissingError(ObjectError):
+    """There is no such object, or no such bucket."""
+
+
+class ObjectExistsError(ObjectError):
+    """There is an object already where none was to be."""
+
+
+class ObjectChangedError(ObjectError):
+    """It is another object than the one that was looked at."""
+
+
+class ObjectDeniedError(ObjectError):
+    """This machine's credentials give no right to it, or there are none."""
+
+
+class StoreUnavailableError(ObjectError):
+    """Its store does not answer, or asks to wait for longer than we do."""
 
 
 class NonFiniteError(CeleriacError):

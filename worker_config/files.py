@@ -9,6 +9,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
+
+from worker_config.object_urls import ObjectUrl, is_beneath_any, is_url
+
+# A folder, or the beginning of URLs.
+Root: TypeAlias = str | Path | ObjectUrl
 
 _LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9a-f]{2})")
 
@@ -46,15 +52,18 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_under(path: str, roots: Sequence[str | Path]) -> bool:
-    """Whether a path, after its links are followed, lies under one of the roots, after theirs are."""
+def is_under(path: str, roots: Sequence[Root]) -> bool:
+    """Whether a path lies under one of the roots, after the links of both are followed; or a URL, as it reads."""
+    if is_url(path):
+        return is_beneath_any(path, [root for root in roots if not isinstance(root, Path) and is_url(root)])
     return split_root(path, roots) is not None
 
 
-def split_root(path: str, roots: Sequence[str | Path]) -> tuple[Path, Path] | None:
+def split_root(path: str, roots: Sequence[Root]) -> tuple[Path, Path] | None:
     """The root that a path lies under, and the way from there, both without links; None where there is no such root."""
     real = Path(os.path.realpath(path))
-    for root in map(Path, map(os.path.realpath, roots)):
+    folders = (os.path.realpath(str(root)) for root in roots if not is_url(root))
+    for root in map(Path, folders):
         if real.is_relative_to(root):
             return root, real.relative_to(root)
     return None

@@ -40,6 +40,16 @@ QUEUE_TTL_SECONDS: Final = 7 * 86_400
 # The least that a detached job may be kept.
 LEAST_TTL_SECONDS: Final = 60
 
+# --- Stores of objects
+
+# Of one request inside obstore, in silence; beyond that we wait ourselves, and say so.
+STORE_REQUEST_RETRIES: Final = 2
+STORE_REQUEST_SECONDS: Final = 10
+# A store that is busy or gone is waited for so long, well within a chunk's time; with pauses of up to so much.
+STORE_WAIT_SECONDS: Final = 60.0
+STORE_BACKOFF_SECONDS: Final = 5.0
+STORE_TELL_SECONDS: Final = 10.0
+
 # --- A chunk that comes back without outputs, or not at all
 
 # Celery's own retries of a task whose child was killed; then its producer decides.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -18,8 +19,9 @@ import msgspec
 
 from worker_config.broker_url import check_broker_url, redacted
 from worker_config.decoding import did_you_mean
-from worker_config.errors import ConfigError
+from worker_config.errors import ConfigError, UsageError
 from worker_config.model_paths import MANIFEST, manifest_at
+from worker_config.object_urls import SCHEMES, ObjectUrl, is_url, object_url
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Settings:
         load_timeout_seconds: a child that needs longer to load its models is killed.
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
         spool: a folder that producer and workers share for payloads; None where they share none.
-        data_roots: folders under which workers may open a producer's files themselves.
+        data_roots: folders and URL prefixes under which workers may open a producer's files themselves.
         output_roots: folders under which workers may write a producer's outputs themselves.
         cache: where snapshots of models are kept; None is `celeriac` in the user's own cache folder.
         cache_mib: how large the cache may become, in MiB; what is in use stays.
@@ -71,7 +73,7 @@ class Settings:
     load_timeout_seconds: _Positive = 600
     job_ttl_seconds: _Minutes = 86_400
     spool: Path | None = None
-    data_roots: tuple[Path, ...] = ()
+    data_roots: tuple[Path | ObjectUrl, ...] = ()
     output_roots: tuple[Path, ...] = ()
     detached_mib: _Positive = 256
     input_mib: _Positive = 1024
@@ -183,6 +185,13 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _root(text: str) -> Path | ObjectUrl:
+    try:
+        return object_url(text) if is_url(text) else _folder(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError(f"{text!r} is neither 0 nor 1")
@@ -192,6 +201,9 @@ def _flag(text: str) -> bool:
 # Where the name is another one than the setting's own.
 _VARIABLES = {"models_path": "CELERIAC_MODELS", "trace_exporters": "OTEL_TRACES_EXPORTER"}
 
+# Between roots, each of which begins with a slash or a scheme; URLs have colons of their own.
+_SEPARATOR = re.compile(rf"{os.pathsep}(?=/(?!/)|(?:{'|'.join(SCHEMES)})://|{os.pathsep}|$)")
+
 # What a type alone does not say.
 _READERS: dict[str, Callable[[str], Any]] = {
     "broker_url": lambda text: check_broker_url(text, "CELERIAC_BROKER_URL"),
@@ -199,7 +211,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "model_set": _names,
     "signing_key": _signing_keys,
     "spool": _folder,
-    "data_roots": lambda text: tuple(_folder(root) for root in text.split(os.pathsep) if root),
+    "data_roots": lambda text: tuple(_root(root) for root in _SEPARATOR.split(text) if root),
     "output_roots": lambda text: tuple(_folder(root) for root in text.split(os.pathsep) if root),
     "cache": _absolute,
     "pin_cores": _flag,

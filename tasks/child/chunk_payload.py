@@ -40,6 +40,7 @@ from tasks.transport.file_slices import read_slice
 from tasks.transport.output_folder import forget_files
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
+from worker_config.files import Root
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Places:
 
     spool: Path | None = None
     spool_mark: str = ""
-    data_roots: tuple[Path, ...] = ()
+    data_roots: tuple[Root, ...] = ()
     output_roots: tuple[Path, ...] = ()
 
 

@@ -1,0 +1,172 @@
+"""Objects as values: what there is, bytes of it, bytes into it.
+
+URL --stat--> ObjectStamp --read_range--> bytes, of the very object that was looked at
+prefix --list_objects--> (URL, stamp), page after page
+bytes, or a file --put, upload--> the whole object, or none
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.storage.requests import answered
+from tasks.storage.stores import obstore, store_of
+from worker_config.errors import ObjectChangedError, ObjectMissingError, UsageError
+from worker_config.object_urls import WEB, ObjectUrl
+
+# A request takes no longer than its time limit also over a slow line.
+PIECE_BYTES = 8 * 2**20
+_PAGE_OBJECTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStamp:
+    """What tells an object from what it was: its size in bytes, its ETag, and when it was written.
+
+    Attributes:
+        etag: empty where the store gives none; then the time decides.
+    """
+
+    size: int
+    mtime_ns: int
+    etag: str
+
+
+def stat(url: ObjectUrl) -> ObjectStamp:
+    """What the store says of an object.
+
+    Raises:
+        ObjectError: see `answered`.
+    """
+    store = _object(url)
+    return _stamp(answered(url, "look at", lambda: obstore().head(store, url.key)))
+
+
+def read_range(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryview:
+    """The bytes `[start, stop)` of the object that `stamp` was taken of, in as many requests as they need.
+
+    Raises:
+        ObjectChangedError: it is another object by now, or ends before.
+        ObjectError: see `answered`.
+    """
+    if not 0 <= start <= stop <= stamp.size:
+        raise ObjectChangedError(f"{url}: has {stamp.size} bytes, and no bytes {start}-{stop}; write it again")
+    if start == stop:
+        return memoryview(b"")
+    if stop - start <= PIECE_BYTES:
+        return _piece(url, stamp, start, stop)
+    whole = bytearray(stop - start)
+    for first in range(start, stop, PIECE_BYTES):
+        last = min(first + PIECE_BYTES, stop)
+        whole[first - start : last - start] = _piece(url, stamp, first, last)
+    return memoryview(whole)
+
+
+def list_objects(prefix: ObjectUrl) -> Iterator[tuple[ObjectUrl, ObjectStamp]]:
+    """The objects under a prefix of whole segments, as the store gives them, a page at a time in memory.
+
+    Raises:
+        ObjectError: see `answered`; also from the iterator.
+        UsageError: web servers have no lists.
+    """
+    if prefix.scheme in WEB:
+        raise UsageError(f"{prefix}: web servers do not list what they have; name each object")
+    store, library = store_of(prefix), obstore()
+    inside = f"{prefix.key}/" if prefix.key else None
+    pages: Any = None
+    last = ""
+
+    def next_page() -> Any:
+        nonlocal pages
+        if pages is None:
+            pages = library.list(store, inside, offset=last or None, chunk_size=_PAGE_OBJECTS)
+        try:
+            return next(pages, None)
+        except BaseException:
+            pages = None  # which would say next that there are no more
+            raise
+
+    while (page := answered(prefix, "list", next_page)) is not None:
+        for meta in page:
+            last = meta["path"]
+            yield ObjectUrl(prefix.scheme, prefix.bucket, last), _stamp(meta)
+
+
+def put(url: ObjectUrl, data: bytes | Path, *, replace: bool = True, expected: str = "") -> str:
+    """Write a whole object, in parts where it is large; nothing is there until all of it is. Gives its ETag.
+
+    Args:
+        url: of the object.
+        data: its bytes, or a file that has them.
+        replace: whether one that is there gives way.
+        expected: the ETag of the one that gives way.
+
+    Raises:
+        ObjectExistsError: one is there, and may not be replaced.
+        ObjectChangedError: the one that is there is not the one that was expected.
+        ObjectError: see `answered`.
+    """
+    store, library = _object(url), obstore()
+    mode: Any = {"e_tag": expected} if expected else "overwrite" if replace else "create"
+    # What depends on what is there goes in one request: stores know no condition for many parts.
+    parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": PIECE_BYTES, "max_concurrency": 2}
+    written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
+    return written["e_tag"] or ""
+
+
+def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
+    """Write an object's bytes into a new file, brought to the disk.
+
+    Raises:
+        ObjectError: see `read_range`.
+        OSError: the file cannot be written.
+    """
+    with path.open("xb") as file:
+        for start in range(0, stamp.size, PIECE_BYTES):
+            file.write(read_range(url, stamp, start, min(start + PIECE_BYTES, stamp.size)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def delete(url: ObjectUrl) -> None:
+    """Delete an object; one that is not there is no error."""
+    store = _object(url)
+    try:
+        answered(url, "delete", lambda: obstore().delete(store, url.key))
+    except ObjectMissingError:
+        return
+
+
+def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryview:
+    store, library = _object(url), obstore()
+    options: dict[str, Any] = {"range": (start, stop)}
+    if stamp.etag and not stamp.etag.startswith("W/"):  # of which servers say that it never matches
+        options["if_match"] = stamp.etag
+
+    def request() -> tuple[Any, ObjectStamp]:
+        result = library.get(store, url.key, options=options)
+        return result.bytes(), _stamp(result.meta)
+
+    data, found = answered(url, "read", request)
+    same = found == stamp if not stamp.etag else (found.size, found.etag) == (stamp.size, stamp.etag)
+    if not same or len(data) != stop - start:
+        raise ObjectChangedError(
+            f"{url}: has changed since it was looked at; leave objects as they are while a job reads them"
+        )
+    return memoryview(data)
+
+
+def _object(url: ObjectUrl) -> Any:
+    if not url.key or url.is_folder:
+        raise ObjectMissingError(f"{url}: names no object; leave the / at the end out")
+    return store_of(url)
+
+
+def _stamp(meta: Any) -> ObjectStamp:
+    modified: datetime = meta["last_modified"]
+    return ObjectStamp(meta["size"], int(modified.timestamp()) * 10**9, meta["e_tag"] or "")
