@@ -25,9 +25,10 @@ USERS = {
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A server that runs."""
+    """A server that runs; at `web_port` it gives the same objects as any web server does, under /buckets."""
 
     port: int
+    web_port: int
 
     @property
     def endpoint(self) -> str:
@@ -82,7 +83,7 @@ def running(folder: Path) -> Iterator[ObjectStore]:
         try:
             wait_until(lambda: _answers(ports[3]) or process.poll() is not None, "SeaweedFS answers")
             assert process.poll() is None, (folder / "log").read_text()[-2_000:]
-            yield ObjectStore(ports[3])
+            yield ObjectStore(ports[3], ports[2])
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

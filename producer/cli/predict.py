@@ -18,6 +18,8 @@ from producer.cli.dry_run import dry_run, dry_run_detached
 from producer.cli.manifest import named_or_file
 from producer.cli.only_failed import predict_failed_rows
 from producer.cli.options import (
+    OutputPath,
+    PathOrUrl,
     broker_option,
     json_option,
     max_failed_option,
@@ -64,10 +66,11 @@ _EXCLUDED = {
 
 @click.command(cls=ReportingCommand)
 @click.argument("model")
-@click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("input_path", metavar="INPUT", type=PathOrUrl())
 @click.option(
     "-o",
     "--output",
+    type=OutputPath(),
     help=f"The file to write: {', '.join(FORMATS)}; or, with a / at its end, a folder of files that workers write: "
     f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}.",
 )
@@ -136,7 +139,7 @@ _EXCLUDED = {
 @json_option
 def predict(
     model: str,
-    input_path: Path,
+    input_path: Path | str,
     output: str | None,
     part_mib: int | None,
     manifest: Path,

@@ -59,7 +59,7 @@ class PredictRequest:
     """
 
     models: list[str]
-    input_path: Path
+    input_path: Path | str
     input_options: dict[str, Any]
     manifest: Path
     workers: int | None

@@ -26,6 +26,7 @@ from tasks.transport.rights import missing_rules
 from tasks.transport.worker_registry import clock_ahead_of, read_all, read_facts
 from worker_config.broker_url import address_of, redacted
 from worker_config.errors import CeleriacError, ConfigError
+from worker_config.object_urls import is_url
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
 
@@ -103,9 +104,9 @@ def marks_seen(folder: Path | None, workers: list[WorkerState]) -> dict[str, boo
 
 
 def roots_here(workers: list[WorkerState]) -> set[str]:
-    """The workers' data roots that are folders on this machine too."""
+    """The workers' data roots that are folders on this machine too, or URLs, which are the same everywhere."""
     roots = {root for worker in workers for slot in worker.slots for root in slot.data_roots}
-    return {root for root in roots if Path(root).is_dir()}
+    return {root for root in roots if is_url(root) or Path(root).is_dir()}
 
 
 def stray_module(folder: Path) -> CeleriacError | None:

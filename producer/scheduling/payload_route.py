@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from producer.rows.source import splits_of
-from producer.sources import ArraySource, BatchSource, Source
-from tasks.protocol.codec import dtype_name
+from producer.sources import ArraySource, BatchSource, ObjectArray, Source
+from tasks.protocol.codec import DTYPES, dtype_name
 from tasks.protocol.messages import FolderReply, InPlaceRef, SliceRef, StoreName, pack
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.split_ref import SplitRef
@@ -125,20 +125,35 @@ def _reach(roots: Collection[Sequence[str]], paths: Collection[str]) -> bool:
 
 def _slice_ref(source: Source | BatchSource) -> SliceRef | str:
     """Where the rows of an array stand in its file; or why workers cannot read them there."""
+    if isinstance(source, ObjectArray):
+        name, stamp = _as_they_stand(source.dtype), source.object.stamp
+        if name not in DTYPES:
+            return name
+        return SliceRef(
+            str(source.object), stamp.size, stamp.mtime_ns, source.offset, name, source.row_shape, stamp.etag
+        )
     if not isinstance(source, ArraySource) or source.stamp is None or not isinstance(source.data, np.memmap):
         return "its rows stand in no .npy file"
     data = source.data
     if not data.flags.c_contiguous:
         return "its file has the array in Fortran order, so no row is in one piece (save np.ascontiguousarray of it)"
-    name = dtype_name(data.dtype)
-    if name is None:
-        return f"its file has values of dtype {data.dtype}, which are not taken as they stand there"
-    if data.dtype != data.dtype.newbyteorder("<"):
-        return "its file has big-endian numbers (save array.astype(array.dtype.newbyteorder('<')))"
-    if name == "bool":  # whose bytes may be neither 0 nor 1, which only the codec looks at
-        return "its file has booleans, which are looked at before they are sent (save them as uint8)"
+    name = _as_they_stand(data.dtype)
+    if name not in DTYPES:
+        return name
     if source.path is None:
         return "its rows stand in no .npy file of their own"
     # As the file was when it was opened: by now it may be another one.
     size, mtime_ns = source.stamp
     return SliceRef(str(source.path.resolve()), size, mtime_ns, data.offset, name, tuple(data.shape[1:]))
+
+
+def _as_they_stand(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype whose values travel as a file has them; or why they do not."""
+    name = dtype_name(dtype)
+    if name is None:
+        return f"its file has values of dtype {dtype}, which are not taken as they stand there"
+    if dtype != dtype.newbyteorder("<"):
+        return "its file has big-endian numbers (save array.astype(array.dtype.newbyteorder('<')))"
+    if name == "bool":  # whose bytes may be neither 0 nor 1, which only the codec looks at
+        return "its file has booleans, which are looked at before they are sent (save them as uint8)"
+    return name

@@ -31,10 +31,12 @@ from producer.sources.formats.webdataset import open_webdataset
 from producer.sources.formats.zarr import is_zarr, open_zarr
 from producer.sources.frames import from_frame, is_frame
 from producer.sources.iterables import from_batches, from_rows
-from producer.sources.numpy_files import open_file
+from producer.sources.numpy_files import ObjectArray, open_file, open_object_array
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
 from tasks.datasets.rows import Arrays, Batches, Column, Rows
+from tasks.storage.object_paths import find_objects, is_many
 from worker_config.errors import InputError, UsageError
+from worker_config.object_urls import is_url, redacted_url
 
 __all__ = [
     "ArraySource",
@@ -42,6 +44,7 @@ __all__ = [
     "BatchSource",
     "Batches",
     "Column",
+    "ObjectArray",
     "Rows",
     "Source",
     "fingerprint",
@@ -97,9 +100,9 @@ def open_source(data: object, *, columns: ColumnNames | None = None, **options: 
     """Open any data set.
 
     Args:
-        data: a path (.npy, .npz, .parquet, .csv, .tfrecord, .zarr, a folder, a pattern with `*`), arrays as for
-            `from_arrays`, a DataFrame or a table of Arrow, a `tf.data.Dataset`, an iterator over rows or an iterable
-            without length, or a source.
+        data: a path (.npy, .npz, .parquet, .csv, .tfrecord, .zarr, a folder, a pattern with `*`), a URL of these (not
+            of .npz, .zarr, .h5 and folders of other files), arrays as for `from_arrays`, a DataFrame or a table of
+            Arrow, a `tf.data.Dataset`, an iterator over rows or an iterable without length, or a source.
         columns: of a data set of columns by name those to take, as for `choose`.
         options: what the function for this kind of data set takes besides, for example `contents` for folders.
 
@@ -142,7 +145,22 @@ def _object_opener(data: object) -> _Opener:
     return from_arrays
 
 
+def _url_opener(url: str) -> _Opener:
+    formats = {_format(one.name) for one in find_objects(url) if one.name[0] != "_"} if is_many(url) else {_format(url)}
+    if formats == {".npy"} and not is_many(url):
+        return open_object_array
+    if opener := next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), None):
+        return opener
+    kinds = ", ".join(sorted(kind or "others" for kind in formats))
+    raise InputError(
+        f"{redacted_url(url)}: objects of type {kinds} are not read from where they are; name one .npy, or objects of "
+        f"one of {', '.join(_IN_MANY_FILES)}, or copy them to a folder"
+    )
+
+
 def _path_opener(path: str) -> _Opener:
+    if is_url(path):
+        return _url_opener(path)
     if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
         # Those with an underscore say something about the others, as _SUCCESS does.
         formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_" and file.name not in _ABOUT}

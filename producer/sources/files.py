@@ -1,14 +1,36 @@
-"""A folder or a pattern --> the files that it names."""
+"""A folder, a pattern or a URL --> the files or objects that it names, and what tells each from itself later."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from producer.sources.arrays import stamp_of
 from tasks.datasets.read_errors import check_file, one_line_errors
+from tasks.protocol.split_ref import FileSpan
+from tasks.storage.object_paths import ObjectPath, find_objects
 from worker_config.errors import InputError
 from worker_config.files import escaped
+from worker_config.object_urls import is_url
+
+
+def find_data(path: str | Path, suffix: str) -> Sequence[Path | ObjectPath]:
+    """The same of files or, where a URL is given, objects."""
+    return find_objects(str(path), suffix) if is_url(path) else find_files(path, suffix)
+
+
+def span_of(file: Path | ObjectPath) -> FileSpan:
+    """None of the rows of a file as it is now, or of an object as it was when it was found.
+
+    Raises:
+        InputError: the file cannot be looked at.
+    """
+    if isinstance(file, ObjectPath):
+        return FileSpan(str(file), file.stamp.size, file.stamp.mtime_ns, 0, 0, 0, etag=file.stamp.etag)
+    with one_line_errors(str(file)):
+        return FileSpan(str(file), *stamp_of(file.stat()), 0, 0, 0)
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from producer.sources.files import find_files, is_pattern
 from producer.sources.formats.zarr import is_zarr
 from tasks.datasets.read_errors import check_file, one_line_errors
+from tasks.storage.object_paths import find_objects, is_many
 from worker_config.errors import InputError
 from worker_config.files import escaped
+from worker_config.object_urls import is_url, redacted_url
 
 # The part that tells one of many files from itself after a change.
 DETAILS = "names, sizes and times"
@@ -22,7 +24,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     """What tells the data set of this path from others, and from itself after a change; the keys are for people too.
 
     Args:
-        path: a file, a folder or a pattern, as for `open_source`.
+        path: a file, a folder, a pattern or a URL, as for `open_source`.
 
     Returns:
         The path, the bytes, and when they were modified (UTC, to the nanosecond). Where files are many: of all of
@@ -32,6 +34,8 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
         InputError: there is no such file, or it may not be looked at.
     """
     name, resolved = os.fspath(path), Path(path).resolve()
+    if is_url(name):
+        return _of_objects(name)
     if not is_pattern(name) and not resolved.is_dir():
         check_file(Path(name), "files")
         with one_line_errors(name):
@@ -54,8 +58,24 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     }
 
 
+def _of_objects(url: str) -> dict[str, str | int]:
+    """Of an object its ETag tells it from others, even where the time does not."""
+    found = find_objects(url)
+    told: dict[str, str | int] = {
+        "path": redacted_url(url),
+        "bytes": sum(one.stamp.size for one in found),
+        "modified": _moment(max(one.stamp.mtime_ns for one in found)),
+    }
+    digest = hashlib.sha256()
+    for one in found:
+        digest.update(f"{one}\0{one.stamp.size}\0{one.stamp.etag or one.stamp.mtime_ns}\0".encode())
+    return told | ({"files": len(found)} if is_many(url) else {}) | {DETAILS: digest.hexdigest()}
+
+
 def modified_since(path: str, moment: str) -> list[str]:
     """Those of many files that were modified after the moment that an earlier fingerprint has, as in their folder."""
+    if is_url(path):
+        return [one.name for one in find_objects(path) if _moment(one.stamp.mtime_ns) > moment]
     root = path if Path(path).is_dir() else Path(path).parent
     found: list[tuple[Path, int]] = []
     with suppress(InputError), one_line_errors(path):  # a name that is no text is not found by how it is shown

@@ -1,4 +1,7 @@
-"""NumPy files --> arrays; those of `.npy` and of uncompressed `.npz` files are mapped, not read."""
+"""NumPy files --> arrays; those of `.npy` and of uncompressed `.npz` files are mapped, not read.
+
+Of an `.npy` object behind a URL the header is read, and then the rows that are taken, by their range.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,11 @@ from tasks.datasets.columns import columns_of, no_array, taken_dtype
 from tasks.datasets.formats.npz import first_byte, is_as_given, is_plain, read_header
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.read_errors import check_file, one_line_errors
-from tasks.datasets.rows import MAX_BATCH_BYTES
+from tasks.datasets.rows import MAX_BATCH_BYTES, Rows
 from tasks.protocol.codec import DTYPES, Array
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_paths import ObjectPath, find_objects
+from tasks.storage.objects import read_range
 from worker_config.errors import InputError, UsageError
 from worker_config.files import escaped
 
@@ -87,6 +92,61 @@ def _splits(path: Path, source: ArraySource, array: str | None) -> Splits | None
         return SplitSource(source.label, source.row_bytes, ref, [0, source.rows])
 
     return Splits("npz", [str(path)], opened)
+
+
+class ObjectArray(SliceReader):
+    """See `Source`.
+
+    Attributes:
+        object: which, as it was when it was opened.
+        dtype, row_shape: of its rows.
+        offset: the byte with which they begin.
+    """
+
+    def __init__(self, found: ObjectPath, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> None:
+        self.object, self.dtype, self.row_shape, self.offset = found, dtype, shape[1:], offset
+        self._row_bytes = math.prod(self.row_shape) * dtype.itemsize
+        checked = array_source(np.empty((0, *self.row_shape), dtype), found.name, str(found))
+        row_bytes = checked.row_bytes or float(self._row_bytes)
+        super().__init__(found.name, shape[0], row_bytes, self._rows)
+
+    def _rows(self, start: int, stop: int) -> Rows:
+        first, last = (self.offset + row * self._row_bytes for row in (start, stop))
+        data = read_range(self.object.url, self.object.stamp, first, last)
+        rows: Array = np.frombuffer(data, self.dtype).reshape((stop - start, *self.row_shape))
+        return array_source(rows, self.label, str(self.object)).take_marked(0, stop - start, start)
+
+
+def open_object_array(url: str, dtype: str | None = None) -> ObjectArray:
+    """Open an `.npy` object.
+
+    Args:
+        url: of it.
+        dtype: as for `open_file`.
+
+    Raises:
+        InputError: it cannot be used; the text names it, the cause, and what to do.
+        UsageError: there is no such dtype.
+    """
+    raw = _raw_dtype(dtype)
+    [found] = find_objects(url)
+    where = str(found)
+    if found.stamp.size == 0:
+        raise InputError(f"{where}: the object is empty (0 bytes); write it again with np.save")
+    with one_line_errors(where), found.open() as stream:
+        shape, fortran_order, kind = read_header(stream, where)
+        offset = stream.tell()
+    kind = _meant(kind, raw)
+    _check_size(found.stamp.size, offset + math.prod(shape) * kind.itemsize, shape, where)
+    if not shape:
+        raise InputError(f"{where}: is one value and no array of rows; save an array")
+    if kind.names or kind.subdtype:
+        raise InputError(f"{where}: holds records, which are read of files alone; save it as .parquet")
+    if fortran_order and len(shape) > 1:
+        raise InputError(f"{where}: is in Fortran order, so no row is in one piece; save np.ascontiguousarray of it")
+    if shape[0]:
+        input_limit().check(math.prod(shape[1:]) * kind.itemsize, where, "a row")
+    return ObjectArray(found, kind, shape, offset)
 
 
 def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
@@ -172,7 +232,7 @@ def _meant(dtype: np.dtype[Any], raw: np.dtype[Any] | None) -> np.dtype[Any]:
 
 
 def _check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> None:
-    """Refuse an array that has fewer bytes than its header says, or a shape that takes none and cannot be meant."""
+    """Refuse an array that has fewer bytes than its header says, or a shape that takes none and cannot be _meant."""
     if size < needed or min(shape, default=0) < 0:
         raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
     if shape and not math.prod(shape):

@@ -1,4 +1,4 @@
-"""A span's file --the one that was meant?--> a stream of its bytes; the one place where a split's files are opened.
+"""A span's file or object --the one that was meant?--> a stream of its bytes; where all that splits need is opened.
 
 A producer opens what its caller names; a worker what lies under its roots alone.
 """
@@ -13,20 +13,23 @@ from typing import BinaryIO
 
 from tasks.datasets.read_errors import unreadable
 from tasks.protocol.split_ref import FileSpan
+from tasks.storage.object_file import open_object
+from tasks.storage.objects import ObjectStamp
 from tasks.transport.file_slices import open_beneath
 from worker_config.errors import InputError
-from worker_config.files import escaped, split_root
+from worker_config.files import Root, escaped, is_under, split_root
+from worker_config.object_urls import is_url, object_url, redacted_url
 
 
 class Opener:
-    """Opens the files of splits.
+    """Opens the files and objects of splits.
 
     Args:
-        roots: the folders under which they must lie, which is then looked at step by step, so that no link leads out
-            of them; anywhere, for who has been told their names by a person, where it is None.
+        roots: the folders and URLs under which they must lie, of which folders are looked at step by step, so that no
+            link leads out of them; anywhere, for who has been told their names by a person, where it is None.
     """
 
-    def __init__(self, roots: Sequence[str | Path] | None = None) -> None:
+    def __init__(self, roots: Sequence[Root] | None = None) -> None:
         self._roots = roots
 
     def open(self, span: FileSpan) -> BinaryIO:
@@ -34,8 +37,12 @@ class Opener:
 
         Raises:
             InputError: it is not there, may not be read, lies under no root, or has changed since the data set was
-                opened.
+                opened; of an object, reads raise it (ObjectError).
         """
+        if is_url(span.path):
+            if self._roots is not None and not is_under(span.path, self._roots):
+                raise InputError(f"{redacted_url(span.path)} is not under a URL of CELERIAC_DATA_ROOTS here")
+            return open_object(object_url(span.path), ObjectStamp(span.size, span.mtime_ns, span.etag))
         try:
             descriptor = self._open(span.path)
         except FileNotFoundError:

@@ -96,7 +96,7 @@ class SplitReader:
         self._known = self._file = None
 
     def _of(self, ref: SplitRef, span: FileSpan) -> _OpenFile:
-        known = (ref.format, span.path, span.size, span.mtime_ns, ref.columns, ref.kinds)
+        known = (ref.format, span.path, span.size, span.mtime_ns, span.etag, ref.columns, ref.kinds)
         if self._file is None or known != self._known:
             self.close()
             self._file = _OpenFile(self._opener, ref, span, self._threads)

@@ -70,7 +70,7 @@ class FileRef(Value, frozen=True, tag="file"):
 class SliceRef(Value, frozen=True, tag="slice"):
     """Rows that stand in a file as they are: `row_bytes` each, from `offset` on, of `dtype` and `row_shape`.
 
-    `size` and `mtime_ns` tell whether it is still the file that the producer meant.
+    `size` and `mtime_ns` tell whether it is still the file that the producer meant; of an object `etag` does.
     """
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
@@ -79,6 +79,7 @@ class SliceRef(Value, frozen=True, tag="slice"):
     offset: Count
     dtype: str
     row_shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)]
+    etag: Annotated[str, msgspec.Meta(max_length=1024)] = ""
 
 
 class OutputSpec(Value, frozen=True):

@@ -25,8 +25,9 @@ FormatName = Literal["parquet", "tfrecord", "arrow", "csv", "jsonl", "hdf5", "za
 class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """The rows `[start, stop)` of one file; `first` is the first of them in the data set.
 
-    `size` and `mtime_ns` tell whether it is still the file that the producer meant. `block` is for formats whose files
-    do not say where a row stands: the first row of the block that has these rows, and the bytes `[begin, end)` of it.
+    `size`, `mtime_ns` and, of an object behind a URL, `etag` tell whether it is still the one that the producer meant.
+    `block` is for formats whose files do not say where a row stands: the first row of the block that has these rows,
+    and the bytes `[begin, end)` of it.
     """
 
     path: _Text
@@ -36,6 +37,7 @@ class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     start: _Count
     stop: _Count
     block: tuple[_Count, _Count, _Count] | None = None
+    etag: Annotated[str, msgspec.Meta(max_length=1_024)] = ""
 
 
 class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="split"):
@@ -66,7 +68,7 @@ def cut(whole: SplitRef, start: int, stop: int) -> SplitRef:
         last = min(stop, span.first + span.stop - span.start)
         if last > start:
             begin = span.start - span.first
-            spans.append(FileSpan(span.path, span.size, span.mtime_ns, start, begin + start, begin + last, span.block))
+            spans.append(msgspec.structs.replace(span, first=start, start=begin + start, stop=begin + last))
             start = last
         at += 1
     return SplitRef(whole.format, spans, whole.columns, whole.kinds, whole.made)

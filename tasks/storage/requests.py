@@ -22,7 +22,7 @@ from worker_config.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from worker_config.object_urls import ObjectUrl
+from worker_config.object_urls import WEB, ObjectUrl
 from worker_config.retry_policy import (
     LEAST_BACKOFF_SECONDS,
     STORE_BACKOFF_SECONDS,
@@ -120,7 +120,8 @@ def _refuse(url: ObjectUrl, verb: str, error: Exception) -> NoReturn:
             f"{url}: cannot be {_DONE[verb]}: this machine has no credentials; set {credentials_of(url)}"
         ) from None
     if isinstance(error, kinds.NotSupportedError | NotImplementedError):
-        raise ObjectError(f"{url}: cannot be {_DONE[verb]}: a store of this kind does not do that") from None
+        what = "this server gives no ranges of bytes" if url.scheme in WEB else "stores of this kind do not do that"
+        raise ObjectError(f"{url}: cannot be {_DONE[verb]}: {what}; copy it to one that does") from None
     what = f"HTTP {status}{code}" if status else type(error).__name__
     raise ObjectError(f"{url}: cannot be {_DONE[verb]} ({what}); check the URL and the store") from None
 

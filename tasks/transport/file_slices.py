@@ -1,4 +1,4 @@
-"""Reads rows from a producer's own file, without a copy on the way: the ref tells where they stand.
+"""Reads rows from a producer's own file or object, without a copy on the way: the ref tells where they stand.
 
     producer: SliceRef(path, offset, dtype, row shape) --> child: under a root? still the same file? --> read
 
@@ -19,9 +19,11 @@ import numpy as np
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, DTYPES
 from tasks.protocol.codec.format import FEWER_ROWS, SMALLER_ROW
 from tasks.protocol.messages import SliceRef
+from tasks.storage.objects import ObjectStamp, read_range
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
-from worker_config.files import split_root
+from worker_config.files import Root, is_under, split_root
+from worker_config.object_urls import is_url, object_url
 
 # On the way to a file a folder need only be passed, not listed; where the system knows the difference.
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,16 +31,19 @@ _PASS = _LIST | getattr(os, "O_PATH", 0)
 
 
 def read_slice(
-    ref: SliceRef, start: int, stop: int, roots: Sequence[str | Path], scratch: ReusableBuffer | None = None
+    ref: SliceRef, start: int, stop: int, roots: Sequence[Root], scratch: ReusableBuffer | None = None
 ) -> np.ndarray[Any, Any]:
     """The rows `[start, stop)`, read-only; they stand in `scratch`, where one is given.
 
     Raises:
         PayloadError: the file is not under a root, is not the one that was meant, or has no such rows.
+        ObjectError: of an object, the same, or its store says why it cannot be read.
     """
-    place = split_root(ref.path, roots)
-    if place is None:
-        raise PayloadError(f"{ref.path} is not under a folder of CELERIAC_DATA_ROOTS here")
+    is_object = is_url(ref.path)
+    place = None if is_object else split_root(ref.path, roots)
+    if place is None and not (is_object and is_under(ref.path, roots)):
+        what = "a URL" if is_object else "a folder"
+        raise PayloadError(f"{ref.path} is not under {what} of CELERIAC_DATA_ROOTS here")
     dtype = DTYPES.get(ref.dtype)
     if dtype is None:
         raise PayloadError(f"{ref.path}: rows of dtype {ref.dtype!r} do not travel")
@@ -49,7 +54,12 @@ def read_slice(
         raise PayloadError(
             f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}; {remedy}"
         )
-    data = _read(ref, place, ref.offset + start * row_bytes, length, scratch or ReusableBuffer())
+    first = ref.offset + start * row_bytes
+    if place is None:
+        stamp = ObjectStamp(ref.size, ref.mtime_ns, ref.etag)
+        data = read_range(object_url(ref.path), stamp, first, first + length)
+    else:
+        data = _read(ref, place, first, length, scratch or ReusableBuffer())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))
 
 

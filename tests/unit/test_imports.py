@@ -55,6 +55,8 @@ KNOWN = {
     "tasks.snapshots.built_set",
     "tasks.snapshots.cache",
     "tasks.snapshots.installed",
+    "tasks.storage.object_paths",
+    "tasks.storage.objects",
     "tasks.transport.async_connection",
     "tasks.transport.backlog",
     "tasks.transport.connection",

@@ -12,8 +12,7 @@ from typing import Any
 
 from producer.rows.readers import BatchReader
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
-from producer.sources.files import find_files
+from producer.sources.files import find_data, span_of
 from producer.sources.formats.block_index import Block, FileBlocks, split_source
 from tasks.datasets.columns import check_names, missing_column
 from tasks.datasets.formats.csv import (
@@ -26,7 +25,9 @@ from tasks.datasets.formats.csv import (
     texts_in,
     without_nulls,
 )
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
+from tasks.protocol.split_ref import FileSpan
 from worker_config.columns import expanded
 from worker_config.optional_imports import import_optional
 
@@ -41,7 +42,7 @@ def open_csv(path: str | Path, columns: Sequence[str] | None = None) -> BatchRea
     truth values (`true`, `false`) or text, as dates are.
 
     Args:
-        path: a file, a folder or a pattern.
+        path: a file, a folder or a pattern; also by URL.
         columns: names of the columns to read, in this order; p0..p783 are p0, p1 and so on. All if left out.
 
     Raises:
@@ -49,11 +50,11 @@ def open_csv(path: str | Path, columns: Sequence[str] | None = None) -> BatchRea
         ConfigError: pyarrow is not installed.
     """
     import_optional("pyarrow.csv", "parquet")
-    files = [_CsvFile(file) for file in find_files(path, ".csv")]
+    files = [_CsvFile(span_of(file)) for file in find_data(path, ".csv")]
     kinds: dict[str, str] = {}
     for name in files[0].names:
         if missing := [file for file in files if name not in file.names]:
-            raise missing_column(str(missing[0].path), name, missing[0].names)
+            raise missing_column(missing[0].file.path, name, missing[0].names)
         known = [file.kinds[name] for file in files if name in file.kinds]
         kinds[name] = next((kind for kind in _TYPES if known and all(kind in one for one in known)), TEXT)
     return _reader(Path(path).name, files, kinds, list(kinds) if columns is None else expanded(columns))
@@ -62,8 +63,8 @@ def open_csv(path: str | Path, columns: Sequence[str] | None = None) -> BatchRea
 def _reader(label: str, files: list[_CsvFile], kinds: dict[str, str], names: Sequence[str]) -> BatchReader:
     for name in names:
         if name not in kinds:
-            raise missing_column(str(files[0].path), name, kinds)
-    blocks = [FileBlocks(str(file.path), file.stamp, "csv", file.blocks) for file in files]
+            raise missing_column(files[0].file.path, name, kinds)
+    blocks = [FileBlocks(one.file, "csv", one.blocks) for one in files]
     splits = split_source(label, blocks, names, {name: kinds[name] for name in names})
     return splits.in_order(Table(names, lambda chosen: _reader(label, files, kinds, chosen)))
 
@@ -72,24 +73,24 @@ class _CsvFile:
     """One file, all of whose rows are looked at when it is opened.
 
     Attributes:
+        file: as it was when it was opened.
         names: of its columns; one without a name is called by its place, as "column0".
         blocks: the first row of each block, and the bytes of it.
         kinds: of each column that has values the types that all of them are of.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stamp = stamp_of(path.stat())
+    def __init__(self, file: FileSpan) -> None:
+        self.file = file
         self.blocks: list[Block] = []
         self.kinds: dict[str, list[str]] = {}
-        with one_line_errors(str(path)), path.open("rb") as file:
-            given = header_of(file, str(path))
+        with one_line_errors(file.path), Opener().open(file) as opened:
+            given = header_of(opened, file.path)
             self.names = names_of(given)
-            check_names(self.names, str(path))
+            check_names(self.names, file.path)
             row = end = 0
-            for begin, end in blocks_in(file):
+            for begin, end in blocks_in(opened):
                 self.blocks.append((row, begin, end))
-                for batch in texts_in(file, begin, end, given, given):
+                for batch in texts_in(opened, begin, end, given, given):
                     row += batch.num_rows
                     self._narrow(batch)
             self.blocks.append((row, end, end))

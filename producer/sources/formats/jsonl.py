@@ -8,11 +8,11 @@ from typing import Any
 
 from producer.rows.readers import BatchReader
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
-from producer.sources.files import find_files
-from producer.sources.formats.block_index import FileBlocks, split_source
+from producer.sources.files import find_data, span_of
+from producer.sources.formats.block_index import Block, FileBlocks, split_source
 from producer.sources.formats.common_columns import common_columns
 from tasks.datasets.formats.jsonl import blocks_of, kinds_of
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from worker_config.columns import expanded
 from worker_config.errors import InputError
@@ -20,7 +20,7 @@ from worker_config.optional_imports import import_optional
 
 
 def open_jsonl(path: str | Path, columns: Sequence[str] | None = None) -> BatchReader:
-    """Open a file of JSON lines, an object each, those of a folder or of a pattern, in sorted order.
+    """Open a file of JSON lines, an object each, those of a folder or of a pattern, in sorted order; also by URL.
 
     Columns are as of `open_parquet`; dates are text; what a line lacks is null. The files are read twice, as those of
     CSV are.
@@ -33,13 +33,13 @@ def open_jsonl(path: str | Path, columns: Sequence[str] | None = None) -> BatchR
     import_optional("pyarrow.json", "parquet")
     files: list[FileBlocks] = []
     schemas: list[Any] = []
-    for file in find_files(path, ".jsonl"):
-        with one_line_errors(str(file)), file.open("rb") as opened:
-            stamp, blocks = stamp_of(file.stat()), []
-            for block, schema in blocks_of(opened, str(file)):
+    for file in map(span_of, find_data(path, ".jsonl")):
+        blocks: list[Block] = []
+        with one_line_errors(file.path), Opener().open(file) as opened:
+            for block, schema in blocks_of(opened, file.path):
                 blocks.append(block)
                 schemas += [] if schema is None else [schema]
-        files.append(FileBlocks(str(file), stamp, "jsonl", blocks))
+        files.append(FileBlocks(file, "jsonl", blocks))
     label, where = Path(path).name, str(path)
     try:
         schema = arrow.unify_schemas(schemas, promote_options="permissive") if schemas else arrow.schema([])

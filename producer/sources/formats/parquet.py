@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
+
 from producer.rows.readers import BatchReader
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
-from producer.sources.files import find_files
+from producer.sources.files import find_data, span_of
 from producer.sources.formats.common_columns import common_columns
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import check_names
 from tasks.datasets.formats.parquet import check_footer, group_starts, sizes_of
 from tasks.datasets.input_limit import input_limit
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.columns import expanded
@@ -28,7 +30,7 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
     axis, of different lengths as a list of arrays.
 
     Args:
-        path: a file, a folder or a pattern.
+        path: a file, a folder or a pattern; also by URL.
         columns: names of the columns to read; fields of structs are named with a dot, as `image.bytes`, and p0..p783
             are p0, p1 and so on. If left out, all of types that some model takes. Dates come as text, if named.
 
@@ -36,13 +38,13 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         InputError: no such file or column, files that do not fit together, a type that no model takes.
         ConfigError: pyarrow is not installed.
     """
-    files = [_Footer(file) for file in find_files(path, ".parquet")]
+    files = [_Footer(span_of(file)) for file in find_data(path, ".parquet")]
     named = [columns] if isinstance(columns, str) else columns
     return _reader(Path(path).name, files, expanded(named) if named else named)
 
 
 def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None) -> BatchReader:
-    names, others = common_columns([(str(file.path), file.schema) for file in files], named)
+    names, others = common_columns([(one.file.path, one.schema) for one in files], named)
     firsts = [0, *accumulate(file.starts[-1] for file in files)]
     spans = [file.span(first) for file, first in zip(files, firsts, strict=False)]
     borders = [first + start for file, first in zip(files, firsts, strict=False) for start in file.starts[:-1]]
@@ -61,23 +63,21 @@ class _Footer:
     """What the producer knows of a file.
 
     Attributes:
-        path: its name, as it was given.
+        file: its name as it was given, and what it was when it was opened.
         schema: its columns, in Arrow's types.
         starts: the first row of each row group, and the number of rows at the end.
         column_bytes: of each row group, what each of its columns has in memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: FileSpan) -> None:
         parquet = import_optional("pyarrow.parquet", "parquet")
-        self.path = path
-        with one_line_errors(str(path)):
-            self._stamp = stamp_of(path.stat())
-            with parquet.ParquetFile(path) as opened:
-                self.column_bytes = check_footer(opened.metadata, str(path), input_limit())
-                self.starts = group_starts(opened.metadata)
-                self.schema = opened.schema_arrow
-        check_names(self.schema.names, str(path))
+        self.file = file
+        with one_line_errors(file.path), Opener().open(file) as raw, parquet.ParquetFile(raw) as opened:
+            self.column_bytes = check_footer(opened.metadata, file.path, input_limit())
+            self.starts = group_starts(opened.metadata)
+            self.schema = opened.schema_arrow
+        check_names(self.schema.names, file.path)
 
     def span(self, first: int) -> FileSpan:
         """All of its rows, which begin with this one of the data set."""
-        return FileSpan(str(self.path), *self._stamp, first, 0, self.starts[-1])
+        return msgspec.structs.replace(self.file, first=first, stop=self.starts[-1])

@@ -21,6 +21,7 @@ from tasks.datasets.rows import Arrays, Batches, Rows
 from tasks.datasets.split_reader import SplitReader
 from tasks.protocol.split_ref import SplitRef, cut, span_at
 from worker_config.files import escaped
+from worker_config.object_urls import is_url
 
 # Of one chunk's message, which passes through a worker's main process.
 _MOST_REF_BYTES = 32 * 2**10
@@ -122,7 +123,10 @@ class SplitSource:
         head = len(msgspec.msgpack.encode(msgspec.structs.replace(self._ref, spans=[])))
         if head > _MOST_REF_BYTES:
             return f"what says which columns to read has {head} bytes, too many for each chunk's message"
-        paths = {path: str(Path(path).resolve()) for path in {span.path for span in self._ref.spans}}
+        paths = {
+            path: path if is_url(path) else str(Path(path).resolve())
+            for path in {span.path for span in self._ref.spans}
+        }
         spans = [msgspec.structs.replace(span, path=paths[span.path]) for span in self._ref.spans]
         return msgspec.structs.replace(self._ref, spans=spans)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from producer.rows.readers import BatchReader
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
-from producer.sources.files import find_files
+from producer.sources.files import find_data, span_of
 from producer.sources.formats.block_index import FileBlocks, indexed, split_source
 from tasks.datasets.columns import missing_column
 from tasks.datasets.formats.webdataset import KEY, blocks_of, extensions_of
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from worker_config.errors import InputError
 
@@ -26,24 +26,23 @@ def open_webdataset(path: str | Path, columns: Sequence[str] | None = None) -> B
     Raises:
         InputError: no such file, none with members, or a column that the first row has not.
     """
-    files = find_files(path, ".tar")
-    stamps = [stamp_of(file.stat()) for file in files]
+    files = [span_of(file) for file in find_data(path, ".tar")]
     known: list[str] = []
     for file in files:
         if not known:
-            with one_line_errors(str(file)), file.open("rb") as opened:
+            with one_line_errors(file.path), Opener().open(file) as opened:
                 known = extensions_of(opened)
     if not known:
         raise InputError(f"{path}: has no members whose names are KEY.EXTENSION; write it as WebDataset does")
 
     @cache
     def blocks() -> list[FileBlocks]:
-        return [indexed(str(file), stamp, "webdataset", blocks_of) for file, stamp in zip(files, stamps, strict=True)]
+        return [indexed(file, "webdataset", blocks_of) for file in files]
 
     def reader(names: Sequence[str]) -> BatchReader:
         for name in names:
             if name not in (*known, KEY):
-                raise missing_column(str(files[0]), name, [*known, KEY])
+                raise missing_column(files[0].path, name, [*known, KEY])
         return split_source(Path(path).name, blocks(), names).in_order(Table(names, reader, {KEY: "text"}))
 
     named = [columns] if isinstance(columns, str) else columns

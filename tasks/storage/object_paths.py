@@ -1,0 +1,86 @@
+"""Objects behind URLs as the files of a data set: found by URL, prefix or pattern, and opened like files.
+
+s3://bucket/x.parquet, s3://bucket/folder/, s3://bucket/*/x-*.csv --find_objects--> ObjectPath, ObjectPath, ...
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import BinaryIO
+
+from tasks.storage.object_file import open_object
+from tasks.storage.objects import ObjectStamp, list_objects, stat
+from worker_config.errors import InputError, UsageError
+from worker_config.object_urls import ObjectUrl, object_url, redacted_url
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """An object as it was when the data set was opened; what is read of it later is the same, or an error."""
+
+    url: ObjectUrl
+    stamp: ObjectStamp
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    def __lt__(self, other: ObjectPath) -> bool:
+        return self.url < other.url
+
+    @property
+    def name(self) -> str:
+        """Its last segment."""
+        return self.url.name
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Its bytes, to be read."""
+        assert mode == "rb"  # noqa: S101 - as pathlib has it, of which this stands in the place
+        return open_object(self.url, self.stamp)
+
+
+def find_objects(text: str, suffix: str = "") -> list[ObjectPath]:
+    """The object of a URL, or those of a folder or pattern, sorted; with a suffix those whose names hold it.
+
+    Raises:
+        InputError: there are none, or the store cannot be asked (ObjectError).
+    """
+    try:
+        url = object_url(text)
+    except UsageError as error:
+        raise InputError(str(error)) from None
+    if not glob.has_magic(url.key):
+        if not url.is_folder:
+            return [ObjectPath(url, stat(url))]
+        pattern = [*url.key.split("/"), "*"] if url.key else ["*"]
+    else:
+        pattern = url.key.split("/")
+    fixed = next(place for place, segment in enumerate(pattern) if glob.has_magic(segment))
+    prefix = ObjectUrl(url.scheme, url.bucket, "/".join(pattern[:fixed]), is_folder=True)
+    found = [ObjectPath(*one) for one in list_objects(prefix) if _matches(one[0].key.split("/"), pattern)]
+    if not found:
+        raise InputError(f"{redacted_url(text)}: no objects there; check the URL")
+    matches = [one for one in found if suffix in one.name.lower()]
+    if not matches and url.is_folder:
+        raise InputError(f"{url}: has no {suffix} objects in it; for those in subfolders write {url}**/*{suffix}")
+    return sorted(matches or found)
+
+
+def is_many(text: str) -> bool:
+    """Whether a URL is that of a folder, or a pattern."""
+    return text.endswith("/") or glob.has_magic(text)
+
+
+def _matches(segments: Sequence[str], pattern: Sequence[str]) -> bool:
+    """As `glob` has it: `**` is any number of folders, and what begins with a dot is asked for by a dot."""
+    if not pattern:
+        return not segments
+    if pattern[0] == "**":
+        return _matches(segments, pattern[1:]) or (
+            bool(segments) and segments[0][:1] != "." and _matches(segments[1:], pattern)
+        )
+    if not segments or (segments[0][:1] == "." and pattern[0][:1] != "."):
+        return False
+    return fnmatchcase(segments[0], pattern[0]) and _matches(segments[1:], pattern[1:])
