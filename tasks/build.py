@@ -35,6 +35,7 @@ from tasks.preparation.trials import trials_here
 from tasks.snapshots import cache
 from tasks.snapshots.built_set import RECORD, SNAPSHOTS, BuiltSet, Layout
 from tasks.snapshots.copied_manifest import copy_manifest
+from tasks.snapshots.fetch_models import fetch_models
 from tasks.snapshots.installed import tensorflow_version
 from tasks.snapshots.record import to_file
 from worker_config.errors import CeleriacError, ConfigError, ExitCode
@@ -52,9 +53,9 @@ def build(manifest: Path, target: Path, names: list[str]) -> dict[str, Any]:
         CeleriacError: a model cannot be prepared.
     """
     settings = Settings.from_env()
-    entries = read_manifest(manifest, names)
-    digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     say = partial(print, file=sys.stderr, flush=True)
+    entries = fetch_models(read_manifest(manifest, names), cache.cache_folder(settings), say)
+    digests = {name: digest_or_error(name, entry) for name, entry in entries.items()}
     with _written_whole(target) as folder:
         installed = copy_manifest(manifest, entries, folder)
         entries = read_manifest(folder / MANIFEST)

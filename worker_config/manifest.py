@@ -3,7 +3,7 @@
 memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
 
 [models.digits]
-path = "models/digits.keras"    # relative to the manifest's folder; without it the preprocess function is all
+path = "models/digits.keras"    # relative to the manifest's folder, or a URL; without it preprocess is all
 batch_rows = 64                 # rows that the model sees in one call, as far as they have
 batch_mib = 256                 # no more than this together; a larger row goes alone
 signature = "serving_default"   # SavedModel and TFLite
@@ -42,6 +42,7 @@ from worker_config.columns import made_of
 from worker_config.decoding import did_you_mean, one_line, with_key_meant
 from worker_config.errors import ConfigError, UnknownModelError, UsageError
 from worker_config.model_paths import is_model, name_of
+from worker_config.object_urls import is_url
 
 T = TypeVar("T")
 DEFAULT_BATCH_ROWS = 64
@@ -52,14 +53,12 @@ _NAME = re.compile(NAME)
 _AMOUNT = re.compile(r"([1-9][0-9]{0,6}) ?([MG])iB")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_NO_FUNCTION = "name a function as 'package.module:function'"
 # Of values beyond their key's limits: what is allowed.
 _ALLOWED = {
     "batch_rows": "the least is 1",
     "batch_mib": f"it goes from 1 to {MOST_BATCH_MIB}",
     "version": "the least is 1, and 0 is the highest that there is",
-    "preprocess": _NO_FUNCTION,
-    "postprocess": _NO_FUNCTION,
+    **dict.fromkeys(("preprocess", "postprocess"), "name a function as 'package.module:function'"),
 }
 # What JSON can hold, in which it counts for the model's version.
 Constant: TypeAlias = (
@@ -75,9 +74,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One `[models.NAME]` table.
 
     Attributes:
-        path: the model's file or folder, or a tree of versions PATH/1, PATH/2; absolute after `read_manifest`. Or a
-            function `package.module:function`, which then is the model. Without a path, what `preprocess` makes of the
-            rows is the output.
+        path: the model's file, folder, or tree of versions PATH/1, PATH/2, absolute after `read_manifest`, or its URL.
+            Or a function `package.module:function`, which then is the model. Without a path, what `preprocess` makes
+            of the rows is the output.
         version: which version of a tree; 0 is the highest.
         batch_rows: rows in one call of the model; the tail of a chunk is padded up to it.
         batch_mib: what they may have together, in MiB: of larger rows there are fewer in a call, at least one.
@@ -287,7 +286,7 @@ def _checked(name: str, entry: ModelEntry, folder: Path, manifest: Path) -> Mode
         entry = msgspec.structs.replace(
             entry, calibration=str(_inside(entry.calibration, folder, f"{where}.calibration"))
         )
-    if is_function(entry.path) and not (folder / entry.path).exists():
+    if is_url(entry.path) or (is_function(entry.path) and not (folder / entry.path).exists()):
         return entry
     return msgspec.structs.replace(entry, path=str(_inside(entry.path, folder, f"{where}.path")))
 

@@ -11,6 +11,7 @@ from worker_config.decoding import did_you_mean
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.model_paths import is_model, name_of
+from worker_config.object_urls import is_url
 from worker_config.version_folders import served_path
 
 
@@ -72,7 +73,7 @@ def check_files(entries: dict[str, ModelEntry], manifest: Path) -> None:
     """Raise ModelLoadError unless the models' files are there."""
     members = [item for entry in entries.values() for item in entry.members.items()]
     for name, entry in [*entries.items(), *members]:
-        if not entry.has_file:
+        if not entry.has_file or is_url(entry.path):  # a worker fetches it
             continue
         if not Path(entry.path).exists():
             remedy = f"; mend the path in {manifest}, which counts from that file's own folder"

@@ -32,6 +32,7 @@ from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import Described, Inspected, ModelInfo
 from tasks.snapshots.built_set import place_of
 from tasks.snapshots.cache import Swept, cache_folder, sweep
+from tasks.snapshots.fetch_models import fetch_models, fetched_keys
 from tasks.snapshots.installed import check_runtime, tensorflow_version
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all, read_slots
@@ -253,8 +254,9 @@ def prune(manifest: Path) -> tuple[Path, list[Swept]]:
     """Remove all snapshots that neither the manifest nor a worker needs; return the cache's folder and what is gone."""
     entries = read_manifest(manifest)
     check_files(entries, manifest)
-    keys = {_key(name, entry) for name, entry in entries.items() if entry.has_file}
     cache = cache_folder(Settings.from_env())
+    entries = fetch_models(entries, cache, lambda text: None)
+    keys = {_key(name, entry) for name, entry in entries.items() if entry.has_file} | fetched_keys(entries, cache)
     try:
         return cache, sweep(cache, keys)
     except OSError as error:

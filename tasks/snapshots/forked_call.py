@@ -79,7 +79,7 @@ def run_side_by_side(
                 fits = sum(one.bytes for one in running) + work.bytes <= room_bytes
                 if not running or (fits and len(running) < at_once):
                     waiting.remove(work)
-                    running[work] = Forked(partial(_with_stderr, stderr, work.function), None, Path(os.devnull))
+                    running[work] = Forked(partial(with_stderr, stderr, work.function), None, Path(os.devnull))
             if told != (told := [work.name for work in running]):
                 tell(told)
             time.sleep(_POLL_SECONDS)
@@ -93,9 +93,10 @@ def run_side_by_side(
     return failed
 
 
-def _with_stderr(stderr: int, function: Callable[[], None]) -> None:
+def with_stderr(stderr: int, function: Callable[[], T]) -> T:
+    """What the function prints on stderr, seen by whoever reads that of this descriptor."""
     os.dup2(stderr, 2)
-    function()
+    return function()
 
 
 class Forked:

@@ -23,6 +23,7 @@ from tasks.preparation.prepare import prepare_all
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.snapshots import cache
 from tasks.snapshots.built_set import read_built_set
+from tasks.snapshots.fetch_models import fetch_models, use_fetched
 from tasks.snapshots.forked_call import Forked, ForkedError
 from worker_config.errors import ConfigError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
@@ -78,21 +79,22 @@ class Reloader:
         if any(one.needs_tensorflow for one in served.values()):
             import_tensorflow()  # before the next fork, where the models so far did without
         held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
+        held += use_fetched({name: one.entry for name, one in served.items()}, self.context.cache)
         self.models.replace(served, held)
         self._python.update(python_digests(one.entry for one in served.values()))
         self.say(f"models reloaded: {changed}")
         return True
 
 
-def read_entries(settings: Settings) -> dict[str, ModelEntry]:
-    """The models of the manifest that this worker holds, as it stands now.
+def read_entries(settings: Settings, say: Callable[[str], None]) -> dict[str, ModelEntry]:
+    """The models of the manifest that this worker holds, as it stands now, those behind URLs as copies.
 
     Raises:
         ConfigError, UnknownModelError: the manifest, or a name, does not do.
-        ModelLoadError: it is that of a built set, which is damaged.
+        ModelLoadError: it is that of a built set, which is damaged; or a model cannot be fetched.
     """
     read_built_set(settings.models_path.resolve().parent)
-    return read_manifest(settings.models_path, settings.model_set)
+    return fetch_models(read_manifest(settings.models_path, settings.model_set), cache.cache_folder(settings), say)
 
 
 def _prepare_all(

@@ -54,6 +54,7 @@ KNOWN = {
     "tasks.protocol.unfed_rows",
     "tasks.snapshots.built_set",
     "tasks.snapshots.cache",
+    "tasks.snapshots.fetch_models",
     "tasks.snapshots.installed",
     "tasks.storage.object_paths",
     "tasks.storage.objects",
