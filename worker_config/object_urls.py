@@ -39,6 +39,8 @@ class ObjectUrl:
     is_folder: bool = False
 
     def __str__(self) -> str:
+        if not self.bucket:
+            return f"{self.scheme}://"
         key = self.key
         if self.scheme in WEB:
             key = "".join(character if character not in "%?#" else f"%{ord(character):02X}" for character in key)
@@ -50,7 +52,9 @@ class ObjectUrl:
         return self.key.rpartition("/")[2]
 
     def is_beneath(self, root: ObjectUrl) -> bool:
-        """Whether it is this root, or lies under it."""
+        """Whether it is this root, or lies under it; under a root without a bucket are all of its scheme."""
+        if not root.bucket:
+            return self.scheme == root.scheme
         same = (self.scheme, self.bucket) == (root.scheme, root.bucket)
         return same and (not root.key or self.key == root.key or self.key.startswith(f"{root.key}/"))
 
@@ -91,6 +95,16 @@ def object_url(text: str | ObjectUrl) -> ObjectUrl:
     return ObjectUrl(scheme, bucket, "/".join(segments), folder or not key)
 
 
+def root_url(text: str | ObjectUrl) -> ObjectUrl:
+    """A URL beneath which others lie; a scheme alone, as `s3://`, is one too.
+
+    Raises:
+        UsageError: as `object_url`.
+    """
+    alone = _URL.fullmatch(text) if isinstance(text, str) else None
+    return ObjectUrl(alone[1].lower(), "", "", is_folder=True) if alone else object_url(text)
+
+
 def redacted_url(text: str) -> str:
     """The text of a URL without its user and without what follows a `?` or `#`, for people."""
     scheme, separator, rest = text.partition("://")
@@ -106,7 +120,7 @@ def is_beneath_any(url: str | ObjectUrl, roots: list[str | ObjectUrl]) -> bool:
         one = object_url(url)
     except UsageError:
         return False
-    return any(one.is_beneath(object_url(root)) for root in roots)
+    return any(one.is_beneath(root_url(root)) for root in roots)
 
 
 def _is_wrong(segment: str) -> bool:

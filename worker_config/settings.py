@@ -21,7 +21,7 @@ from worker_config.broker_url import check_broker_url, redacted
 from worker_config.decoding import did_you_mean
 from worker_config.errors import ConfigError, UsageError
 from worker_config.model_paths import MANIFEST, manifest_at
-from worker_config.object_urls import SCHEMES, ObjectUrl, is_url, object_url
+from worker_config.object_urls import SCHEMES, ObjectUrl, is_url, root_url
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _folder(text: str) -> Path:
 
 def _root(text: str) -> Path | ObjectUrl:
     try:
-        return object_url(text) if is_url(text) else _folder(text)
+        return root_url(text) if is_url(text) else _folder(text)
     except UsageError as error:
         raise ValueError(str(error)) from None
 

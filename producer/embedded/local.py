@@ -28,6 +28,7 @@ from tasks.transport.worker_registry import read_all
 from worker_config.environment import for_worker
 from worker_config.errors import UsageError, WorkerStartError
 from worker_config.model_paths import manifest_at
+from worker_config.object_urls import SCHEMES
 from worker_config.retry_policy import FAREWELL_SECONDS
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
@@ -114,7 +115,7 @@ def local(
             # Read by this process alone.
             "CELERIAC_LOG_FORMAT": "text",
             # Its only producer is this process, of the same user.
-            "CELERIAC_DATA_ROOTS": "/",
+            "CELERIAC_DATA_ROOTS": os.pathsep.join(("/", *(f"{scheme}://" for scheme in SCHEMES))),
             "CELERIAC_OUTPUT_ROOTS": "/",
             # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.
             "TMPDIR": str(folder),

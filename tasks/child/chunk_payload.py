@@ -34,6 +34,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.seal import Parts, Sealer, outputs_context, rows_context
 from tasks.protocol.split_ref import SplitRef
 from tasks.protocol.unfed_rows import with_unfed
+from tasks.storage.read_ahead import ReadAhead
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import spool
 from tasks.transport.file_slices import read_slice
@@ -62,6 +63,7 @@ class PayloadStore:
     places: Places
     sealer: Sealer = field(default_factory=Sealer)
     scratch: ReusableBuffer = field(default_factory=ReusableBuffer)
+    ahead: ReadAhead = field(default_factory=ReadAhead)
 
     @cached_property
     def splits(self) -> SplitReader:
@@ -76,7 +78,7 @@ class PayloadStore:
         """
         ref = message.ref
         if isinstance(ref, SliceRef):
-            return read_slice(ref, message.start, message.stop, self.places.data_roots, self.scratch)
+            return read_slice(ref, message.start, message.stop, self.places.data_roots, self.scratch, self.ahead)
         if isinstance(ref, SplitRef):
             return self._read_split(ref, message)
         if isinstance(ref, InlineRef):

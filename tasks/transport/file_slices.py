@@ -19,7 +19,8 @@ import numpy as np
 from tasks.protocol.codec import DEFAULT_LIMIT_BYTES, DTYPES
 from tasks.protocol.codec.format import FEWER_ROWS, SMALLER_ROW
 from tasks.protocol.messages import SliceRef
-from tasks.storage.objects import ObjectStamp, read_range
+from tasks.storage.objects import ObjectStamp
+from tasks.storage.read_ahead import ReadAhead
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
 from worker_config.files import Root, is_under, split_root
@@ -31,9 +32,14 @@ _PASS = _LIST | getattr(os, "O_PATH", 0)
 
 
 def read_slice(
-    ref: SliceRef, start: int, stop: int, roots: Sequence[Root], scratch: ReusableBuffer | None = None
+    ref: SliceRef,
+    start: int,
+    stop: int,
+    roots: Sequence[Root],
+    scratch: ReusableBuffer | None = None,
+    ahead: ReadAhead | None = None,
 ) -> np.ndarray[Any, Any]:
-    """The rows `[start, stop)`, read-only; they stand in `scratch`, where one is given.
+    """The rows `[start, stop)`, read-only; of a file they stand in `scratch`, where one is given.
 
     Raises:
         PayloadError: the file is not under a root, is not the one that was meant, or has no such rows.
@@ -57,7 +63,7 @@ def read_slice(
     first = ref.offset + start * row_bytes
     if place is None:
         stamp = ObjectStamp(ref.size, ref.mtime_ns, ref.etag)
-        data = read_range(object_url(ref.path), stamp, first, first + length)
+        data = (ahead or ReadAhead()).read(object_url(ref.path), stamp, first, first + length)
     else:
         data = _read(ref, place, first, length, scratch or ReusableBuffer())
     return np.frombuffer(data.toreadonly(), dtype).reshape((stop - start, *ref.row_shape))

@@ -12,8 +12,10 @@ import pytest
 
 from tasks.storage import objects, stores
 from tasks.storage.object_file import open_object
+from tasks.storage.read_ahead import ReadAhead
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
+from tests.waiting import wait_until
 from worker_config import retry_policy
 from worker_config.errors import (
     CeleriacError,
@@ -298,3 +300,46 @@ def test_a_fork_of_a_process_that_has_opened_a_url_is_told_so_and_does_not_hang(
     process.start()
     assert "was forked" in answers.get(timeout=60)
     process.join()
+
+
+def test_a_slot_finds_its_next_chunk_fetched(proxy: FaultProxy, request: pytest.FixtureRequest) -> None:
+    url, other = (object_url(f"s3://rows/{request.node.name}/{name}") for name in ("data", "other"))
+    objects.put(url, DATA)
+    objects.put(other, DATA[::-1])
+    stamp, ahead, size = objects.stat(url), ReadAhead(), 100_000
+
+    def read(chunk: int) -> None:
+        start = chunk * size
+        stop = min(start + size, len(DATA))
+        assert ahead.read(url, stamp, start, stop) == DATA[start:stop]
+
+    for chunk in (0, 2, 4, 6):
+        read(chunk)
+    wait_until(lambda: _asked(proxy)[-1:] == [8 * size], "the chunk after these is asked for")
+    asked = len(_asked(proxy))
+    read(8)  # is there, and the next one is asked for
+    wait_until(lambda: _asked(proxy)[asked:] == [10 * size], "the next one is asked for, and no other")
+    for chunk in (9, 11, 4, 30, 31):  # in no order, up to the last, which is shorter
+        read(chunk)
+    assert ahead.read(other, objects.stat(other), 9 * size, 10 * size) == DATA[::-1][9 * size : 10 * size]
+
+
+def test_a_range_that_could_not_be_fetched_ahead_is_read_when_it_is_wanted(
+    proxy: FaultProxy, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = object_url(f"s3://rows/{request.node.name}/data")
+    objects.put(url, DATA)
+    stamp, ahead = objects.stat(url), ReadAhead()
+    monkeypatch.setattr("tasks.storage.requests.STORE_WAIT_SECONDS", 0.0)
+    for start in (0, 1_000):
+        ahead.read(url, stamp, start, start + 10)
+    proxy.refused["GET"] = (3, 404)
+    with pytest.raises(ObjectMissingError):
+        ahead.read(url, stamp, 2_000, 2_010)
+    proxy.refused["GET"] = (0, 404)
+    assert ahead.read(url, stamp, 2_000, 2_010) == DATA[2_000:2_010]
+    assert ahead.read(url, stamp, 3_000, 3_010) == DATA[3_000:3_010]
+
+
+def _asked(proxy: FaultProxy) -> list[int]:
+    return [int(asked.removeprefix("bytes=").partition("-")[0]) for _, asked in proxy.seen if asked]

@@ -73,6 +73,9 @@ def test_what_could_lead_elsewhere_is_refused_and_no_secret_told(text: str) -> N
         ("https://host/data%2fx", "https://host/data", True),
         ("https://host/data%2f%2e%2e%2fx", "https://host/data", False),
         ("s3://rows/data/x", "/", False),
+        ("s3://rows/data/x", "s3://", True),
+        ("gs://rows/data/x", "s3://", False),
+        ("s3://rows/../x", "s3://", False),
     ],
 )
 def test_roots_are_matched_by_whole_segments(url: str, root: str, is_inside: bool) -> None:
@@ -89,9 +92,9 @@ def test_a_path_is_under_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_settings_take_folders_and_urls(tmp_path: Path) -> None:
-    text = os.pathsep.join([str(tmp_path), "s3://rows/data/", "http://127.0.0.1:9000/x", str(tmp_path)])
-    roots = Settings.from_env({"CELERIAC_DATA_ROOTS": text}).data_roots
-    assert [str(root) for root in roots] == [str(tmp_path), "s3://rows/data/", "http://127.0.0.1:9000/x", str(tmp_path)]
+    words = [str(tmp_path), "s3://rows/data/", "http://127.0.0.1:9000/x", "gs://", "az://", str(tmp_path)]
+    roots = Settings.from_env({"CELERIAC_DATA_ROOTS": os.pathsep.join(words)}).data_roots
+    assert [str(root) for root in roots] == words
     assert is_under("http://127.0.0.1:9000/x/y", roots)
     with pytest.raises(ConfigError, match=r"CELERIAC_DATA_ROOTS=.*s3://rows/../x: has a segment"):
         Settings.from_env({"CELERIAC_DATA_ROOTS": "s3://rows/../x"})
