@@ -45,7 +45,7 @@ def question(quick: bool) -> bool:
         np.save(path, data)
         check = partial(check_equal, expected=data)
         in_slices = Arm("celeriac, slices", lambda: client.submit("identity", path, store="slices").result(), check)
-        chunk_rows = _chunk_rows(client, path, "slices")
+        chunk_rows = chunk_rows_of(client, path, "slices")
         plain = Arm("read and write", lambda: _read_and_write(readers, path, data, chunk_rows), check)
         slices = compare(in_slices, [plain])
         sizes = {"row_bytes": data[0].nbytes, "chunk_rows": chunk_rows, "children": CHILDREN}
@@ -57,7 +57,7 @@ def question(quick: bool) -> bool:
             [at_least("celeriac / read and write", slices.speed_against(plain.name), SLICES_AIM)],
             quick=quick,
         )
-        chunk_rows = _chunk_rows(client, data, "redis")
+        chunk_rows = chunk_rows_of(client, data, "redis")
         through = Arm("celeriac, Redis", lambda: client.submit("identity", data, store="redis").result(), check)
         chosen = Arm("celeriac, its own choice", lambda: client.submit("identity", data).result(), check)
         bare = Arm("SET, GET, RPUSH", lambda: _feed(relays, client.broker_url, data, chunk_rows), check)
@@ -73,12 +73,13 @@ def question(quick: bool) -> bool:
     return quiet
 
 
-def _chunk_rows(client: Client, data: Rows | Path, store: StoreName) -> int:
+def chunk_rows_of(client: Client, data: Rows | Path | str, store: StoreName, model: str = "identity") -> int:
     """How many rows our chunks have: the rivals' pieces are as large."""
-    return int(np.median([part.stop - part.start for part in client.submit("identity", data, store=store).parts()]))
+    return int(np.median([part.stop - part.start for part in client.submit(model, data, store=store).parts()]))
 
 
-def _pieces(rows: int, chunk_rows: int) -> list[tuple[int, int]]:
+def pieces(rows: int, chunk_rows: int) -> list[tuple[int, int]]:
+    """The rows of each chunk."""
     return [(start, min(start + chunk_rows, rows)) for start in range(0, rows, chunk_rows)]
 
 
@@ -88,7 +89,7 @@ def _read_and_write(readers: Rivals, path: Path, data: Rows, chunk_rows: int) ->
     output.unlink(missing_ok=True)
     output.touch()
     offset, row_bytes = path.stat().st_size - data.nbytes, data[0].nbytes
-    chunks = _pieces(len(data), chunk_rows)
+    chunks = pieces(len(data), chunk_rows)
     readers.begin(*((path, output, offset, row_bytes, chunks[number::CHILDREN]) for number in range(CHILDREN)))
     readers.finish()
     return np.memmap(output, data.dtype, "r", shape=data.shape)
@@ -105,20 +106,20 @@ def copy_slices(given: Path, output: Path, offset: int, row_bytes: int, chunks: 
 
 def _feed(relays: Rivals, url: str, data: Rows, chunk_rows: int) -> Rows:
     output: Rows = np.empty_like(data)
-    pieces = _pieces(len(data), chunk_rows)
+    chunks = pieces(len(data), chunk_rows)
     at_once = min(CHUNKS_PER_SLOT * CHILDREN, max(1, MAX_BYTES // (chunk_rows * data[0].nbytes)))
     relays.begin(*([(url,)] * CHILDREN))
     with connect(url) as client:
         sent = 0
-        for answered in range(len(pieces)):
-            while sent < min(answered + at_once, len(pieces)):
-                start, stop = pieces[sent]
+        for answered in range(len(chunks)):
+            while sent < min(answered + at_once, len(chunks)):
+                start, stop = chunks[sent]
                 client.set(_CHUNK % sent, data[start:stop].tobytes())
                 client.rpush(_QUEUE, sent)
                 sent += 1
             answer: bytes = client.blpop([_ANSWERS])[1]
             number = int.from_bytes(answer[:_INDEX_BYTES], "big")
-            start, stop = pieces[number]
+            start, stop = chunks[number]
             output[start:stop] = np.frombuffer(answer, data.dtype, offset=_INDEX_BYTES).reshape(-1, *data.shape[1:])
             client.unlink(_CHUNK % number)
         client.rpush(_QUEUE, *([b"end"] * CHILDREN))

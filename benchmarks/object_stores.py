@@ -1,0 +1,148 @@
+"""How much of the speed of plain processes on an object store is left, and are children busy where requests are slow?
+
+SeaweedFS on loopback has the rows of an `.npy` object.
+
+- The model gives its rows back as they are (4 KiB each, two children), which workers read where they stand. The rival:
+  two plain processes that read the same ranges with pyarrow and write the same bytes to an output file; no model, no
+  order, no messages.
+- A model that takes 0.2 s for a chunk of 1 MiB, with 20 ms added to each request by a proxy: the share of two
+  children's time in which it runs, from the submission to the last row.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.harness import Arm, check_equal, compare
+from benchmarks.report import at_least, report_comparison
+from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows
+from benchmarks.transport import chunk_rows_of, pieces
+from producer.embedded.local import local
+from tasks.storage import objects
+from tests.fault_proxy import proxy_before
+from tests.object_stores import ObjectStore, running
+from worker_config.object_urls import object_url
+
+Rows = npt.NDArray[np.float32]
+
+AIM = 0.5
+BUSY_AIM = 0.9
+_URL = "s3://rows/rows.npy"
+_CHUNK_SECONDS = 0.2
+_REQUEST_SECONDS = 0.02
+_SLOW_CHUNK_ROWS = 256
+_MODELS = f"""
+import time
+
+def same(rows):
+    return rows
+
+def slow(rows):
+    time.sleep({_CHUNK_SECONDS})
+    return rows[:, :1]
+"""
+
+
+def question(quick: bool) -> bool:
+    """Measure both; return whether the machine was quiet."""
+    data = random_rows("identity", 4_096 if quick else 65_536)
+    with folder() as place, _store(place) as store:
+        _busy(place, store, data[: 4_096 if quick else 32_768])
+        return _speed(place, store, data, quick)
+
+
+def _speed(place: Path, store: ObjectStore, data: Rows, quick: bool) -> bool:
+    readers = Rivals(copy_ranges)
+    _put(place, data)
+    with local(_write_models(place), CHILDREN) as client:
+        check = partial(check_equal, expected=data)
+        ours = Arm("celeriac, objects", lambda: client.submit("same", _URL, store="slices").result(), check)
+        chunk_rows = chunk_rows_of(client, _URL, "slices", model="same")
+        plain = Arm("pyarrow", lambda: _read_and_write(readers, place / "output", store, data, chunk_rows), check)
+        found = compare(ours, [plain])
+        return report_comparison(
+            "object_stores: where they stand",
+            found,
+            len(data),
+            {"row_bytes": data[0].nbytes, "chunk_rows": chunk_rows, "children": CHILDREN},
+            [at_least("celeriac / pyarrow", found.speed_against(plain.name), AIM)],
+            quick=quick,
+        )
+
+
+def _busy(place: Path, store: ObjectStore, data: Rows) -> None:
+    _put(place, data)
+    with proxy_before(store.port) as proxy, patch.dict(os.environ, store.environment(endpoint=proxy.endpoint)):
+        proxy.delay_seconds = _REQUEST_SECONDS
+        with local(_write_models(place), CHILDREN) as client:
+            for _ in range(3):
+                began, chunks = time.monotonic(), 0
+                for part in client.submit("slow", _URL, store="slices", chunk_rows=_SLOW_CHUNK_ROWS).parts():
+                    np.testing.assert_array_equal(part.outputs, data[part.start : part.stop, :1])
+                    chunks += 1
+                busy = chunks * _CHUNK_SECONDS / CHILDREN / (time.monotonic() - began)
+                print(f"children run their model {busy:.3f} of the time, {chunks} chunks (aim: {BUSY_AIM})")
+
+
+def _write_models(place: Path) -> Path:
+    """Functions, so that moving rows is all there is to do, or sleeping."""
+    (place / "store_models.py").write_text(_MODELS)
+    table = f'[models.%s]\npath = "store_models:%s"\nbatch_rows = {_SLOW_CHUNK_ROWS}\n'
+    (place / "models.toml").write_text("".join(table % (name, name) for name in ("same", "slow")))
+    return place / "models.toml"
+
+
+@contextmanager
+def _store(place: Path) -> Iterator[ObjectStore]:
+    (place / "store").mkdir()
+    with running(place / "store") as store, patch.dict(os.environ, store.environment()):
+        yield store
+
+
+def _put(place: Path, data: Rows) -> None:
+    np.save(place / "rows.npy", data)
+    objects.put(object_url(_URL), place / "rows.npy")
+    (place / "rows.npy").unlink()
+
+
+def _read_and_write(readers: Rivals, output: Path, store: ObjectStore, data: Rows, chunk_rows: int) -> Rows:
+    output.unlink(missing_ok=True)
+    output.touch()
+    offset, row_bytes = objects.stat(object_url(_URL)).size - data.nbytes, data[0].nbytes
+    chunks = pieces(len(data), chunk_rows)
+    orders = (chunks[number::CHILDREN] for number in range(CHILDREN))
+    readers.begin(*((store.port, output, offset, row_bytes, order) for order in orders))
+    readers.finish()
+    return np.memmap(output, data.dtype, "r", shape=data.shape)
+
+
+def copy_ranges(port: int, output: Path, offset: int, row_bytes: int, chunks: list[tuple[int, int]]) -> None:
+    """One plain process: read each range, write it to its place."""
+    from pyarrow import fs
+
+    store = fs.S3FileSystem(
+        endpoint_override=f"127.0.0.1:{port}",
+        scheme="http",
+        access_key=os.environ["AWS_ACCESS_KEY_ID"],
+        secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        region=os.environ["AWS_REGION"],
+    )
+    target = os.open(output, os.O_WRONLY)
+    with store.open_input_file(_URL.removeprefix("s3://")) as source:
+        for start, stop in chunks:
+            data = source.read_at((stop - start) * row_bytes, offset + start * row_bytes)
+            os.pwrite(target, data, start * row_bytes)
+    os.close(target)
+
+
+if __name__ == "__main__":
+    ask(question, __doc__)
