@@ -38,7 +38,7 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _BUSY = (408, 425, 429)
 # Requests for credentials go to the machine's own address; without any there is nothing to wait for.
 _NO_CREDENTIALS = re.compile(
-    r"169\.254\.169\.254|metadata\.google|MissingAccount|no credentials|[Cc]redential provider"
+    r"169\.254\.169\.254|/latest/(api/token|meta-data)|computeMetadata|metadata\.google|identity/oauth2/token"
 )
 
 

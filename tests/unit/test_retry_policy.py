@@ -83,6 +83,12 @@ def test_models_that_were_replaced_outlive_a_job_s_start() -> None:
     assert retry_policy.REPLACED_GRACE_SECONDS > retry_policy.WORKER_TIMEOUT_SECONDS
 
 
+def test_a_store_is_waited_for_within_a_chunk_s_time_and_the_wait_is_told() -> None:
+    assert retry_policy.STORE_REQUEST_SECONDS < retry_policy.STORE_WAIT_SECONDS
+    assert retry_policy.STORE_BACKOFF_SECONDS < retry_policy.STORE_TELL_SECONDS < retry_policy.STORE_WAIT_SECONDS
+    assert Settings().chunk_timeout_seconds > 2 * retry_policy.STORE_WAIT_SECONDS
+
+
 def test_a_training_loop_waits_until_its_job_has_seen_that_it_is_cancelled() -> None:
     assert retry_policy.CANCEL_SECONDS > 2 * retry_policy.LIVENESS_LOOK_SECONDS
     assert retry_policy.CANCEL_SECONDS >= retry_policy.SOFT_SHUTDOWN_SECONDS
