@@ -112,11 +112,11 @@ def put(url: ObjectUrl, data: bytes | Path, *, replace: bool = True, expected: s
         ObjectError: see `answered`.
     """
     store, library = _object(url), obstore()
-    mode: Any = {"e_tag": expected} if expected else "overwrite" if replace else "create"
+    mode: Any = {"e_tag": f'"{expected}"'} if expected else "overwrite" if replace else "create"
     # What depends on what is there goes in one request: stores know no condition for many parts.
     parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": PIECE_BYTES, "max_concurrency": 2}
     written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
-    return written["e_tag"] or ""
+    return _etag(written)
 
 
 def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
@@ -146,7 +146,7 @@ def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryv
     store, library = _object(url), obstore()
     options: dict[str, Any] = {"range": (start, stop)}
     if stamp.etag and not stamp.etag.startswith("W/"):  # of which servers say that it never matches
-        options["if_match"] = stamp.etag
+        options["if_match"] = f'"{stamp.etag}"'
 
     def request() -> tuple[Any, ObjectStamp]:
         result = library.get(store, url.key, options=options)
@@ -169,4 +169,10 @@ def _object(url: ObjectUrl) -> Any:
 
 def _stamp(meta: Any) -> ObjectStamp:
     modified: datetime = meta["last_modified"]
-    return ObjectStamp(meta["size"], int(modified.timestamp()) * 10**9, meta["e_tag"] or "")
+    return ObjectStamp(meta["size"], int(modified.timestamp()) * 10**9, _etag(meta))
+
+
+def _etag(meta: Any) -> str:
+    """Without quotes, which some stores give in answers and leave out in lists."""
+    etag: str = meta["e_tag"] or ""
+    return etag if etag.startswith("W/") else etag.strip('"')
