@@ -47,6 +47,20 @@ def test_a_file_outside_the_roots_is_not_opened(ref: SliceRef, tmp_path: Path) -
         read_slice(ref, 0, 1, [])
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["s3://rows/database/x", "s3://other/data/x", "s3://rows/data/../x", "gs://rows/data/x", "s3://a@rows/data/x"],
+)
+def test_an_object_outside_the_roots_is_not_asked_for(
+    ref: SliceRef, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("tasks.storage.read_ahead.read_range", lambda *of: asked.append(of))
+    with pytest.raises(PayloadError, match="not under a URL of CELERIAC_DATA_ROOTS"):
+        read_slice(msgspec.structs.replace(ref, path=path), 0, 1, [tmp_path, "s3://rows/data", Path("/")])
+    assert asked == []
+
+
 def test_a_root_may_itself_be_a_link(ref: SliceRef, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("roots") / "root"
     root.symlink_to(tmp_path)
