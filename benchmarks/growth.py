@@ -23,7 +23,7 @@ from benchmarks.stage import ask, folder
 from producer import Client
 from tasks.protocol import keys
 from tasks.transport.connection import connect
-from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.broker import KEY_PREFIX, QUEUE
 
 COUNT, SLOTS, THREADS = 200_000, 4, 16
 # Of requests, what a pool of threads is given: each has a future there.

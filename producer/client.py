@@ -37,7 +37,7 @@ from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
 from tasks.transport.rights import check_rights
-from worker_config.broker_url import check_broker_url
+from worker_config.broker import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus, mark_of, read_all
-from worker_config.broker_url import check_broker_url
+from worker_config.broker import check_broker_url
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import OVER_LIMIT_SECONDS, SILENT_SECONDS
 from worker_config.settings import Settings

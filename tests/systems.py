@@ -30,8 +30,8 @@ from tests.ports import free_port
 from tests.tls import TlsProxy, certificates
 from tests.waiting import descendants_of, wait_until
 from tests.warm import Forked
+from worker_config.broker import KEY_PREFIX, QUEUE
 from worker_config.celery_app import make_app
-from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 BIN = Path(sys.executable).parent

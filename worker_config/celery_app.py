@@ -12,8 +12,7 @@ from celery import Celery
 from celery.app.utils import Settings as CelerySettings
 from celery.loaders.app import AppLoader
 
-from worker_config.broker_url import address_of, celery_url, sentinel_options
-from worker_config.queue_names import KEY_PREFIX, QUEUE
+from worker_config.broker import KEY_PREFIX, QUEUE, address_of, celery_url, sentinel_options
 from worker_config.retry_policy import (
     CELERY_SOCKET_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,

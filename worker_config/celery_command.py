@@ -13,7 +13,7 @@ from dataclasses import replace
 import click
 from click.core import ParameterSource
 
-from worker_config.broker_url import check_broker_url
+from worker_config.broker import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.settings import Settings
 

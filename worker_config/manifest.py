@@ -39,8 +39,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 import msgspec
 
 from worker_config.columns import made_of
-from worker_config.decoding import did_you_mean, one_line, with_key_meant
 from worker_config.errors import ConfigError, UnknownModelError, UsageError
+from worker_config.foreign_errors import did_you_mean, one_line, with_key_meant
 from worker_config.model_paths import is_model, name_of
 from worker_config.object_urls import is_url
 

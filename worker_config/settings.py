@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import msgspec
 
-from worker_config.broker_url import check_broker_url, redacted
-from worker_config.decoding import did_you_mean
+from worker_config.broker import check_broker_url, redacted
 from worker_config.errors import ConfigError, UsageError
+from worker_config.foreign_errors import did_you_mean
 from worker_config.model_paths import MANIFEST, manifest_at
 from worker_config.object_urls import SCHEMES, ObjectUrl, is_url, root_url
 
@@ -42,7 +42,7 @@ class Settings:
     """Everything that a producer or a worker is told from outside.
 
     Attributes:
-        broker_url: Redis, as `worker_config.broker_url` reads it; None where none was given.
+        broker_url: Redis, as `worker_config.broker` reads it; None where none was given.
         models_path: the model-set manifest.
         model_set: the models of the manifest that a worker holds, by name; all if it names none.
         intra_op_threads: threads inside one TensorFlow operation; 0 means cores / children.

@@ -7,9 +7,9 @@ import click
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from tasks.transport.connection import ping
-from worker_config.broker_url import redacted
+from worker_config.broker import redacted
 from worker_config.errors import BrokerError, BrokerRefusedError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 @click.command()

@@ -7,8 +7,8 @@ from pathlib import Path
 from producer.client import Client
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.snapshots.built_set import read_built_set
-from worker_config.decoding import did_you_mean
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
+from worker_config.foreign_errors import did_you_mean
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.model_paths import is_model, name_of
 from worker_config.object_urls import is_url

@@ -36,9 +36,9 @@ from tasks.snapshots.fetch_models import fetch_models, fetched_keys
 from tasks.snapshots.installed import check_runtime, tensorflow_version
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all, read_slots
+from worker_config.broker import queue_of
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
-from worker_config.queue_names import queue_of
 from worker_config.settings import Settings
 from worker_config.shadow import check_no_shadow
 

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from producer.scheduling.priority import weight_of
-from worker_config.broker_url import check_broker_url
+from worker_config.broker import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
 from worker_config.model_paths import MANIFEST, manifest_at

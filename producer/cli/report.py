@@ -14,7 +14,7 @@ from tasks.outputs.temp_paths import check_parent, check_regular_file, one_line_
 from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 from worker_config.files import write_whole
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 ENDINGS = (".html", ".htm")
 

@@ -20,9 +20,9 @@ import msgspec
 from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.outputs.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError
 from worker_config.files import write_whole
+from worker_config.foreign_errors import UNDECODABLE, one_line
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
 

@@ -24,7 +24,7 @@ from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import missing_rules
 from tasks.transport.worker_registry import clock_ahead_of, read_all, read_facts
-from worker_config.broker_url import address_of, redacted
+from worker_config.broker import address_of, redacted
 from worker_config.errors import CeleriacError, ConfigError
 from worker_config.object_urls import is_url
 from worker_config.settings import Settings

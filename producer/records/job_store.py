@@ -26,10 +26,10 @@ from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, failure_context, is_signed, record_context
 from tasks.transport import scripts
-from worker_config.decoding import one_line
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import CeleriacError, MessageError, SealError, UnknownJobError, UsageError
 from worker_config.files import escaped
-from worker_config.queue_names import KEY_PREFIX
+from worker_config.foreign_errors import one_line
 
 
 class JobState(StrEnum):

@@ -15,7 +15,7 @@ import redis
 from producer.records.timeline import Entry, Timeline, TimelineSummary
 from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
-from worker_config.decoding import UNDECODABLE
+from worker_config.foreign_errors import UNDECODABLE
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from tasks.transport import request_queue
 from tasks.transport.async_connection import connect_async
 from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
-from worker_config.broker_url import address_of
+from worker_config.broker import address_of
 from worker_config.errors import CeleriacError
 
 # A connection that a server does not close is left after so long.

@@ -11,7 +11,7 @@ from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
-from worker_config.broker_url import redacted
+from worker_config.broker import redacted
 from worker_config.errors import NoWorkerError, RequestTimeoutError, UnknownModelError
 from worker_config.settings import Settings
 

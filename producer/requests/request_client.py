@@ -31,7 +31,7 @@ from tasks.protocol.seal import Sealer
 from tasks.transport import request_queue
 from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
-from worker_config.broker_url import address_of
+from worker_config.broker import address_of
 from worker_config.errors import BusyError, CeleriacError, RequestTimeoutError
 
 # Longest that the reading thread waits before it looks around.

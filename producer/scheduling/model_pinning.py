@@ -12,8 +12,8 @@ import msgspec
 
 from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
-from worker_config.decoding import did_you_mean
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
+from worker_config.foreign_errors import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -39,8 +39,8 @@ from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import OutputError
+from worker_config.foreign_errors import UNDECODABLE, one_line
 
 FORMAT = 4
 

@@ -11,7 +11,7 @@ from tasks.datasets.columns import check_lengths, check_rows, place, to_array
 from tasks.datasets.gather import RowSchema, gather, stack
 from tasks.datasets.rows import Batches, Column
 from worker_config.errors import InputError, UsageError
-from worker_config.optional_imports import cause
+from worker_config.foreign_errors import one_line
 
 
 def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> BatchReader:
@@ -89,7 +89,7 @@ def _items(items: Iterable[Any], label: str, what: str) -> Generator[Any, None, 
                 return
             except Exception as error:
                 raise InputError(
-                    f"{label}: {what} {number} did not come: {type(error).__name__}: {cause(error)}; "
+                    f"{label}: {what} {number} did not come: {type(error).__name__}: {one_line(error)}; "
                     "see the cause, and give the rows again"
                 ) from error
             yield item

@@ -21,7 +21,7 @@ from producer.training.epoch import Epoch
 from producer.training.order import Order
 from tasks.protocol.codec import Array
 from worker_config.errors import CeleriacError, UsageError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # How far ahead an index may be for its own batch to be awaited: threads do not ask quite in order.
 MOST_AHEAD = 8

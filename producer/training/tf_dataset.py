@@ -19,7 +19,7 @@ from producer.training.batch_specs import BatchSchema, inferred
 from producer.training.cutter import Cutter
 from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
-from worker_config.decoding import UNDECODABLE
 from worker_config.errors import ModelError
+from worker_config.foreign_errors import UNDECODABLE
 
 # A version that was replaced may still be wanted by a job that runs.
 IDLE_SECONDS = 60.0

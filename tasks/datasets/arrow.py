@@ -17,7 +17,7 @@ from tasks.datasets.objects import without_nulls
 from tasks.datasets.rows import Column, Rows
 from tasks.protocol.codec import Array
 from worker_config.errors import InputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 _PLAIN = (
     *("is_integer", "is_floating", "is_boolean", "is_string", "is_large_string", "is_string_view"),

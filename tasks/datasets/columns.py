@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.protocol.codec import Array
 from worker_config.errors import InputError
-from worker_config.optional_imports import cause
+from worker_config.foreign_errors import one_line
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256
@@ -63,7 +63,7 @@ def to_array(value: object, where: str) -> Array:
             return objects if changed else array
         array = np.asarray(value, dtype=object)
     except Exception as error:  # `__array__` of foreign types raises whatever it likes
-        raise InputError(f"{where}: cannot become an array: {cause(error)}") from error
+        raise InputError(f"{where}: cannot become an array: {one_line(error)}") from error
     check_text(array, where, (str, bytes, type(None)))
     return array
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from worker_config.errors import CeleriacError, ConfigError, InputError
 from worker_config.files import escaped
-from worker_config.optional_imports import cause
+from worker_config.foreign_errors import one_line
 
 
 def check_file(path: Path, instead: str) -> os.stat_result:
@@ -52,7 +52,7 @@ def foreign_errors(what: str) -> Iterator[None]:
     except CeleriacError:
         raise
     except Exception as error:
-        raise InputError(f"{what} {type(error).__name__}: {cause(error)}") from error
+        raise InputError(f"{what} {type(error).__name__}: {one_line(error)}") from error
 
 
 def unreadable(where: str, error: Exception) -> InputError:
@@ -62,7 +62,9 @@ def unreadable(where: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         return InputError(f"{where}: cannot be read: {' '.join(error.strerror.split())}; check the path")
     if isinstance(error, MemoryError):
-        return InputError(f"{where}: does not fit in memory: {cause(error)}; save it as .npy, which is read in slices")
+        return InputError(
+            f"{where}: does not fit in memory: {one_line(error)}; save it as .npy, which is read in slices"
+        )
     if isinstance(error, NotImplementedError):
-        return InputError(f"{where}: cannot be read by its library: {cause(error)}; write it in another form")
-    return InputError(f"{where}: is damaged or cut short: {cause(error)}; copy or write it again")
+        return InputError(f"{where}: cannot be read by its library: {one_line(error)}; write it in another form")
+    return InputError(f"{where}: is damaged or cut short: {one_line(error)}; copy or write it again")

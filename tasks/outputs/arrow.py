@@ -25,7 +25,7 @@ from tasks.outputs.temp_paths import OutputTarget
 from tasks.outputs.writer import ROW, Arrays, FileWriter, Specs, title
 from tasks.protocol.codec import Array
 from worker_config.errors import OutputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 ROW_GROUP_BYTES = 16 * 2**20
 

@@ -19,7 +19,7 @@ from tasks.outputs.temp_paths import OutputTarget
 from tasks.outputs.writer import ROW, Arrays, LineWriter, Specs, title
 from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Of one output; programs that read CSV have limits of their own.
 MOST_COLUMNS = 16_384

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, Any
 
 from tasks.outputs.arrow import ArrowWriter
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 class FeatherWriter(ArrowWriter):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.outputs.arrow import ArrowWriter
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 class ParquetWriter(ArrowWriter):

@@ -22,8 +22,8 @@ from tasks.outputs.failed_mask import MASK_SPEC, free_name
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import OutputTarget, check_regular_file, not_continued
 from tasks.protocol.codec import Array, Key
-from worker_config.decoding import UNDECODABLE
 from worker_config.errors import OutputError
+from worker_config.foreign_errors import UNDECODABLE
 
 # The column, or name, that says which row of the data set it is.
 ROW = "row"

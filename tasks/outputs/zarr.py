@@ -21,7 +21,7 @@ from tasks.outputs.writer import Arrays, Specs, Writer, title
 from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
 from worker_config.files import sync_file
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 ZARR_CHUNK_BYTES = 4 * 2**20
 

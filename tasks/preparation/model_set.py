@@ -25,9 +25,9 @@ from tasks.protocol.messages import ModelRef, from_json
 from tasks.protocol.records import OlderSet, SlotRecord
 from tasks.protocol.seal import Sealer, record_context
 from tasks.transport.run_folder import model_path, queue_path
+from worker_config.broker import queue_of
 from worker_config.errors import MessageError, SealError
 from worker_config.files import write_whole
-from worker_config.queue_names import queue_of
 from worker_config.retry_policy import REPLACED_GRACE_SECONDS
 
 logger = logging.getLogger(__name__)

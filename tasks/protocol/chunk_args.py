@@ -13,8 +13,8 @@ import msgspec
 
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, Count, JobId, pack, unpack
 from tasks.protocol.seal import Sealer, content_of
-from worker_config.decoding import one_line
 from worker_config.errors import MessageError, VersionError
+from worker_config.foreign_errors import one_line
 
 
 class ChunkId(msgspec.Struct, frozen=True, array_like=True):

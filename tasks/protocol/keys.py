@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from worker_config.queue_names import KEY_PREFIX
+from worker_config.broker import KEY_PREFIX
 
 JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"

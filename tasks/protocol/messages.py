@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from tasks.protocol.split_ref import SplitRef, cut
-from worker_config.decoding import UNDECODABLE, one_line
 from worker_config.errors import MessageError
+from worker_config.foreign_errors import UNDECODABLE, one_line
 
 MESSAGE_VERSION = 2
 # Of a chunk, in their order. "wait" is before it came, "answer" that of the chunk before it.

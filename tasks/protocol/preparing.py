@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from worker_config.decoding import UNDECODABLE
+from worker_config.foreign_errors import UNDECODABLE
 
 
 class Preparing(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from tasks.protocol.messages import Count, Differed, FailureRecord, InPlaceRef, JobId, ModelRef, Name, OnNonfinite
-from worker_config.decoding import UNDECODABLE
+from worker_config.foreign_errors import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.protocol import keys
-from worker_config.queue_names import KEY_PREFIX
+from worker_config.broker import KEY_PREFIX
 
 _KEY = keys.PROBE
 # Of every connection: it says who it is, chooses its database, and asks for a sign of life after a pause.

@@ -26,7 +26,7 @@ from tasks.serving.run_requests import lost, run_requests
 from tasks.transport.connection import PASSING, connect
 from tasks.transport.request_queue import Taken, TakenList
 from tasks.transport.run_folder import draining_path, queue_path
-from worker_config.broker_url import address_of
+from worker_config.broker import address_of
 from worker_config.retry_policy import BLOCK_SECONDS, LEAST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from worker_config.settings import Settings
 

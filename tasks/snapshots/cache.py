@@ -23,8 +23,8 @@ from pathlib import Path
 
 from tasks.models.model_version import calibration_digest, file_digest, snapshot_digest
 from tasks.snapshots.record import Snapshot, from_file
-from worker_config.decoding import one_line
 from worker_config.files import sync_file
+from worker_config.foreign_errors import one_line
 from worker_config.manifest import ModelEntry
 from worker_config.settings import Settings
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from worker_config.decoding import UNDECODABLE
 from worker_config.files import write_whole
+from worker_config.foreign_errors import UNDECODABLE
 
 logger = logging.getLogger(__name__)
 

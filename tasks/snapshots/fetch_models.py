@@ -22,8 +22,8 @@ import msgspec
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import ForkedError, run_forked, with_stderr
 from tasks.storage.objects import ObjectStamp, download, list_objects, stat
-from worker_config.decoding import UNDECODABLE
 from worker_config.errors import ConfigError, ModelLoadError, ObjectChangedError, UsageError
+from worker_config.foreign_errors import UNDECODABLE
 from worker_config.manifest import ModelEntry
 from worker_config.model_paths import SAVED_MODEL, SUFFIXES
 from worker_config.object_urls import ObjectUrl, is_url, object_url

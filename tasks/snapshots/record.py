@@ -17,7 +17,7 @@ import msgspec
 
 from tasks.models.finite import EXACT
 from tasks.protocol.records import Dependence, TensorSpec
-from worker_config.decoding import UNDECODABLE
+from worker_config.foreign_errors import UNDECODABLE
 from worker_config.manifest import ModelEntry
 
 T = TypeVar("T")

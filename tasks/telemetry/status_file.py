@@ -18,9 +18,9 @@ from typing import Literal
 import msgspec
 
 from tasks.transport import run_folder
-from worker_config.broker_url import address_of
-from worker_config.decoding import UNDECODABLE
+from worker_config.broker import address_of
 from worker_config.files import write_whole
+from worker_config.foreign_errors import UNDECODABLE
 
 
 class ChildStatus(msgspec.Struct, frozen=True):

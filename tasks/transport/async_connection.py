@@ -9,7 +9,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 
 from tasks.transport.connection import BACKOFF, LOST, check_kind, login_options, sentinels_of
-from worker_config.broker_url import BrokerAddress, address_of
+from worker_config.broker import BrokerAddress, address_of
 from worker_config.retry_policy import COMMAND_RETRIES
 
 

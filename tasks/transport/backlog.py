@@ -20,7 +20,7 @@ from tasks.protocol.messages import ChunkMessage
 from tasks.protocol.seal import Sealer
 from tasks.transport import scripts
 from tasks.transport.task_message import task_message
-from worker_config.queue_names import KEY_PREFIX
+from worker_config.broker import KEY_PREFIX
 
 # Messages written together.
 BATCH_CHUNKS = 256

@@ -25,7 +25,7 @@ from redis.sentinel import (
 )
 
 from tasks.protocol import keys
-from worker_config.broker_url import BrokerAddress, SentinelOptions, address_of, redacted, sentinel_options
+from worker_config.broker import BrokerAddress, SentinelOptions, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
     COMMAND_RETRIES,

@@ -24,8 +24,8 @@ from tasks.protocol.chunk_args import ChunkId
 from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context, failure_context
 from tasks.transport import scripts
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import CeleriacError, SealError
-from worker_config.queue_names import KEY_PREFIX
 
 # Failures after which the chunk may come again.
 ASK_AGAIN = ("fetch", "worker")

@@ -17,8 +17,8 @@ import redis
 
 from tasks.protocol import keys
 from tasks.transport import scripts
+from worker_config.broker import KEY_PREFIX, QUEUE
 from worker_config.errors import UsageError
-from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.retry_policy import QUEUE_TTL_SECONDS, SHARE_TTL_SECONDS, WORKER_TTL_SECONDS
 
 

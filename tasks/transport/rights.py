@@ -14,9 +14,8 @@ from redis.exceptions import ExecAbortError, NoPermissionError
 
 from tasks.protocol.rights import Role
 from tasks.transport.connection import broker_errors, connect
-from worker_config.broker_url import address_of, redacted
+from worker_config.broker import KEY_PREFIX, address_of, redacted
 from worker_config.errors import BrokerError, BrokerRefusedError
-from worker_config.queue_names import KEY_PREFIX
 
 
 def check_rights(url: str, role: Role) -> None:

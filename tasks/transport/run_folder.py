@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.protocol.messages import ModelRef
-from worker_config.decoding import UNDECODABLE
+from worker_config.foreign_errors import UNDECODABLE
 
 PREFIX = "celeriac-worker-"
 SLOT_FILES = "slot-*[0-9]"

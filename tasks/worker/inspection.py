@@ -29,7 +29,7 @@ from tasks.telemetry.status_file import ChildStatus, WorkerStatus
 from tasks.transport import worker_registry
 from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
-from worker_config.broker_url import redacted
+from worker_config.broker import redacted
 from worker_config.errors import MessageError
 from worker_config.retry_policy import STATUS_SECONDS
 

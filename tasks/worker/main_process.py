@@ -52,10 +52,10 @@ from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader, read_entries
 from tasks.worker.task_events import TaskEvents
+from worker_config.broker import queue_of
 from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import read_memory_limit
-from worker_config.queue_names import queue_of
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 from worker_config.telemetry import tracing

@@ -15,7 +15,7 @@ import pytest
 from tests.acceptance.commands import Celeriac
 from tests.ports import free_port
 from tests.systems import RedisServer, System
-from worker_config.broker_url import redacted
+from worker_config.broker import redacted
 from worker_config.errors import ExitCode
 
 ROWS = 12

@@ -29,8 +29,8 @@ from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.waiting import wait_until
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import ExitCode
-from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 1_000
 # Of the rows of a job that is held in the middle: 20 chunks of 64.

@@ -17,8 +17,8 @@ from tasks.transport.connection import connect
 from tests.acceptance.commands import Celeriac
 from tests.manifests import by_stem, write_manifest
 from tests.systems import System, serving, shared_folders
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import ExitCode
-from worker_config.queue_names import KEY_PREFIX
 
 ROWS = 10_000
 

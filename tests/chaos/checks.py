@@ -13,7 +13,7 @@ from tasks.transport.worker_registry import read_slots
 from tests.chaos.scene import Scene
 from tests.systems import queues
 from tests.waiting import is_alive, wait_until
-from worker_config.queue_names import KEY_PREFIX
+from worker_config.broker import KEY_PREFIX
 
 UNACKED, UNACKED_INDEX = f"{KEY_PREFIX}unacked", f"{KEY_PREFIX}unacked_index"
 # Celery's own, which know no time to live: which queues there are, and what workers have taken and not done.

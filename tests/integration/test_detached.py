@@ -32,6 +32,7 @@ from tests.models import in_one_process
 from tests.seals import SEALER, push
 from tests.systems import RedisServer, System, queued_messages, queues, serving, shared_folders
 from tests.waiting import wait_until
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import (
     InputError,
     JobCancelledError,
@@ -40,7 +41,6 @@ from worker_config.errors import (
     UnknownJobError,
     UsageError,
 )
-from worker_config.queue_names import KEY_PREFIX
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 ROWS = np.random.default_rng(3).random((3_000, 64), np.float32)

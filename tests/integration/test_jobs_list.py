@@ -18,7 +18,7 @@ from producer.records.job_store import JobState
 from tasks.protocol.messages import ModelRef
 from tests.seals import SEALER
 from tests.systems import RedisServer
-from worker_config.broker_url import redacted
+from worker_config.broker import redacted
 from worker_config.errors import NoWorkerError
 
 IDS = [f"{number:012x}" for number in range(50)]

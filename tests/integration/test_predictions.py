@@ -28,8 +28,8 @@ from tests.models import in_one_process
 from tests.seals import SEALER
 from tests.systems import System, queued_messages, serving
 from tests.waiting import wait_for_job, wait_until
+from worker_config.broker import KEY_PREFIX, QUEUE
 from worker_config.errors import InputError, UsageError
-from worker_config.queue_names import KEY_PREFIX, QUEUE
 
 ROWS = 300
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -27,8 +27,8 @@ from tests.manifests import write_manifest
 from tests.models import in_one_process, keras_may_warn
 from tests.systems import BIN, System, Worker, serving
 from tests.waiting import descendants_of, is_alive, wait_until
+from worker_config.broker import KEY_PREFIX, QUEUE, queue_of
 from worker_config.errors import ExitCode, NoWorkerError, UnknownModelError
-from worker_config.queue_names import KEY_PREFIX, QUEUE, queue_of
 from worker_config.retry_policy import QUEUE_TTL_SECONDS
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

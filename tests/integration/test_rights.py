@@ -27,8 +27,8 @@ from tests.manifests import write_manifest
 from tests.ports import free_port
 from tests.systems import BIN, PASSWORD, RedisServer, System
 from tests.waiting import wait_for_exit, wait_for_job, wait_until
+from worker_config.broker import KEY_PREFIX
 from worker_config.errors import BrokerRefusedError, ExitCode
-from worker_config.queue_names import KEY_PREFIX
 
 ROWS = np.arange(240, dtype=np.float32).reshape(60, 4)
 HELD = ROWS[30, 0]

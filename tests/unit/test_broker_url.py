@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_config.broker_url import BrokerAddress, address_of, celery_url, check_broker_url, redacted
+from worker_config.broker import BrokerAddress, address_of, celery_url, check_broker_url, redacted
 from worker_config.errors import ConfigError
 
 REDIS = BrokerAddress("redis", (("host", 6379),))

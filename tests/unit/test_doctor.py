@@ -18,8 +18,8 @@ from producer.doctor.machine import ManifestFacts
 from producer.doctor.workers import WorkerState
 from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import ModelInfo, SlotRecord, WorkerFacts
+from worker_config.broker import queue_of
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError
-from worker_config.queue_names import queue_of
 
 MIB = 2**20
 GOOD = BrokerFacts("redis://h:6379/0", version="7.2.4", compatible="7.2.4", appends=True)

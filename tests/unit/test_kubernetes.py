@@ -17,9 +17,9 @@ from celery.bin.worker import worker as celery_worker
 
 from producer.cli.commands import cli
 from tasks import health
+from worker_config.broker import KEY_PREFIX, QUEUE
 from worker_config.celery_app import celery_settings, make_app
 from worker_config.errors import ExitCode
-from worker_config.queue_names import KEY_PREFIX, QUEUE
 from worker_config.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "kubernetes"

@@ -28,8 +28,8 @@ from tasks.datasets.rebatcher import Rebatcher, skip_rows
 from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tests.waiting import wait_until
+from worker_config.broker import queue_of
 from worker_config.errors import InputError, NoWorkerError, UnknownModelError
-from worker_config.queue_names import queue_of
 
 
 def slot(worker: str, ready_at: float = 0.0, **digests: str) -> SlotRecord:

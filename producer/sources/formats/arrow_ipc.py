@@ -15,7 +15,7 @@ from tasks.datasets.formats.ipc import blocks_of, schema_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from worker_config.columns import expanded
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 def open_arrow(path: str | Path, columns: Sequence[str] | None = None) -> BatchReader:

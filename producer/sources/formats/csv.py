@@ -29,7 +29,7 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan
 from worker_config.columns import expanded
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Names of Arrow's types, the likeliest first.
 _TYPES = ("int64", "uint64", "float64", "bool")

@@ -16,7 +16,7 @@ from tasks.datasets.formats.hdf5 import datasets_of
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 def open_hdf5(path: str | Path, array: str | None = None) -> SplitSource:

@@ -20,7 +20,7 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.columns import expanded
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> BatchReader:

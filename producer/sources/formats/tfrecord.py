@@ -18,7 +18,7 @@ from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 def open_tfrecord(path: str | Path) -> BatchReader:

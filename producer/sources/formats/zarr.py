@@ -17,7 +17,7 @@ from tasks.datasets.read_errors import one_line_errors
 from tasks.outputs.zarr import METADATA, has_metadata
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError, UsageError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Where chunks may end, of very many.
 _MOST_BORDERS = 100_000

@@ -11,7 +11,7 @@ from tasks.datasets.arrow import rows_of
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 
 def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> IpcRows:

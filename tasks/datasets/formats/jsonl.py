@@ -16,7 +16,7 @@ from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Of the types of columns, in a ref.
 SCHEMA = "schema"

@@ -16,7 +16,7 @@ from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Measured on the first rows of each file where its footer does not tell, and bounded, since later rows may be larger.
 _PROBED_ROWS = 64

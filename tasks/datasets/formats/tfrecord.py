@@ -15,7 +15,7 @@ from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError
-from worker_config.optional_imports import cause, import_optional
+from worker_config.foreign_errors import import_optional, one_line
 
 # Before a record its length and the checksum of that, after it the checksum of the record.
 _HEADER = struct.Struct("<QI")
@@ -111,7 +111,7 @@ def records(
         try:
             return read(size)
         except (EOFError, OSError, zlib.error) as error:
-            raise _damaged(where, number, offset, f"cannot be read: {cause(error)}") from error
+            raise _damaged(where, number, offset, f"cannot be read: {one_line(error)}") from error
 
     while header := next_bytes(_HEADER.size):
         if len(header) < _HEADER.size:

@@ -20,7 +20,7 @@ from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.errors import InputError
-from worker_config.optional_imports import import_optional
+from worker_config.foreign_errors import import_optional
 
 # Where a chunk stands in a shard, and how long it is.
 _SHARD_ENTRY_BYTES = 16

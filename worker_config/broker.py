@@ -1,4 +1,6 @@
-"""A Redis URL, taken apart and checked once, so that Celery, redis-py and every command mean the same by it.
+"""Redis as both sides know it, without Celery: names in it, and its URL, taken apart and checked once.
+
+Celery, redis-py and every command mean the same by a URL:
 
     redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS      --address_of--> BrokerAddress
     unix://USER:PASSWORD@/PATH?db=DB, redis+socket://           --celery_url--> Celery's spelling
@@ -9,8 +11,10 @@ User, password and database may also be options behind the `?`, which neither li
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import CONNECT_TIMEOUT_SECONDS
+
+QUEUE = "celeriac"
+KEY_PREFIX = "celeriac:"
 
 _FORM = re.compile(r"(?P<scheme>[a-z+]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(\?(?P<query>[^#]*))?")
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379, "sentinels": 26379}
@@ -30,6 +37,12 @@ _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _FORMS = "redis://HOST:PORT/DB, rediss://..., unix:///path/to/redis.sock or sentinel://HOST:PORT,HOST:PORT/NAME/DB"
 _ESCAPE = "write special characters of a password as %XX"
 _TLS = ("ssl_cert_reqs", "ssl_check_hostname", *_TLS_FILES, "ssl_password")
+
+
+def queue_of(digests: Mapping[str, str]) -> str:
+    """The queue of the workers that hold exactly these models, given as names with digests."""
+    model_set = "\n".join(sorted(f"{name}@{digest}" for name, digest in digests.items()))
+    return f"{QUEUE}.{hashlib.sha256(model_set.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
