@@ -281,11 +281,15 @@ def test_a_loop_that_stops_in_the_middle_leaves_nothing(
         with pytest.raises(JobCancelledError):
             list(batches)
     else:
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        # To this thread: one for the process may go to a thread that is awake, and leaves this one asleep.
+        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+        unheard = threading.Timer(60.0, loader.close)
         timer.start()
+        unheard.start()
         with pytest.raises(KeyboardInterrupt):
             list(batches)  # which waits for rows that do not come
         timer.join()
+        unheard.cancel()
         del batches
     gate.touch()
     check_nothing_left(system)
