@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from producer import Client, JobState
-from tests.chaos.arena import Arena
+from tests.chaos.arena import CHILDREN, Arena
 from tests.chaos.calls import Call
 from tests.forms import LONG, in_long_form
 from tests.waiting import descendants_of, wait_until
 
 CHUNK_ROWS = 16
-CHUNKS = 80 if LONG else 40
+CHUNKS = 80 if LONG else 60
 CHUNK_SECONDS = 0.4
 # Besides three times what a chunk takes.
 GRACE_SECONDS = 2.0
+# In this time a worker runs so many chunks; counted, as machines, and workers with them, may stand still meanwhile.
+SOON_CHUNKS = CHILDREN * (3 + GRACE_SECONDS / CHUNK_SECONDS)
 # How long nobody is there, besides the time that workers take to start.
 GONE_SECONDS = 10.0
 
@@ -38,7 +40,6 @@ def test_what_a_killed_worker_ran_is_soon_run_elsewhere(arena: Arena) -> None:
         job = client.submit("digits", rows, chunk_rows=CHUNK_ROWS)
         wait_until(lambda: job.ledger.chunks_answered >= CHUNKS // 4, "the job runs")
         wait_until(lambda: {call.pid for call in arena.calls.open()} >= children, "both children run a chunk")
-        chunk_seconds = arena.calls.median_seconds()
 
         pids = arena.kill(victim)
         killed_at = time.monotonic()
@@ -50,12 +51,13 @@ def test_what_a_killed_worker_ran_is_soon_run_elsewhere(arena: Arena) -> None:
             return next(again, None)
 
         again = wait_until(lambda: all(map(elsewhere, lost)) and [elsewhere(call) for call in lost], "others run them")
-        late = [call.begun - killed_at for call in again if call]
         np.testing.assert_array_equal(job.result(), arena.expected[: len(rows)])
         job.ledger.check()
         assert job.ledger.predicted == len(rows)
-    bound = 3 * chunk_seconds + GRACE_SECONDS
-    assert max(late) <= bound, f"begun elsewhere {late} s later, chunks take {chunk_seconds} s"
+    begun = [call for call in arena.calls.read() if call.pid not in pids and call.begun > killed_at]
+    before = [sum(other.begun < call.begun for other in begun) for call in again if call]
+    assert max(before) <= SOON_CHUNKS, f"begun elsewhere after {before} other chunks, of {len(begun)}"
+    assert len(begun) > SOON_CHUNKS, "there were enough to tell"
 
 
 @in_long_form
