@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -42,6 +44,15 @@ class ObjectStore:
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": endpoint or self.endpoint,
         }
+
+    @contextmanager
+    def used_here(self) -> Iterator[None]:
+        """This process reads and writes its objects, by connections of its own."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            patch.setattr("tasks.storage.stores._stores", {})
+            yield
 
 
 def weed() -> str | None:

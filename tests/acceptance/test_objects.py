@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,10 +17,9 @@ FUNCTIONS = "def double(rows):\n    return 2 * rows\n"
 
 
 @pytest.fixture(autouse=True)
-def _environment(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in object_store.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tasks.storage.stores._stores", {})
+def _environment(object_store: ObjectStore) -> Iterator[None]:
+    with object_store.used_here():
+        yield
 
 
 def _put(url: str, rows: np.ndarray) -> None:

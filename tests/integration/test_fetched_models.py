@@ -39,10 +39,9 @@ except CeleriacError as error:
 
 
 @pytest.fixture(autouse=True)
-def _environment(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in object_store.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tasks.storage.stores._stores", {})
+def _environment(object_store: ObjectStore) -> Iterator[None]:
+    with object_store.used_here():
+        yield
 
 
 @pytest.fixture

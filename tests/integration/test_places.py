@@ -50,10 +50,7 @@ def _parquet(rows: Any, first: int = 0) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def _environment(object_store: ObjectStore) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in object_store.environment().items():
-            patch.setenv(name, value)
-        patch.setattr("tasks.storage.stores._stores", {})
+    with object_store.used_here():
         yield
 
 
