@@ -41,6 +41,16 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         print("\nleft by the tests, if no others ran meanwhile:", *left, sep="\n  ", file=sys.stderr)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+    """A test that has failed shows what its workers have said, and what their main processes are at."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for system in {id(one): one for one in item.funcargs.values() if isinstance(one, System)}.values():
+            report.sections += [(worker.log.name, worker.last_words()) for worker in system.workers]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of whoever runs the tests must not reach them."""

@@ -163,6 +163,17 @@ class Worker:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def last_words(self) -> str:
+        """The end of its output, for who asks why a test has failed: with stacks of the main process, and all states."""
+        states = []
+        with suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.pid)
+            states = [f"{one.pid} {one.status()}, {sum(one.cpu_times()[:2]):.1f} s" for one in (main, *main.children())]
+            main.send_signal(signal.SIGUSR1)  # Celery's own handler prints the stacks
+        with suppress(AssertionError):
+            wait_until(lambda: "LOCAL VARIABLES" in self.output(), "the stacks are printed", timeout_seconds=5)
+        return self.output()[-12_000:] + "\n".join(["", *states])
+
     def stop(self) -> None:
         """Kill it with all its children."""
         with suppress(ProcessLookupError):
