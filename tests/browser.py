@@ -221,7 +221,12 @@ def _main(told: dict[str, Any]) -> int:
         application.exit(0)
 
     page.loadFinished.connect(loaded)
-    QTimer.singleShot(int(TIMEOUT_SECONDS * 1000), lambda: application.exit(3))
+    at = "document.activeElement.outerHTML.slice(0, 200) + ' ' + document.body.innerText.slice(-500)"
+
+    def give_up() -> None:
+        page.runJavaScript(at, lambda text: (doing.append(text), application.exit(3)))
+
+    QTimer.singleShot(int(TIMEOUT_SECONDS * 1000), give_up)
     page.load(QUrl(told["url"]))
     code = application.exec()
     if code:

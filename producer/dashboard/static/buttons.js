@@ -65,6 +65,7 @@ function asked(question, yes) {
   setText(byId("ask-text"), question)
   setText(byId("ask-yes"), yes)
   dialog.returnValue = "no"
-  dialog.showModal()
-  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }))
+  dialog.showModal() // which gives the first button the focus: No
+  // The close event of the question before may come only now, when the dialog is open again.
+  return new Promise((done) => { dialog.onclose = () => dialog.open || done(dialog.returnValue === "yes") })
 }
