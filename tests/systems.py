@@ -164,7 +164,7 @@ class Worker:
         return self.log.read_text(errors="replace")
 
     def last_words(self) -> str:
-        """The end of its output, for who asks why a test has failed: with stacks of the main process, and all states."""
+        """The end of its output, with stacks of the main process and all states, for who asks why a test failed."""
         states = []
         with suppress(psutil.NoSuchProcess):
             main = psutil.Process(self.pid)

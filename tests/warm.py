@@ -225,11 +225,14 @@ def _import(kind: Kind) -> Callable[[], object]:
         for name in ("celery.app.amqp", "celery.app.events", "kombu.transport.redis", "pyarrow.parquet", "zarr"):
             import_module(name)
         return lambda: _celery() if Path(sys.argv[0]).name == "celery" else commands.main()
-    # As `tasks.models.tensorflow_import` does.
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that Keras defines no estimators
+    # As `tasks.models.tensorflow_import` does, and without a thread that would be lost in what is forked from here.
+    hidden = ("sklearn", "pandas")
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_NNX_ENABLED="false", TF_CPP_MIN_LOG_LEVEL="3")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     import_module("tensorflow")
-    del sys.modules["sklearn"]
+    for name in hidden:
+        del sys.modules[name]
     # Of Celery what has no app yet.
     for name in ("apps.worker", "concurrency.prefork", "worker.components", "worker.consumer"):
         import_module(f"celery.{name}")

@@ -22,8 +22,9 @@ from worker_config.environment import settle_models
 from worker_config.errors import ConfigError
 from worker_config.manifest import ModelEntry
 
-# With it, Keras defines estimators that train: `keras.wrappers`. Without, those say that it is missing.
-_FOR_TRAINING = "sklearn"
+# With the first, Keras defines estimators that train: `keras.wrappers`. With the second, it takes frames for `fit` and
+# `predict`; and PyArrow comes along, whose allocator starts a thread, before processes are forked from this one.
+_FOR_TRAINING = ("sklearn", "pandas")
 
 _MENTIONED = re.compile(rb"\b(?:tensorflow|keras|tf_keras)\b")
 
@@ -36,7 +37,7 @@ def mentions_tensorflow(entry: ModelEntry, *, imports: bool = True) -> bool:
 
 @cache  # functions of the user's may have told Keras otherwise since
 def import_tensorflow() -> list[str]:
-    """Import TensorFlow, and Keras with it; scikit-learn, where it is installed, is left to who imports it later.
+    """Import TensorFlow, and Keras with it; scikit-learn and pandas are left to who imports them later.
 
     Returns:
         The environment variables that were set, and are not any more, as they would change predictions.
@@ -46,7 +47,7 @@ def import_tensorflow() -> list[str]:
     """
     unheeded = settle_models(os.environ)
     try:
-        with hushed(), without(_FOR_TRAINING):
+        with hushed(), without(*_FOR_TRAINING):
             import tensorflow  # noqa: F401
     except (ValueError, AssertionError) as error:  # by Keras, or by the older one inside TensorFlow
         path = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "keras.json"
@@ -71,13 +72,12 @@ def settle_keras() -> None:
 
 
 @contextmanager
-def without(library: str) -> Iterator[None]:
-    """Have the library look as if it were not installed, unless it is there already; None is Python's own sign."""
-    if library in sys.modules:
-        yield
-        return
-    sys.modules[library] = None  # type: ignore[assignment]
+def without(*libraries: str) -> Iterator[None]:
+    """Have libraries look as if they were not installed, unless they are there already; None is Python's own sign."""
+    hidden = [name for name in libraries if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        del sys.modules[library]
+        for name in hidden:
+            del sys.modules[name]

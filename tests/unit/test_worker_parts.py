@@ -35,13 +35,15 @@ def test_the_guard_tells_an_import_from_an_operation() -> None:
 
 def test_tensorflow_comes_without_what_nobody_needs_and_functions_can_import_it_all_the_same() -> None:
     shown = in_fresh_interpreter(
-        "import sys\n"
+        "import os, sys\n"
+        "os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
         "from tasks.models.tensorflow_import import import_tensorflow\n"
         "import_tensorflow()\n"
-        "print('tensorflow' in sys.modules, 'keras' in sys.modules, 'sklearn' in sys.modules, end=' ')\n"
-        "import sklearn.datasets; print(len(sklearn.datasets.load_digits().data))"
+        "names = ('tensorflow', 'keras', 'sklearn', 'pandas', 'pyarrow')\n"
+        "print(*(name in sys.modules for name in names), len(os.listdir('/proc/self/task')), end=' ')\n"
+        "import sklearn.datasets, pandas; print(len(pandas.DataFrame(sklearn.datasets.load_digits().data)))"
     )
-    assert shown == "True True False 1797"
+    assert shown == "True True False False False 1 1797", "a process that is to be forked has one thread"
 
 
 def test_a_child_s_word_reaches_the_main_process() -> None:
