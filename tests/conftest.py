@@ -43,7 +43,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Function, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
-    """A test that has failed shows what its workers have said, and what their main processes are at."""
+    """A test that has failed shows what its workers have said, and what their processes are at."""
     report = yield
     if report.when == "call" and report.failed:
         for system in {id(one): one for one in item.funcargs.values() if isinstance(one, System)}.values():

@@ -164,15 +164,15 @@ class Worker:
         return self.log.read_text(errors="replace")
 
     def last_words(self) -> str:
-        """The end of its output, with stacks of the main process and all states, for who asks why a test failed."""
-        states = []
+        """The end of its output, and what its processes are at, for who asks why a test has failed."""
+        words = [self.output()[-8_000:]]
         with suppress(psutil.NoSuchProcess):
             main = psutil.Process(self.pid)
-            states = [f"{one.pid} {one.status()}, {sum(one.cpu_times()[:2]):.1f} s" for one in (main, *main.children())]
-            main.send_signal(signal.SIGUSR1)  # Celery's own handler prints the stacks
-        with suppress(AssertionError):
-            wait_until(lambda: "LOCAL VARIABLES" in self.output(), "the stacks are printed", timeout_seconds=5)
-        return self.output()[-12_000:] + "\n".join(["", *states])
+            for one in (main, *main.children(recursive=True)):
+                dump = [str(Path(sys.executable).with_name("py-spy")), "dump", "--pid", str(one.pid)]
+                stacks = subprocess.run(dump, capture_output=True, text=True, check=False)
+                words.append(f"{one.status()}, {sum(one.cpu_times()[:2]):.1f} s: {stacks.stdout or stacks.stderr}")
+        return "\n".join(words)
 
     def stop(self) -> None:
         """Kill it with all its children."""
