@@ -7,7 +7,10 @@ producer --JobRecord--> Redis --> status, report
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -312,10 +315,9 @@ def facts_of(children: int, threads: int, gpus: Sequence[str], spool: Path | Non
     return WorkerFacts(versions_here(), children, threads, cores, list(gpus), str(spool or ""))
 
 
+@cache  # a small job would cost more for them than for all else
 def versions_here() -> dict[str, str]:
     """Versions on this machine, by name; of what is installed alone, and without importing any of it."""
-    import platform
-
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         if known := version_of([name]):
@@ -330,10 +332,8 @@ def version_of(names: Iterable[str]) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             return version(name)
-        except PackageNotFoundError:
-            continue
     return None
 
 
