@@ -6,7 +6,8 @@ SeaweedFS on loopback has the rows of an `.npy` object.
   two plain processes that read the same ranges with pyarrow and write the same bytes to an output file; no model, no
   order, no messages.
 - A model that takes 0.2 s for a chunk of 1 MiB, with 20 ms added to each request by a proxy: the share of two
-  children's time in which it runs, from the submission to the last row.
+  children's time in which it runs, from the submission to the last row, where chunks are slices of an `.npy` object,
+  row groups of a Parquet object, and Parquet objects.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import at_least, report_comparison
@@ -48,7 +51,7 @@ def same(rows):
 
 def slow(rows):
     time.sleep({_CHUNK_SECONDS})
-    return rows[:, :1]
+    return (rows["x"] if isinstance(rows, dict) else rows)[:, :1]
 """
 
 
@@ -81,16 +84,30 @@ def _speed(place: Path, store: ObjectStore, data: Rows, quick: bool) -> bool:
 
 def _busy(place: Path, store: ObjectStore, data: Rows) -> None:
     _put(place, data)
+    _put_parquet(place, data, "s3://rows/groups/", len(data))
+    _put_parquet(place, data, "s3://rows/files/", _SLOW_CHUNK_ROWS)
     with proxy_before(store.port) as proxy, patch.dict(os.environ, store.environment(endpoint=proxy.endpoint)):
         proxy.delay_seconds = _REQUEST_SECONDS
         with local(_write_models(place), CHILDREN) as client:
-            for _ in range(3):
-                began, chunks = time.monotonic(), 0
-                for part in client.submit("slow", _URL, store="slices", chunk_rows=_SLOW_CHUNK_ROWS).parts():
+            for url in (_URL, "s3://rows/groups/", "s3://rows/files/") * 3:
+                began, chunks, asked = time.monotonic(), 0, len(proxy.seen)
+                for part in client.submit("slow", url, store="slices", chunk_rows=_SLOW_CHUNK_ROWS).parts():
                     np.testing.assert_array_equal(part.outputs, data[part.start : part.stop, :1])
                     chunks += 1
                 busy = chunks * _CHUNK_SECONDS / CHILDREN / (time.monotonic() - began)
-                print(f"children run their model {busy:.3f} of the time, {chunks} chunks (aim: {BUSY_AIM})")
+                print(f"{url}: {chunks} chunks, {len(proxy.seen) - asked} requests")
+                print(f"  children run their model {busy:.3f} of the time (aim: {BUSY_AIM})")
+
+
+def _put_parquet(place: Path, data: Rows, folder_url: str, file_rows: int) -> None:
+    """Objects of so many rows, each row group of which is a chunk."""
+    for start in range(0, len(data), file_rows):
+        rows = data[start : start + file_rows]
+        table = pa.table({"x": pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])})
+        file = place / "rows.parquet"
+        pq.write_table(table, file, row_group_size=_SLOW_CHUNK_ROWS, use_dictionary=False, compression="none")
+        objects.put(object_url(f"{folder_url}{start:08}.parquet"), file)
+        file.unlink()
 
 
 def _write_models(place: Path) -> Path:

@@ -240,7 +240,7 @@ class Dispatcher:
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=cut_in_place(self._context.spec.in_place, chunk.start, chunk.stop) or InlineRef(b""),
+            ref=cut_in_place(self._context.spec.in_place, chunk.start, chunk.stop, self.window.slots) or InlineRef(b""),
             reply=self._reply,
             compression=options.compression,
             on_error=options.policy.on_error,

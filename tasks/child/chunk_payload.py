@@ -94,6 +94,7 @@ class PayloadStore:
 
     def _read_split(self, ref: SplitRef, message: ChunkMessage) -> Any:
         rows = self.splits.read(ref)
+        self.splits.fetch_ahead(ref)
         if message.on_error == "raise":
             all_fed(rows)
         if count_rows(rows) != message.stop - message.start:

@@ -6,10 +6,12 @@ decodes nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -25,7 +27,15 @@ from tasks.protocol.codec import DEFAULT_LIMIT_BYTES
 from tasks.protocol.codec.format import FEWER_ROWS
 from tasks.protocol.made_inputs import with_made
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.background import begin
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
+from worker_config.object_urls import is_url
+
+# Objects that are opened before those that are read now have ended.
+_MOST_OPENED_AHEAD = 3
+
+_Known: TypeAlias = tuple[Any, ...]
 
 
 class FormatReader(Protocol):
@@ -36,6 +46,9 @@ class FormatReader(Protocol):
 
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the anchor on, some MiB at a time, at least those of the span; what cannot be fed is marked."""
+
+    def ranges(self, span: FileSpan) -> Sequence[tuple[int, int]]:
+        """The bytes `[start, stop)` of the file that reading the span takes, as far as that is known."""
 
     def close(self) -> None:
         """Let go of what is open besides the file."""
@@ -51,8 +64,10 @@ class SplitReader:
 
     def __init__(self, opener: Opener, *, threads: bool = True) -> None:
         self._opener, self._threads = opener, threads
-        self._known: tuple[Any, ...] | None = None
+        self._known: _Known | None = None
         self._file: _OpenFile | None = None
+        self._opened_ahead: dict[_Known, Future[_OpenFile]] = {}
+        self._expected = range(0)  # rows of the data set
 
     def read(self, ref: SplitRef) -> Rows:
         """All rows of a split; arrays are read-only.
@@ -79,27 +94,60 @@ class SplitReader:
             yield from contents_of(ref.spans, self._opener)
             return
         try:
-            for span in ref.spans:
-                for batch in self._of(ref, span).rows(span):
+            for place, span in enumerate(ref.spans, 1):
+                opened = self._of(ref, span)
+                self._open_ahead(ref, ref.spans[place : place + _MOST_OPENED_AHEAD])
+                for batch in opened.rows(span):
                     yield _made(batch, ref, span.path)
         except Exception:
             self.close()  # whatever state it is in
             raise
 
+    def fetch_ahead(self, ref: SplitRef) -> None:
+        """Begin to fetch the rows that this slot probably reads next, where what was said of the last ones was right.
+
+        What cannot be fetched is read when it is wanted, and told then.
+        """
+        was_right = ref.spans[0].first in self._expected
+        self._expected = _rows_of(ref.ahead)
+        self._forget_ahead()
+        if was_right:
+            self._open_ahead(ref, ref.ahead)
+
+    def _open_ahead(self, ref: SplitRef, spans: Sequence[FileSpan]) -> None:
+        for span in spans[:_MOST_OPENED_AHEAD]:
+            known = _known(ref, span)
+            if known == self._known and self._file:
+                self._file.fetch_ahead(span)
+            elif known not in self._opened_ahead and is_url(span.path):
+                self._opened_ahead[known] = begin(partial(_opened_ahead, self._opener, ref, span, self._threads))
+
+    def _forget_ahead(self) -> None:
+        for future in self._opened_ahead.values():
+            if not future.cancel():
+                future.add_done_callback(_close_unused)
+        self._opened_ahead = {}
+
     def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file that was read last."""
+        """Let go of the file that was read last, and of those that would be next."""
+        self._close_file()
+        self._forget_ahead()
+
+    def _close_file(self) -> None:
         if self._file:
             self._file.close()
         self._known = self._file = None
 
     def _of(self, ref: SplitRef, span: FileSpan) -> _OpenFile:
-        known = (ref.format, span.path, span.size, span.mtime_ns, span.etag, ref.columns, ref.kinds)
+        known = _known(ref, span)
         if self._file is None or known != self._known:
-            self.close()
-            self._file = _OpenFile(self._opener, ref, span, self._threads)
+            self._close_file()
+            ahead = self._opened_ahead.pop(known, None)
+            is_there = ahead is not None and not ahead.cancel() and ahead.exception() is None
+            self._file = ahead.result() if ahead and is_there else _OpenFile(self._opener, ref, span, self._threads)
             self._known = known
         return self._file
 
@@ -125,6 +173,10 @@ class _OpenFile:
         self._batches = None
         self._reader.close()
         self._raw.close()
+
+    def fetch_ahead(self, span: FileSpan) -> None:
+        """Begin to fetch what reading the span takes."""
+        fetch_ranges(self._raw, self._reader.ranges(span), ahead=True)
 
     def rows(self, span: FileSpan) -> Iterator[Rows]:
         """The rows of the span, in pieces."""
@@ -164,6 +216,27 @@ class _OpenFile:
             self._batches = None
             raise InputError(f"{self._path}: has {self._stop} rows, not the {span.stop} that it had; write it again")
         self._first, self._stop = self._stop, self._stop + count_rows(batch)
+
+
+def _known(ref: SplitRef, span: FileSpan) -> _Known:
+    """What tells an open file from others, and from itself with other columns."""
+    return ref.format, span.path, span.size, span.mtime_ns, span.etag, tuple(ref.columns), tuple(ref.kinds.items())
+
+
+def _rows_of(spans: Sequence[FileSpan]) -> range:
+    """Which rows of the data set these are."""
+    return range(spans[0].first, spans[-1].first + spans[-1].stop - spans[-1].start) if spans else range(0)
+
+
+def _opened_ahead(opener: Opener, ref: SplitRef, span: FileSpan, threads: bool) -> _OpenFile:
+    opened = _OpenFile(opener, ref, span, threads)
+    opened.fetch_ahead(span)
+    return opened
+
+
+def _close_unused(opened: Future[_OpenFile]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()
 
 
 def _made(rows: Rows, ref: SplitRef, where: str) -> Rows:

@@ -286,9 +286,9 @@ Answer = Outputs | Failure
 T = TypeVar("T")
 
 
-def cut_in_place(ref: InPlaceRef | None, start: int, stop: int) -> InPlaceRef | None:
-    """Where the rows `[start, stop)` stand, of a data set that stands there."""
-    return cut(ref, start, stop) if isinstance(ref, SplitRef) else ref
+def cut_in_place(ref: InPlaceRef | None, start: int, stop: int, slots: int = 0) -> InPlaceRef | None:
+    """Where the rows `[start, stop)` stand, of a data set that stands there, of which so many slots take chunks."""
+    return cut(ref, start, stop, slots) if isinstance(ref, SplitRef) else ref
 
 
 def to_plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -12,9 +12,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from worker_config.object_urls import is_url
+
 # What a ref may have, as far as a message is concerned; its bytes are bounded by whoever sends it.
 MAX_SPANS = 100_000
 MAX_COLUMNS = 20_000
+
+# Of the chunk that a slot probably gets next.
+MAX_AHEAD_SPANS = 4
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
@@ -50,6 +55,7 @@ class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="spl
         kinds: the types of columns whose files do not tell them.
         made: inputs that are made of columns, where the caller has said of which; empty where columns are given as
             they are.
+        ahead: spans of objects that the slot which gets these rows probably reads next, to be fetched meanwhile.
     """
 
     format: FormatName
@@ -57,10 +63,33 @@ class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="spl
     columns: Annotated[list[_Text], msgspec.Meta(max_length=MAX_COLUMNS)] = []
     kinds: dict[str, str] = {}
     made: dict[str, list[str]] = {}
+    ahead: Annotated[list[FileSpan], msgspec.Meta(max_length=MAX_AHEAD_SPANS)] = []
 
 
-def cut(whole: SplitRef, start: int, stop: int) -> SplitRef:
-    """That of the rows `[start, stop)` of the data set alone."""
+def cut(whole: SplitRef, start: int, stop: int, slots: int = 0) -> SplitRef:
+    """That of the rows `[start, stop)` of the data set alone.
+
+    Where `slots` take chunks of this size in turn, with the rows that this slot reads next.
+    """
+    further = slots * (stop - start)
+    return SplitRef(
+        whole.format,
+        _spans(whole, start, stop),
+        whole.columns,
+        whole.kinds,
+        whole.made,
+        _ahead(whole, start + further, stop + further) if further else [],
+    )
+
+
+def _ahead(whole: SplitRef, start: int, stop: int) -> list[FileSpan]:
+    end = whole.spans[-1].first + whole.spans[-1].stop - whole.spans[-1].start
+    if start >= end or not is_url(whole.spans[0].path):
+        return []
+    return _spans(whole, start, min(stop, end))[:MAX_AHEAD_SPANS]
+
+
+def _spans(whole: SplitRef, start: int, stop: int) -> list[FileSpan]:
     spans = []
     at = span_at(whole, start)
     while start < stop:
@@ -71,7 +100,7 @@ def cut(whole: SplitRef, start: int, stop: int) -> SplitRef:
             spans.append(msgspec.structs.replace(span, first=start, start=begin + start, stop=begin + last))
             start = last
         at += 1
-    return SplitRef(whole.format, spans, whole.columns, whole.kinds, whole.made)
+    return spans
 
 
 def span_at(ref: SplitRef, row: int) -> int:

@@ -7,9 +7,9 @@ that nobody asks for is dropped with the next range: memory for one chunk more, 
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future
 
+from tasks.storage.background import fetch
 from tasks.storage.objects import ObjectStamp, read_range
 from worker_config.object_urls import ObjectUrl
 
@@ -37,24 +37,11 @@ class ReadAhead:
             self._of, self._start, self._step, fetched = (url, stamp), start, 0, None
         step, before = start - self._start, self._step
         self._start, self._step = start, step
-        data = None
         if fetched and self._range == (start, stop) and fetched.exception() is None:
             data = fetched.result()
-        if data is None:
+        else:  # what could not be fetched is read now, and whoever asks is told
             data = read_range(url, stamp, start, stop)
         if step == before > 0 and stop - start <= _MOST_BYTES and start + step < stamp.size:
-            self._fetch(url, stamp, start + step, min(stop + step, stamp.size))
+            self._range = start + step, min(stop + step, stamp.size)
+            self._fetched = fetch(url, stamp, *self._range)
         return data
-
-    def _fetch(self, url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> None:
-        fetched: Future[memoryview] = Future()
-
-        def fetch() -> None:
-            try:
-                fetched.set_result(read_range(url, stamp, start, stop))
-            except Exception as error:  # who asks reads it again, and is told
-                fetched.set_exception(error)
-
-        self._range, self._fetched = (start, stop), fetched
-        # A daemon: a child that ends waits for no store.
-        threading.Thread(target=fetch, name="read-ahead", daemon=True).start()

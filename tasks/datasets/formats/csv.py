@@ -17,6 +17,7 @@ import numpy as np
 from tasks.datasets.arrow import rows_of
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
@@ -51,6 +52,7 @@ class CsvRows:
         """The rows of the span's block; those where a value is missing are marked."""
         arrow = import_optional("pyarrow", "parquet")
         first_row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
+        fetch_ranges(self._file, self.ranges(span))
         names = names_of(self._given)
         given = [self._given[names.index(name)] for name in self._kinds]
         with closing(texts_in(self._file, begin, end, self._given, given, self._threads)) as batches:
@@ -63,6 +65,10 @@ class CsvRows:
                 rows = arrow.RecordBatch.from_arrays(values, list(self._kinds))
                 yield rows_of(rows, list(self._kinds), self._where, first_row)
                 first_row += batch.num_rows
+
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """Those of the span's block."""
+        return [span.block[1:]] if span.block else []
 
     def close(self) -> None:
         """Nothing is open but the file."""

@@ -53,6 +53,10 @@ class Hdf5Rows:
             columns = {name: _values(one, start, stop) for name, one in self._arrays.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """The library does not tell them."""
+        return []
+
     def close(self) -> None:
         """Let go of what h5py has of the file."""
         self._opened.close()

@@ -41,6 +41,10 @@ class IpcRows:
         for start in range(0, batch.num_rows, rows):
             yield rows_of(batch.slice(start, rows), self._columns, self._where, row + start)
 
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """The library does not tell them."""
+        return []
+
     def close(self) -> None:
         """Nothing is open but the file."""
 

@@ -15,6 +15,7 @@ from tasks.datasets.arrow import rows_of
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
@@ -47,12 +48,17 @@ class JsonRows:
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span's block."""
         row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
+        fetch_ranges(self._file, self.ranges(span))
         self._file.seek(begin)
         input_limit().check(end - begin, self._where, f"the block of lines from row {row} on")
         table = _parsed(self._file.read(end - begin), self._schema, self._threads)
         for batch in table.to_batches(MAX_BATCH_BYTES):
             yield rows_of(batch, self._columns, self._where, row)
             row += batch.num_rows
+
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """Those of the span's block."""
+        return [span.block[1:]] if span.block else []
 
     def close(self) -> None:
         """Nothing is open but the file."""

@@ -6,6 +6,7 @@ import io
 import math
 import struct
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
@@ -15,6 +16,7 @@ from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array, dtype_name
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -27,8 +29,8 @@ _ENCRYPTED = 1
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """An array in a file: where its first byte is, and what a row of it is."""
+class Stored:
+    """An array in a file that stands there as it is: where its first byte is, and what a row of it is."""
 
     offset: int
     dtype: np.dtype[Any]
@@ -36,9 +38,15 @@ class _Stored:
 
     @property
     def row_bytes(self) -> int:
+        """Of one row."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    def bytes_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Where the rows `[start, stop)` stand."""
+        return self.offset + start * self.row_bytes, self.offset + stop * self.row_bytes
+
     def read(self, file: BinaryIO, start: int, stop: int, where: str) -> Array:
+        """The rows `[start, stop)`."""
         file.seek(self.offset + start * self.row_bytes)
         data = file.read((stop - start) * self.row_bytes)
         if len(data) < (stop - start) * self.row_bytes:
@@ -57,18 +65,8 @@ class NpzRows:
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
         self._file, self._where, self._is_one = file, where, not ref.columns
         names = ref.columns or list(ref.kinds)
-        with zipfile.ZipFile(file) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        self._arrays = {name: self._stored(members, name) for name in names}
-
-    def _stored(self, members: dict[str, zipfile.ZipInfo], name: str) -> _Stored:
-        if name not in members or not is_plain(members[name]):
-            raise InputError(f"{self._where}: has no array {name!r} that stands in it as it is; write it with np.savez")
-        self._file.seek(first_byte(self._file, members[name]))
-        shape, fortran_order, dtype = read_header(self._file, f"{self._where}: array {name!r}")
-        if fortran_order or not shape:
-            raise InputError(f"{self._where}: the rows of array {name!r} are in several pieces; write it in C order")
-        return _Stored(self._file.tell(), dtype, shape)
+        found = stored_arrays(file, where, names)
+        self._arrays = {name: found[name] for name in names}
 
     def anchor(self, span: FileSpan) -> int:
         """The row itself."""
@@ -81,11 +79,37 @@ class NpzRows:
         rows = max(1, MAX_BATCH_BYTES // max(1, row_bytes))
         for start in range(span.start, max(span.stop, span.start + 1), rows):
             stop = min(start + rows, span.stop)
+            fetch_ranges(self._file, [one.bytes_of(start, stop) for one in self._arrays.values()])
             columns = {name: one.read(self._file, start, stop, self._where) for name, one in self._arrays.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """The rows of each array."""
+        return [one.bytes_of(span.start, span.stop) for one in self._arrays.values()]
+
     def close(self) -> None:
         """Nothing is open but the file."""
+
+
+def stored_arrays(file: BinaryIO, where: str, names: Sequence[str] | None = None) -> dict[str, Stored]:
+    """The arrays of a file, or those of these names.
+
+    Raises:
+        InputError: one of them is not there, is compressed, or has no row in one piece.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    return {name: _stored(file, where, members, name) for name in (members if names is None else names)}
+
+
+def _stored(file: BinaryIO, where: str, members: dict[str, zipfile.ZipInfo], name: str) -> Stored:
+    if name not in members or not is_plain(members[name]):
+        raise InputError(f"{where}: has no array {name!r} that stands in it as it is; write it with np.savez")
+    file.seek(first_byte(file, members[name]))
+    shape, fortran_order, dtype = read_header(file, f"{where}: array {name!r}")
+    if fortran_order and len(shape) > 1:
+        raise InputError(f"{where}: the rows of array {name!r} are in several pieces; write it in C order")
+    return Stored(file.tell(), dtype, shape)
 
 
 def is_as_given(dtype: np.dtype[Any]) -> bool:

@@ -15,6 +15,7 @@ from tasks.datasets.formats.parquet_pages import page_sizes
 from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
@@ -52,22 +53,37 @@ class ParquetRows:
         return anchor
 
     def batches(self, span: FileSpan) -> Batches:
-        """Rows from the anchor to the file's end; small row groups are read together."""
-        group, metadata, row = self._group(span.start), self._opened.metadata, self.anchor(span)
-        while group < metadata.num_row_groups:
+        """Rows from the anchor to the end of the row group with the span's last; small row groups are read together."""
+        metadata, row, groups = self._opened.metadata, self.anchor(span), self._groups(span)
+        group = groups.start
+        while group < groups.stop:
             last, size = group, 0
-            while last < metadata.num_row_groups and (last == group or size < MAX_BATCH_BYTES):
+            while last < groups.stop and (last == group or size < MAX_BATCH_BYTES):
                 size += sum(sizes_of([check_group(metadata, last, self._where, self._limit)], self._columns))
                 last += 1
+            fetch_ranges(self._file, self._ranges(range(group, last)))
+            fetch_ranges(self._file, self._ranges(range(last, min(last + 1, groups.stop))), ahead=True)
             if batch_rows := min(self._batch_rows(range(group, last), size), max(_LEAST_ROWS, span.stop - span.start)):
                 for batch in self._iterate(batch_rows, range(group, last)):
                     yield rows_of(batch, self._columns, self._where, row)
                     row += batch.num_rows
             group = last
 
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """The bytes of the columns in the row groups of the span."""
+        return self._ranges(self._groups(span))
+
     def close(self) -> None:
         """Let go of what pyarrow has of the file."""
         self._opened.close()
+
+    def _ranges(self, groups: range) -> list[tuple[int, int]]:
+        return [_bytes_of(column) for group in groups for column in self._read_of(group)]
+
+    def _groups(self, span: FileSpan) -> range:
+        """The row groups with the rows of a span, or with the first of none."""
+        last = self._group(max(span.start, span.stop - 1))
+        return range(self._group(span.start), min(last + 1, self._opened.metadata.num_row_groups))
 
     def _group(self, row: int) -> int:
         return max(0, bisect_right(self._starts, row) - 1)
@@ -101,11 +117,7 @@ class ParquetRows:
         for column in self._read_of(group):
             if not column.num_values:
                 continue  # without values there need be no pages
-            starts = [column.data_page_offset]
-            if column.has_dictionary_page and column.dictionary_page_offset:
-                starts.append(column.dictionary_page_offset)
-            start = min(starts)
-            for size in page_sizes(self._file, start, start + column.total_compressed_size):
+            for size in page_sizes(self._file, *_bytes_of(column)):
                 self._limit.check(size, self._where, f"a page of column {column.path_in_schema!r}")
                 yield size
 
@@ -152,6 +164,14 @@ def _read_columns(group: Any, columns: Sequence[str]) -> list[Any]:
     found = (group.column(position) for position in range(group.num_columns))
     heads = tuple(f"{name}." for name in columns)
     return [column for column in found if f"{column.path_in_schema}.".startswith(heads)]
+
+
+def _bytes_of(column: Any) -> tuple[int, int]:
+    """Where the pages of a column of a row group stand in the file."""
+    start: int = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset:
+        start = min(start, column.dictionary_page_offset)
+    return start, start + column.total_compressed_size
 
 
 def _tells_size(column: Any) -> bool:

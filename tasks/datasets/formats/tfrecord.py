@@ -14,6 +14,7 @@ from tasks.datasets.gather import gather
 from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional, one_line
 
@@ -48,6 +49,7 @@ class TFRecordRows:
     def batches(self, span: FileSpan) -> Batches:
         """The records of the span's block."""
         number, begin, end = span.block or (0, 0, self._file.seek(0, 2))
+        fetch_ranges(self._file, self.ranges(span))
         self._file.seek(begin)
         left = end - begin
 
@@ -58,6 +60,10 @@ class TFRecordRows:
             return piece
 
         return gather(records(read, self._where, input_limit(), number, begin), self._where, BATCH_ROWS)
+
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """Those of the span's block."""
+        return [span.block[1:]] if span.block else []
 
     def close(self) -> None:
         """Nothing is open but the file."""

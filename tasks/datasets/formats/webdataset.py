@@ -15,6 +15,7 @@ from tasks.datasets.input_limit import input_limit
 from tasks.datasets.marked import marked
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Rows
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 
 # What is read to come to one of its rows is read from the beginning.
 _BLOCK_BYTES = 4 * 2**20
@@ -39,6 +40,7 @@ class TarRows:
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span's block; one that lacks a member is marked."""
         row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
+        fetch_ranges(self._file, self.ranges(span))
         self._file.seek(begin)
         gathered: list[dict[str, Any]] = []
         size = first = 0
@@ -57,6 +59,10 @@ class TarRows:
                     first, size, gathered = first + len(gathered), 0, []
         if gathered:
             yield self._batch(gathered, row + first)
+
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """Those of the span's block."""
+        return [span.block[1:]] if span.block else []
 
     def close(self) -> None:
         """Nothing is open but the file."""

@@ -61,6 +61,10 @@ class ZarrRows:
             columns = {name: blocks.read(start, start + rows) for name, blocks in self._blocks.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 
+    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+        """The library does not tell them."""
+        return []
+
     def close(self) -> None:
         """Nothing stays open."""
 

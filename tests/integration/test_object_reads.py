@@ -1,0 +1,199 @@
+"""What is asked of a store for the rows of splits: the bytes that they need, side by side, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from producer.rows.source import splits_of
+from producer.sources import open_source
+from tasks.datasets.open_file import Opener
+from tasks.datasets.split_reader import SplitReader
+from tasks.protocol.split_ref import SplitRef, cut
+from tasks.storage import objects, stores
+from tests.fault_proxy import FaultProxy, proxy_before
+from tests.object_stores import ObjectStore
+from tests.unit.test_split_reader import check, csv, jsonl, parquet, parquet_files, tfrecords, webdataset
+from tests.waiting import wait_until
+from worker_config.errors import ObjectMissingError
+from worker_config.object_urls import object_url
+
+# Of what a footer, or a header, is read with, and between ranges that are asked for as one.
+BUFFER_BYTES, GAP_BYTES = 256 * 2**10, 64 * 2**10
+GROUP_ROWS, GROUPS = 20_000, 12
+
+
+@pytest.fixture
+def proxy(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with proxy_before(object_store.port) as proxy:
+        for name, value in object_store.environment(endpoint=proxy.endpoint).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(stores, "_stores", {})
+        yield proxy
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """Where no other test has objects."""
+    return f"s3://rows/{request.node.name.replace('[', '-').rstrip(']')}"
+
+
+def _put(path: Path, prefix: str) -> str:
+    if path.is_file():
+        objects.put(object_url(f"{prefix}/{path.name}"), path)
+        return f"{prefix}/{path.name}"
+    for file in path.iterdir():
+        objects.put(object_url(f"{prefix}/{file.name}"), file)
+    return f"{prefix}/"
+
+
+def _ref(url: str, **options: Any) -> SplitRef:
+    splits = splits_of(open_source(url, **options))
+    assert splits
+    ref = splits.open().in_place()
+    assert isinstance(ref, SplitRef), ref
+    return ref
+
+
+def _table(seed: int, rows: int) -> pa.Table:
+    random = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "first": random.random(rows),
+            "unread": random.random((rows, 4)).tolist(),
+            "names": pa.array([f"name {one}" for one in random.integers(0, 500, rows)]),
+            "last": random.integers(0, 2**60, rows),
+        }
+    )
+
+
+def _write(path: Path, seed: int = 0, groups: int = GROUPS) -> Path:
+    """A file with many pages in each column, and a dictionary in one."""
+    with pq.ParquetWriter(path, _table(0, 1).schema, data_page_size=4_096) as writer:
+        for group in range(groups):
+            writer.write_table(_table(100 * seed + group, GROUP_ROWS))
+    return path
+
+
+def _asked(proxy: FaultProxy) -> list[tuple[int, int]]:
+    """The ranges of bytes that were asked for."""
+    ranges = [asked.removeprefix("bytes=").split("-") for _, asked in proxy.seen if asked]
+    return [(int(start), int(stop) + 1) for start, stop in ranges]
+
+
+def test_of_parquet_only_the_columns_are_asked_for_in_few_requests(
+    proxy: FaultProxy, prefix: str, tmp_path: Path
+) -> None:
+    path = _write(tmp_path / "x.parquet")
+    ref = _ref(_put(path, prefix), columns=["first", "names"])
+    proxy.seen.clear()
+    reader, table = SplitReader(Opener()), pq.read_table(path)
+    for group in range(0, GROUPS, 2):  # as one of two slots
+        start, stop = group * GROUP_ROWS, (group + 1) * GROUP_ROWS
+        rows: Any = reader.read(cut(ref, start, stop))
+        np.testing.assert_array_equal(rows["first"], table["first"].to_numpy()[start:stop])
+        assert rows["names"].tolist() == table["names"].to_pylist()[start:stop]
+    reader.close()
+
+    metadata, needed = pq.read_metadata(path), 0
+    for group in range(0, GROUPS, 2):
+        columns = [metadata.row_group(group).column(position) for position in range(metadata.num_columns)]
+        needed += sum(one.total_compressed_size for one in columns if one.path_in_schema in ("first", "names"))
+    asked = _asked(proxy)
+    assert len(asked) == len(set(asked)) <= 1 + 2 * GROUPS // 2  # the footer, and two columns of six row groups
+    assert needed < sum(stop - start for start, stop in asked) <= needed + BUFFER_BYTES
+
+
+def _slot(ref: SplitRef, rows: int) -> tuple[SplitReader, Callable[[int], Any]]:
+    """A slot, one of two that take chunks of so many rows in turn, and what has it read one of them."""
+    reader = SplitReader(Opener(["s3://rows"]))
+
+    def read(chunk: int) -> Any:
+        part = cut(ref, chunk * rows, (chunk + 1) * rows, slots=2)
+        found = reader.read(part)
+        reader.fetch_ahead(part)
+        return found
+
+    return reader, read
+
+
+@pytest.mark.parametrize("kind", ["row groups", "files"])
+def test_a_slot_finds_what_it_reads_next_fetched(proxy: FaultProxy, prefix: str, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "many"
+    path.mkdir()
+    for number in range(1 if kind == "row groups" else GROUPS):
+        _write(path / f"part-{number:02}.parquet", number, GROUPS if kind == "row groups" else 1)
+    table = pq.read_table(path)["first"].to_numpy()
+    reader, read = _slot(_ref(_put(path, prefix), columns=["first"]), GROUP_ROWS)
+
+    def check_chunk(chunk: int) -> None:
+        np.testing.assert_array_equal(read(chunk)["first"], table[chunk * GROUP_ROWS : (chunk + 1) * GROUP_ROWS])
+
+    def asked_for(chunks: int) -> int:
+        return 1 + chunks if kind == "row groups" else 2 * chunks  # footers, and the column
+
+    proxy.seen.clear()
+    check_chunk(0)
+    check_chunk(2)
+    for chunk in (4, 6):
+        wait_until(lambda chunk=chunk: len(_asked(proxy)) == asked_for(chunk // 2 + 1), f"chunk {chunk} is fetched")  # type: ignore[misc]
+        check_chunk(chunk)
+    wait_until(lambda: len(_asked(proxy)) == asked_for(5), "chunk 8 is fetched")
+    for chunk in (
+        9,
+        10,
+        3,
+    ):  # of other slots, and not what was said of the one before, so that nothing is fetched ahead
+        check_chunk(chunk)
+    assert len(_asked(proxy)) == asked_for(8)
+    reader.close()
+
+
+def test_what_cannot_be_fetched_ahead_is_told_by_the_chunk_that_needs_it(
+    proxy: FaultProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many"
+    path.mkdir()
+    for number in range(GROUPS):
+        _write(path / f"part-{number:02}.parquet", number, 1)
+    table = pq.read_table(path)["last"].to_numpy()
+    reader, read = _slot(_ref(_put(path, prefix), columns=["last"]), GROUP_ROWS)
+    monkeypatch.setattr("tasks.storage.requests.STORE_WAIT_SECONDS", 0.0)
+    read(0)
+    proxy.refused["part-04"] = (2, 404)
+    np.testing.assert_array_equal(read(2)["last"], table[2 * GROUP_ROWS : 3 * GROUP_ROWS])
+    wait_until(lambda: proxy.refused["part-04"][0] == 1, "the next one has failed")
+    with pytest.raises(ObjectMissingError, match=r"part-04\.parquet: no such object"):
+        read(4)
+    np.testing.assert_array_equal(read(4)["last"], table[4 * GROUP_ROWS : 5 * GROUP_ROWS])
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [csv, jsonl, tfrecords, webdataset, parquet, parquet_files],
+    ids=lambda write: write.__name__,
+)
+def test_rows_are_those_of_the_library_whatever_was_fetched_ahead(
+    proxy: FaultProxy,
+    prefix: str,
+    tmp_path: Path,
+    write: Callable[[Path], tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("csv", "jsonl", "tfrecord", "webdataset"):  # so that small files have many blocks
+        monkeypatch.setattr(f"tasks.datasets.formats.{name}._BLOCK_BYTES", 4_096)
+    monkeypatch.setattr("tasks.storage.object_file._GAP_BYTES", 0)
+    monkeypatch.setenv("CELERIAC_CACHE", str(tmp_path / "cache"))
+    path, values = write(tmp_path)
+    ref = _ref(_put(path, prefix), **({} if "" in values else {"columns": list(values)}))
+    reader, read = _slot(ref, 90)
+    for chunk in (0, 2, 4, 6, 7, 9, 1, 3, 5, 10, 8, 0):
+        check(read(chunk), chunk * 90, min(chunk * 90 + 90, 1_000), values)
+    reader.close()
