@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from producer.sources.formats.csv import open_csv
 from producer.sources.formats.folders import open_files
 from producer.sources.formats.hdf5 import open_hdf5
 from producer.sources.formats.jsonl import open_jsonl
+from producer.sources.formats.npz import open_object_npz
 from producer.sources.formats.parquet import open_parquet
 from producer.sources.formats.tfrecord import open_tfrecord
 from producer.sources.formats.webdataset import open_webdataset
@@ -85,6 +86,14 @@ _FORMATS: dict[str, _Opener] = {
 # The files of one data set, in these formats, may be many.
 _IN_MANY_FILES = (".parquet", ".csv", ".tfrecord", ".arrow", ".feather", ".jsonl", ".tar")
 
+# Of which one object is read where it stands, by functions of their own.
+_ALONE_BEHIND_URLS: dict[str, _Opener] = {
+    ".npy": open_object_array,
+    ".npz": open_object_npz,
+    ".h5": open_hdf5,
+    ".hdf5": open_hdf5,
+}
+
 # What TensorFlow Datasets writes beside its files.
 _ABOUT = ("dataset_info.json", "features.json")
 
@@ -100,9 +109,9 @@ def open_source(data: object, *, columns: ColumnNames | None = None, **options: 
     """Open any data set.
 
     Args:
-        data: a path (.npy, .npz, .parquet, .csv, .tfrecord, .zarr, a folder, a pattern with `*`), a URL of these (not
-            of .npz, .zarr, .h5 and folders of other files), arrays as for `from_arrays`, a DataFrame or a table of
-            Arrow, a `tf.data.Dataset`, an iterator over rows or an iterable without length, or a source.
+        data: a path (.npy, .npz, .parquet, .csv, .tfrecord, .zarr, a folder, a pattern with `*`), a URL of these,
+            arrays as for `from_arrays`, a DataFrame or a table of Arrow, a `tf.data.Dataset`, an iterator over rows or
+            an iterable without length, or a source.
         columns: of a data set of columns by name those to take, as for `choose`.
         options: what the function for this kind of data set takes besides, for example `contents` for folders.
 
@@ -146,25 +155,34 @@ def _object_opener(data: object) -> _Opener:
 
 
 def _url_opener(url: str) -> _Opener:
-    formats = {_format(one.name) for one in find_objects(url) if one.name[0] != "_"} if is_many(url) else {_format(url)}
-    if formats == {".npy"} and not is_many(url):
-        return open_object_array
-    if opener := next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), None):
-        return opener
-    kinds = ", ".join(sorted(kind or "others" for kind in formats))
+    kind = _format(url.rstrip("/"))
+    if kind == ".zarr" and not is_pattern(url):
+        return open_zarr
+    if is_many(url):
+        return _many_opener({_format(one.name) for one in find_objects(url) if _is_data(one.name)})
+    if kind in _ALONE_BEHIND_URLS or kind in _IN_MANY_FILES:
+        return _ALONE_BEHIND_URLS.get(kind, _FORMATS[kind])
+    kind = PurePosixPath(url).suffix or "(none)"
     raise InputError(
-        f"{redacted_url(url)}: objects of type {kinds} are not read from where they are; name one .npy, or objects of "
-        f"one of {', '.join(_IN_MANY_FILES)}, or copy them to a folder"
+        f"{redacted_url(url)}: objects of type {kind!r} cannot be read; save as {', '.join(_FORMATS)}, or "
+        "name a folder, with a / at its end"
     )
+
+
+def _many_opener(formats: Collection[str]) -> _Opener:
+    return next((_FORMATS[name] for name in _IN_MANY_FILES if set(formats) == {name}), open_files)
+
+
+def _is_data(name: str) -> bool:
+    """Whether a file is of a data set; those with an underscore say something about the others, as _SUCCESS does."""
+    return name[0] != "_" and name not in _ABOUT
 
 
 def _path_opener(path: str) -> _Opener:
     if is_url(path):
         return _url_opener(path)
     if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
-        # Those with an underscore say something about the others, as _SUCCESS does.
-        formats = {_format(file.name) for file in find_files(path) if file.name[0] != "_" and file.name not in _ABOUT}
-        return next((_FORMATS[name] for name in _IN_MANY_FILES if formats == {name}), open_files)
+        return _many_opener({_format(file.name) for file in find_files(path) if _is_data(file.name)})
     if is_zarr(Path(path)):
         return open_zarr
     if known := _format(path):

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from producer.sources.files import find_files, is_pattern
-from producer.sources.formats.zarr import is_zarr
+from producer.sources.formats.zarr import is_zarr, metadata_of
 from tasks.datasets.read_errors import check_file, one_line_errors
-from tasks.storage.object_paths import find_objects, is_many
+from tasks.storage.object_paths import ObjectPath, find_objects, is_many
+from tasks.storage.objects import list_objects
 from worker_config.errors import InputError
 from worker_config.files import escaped
-from worker_config.object_urls import is_url, redacted_url
+from worker_config.object_urls import WEB, ObjectUrl, is_url, object_url, redacted_url
 
 # The part that tells one of many files from itself after a change.
 DETAILS = "names, sizes and times"
@@ -60,7 +61,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
 
 def _of_objects(url: str) -> dict[str, str | int]:
     """Of an object its ETag tells it from others, even where the time does not."""
-    found = find_objects(url)
+    found = _objects(url)
     told: dict[str, str | int] = {
         "path": redacted_url(url),
         "bytes": sum(one.stamp.size for one in found),
@@ -69,13 +70,26 @@ def _of_objects(url: str) -> dict[str, str | int]:
     digest = hashlib.sha256()
     for one in found:
         digest.update(f"{one}\0{one.stamp.size}\0{one.stamp.etag or one.stamp.mtime_ns}\0".encode())
-    return told | ({"files": len(found)} if is_many(url) else {}) | {DETAILS: digest.hexdigest()}
+    return told | ({"files": len(found)} if len(found) > 1 or is_many(url) else {}) | {DETAILS: digest.hexdigest()}
+
+
+def _objects(url: str) -> list[ObjectPath]:
+    """Those of a data set; of a Zarr store on a web server, which lists nothing, that of its metadata alone."""
+    if not is_zarr(Path(url)) or is_pattern(url):
+        return find_objects(url)
+    folder = object_url(url.rstrip("/"))
+    if folder.scheme in WEB:
+        return find_objects(metadata_of(str(folder)).path)
+    inside = list_objects(ObjectUrl(folder.scheme, folder.bucket, folder.key, is_folder=True))
+    if not (found := sorted(ObjectPath(*one) for one in inside)):
+        raise InputError(f"{folder}: no objects there; check the URL")
+    return found
 
 
 def modified_since(path: str, moment: str) -> list[str]:
     """Those of many files that were modified after the moment that an earlier fingerprint has, as in their folder."""
     if is_url(path):
-        return [one.name for one in find_objects(path) if _moment(one.stamp.mtime_ns) > moment]
+        return [one.name for one in _objects(path) if _moment(one.stamp.mtime_ns) > moment]
     root = path if Path(path).is_dir() else Path(path).parent
     found: list[tuple[Path, int]] = []
     with suppress(InputError), one_line_errors(path):  # a name that is no text is not found by how it is shown

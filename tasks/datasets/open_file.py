@@ -14,11 +14,11 @@ from typing import BinaryIO
 from tasks.datasets.read_errors import unreadable
 from tasks.protocol.split_ref import FileSpan
 from tasks.storage.object_file import open_object
-from tasks.storage.objects import ObjectStamp
+from tasks.storage.objects import ObjectStamp, list_folder, read_now
 from tasks.transport.file_slices import open_beneath
 from worker_config.errors import InputError
 from worker_config.files import Root, escaped, is_under, split_root
-from worker_config.object_urls import is_url, object_url, redacted_url
+from worker_config.object_urls import WEB, ObjectUrl, is_url, object_url, redacted_url
 
 
 class Opener:
@@ -40,9 +40,7 @@ class Opener:
                 opened; of an object, reads raise it (ObjectError).
         """
         if is_url(span.path):
-            if self._roots is not None and not is_under(span.path, self._roots):
-                raise InputError(f"{redacted_url(span.path)} is not under a URL of CELERIAC_DATA_ROOTS here")
-            return open_object(object_url(span.path), ObjectStamp(span.size, span.mtime_ns, span.etag))
+            return open_object(self._url(span.path), ObjectStamp(span.size, span.mtime_ns, span.etag))
         try:
             descriptor = self._open(span.path)
         except FileNotFoundError:
@@ -67,6 +65,8 @@ class Opener:
         Raises:
             InputError: it may not be read, or lies under no root.
         """
+        if is_url(span.path):
+            return read_now(self._beside(span, name), start, stop)
         path = str(Path(span.path).parent / name)
         try:
             with self._regular(path) as file:
@@ -77,6 +77,29 @@ class Opener:
             return None
         except OSError as error:
             raise unreadable(path, error) from None
+
+    def names_beside(self, span: FileSpan, folder: str) -> list[str]:
+        """What a folder beside a span's object has in it.
+
+        Raises:
+            InputError: it cannot be listed, as nothing can of web servers.
+        """
+        url = self._beside(span, folder)
+        if url.scheme in WEB:
+            raise InputError(f"{url}: web servers do not list what they have; copy the folder to one of this machine")
+        folders, names = list_folder(ObjectUrl(url.scheme, url.bucket, url.key, is_folder=True))
+        return folders + names
+
+    def _beside(self, span: FileSpan, name: str) -> ObjectUrl:
+        url = object_url(span.path)
+        key = "/".join(part for part in (url.key.rpartition("/")[0], name.strip("/")) if part)
+        return self._url(str(ObjectUrl(url.scheme, url.bucket, key)))
+
+    def _url(self, text: str) -> ObjectUrl:
+        """The URL of what may be opened."""
+        if self._roots is not None and not is_under(text, self._roots):
+            raise InputError(f"{redacted_url(text)} is not under a URL of CELERIAC_DATA_ROOTS here")
+        return object_url(text)
 
     def _regular(self, path: str) -> BinaryIO:
         descriptor = self._open(path)

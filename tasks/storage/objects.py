@@ -67,6 +67,36 @@ def read_range(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> mem
     return memoryview(whole)
 
 
+def read_now(url: ObjectUrl, start: int = 0, stop: int | None = None) -> bytes | None:
+    """The bytes `[start, stop)` of an object as it is now, or its last ones, where `start` is negative.
+
+    None where there is no such object.
+
+    Raises:
+        ObjectError: see `answered`.
+    """
+    store, library = _object(url), obstore()
+    kind: Any = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
+    options = {"range": kind} if start or stop is not None else {}
+    try:
+        return bytes(answered(url, "read", lambda: library.get(store, url.key, options=options).bytes()))
+    except ObjectMissingError:
+        return None
+
+
+def list_folder(prefix: ObjectUrl) -> tuple[list[str], list[str]]:
+    """The names of the folders in a folder, and those of its objects.
+
+    Raises:
+        ObjectError: see `answered`.
+        UsageError: web servers have no lists.
+    """
+    store, inside = _listed(prefix)
+    found = answered(prefix, "list", lambda: obstore().list_with_delimiter(store, inside))
+    folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+    return folders, [meta["path"].rpartition("/")[2] for meta in found["objects"]]
+
+
 def list_objects(prefix: ObjectUrl) -> Iterator[tuple[ObjectUrl, ObjectStamp]]:
     """The objects under a prefix of whole segments, as the store gives them, a page at a time in memory.
 
@@ -74,10 +104,7 @@ def list_objects(prefix: ObjectUrl) -> Iterator[tuple[ObjectUrl, ObjectStamp]]:
         ObjectError: see `answered`; also from the iterator.
         UsageError: web servers have no lists.
     """
-    if prefix.scheme in WEB:
-        raise UsageError(f"{prefix}: web servers do not list what they have; name each object")
-    store, library = store_of(prefix), obstore()
-    inside = f"{prefix.key}/" if prefix.key else None
+    library, (store, inside) = obstore(), _listed(prefix)
     pages: Any = None
     last = ""
 
@@ -159,6 +186,13 @@ def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryv
             f"{url}: has changed since it was looked at; leave objects as they are while a job reads them"
         )
     return memoryview(data)
+
+
+def _listed(prefix: ObjectUrl) -> tuple[Any, str | None]:
+    """Where a folder is listed, and by what."""
+    if prefix.scheme in WEB:
+        raise UsageError(f"{prefix}: web servers do not list what they have; name each object")
+    return store_of(prefix), f"{prefix.key}/" if prefix.key else None
 
 
 def _object(url: ObjectUrl) -> Any:

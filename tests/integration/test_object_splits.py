@@ -24,12 +24,10 @@ from tests.integration.test_split_reads import MODELS, digest
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
 from tests.systems import System, serving
-from tests.unit.test_split_reader import arrow, csv, feather, jsonl, parquet, parquet_files, tfrecords, webdataset
+from tests.unit.test_split_reader import WRITERS, csv
 from tests.waiting import wait_for_job
 from worker_config.errors import InputError, ObjectChangedError, UsageError
 from worker_config.object_urls import object_url
-
-WRITERS = [parquet, parquet_files, arrow, feather, csv, jsonl, tfrecords, webdataset]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,8 +50,9 @@ def _put(path: Path, prefix: str) -> str:
     if path.is_file():
         objects.put(object_url(f"{prefix}/{path.name}"), path)
         return f"{prefix}/{path.name}"
-    for file in path.iterdir():
-        objects.put(object_url(f"{prefix}/{path.name}/{file.name}"), file)
+    for file in path.rglob("*"):
+        if file.is_file():
+            objects.put(object_url(f"{prefix}/{file.relative_to(path.parent)}"), file)
     return f"{prefix}/{path.name}/"
 
 
@@ -64,11 +63,7 @@ def _parquet(path: Path, first: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "write",
-    [parquet, parquet_files, arrow, feather, csv, jsonl, tfrecords, webdataset],
-    ids=lambda write: write.__name__,
-)
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 def test_workers_give_what_the_library_reads_of_the_same_files(
     client: Client, tmp_path: Path, write: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +80,8 @@ def test_workers_give_what_the_library_reads_of_the_same_files(
     path, values = write(tmp_path)
     values = {name: column for name, column in values.items() if not name.endswith("null")}
     url = _put(path, f"s3://rows/splits/{write.__name__}")
-    source = open_source(url, **({} if "" in values else {"columns": list(values)}))
+    options = {"contents": True} if path.name == "files" else {} if "" in values else {"columns": list(values)}
+    source = open_source(url, **options)
     job = client.submit("seen", source, store="slices", chunk_rows=170)
     outputs = job.result()
     assert read_here == {(0, 1)}  # to see whether the model takes such rows

@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
+from producer.sources.files import find_data, span_of
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import check_lengths, check_rows, is_taken, missing_column, no_array, place
 from tasks.datasets.formats.hdf5 import datasets_of
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import check_file, one_line_errors
-from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.protocol.split_ref import SplitRef
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
+from worker_config.object_urls import is_url
 
 
 def open_hdf5(path: str | Path, array: str | None = None) -> SplitSource:
@@ -27,9 +30,12 @@ def open_hdf5(path: str | Path, array: str | None = None) -> SplitSource:
         ConfigError: h5py is not installed.
     """
     h5py = import_optional("h5py", "hdf5")
-    path, where = Path(path), str(path)
-    stamp = stamp_of(check_file(path, "one HDF5 file"))
-    with one_line_errors(where), path.open("rb") as file, h5py.File(file, "r") as opened:
+    where = str(path)
+    if not is_url(path):
+        check_file(Path(path), "one HDF5 file")
+    [found] = find_data(path, "")
+    whole = span_of(found)
+    with one_line_errors(where), Opener().open(whole) as file, h5py.File(file, "r") as opened:
         known = datasets_of(opened, where)
         sizes = {
             name: (one.dtype, one.shape, (one.chunks or (1,))[0] if one.shape else 1) for name, one in known.items()
@@ -49,11 +55,11 @@ def open_hdf5(path: str | Path, array: str | None = None) -> SplitSource:
                 if dtype.hasobject:
                     raise InputError(f"{where}: {name!r} has rows of many lengths; save them with one shape")
         rows = check_lengths({name: sizes[name][1][0] for name in names}, where)
-        span = FileSpan(where, *stamp, 0, 0, rows)
+        span = msgspec.structs.replace(whole, stop=rows)
         ref = SplitRef("hdf5", [span], [] if is_one else list(names), dict.fromkeys(names, "") if is_one else {})
         row_bytes = sum(math.prod(sizes[name][1][1:]) * sizes[name][0].itemsize for name in names)
         borders = [*range(0, rows, max(1, *(sizes[name][2] for name in names), rows // 100_000)), rows]
-        return SplitSource(path.name, row_bytes, ref, borders, table=None if is_one else Table(names, reader, others))
+        return SplitSource(found.name, row_bytes, ref, borders, table=None if is_one else Table(names, reader, others))
 
     others = {
         name: str(dtype)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from producer.rows.source import Table
-from producer.sources.arrays import stamp_of
+from producer.sources.files import span_of
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import check_lengths, check_rows, is_taken, missing_column, no_array, place
-from tasks.datasets.formats.zarr import ArrayBlocks
+from tasks.datasets.formats.zarr import ArrayBlocks, store_beside
+from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.outputs.zarr import METADATA, has_metadata
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from worker_config.errors import InputError, UsageError
+from tasks.storage.object_paths import ObjectPath, find_objects
+from worker_config.errors import InputError, ObjectMissingError, UsageError
 from worker_config.foreign_errors import import_optional
+from worker_config.object_urls import is_url
 
 # Where chunks may end, of very many.
 _MOST_BORDERS = 100_000
@@ -38,15 +43,12 @@ def open_zarr(path: str | Path, nested: bool = False, array: str | None = None) 
         ConfigError: zarr is not installed.
     """
     zarr = import_optional("zarr", "zarr")
-    path = Path(path)
-    where = str(path)
-    if not path.is_dir():
+    where = str(path).rstrip("/")
+    if not is_url(where) and not Path(path).is_dir():
         raise InputError(f"{where}: no such folder; check the path")
+    metadata = metadata_of(where)
     with one_line_errors(where):
-        try:
-            opened = zarr.open(path, mode="r")
-        except FileNotFoundError as error:
-            raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote") from error
+        opened = zarr.open(store_beside(Opener(), metadata) if is_url(where) else Path(path), mode="r")
         is_one = isinstance(opened, zarr.Array)
         arrays = {"": opened} if is_one else dict(sorted(_arrays(opened, nested or array is not None)))
     if array is not None:
@@ -62,27 +64,37 @@ def open_zarr(path: str | Path, nested: bool = False, array: str | None = None) 
     for name, one in taken.items():
         check_rows(np.dtype(one.dtype), one.ndim, place(where, name))
     check_lengths({name: one.shape[0] for name, one in arrays.items() if one.ndim}, where)
-    return _reader(path, arrays, list(taken), others)
+    return _reader(where, metadata, arrays, list(taken), others)
 
 
-def _reader(path: Path, arrays: Mapping[str, Any], names: Sequence[str], others: Mapping[str, str]) -> SplitSource:
+def metadata_of(where: str) -> FileSpan:
+    """The file or object that says what a store is; raises InputError where there is none."""
+    for name in METADATA:
+        with suppress(ObjectMissingError):
+            [found] = find_objects(f"{where}/{name}") if is_url(where) else [Path(where, name)]
+            if isinstance(found, ObjectPath) or found.exists():
+                return span_of(found)
+    raise InputError(f"{where}: is no Zarr array or group; name the folder that zarr.save wrote")
+
+
+def _reader(
+    where: str, metadata: FileSpan, arrays: Mapping[str, Any], names: Sequence[str], others: Mapping[str, str]
+) -> SplitSource:
     """Those of the arrays that have these names; "" is one array alone, whatever its name in the store."""
-    where = str(path)
     for name in names:
         if name not in arrays:
             raise missing_column(where, name, arrays)
         check_rows(np.dtype(arrays[name].dtype), arrays[name].ndim, place(where, name))
     blocks = [ArrayBlocks(arrays[name], place(where, name)) for name in names]
     rows, is_one = arrays[names[0]].shape[0], "" in arrays
-    metadata = next(path / name for name in METADATA if (path / name).exists())
-    span = FileSpan(str(metadata), *stamp_of(metadata.stat()), 0, 0, rows)
+    span = msgspec.structs.replace(metadata, stop=rows)
     inside = {arrays[""].path: ""} if is_one else {}
     ref = SplitRef("zarr", [span], [] if is_one else list(names), inside)
     step = max(one.chunk_rows for one in blocks)
     largest = round(sum(one.row_bytes for one in blocks) * step)
     borders = [*range(0, rows, step * max(1, rows // step // _MOST_BORDERS)), rows]
-    table = None if is_one else Table(names, lambda chosen: _reader(path, arrays, chosen, {}), others)
-    return SplitSource(path.name, sum(one.row_bytes for one in blocks), ref, borders, largest, table)
+    table = None if is_one else Table(names, lambda chosen: _reader(where, metadata, arrays, chosen, {}), others)
+    return SplitSource(PurePosixPath(where).name, sum(one.row_bytes for one in blocks), ref, borders, largest, table)
 
 
 def _arrays(group: Any, nested: bool) -> Iterator[tuple[str, Any]]:

@@ -5,8 +5,10 @@ A worker opens the store's files one by one under its roots; the span's own file
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -19,8 +21,10 @@ from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.background import begin
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
+from worker_config.object_urls import is_url
 
 # Where a chunk stands in a shard, and how long it is.
 _SHARD_ENTRY_BYTES = 16
@@ -31,10 +35,10 @@ _NO_KEYS: tuple[str, ...] = ()
 def open_rows(file: BinaryIO, ref: SplitRef, span: FileSpan, opener: Opener) -> ZarrRows:
     """The reader of a store, whose metadata are the open file."""
     zarr = import_optional("zarr", "zarr")
-    store = _store(opener, span)
+    store = store_beside(opener, span)
     names = ref.columns or list(ref.kinds)
     arrays = {name: zarr.open_array(store, path=name, mode="r") for name in names}
-    return ZarrRows(arrays, str(PurePosixPath(span.path).parent), is_one=not ref.columns)
+    return ZarrRows(arrays, span.path.rpartition("/")[0], is_one=not ref.columns)
 
 
 class ZarrRows:
@@ -104,12 +108,14 @@ class ArrayBlocks:
         limit.check(block_bytes, self._where, f"a block of {rows} rows, as many as a chunk has,")
 
 
-def _store(opener: Opener, span: FileSpan) -> Any:
-    """The store of the files beside a span's own, to be read alone."""
+def store_beside(opener: Opener, span: FileSpan) -> Any:
+    """The store of the files or objects beside a span's own, to be read alone; of objects it lists its groups."""
     base: Any = import_optional("zarr.abc.store", "zarr").Store
+    is_object = is_url(span.path)
 
     class Beside(base):  # type: ignore[misc]
-        supports_writes = supports_deletes = supports_listing = False
+        supports_writes = supports_deletes = False
+        supports_listing = is_object
 
         def __eq__(self, other: object) -> bool:
             return self is other
@@ -119,8 +125,8 @@ def _store(opener: Opener, span: FileSpan) -> Any:
         async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
             if ".." in PurePosixPath(key).parts or key.startswith("/"):
                 raise InputError(f"{span.path}: names a file outside of its folder: {key!r}")
-            start, stop = _bounds(byte_range)
-            data = opener.read_beside(span, key, start, stop)
+            read = partial(opener.read_beside, span, key, *_bounds(byte_range))
+            data = await asyncio.wrap_future(begin(read)) if is_object else read()
             default = import_optional("zarr.core.buffer", "zarr").default_buffer_prototype
             return None if data is None else (prototype or default()).buffer.from_bytes(data)
 
@@ -145,7 +151,7 @@ def _store(opener: Opener, span: FileSpan) -> Any:
                 yield key
 
         async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-            for key in _NO_KEYS:
+            for key in opener.names_beside(span, prefix) if is_object else _NO_KEYS:
                 yield key
 
     return Beside(read_only=True)
