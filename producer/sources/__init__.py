@@ -33,6 +33,7 @@ from producer.sources.formats.zarr import is_zarr, open_zarr
 from producer.sources.frames import from_frame, is_frame
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import ObjectArray, open_file, open_object_array
+from producer.sources.partitions import is_partitioned
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
 from tasks.datasets.rows import Arrays, Batches, Column, Rows
 from tasks.storage.object_paths import find_objects, is_many
@@ -158,6 +159,8 @@ def _url_opener(url: str) -> _Opener:
     kind = _format(url.rstrip("/"))
     if kind == ".zarr" and not is_pattern(url):
         return open_zarr
+    if is_partitioned(url):
+        return open_parquet
     if is_many(url):
         return _many_opener({_format(one.name) for one in find_objects(url) if _is_data(one.name)})
     if kind in _ALONE_BEHIND_URLS or kind in _IN_MANY_FILES:
@@ -181,6 +184,8 @@ def _is_data(name: str) -> bool:
 def _path_opener(path: str) -> _Opener:
     if is_url(path):
         return _url_opener(path)
+    if is_partitioned(path) and not is_zarr(Path(path)):
+        return open_parquet
     if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
         return _many_opener({_format(file.name) for file in find_files(path) if _is_data(file.name)})
     if is_zarr(Path(path)):

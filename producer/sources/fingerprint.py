@@ -10,6 +10,7 @@ from pathlib import Path
 
 from producer.sources.files import find_files, is_pattern
 from producer.sources.formats.zarr import is_zarr, metadata_of
+from producer.sources.partitions import find_partitioned, is_partitioned
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.storage.object_paths import ObjectPath, find_objects, is_many
 from tasks.storage.objects import list_objects
@@ -75,6 +76,8 @@ def _of_objects(url: str) -> dict[str, str | int]:
 
 def _objects(url: str) -> list[ObjectPath]:
     """Those of a data set; of a Zarr store on a web server, which lists nothing, that of its metadata alone."""
+    if is_partitioned(url):
+        return [one for one in find_partitioned(url) if isinstance(one, ObjectPath)]
     if not is_zarr(Path(url)) or is_pattern(url):
         return find_objects(url)
     folder = object_url(url.rstrip("/"))
@@ -100,6 +103,8 @@ def modified_since(path: str, moment: str) -> list[str]:
 def _files(name: str, resolved: Path) -> list[Path]:
     if is_pattern(name):
         return find_files(name)
+    if is_partitioned(resolved):
+        return [Path(str(file)) for file in find_partitioned(resolved)]
     if is_zarr(resolved):
         return [file for file in resolved.rglob("*") if file.is_file()]
     return find_files(resolved)

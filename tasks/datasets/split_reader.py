@@ -220,7 +220,8 @@ class _OpenFile:
 
 def _known(ref: SplitRef, span: FileSpan) -> _Known:
     """What tells an open file from others, and from itself with other columns."""
-    return ref.format, span.path, span.size, span.mtime_ns, span.etag, tuple(ref.columns), tuple(ref.kinds.items())
+    file = span.path, span.size, span.mtime_ns, span.etag, tuple(span.partition)
+    return ref.format, *file, tuple(ref.columns), tuple(ref.kinds.items())
 
 
 def _rows_of(spans: Sequence[FileSpan]) -> range:

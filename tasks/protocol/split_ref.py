@@ -32,7 +32,8 @@ class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
 
     `size`, `mtime_ns` and, of an object behind a URL, `etag` tell whether it is still the one that the producer meant.
     `block` is for formats whose files do not say where a row stands: the first row of the block that has these rows,
-    and the bytes `[begin, end)` of it.
+    and the bytes `[begin, end)` of it. `partition` is what the names of its folders say of all its rows, a value for
+    each of the ref's `kinds`.
     """
 
     path: _Text
@@ -43,6 +44,7 @@ class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     stop: _Count
     block: tuple[_Count, _Count, _Count] | None = None
     etag: Annotated[str, msgspec.Meta(max_length=1_024)] = ""
+    partition: Annotated[list[Annotated[str, msgspec.Meta(max_length=4_096)] | None], msgspec.Meta(max_length=100)] = []
 
 
 class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="split"):

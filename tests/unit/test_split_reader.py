@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
@@ -92,6 +93,20 @@ def parquet_files(folder: Path) -> tuple[Any, Any]:
         for rows in (0, 0):
             writer.write_table(TABLE.slice(0, rows))
     return folder / "many", expected(TABLE, NAMED)
+
+
+def partitioned(folder: Path) -> tuple[Any, Any]:
+    """Files in folders that say what all their rows have."""
+    names = {"year=2023/kind=a%20b": 300, "year=2023/kind=c": 1, "year=2024/kind=c": 699}
+    begin = 0
+    for name, rows in names.items():
+        (folder / "parts" / name).mkdir(parents=True)
+        table = TABLE.select(["text", "number"]).slice(begin, rows)
+        pq.write_table(table, folder / "parts" / name / "part-0.parquet", row_group_size=50)
+        begin += rows
+    table = pa.dataset.dataset(folder / "parts", partitioning="hive").to_table()
+    assert table.column("text").to_pylist() == TEXTS  # in the order of the names
+    return folder / "parts", expected(table, table.column_names)
 
 
 def arrow(folder: Path) -> tuple[Any, Any]:
@@ -192,6 +207,7 @@ WRITERS = [
     webdataset,
     parquet,
     parquet_files,
+    partitioned,
     arrow,
     feather,
     csv,

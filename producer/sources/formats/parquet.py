@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from producer.rows.source import Table
 from producer.sources.files import find_data, span_of
 from producer.sources.formats.common_columns import common_columns
 from producer.sources.formats.split_source import SplitSource
+from producer.sources.partitions import find_partitioned, is_partitioned, partition_of, types_of
 from tasks.datasets.columns import check_names
 from tasks.datasets.formats.parquet import check_footer, group_starts, sizes_of
 from tasks.datasets.input_limit import input_limit
@@ -27,7 +29,8 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
     """Open a Parquet file, the `.parquet` files of a folder or those of a pattern, in sorted order.
 
     Numbers, booleans, strings and binary are taken, and lists of these: of equal length as arrays with one more
-    axis, of different lengths as a list of arrays.
+    axis, of different lengths as a list of arrays. Folders named `key=value`, below the one that is given or the first
+    that is a pattern, are columns too.
 
     Args:
         path: a file, a folder or a pattern; also by URL.
@@ -38,25 +41,31 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         InputError: no such file or column, files that do not fit together, a type that no model takes.
         ConfigError: pyarrow is not installed.
     """
-    files = [_Footer(span_of(file)) for file in find_data(path, ".parquet")]
+    found = find_partitioned(path) if is_partitioned(path) else find_data(path, ".parquet")
+    files = [_Footer(span_of(file)) for file in found]
+    partitions = [partition_of(file, path) for file in found]
+    types = types_of(partitions, [(one.file.path, one.schema) for one in files])
+    for file, partition in zip(files, partitions, strict=True):
+        file.stand_in(partition, types)
     named = [columns] if isinstance(columns, str) else columns
-    return _reader(Path(path).name, files, expanded(named) if named else named)
+    return _reader(Path(path).name, files, expanded(named) if named else named, types)
 
 
-def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None) -> BatchReader:
+def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None, types: Mapping[str, Any]) -> BatchReader:
     names, others = common_columns([(one.file.path, one.schema) for one in files], named)
     firsts = [0, *accumulate(file.starts[-1] for file in files)]
     spans = [file.span(first) for file, first in zip(files, firsts, strict=False)]
     borders = [first + start for file, first in zip(files, firsts, strict=False) for start in file.starts[:-1]]
-    sizes = [size for file in files for size in sizes_of(file.column_bytes, names)]
+    in_files = [name for name in names if name not in types]
+    sizes = [size for file in files for size in sizes_of(file.column_bytes, in_files)]
     splits = SplitSource(
         label,
         sum(sizes) / max(1, firsts[-1]),
-        SplitRef("parquet", spans, names),
+        SplitRef("parquet", spans, names, {name: str(kind) for name, kind in types.items()}),
         [*borders, firsts[-1]],
         max(sizes, default=0),
     )
-    return splits.in_order(Table(names, lambda chosen: _reader(label, files, chosen), others))
+    return splits.in_order(Table(names, lambda chosen: _reader(label, files, chosen, types), others))
 
 
 class _Footer:
@@ -77,6 +86,14 @@ class _Footer:
             self.starts = group_starts(opened.metadata)
             self.schema = opened.schema_arrow
         check_names(self.schema.names, file.path)
+
+    def stand_in(self, partition: Mapping[str, str | None], types: Mapping[str, Any]) -> None:
+        """Take columns of these types from what its folders say, also where the file has them itself."""
+        self.file = msgspec.structs.replace(self.file, partition=[partition.get(name) for name in types])
+        for name, kind in types.items():
+            field = import_optional("pyarrow", "parquet").field(name, kind)
+            at = self.schema.get_field_index(name)
+            self.schema = self.schema.append(field) if at < 0 else self.schema.set(at, field)
 
     def span(self, first: int) -> FileSpan:
         """All of its rows, which begin with this one of the data set."""

@@ -34,14 +34,16 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBL
 
 def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> ParquetRows:
     """The reader of an open file."""
-    return ParquetRows(file, ref.columns, where, threads)
+    return ParquetRows(file, ref, where, threads)
 
 
 class ParquetRows:
-    """The columns of these names of one file; fields of structs have names with dots."""
+    """Columns of one file, fields of structs by names with dots, and those that the names of its folders say."""
 
-    def __init__(self, file: BinaryIO, columns: Sequence[str], where: str, threads: bool) -> None:
-        self._file, self._where, self._threads, self._columns = file, where, threads, list(columns)
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
+        self._file, self._where, self._threads = file, where, threads
+        self._names, self._partition_kinds = ref.columns, ref.kinds
+        self._columns = [name for name in ref.columns if name not in ref.kinds]
         self._limit = input_limit()
         self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_BOUNDED)
         self._starts = group_starts(self._opened.metadata)
@@ -65,7 +67,7 @@ class ParquetRows:
             fetch_ranges(self._file, self._ranges(range(last, min(last + 1, groups.stop))), ahead=True)
             if batch_rows := min(self._batch_rows(range(group, last), size), max(_LEAST_ROWS, span.stop - span.start)):
                 for batch in self._iterate(batch_rows, range(group, last)):
-                    yield rows_of(batch, self._columns, self._where, row)
+                    yield rows_of(self._with_partition(batch, span), self._names, self._where, row)
                     row += batch.num_rows
             group = last
 
@@ -76,6 +78,14 @@ class ParquetRows:
     def close(self) -> None:
         """Let go of what pyarrow has of the file."""
         self._opened.close()
+
+    def _with_partition(self, batch: Any, span: FileSpan) -> Any:
+        arrow = import_optional("pyarrow", "parquet")
+        for (name, kind), text in zip(self._partition_kinds.items(), span.partition, strict=True):
+            if name in self._names:
+                [value] = arrow.array([text], arrow.string()).cast(arrow.type_for_alias(kind))
+                batch = batch.append_column(name, arrow.repeat(value, batch.num_rows))
+        return batch
 
     def _ranges(self, groups: range) -> list[tuple[int, int]]:
         return [_bytes_of(column) for group in groups for column in self._read_of(group)]
