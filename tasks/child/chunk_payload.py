@@ -32,7 +32,7 @@ from tasks.protocol.messages import (
     SliceRef,
 )
 from tasks.protocol.seal import Parts, Sealer, outputs_context, rows_context
-from tasks.protocol.split_ref import SplitRef
+from tasks.protocol.split_ref import SplitRef, rows_in
 from tasks.protocol.unfed_rows import with_unfed
 from tasks.storage.read_ahead import ReadAhead
 from tasks.telemetry.stopwatch import Stopwatch
@@ -93,12 +93,15 @@ class PayloadStore:
         return codec.decode(self.sealer.open(rows_context(message.job, message.index), payload), borrow=True)
 
     def _read_split(self, ref: SplitRef, message: ChunkMessage) -> Any:
+        wanted = message.stop - message.start
+        if rows_in(ref) != wanted:  # before anything is read
+            raise PayloadError(f"the split has {rows_in(ref)} rows, not the {wanted} of its chunk; run the job again")
         rows = self.splits.read(ref)
         self.splits.fetch_ahead(ref)
         if message.on_error == "raise":
             all_fed(rows)
-        if count_rows(rows) != message.stop - message.start:
-            raise PayloadError(f"the split has {count_rows(rows)} rows, not the {message.stop - message.start} of it")
+        if count_rows(rows) != wanted:
+            raise PayloadError(f"the split had {count_rows(rows)} rows, not the {wanted} of its chunk; write it again")
         return with_unfed(plain(rows), unfed_of(rows))
 
     def store(self, message: ChunkMessage, parts: Parts) -> PayloadRef:

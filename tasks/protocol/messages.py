@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from tasks.protocol.split_ref import SplitRef, cut
+from tasks.protocol.split_ref import SplitRef, Text, cut
 from worker_config.errors import MessageError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
@@ -73,7 +73,7 @@ class SliceRef(Value, frozen=True, tag="slice"):
     `size` and `mtime_ns` tell whether it is still the file that the producer meant; of an object `etag` does.
     """
 
-    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    path: Text
     size: Count
     mtime_ns: int
     offset: Count

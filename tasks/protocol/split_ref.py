@@ -22,7 +22,8 @@ MAX_COLUMNS = 20_000
 MAX_AHEAD_SPANS = 4
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
+# No system has a file whose name has a zero byte.
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096, pattern=r"^[^\0]+$")]
 
 FormatName = Literal["parquet", "tfrecord", "arrow", "csv", "jsonl", "hdf5", "zarr", "npz", "webdataset", "bytes"]
 
@@ -36,7 +37,7 @@ class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     each of the ref's `kinds`.
     """
 
-    path: _Text
+    path: Text
     size: _Count
     mtime_ns: int
     first: _Count
@@ -61,8 +62,8 @@ class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="spl
     """
 
     format: FormatName
-    spans: Annotated[list[FileSpan], msgspec.Meta(max_length=MAX_SPANS)]
-    columns: Annotated[list[_Text], msgspec.Meta(max_length=MAX_COLUMNS)] = []
+    spans: Annotated[list[FileSpan], msgspec.Meta(min_length=1, max_length=MAX_SPANS)]
+    columns: Annotated[list[Text], msgspec.Meta(max_length=MAX_COLUMNS)] = []
     kinds: dict[str, str] = {}
     made: dict[str, list[str]] = {}
     ahead: Annotated[list[FileSpan], msgspec.Meta(max_length=MAX_AHEAD_SPANS)] = []
@@ -103,6 +104,11 @@ def _spans(whole: SplitRef, start: int, stop: int) -> list[FileSpan]:
             start = last
         at += 1
     return spans
+
+
+def rows_in(ref: SplitRef) -> int:
+    """How many rows the spans have together."""
+    return sum(span.stop - span.start for span in ref.spans)
 
 
 def span_at(ref: SplitRef, row: int) -> int:

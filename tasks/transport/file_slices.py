@@ -61,6 +61,8 @@ def read_slice(
             f"{ref.path}: rows {start}-{stop} have {length} bytes, the limit is {DEFAULT_LIMIT_BYTES}; {remedy}"
         )
     first = ref.offset + start * row_bytes
+    if not first <= first + length <= ref.size:  # before memory is taken
+        raise PayloadError(f"{ref.path} has {ref.size} bytes, and no rows {start}-{stop}; run the job again")
     if place is None:
         stamp = ObjectStamp(ref.size, ref.mtime_ns, ref.etag)
         data = (ahead or ReadAhead()).read(object_url(ref.path), stamp, first, first + length)

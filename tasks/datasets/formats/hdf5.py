@@ -41,6 +41,7 @@ class Hdf5Rows:
             chunk_bytes = math.prod(one.chunks or (0,)) * max(1, one.dtype.itemsize)
             limit.check(chunk_bytes, where, f"a chunk of {name!r}")
         self._rows = max(1, MAX_BATCH_BYTES // max(1, row_bytes))
+        self._end = min((one.shape[0] for one in self._arrays.values() if one.shape), default=0)
 
     def anchor(self, span: FileSpan) -> int:
         """The row itself."""
@@ -48,8 +49,9 @@ class Hdf5Rows:
 
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the span's first one on."""
-        for start in range(span.start, max(span.stop, span.start + 1), self._rows):
-            stop = min(start + self._rows, span.stop)
+        last = min(span.stop, self._end)
+        for start in range(span.start, max(last, span.start + 1), self._rows):
+            stop = min(start + self._rows, last)
             columns = {name: _values(one, start, stop) for name, one in self._arrays.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 

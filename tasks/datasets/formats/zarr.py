@@ -57,11 +57,12 @@ class ZarrRows:
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the anchor on, whole chunks at a time."""
         anchor = self.anchor(span)
-        wanted = -(-(span.stop - anchor) // self._chunk_rows)
+        last = min(span.stop, *(blocks.rows for blocks in self._blocks.values()))
+        wanted = -(-(last - anchor) // self._chunk_rows)
         row_bytes = sum(blocks.row_bytes for blocks in self._blocks.values())
         most = int(MAX_BATCH_BYTES // max(1.0, row_bytes * self._chunk_rows))
         rows = self._chunk_rows * max(1, min(wanted, most))
-        for start in range(anchor, max(span.stop, anchor + 1), rows):
+        for start in range(anchor, max(last, anchor + 1), rows):
             columns = {name: blocks.read(start, start + rows) for name, blocks in self._blocks.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 
@@ -77,12 +78,14 @@ class ArrayBlocks:
     """One array, of which whole chunks are read.
 
     Attributes:
+        rows: how many there are.
         chunk_rows: rows that are unpacked together.
         row_bytes: of one row in memory.
     """
 
     def __init__(self, array: Any, where: str) -> None:
         self._array, self._where = array, where
+        self.rows: int = array.shape[0]
         self.chunk_rows = max(1, array.chunks[0])
         self._check(input_limit())
         if taken_dtype(np.dtype(array.dtype)).hasobject:
@@ -93,7 +96,7 @@ class ArrayBlocks:
     def read(self, start: int, stop: int) -> Array:
         """Rows of the array, as far as it has them."""
         with one_line_errors(f"{self._where}: rows from {start}"):
-            block = np.asarray(self._array[start : min(stop, self._array.shape[0])])
+            block = np.asarray(self._array[start : min(stop, self.rows)])
         return np.ascontiguousarray(block, dtype=taken_dtype(block.dtype))
 
     def _check(self, limit: InputLimit) -> None:
