@@ -25,8 +25,8 @@ _MAX_BATCH_ROWS = 65536
 # Where fewer are asked for, no more than these are decoded at a time.
 _LEAST_ROWS = 1024
 
-# Otherwise pyarrow keeps what it has read of the file until the end.
-_BOUNDED = {"pre_buffer": False, "buffer_size": 2**20}
+# Otherwise pyarrow keeps what it has read of the file until the end, and takes damaged pages that have checksums.
+_OPTIONS = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verification": True}
 
 # Of values of these types in memory.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -45,7 +45,7 @@ class ParquetRows:
         self._names, self._partition_kinds = ref.columns, ref.kinds
         self._columns = [name for name in ref.columns if name not in ref.kinds]
         self._limit = input_limit()
-        self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_BOUNDED)
+        self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_OPTIONS)
         self._starts = group_starts(self._opened.metadata)
         self._probed = 0
 
