@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from producer.client import Client
 from producer.job.job import Job
@@ -21,9 +21,11 @@ from producer.requests.loop_rows import LoopRows
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.requests.targets import Targets
 from producer.rows.part import OutputTree
-from producer.scheduling.admission import check_names
+from producer.rows.returned import Form, Frame, Returns
+from producer.rows.source import frame_of
+from producer.scheduling.admission import ModelNames, check_names
 from producer.scheduling.error_budget import make_policy
-from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, SubmitOptions
+from producer.scheduling.job_options import MAX_WAITING_BYTES, JobOptions, PredictOptions, SubmitOptions
 from producer.sources import open_source
 from tasks.protocol.messages import OnNonfinite
 from tasks.protocol.seal import Sealer
@@ -94,21 +96,32 @@ class AsyncClient:
         await asyncio.to_thread(self._client.close)
         self._threads.shutdown(wait=False)
 
+    @overload
+    async def predict(
+        self, models: ModelNames, data: Frame, *, returns: Literal["frame"], **options: Unpack[PredictOptions]
+    ) -> Frame: ...
+
+    @overload
+    async def predict(
+        self, models: ModelNames, data: object, *, returns: Literal["arrays"] = ..., **options: Unpack[PredictOptions]
+    ) -> OutputTree: ...
+
     async def predict(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         data: object,
         *,
         keep: str | Sequence[str] = (),
+        returns: Returns = "arrays",
         timeout_seconds: float | None = None,
         **options: Unpack[SubmitOptions],
-    ) -> OutputTree:
+    ) -> Any:
         """Predictions for all rows of `data`, as `Client.predict` gives them.
 
         A task that is cancelled meanwhile takes its request back, or cancels its job.
 
         Args:
-            models, data, keep, timeout_seconds, options: as for `Client.predict`.
+            models, data, keep, returns, timeout_seconds, options: as for `Client.predict`.
 
         Raises:
             CeleriacError: whatever `Client.predict` raises.
@@ -116,7 +129,7 @@ class AsyncClient:
         limit = asyncio.timeout(timeout_seconds)
         try:
             async with limit:
-                return await self._predict(models, data, keep, timeout_seconds, options)
+                return await self._predict(models, data, keep, returns, timeout_seconds, options)
         except TimeoutError as error:
             if isinstance(error, CeleriacError) or not limit.expired():
                 raise
@@ -126,38 +139,41 @@ class AsyncClient:
 
     async def _predict(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         data: object,
         keep: str | Sequence[str],
+        returns: Returns,
         timeout_seconds: float | None,
         options: SubmitOptions,
-    ) -> OutputTree:
+    ) -> Any:
         names = check_names(models)
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         if not keep and is_request(data, options):
             data, policy = open_source(data), make_policy(**failing_of(options))
             try:
-                return await self._channel().predict(names, data, policy, until)
+                form = Form(returns, frame_of(data))
+                return await self._channel().predict(names, data, policy, until, form)
             except NeedsJobError:
                 pass  # the job is none of its `except` clause: errors would tell of it
         running = _Running()
 
-        def outputs() -> OutputTree:
+        def outputs() -> Any:
             source = open_source(data)
+            form = Form(returns, frame_of(source), keep)
 
             def begin() -> Job:
                 return running.begin(self._client.submit(names, source, **options))
 
             if until is not None:
                 self._client._find(names, until)  # the task's end does not end the thread's wait
-            return outputs_by_job(begin, names, source, keep, None)
+            return outputs_by_job(begin, names, source, keep, None, form)
 
         try:
             return await self._in_thread(outputs)
         finally:
             running.cancel()
 
-    async def submit(self, models: str | Sequence[str], data: object, **options: Unpack[SubmitOptions]) -> Job:
+    async def submit(self, models: ModelNames, data: object, **options: Unpack[SubmitOptions]) -> Job:
         """Begin a job, as `Client.submit` does; `await job` gives its result, and a task that is cancelled ends it.
 
         Args:
@@ -175,7 +191,7 @@ class AsyncClient:
 
     async def stream(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         rows: Iterable[Any] | AsyncIterable[Any],
         *,
         chunk_rows: int | None = None,

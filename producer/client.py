@@ -11,8 +11,8 @@ from typing import Any, Literal, Unpack, overload
 
 from producer.detached.detached_job import DetachedJob
 from producer.detached.submit import check_can_be_left, leave
-from producer.job.chunk_feeds import Feed, make_feed
-from producer.job.factory import make_job, make_sizer
+from producer.job.chunk_feeds import Feed
+from producer.job.factory import make_job, make_spec, rows_of, stream_of
 from producer.job.job import Job
 from producer.preflight.preflight import Preflight, try_out
 from producer.records.job_names import find_named
@@ -22,14 +22,21 @@ from producer.requests.forks import close_at_exit, tell_of_forks
 from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.part import OutputTree
-from producer.scheduling import model_pinning
-from producer.scheduling.admission import check_first_row, check_fits, check_names
+from producer.rows.returned import Form, Frame, Returns
+from producer.rows.source import frame_of
+from producer.scheduling.admission import ModelNames, check_first_row, check_names
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
-from producer.scheduling.job_options import MAX_WAITING_BYTES, DetachOptions, JobOptions, JobSpec, SubmitOptions
-from producer.scheduling.payload_route import as_read, choose_store
+from producer.scheduling.job_options import (
+    MAX_WAITING_BYTES,
+    DetachOptions,
+    JobOptions,
+    JobSpec,
+    PredictOptions,
+    SubmitOptions,
+)
 from producer.scheduling.priority import Priority
-from producer.sources import from_rows, open_source
+from producer.sources import open_source
 from producer.sources.choose import for_models
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import FolderReply, OnError, OnNonfinite, StoreName
@@ -101,21 +108,34 @@ class Client:
         for job in jobs:
             job.wait(timeout_seconds=5.0)
 
+    @overload
+    def predict(
+        self, models: ModelNames, data: Frame, *, returns: Literal["frame"], **options: Unpack[PredictOptions]
+    ) -> Frame: ...
+
+    @overload
+    def predict(
+        self, models: ModelNames, data: object, *, returns: Literal["arrays"] = ..., **options: Unpack[PredictOptions]
+    ) -> OutputTree: ...
+
     def predict(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         data: object,
         *,
         keep: str | Sequence[str] = (),
+        returns: Returns = "arrays",
         timeout_seconds: float | None = None,
         **options: Unpack[SubmitOptions],
-    ) -> OutputTree:
+    ) -> Any:
         """Predictions for all rows of `data`; see `submit` and `Job.result`: a model that fails alone is not in it.
 
         Args:
             models, data, options: as for `submit`.
             keep: columns of `data`, which can be read twice, that are given beside the outputs of their rows, in a dict
                 then; "row" is the number of each row, "path" that of a file in a folder.
+            returns: "frame" gives a DataFrame of pandas or polars, or a Table of Arrow, back with the predictions as
+                more columns; rows that have none are left out, and an index stays.
             timeout_seconds: after which it is given up; what has not begun by then is not run.
 
         Rows in memory that fit into one batch are a request, no job: one message out, one answer back, in a batch with
@@ -126,36 +146,27 @@ class Client:
         """
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         source, names = open_source(data), check_names(models)
+        form = Form(returns, frame_of(source), keep)
         if not keep and is_request(data, options):
             with suppress(NeedsJobError):
-                return self._requests.predict(names, source, make_policy(**failing_of(options)), until)
+                return self._requests.predict(names, source, make_policy(**failing_of(options)), until, form)
         if until is not None:
             self._find(names, until)  # a wait that `submit` would not end
-        return outputs_by_job(partial(self.submit, names, source, **options), names, source, keep, until)
+        return outputs_by_job(partial(self.submit, names, source, **options), names, source, keep, until, form)
 
     @overload
     def submit(
-        self,
-        models: str | Sequence[str],
-        data: object,
-        *,
-        detach: Literal[False] = False,
-        **options: Unpack[SubmitOptions],
+        self, models: ModelNames, data: object, *, detach: Literal[False] = False, **options: Unpack[SubmitOptions]
     ) -> Job: ...
 
     @overload
     def submit(
-        self,
-        models: str | Sequence[str],
-        data: object,
-        *,
-        detach: Literal[True],
-        **options: Unpack[DetachOptions],
+        self, models: ModelNames, data: object, *, detach: Literal[True], **options: Unpack[DetachOptions]
     ) -> str: ...
 
     def submit(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         data: object,
         *,
         chunk_rows: int | None = None,
@@ -248,21 +259,14 @@ class Client:
         check_first_row(first_row, source)
         infos, slots = self._find(names)
         source = for_models(source, infos)
-        model_pinning.check_begins_chunk(infos, first_row, chunk_rows)
-        model_pinning.warn(infos)
         if detach:
             check_can_be_left(infos, options)
         # Nothing of a detached job is in the spool folder.
         settings = replace(self._settings, spool=None) if detach else self._settings
-        spec = JobSpec(options, infos, slots, *choose_store(source, slots, settings, store, detached=detach))
-        source = as_read(source, spec.in_place)
-        if detach:
-            return leave(settings, source, spec)
-        fits, goes_on = partial(check_fits, infos), options.policy.goes_on
-        feed = make_feed(source, infos, fits, with_rows=spec.in_place is None, first_row=first_row, goes_on=goes_on)
-        return self._start(spec, feed, make_sizer(infos, source, spec.store, options))
+        spec, source = make_spec(settings, source, infos, slots, options)
+        return leave(settings, source, spec) if detach else self._start(spec, *rows_of(spec, source))
 
-    def describe(self, models: str | Sequence[str]) -> list[ModelInfo]:
+    def describe(self, models: ModelNames) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.
 
         Raises:
@@ -271,7 +275,7 @@ class Client:
         """
         return self._find(check_names(models))[0]
 
-    def try_out(self, models: str | Sequence[str], data: object, options: JobOptions | None = None) -> Preflight:
+    def try_out(self, models: ModelNames, data: object, options: JobOptions | None = None) -> Preflight:
         """Send the first batch of `data` through every stage, and forecast the whole job; nothing of it stays.
 
         All is as for `submit`, with its defaults where `options` is left out.
@@ -287,7 +291,7 @@ class Client:
             check_can_be_left(infos, options)
         return try_out(self._settings, source, infos, slots, options, self._start)
 
-    def digests(self, models: str | Sequence[str]) -> dict[str, str]:
+    def digests(self, models: ModelNames) -> dict[str, str]:
         """The SHA-256 of each model's files by name, in the versions that a job would get now; raises as `describe`."""
         return {info.name: info.digest for info in self.describe(models)}
 
@@ -307,7 +311,7 @@ class Client:
 
     def stream(
         self,
-        models: str | Sequence[str],
+        models: ModelNames,
         rows: Iterable[Any],
         *,
         chunk_rows: int | None = None,
@@ -332,12 +336,7 @@ class Client:
         self, names: list[str], rows: Iterable[Any], chunk_rows: int | None, max_delay: float, options: JobOptions
     ) -> Job:
         infos, slots = self._find(names)
-        model_pinning.warn(infos)
-        model_pinning.check_can_stream(infos)
-        source = from_rows(rows, batch_rows=1, label="stream")  # so that a row can leave before the next one comes
-        spec = JobSpec(options, infos, slots, *choose_store(source, slots, self._settings, None))
-        chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
-        return self._start(spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer)
+        return self._start(*stream_of(self._settings, rows, infos, slots, options, chunk_rows, max_delay))
 
     def after_fork(self) -> None:
         """In a process that was forked, jobs are the parent's."""

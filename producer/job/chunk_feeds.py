@@ -11,7 +11,7 @@ from contextlib import closing
 import numpy as np
 
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.source import BatchSource, Source, SplitData
+from producer.rows.source import BatchSource, Source, SplitData, frame_of
 from producer.scheduling.chunk_sizer import Chunk
 from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.read_errors import foreign_errors
@@ -37,10 +37,12 @@ class Feed(ABC):
     Attributes:
         poll_seconds: how long the job may wait for answers before it asks again.
         repeatable: whether the rows of a chunk can be taken once more.
+        frame: the DataFrame or table that the rows were given as; None of all else.
     """
 
     poll_seconds: float = 0.5
     repeatable = False
+    frame: object = None
 
     def __init__(self, label: str, rows: int | None, first_row: int, first_index: int) -> None:
         self.label = label
@@ -135,6 +137,7 @@ class SourceFeed(Feed):
         self._rows = source.rows if rows is None else min(rows, source.rows)
         super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
+        self.frame = frame_of(source)
         self._with_rows = with_rows
 
     def take(self, chunk: Chunk) -> Rows:

@@ -1,18 +1,20 @@
-"""Makes a job: its id and record, and what carries it out.
+"""Makes a job: its rows, its id and record, and what carries it out.
 
+data set, models, options --> spec --> feed, chunk sizer
 spec, feed, chunk sizer --> JobContext --> Runner --> Job
-models, store --> chunk sizer
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from producer.job import prometheus
 from producer.job.broker_channel import BrokerChannel
-from producer.job.chunk_feeds import Feed
+from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.job.job_context import JobContext
 from producer.job.part_queue import PartQueue
@@ -24,13 +26,77 @@ from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
 from producer.rows.source import BatchSource, Source, SplitData
 from producer.scheduling import model_pinning
+from producer.scheduling.admission import check_fits
 from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_SPLIT_BYTES, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
-from producer.scheduling.payload_route import check_writable
+from producer.scheduling.payload_route import as_read, check_writable, choose_store
 from producer.scheduling.settings_text import job_settings
+from producer.sources import from_rows, has_batches, open_source
+from producer.sources.choose import for_models
 from tasks.protocol.messages import Differed, StoreName
-from tasks.protocol.records import ModelInfo, versions_here
+from tasks.protocol.records import ModelInfo, SlotRecord, versions_here
 from worker_config.settings import Settings
+
+
+def make_spec(
+    settings: Settings,
+    source: Source | BatchSource,
+    infos: Sequence[ModelInfo],
+    slots: Sequence[SlotRecord],
+    options: JobOptions,
+) -> tuple[JobSpec, Source | BatchSource]:
+    """The way of a data set to these slots, and the data set as it is read for that.
+
+    Raises:
+        UsageError: workers do not reach the store; or a model whose rows are not independent would get other chunks
+            than from the first row on.
+    """
+    model_pinning.check_begins_chunk(infos, options.first_row, options.chunk_rows)
+    model_pinning.warn(infos)
+    way = choose_store(source, slots, settings, options.store, detached=options.detach)
+    spec = JobSpec(options, infos, slots, *way)
+    return spec, as_read(source, spec.in_place)
+
+
+def rows_of(spec: JobSpec, source: Source | BatchSource) -> tuple[Feed, ChunkSizer]:
+    """Where the chunks of a data set come from, and what chooses their size.
+
+    Raises:
+        InputError: the data set cannot be read, or does not fit the models.
+        UsageError: as `make_sizer`.
+    """
+    options = spec.options
+    feed = make_feed(
+        source,
+        spec.infos,
+        partial(check_fits, spec.infos),
+        with_rows=spec.in_place is None,
+        first_row=options.first_row,
+        goes_on=options.policy.goes_on,
+    )
+    return feed, make_sizer(spec.infos, source, spec.store, options)
+
+
+def stream_of(
+    settings: Settings,
+    rows: Iterable[Any],
+    infos: Sequence[ModelInfo],
+    slots: Sequence[SlotRecord],
+    options: JobOptions,
+    chunk_rows: int | None,
+    max_delay: float,
+) -> tuple[JobSpec, Feed, ChunkSizer]:
+    """The same of rows that may never end: a chunk leaves after `max_delay` seconds, however few rows it has.
+
+    Raises:
+        UsageError: the rows of a model are not independent.
+    """
+    model_pinning.check_can_stream(infos)
+    # So that a row can leave before the next one comes.
+    source = for_models(open_source(rows), infos) if has_batches(rows) else from_rows(rows, 1, "stream")
+    spec, source = make_spec(settings, source, infos, slots, options)
+    chunk_sizer = ChunkSizer(1, fixed_rows=chunk_rows or max(info.batch_rows for info in infos))
+    return spec, make_feed(source, infos, partial(check_fits, infos), max_delay=max_delay), chunk_sizer
 
 
 def make_sizer(

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, overload
 
 from producer.job.job_context import JobContext
 from producer.job.job_handle import JobHandle
@@ -18,6 +18,7 @@ from producer.job.restartable_runner import RestartableRunner
 from producer.records.job_store import JobState
 from producer.records.progress import Progress
 from producer.rows.part import Marks, OutputTree, Part
+from producer.rows.returned import Form, Returns
 from producer.scheduling import model_pinning
 from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
@@ -112,8 +113,18 @@ class Job(JobHandle):
         """
         return self._parts
 
-    def result(self) -> OutputTree:
+    @overload
+    def result(self, returns: Literal["arrays"] = "arrays") -> OutputTree: ...
+
+    @overload
+    def result(self, returns: Literal["frame"]) -> Any: ...
+
+    def result(self, returns: Returns = "arrays") -> Any:
         """All predictions: an array of shape (rows, ...); a dict of arrays for several outputs or models.
+
+        Args:
+            returns: "frame" gives the DataFrame of pandas or polars, or the Table of Arrow, that was submitted, with
+                the predictions as more columns; rows that are not in the predictions are not in it either.
 
         Of a job that began at `first_row`, those from there on. Rows that failed and are skipped are not in it. Of
         several models, those that went through for all rows, by name also where only one is left; `failed_models` has
@@ -124,7 +135,9 @@ class Job(JobHandle):
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
             ExecutorDifferedError: an executor differed, and the data set can be read only once.
+            UsageError: what was submitted is no such frame, or has no column for an output.
         """
+        form = Form(returns, self.context.feed.frame)
         with self._taking:
             if self._result is None:
                 try:
@@ -133,7 +146,7 @@ class Job(JobHandle):
                     self._is_interrupted = True  # what was gathered is lost
                     self.cancel()
                     raise
-            return self._result
+            return form.of(self._result, lambda: self.row_numbers, self.output_name)
 
     def _gather(self) -> OutputTree:
         if self._is_interrupted:

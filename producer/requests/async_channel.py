@@ -19,7 +19,7 @@ from producer.requests.request_client import READ_SECONDS, busy
 from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Target, Targets
 from producer.requests.waiting import Waiting, WaitingList, lost
-from producer.rows.part import OutputTree
+from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.scheduling.error_budget import ErrorBudget
 from tasks.protocol import keys
@@ -70,8 +70,8 @@ class AsyncChannel:
         return self._work.done()
 
     async def predict(
-        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None
-    ) -> OutputTree:
+        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None, form: Form
+    ) -> Any:
         """The outputs for some rows; a task that is cancelled takes its request back.
 
         Args:
@@ -79,6 +79,7 @@ class AsyncChannel:
             source: the rows.
             policy: what rows that fail do.
             until: when nobody waits any more, by `time.monotonic`.
+            form: in which they are given.
 
         Raises:
             NeedsJobError, CeleriacError: as `RequestClient.predict`, but for the time limit, which is the caller's.
@@ -107,7 +108,7 @@ class AsyncChannel:
             raise busy(target, one.error.waiting, count) from None
         if one.answer is None:
             raise NeedsJobError
-        return outputs_of(one.answer, count, policy)
+        return outputs_of(target.infos[0], one.answer, count, policy, form)
 
     def end(self) -> None:
         """Give up the connections; from its own loop."""

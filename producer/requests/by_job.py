@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from producer.job.job import Job
 from producer.rows.kept import KeptColumns
-from producer.rows.part import OutputTree
+from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.sources import open_source
 
@@ -17,7 +18,8 @@ def outputs_by_job(
     source: Source | BatchSource,
     keep: str | Sequence[str],
     until: float | None,
-) -> OutputTree:
+    form: Form,
+) -> Any:
     """The outputs, beside the columns that are kept.
 
     Args:
@@ -26,6 +28,7 @@ def outputs_by_job(
         source: its rows.
         keep: the columns.
         until: when the caller's time is up, by `time.monotonic`.
+        form: in which outputs are given.
 
     Raises:
         CeleriacError: whatever the job ends with.
@@ -36,7 +39,9 @@ def outputs_by_job(
     try:
         with job.time_limit(until):
             outputs = job.result()
-        return kept.beside_all(outputs, job.row_numbers, job.output_name) if kept else outputs
+        if kept:
+            return kept.beside_all(outputs, job.row_numbers, job.output_name)
+        return form.of(outputs, lambda: job.row_numbers, job.output_name)
     finally:
         job.cancel()  # when interrupted; a job that has ended does not mind
         if kept:

@@ -21,11 +21,12 @@ import redis
 from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Find, Target, Targets
 from producer.requests.waiting import Waiting, WaitingList, lost
-from producer.rows.part import OutputTree
+from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.scheduling.error_budget import ErrorBudget
 from tasks.datasets.rows import Rows
 from tasks.protocol import keys
+from tasks.protocol.messages import Answer
 from tasks.protocol.requests import unpack_answers
 from tasks.protocol.seal import Sealer
 from tasks.transport import request_queue
@@ -64,8 +65,8 @@ class RequestClient:
         self._sending, self._reading = threading.Lock(), threading.Lock()
 
     def predict(
-        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None
-    ) -> OutputTree:
+        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None, form: Form
+    ) -> Any:
         """The outputs for some rows.
 
         Args:
@@ -73,6 +74,7 @@ class RequestClient:
             source: the rows.
             policy: what rows that fail do.
             until: when the caller's time is up, by `time.monotonic`.
+            form: in which they are given.
 
         Raises:
             NeedsJobError: only a job can do it, or tell what is wrong.
@@ -85,9 +87,10 @@ class RequestClient:
         if self._pid != os.getpid():
             self._begin()
         target = self.targets.of(names, until)
-        return self._ask(target, *rows_for(target, source, policy), policy, until)
+        rows, count = rows_for(target, source, policy)
+        return outputs_of(target.infos[0], self._ask(target, rows, count, policy, until), count, policy, form)
 
-    def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> OutputTree:
+    def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> Answer:
         info = target.infos[0]
         left_ms = 0 if until is None else max(1, round(1_000 * (until - time.monotonic())))
         id_, element = make(info, rows, count, policy, left_ms, self._caller, self._sealer)
@@ -111,7 +114,7 @@ class RequestClient:
             raise RequestTimeoutError(f"no answer from model {info.name} within the time limit; the request is dropped")
         if one.answer is None:
             raise NeedsJobError
-        return outputs_of(one.answer, count, policy)
+        return one.answer
 
     def close(self) -> None:
         """Give up the connections; what is asked for later connects again."""

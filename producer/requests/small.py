@@ -14,8 +14,8 @@ from typing import Any, cast
 from producer.records.ledger import Ledger, warn_nonfinite
 from producer.requests.targets import Target
 from producer.rows.drop_rows import drop_rows
-from producer.rows.part import OutputTree
 from producer.rows.read_answer import part_of, read_outputs
+from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
@@ -98,8 +98,8 @@ def make(
     return request.id, to_element(head, request, sealer)
 
 
-def outputs_of(answer: Answer, rows: int, policy: ErrorBudget) -> OutputTree:
-    """What an answer gives the caller.
+def outputs_of(info: ModelInfo, answer: Answer, rows: int, policy: ErrorBudget, form: Form) -> Any:
+    """What an answer of a model gives the caller, in the form that is asked for.
 
     Raises:
         NeedsJobError: the worker could not run it by itself.
@@ -124,4 +124,5 @@ def outputs_of(answer: Answer, rows: int, policy: ErrorBudget) -> OutputTree:
         ledger = Ledger(rows, predicted=part.predicted_rows, nonfinite_inputs=inputs, nonfinite_outputs=outputs)
         warn_nonfinite(answer.job, ledger)
     lacks_rows = part.dropped or (part.failed and policy.on_error == "skip")
-    return (drop_rows(part, with_failed=policy.on_error == "skip") if lacks_rows else part).outputs
+    part = drop_rows(part, with_failed=policy.on_error == "skip") if lacks_rows else part
+    return form.of(part.outputs, part.numbers, model_pinning.output_name([info]))

@@ -55,7 +55,7 @@ class KeptColumns:
         if len(models) > 1 and (same := set(models).intersection(self.names)):
             raise UsageError(f"column {min(same)!r} cannot be kept: the outputs of a model have this name; rename it")
         read, table = [name for name in self.names if name != ROW], table_of(source)
-        if read and table is None:
+        if read and (table is None or getattr(source, "once", False)):
             raise UsageError(
                 f"{self._label}: has no columns by name to keep, or can be read only once; keep {ROW!r} alone"
             )

@@ -35,8 +35,8 @@ class BatchReader:
         self.table = table
         self.hint = hint
         self.splits = splits
+        self.once = once
         self._read = read
-        self._once = once
         self._begun = False
 
     def batches(self) -> Batches:
@@ -53,7 +53,7 @@ class BatchReader:
         Raises:
             InputError: see `BatchSource.batches`.
         """
-        if self._once and self._begun:
+        if self.once and self._begun:
             raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
         self._begun = True
         return self._read()
@@ -62,7 +62,7 @@ class BatchReader:
 class SliceReader:
     """A data set of which a function reads the rows `[start, stop)`; see `Source`.
 
-    What is read may have marks of rows that no model can be given.
+    What is read may have marks of rows that no model can be given. `frame` is the DataFrame or table that they are of.
     """
 
     path: Path | None = None
@@ -75,10 +75,12 @@ class SliceReader:
         read: Callable[[int, int], Rows],
         table: Table | None = None,
         splits: Splits | None = None,
+        frame: object = None,
     ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
         self.table = table
         self.splits = splits
+        self.frame = frame
         self._read = read
 
     def take(self, start: int, stop: int) -> Arrays:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tasks.datasets.rows import Arrays, Batches
+from tasks.protocol.codec import Array
 from tasks.protocol.split_ref import SplitRef
 from worker_config.errors import InputError
 
@@ -90,11 +91,13 @@ class Table:
         only: gives the same data set of these columns alone, in this order; raises InputError where one is not there,
             or is of a type that no model takes.
         others: columns that it gives only to who names them, since no model takes them as they are, each with its type.
+        matrix: gives columns that stand side by side in memory as one array, a view; None where they do not.
     """
 
     names: Sequence[str]
     only: Callable[[Sequence[str]], Source | BatchSource]
     others: Mapping[str, str] = field(default_factory=dict)
+    matrix: Callable[[Sequence[str]], Array | None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,11 @@ def table_of(source: Source | BatchSource) -> Table | None:
     """The columns of a data set; None where they have no names, or nobody knows them beforehand."""
     table: Table | None = getattr(source, "table", None)
     return table
+
+
+def frame_of(source: Source | BatchSource) -> object:
+    """The DataFrame or table that the rows were given as; None of all else."""
+    return getattr(source, "frame", None)
 
 
 def check_slice(start: int, stop: int, rows: int, label: str) -> None:

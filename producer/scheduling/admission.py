@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from tasks.protocol.made_inputs import with_made
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.signature import fit, named
 from worker_config.errors import UsageError
+
+# A model's name, or several.
+ModelNames: TypeAlias = str | Sequence[str]
 
 
 def check_first_row(first_row: int, source: Source | BatchSource) -> None:
@@ -49,7 +52,7 @@ def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
             named(tree_like(rows, first), info.inputs, info.name, ordered=info.ordered)
 
 
-def check_names(models: str | Sequence[str]) -> list[str]:
+def check_names(models: ModelNames) -> list[str]:
     """The models by name.
 
     Raises:

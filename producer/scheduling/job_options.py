@@ -25,7 +25,7 @@ MAX_NAME_CHARACTERS = 256
 
 
 class SubmitOptions(TypedDict, total=False):
-    """Keywords of `Client.predict`, and of `Client.submit` for a job that this process joins; for type checkers."""
+    """Keywords of `Client.submit` for a job that this process joins; for type checkers."""
 
     chunk_rows: int | None
     chunk_seconds: float
@@ -43,6 +43,13 @@ class SubmitOptions(TypedDict, total=False):
     max_waiting_bytes: int
     priority: Priority | None
     write_to: FolderReply | None
+
+
+class PredictOptions(SubmitOptions, total=False):
+    """Keywords of `Client.predict`, but for the form of what it gives; for type checkers."""
+
+    keep: str | Sequence[str]
+    timeout_seconds: float | None
 
 
 class DetachOptions(TypedDict, total=False):

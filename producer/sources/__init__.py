@@ -17,6 +17,7 @@ import numpy as np
 
 from producer.rows.source import BatchSource, Source
 from producer.sources.arrays import ArraySource, from_arrays
+from producer.sources.arrow_streams import from_arrow, is_arrow
 from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
 from producer.sources.files import find_files, is_pattern
 from producer.sources.fingerprint import fingerprint
@@ -31,10 +32,13 @@ from producer.sources.formats.tfrecord import open_tfrecord
 from producer.sources.formats.webdataset import open_webdataset
 from producer.sources.formats.zarr import is_zarr, open_zarr
 from producer.sources.frames import from_frame, is_frame
+from producer.sources.hub_datasets import from_hub_dataset, is_hub_dataset
 from producer.sources.iterables import from_batches, from_rows
 from producer.sources.numpy_files import ObjectArray, open_file, open_object_array
 from producer.sources.partitions import is_partitioned
+from producer.sources.records import from_records, is_records
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset
+from producer.sources.torch_loader import from_loader, is_loader
 from tasks.datasets.rows import Arrays, Batches, Column, Rows
 from tasks.storage.object_paths import find_objects, is_many
 from worker_config.errors import InputError, UsageError
@@ -51,10 +55,15 @@ __all__ = [
     "Source",
     "fingerprint",
     "from_arrays",
+    "from_arrow",
     "from_batches",
     "from_frame",
+    "from_hub_dataset",
+    "from_loader",
+    "from_records",
     "from_rows",
     "from_tf_dataset",
+    "has_batches",
     "open_arrow",
     "open_csv",
     "open_file",
@@ -84,6 +93,15 @@ _FORMATS: dict[str, _Opener] = {
     ".hdf5": open_hdf5,
     ".tar": open_webdataset,
 }
+# What has more to tell than arrays and iterables have, each known by its protocol or its methods.
+_KINDS: tuple[tuple[Callable[[object], bool], _Opener], ...] = (
+    (is_hub_dataset, from_hub_dataset),
+    (is_frame, from_frame),
+    (is_arrow, from_arrow),
+    (is_records, from_records),
+    (is_tf_dataset, from_tf_dataset),
+    (is_loader, from_loader),
+)
 # The files of one data set, in these formats, may be many.
 _IN_MANY_FILES = (".parquet", ".csv", ".tfrecord", ".arrow", ".feather", ".jsonl", ".tar")
 
@@ -130,6 +148,11 @@ def open_source(data: object, *, columns: ColumnNames | None = None, **options: 
     return _opened(data, opener, options)
 
 
+def has_batches(data: object) -> bool:
+    """Whether iterating over this gives no single rows, but columns, names or batches: a frame, a loader, a stream."""
+    return not isinstance(data, np.ndarray | dict) and any(is_kind(data) for is_kind, _ in _KINDS)
+
+
 def _opened(data: object, opener: _Opener, options: Mapping[str, Any]) -> Source | BatchSource:
     if options:
         try:
@@ -145,12 +168,11 @@ def _object_opener(data: object) -> _Opener:
         return from_arrays
     if isinstance(data, Source | BatchSource):
         return lambda source: source
-    if is_frame(data):
-        return from_frame
-    if is_tf_dataset(data):
-        return from_tf_dataset
+    if known := next((opener for is_kind, opener in _KINDS if is_kind(data)), None):
+        return known
     # Whatever has a length is taken whole, as an array.
-    if isinstance(data, Iterable) and not hasattr(data, "__len__") and not hasattr(data, "__array__"):
+    whole = ("__len__", "__array__", "__dlpack__")
+    if isinstance(data, Iterable) and not any(hasattr(data, name) for name in whole):
         return from_rows
     return from_arrays
 

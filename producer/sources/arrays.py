@@ -266,6 +266,8 @@ def _as_rows(value: Any, where: str) -> tuple[Array, Array | None]:
     if np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         masked, value = np.asarray(mask.any(axis=tuple(range(1, mask.ndim)))), np.ma.getdata(value)
+    if isinstance(value, Sequence) and not isinstance(value, list | tuple | str | bytes):
+        value = list(value)  # whose texts and large integers are looked at
     array = to_array(value, where)
     if array.dtype.kind == "T":  # texts, among which there may be what stands for none
         array = array.astype(object)

@@ -12,7 +12,8 @@ from contextlib import closing
 from typing import TypeAlias
 
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
-from producer.rows.source import BatchSource, Source, splits_of, table_of
+from producer.rows.source import BatchSource, Source, Table, frame_of, splits_of, table_of
+from producer.sources.arrays import from_arrays
 from tasks.datasets.columns import listed
 from tasks.datasets.marked import marked, plain, unfed_of
 from tasks.datasets.rows import Batches, Rows
@@ -34,13 +35,17 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
         UsageError: the data set has no columns by name, or these are none.
         InputError: it has no such column, or one that no model takes.
     """
-    inputs = inputs_of(columns)
+    inputs, frame = inputs_of(columns), frame_of(source)
     if (table := table_of(source)) is None:
         raise UsageError(f"{source.label}: has no columns by name to choose from; leave out 'columns'")
     taken = table.only(columns_of_inputs(inputs))
     if all(names == [name] for name, names in inputs.items()):
         return taken
     where = source.label
+    if len(inputs) == 1 and (matrix := table.matrix(columns_of_inputs(inputs))) is not None:
+        side_by_side = from_arrays(dict.fromkeys(inputs, matrix))
+        read_side_by_side = side_by_side.take_marked
+        return SliceReader(where, side_by_side.rows, side_by_side.row_bytes, read_side_by_side, frame=frame)
 
     def made(rows: Rows) -> Rows:
         whole = with_made(plain(rows), inputs, where)
@@ -60,7 +65,7 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
     def read(start: int, stop: int) -> Rows:
         return made(rows_between(taken, start, stop))
 
-    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits)
+    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits, frame=frame)
 
 
 def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:
@@ -78,7 +83,8 @@ def columns_of_inputs(inputs: Mapping[str, Sequence[str]]) -> list[str]:
 def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Source | BatchSource:
     """The data set as these models take it: of columns by name those that any needs; what is left alone is told.
 
-    A function takes all columns, and those besides that `columns` of its entry names.
+    A function takes all columns, and those besides that `columns` of its entry names. The only input of the only model,
+    of shape (?, n), is made of all of n columns, in their order, where none has its name.
 
     Raises:
         InputError: a column that is needed is of a type that no model takes.
@@ -87,6 +93,7 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
         return source
     known = {*table.names, *table.others}
     needed: dict[str, None] = {}
+    matrix = ""
     for info in infos:
         named = made_of(info.columns)
         if info.preprocess or info.function or not info.inputs:
@@ -96,11 +103,23 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
         if len(wanted) == 1 and wanted[0] not in known and len(table.names) == 1 and not named:
             wanted = list(table.names)  # one column is the only input, whatever the names
         if not named and not known.issuperset(wanted):
-            return source  # does not fit, which is told with what the model wants
+            if not _is_matrix(table, infos):
+                return source  # does not fit, which is told with what the model wants
+            [matrix], wanted = wanted, list(table.names)
         needed |= dict.fromkeys(wanted)
     left = [name for name in table.names if name not in needed]
     left += [f"{name} ({kind})" for name, kind in table.others.items() if name not in needed]
     if left:
         logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed(left))
+    if matrix:
+        return choose(source, {matrix: list(needed)})
     is_narrow = list(needed) == list(table.names) and not isinstance(source, SliceReader)
     return source if is_narrow else table.only(list(needed))
+
+
+def _is_matrix(table: Table, infos: Sequence[ModelInfo]) -> bool:
+    """Whether all columns together are what the only input of the only model wants."""
+    if len(infos) != 1 or len(infos[0].inputs) != 1:
+        return False
+    spec = infos[0].inputs[0]
+    return len(spec.shape) == 2 and spec.shape[1] == len(table.names) > 1 and spec.dtype != "string"

@@ -10,7 +10,7 @@ from producer.rows.readers import BatchReader
 from tasks.datasets.columns import check_lengths, check_rows, place, to_array
 from tasks.datasets.gather import RowSchema, gather, stack
 from tasks.datasets.rows import Batches, Column
-from worker_config.errors import InputError, UsageError
+from worker_config.errors import CeleriacError, InputError, UsageError
 from worker_config.foreign_errors import one_line
 
 
@@ -87,6 +87,8 @@ def _items(items: Iterable[Any], label: str, what: str) -> Generator[Any, None, 
                 item = next(iterator)
             except StopIteration:
                 return
+            except CeleriacError:
+                raise
             except Exception as error:
                 raise InputError(
                     f"{label}: {what} {number} did not come: {type(error).__name__}: {one_line(error)}; "

@@ -14,7 +14,7 @@ from tasks.datasets.columns import is_taken as is_taken_dtype
 from tasks.datasets.columns import text_of_times
 from tasks.datasets.marked import marked, null_text, spread
 from tasks.datasets.objects import without_nulls
-from tasks.datasets.rows import Column, Rows
+from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Column, Rows
 from tasks.protocol.codec import Array
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
@@ -28,7 +28,9 @@ _LISTS = ("is_list", "is_large_list", "is_fixed_size_list")
 
 
 def plain_type(kind: Any) -> Any:
-    """The type of a column's values; a dictionary only stores them in another way."""
+    """The type of a column's values; a dictionary, or an extension, only stores them in another way."""
+    if isinstance(kind, import_optional("pyarrow", "parquet").BaseExtensionType) and not _is_tensor(kind):
+        return plain_type(kind.storage_type)
     return kind.value_type if _is(kind, ("is_dictionary",)) else kind
 
 
@@ -59,9 +61,12 @@ def values_of(batch: Any, name: str) -> Any:
 
 
 def column_of(values: Any, where: str) -> tuple[Column, Array | None]:
-    """The values of a column, and which rows are or hold null."""
-    values = values.combine_chunks() if hasattr(values, "combine_chunks") else values
-    values = values.cast(_without_views(values.type))
+    """The values of a column, and which rows are or hold null; views, where numbers of one chunk are not null."""
+    if hasattr(values, "combine_chunks"):  # which copies a single chunk too
+        plain = [_plain(chunk) for chunk in values.chunks] or [_plain(values.combine_chunks())]
+        values = plain[0] if len(plain) == 1 else import_optional("pyarrow", "parquet").concat_arrays(plain)
+    else:
+        values = _plain(values)
     nulls = _null_rows(values)
     if nulls is None:
         return _values(values, where), None
@@ -137,9 +142,10 @@ def array_of(values: Any, where: str) -> tuple[Array, Array | None]:
 
 def is_taken(kind: Any) -> bool:
     """Whether some model takes such values, or lists of them."""
+    kind = plain_type(kind)
     while _is(kind, _LISTS) or _is_tensor(kind):
-        kind = kind.value_type
-    return _is(plain_type(kind), _PLAIN)
+        kind = plain_type(kind.value_type)
+    return _is(kind, _PLAIN)
 
 
 def check_type(kind: Any, where: str, *, named: bool) -> None:
@@ -177,6 +183,22 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
     return marked(columns, unfed, nulls)
 
 
+def batches_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Batches:
+    """The same, some MiB at a time."""
+    rows = max(1, MAX_BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
+    for start in range(0, batch.num_rows, rows):
+        yield rows_of(batch.slice(start, rows), names, where, first_row + start)
+
+
+def _plain(values: Any) -> Any:
+    """An array as one of a plain type, or of lists of such."""
+    if _is(values.type, ("is_dictionary",)):
+        return _plain(values.dictionary).take(values.indices)
+    if hasattr(values, "storage") and not _is_tensor(values.type):
+        return _plain(values.storage)
+    return values.cast(_without_views(values.type))
+
+
 def _without_views(kind: Any) -> Any:
     """The type, without views of texts and bytes, of which Arrow cannot pick some."""
     arrow = import_optional("pyarrow", "parquet")
@@ -192,12 +214,10 @@ def _without_views(kind: Any) -> Any:
 
 def _null_rows(column: Any) -> Array | None:
     """Which rows of a column are null, or hold one; None where there is no null."""
-    if _is(column.type, ("is_dictionary",)):
-        column = column.dictionary_decode()
-    if _is_tensor(column.type):
+    if hasattr(column, "storage"):
         column = column.storage
     mask: Array | None = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    if _is(column.type, _LISTS) and (inner := _null_rows(column.flatten())) is not None:
+    if _is(column.type, _LISTS) and (inner := _null_rows(_plain(column.flatten()))) is not None:
         parents = import_optional("pyarrow.compute", "parquet").list_parent_indices(column)
         mask = np.zeros(len(column), np.bool_) if mask is None else mask.copy()
         mask[parents.to_numpy(zero_copy_only=False)[inner]] = True
@@ -206,8 +226,6 @@ def _null_rows(column: Any) -> Array | None:
 
 def _values(column: Any, where: str) -> Column:
     """The values of a column without nulls."""
-    if _is(column.type, ("is_dictionary",)):
-        return _values(column.dictionary_decode(), where)
     if _is_tensor(column.type):
         tensors: Array = column.to_numpy_ndarray()
         return tensors
@@ -219,13 +237,15 @@ def _values(column: Any, where: str) -> Column:
 
 def _lists(column: Any, where: str) -> Column:
     compute = import_optional("pyarrow.compute", "parquet")
-    values = _values(column.flatten(), where)
+    values = _values(_plain(column.flatten()), where)
     if isinstance(values, list):
         raise InputError(f"{where}: has lists of different lengths in lists; pad the inner ones to one length")
+    if _is(column.type, ("is_fixed_size_list",)):
+        return values.reshape(len(column), column.type.list_size, *values.shape[1:])
     lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
-    if len(set(lengths.tolist())) > 1:
+    length = lengths[0] if len(lengths) else 0
+    if (lengths != length).any():
         return np.split(values, np.cumsum(lengths)[:-1])
-    length = lengths[0] if len(lengths) else getattr(column.type, "list_size", 0)
     return values.reshape(len(column), length, *values.shape[1:])
 
 

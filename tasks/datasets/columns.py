@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,8 @@ def to_array(value: object, where: str) -> Array:
         raise InputError(f"{where}: has masked values; fill them first, with .filled(value)")
     try:
         if not _is_text(value):
-            array = np.asarray(value)
+            by_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+            array = np.from_dlpack(cast("Any", value)) if by_dlpack else np.asarray(value)
             if not (isinstance(value, list) and array.dtype.kind == "f" and (np.abs(array) >= _FLOAT_GAPS).any()):
                 return array
             objects = np.asarray(value, dtype=object)

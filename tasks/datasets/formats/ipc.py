@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-from tasks.datasets.arrow import rows_of
+from tasks.datasets.arrow import batches_of
 from tasks.datasets.input_limit import input_limit
-from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
+from tasks.datasets.rows import Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.foreign_errors import import_optional
 
@@ -37,9 +37,7 @@ class IpcRows:
         row, number, _ = span.block or (0, 0, 0)
         batch = self._opened.get_batch(number)
         self._limit.check(batch.nbytes, self._where, f"record batch {number}")
-        rows = max(1, MAX_BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
-        for start in range(0, batch.num_rows, rows):
-            yield rows_of(batch.slice(start, rows), self._columns, self._where, row + start)
+        yield from batches_of(batch, self._columns, self._where, row)
 
     def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
         """The library does not tell them."""
