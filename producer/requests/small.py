@@ -50,12 +50,15 @@ def failing_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(source: Source | BatchSource, infos: Sequence[ModelInfo], policy: ErrorBudget) -> Rows | None:
-    """The rows, if they are few enough to be answered by themselves; None where they are to become a job."""
+    """The rows as the model takes them, if they are few enough to be answered by themselves; None of what is a job."""
     # Whether something is a `Source` takes Python long to tell.
     if len(infos) != 1 or not isinstance(source, ArraySource | Source) or not infos[0].independent_rows:
         return None
+    if not 1 <= source.rows <= infos[0].batch_rows:
+        return None
+    source = cast("Source", for_models(source, infos))
     rows, row_bytes = source.rows, max(source.row_bytes, model_pinning.output_row_bytes(infos))
-    if not 1 <= rows <= infos[0].batch_rows or rows * row_bytes > MAX_REQUEST_BYTES:
+    if rows * row_bytes > MAX_REQUEST_BYTES:
         return None
     take = getattr(source, "take_marked", source.take) if policy.goes_on else source.take
     taken: Rows = take(0, rows)
@@ -69,7 +72,6 @@ def rows_for(target: Target, source: Source | BatchSource, policy: ErrorBudget) 
         NeedsJobError: they are not few enough, or nobody takes requests.
         InputError: they do not fit the model.
     """
-    source = for_models(source, target.infos)
     rows = rows_of(source, target.infos, policy)
     if rows is None or not target.queue:
         raise NeedsJobError

@@ -272,8 +272,10 @@ def _as_rows(value: Any, where: str) -> tuple[Array, Array | None]:
     if array.dtype.kind == "T":  # texts, among which there may be what stands for none
         array = array.astype(object)
     if array.ndim == 0:
-        raise InputError(
-            f"{where}: is one {type(value).__name__}, not rows; give an array whose first axis counts the rows "
-            "(a tuple means several inputs)"
+        remedy = (
+            "call its .collect() first"
+            if hasattr(value, "collect")
+            else "give an array whose first axis counts the rows"
         )
+        raise InputError(f"{where}: is one {type(value).__name__}, not rows; {remedy} (a tuple means several inputs)")
     return array, masked

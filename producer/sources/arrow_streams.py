@@ -5,6 +5,7 @@ Readers of record batches, relations of DuckDB and whatever else exports `__arro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -19,6 +20,8 @@ from tasks.datasets.columns import check_names
 from tasks.datasets.rows import Batches
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional, one_line
+
+logger = logging.getLogger(__name__)
 
 
 def is_arrow(data: object) -> bool:
@@ -69,11 +72,14 @@ def _read(reader: Any, names: Sequence[str], where: str) -> Batches:
             try:
                 batch = reader.read_next_batch()
             except StopIteration:
+                if not row:
+                    logger.warning("%s: had no rows; a reader that was read before has none again", where)
                 return
             except Exception as error:
+                why = one_line(error).partition(". Detail: Python exception")[0]  # a traceback
                 raise InputError(
-                    f"{where}: record batch {number}, from row {row} on, did not come: {type(error).__name__}: "
-                    f"{one_line(error)}; see the cause, and give the rows again"
+                    f"{where}: record batch {number}, from row {row} on, did not come: {type(error).__name__}: {why}; "
+                    "see the cause, and give the rows again"
                 ) from error
             yield from batches_of(batch, names, where, row)
             row, number = row + batch.num_rows, number + 1

@@ -38,14 +38,13 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
     inputs, frame = inputs_of(columns), frame_of(source)
     if (table := table_of(source)) is None:
         raise UsageError(f"{source.label}: has no columns by name to choose from; leave out 'columns'")
+    where = source.label
+    if len(inputs) == 1 and (matrix := table.matrix(columns_of_inputs(inputs))) is not None:
+        whole = from_arrays(dict.fromkeys(inputs, matrix))
+        return SliceReader(where, whole.rows, whole.row_bytes, whole.take_marked, frame=frame)
     taken = table.only(columns_of_inputs(inputs))
     if all(names == [name] for name, names in inputs.items()):
         return taken
-    where = source.label
-    if len(inputs) == 1 and (matrix := table.matrix(columns_of_inputs(inputs))) is not None:
-        side_by_side = from_arrays(dict.fromkeys(inputs, matrix))
-        read_side_by_side = side_by_side.take_marked
-        return SliceReader(where, side_by_side.rows, side_by_side.row_bytes, read_side_by_side, frame=frame)
 
     def made(rows: Rows) -> Rows:
         whole = with_made(plain(rows), inputs, where)

@@ -178,6 +178,8 @@ class _PandasFrame(Frame):
         return self._reader(names, row_bytes, read)
 
     def matrix(self, names: Sequence[str]) -> Array | None:
+        if len(names) < 2 or names[0] not in self.names:
+            return None
         first = self.names.index(names[0])
         some = self.data.iloc[:, first : first + len(names)]
         if list(some.columns) != list(names) or not isinstance(dtype := some.dtypes.iloc[0], np.dtype):

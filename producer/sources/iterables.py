@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 from producer.rows.readers import BatchReader
+from producer.sources.frames import from_frame, is_frame
 from tasks.datasets.columns import check_lengths, check_rows, place, to_array
 from tasks.datasets.gather import RowSchema, gather, stack
+from tasks.datasets.marked import marked, nulls_of, plain, unfed_of
 from tasks.datasets.rows import Batches, Column
+from tasks.protocol.codec import Array
 from worker_config.errors import CeleriacError, InputError, UsageError
 from worker_config.foreign_errors import one_line
 
@@ -40,7 +43,7 @@ def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> B
 
 
 def from_batches(batches: Iterable[Any], label: str = "") -> BatchReader:
-    """Make a data set of ready batches, of any number of rows each: arrays, or dicts or tuples of arrays.
+    """Make a data set of ready batches, of any number of rows each: arrays, dicts or tuples of arrays, or DataFrames.
 
     Batches are copied as they come. A list of arrays, or of lists, may hold rows of different shapes.
 
@@ -58,10 +61,16 @@ def _checked(batches: Generator[Any, None, None], label: str) -> Batches:
     with closing(batches):
         for number, batch in enumerate(batches):
             where = f"{label}: batch {number}"
+            unfed: dict[int, str] = {}
+            nulls: Mapping[str, Array] = {}
+            if is_frame(batch):
+                rows = from_frame(batch).take_marked(0, len(batch))
+                unfed, nulls = {row: f"{where}: {why}" for row, why in unfed_of(rows).items()}, nulls_of(rows)
+                batch = plain(rows)
             columns = schema.columns(batch, where)
             checked = {name: _column(schema, name, value, place(where, name)) for name, value in columns.items()}
             check_lengths({name: len(column) for name, column in checked.items()}, where)
-            yield schema.batch(checked)
+            yield marked(schema.batch(checked), unfed, nulls)
 
 
 def _column(schema: RowSchema, name: str, value: object, where: str) -> Column:
@@ -94,6 +103,11 @@ def _items(items: Iterable[Any], label: str, what: str) -> Generator[Any, None, 
                     f"{label}: {what} {number} did not come: {type(error).__name__}: {one_line(error)}; "
                     "see the cause, and give the rows again"
                 ) from error
+            if what == "row" and is_frame(item):
+                raise InputError(
+                    f"{label}: row {number} is a {type(item).__name__}, which has rows of its own; give "
+                    "producer.sources.from_batches(...) of it"
+                )
             yield item
             number += 1
     finally:

@@ -16,7 +16,7 @@ from worker_config.foreign_errors import one_line
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256
 # From here on there are integers that no float holds.
-_FLOAT_GAPS = 2**53
+FLOAT_GAPS = 2**53
 # Columns, in an error's text.
 MOST_NAMED = 20
 
@@ -57,7 +57,7 @@ def to_array(value: object, where: str) -> Array:
         if not _is_text(value):
             by_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
             array = np.from_dlpack(cast("Any", value)) if by_dlpack else np.asarray(value)
-            if not (isinstance(value, list) and array.dtype.kind == "f" and (np.abs(array) >= _FLOAT_GAPS).any()):
+            if not (isinstance(value, list) and array.dtype.kind == "f" and (np.abs(array) >= FLOAT_GAPS).any()):
                 return array
             objects = np.asarray(value, dtype=object)
             changed = any(isinstance(one, int) and one != float(one) for one in objects.flat)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.columns import columns_of, place
+from tasks.datasets.columns import FLOAT_GAPS, columns_of, place
 from tasks.datasets.marked import marked, plain, unfed_of
 from tasks.datasets.rows import Column, Rows
 from tasks.protocol.codec import Array, tree_like
@@ -49,7 +49,7 @@ def without_nulls(array: Array, where: str) -> tuple[Array, Array | None]:
             values = array.copy()
             values[missing] = ""
     elif (numbers := _numbers(array[~missing], kinds)) is not None:
-        values = np.zeros(array.shape, numbers.dtype)
+        values = np.zeros((*array.shape, *numbers.shape[1:]), numbers.dtype)
         values[~missing] = numbers
     else:
         raise _refused(array, kinds, where)
@@ -61,6 +61,8 @@ def _numbers(values: Array, kinds: Collection[type]) -> Array | None:
     """Numbers of one dtype that has each of them exactly; None where there is none, or no number."""
     held = [kind for kind in kinds if kind.__name__ not in _MISSING]
     truth = [issubclass(kind, bool | np.bool_) for kind in held]
+    if held and all(issubclass(kind, list | tuple | np.ndarray) for kind in held):
+        return _lists(values)
     if not held or not all(issubclass(kind, int | float | np.bool_ | np.integer | np.floating) for kind in held):
         return None
     numbers = np.asarray(values.tolist())
@@ -72,6 +74,19 @@ def _numbers(values: Array, kinds: Collection[type]) -> Array | None:
         number == value for number, value in zip(numbers.tolist(), values, strict=True) if not isinstance(value, float)
     )
     return numbers if is_exact else None
+
+
+def _lists(values: Array) -> Array | None:
+    """Lists or arrays of numbers, all of one shape, as one array."""
+    try:
+        arrays = [np.asarray(value) for value in values]
+    except ValueError:  # there are lists of many lengths in one
+        return None
+    if len({array.shape for array in arrays}) > 1 or any(array.dtype.kind not in "biuf" for array in arrays):
+        return None
+    stacked = np.stack(arrays)
+    whole = [array for array in arrays if array.dtype.kind in "iu"] if stacked.dtype.kind == "f" else []
+    return None if any((array >= FLOAT_GAPS).any() or (array <= -FLOAT_GAPS).any() for array in whole) else stacked
 
 
 def _refused(array: Array, kinds: Counter[type], where: str) -> InputError:
@@ -91,7 +106,7 @@ def _remedy(kinds: Collection[type]) -> str:
     if all(kind.__name__ in _TIMES for kind in values):
         return "convert the times to numbers"
     if any(issubclass(kind, list | tuple | np.ndarray) for kind in values):
-        return "make it one array with np.stack, or give a list of arrays where their shapes differ"
+        return "make them numbers of one shape, or give rows of many shapes as a table of Arrow, or one by one"
     return "convert it to numbers or texts"
 
 

@@ -34,21 +34,28 @@ def with_made(rows: Any, columns: Mapping[str, Sequence[str]], where: str, also:
             if name in rows:
                 continue
             raise InputError(f"{where}: {name!r} is made of column {missing[0]!r}, which the data set does not have")
-        made[name] = side_by_side([rows[one] for one in names], f"{where}: {name!r}")
+        made[name] = _side_by_side({one: rows[one] for one in names}, f"{where}: {name!r}")
         used.update(names)
     return {name: column for name, column in rows.items() if name not in used or name in also} | made
 
 
-def side_by_side(columns: Sequence[Any], where: str) -> Any:
+def _side_by_side(named: Mapping[str, Any], where: str) -> Any:
     """One column of several, each of scalars or of vectors of one length; a single one is given as it is.
 
     Raises:
         InputError: they are of other forms, or texts and numbers.
     """
+    columns = list(named.values())
     if len(columns) == 1:
         return columns[0]
-    if any(isinstance(column, list) or column.ndim > 2 for column in columns):
-        raise InputError(f"{where}: is made of several columns, which must be numbers, or lists of one length")
-    if len({column.dtype.kind in "OSUT" for column in columns}) > 1:
-        raise InputError(f"{where}: is made of texts and numbers, which do not go together; make an input of each")
+    if odd := [name for name, column in named.items() if isinstance(column, list) or column.ndim > 2]:
+        raise InputError(
+            f"{where}: is made of several columns, which must be numbers, or lists of one length; {odd[0]!r} has others"
+        )
+    texts = [name for name, column in named.items() if column.dtype.kind in "OSUT"]
+    if 0 < len(texts) < len(columns):
+        raise InputError(
+            f"{where}: is made of texts (column {texts[0]!r}) and numbers, which do not go together; make an input of "
+            "each, or leave one out"
+        )
     return np.concatenate([column[:, np.newaxis] if column.ndim == 1 else column for column in columns], axis=1)

@@ -6,6 +6,7 @@ that the input has, but for a last dimension of 1, which is added or taken away;
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,8 +58,9 @@ def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool
             return dict(zip(names, rows.values(), strict=True))
         if not set(names) <= set(rows):
             raise InputError(
-                f"model {model} has the inputs {_listed(names)}; the data set has {_listed(rows)}; name columns as the "
-                f'inputs, or say which they are in the manifest: columns = {{{names[0]} = ["NAME", ...]}}'
+                f"model {model} has the inputs {_listed(names)}; the data set has {_listed(rows)}"
+                f"{_lacking(rows, inputs)}; name columns as the inputs, or say which they are in the manifest: "
+                f'columns = {{{names[0]} = ["NAME", ...]}}'
             )
         return {name: rows[name] for name in names}
     arrays = rows if isinstance(rows, tuple) else (rows,)
@@ -140,8 +142,21 @@ def _fit_one(given: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, value
     if array.dtype == dtype:
         return array
     if not can_cast(array.dtype, dtype):
-        raise InputError(f"model {model}: input {spec}; the data set is {array.dtype}, which does not convert")
+        given_dtype = "text (object)" if array.dtype.hasobject else array.dtype
+        raise InputError(f"model {model}: input {spec}; the data set is {given_dtype}, which does not convert")
     return cast(array, dtype, f"model {model}: input {spec}; the data set") if values else array
+
+
+def _lacking(rows: Iterable[str], inputs: Sequence[TensorSpec]) -> str:
+    """Which input has no column, and what may have been meant."""
+    known = list(rows)
+    by_case = {name.casefold(): name for name in known}
+    lacking = next(spec for spec in inputs if spec.name not in known)
+    close = difflib.get_close_matches(lacking.name.casefold(), by_case, n=1, cutoff=0.6)
+    meant = f" ({by_case[close[0]]!r} is like it)" if close else ""
+    if len(inputs) == 1 and len(lacking.shape) == 2 and (lacking.shape[1] or 0) > 1:
+        meant += f", nor {lacking.shape[1]} columns of numbers, which would be taken side by side"
+    return f", and no column {lacking.name!r}{meant}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -74,7 +74,7 @@ def test_rows_that_have_the_input_already_are_left_as_they_are() -> None:
     ("rows", "columns", "words"),
     [
         (ROWS, {"x": ["a0", "gone"]}, "model m: 'x' is made of column 'gone', which the data set does not have"),
-        (ROWS, {"x": ["a0", "word"]}, "texts and numbers"),
+        (ROWS, {"x": ["a0", "word"]}, r"texts \(column 'word'\) and numbers"),
         ({"a": np.ones((2, 2, 2)), "b": np.ones(2)}, {"x": ["a", "b"]}, "must be numbers, or lists of one length"),
         ({"a": [np.ones(2), np.ones(3)], "b": np.ones(2)}, {"x": ["a", "b"]}, "lists of one length"),
         (ROWS["v"], {"x": ["a"]}, "'x' is made of columns by name; the data set has none"),

@@ -30,6 +30,7 @@ KNOWN = {
     "tasks.datasets.rows",
     "tasks.datasets.split_reader",
     "tasks.models.model_version",
+    "tasks.outputs.arrow",
     "tasks.outputs.failed_mask",
     "tasks.outputs.formats",
     "tasks.outputs.parquet",

@@ -45,7 +45,7 @@ def test_strings_fit_a_string_input() -> None:
         (np.ones((2, 63)), PIXELS, r"pixels \(\?, 64\) float32; .*\(63\)"),
         (np.ones(2), PIXELS, "shape"),
         (np.ones((2, 64), complex), PIXELS, "complex128, which does not convert"),
-        (np.full((2, 64), "a", object), PIXELS, "object, which does not convert"),
+        (np.full((2, 64), "a", object), PIXELS, r"the data set is text \(object\), which does not convert"),
         ((np.ones((2, 4)), np.ones((2, 3))), PAIR, "float64, which does not convert"),
         ((np.ones((2, 4)), np.full((2, 3), 2**40)), PAIR, "1099511627776, which int32 cannot hold"),
         (np.ones((2, 4)), PAIR, "'left', 'right'; the data set is one array"),

@@ -169,7 +169,8 @@ class TestMemory:
             ([True, 2], "1 bool, 1 int", "make it numbers of one dtype, as with .astype"),
             ([None, None], "2 NoneType, the first missing value in row 0", "it has no value at all: leave it out"),
             ([datetime.date(2020, 1, 1), None], "1 date, 1 NoneType", "convert the times to numbers"),
-            ([np.zeros(2), np.zeros(2)], "2 ndarray", "make it one array with np.stack"),
+            ([np.zeros(2), np.zeros(3)], "2 ndarray", "make them numbers of one shape"),
+            ([[2**53 + 1, 1], [0.5, 1]], "2 list", "make them numbers of one shape"),
             ([{}, 1], "1 dict, 1 int", "convert it to numbers or texts"),
         ],
     )
@@ -190,6 +191,7 @@ class TestMemory:
             (np.array([None, 2.5, np.int8(3), np.nan], object), [0, 2.5, 3, np.nan], [0]),
             (np.array([True, None], object), [True, False], [1]),
             (np.array([[1, 2], [None, 4]], object), [[1, 2], [0, 4]], [1]),
+            (np.array([[1, 2], None, [3.5, 4]], object), [[1, 2], [0, 0], [3.5, 4]], [1]),
             (["a", None, "c"], ["a", "", "c"], [1]),
             (np.array(["a", np.nan, None], object), ["a", "", ""], [1, 2]),
             (np.ma.masked_equal([[1, 2], [3, 4]], 3), [[1, 2], [3, 4]], [1]),
