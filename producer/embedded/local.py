@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from producer.client import Client
+from producer.embedded.given_models import write_models
 from producer.embedded.monitor import Monitor
 from producer.embedded.redis_server import find_redis_server
 from producer.requests.start_display import StartDisplay
@@ -70,7 +72,11 @@ class LocalClient(Client):
 
 
 def local(
-    models: str | Path | None = None, workers: int = 2, names: Sequence[str] = (), *, quiet: bool = False
+    models: str | Path | Mapping[str, Any] | None = None,
+    workers: int = 2,
+    names: Sequence[str] = (),
+    *,
+    quiet: bool = False,
 ) -> LocalClient:
     """A client with a Redis and a worker of its own, which are up when this returns.
 
@@ -81,47 +87,87 @@ def local(
 
     Args:
         models: the manifest, or its folder, or the file or folder of a single model; `CELERIAC_MODELS`, or
-            `models.toml`, if left out.
+            `models.toml`, if left out. Or models at hand, by name: of Keras, a `tf.Module`, a `tf.function`, a function
+            of arrays, a path, the bytes of a `.tflite` file; or a dict of one, as `model`, and keys of the manifest, in
+            which functions and arrays stand for themselves. They are what they are now: weights that are trained on,
+            and values that functions use, do not change afterwards.
         workers: children of the worker, each with all the models.
         names: the models of the manifest to hold, whatever is wrong with others; `CELERIAC_MODEL_SET`, or all, if left
             out.
         quiet: nothing is said while it starts.
 
     Raises:
+        UsageError: something is no model, or a function does not travel to the workers; the text says why.
         ConfigError: the manifest, or what is installed here, does not do.
-        ModelLoadError: a model cannot be loaded.
+        ModelLoadError: a model cannot be saved or loaded.
         WorkerStartError: Redis or the worker did not come up.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; the least is 1")
     check_no_shadow(Path.cwd())
     settings = Settings.from_env()
-    manifest = manifest_at(Path(models)) if models else settings.models_path
     server = find_redis_server()
     folder = _private_folder()
     spool = _spool_folder(folder)
     url = f"unix://{folder}/redis.sock"
-    orders = {
-        "folder": str(folder),
-        "spool": str(spool),
-        "redis": _redis_command(server, folder),
-        "farewell_seconds": FAREWELL_SECONDS if settings.trace_exporters else 0.0,
-        "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
-        "worker_environ": {
-            "CELERIAC_BROKER_URL": url,
-            "CELERIAC_MODELS": str(manifest.absolute()),
-            **({"CELERIAC_MODEL_SET": ",".join(names)} if names else {}),
-            "CELERIAC_SPOOL": str(spool),
-            # Read by this process alone.
-            "CELERIAC_LOG_FORMAT": "text",
-            # Its only producer is this process, of the same user.
-            "CELERIAC_DATA_ROOTS": os.pathsep.join(("/", *(f"{scheme}://" for scheme in SCHEMES))),
-            "CELERIAC_OUTPUT_ROOTS": "/",
-            # Killed at the end, it cannot remove temporary files of its own; the folder goes with all that is in it.
-            "TMPDIR": str(folder),
-        },
-    }
-    supervisor = subprocess.Popen(
+    monitors: list[Monitor] = []
+
+    def end() -> None:
+        for monitor in monitors:
+            monitor.close()
+        for leftover in (folder, spool):  # in case the supervisor was killed
+            run_folder.remove(leftover)
+
+    try:
+        with StartDisplay(quiet=quiet) as display:
+            manifest, environ = _manifest(models, settings, folder, display)
+            orders = {
+                "folder": str(folder),
+                "spool": str(spool),
+                "redis": _redis_command(server, folder),
+                "farewell_seconds": FAREWELL_SECONDS if settings.trace_exporters else 0.0,
+                "worker": worker_command(workers, "--without-mingle", "--without-gossip", "-n", "local@%h"),
+                "worker_environ": {
+                    **environ,
+                    "CELERIAC_BROKER_URL": url,
+                    "CELERIAC_MODELS": str(manifest.absolute()),
+                    **({"CELERIAC_MODEL_SET": ",".join(names)} if names else {}),
+                    "CELERIAC_SPOOL": str(spool),
+                    # Read by this process alone.
+                    "CELERIAC_LOG_FORMAT": "text",
+                    # Its only producer is this process, of the same user.
+                    "CELERIAC_DATA_ROOTS": os.pathsep.join(("/", *(f"{scheme}://" for scheme in SCHEMES))),
+                    "CELERIAC_OUTPUT_ROOTS": "/",
+                    # Killed at the end, it cannot remove temporary files of its own; the folder goes with all in it.
+                    "TMPDIR": str(folder),
+                },
+            }
+            monitors.append(monitor := Monitor(_start_supervisor(orders), folder))
+            _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds, display)
+        return LocalClient(replace(settings, broker_url=url, spool=spool), monitor.check, end)
+    except BaseException:
+        end()
+        raise
+
+
+def _manifest(
+    models: str | Path | Mapping[str, Any] | None, settings: Settings, folder: Path, display: StartDisplay
+) -> tuple[Path, dict[str, str]]:
+    """The manifest, and what a worker needs in its environment for it; models at hand are saved in the folder."""
+    if not isinstance(models, Mapping):
+        return manifest_at(Path(models)) if models else settings.models_path, {}
+    display.show("saving the models")
+    (folder / "models").mkdir()
+    manifest, folders = write_models(models, folder / "models")
+    for one in folders:
+        check_no_shadow(Path(one))
+    places = os.pathsep.join(filter(None, (*folders, os.environ.get("PYTHONPATH"))))
+    # A model set of the environment is of another manifest.
+    return manifest, {"CELERIAC_MODEL_SET": "", **({"PYTHONPATH": places} if places else {})}
+
+
+def _start_supervisor(orders: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), json.dumps(orders)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -130,20 +176,6 @@ def local(
         start_new_session=True,
         env=for_worker(os.environ),
     )
-    monitor = Monitor(supervisor, folder)
-
-    def end() -> None:
-        monitor.close()
-        for leftover in (folder, spool):  # in case the supervisor was killed
-            run_folder.remove(leftover)
-
-    try:
-        with StartDisplay(quiet=quiet) as display:
-            _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds, display)
-        return LocalClient(replace(settings, broker_url=url, spool=spool), monitor.check, end)
-    except BaseException:
-        end()
-        raise
 
 
 def worker_command(workers: int | None, *options: str) -> list[str]:
