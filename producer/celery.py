@@ -112,7 +112,7 @@ def predict_job(
                     detach=True,
                     on_nonfinite=on_nonfinite,
                     ttl_seconds=ttl_seconds,
-                    name=name,
+                    job=name,
                 )
             job = client.attach(job_id)
             if job.wait(look_seconds):

@@ -186,7 +186,7 @@ class Client:
         priority: Priority | None = None,
         detach: bool = False,
         ttl_seconds: int | None = None,
-        name: str | None = None,
+        job: str | None = None,
         write_to: FolderReply | None = None,
     ) -> Job | str:
         """Begin a job and return at once; or, detached, put all of it into the system and return its id.
@@ -223,12 +223,13 @@ class Client:
                 `CELERIAC_DETACHED_MIB`, as must rows that workers do not read in slices. `local` ends with it.
             ttl_seconds: how long Redis keeps a detached job after its last answer and the last time that somebody
                 waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
+            job: of a detached job its name, by which it is left once: where it runs, or is done, its id is returned.
             write_to: a folder in which workers leave outputs as files; parts then have `stored` instead.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
             UsageError: workers do not reach the store; `first_row` is no row of the data set, nor its end; an option is
-                out of bounds; or the job is too large to be left.
+                out of bounds; or the job is too large to be left, or its name is that of other work.
             ConfigError: the compression is not installed.
             UnknownModelError, NoWorkerError: no worker holds the models.
             BrokerError: Redis cannot be reached.
@@ -250,11 +251,9 @@ class Client:
             priority=priority,
             detach=detach,
             ttl_seconds=ttl_seconds,
-            name=name,
+            job=job,
             write_to=write_to,
         )
-        if name is not None and (known := self.find(name)):
-            return known
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
@@ -264,7 +263,7 @@ class Client:
         # Nothing of a detached job is in the spool folder.
         settings = replace(self._settings, spool=None) if detach else self._settings
         spec, source = make_spec(settings, source, infos, slots, options)
-        return leave(settings, source, spec) if detach else self._start(spec, *rows_of(spec, source))
+        return leave(settings, source, spec, data) if detach else self._start(spec, *rows_of(spec, source))
 
     def describe(self, models: ModelNames) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.

@@ -5,6 +5,7 @@ CeleriacError
     UnknownJobError         no job of that id
     ConfigError             a setting or the manifest is wrong
     OutputError             the output cannot be written
+      OutputInUseError        another process is writing it
     UnknownLengthError      nobody knows how many batches there are
   InputError              the data set cannot be read, or does not fit the model
     OutOfRangeError         a value that the dtype of a model's input cannot hold
@@ -88,6 +89,10 @@ class ConfigError(UsageError):
 
 class OutputError(UsageError):
     """The output cannot be written."""
+
+
+class OutputInUseError(OutputError):
+    """Another process is writing the output."""
 
 
 class UnknownLengthError(UsageError, TypeError):

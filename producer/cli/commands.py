@@ -49,6 +49,7 @@ Examples:
   celeriac predict digits rows.npy -o scores.npy --dry-run
   celeriac predict digits rows.npy -o scores.npy
   celeriac predict digits rows.npy -o scores.npy --resume
+  celeriac predict digits rows.npy -o scores.npy --job nightly
   celeriac predict digits rows.npy -o scores.npy --on-error skip --max-failed 1%
   celeriac predict digits rows.npy -o scores.npy --resume --only-failed
   celeriac predict digits,letters rows.npz -o both.npz --workers 4

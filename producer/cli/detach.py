@@ -26,6 +26,7 @@ def leave_job(request: PredictRequest, options: JobOptions) -> None:
             on_nonfinite=options.policy.on_nonfinite,
             priority=options.priority,
             ttl_seconds=options.ttl_seconds,
+            job=options.job,
         )
         job = client.attach(job_id)
         record, expires_at = job.record, job.expires_at

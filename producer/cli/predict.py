@@ -30,14 +30,15 @@ from producer.cli.options import (
     priority_option,
     timeout_option,
 )
-from producer.cli.predict_to_sink import predict_to_output
+from producer.cli.predict_to_output import predict_to_output
 from producer.cli.request import MaxFailed, PredictRequest, RunOptions
 from producer.cli.summary import ReportingCommand
 from producer.scheduling.error_budget import ErrorBudget
-from producer.scheduling.job_options import JobOptions
+from producer.scheduling.job_options import JobName, JobOptions, check_name
 from producer.sinks import FORMATS
 from producer.sinks.folder import PART_MIB
 from producer.sinks.journal import JsonValue
+from producer.sources import fingerprint
 from tasks.outputs.formats import IN_PARTS
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
@@ -57,6 +58,7 @@ _EXCLUDED = {
         "--keep": ": whoever fetches the output does not have INPUT",
     },
     "--dry-run": dict.fromkeys(("--resume", "--only-failed"), ", which begins with the first row and writes nothing"),
+    "--job": {"--only-failed": ", which changes an output that is done"},
     "--only-failed": {
         "--force": ", which replaces the output itself",
         "--max-failed": ", which adds no failed row",
@@ -115,6 +117,13 @@ _EXCLUDED = {
     type=click.IntRange(LEAST_TTL_SECONDS),
     help="How long the broker keeps a detached job.  [default: CELERIAC_JOB_TTL_SECONDS]",
 )
+@click.option(
+    "--job",
+    metavar="NAME",
+    callback=lambda _, __, name: check_name(name),
+    help="Do it once, however often and on however many machines it is begun by this name: wait for who runs it, "
+    "continue what did not end well, do nothing where it was done.",
+)
 @click.option("--resume", is_flag=True, help="Continue a run that did not end well, where its rows are safe.")
 @click.option(
     "--only-failed",
@@ -124,8 +133,8 @@ _EXCLUDED = {
 @click.option(
     "--accept-changes",
     is_flag=True,
-    help="With --resume: go on though INPUT or a model has changed, as where the cause of a failed row was mended; "
-    "OUTPUT.ledger.json says so.",
+    help="With --resume or --job: go on though INPUT or a model has changed, as where the cause of a failed row was "
+    "mended; OUTPUT.ledger.json says so.",
 )
 @click.option("--force", is_flag=True, help="Replace an output that exists, or rows that an earlier run has left.")
 @click.option(
@@ -160,6 +169,7 @@ def predict(
     worker_timeout_seconds: float,
     detach: bool,
     ttl_seconds: int | None,
+    job: str | None,
     resume: bool,
     only_failed: bool,
     accept_changes: bool,
@@ -187,6 +197,10 @@ def predict(
     with --resume continues there, as long as INPUT and the models are the same, or --accept-changes says that they may
     differ. Chunks, stores and workers may, but not chunks of models with independent_rows = false.
 
+    With --job NAME the work is done once: whoever begins it while it runs waits for its end, and ends the same; when it
+    has ended well there is nothing to do, and the exit code is 0; what was killed or has failed goes on, as with
+    --resume. A name is for one INPUT, the same models and one OUTPUT.
+
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
     its output, from any machine.
 
@@ -200,10 +214,10 @@ def predict(
         raise click.UsageError("--ttl-seconds is for --detach; an attached job ends with its command")
     if only_failed and not resume and not detach:
         raise click.UsageError("--only-failed is for --resume: it continues with the failed rows of a finished output")
-    if accept_changes and not resume:
-        raise click.UsageError("--accept-changes is for --resume: it continues what was begun otherwise")
+    if accept_changes and not (resume or job):
+        raise click.UsageError("--accept-changes is for --resume and --job: it continues what was begun otherwise")
     _check_excluded(
-        {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed}
+        {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed, "--job": job}
         | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
         | {"--on-error": goes_on, "--max-failed": max_failed is not None, "--keep": keep}
     )
@@ -239,6 +253,7 @@ def predict(
             part_mib,
         ),
         as_json=as_json,
+        job=job,
     )
     if output is None:
         options = JobOptions(
@@ -249,6 +264,7 @@ def predict(
             priority=priority,
             detach=True,
             ttl_seconds=ttl_seconds,
+            job=None if job is None else JobName.of(job, fingerprint(input_path) | request.input_options),
         )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     path, in_parts = Path(output), output.endswith("/")

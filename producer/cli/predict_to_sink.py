@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import click
 from tqdm import tqdm
 
-from producer.cli.request import MaxFailed, PredictRequest, RunOptions, kept_columns, open_input, open_system
+from producer.cli.request import MaxFailed, RunOptions
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.cli.terminal import say
 from producer.client import Client
@@ -24,9 +22,9 @@ from producer.job.progress_bar import paced, shown
 from producer.merging.merge_job import MergeJob
 from producer.records.ledger import Ledger
 from producer.rows.kept import KeptColumns
-from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
+from producer.sinks import JournalHead, Sink, begin_again
 from producer.sources import BatchSource, Source
-from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError, UsageError
+from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
 # For errors of jobs whose output is of a format that cannot.
 OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
@@ -51,61 +49,6 @@ def ending(sink: Sink) -> Iterator[Sink]:
         sink.abort()
 
 
-def predict_to_output(
-    request: PredictRequest,
-    output: Path,
-    *,
-    resume: bool,
-    force: bool,
-    accept_changes: bool = False,
-    in_parts: bool = False,
-) -> Summary:
-    """Predict all rows into `output`, or with `resume` those that it lacks; the other options as of `open_sink`.
-
-    Whatever can be refused is, before the embedded system is started, which takes seconds.
-
-    Raises:
-        PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
-        CeleriacError: it could not begin.
-    """
-    source, described = open_input(request)
-    check_output(output, force, resume=resume, in_parts=in_parts)
-    if in_parts and request.run.keep:
-        raise UsageError(f"{output}/: workers, who write it, do not have columns to keep; write a single file")
-    kept = kept_columns(source, request.run, request.models, output)
-    with open_system(request) as system:
-        head = JournalHead(
-            source=described,
-            models=system.digests,
-            sources=system.sources,
-            keep=request.run.keep,
-            on_error=request.on_error or "raise",
-            chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
-        )
-        opened = open_sink(
-            output,
-            source.rows,
-            force,
-            journal=head,
-            resume=resume,
-            accept_changes=accept_changes,
-            in_parts=in_parts,
-        )
-        with ending(opened) as sink:
-            if sink.dropped_rows and not request.run.quiet:
-                click.echo(
-                    f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped",
-                    err=True,
-                )
-            if sink.folder and request.run.part_mib:
-                sink.folder.part_bytes = request.run.part_mib * 2**20
-            waits = sink.folder is not None and sink.folder.needs_workers
-            if sink.done_rows and sink.done_rows == source.rows and not waits:
-                return finish(sink, head, request.run.max_failed)
-            with system.start() as client:
-                return predict_to_sink(client, request.models, source, sink, head, request.run, kept)
-
-
 def predict_to_sink(
     client: Client,
     models: Sequence[str],
@@ -114,6 +57,7 @@ def predict_to_sink(
     head: JournalHead | None = None,
     run: RunOptions = _PLAIN,
     kept: KeptColumns | None = None,
+    begun: Callable[[Job], None] = lambda _: None,
 ) -> Summary:
     """Predict the rows that `sink` does not have yet, and commit it; on any error it is aborted.
 
@@ -127,6 +71,7 @@ def predict_to_sink(
         head: what the sink's journal says; the models that the workers hold must be the same, rows that fail are
             treated so, and it is written beside the output. Left out: rows that fail end the job, nothing is written.
         kept: columns of the data set that are written beside the outputs.
+        begun: is given the job when it has begun.
         run: how; `max_failed` counts rows of an earlier run too, `on_nonfinite` is for those of this run alone.
 
     Raises:
@@ -154,6 +99,7 @@ def predict_to_sink(
     )
     if sink.folder:
         sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
+    begun(job)
     dropped_before = dict(sink.dropped)
 
     def begin_from_first_row() -> None:

@@ -56,6 +56,7 @@ class PredictRequest:
         input_options: what `open_source` takes besides the path.
         workers: children of the embedded worker; None for two.
         on_error: None where it was left out.
+        job: the name by which it is done once; None where it has none.
     """
 
     models: list[str]
@@ -68,6 +69,7 @@ class PredictRequest:
     on_error: OnError | None
     run: RunOptions
     as_json: bool
+    job: str | None = None
 
     def connect(self) -> Client:
         """A client of the broker."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -62,6 +62,7 @@ class OutputLedger(RunRecord, frozen=True, kw_only=True):
         on_error: what became of rows that failed.
         sources: the digest of each function, module and file of the models.
         keep: columns of the data set that stand beside the outputs.
+        chunk_rows: as they were asked for, where rows are not independent.
     """
 
     source: dict[str, Any]
@@ -69,6 +70,7 @@ class OutputLedger(RunRecord, frozen=True, kw_only=True):
     on_error: OnError
     sources: dict[str, str] = {}
     keep: list[str] = []
+    chunk_rows: int | Literal["default"] | None = None
 
 
 def ledger_path(path: Path) -> Path:

@@ -20,10 +20,14 @@ from worker_config.files import escaped
 
 
 class Summary(RunRecord, frozen=True, kw_only=True):
-    """How a run went: also where its output is, if it is complete, and the seconds of slots by what they did."""
+    """How a run went: also where its output is, if it is complete, and the seconds of slots by what they did.
+
+    `done_before` says that an earlier run of the same job had done all of it, and that the rest is of that one.
+    """
 
     output: str | None
     error: str | None
+    done_before: bool = False
     stages: dict[str, float] = msgspec.field(default_factory=dict)
 
     @property
@@ -40,6 +44,10 @@ class Summary(RunRecord, frozen=True, kw_only=True):
     def as_line(self) -> str:
         """The summary of a run that went well, for people."""
         resumed, failed = self.ledger["resumed"], self.ledger["failed"]
+        if self.done_before:
+            return (
+                f"nothing to do: {self.ledger['predicted']:,} rows were predicted before, and written to {self.output}"
+            )
         earlier = f", after {resumed:,} by an earlier run" if resumed else ""
         without = f", {failed:,} failed (see {failures_path(Path(str(self.output)))})" if failed else ""
         return (
@@ -59,6 +67,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             on_error=head.on_error,
             sources=dict(head.sources),
             keep=list(head.keep),
+            chunk_rows=head.chunk_rows,
         )
         write_beside(Path(self.output), ledger, failures)
 

@@ -55,7 +55,7 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
         state, record = job_store.read(client, job, viewer)
     looks_after = record.plan is not None and not viewer.unchecked
     try:
-        with closing(_Screen(record)) as screen:
+        with closing(JobScreen(record)) as screen:
             while not _show_until_end(broker_url, worker_timeout_seconds, screen, None if looks_after else viewer):
                 # Who only reads needs no right to write.
                 ask = check_takes_writes if looks_after else ping
@@ -69,7 +69,7 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     _end(state, record, quiet=as_json)
 
 
-def _show_until_end(url: str, worker_timeout_seconds: float, screen: _Screen, viewer: Viewer | None) -> bool:
+def _show_until_end(url: str, worker_timeout_seconds: float, screen: JobScreen, viewer: Viewer | None) -> bool:
     """Show the job until it ends, and look after it unless there is a viewer; False when Redis is away."""
     try:
         if viewer is None:
@@ -85,7 +85,7 @@ def _show_until_end(url: str, worker_timeout_seconds: float, screen: _Screen, vi
     return True
 
 
-def _follow(url: str, screen: _Screen, viewer: Viewer) -> None:
+def _follow(url: str, screen: JobScreen, viewer: Viewer) -> None:
     with broker_errors(url), connect(url) as client:
         while True:
             try:
@@ -120,7 +120,7 @@ def _how_far(state: JobState, record: JobRecord) -> str:
     return f"job {record.id} is {state}: {tables.predicted_of(record)} rows predicted"
 
 
-class _Screen:
+class JobScreen:
     """What is on the screen, and the state behind it; `back_at` is when Redis came back, or had the job last."""
 
     def __init__(self, record: JobRecord) -> None:

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+from producer.detached.named import find_same, named, work_of
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_names, job_store, trace_span
@@ -51,16 +52,17 @@ def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
         raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
 
 
-def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> str:
-    """Put a job into Redis, all of it, and return its id.
+def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data: object = None) -> str:
+    """Put a job into Redis, all of it, and return its id; or, of a name, that of the job which has it and is the same.
 
     Args:
         settings: with the broker's URL, and no spool folder.
-        source: the data set.
+        source: the data set, and `data` what it was opened from.
         spec: the job; some of its options must be as `check_can_be_left` has them.
 
     Raises:
-        UsageError: it is too large to be left, or workers do not reach the store; nothing of it stays.
+        UsageError: it is too large to be left, or workers do not reach the store, or the name is that of other work;
+            nothing of it stays.
         InputError: the data set cannot be read, or does not fit the models.
         BrokerError: Redis cannot be reached, or refuses.
     """
@@ -68,6 +70,14 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
     ttl_seconds = options.ttl_seconds or settings.job_ttl_seconds
     job_id = secrets.token_hex(6)
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
+    name, work = options.job, work_of(named(options.job, data, source), spec.models) if options.job else {}
+    if name:
+        try:
+            with broker_errors(channel.url):
+                if same := find_same(channel.client, name, work):
+                    return same
+        finally:
+            channel.close()
     trace = trace_span.begin(job_id, spec.models, spec.store)
     try:
         budget = RedisBudget(source.label, spec.infos, settings.detached_mib, channel.redis_room())
@@ -92,12 +102,12 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec) -> st
         )
         with broker_errors(channel.url):
             job_store.create(channel.client, record, channel.sealer, ttl_seconds)
-            if options.name is not None:
-                known = job_names.bind(channel.client, options.name, job_id, ttl_seconds)
+            if name:
+                known = job_names.bind(channel.client, name, job_id, work, ttl_seconds)
                 if known != job_id:  # somebody else was faster
                     job_store.remove(channel.client, job_id)
                     trace.end(job_store.JobState.CANCELLED, {}, f"left before, as job {known}")
-                    return known
+                    return find_same(channel.client, name, work) or known
             still_up = model_pinning.usable(read_slots(channel.client), plan.models)
         send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
         with broker_errors(channel.url):

@@ -1,36 +1,92 @@
-"""Names of detached jobs, by which each is submitted once, however often somebody tries.
+"""Names of jobs, by which each is done once, however often and wherever somebody tries.
 
-name --bind--> id of the one job that has it, as long as that is kept --find_named--> id
+detached   name --bind--> id of the one job that has it, as long as that is kept --find_named--> id
+attached   name --claim--> the one producer that runs it, while it says so --ended--> how it ended, for those that wait
+
+Beside the name stands what its job does, as its caller tells it, so that nobody takes one job for another.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import redis
 
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
+from tasks.protocol.messages import from_json
+from tasks.transport import scripts
 from tasks.transport.connection import broker_errors, connect
+from worker_config.errors import ExitCode, UsageError
+
+# A producer says so often that it has a name; one that has not for so long has it no more.
+CLAIM_SECONDS = 15
+RENEW_SECONDS = 3.0
+
+Work = Mapping[str, Any]
 
 
-def bind(client: redis.Redis, name: str, job_id: str, ttl_seconds: int) -> str:
-    """Give a job this name, unless one that is still there has it; return the id of the one that has it now."""
-    key = keys.named(name)
-    with client.pipeline() as pipe:
-        pipe.hsetnx(key, "job", job_id)
-        pipe.hget(key, "job")
-        pipe.expire(key, ttl_seconds)
-        _, owner, _ = pipe.execute()
-    known = cast("bytes", owner).decode()
-    if known != job_id and not client.hget(keys.job(known), JobField.TTL):
-        client.hset(key, "job", job_id)  # the other has expired
-        return job_id
-    return known
+class Ended(msgspec.Struct, frozen=True):
+    """How a producer's job ended: who ran it, the command's exit code, the error, and the summary as JSON."""
+
+    owner: str
+    exit_code: ExitCode
+    error: str = ""
+    summary: str = ""
+
+
+class Named(NamedTuple):
+    """What is known of a name: the job's id, what it does, who has claimed it last, and how that ended."""
+
+    job: str
+    work: Work
+    owner: str
+    ended: Ended | None
+
+
+def read(client: redis.Redis, name: str) -> Named:
+    """What is known of a name; all is empty where that is nothing.
+
+    Raises:
+        MessageError: it is damaged.
+    """
+    job, work, owner, ended = cast(
+        "list[bytes | None]", client.hmget(keys.named(name), ["job", "work", "owner", "ended"])
+    )
+    return Named(
+        (job or b"").decode(),
+        from_json(work, dict[str, Any]) if work else {},
+        (owner or b"").decode(),
+        from_json(ended, Ended) if ended else None,
+    )
+
+
+def claim(client: redis.Redis, name: str, owner: str, seconds: int, keep_seconds: int, **fields: str) -> str:
+    """Claim a name for some seconds, or longer, or for none to give it back; who has it now, this owner if it could."""
+    words = [word for pair in fields.items() for word in pair]
+    has_it = scripts.run(client, "claim_name", [keys.named(name)], [owner, seconds, keep_seconds, *words])
+    return cast("bytes", has_it).decode()
+
+
+def bind(client: redis.Redis, name: str, job_id: str, work: Work, ttl_seconds: int) -> str:
+    """Give a detached job this name, unless one that is there, and did not end badly, has it; the id that has it now.
+
+    Raises:
+        UsageError: a producer runs a job of this name.
+    """
+    values = [keys.job(""), job_id, msgspec.json.encode(work), ttl_seconds]
+    known = cast("bytes | None", scripts.run(client, "bind_name", [keys.named(name)], values))
+    if known is None:
+        raise UsageError(
+            f"the job {name!r} is run by {read(client, name).owner}; wait for its end, or choose another name"
+        )
+    return known.decode()
 
 
 def find_named(broker_url: str, name: str) -> str | None:
-    """The id of the job that has this name, which it then keeps for longer; None where there is none, or it expired.
+    """The id of the detached job that has this name, which it then keeps for longer; None where there is none any more.
 
     Raises:
         BrokerError: Redis cannot be reached.

@@ -5,9 +5,9 @@ Client.submit --keywords--> JobOptions --with models, slots and store--> JobSpec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
@@ -22,6 +22,26 @@ from worker_config.retry_policy import LEAST_TTL_SECONDS
 # Predictions are mostly small: a job of ordinary size ends by itself before anybody asks for its result.
 MAX_WAITING_BYTES = 256 * 2**20
 MAX_NAME_CHARACTERS = 256
+
+
+class JobName(str):
+    """A job's name; and what tells its data set from others, in plain values, where path or rows shall not."""
+
+    source: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, source: Mapping[str, Any]) -> JobName:
+        """A name with what the caller tells of the data set."""
+        named = cls(name)
+        named.source = source
+        return named
+
+
+def check_name(name: str | None) -> str | None:
+    """The name; raises UsageError unless a job may have it."""
+    if name is not None and not 0 < len(name) <= MAX_NAME_CHARACTERS:
+        raise UsageError(f"the job's name has {len(name)} characters; 1 to {MAX_NAME_CHARACTERS} are allowed")
+    return name
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -61,7 +81,7 @@ class DetachOptions(TypedDict, total=False):
     on_nonfinite: OnNonfinite
     priority: Priority | None
     ttl_seconds: int | None
-    name: str | None
+    job: str | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ class JobOptions:
     priority: Priority | None = None
     detach: bool = False
     ttl_seconds: int | None = None
-    name: str | None = None
+    job: str | None = None
     write_to: FolderReply | None = None
 
     def __post_init__(self) -> None:
@@ -107,12 +127,13 @@ class JobOptions:
             raise UsageError("workers do not write the outputs of a detached job; `celeriac fetch` does")
         if self.ttl_seconds is not None and not self.detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
-        if self.name is not None and not self.detach:
-            raise UsageError("name is for a detached job; an attached one ends with its producer")
+        if self.job is not None and not self.detach:
+            raise UsageError(
+                "job is for detach=True, whose outputs every process can take; an attached job's are its producer's"
+            )
         if not self.detach:
             return
-        if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
-            raise UsageError(f"name has {len(self.name)} characters; 1 to {MAX_NAME_CHARACTERS} are allowed")
+        check_name(self.job)
         if not self.ordered:
             raise UsageError("ordered=False is for an attached job; the outputs of a detached one are read in order")
         if self.ttl_seconds is not None and self.ttl_seconds < LEAST_TTL_SECONDS:

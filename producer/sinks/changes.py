@@ -28,21 +28,28 @@ def check_same(
     Raises:
         OutputError: something has changed; the text says what, and how to go on where that can be meant.
     """
-    now = json.loads(json.dumps(now))
-    changes = []
-    for name in now:
-        if name != "sources" and then.get(name) != now[name]:
-            changes.append(_difference(name, then.get(name), now[name]))
-            if name == "models" and (changed := _differing(then.get("sources") or {}, now.get("sources") or {})):
-                changes[-1] += f": {', '.join(changed)} changed"
-            if name not in _ACCEPTABLE or (name == "models" and then[name].keys() != now[name].keys()):
-                raise not_continued(path, changes[-1])
+    found = differences(then, now)
+    for name, change in found.items():
+        if name not in _ACCEPTABLE or (name == "models" and then[name].keys() != now[name].keys()):
+            raise not_continued(path, change)
+    changes = list(found.values())
     if changes and not accept_changes:
         raise OutputError(
             f"{path}: cannot be continued: {', and '.join(changes)}; if that is meant, as where the cause of a "
             "failed row was mended, go on with --accept-changes, else start over with --force instead of --resume"
         )
     return changes
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What of the work to be done is not as it was, as JSON had it: by its name, in words."""
+    now, found = json.loads(json.dumps(now)), {}
+    for name in now:
+        if name != "sources" and then.get(name) != now[name]:
+            found[name] = _difference(name, then.get(name), now[name])
+            if name == "models" and (changed := _differing(then.get("sources") or {}, now.get("sources") or {})):
+                found[name] += f": {', '.join(changed)} changed"
+    return found
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
@@ -60,6 +67,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return (
             f"rows of its models are not independent, and chunks are others (--chunk-rows {before} before, {now} now)"
         )
+    if name == "output":
+        return f"its output is another ({before or 'with the broker'} before, {now or 'with the broker'} now)"
     if name == "source":
         differing = _differing(before, now)
     else:

@@ -39,7 +39,7 @@ from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.errors import OutputError
+from worker_config.errors import OutputError, OutputInUseError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
 FORMAT = 4
@@ -271,7 +271,7 @@ def lock(path: Path, descriptor: int) -> None:
     except BlockingIOError:
         in_use = True
     if in_use:
-        raise OutputError(f"{path}: another process is writing it; wait for that one, or choose another name")
+        raise OutputInUseError(f"{path}: another process is writing it; wait for that one, or choose another name")
 
 
 def _line(record: _Record) -> bytes:

@@ -109,6 +109,11 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False, in_part
                 raise OutputError(f"{path}: exists; use --force to replace it")
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether an output is being written, or can be continued."""
+    return journal_path(path).exists()
+
+
 def can_drop(path: Path) -> bool:
     """Whether a model that fails alone can be left out of an output of this format."""
     return _writer(OutputTarget(path, None, "")).can_drop

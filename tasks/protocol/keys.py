@@ -13,7 +13,8 @@
     celeriac:job:ID:failures     list    records of rows that failed, for `celeriac failures`
     celeriac:job:ID:timeline     hash    what happened in it, for `celeriac report`
     celeriac:jobs                zset    ids of jobs by the time at which they expire
-    celeriac:named:NAME          hash    `job`: the id of the detached job that was submitted by this name
+    celeriac:named:NAME          hash    of a job with a name: `job`, its id; `work`, what it does; of an attached one
+                                         also `owner`, who runs it, `claimed_until`, and how it `ended`
     celeriac:queues              zset    queues by the time at which a worker was last known to consume them
     celeriac:sharing:Q           hash    jobs of queue Q with weight and share, workers with their slots
     celeriac:refused             list    what lay in queues and was no message, the last of it
@@ -137,7 +138,7 @@ def delivery_fields(index: int) -> list[str]:
 
 
 def named(name: str) -> str:
-    """Which detached job was submitted by this name."""
+    """Which job has this name."""
     return f"{KEY_PREFIX}named:{name}"
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -20,6 +20,8 @@ from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimit
 from producer import Client, JobState
 from producer.celery import load
 from producer.records import job_store
+from producer.records.name_claim import NameClaim
+from producer.scheduling.job_options import JobName
 from tests.held import held_child, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.models import in_one_process
@@ -258,20 +260,41 @@ def test_a_light_worker_that_is_killed_leaves_a_job_that_is_computed_once(system
 
 
 def test_a_name_is_for_one_job(system: System) -> None:
+    data = system.folder / "data" / "rows.npy"
     with Client(system.url) as client:
-        first = client.submit("digits", ROWS, detach=True, name="mine")
+        first = client.submit("digits", ROWS, detach=True, job="mine")
         assert client.find("mine") == first
-        assert client.submit("digits", "/gone/rows.npy", detach=True, name="mine") == first
+        assert client.submit("digits", ROWS, detach=True, job="mine") == first
+        with pytest.raises(UsageError, match=r"'mine' does other work: its input has changed .*XXH3 of the rows: "):
+            client.submit("digits", ROWS + 1, detach=True, job="mine")
+        with pytest.raises(UsageError, match=r"'mine' does other work: .*path: unknown before, /.*rows.npy now"):
+            client.submit("digits", data, detach=True, job="mine")
         client.attach(first).cancel()
-        assert client.submit("digits", ROWS, detach=True, name="mine") == first
+        assert client.find("mine") == first
+        again = client.submit("digits", ROWS, detach=True, job="mine")
+        assert again != first
+        assert client.find("mine") == again
         assert client.find("yours") is None
         with system.admin() as server:
-            job_store.remove(server, first)
-        assert client.submit("digits", ROWS, detach=True, name="mine") != first
-        with pytest.raises(UsageError, match="name is for a detached job"):
-            client.submit("digits", ROWS, name="mine")  # type: ignore[call-overload]
+            job_store.remove(server, again)
+        assert client.submit("digits", ROWS, detach=True, job="mine") not in (first, again)
+        known = client.submit("digits", iter(ROWS), detach=True, job=JobName.of("told", {"day": "2026-01-01"}))
+        assert client.submit("digits", iter(ROWS), detach=True, job=JobName.of("told", {"day": "2026-01-01"})) == known
+        with pytest.raises(UsageError, match=r"\(day: 2026-01-01 before, 2026-01-02 now\); choose another name"):
+            client.submit("digits", iter(ROWS), detach=True, job=JobName.of("told", {"day": "2026-01-02"}))
+        with pytest.raises(UsageError, match="job is for detach=True"):
+            client.submit("digits", ROWS, job="mine")  # type: ignore[call-overload]
         with pytest.raises(UsageError, match="name has 300 characters"):
-            client.submit("digits", ROWS, detach=True, name=300 * "x")
+            client.submit("digits", ROWS, detach=True, job=300 * "x")
+
+
+def test_a_name_that_a_producer_has_claimed_is_no_detached_job_s(system: System) -> None:
+    before = set(jobs(system))
+    with Client(system.url) as client, closing(NameClaim(system.url, "claimed", 600)) as claim:
+        assert claim.take() == ""
+        with pytest.raises(UsageError, match=r"job 'claimed' is run by .*; wait for its end, or choose another name"):
+            client.submit("digits", ROWS, detach=True, job="claimed")
+    assert set(jobs(system)) == before
 
 
 def test_of_two_that_submit_by_a_name_at_a_time_one_does(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,11 +304,11 @@ def test_of_two_that_submit_by_a_name_at_a_time_one_does(system: System, monkeyp
 
         def create_late(*args: Any) -> None:
             monkeypatch.undo()
-            first.append(client.submit("digits", ROWS, detach=True, name="both", chunk_rows=7))
+            first.append(client.submit("digits", ROWS, detach=True, job="both", chunk_rows=7))
             create(*args)
 
         monkeypatch.setattr(job_store, "create", create_late)
-        assert client.submit("digits", ROWS, detach=True, name="both", chunk_rows=11) == first[0]
+        assert client.submit("digits", ROWS, detach=True, job="both", chunk_rows=11) == first[0]
     assert set(jobs(system)) - before == set(first)
 
 
@@ -297,10 +320,10 @@ def test_messages_that_a_killed_process_did_not_send_are_sent(system: System, ex
         "from producer import Client",
         "submit.send = lambda *_: os._exit(9)",
         "client = Client()",
-        f"client.submit('digits', np.load({str(system.folder / 'data' / 'rows.npy')!r}), detach=True, name='cut')",
+        f"client.submit('digits', np.load({str(system.folder / 'data' / 'rows.npy')!r}), detach=True, job='cut')",
     ]
     assert subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False).returncode == 9
     with Client(system.url) as client:
-        job = client.attach(client.submit("digits", ROWS, detach=True, name="cut"))
+        job = client.attach(client.submit("digits", ROWS, detach=True, job="cut"))
         np.testing.assert_allclose(job.result(), expected, **CLOSE)
         assert job.ledger.duplicates == 0
