@@ -81,10 +81,12 @@ bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 operations: $(READY)  ## sweep what executors make of operations; writes docs/executors.md and the table; ARGS="--jobs 2"
 	$(BIN)/python -m benchmarks.operations $(ARGS)
 
-check: $(READY)  ## lint, format, types, layers
+check: $(READY)  ## lint, format, types (and whether all that is public has one), layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for package in producer celeriac; do \
+		PATH="$(abspath $(BIN)):$$PATH" basedpyright --verifytypes $$package --ignoreexternal || exit 1; done
 	$(BIN)/lint-imports
 
 format: $(READY)  ## put the code in form

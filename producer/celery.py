@@ -46,7 +46,7 @@ from worker_config.errors import (
     UsageError,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 TASK_NAME = "celeriac.predict_job"
 # How long a delivery looks at a job before it leaves its slot to others: small jobs end within it.

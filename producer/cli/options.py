@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -19,6 +20,16 @@ from worker_config.model_paths import MANIFEST, manifest_at
 from worker_config.object_urls import is_url, redacted_url
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any] | click.Command)
+
+
+class Option(Protocol):
+    """What adds an option to a command."""
+
+    def __call__(self, command: _Command, /) -> _Command:
+        """The command, or the function that becomes one."""
+
 
 # What a usual Prometheus takes from one time to the next.
 LINGER_SECONDS = 15.0
@@ -81,13 +92,13 @@ def _serve_metrics(context: click.Context, _: click.Parameter, port: int | None)
         context.with_resource(serve_metrics(port, host, linger_seconds=LINGER_SECONDS))
 
 
-on_error_option = click.option(
+on_error_option: Option = click.option(
     "--on-error",
     type=click.Choice(["raise", "skip", "fill"]),
     help="A row that fails ends the job, is left out of OUTPUT, or is marked there as `failed`, with a filler in its "
     "place: NaN, -1 (signed integers), the largest value (unsigned ones), False, empty.  [default: raise]",
 )
-on_nonfinite_option = click.option(
+on_nonfinite_option: Option = click.option(
     "--on-nonfinite",
     type=click.Choice(["warn", "fail", "allow"]),
     default="warn",
@@ -95,20 +106,20 @@ on_nonfinite_option = click.option(
     help="A row with a NaN or an infinity, in what a model takes or gives, is counted and told at the end, has failed, "
     "or is counted alone.",
 )
-max_failed_option = click.option(
+max_failed_option: Option = click.option(
     "--max-failed",
     metavar="N|P%",
     callback=_read_max_failed,
     help="With skip or fill: the job ends when more rows fail than so many, or than this share of all.",
 )
-priority_option = click.option(
+priority_option: Option = click.option(
     "--priority",
     metavar="CLASS",
     callback=_read_priority,
     help="The job's share of workers, beside other jobs: interactive (16), normal (4), bulk (1), or a number.  "
     "[default: normal, or bulk with --detach]",
 )
-models_option = click.option(
+models_option: Option = click.option(
     "--models",
     "manifest",
     type=click.Path(path_type=Path),
@@ -119,7 +130,7 @@ models_option = click.option(
     callback=lambda _, __, path: manifest_at(path),
     help="The manifest that lists the models, or a folder that has it as models.toml.",
 )
-model_set_option = click.option(
+model_set_option: Option = click.option(
     "--models",
     "manifest_or_names",
     metavar="PATH|NAME[,NAME...]",
@@ -135,24 +146,26 @@ _broker_option = partial(
     show_envvar=True,
     help="Redis, as redis://HOST:PORT/DB, rediss://..., unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME/DB.",
 )
-broker_option = _broker_option(callback=_check_broker)
+broker_option: Option = _broker_option(callback=_check_broker)
 # Of commands that cannot do without.
-required_broker_option = _broker_option(callback=_require_broker)
-timeout_option = click.option(
+required_broker_option: Option = _broker_option(callback=_require_broker)
+timeout_option: Option = click.option(
     "--worker-timeout-seconds",
     type=click.FloatRange(0),
     default=WORKER_TIMEOUT_SECONDS,
     show_default=True,
     help="How long to wait for a worker that holds the model; for one that prepares it, as long as it does, unless 0.",
 )
-metrics_port_option = click.option(
+metrics_port_option: Option = click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     expose_value=False,
     callback=_serve_metrics,
     help="Serve metrics for Prometheus at this port meanwhile; at the end, wait up to 15 s for who has asked before.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+json_option: Option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout."
+)
 
 
 def model_set_environ(manifest_or_names: str | None) -> dict[str, str]:

@@ -123,6 +123,12 @@ def _how_far(state: JobState, record: JobRecord) -> str:
 class JobScreen:
     """What is on the screen, and the state behind it; `back_at` is when Redis came back, or had the job last."""
 
+    state: JobState
+    record: JobRecord
+    back_at: float
+    say: Callable[[str], None]
+    close: Callable[[], None]
+
     def __init__(self, record: JobRecord) -> None:
         self.state, self.record, self.back_at = JobState.RUNNING, record, -math.inf
         self._reporter = ProgressReporter(record.rows, line=self._line)

@@ -18,7 +18,7 @@ import msgspec
 
 from worker_config.errors import CeleriacError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 # What reading takes of a core is held to a part in so many, however much there is to read.

@@ -58,6 +58,8 @@ Read = Callable[[], dict[str, Any]]
 class Feeds:
     """The stream of all that goes on, and one for each job that somebody looks at."""
 
+    overview: Feed
+
     def __init__(self, overview: Read, job: Callable[[str], Read]) -> None:
         self.overview = Feed(overview)
         self._job = job

@@ -48,7 +48,7 @@ from worker_config.errors import MessageError, PayloadError, SealError
 from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
 from worker_config.settings import Settings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Answers taken at once.
 ANSWERS_AT_ONCE = 64

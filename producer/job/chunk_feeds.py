@@ -179,6 +179,8 @@ class BatchFeed(Feed):
         goes_on: whether rows that cannot be fed to a model come marked, and are no end.
     """
 
+    poll_seconds: float
+
     def __init__(
         self,
         source: BatchSource,

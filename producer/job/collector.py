@@ -37,7 +37,7 @@ from worker_config.errors import (
 )
 from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Checksums of first answers that are remembered, for duplicates to be held against.
 MOST_CHECKSUMS = 16_384
@@ -54,6 +54,8 @@ class Collector:
         result_arrays: the whole arrays, where somebody has asked for them: large outputs go straight to their place.
         join: parts that are answered, and wait for an earlier one or for being handed over.
     """
+
+    join: Join
 
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
         self.result_arrays: ResultArrays | None = None

@@ -29,7 +29,7 @@ from tasks.protocol.records import SlotRecord
 from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Published together: more would let slots wait for their first chunk.
 BATCH_CHUNKS = 16
@@ -48,6 +48,8 @@ class Dispatcher:
         stop: the first chunk that cannot be answered, and why: none is sent any more.
         window: what is in flight.
     """
+
+    window: Window
 
     def __init__(self, context: JobContext, chunk_sizer: ChunkSizer) -> None:
         self.open: dict[int, OpenChunk] = {}

@@ -22,6 +22,8 @@ class Resender:
         liveness: of the workers that can run the job.
     """
 
+    liveness: WorkerLiveness
+
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
         spec = context.spec
         self.liveness = WorkerLiveness(context.id, spec.models, context.worker_timeout_seconds, spec.slots)

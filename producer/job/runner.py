@@ -41,7 +41,7 @@ from worker_config.errors import (
     NoWorkerError,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # While chunks enough are in flight, answers may wait for each other: each look at the list has its price.
 COLLECT_SECONDS = 0.008

@@ -44,8 +44,9 @@ def send(settings: Settings, job: Job) -> tuple[Part, dict[str, FailureRecord]]:
 class ProbeSizer(ChunkSizer):
     """Chunks of one size; remembers how large what was sent and answered is, and the seconds."""
 
-    payload_bytes = output_bytes = 0
-    seconds = 0.0
+    payload_bytes: int = 0
+    output_bytes: int = 0
+    seconds: float = 0.0
 
     def sent(self, rows: int, payload_bytes: int) -> None:
         """Remember it."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.protocol.messages import FailureRecord
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MOST_KEPT = 1_000
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from worker_config.errors import CeleriacError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,10 @@ class NameClaim:
         on_lost: is called when it is lost, by the thread that renews it.
     """
 
+    name: str
+    owner: str
+    lost_to: str
+
     def __init__(self, broker_url: str, name: str, keep_seconds: int) -> None:
         self.name, self.lost_to = name, ""
         self.on_lost: Callable[[], object] = lambda: None

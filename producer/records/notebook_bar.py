@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,7 +19,13 @@ def is_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-class NotebookBar(tqdm):  # type: ignore[type-arg]
+if TYPE_CHECKING:  # at run time it takes no arguments
+    _Bar = tqdm[Any]
+else:
+    _Bar = tqdm
+
+
+class NotebookBar(_Bar):
     """Tqdm's numbers, shown below the cell that made it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

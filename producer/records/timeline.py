@@ -216,6 +216,8 @@ class Timeline:
 class RowsByTime:
     """Rows in `bins` of equal `seconds` since the beginning, which double their width when there are too many."""
 
+    seconds: float
+
     def __init__(self, seconds: float = 0.01) -> None:
         self.seconds = seconds
         self.bins: list[int] = []

@@ -17,7 +17,7 @@ from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
 from worker_config.foreign_errors import UNDECODABLE
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Besides `redis`, which is the client.
 SERVER = "redis server"

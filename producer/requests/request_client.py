@@ -48,6 +48,8 @@ class RequestClient:
         find: the models, and the slots that hold them; waits for a worker.
     """
 
+    targets: Targets
+
     def __init__(self, url: str, sealer: Sealer, find: Find) -> None:
         self.targets = Targets(find)
         self._sealer = sealer

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # What takes no longer is not told: of a line that goes away again, and of lines that stay.
 LIVE_AFTER_SECONDS, LINES_AFTER_SECONDS = 1.0, 5.0

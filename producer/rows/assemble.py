@@ -28,6 +28,9 @@ class Join:
     With `ordered` False a part comes out as soon as it came in, each chunk's once.
     """
 
+    next_index: int
+    duplicates: int
+
     def __init__(self, *, ordered: bool = True) -> None:
         self.next_index = 0
         self.duplicates = 0
@@ -81,6 +84,9 @@ class Layout:
         placed: rows counted so far, those before `first_row` included.
         skipped: those of them that failed and have no place.
     """
+
+    placed: int
+    skipped: int
 
     def __init__(self, rows: int | None, first_row: int = 0, without: Collection[str] = ()) -> None:
         self.rows = rows

@@ -42,6 +42,8 @@ class KeptColumns:
         InputError: it has no such column.
     """
 
+    names: list[str]
+
     def __init__(
         self,
         source: Source | BatchSource,

@@ -65,6 +65,10 @@ class SliceReader:
     What is read may have marks of rows that no model can be given. `frame` is the DataFrame or table that they are of.
     """
 
+    label: str
+    rows: int
+    row_bytes: float
+
     path: Path | None = None
 
     def __init__(

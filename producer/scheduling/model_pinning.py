@@ -18,7 +18,7 @@ from worker_config.foreign_errors import did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # In an error's text.
 MOST_WORKERS_NAMED = 5

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from tasks.protocol.preparing import Preparing
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Of many models, in a line.
 MOST_NAMED = 5

@@ -18,7 +18,7 @@ from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord
 from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class WorkerLiveness:
@@ -33,6 +33,9 @@ class WorkerLiveness:
         slots: that can run the job now.
         has_lost: whether a worker has gone; set back by whoever has sent its chunks again.
     """
+
+    slots: list[SlotRecord]
+    has_lost: bool
 
     def __init__(
         self,

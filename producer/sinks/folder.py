@@ -89,6 +89,10 @@ class FolderWriter(Writer):
         keeps_parts: whether that stays where the output is begun anew, as workers write to it already.
     """
 
+    keeps_parts: bool
+    suffix: str
+    token: str
+
     def __init__(self, target: OutputTarget, token: str = "") -> None:
         super().__init__(target)
         self.keeps_parts = bool(token)

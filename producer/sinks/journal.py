@@ -112,6 +112,16 @@ class Journal:
         notes: what a writer of many files has of them.
     """
 
+    done_rows: int
+    mark: int
+    specs: dict[Key, RowSpec]
+    dropped: dict[str, FailureRecord]
+    failures: list[FailureRecord]
+    left_out: int
+    nonfinite: tuple[int, int]
+    accepted: list[str]
+    notes: list[dict[str, Any]]
+
     def __init__(self, path: Path, descriptor: int, records: list[_Record], dropped_rows: int = 0) -> None:
         self._path = path
         self._descriptor = descriptor

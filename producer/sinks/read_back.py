@@ -34,6 +34,9 @@ class OutputReader:
     It has so many `rows`, of about so many `row_bytes`. As a context manager it closes its files.
     """
 
+    rows: int
+    row_bytes: float
+
     def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()
         self._hidden = {name for name in (mask, ROW if suffix == ".parquet" else "") if name}

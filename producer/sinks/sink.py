@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -25,7 +26,7 @@ from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import MessageError, OutputError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Of the time, at most, that bringing rows to the disk may take, as long as it is done often enough.
 SYNC_SHARE = 0.02
@@ -51,6 +52,14 @@ class Sink:
         output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
         folder: of an output whose files workers write.
     """
+
+    path: Path
+    done_rows: int
+    dropped_rows: int
+    accepted: list[str]
+    committed: bool
+    folder: FolderWriter | None
+    nonfinite: tuple[int, int]
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
         self.path = writer.target.path

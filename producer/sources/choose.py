@@ -22,7 +22,7 @@ from tasks.protocol.records import ModelInfo
 from worker_config.columns import made_of, parsed
 from worker_config.errors import UsageError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # As the command line has them, such as ["age", "pixels=p0..p783"]; or the columns of each input.
 ColumnNames: TypeAlias = str | Sequence[str] | Mapping[str, Sequence[str]]

@@ -103,6 +103,11 @@ class ObjectArray(SliceReader):
         offset: the byte with which they begin.
     """
 
+    object: ObjectPath
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    offset: int
+
     def __init__(self, found: ObjectPath, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> None:
         self.object, self.dtype, self.row_shape, self.offset = found, dtype, shape[1:], offset
         self._row_bytes = math.prod(self.row_shape) * dtype.itemsize

@@ -10,7 +10,7 @@ from producer.sources.iterables import from_batches, from_rows
 from tasks.datasets.columns import columns_of, place
 from worker_config.errors import InputError, UsageError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _ASK = "if these are (x, y), give producer.sources.from_tf_dataset(data, features=0), which takes x"
 # Through these, batches stay what they are; others are not looked through.

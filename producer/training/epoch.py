@@ -28,7 +28,7 @@ from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import CANCEL_SECONDS
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Of outputs that wait for the trainer: with those in flight a few seconds of most training loops.
 MAX_WAITING_BYTES = 64 * 2**20

@@ -77,6 +77,9 @@ class Arrived:
 class Stream:
     """A data set that is read in order, of which the first rows can be looked at, although it can be read only once."""
 
+    label: str
+    rows: int | None
+
     def __init__(self, source: BatchSource) -> None:
         self.label = source.label
         self.rows = source.rows

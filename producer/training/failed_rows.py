@@ -18,6 +18,8 @@ MOST_KEPT = 1_000
 class FailedRows:
     """The failures of all epochs, a row that fails in each of them once; `more` came than are kept. For any thread."""
 
+    more: int
+
     def __init__(self) -> None:
         self.more = 0
         self._records: dict[tuple[int, int], FailureRecord] = {}

@@ -21,7 +21,7 @@ from tasks.protocol.codec import leaves_of
 from worker_config.errors import CeleriacError, InputError, UsageError
 from worker_config.foreign_errors import import_optional
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # One batch becomes tensors while the trainer has another; more wait as parts, whose bytes are bounded.
 PREFETCHED = 2

@@ -22,7 +22,7 @@ from tasks.storage.objects import list_folder
 from worker_config.files import escaped
 from worker_config.object_urls import is_url, object_url
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def open_files(path: str | Path, contents: bool = False) -> ArraySource | SplitSource:

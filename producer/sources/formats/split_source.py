@@ -47,6 +47,13 @@ class SplitSource:
         most_spans: how many files the rows of a chunk may come from.
     """
 
+    label: str
+    rows: int
+    row_bytes: float
+    borders: Sequence[int]
+    table: Table | None
+    most_spans: int
+
     path: Path | None = None
 
     def __init__(
