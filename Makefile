@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo secrets test chaos secured transcript docs bench operations check format wheel clean
+.PHONY: help install pages demo secrets test chaos secured transcript docs bench operations check format releaseforms wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -92,6 +92,9 @@ check: $(READY)  ## lint, format, types (and whether all that is public has one)
 format: $(READY)  ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+releaseforms: $(READY)  ## write down what travels between producers and workers of this release, for later ones to understand
+	$(BIN)/python -m tests.release_forms
 
 wheel: $(READY)  ## build dist/celeriac-*.whl
 	$(BIN)/python -m build --no-isolation --wheel

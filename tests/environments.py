@@ -26,9 +26,9 @@ def run(command: list[str], cwd: Path | None = None) -> str:
     return ended.stdout
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this checkout."""
-    run([sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(CHECKOUT)])
+def build_wheel(folder: Path, source: Path = CHECKOUT) -> Path:
+    """The wheel of this checkout, or of another source."""
+    run([sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(source)])
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -24,7 +24,7 @@ from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FileRef, InlineRef, cut_in_place
+from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, FileRef, InlineRef, cut_in_place
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
@@ -235,7 +235,7 @@ class Dispatcher:
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
         options = self._context.spec.options
         return ChunkMessage(
-            version=MESSAGE_VERSION,
+            version=WRITTEN_VERSION,
             job=self._context.id,
             index=chunk.index,
             start=chunk.start,

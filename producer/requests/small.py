@@ -25,7 +25,7 @@ from producer.sources.choose import for_models
 from tasks.datasets.marked import unfed_of
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.messages import MESSAGE_VERSION, Answer, ChunkMessage, Failure, InlineRef, ModelRef
+from tasks.protocol.messages import WRITTEN_VERSION, Answer, ChunkMessage, Failure, InlineRef, ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.requests import MAX_REQUEST_BYTES, Head, Request, group_of, to_element
 from tasks.protocol.seal import Sealer
@@ -113,7 +113,7 @@ def outputs_of(info: ModelInfo, answer: Answer, rows: int, policy: ErrorBudget, 
         if answer.record.type == RequestTimeoutError.__name__:
             raise RequestTimeoutError(f"the request was not run: {answer.record.text}")
         raise NeedsJobError
-    message = ChunkMessage(MESSAGE_VERSION, answer.job, 0, 0, rows, 1, answer.models, InlineRef(b""))
+    message = ChunkMessage(WRITTEN_VERSION, answer.job, 0, 0, rows, 1, answer.models, InlineRef(b""))
     part = part_of(answer, message, answer.failed_rows)
     if part.failed and policy.on_error == "raise":
         raise RowsFailedError(str(part.failed[0]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tasks.protocol.messages import MESSAGE_VERSION, ModelRef
+from tasks.protocol.messages import WRITTEN_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 from worker_config.foreign_errors import did_you_mean
@@ -39,8 +39,8 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
     if not (understood := _understood(slots)):
         others = ", ".join(sorted({str(slot.message_version) for slot in slots}))
         raise NoWorkerError(
-            f"the workers speak message version {others}, and this process {MESSAGE_VERSION}; run the same release of "
-            "Celeriac on both sides"
+            f"the workers understand message version {others}, and this process writes {WRITTEN_VERSION}; run the same "
+            "release of Celeriac on both sides, or the one before on one of them"
         )
     slots = [slot for slot in understood if _believe_each_other(slot.key_ids, key_ids)]
     if not slots:
@@ -66,7 +66,7 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
 
 
 def _understood(slots: Iterable[SlotRecord]) -> list[SlotRecord]:
-    return [slot for slot in slots if slot.message_version == MESSAGE_VERSION]
+    return [slot for slot in slots if slot.message_version >= WRITTEN_VERSION]
 
 
 def _believe_each_other(theirs: Sequence[str], ours: Sequence[str]) -> bool:

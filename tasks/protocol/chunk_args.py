@@ -11,7 +11,15 @@ from typing import Any
 
 import msgspec
 
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, Count, JobId, pack, unpack
+from tasks.protocol.messages import (
+    LEAST_VERSION,
+    MESSAGE_VERSION,
+    ChunkMessage,
+    Count,
+    JobId,
+    pack,
+    unpack,
+)
 from tasks.protocol.seal import Sealer, content_of
 from worker_config.errors import MessageError, VersionError
 from worker_config.foreign_errors import one_line
@@ -28,7 +36,7 @@ class ChunkId(msgspec.Struct, frozen=True, array_like=True):
 def to_args(message: ChunkMessage, queue: str, sealer: Sealer) -> list[Any]:
     """What a chunk is sent as, to this queue."""
     sealed = sealer.seal_bytes(_context(queue, message.job, message.index), pack(message))
-    return [MESSAGE_VERSION, message.job, message.index, sealed]
+    return [message.version, message.job, message.index, sealed]
 
 
 def chunk_id(args: Any) -> ChunkId:
@@ -55,10 +63,10 @@ def from_args(args: Any, queue: str, sealer: Sealer) -> ChunkMessage:
     """
     chunk = chunk_id(args)
     version, job, index = chunk.version, chunk.job, chunk.index
-    if version != MESSAGE_VERSION:
+    if not LEAST_VERSION <= version <= MESSAGE_VERSION:
         raise VersionError(
-            f"chunk {index} of job {job} has message version {version}, only {MESSAGE_VERSION} is understood here; "
-            "run the same release of Celeriac on both sides"
+            f"chunk {index} of job {job} has message version {version}, {_understood()} understood here; "
+            "run the same release of Celeriac on both sides, or the one before on one of them"
         )
     if len(args) != 4 or not isinstance(args[3], bytes):
         raise MessageError(f"chunk {index} of job {job} does not stand in its message")
@@ -74,6 +82,11 @@ def describe(args: Any) -> str:
         return str(unpack(content_of(args[3]), ChunkMessage))
     except (MessageError, LookupError, TypeError):
         return "chunk ? of a message that cannot be read"
+
+
+def _understood() -> str:
+    one = LEAST_VERSION == MESSAGE_VERSION
+    return f"only {MESSAGE_VERSION} is" if one else f"{LEAST_VERSION} to {MESSAGE_VERSION} are"
 
 
 def _context(queue: str, job: str, index: int) -> str:

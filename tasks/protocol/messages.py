@@ -3,6 +3,13 @@
     producer --ChunkMessage--> Celery --> child --Answer--> results list --> producer
 
 All are plain msgpack maps, checked field by field when they are read; nothing is ever pickled.
+
+Two releases on one Redis understand each other by three rules, for all that stands in `tasks/protocol`:
+
+- A new field has a default, which means what was meant before. One that is not known is not looked at, so nothing may
+  be lost with it but speed, or something for people.
+- What changes what is done raises `MESSAGE_VERSION`; messages that need it carry it, others an older one still.
+- Nobody runs a message of a version that is not understood: its job ends with both versions.
 """
 
 from __future__ import annotations
@@ -15,7 +22,10 @@ from tasks.protocol.split_ref import SplitRef, Text, cut
 from worker_config.errors import MessageError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
+# The newest and the oldest that are understood, as that of the release before; and that of what is written.
 MESSAGE_VERSION = 2
+LEAST_VERSION = 2
+WRITTEN_VERSION = 2
 # Of a chunk, in their order. "wait" is before it came, "answer" that of the chunk before it.
 STAGES = ("wait", "fetch", "decode", "model", "preprocess", "infer", "postprocess", "encode", "store", "answer")
 TASK_NAME = "celeriac.infer"
@@ -29,8 +39,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?-[0-9a-f]{16}\.[a-z]{3,8}$")]
 
 
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all: immutable, and strict about its fields."""
+class Value(msgspec.Struct, frozen=True):
+    """Base of all: immutable, and strict about the fields that it knows."""
 
 
 class ModelRef(Value, frozen=True):
@@ -139,7 +149,7 @@ class ChunkMessage(Value, frozen=True):
     With `on_nonfinite` "fail" a row that is not finite is one of them.
     """
 
-    version: Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
+    version: Annotated[int, msgspec.Meta(ge=LEAST_VERSION, le=MESSAGE_VERSION)]
     job: JobId
     index: Count
     start: Count

@@ -22,8 +22,8 @@ from worker_config.foreign_errors import UNDECODABLE
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all: immutable, and strict about its fields."""
+class _Record(msgspec.Struct, frozen=True):
+    """Base of all: immutable, and strict about the fields that it knows; the rules are those of messages."""
 
 
 class TensorSpec(_Record, frozen=True):
@@ -187,8 +187,8 @@ class SlotRecord(_Record, frozen=True):
     `worker` tells workers apart on one host. `queue`, that of its model set, is where it takes chunks from.
     `spool_mark` is a file in its spool folder, for producers to see whether theirs is the same; `data_roots` are where
     it opens files, `output_roots` where it writes them, and `reads` the formats of which it can read splits. `older`
-    are model sets that it served before, and for which it still runs chunks. `message_version` is the one it speaks:
-    the first, where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
+    are model sets that it served before, and for which it still runs chunks. `message_version` is the newest that it
+    understands, 1 where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
 
     worker: str

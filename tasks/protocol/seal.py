@@ -4,7 +4,7 @@
 
     bytes   head
     0-1     b"Ce"
-    2       MESSAGE_VERSION of whoever wrote it
+    2       2: the version of seals
     3       0: checksum; 1: signed
     4-7     which key signed it, zeros without one
     8-15    XXH3-64 of context and content; zeros where it is signed
@@ -28,13 +28,13 @@ from typing import Any, Final
 
 import xxhash
 
-from tasks.protocol.messages import MESSAGE_VERSION
 from worker_config.errors import SealError
 
 CHECKSUM_BYTES: Final = 16
 SIGNATURE_BYTES: Final = 48
 
 _MAGIC: Final = b"Ce"
+_SEAL_VERSION: Final = 2
 _CHECKSUM, _SIGNED = 0, 1
 
 Part = bytes | bytearray | memoryview
@@ -99,9 +99,9 @@ class Sealer:
         head = bytes(head)
         if head[:2] != _MAGIC or len(head) < CHECKSUM_BYTES:
             raise SealError(f"{context} is damaged, or of an older release, which did not seal it")
-        if head[2] != MESSAGE_VERSION:
+        if head[2] != _SEAL_VERSION:
             raise SealError(
-                f"{context} has message version {head[2]}, only {MESSAGE_VERSION} is understood here; "
+                f"{context} has seal version {head[2]}, only {_SEAL_VERSION} is understood here; "
                 "run the same release of Celeriac on both sides"
             )
         if not self._keys:
@@ -177,7 +177,7 @@ def note_context(job: str, index: int, name: str) -> str:
 
 
 def _head(kind: int, identity: bytes) -> bytes:
-    return _MAGIC + bytes((MESSAGE_VERSION, kind)) + identity
+    return _MAGIC + bytes((_SEAL_VERSION, kind)) + identity
 
 
 def _identity(key: str) -> bytes:

@@ -28,7 +28,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096, pattern=r"^[^
 FormatName = Literal["parquet", "tfrecord", "arrow", "csv", "jsonl", "hdf5", "zarr", "npz", "webdataset", "bytes"]
 
 
-class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class FileSpan(msgspec.Struct, frozen=True, array_like=True):
     """The rows `[start, stop)` of one file; `first` is the first of them in the data set.
 
     `size`, `mtime_ns` and, of an object behind a URL, `etag` tell whether it is still the one that the producer meant.
@@ -48,7 +48,7 @@ class FileSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     partition: Annotated[list[Annotated[str, msgspec.Meta(max_length=4_096)] | None], msgspec.Meta(max_length=100)] = []
 
 
-class SplitRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="split"):
+class SplitRef(msgspec.Struct, frozen=True, tag="split"):
     """Rows that a worker reads in the data set's own files, one span after the other.
 
     Attributes:

@@ -22,7 +22,7 @@ from worker_config.retry_policy import MAX_DEATHS, MAX_DEATHS_PER_ROW
 FEW_ROWS = 16
 
 
-class RunIntent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RunIntent(msgspec.Struct, frozen=True):
     """What a child is about to run: rows `[start, stop)`; those up to `until` are next, in pieces as small.
 
     `since` is the system's monotonic clock.
@@ -36,7 +36,7 @@ class RunIntent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: float
 
 
-class ChildDeath(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChildDeath(msgspec.Struct, frozen=True):
     """What became of a child, as its main process saw it at `at` (the monotonic clock).
 
     `type` is empty where the child was stopped for no fault of its rows; `limit_seconds` is the time that it had, where

@@ -25,7 +25,7 @@ from tasks.child.run_models import ChunkOutputs, ChunkRun, load
 from tasks.protocol import codec
 from tasks.protocol.codec import columns_of, leaves_of, tree_like, tree_of
 from tasks.protocol.messages import (
-    MESSAGE_VERSION,
+    WRITTEN_VERSION,
     Answer,
     ChunkMessage,
     Failure,
@@ -120,7 +120,7 @@ def _run(child: Child, opened: Sequence[_Opened], rows: Any, number: int) -> tup
     """
     began, first = time.monotonic(), opened[0].request
     message = ChunkMessage(
-        version=MESSAGE_VERSION,
+        version=WRITTEN_VERSION,
         job=OF_REQUESTS,
         index=number,
         start=0,

@@ -17,7 +17,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, HashRef, cut_in_place, from_json
+from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, HashRef, cut_in_place, from_json
 from tasks.protocol.records import JobRecord, Plan
 from tasks.protocol.seal import Sealer, record_context
 from tasks.transport import backlog
@@ -31,7 +31,7 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
     start = index * plan.chunk_rows
     stop = min(start + plan.chunk_rows, plan.rows)
     return ChunkMessage(
-        version=MESSAGE_VERSION,
+        version=WRITTEN_VERSION,
         job=job,
         index=index,
         start=start,

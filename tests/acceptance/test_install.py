@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,37 @@ def test_the_wheel_has_the_four_packages_with_types_and_licence_and_nothing_else
     assert f"{info}/licenses/LICENSE" in names
     assert f"{info}/entry_points.txt" in names
     assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_source_distribution_tests_and_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    run([sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", str(tmp_path), str(CHECKOUT)])
+    (sdist,) = tmp_path.glob("celeriac-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    for folder in ("tests", "docs", "examples", "benchmarks", "kubernetes", "monitoring", "findings"):
+        kept = {path.relative_to(CHECKOUT) for path in (CHECKOUT / folder).rglob("*") if is_source(path)}
+        assert kept == {path.relative_to(unpacked) for path in (unpacked / folder).rglob("*") if is_source(path)}
+    for name in (
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "Dockerfile",
+        "mkdocs.yml",
+    ):
+        assert (unpacked / name).read_bytes() == (CHECKOUT / name).read_bytes()
+    built = build_wheel(tmp_path / "wheel", unpacked)
+    contents = [sorted((one.filename, one.CRC) for one in zipfile.ZipFile(path).infolist()) for path in (built, wheel)]
+    assert contents[0] == contents[1]
+    tests = ["tests/unit/test_releases.py", "tests/unit/test_documentation.py", "tests/unit/test_imports.py"]
+    told = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], unpacked)
+    assert " passed" in told
+
+
+def is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts and "results" not in path.parts
 
 
 def test_the_installed_wheel_runs_the_demo_away_from_the_checkout(full: Path, fresh: type[Celeriac]) -> None:

@@ -104,7 +104,7 @@ def test_two_signatures_of_one_content_have_nothing_in_common() -> None:
 def test_another_version_is_named() -> None:
     sealed = bytearray(Sealer().seal_bytes("answer/x", b"x"))
     sealed[2] += 1
-    with pytest.raises(SealError, match=f"has message version {MESSAGE_VERSION + 1}, only {MESSAGE_VERSION}"):
+    with pytest.raises(SealError, match="has seal version 3, only 2 is understood here"):
         Sealer().open("answer/x", sealed)
 
 
