@@ -47,6 +47,7 @@ class Writer(ABC):
         dropped: models whose outputs are not in the finished output; what there is of them stays until then.
         mask: the key of the booleans that mark rows which failed, if they are marked; they come as an output does.
         mends: how many rows the output has that is to be replaced, where a writer of lines takes over those that stay.
+        block_rows: what `whole_rows` gave for the whole output, of which this is a file; 0 where it is all of it.
     """
 
     any_order: ClassVar[bool] = False
@@ -62,6 +63,7 @@ class Writer(ABC):
         self.dropped: set[str] = set()
         self.mask: Key | None = None
         self.mends: int | None = None
+        self.block_rows = 0
 
     def name(self, key: Key) -> str:
         """Give the name of an output in the file."""
@@ -109,6 +111,10 @@ class Writer(ABC):
     def begin(self, specs: Specs, first: Arrays) -> None:
         """Make room for outputs of this layout; `first` are the arrays of the first part, not written yet."""
 
+    def whole_rows(self, specs: Specs, rows: int | None) -> int:
+        """Where an output of so many rows is many files, each but the last has a multiple of this."""
+        return 1
+
     def drop(self, model: str) -> None:
         """Take a model's outputs out: before `reopen`, or at any time before `finish`."""
         self.dropped.add(model)
@@ -128,7 +134,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
-        """Hand rows to the system, to the place `start`; complete, or as if it had not been called.
+        """Take rows, to the place `start`, and hand them to the system before long; nothing of `arrays` is held.
 
         `numbers` says which rows of the data set they are: more than their places, where earlier ones are left out.
         """

@@ -1,9 +1,12 @@
 """Rows --> a Zarr store (format 3), a folder: one array, or a group that holds an array per output.
 
 The output `o` of model `m` is the array "o" in the group "m"; an output without a name is the store itself, or, where
-rows that failed are marked, the array "output" beside the mask. Only the first axis is cut, into Zarr chunks of about
+rows that failed are marked, the array "output" beside the mask. Only the first axis is cut, into Zarr chunks of 2 to
 4 MiB. Rows are written in place: each file of the store is replaced as a whole, so a writer that is killed leaves the
 old or the new one, and never half of either.
+
+Rows of a Zarr chunk are a power of two, and no more than those of a block, of which each array has 16 MiB at most, with
+all others: so stores of whole blocks follow each other without a Zarr chunk that is in two of them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.outputs.row_spec import RowSpec, output_name
 from tasks.outputs.temp_paths import OutputTarget, not_continued, sync_folder
 from tasks.outputs.writer import Arrays, Specs, Writer, title
@@ -24,6 +29,7 @@ from worker_config.files import sync_file
 from worker_config.foreign_errors import import_optional
 
 ZARR_CHUNK_BYTES = 4 * 2**20
+ZARR_BLOCK_BYTES = 16 * 2**20
 
 # A string is kept as a pointer in memory; this is a guess at what it takes in the file.
 _STRING_BYTES = 64
@@ -37,6 +43,68 @@ def has_metadata(folder: Path) -> bool:
     return any((folder / name).exists() for name in METADATA)
 
 
+def _power_of_two(most: int) -> int:
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def _row_bytes(spec: RowSpec) -> int:
+    value_bytes = _STRING_BYTES if spec.dtype.kind in "UO" else spec.dtype.itemsize
+    return max(1, math.prod(spec.shape) * value_bytes)
+
+
+class _Column:
+    """One array; rows that follow each other wait until they are a whole Zarr chunk, as each write encodes one anew.
+
+    Attributes:
+        array: of the store; it grows with the rows, where it has not all of them.
+        unsynced: numbers of the Zarr chunks that may not be on the disk.
+    """
+
+    def __init__(self, array: Any, spec: RowSpec) -> None:
+        self.array = array
+        self.unsynced: set[int] = set()
+        self._chunk_rows: int = array.chunks[0]
+        self._dtype = np.dtype(object) if spec.dtype.kind == "U" else spec.dtype
+        self._waiting: Array | None = None
+        self._start = self._count = 0
+
+    def write(self, start: int, rows: Array) -> None:
+        """Take rows from `start` on; nothing of `rows` is held."""
+        if start != self._start + self._count:
+            self.flush()
+            self._start = start
+        while len(rows):
+            place = self._start + self._count
+            here = self._chunk_rows - place % self._chunk_rows
+            if not self._count and len(rows) >= here:
+                here += (len(rows) - here) // self._chunk_rows * self._chunk_rows
+                self._put(place, rows[:here])
+                self._start += here
+            else:
+                if self._waiting is None:
+                    self._waiting = np.empty((self._chunk_rows, *rows.shape[1:]), self._dtype)
+                taken = rows[:here]
+                self._waiting[self._count : self._count + len(taken)] = taken
+                self._count += len(taken)
+                if len(taken) == here:
+                    self.flush()
+            rows = rows[here:]
+
+    def flush(self) -> None:
+        """Write those that wait."""
+        if self._count and self._waiting is not None:
+            self._put(self._start, self._waiting[: self._count])
+        self._start, self._count = self._start + self._count, 0
+
+    def _put(self, start: int, rows: Array) -> None:
+        stop = start + len(rows)
+        if stop > self.array.shape[0]:
+            self.array.resize((stop, *self.array.shape[1:]))
+        if rows.size:
+            self.array[start:stop] = rows.astype(self._dtype, copy=False)
+        self.unsynced.update(range(start // self._chunk_rows, -(-stop // self._chunk_rows)))
+
+
 class ZarrWriter(Writer):
     """Arrays in a folder; they grow with the rows where the number of rows is not known."""
 
@@ -47,14 +115,18 @@ class ZarrWriter(Writer):
     def __init__(self, target: OutputTarget) -> None:
         super().__init__(target)
         self._zarr = import_optional("zarr", "zarr", str(target.path))
-        self._arrays: dict[Key, Any] = {}
-        self._unsynced: set[tuple[Key, int]] = set()
+        self._columns: dict[Key, _Column] = {}
 
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
         path = self.target.path
         if not path.is_dir() or not has_metadata(path):
             raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
+
+    def whole_rows(self, specs: Specs, rows: int | None) -> int:
+        """Rows of a block."""
+        block = _power_of_two(ZARR_BLOCK_BYTES // max(1, sum(map(_row_bytes, specs.values()))))
+        return block if rows is None else min(block, max(1, rows))
 
     def create(self) -> None:
         """Make the folder."""
@@ -64,12 +136,10 @@ class ZarrWriter(Writer):
         """Make the arrays."""
         for key in specs:
             self._check_name(key, specs)
+        block_rows = self.block_rows or self.whole_rows(specs, self.target.rows)
         for key, spec in specs.items():
-            value_bytes = _STRING_BYTES if spec.dtype.kind == "O" else spec.dtype.itemsize
-            chunk_rows = max(1, ZARR_CHUNK_BYTES // max(1, math.prod(spec.shape) * value_bytes))
-            if self.target.rows is not None:
-                chunk_rows = min(chunk_rows, max(1, self.target.rows))
-            self._arrays[key] = self._zarr.create_array(
+            chunk_rows = min(_power_of_two(ZARR_CHUNK_BYTES // _row_bytes(spec)), block_rows)
+            array = self._zarr.create_array(
                 str(self.temporary),
                 name=self._path(key) or None,
                 shape=(self.target.rows or 0, *spec.shape),
@@ -77,6 +147,7 @@ class ZarrWriter(Writer):
                 dtype=self._dtype(key, spec, first),
                 zarr_format=3,
             )
+            self._columns[key] = _Column(array, spec)
         self._sync_metadata()
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
@@ -96,7 +167,7 @@ class ZarrWriter(Writer):
                 )
             if self.target.rows is None:
                 array.resize((rows, *spec.shape))
-            self._arrays[key] = array
+            self._columns[key] = _Column(array, spec)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows to their place."""
@@ -106,37 +177,34 @@ class ZarrWriter(Writer):
                     f"{self.target.path}: {output_name(key)} of {title(numbers)} is not all strings; "
                     "use .jsonl, or change it with a postprocess function"
                 )
-            array, stop = self._arrays[key], start + len(rows)
-            if self.target.rows is None:
-                array.resize((stop, *array.shape[1:]))
-            if rows.size:
-                array[start:stop] = rows.astype(object) if rows.dtype.kind == "U" else rows
-            chunk_rows = array.chunks[0]
-            self._unsynced.update((key, number) for number in range(start // chunk_rows, -(-stop // chunk_rows)))
+        for key, rows in arrays.items():
+            self._columns[key].write(start, rows)
 
     def sync(self) -> int:
         """Bring the files that changed, and their folders, to the disk."""
-        for key, number in self._unsynced:
-            array = self._arrays[key]
+        for key, column in self._columns.items():
+            column.flush()
             root = self.temporary / self._path(key)
-            file = root / array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
-            with suppress(FileNotFoundError):  # rows of zeros alone have no file
-                sync_file(file)
-            for folder in takewhile(root.parent.__ne__, file.parents):
-                sync_folder(folder)
-            sync_file(root / "zarr.json")
-        self._unsynced.clear()
+            for number in column.unsynced:
+                file = root / column.array.metadata.encode_chunk_key((number, *(0 for _ in column.array.shape[1:])))
+                with suppress(FileNotFoundError):  # rows of zeros alone have no file
+                    sync_file(file)
+                for folder in takewhile(root.parent.__ne__, file.parents):
+                    sync_folder(folder)
+            if column.unsynced:
+                sync_file(root / "zarr.json")
+            column.unsynced.clear()
         return 0
 
     def finish(self, rows: int) -> None:
         """Bring everything to the disk."""
-        self._unsynced = {(key, number) for key, number in self._unsynced if not self.is_dropped(key)}
+        self._columns = {key: column for key, column in self._columns.items() if not self.is_dropped(key)}
         for model in self.dropped:
             shutil.rmtree(self.temporary / model, ignore_errors=True)
-        for key, array in self._arrays.items():
-            if not self.is_dropped(key) and array.shape[0] > rows:
-                array.resize((rows, *array.shape[1:]))
         self.sync()
+        for column in self._columns.values():
+            if column.array.shape[0] > rows:
+                column.array.resize((rows, *column.array.shape[1:]))
         self._sync_metadata()
 
     def publish(self) -> None:

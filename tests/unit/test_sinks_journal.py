@@ -425,8 +425,10 @@ def test_two_processes_never_write_one_output(path: Path) -> None:
 def test_a_disk_that_fills_up_costs_only_the_rows_that_did_not_fit(path: Path) -> None:
     wide = np.random.default_rng(0).integers(-(2**62), 2**62, (ROWS, 512))
     full = rf"^{re.escape(str(path))}: cannot be written: File too large; check"
+    # Rows of a Zarr chunk that does not fit are safe if they were brought to the disk before it had so many.
+    sync_seconds = 0 if path.suffix == ".zarr" else 3600
     with files_limited_to(64 * 1024), pytest.raises(OutputError, match=full):
-        write_rest(open_journalled(path, None, sync_seconds=3600), wide, chunk_rows=2)
+        write_rest(open_journalled(path, None, sync_seconds=sync_seconds), wide, chunk_rows=2)
 
     sink = open_journalled(path, None, resume=True)
 
