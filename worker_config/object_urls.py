@@ -9,7 +9,8 @@ reads (`..`, empty segments, a `?`, a user) is refused, so that no two spellings
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from worker_config.errors import UsageError
@@ -50,6 +51,19 @@ class ObjectUrl:
     def name(self) -> str:
         """The last segment."""
         return self.key.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name, with its dot; empty where there is none."""
+        return PurePosixPath(self.name).suffix
+
+    def with_name(self, name: str) -> ObjectUrl:
+        """The object beside it that has this name."""
+        return replace(self, key=self.key.removesuffix(self.name) + name, is_folder=False)
+
+    def __truediv__(self, name: str) -> ObjectUrl:
+        """The object of this name, or the folder of these segments, beneath it."""
+        return replace(self, key=f"{self.key}/{name}" if self.key else name, is_folder=False)
 
     def is_beneath(self, root: ObjectUrl) -> bool:
         """Whether it is this root, or lies under it; under a root without a bucket are all of its scheme."""

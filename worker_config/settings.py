@@ -51,7 +51,7 @@ class Settings:
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
         spool: a folder that producer and workers share for payloads; None where they share none.
         data_roots: folders and URL prefixes under which workers may open a producer's files themselves.
-        output_roots: folders under which workers may write a producer's outputs themselves.
+        output_roots: folders and URL prefixes under which workers may write a producer's outputs themselves.
         cache: where snapshots of models are kept; None is `celeriac` in the user's own cache folder.
         cache_mib: how large the cache may become, in MiB; what is in use stays.
         pin_cores: whether each child has cores of its own.
@@ -74,7 +74,7 @@ class Settings:
     job_ttl_seconds: _Minutes = 86_400
     spool: Path | None = None
     data_roots: tuple[Path | ObjectUrl, ...] = ()
-    output_roots: tuple[Path, ...] = ()
+    output_roots: tuple[Path | ObjectUrl, ...] = ()
     detached_mib: _Positive = 256
     input_mib: _Positive = 1024
     cache: Path | None = None
@@ -212,7 +212,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "signing_key": _signing_keys,
     "spool": _folder,
     "data_roots": lambda text: tuple(_root(root) for root in _SEPARATOR.split(text) if root),
-    "output_roots": lambda text: tuple(_folder(root) for root in text.split(os.pathsep) if root),
+    "output_roots": lambda text: tuple(_root(root) for root in _SEPARATOR.split(text) if root),
     "cache": _absolute,
     "pin_cores": _flag,
     "trace_exporters": _exporters,

@@ -29,7 +29,7 @@ from producer.rows.part import Part
 from producer.rows.widen import widened_part
 from producer.sinks import JournalHead, open_sink
 from producer.sinks.changes import check_same
-from producer.sinks.journal import lock
+from producer.sinks.journal_files import lock
 from producer.sinks.patch_rows import mended_parts, patched_parts, rows_before
 from producer.sinks.read_back import READABLE, OutputReader
 from producer.sources import BatchSource, Source

@@ -17,7 +17,7 @@ from worker_config.broker import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.manifest import NAME
 from worker_config.model_paths import MANIFEST, manifest_at
-from worker_config.object_urls import is_url, redacted_url
+from worker_config.object_urls import is_url
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
@@ -44,18 +44,6 @@ class PathOrUrl(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A `Path`, or a str where it is a URL."""
         return value if is_url(value) else super().convert(value, param, ctx)
-
-
-class OutputPath(click.Path):
-    """A path as it was given, a `/` at its end too; a URL is refused."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A str."""
-        if is_url(value):
-            raise click.BadParameter(
-                f"{redacted_url(value)!r} is a URL, and outputs are written to files; name a file, and copy it there"
-            )
-        return super().convert(value, param, ctx)
 
 
 def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:

@@ -18,7 +18,6 @@ from producer.cli.dry_run import dry_run, dry_run_detached
 from producer.cli.manifest import named_or_file
 from producer.cli.only_failed import predict_failed_rows
 from producer.cli.options import (
-    OutputPath,
     PathOrUrl,
     broker_option,
     json_option,
@@ -35,7 +34,7 @@ from producer.cli.request import MaxFailed, PredictRequest, RunOptions
 from producer.cli.summary import ReportingCommand
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobName, JobOptions, check_name
-from producer.sinks import FORMATS
+from producer.sinks import FORMATS, output_path
 from producer.sinks.folder import PART_MIB
 from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint
@@ -43,6 +42,7 @@ from tasks.outputs.formats import IN_PARTS
 from tasks.protocol.codec import Compression
 from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from worker_config.errors import UsageError
+from worker_config.object_urls import is_url
 from worker_config.retry_policy import LEAST_TTL_SECONDS
 
 # What an option makes senseless, and why.
@@ -72,7 +72,7 @@ _EXCLUDED = {
 @click.option(
     "-o",
     "--output",
-    type=OutputPath(),
+    type=click.Path(),
     help=f"The file to write: {', '.join(FORMATS)}; or, with a / at its end, a folder of files that workers write: "
     f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}.",
 )
@@ -267,7 +267,7 @@ def predict(
             job=None if job is None else JobName.of(job, fingerprint(input_path) | request.input_options),
         )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
-    path, in_parts = Path(output), output.endswith("/")
+    path, in_parts = output_path(output) if is_url(output) else Path(output), output.endswith("/")
     if in_parts and (is_dry or only_failed):
         raise UsageError(f"{output}: --dry-run and --only-failed are for an output that is one file; name such a one")
     if is_dry:

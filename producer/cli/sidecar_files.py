@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from producer.sinks.output_place import place_of
 from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.outputs.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
 from worker_config.errors import OutputError
-from worker_config.files import write_whole
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
 _LEDGER, _FAILURES = ".ledger.json", ".failures.jsonl"
@@ -85,15 +85,16 @@ def failures_path(path: Path) -> Path:
 
 def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRecord]) -> None:
     """Write both files of an output, or the ledger alone where no row failed; raise OutputError if the disk refuses."""
+    place = place_of(path)
     with one_line_errors(failures_path(path)):
         if failures:
-            write_whole(failures_path(path), msgspec.json.Encoder().encode_lines(failures))
+            place.write_beside(_FAILURES, msgspec.json.Encoder().encode_lines(failures))
         else:
-            failures_path(path).unlink(missing_ok=True)
+            place.remove_beside(_FAILURES)
         if not ledger.fill and path.suffix.lower() == ".npy":
-            mask_path(path).unlink(missing_ok=True)
+            place.remove_beside(mask_path(path).name.removeprefix(path.name))
     with one_line_errors(ledger_path(path)):
-        write_whole(ledger_path(path), msgspec.json.format(msgspec.json.encode(ledger), indent=2) + b"\n")
+        place.write_beside(_LEDGER, msgspec.json.format(msgspec.json.encode(ledger), indent=2) + b"\n")
 
 
 def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:

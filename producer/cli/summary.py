@@ -12,7 +12,7 @@ import msgspec
 from producer.cli.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
 from producer.records.failures import failed_alone
 from producer.records.ledger import Ledger, nonfinite_text
-from producer.sinks import JournalHead
+from producer.sinks import JournalHead, output_path
 from tasks.outputs.failed_mask import MASK_NAME, mask_path
 from tasks.protocol.messages import FailureRecord, OnNonfinite
 from worker_config.errors import CeleriacError, RowsFailedError
@@ -49,7 +49,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
                 f"nothing to do: {self.ledger['predicted']:,} rows were predicted before, and written to {self.output}"
             )
         earlier = f", after {resumed:,} by an earlier run" if resumed else ""
-        without = f", {failed:,} failed (see {failures_path(Path(str(self.output)))})" if failed else ""
+        without = f", {failed:,} failed (see {failures_path(output_path(str(self.output)))})" if failed else ""
         return (
             f"{self.ledger['predicted'] - resumed:,} rows predicted in {self.seconds:.2f} s "
             f"({self.rows_per_second:,.0f} rows per second){earlier}{without}, written to {self.output}"
@@ -69,7 +69,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             keep=list(head.keep),
             chunk_rows=head.chunk_rows,
         )
-        write_beside(Path(self.output), ledger, failures)
+        write_beside(output_path(self.output), ledger, failures)
 
     def report(self, line: str, *, quiet: bool, as_json: bool, on_nonfinite: OnNonfinite) -> None:
         """Say how a run went whose output is complete, and what is to be known of that.

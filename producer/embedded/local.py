@@ -110,6 +110,7 @@ def local(
     folder = _private_folder()
     spool = _spool_folder(folder)
     url = f"unix://{folder}/redis.sock"
+    anywhere = os.pathsep.join(("/", *(f"{scheme}://" for scheme in SCHEMES)))
     monitors: list[Monitor] = []
 
     def end() -> None:
@@ -136,8 +137,8 @@ def local(
                     # Read by this process alone.
                     "CELERIAC_LOG_FORMAT": "text",
                     # Its only producer is this process, of the same user.
-                    "CELERIAC_DATA_ROOTS": os.pathsep.join(("/", *(f"{scheme}://" for scheme in SCHEMES))),
-                    "CELERIAC_OUTPUT_ROOTS": "/",
+                    "CELERIAC_DATA_ROOTS": anywhere,
+                    "CELERIAC_OUTPUT_ROOTS": anywhere,
                     # Killed at the end, it cannot remove temporary files of its own; the folder goes with all in it.
                     "TMPDIR": str(folder),
                 },

@@ -7,7 +7,6 @@ else goes by files a spool folder that both sides see.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -94,8 +93,8 @@ def check_writable(reply: FolderReply | None, slots: Sequence[SlotRecord]) -> No
     """Raise UsageError unless all workers may write where they are to leave outputs."""
     if reply and (lacking := sorted({slot.worker for slot in slots if not is_under(reply.folder, slot.output_roots)})):
         raise UsageError(
-            f"{Path(reply.folder).parent}: {', '.join(lacking)} may not write there: it is under no folder of their "
-            "CELERIAC_OUTPUT_ROOTS; set that, or write a single file"
+            f"{reply.folder.rpartition('/')[0]}: {', '.join(lacking)} may not write there: it is under no folder of "
+            "their CELERIAC_OUTPUT_ROOTS; set that, or write a single file"
         )
 
 

@@ -19,7 +19,17 @@ Each one takes a known or an unknown number of rows, and each one can be continu
 """
 
 from producer.sinks.journal import JournalHead
-from producer.sinks.opening import FORMATS, begin_again, can_drop, check_output, is_unfinished, open_sink
+from producer.sinks.opening import FORMATS, begin_again, can_drop, check_output, is_unfinished, open_sink, output_path
 from producer.sinks.sink import Sink
 
-__all__ = ["FORMATS", "JournalHead", "Sink", "begin_again", "can_drop", "check_output", "is_unfinished", "open_sink"]
+__all__ = [
+    "FORMATS",
+    "JournalHead",
+    "Sink",
+    "begin_again",
+    "can_drop",
+    "check_output",
+    "is_unfinished",
+    "open_sink",
+    "output_path",
+]

@@ -12,31 +12,28 @@ tells a worker that has another folder at that place.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from producer.rows.part import Part, StoredPart
+from producer.sinks.output_place import place_of
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.parts import MergeOrder, PartFile
-from tasks.outputs.temp_paths import OutputTarget, not_continued, sync_folder
+from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.outputs.writer import Arrays, Specs, Writer
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import MergeReply, OutputSpec, PartsReply, to_plain
 from worker_config.errors import OutputError
-from worker_config.files import write_whole
 
 # Of one file, about, where nobody says otherwise.
 PART_MIB = 128
 _NAMED = re.compile(r"part-\d{5,}\.\w+")
+_MANIFEST = ".manifest.json"
 
 
 class MergedFile(msgspec.Struct, frozen=True):
@@ -86,6 +83,7 @@ class FolderWriter(Writer):
         output_name: what a single output without a name is called in the files.
         files: those that are merged, in their order.
         token: the name of the working folder.
+        place: where both are.
         keeps_parts: whether that stays where the output is begun anew, as workers write to it already.
     """
 
@@ -101,6 +99,7 @@ class FolderWriter(Writer):
         self.part_bytes = PART_MIB * 2**20
         self.output_name = ""
         self.files: list[MergedFile] = []
+        self.place = place_of(target.path)
         self._form = WRITERS[self.suffix](target)
         self.token = token
         self._outputs: list[OutputSpec] = []
@@ -113,17 +112,17 @@ class FolderWriter(Writer):
         self._merges: Merges | None = None
         self._sizes = [1, 1]  # of parts that were merged, and of their files
         self._named = 0
-        self._replaces = self._made = self._is_published = False
+        self._replaces = self._is_published = False
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> str:
         """Where workers write."""
-        return self.temporary / self.token
+        return self.place.folder(self.token)
 
     @property
     def reply(self) -> PartsReply:
         """What chunks are told of it."""
-        return PartsReply(str(self.folder))
+        return PartsReply(self.folder)
 
     @property
     def needs_workers(self) -> bool:
@@ -140,25 +139,24 @@ class FolderWriter(Writer):
         """As the files have it."""
         return self._form.name(self._form.named(key, self.output_name))
 
+    def is_there(self) -> bool:
+        """Whether there are files of an output, or others, under its name."""
+        return bool(self.place.named())
+
     def check_replaceable(self) -> None:
         """Nothing but files of such an output is ever removed."""
-        path = self.target.path
-        if not path.is_dir():
-            raise OutputError(f"{path}: is a file; leave the / at the end out, or choose another name")
-        if other := sorted(one.name for one in path.iterdir() if not _NAMED.fullmatch(one.name)):
-            raise OutputError(f"{path}: has files that are not of such an output ({other[0]}); choose another name")
+        if other := sorted(name for name in self.place.named() if not _NAMED.fullmatch(name)):
+            raise OutputError(
+                f"{self.target.path}: has files that are not of such an output ({other[0]}); choose another name"
+            )
 
     def create(self) -> None:
         """Make the folders."""
-        self._made = not self.target.path.exists()
-        self.target.path.mkdir(exist_ok=True)
-        self._replaces = bool(self._present())
+        self._replaces = bool(self.place.named())
         self.token = self.token or secrets.token_hex(8)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.place.create(self.token)
         self.keeps_parts = False
-        sync_folder(self.temporary)
-        sync_folder(self.target.path.parent)
-        self._notes = [{"token": self.token}]
+        self._notes = [{"token": self.token, "replaces": self._replaces}]
 
     def begin(self, specs: Specs, first: Arrays) -> None:
         """The format itself is asked by whoever writes the first file."""
@@ -168,6 +166,7 @@ class FolderWriter(Writer):
         parts = []
         for note in notes:
             self.token = note.get("token", self.token)
+            self._replaces = note.get("replaces", self._replaces)
             self._outputs = msgspec.convert(note.get("outputs", self._outputs), list[OutputSpec])
             parts += msgspec.convert(note.get("parts", []), list[PartFile])
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
@@ -177,23 +176,20 @@ class FolderWriter(Writer):
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Look for the files that the journal knows, and remove all others."""
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
-        self.target.path.mkdir(exist_ok=True)
+        written, named = self.place.written(self.token), self.place.named()
+        self.place.create(self.token)
         for number, file in enumerate(self.files):
-            if file.name in sizes:
+            if file.name in written:
                 break
-            if not self._final(number).is_file() or self._final(number).stat().st_size != file.bytes:
-                raise not_continued(self.target.path, f"{self._final(number).name} is gone, or another file")
+            if named.get(self._final(number)) != file.bytes:
+                raise not_continued(self.target.path, f"{self._final(number)} is gone, or another file")
             self._named = number + 1
         known = {one.name: one.bytes for one in self._waiting if one.name}
         known |= {file.name: file.bytes for file in self.files[self._named :]}
         for name, size in known.items():
-            if sizes.get(name) != size:
-                raise not_continued(self.target.path, f"{self.folder / name} is gone, or cut short")
-        for name in sizes.keys() - known.keys():
-            with suppress(OSError):
-                (self.folder / name).unlink()
-        self._replaces = len(self._present()) > self._named
+            if written.get(name) != size:
+                raise not_continued(self.target.path, f"{self.folder}/{name} is gone, or cut short")
+        self.place.remove_written(self.token, written.keys() - known.keys())
 
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""
@@ -254,9 +250,9 @@ class FolderWriter(Writer):
             self._merges.end()
         if self._replaces:
             self._write_manifest(complete=False)
-            for path in reversed(self._present()):
-                path.unlink()
-            sync_folder(self.target.path)
+            ours = {self._final(number) for number in range(self._named)}
+            old = [name for name in self.place.named() if _NAMED.fullmatch(name) and name not in ours]
+            self.place.remove_named(sorted(old, reverse=True))
         self._place(complete=True)
         self._is_published = True
 
@@ -268,22 +264,19 @@ class FolderWriter(Writer):
 
     def remove(self) -> None:
         """Remove the working folder, and what was published of an output that will not be."""
-        for _ in range(0 if self.keeps_parts else 3):  # a worker that is late may write into it meanwhile
-            shutil.rmtree(self.temporary, ignore_errors=True)
+        if not self.keeps_parts:
+            self.place.remove_working(self.token)
         if not self._is_published and not self._replaces:
-            for number in reversed(range(self._named)):
-                self._final(number).unlink(missing_ok=True)
             if self._named:
-                self._manifest.unlink(missing_ok=True)
-            if self._made:
-                with suppress(OSError):
-                    self.target.path.rmdir()
+                self.place.remove_named([self._final(number) for number in reversed(range(self._named))])
+                self.place.remove_beside(_MANIFEST)
+            self.place.unmake()
 
     def _order(self) -> None:
         if self._merges is None:
             if self.begin_merges is None:
                 raise OutputError(f"{self.target.path}: nobody merges its parts")
-            self._merges = self.begin_merges(MergeReply(str(self.folder), self.suffix))
+            self._merges = self.begin_merges(MergeReply(self.folder, self.suffix))
         parts, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._ordered.append(parts)
         self._give(self._merges, parts)
@@ -313,29 +306,24 @@ class FolderWriter(Writer):
         self._notes.append({"files": [msgspec.to_builtins(file)]})
 
     def _place(self, *, complete: bool) -> None:
+        names = [file.name for file in self.files[self._named :]]
         for number in range(self._named, len(self.files)):
-            (self.folder / self.files[number].name).rename(self._final(number))
+            file = self.files[number]
+            self.place.name(self.token, file.name, self._final(number), file.bytes)
             self._named = number + 1
-        sync_folder(self.target.path)
+        self.place.end_names(self.token, names)
         self._write_manifest(complete=complete)
 
     def _write_manifest(self, *, complete: bool) -> None:
         named = [
-            msgspec.structs.replace(file, name=self._final(number).name)
+            msgspec.structs.replace(file, name=self._final(number))
             for number, file in enumerate(self.files[: self._named])
         ]
         manifest = Manifest(complete, sum(file.rows for file in named), named)
-        write_whole(self._manifest, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        self.place.write_beside(_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
-    @property
-    def _manifest(self) -> Path:
-        return self.target.path.with_name(f"{self.target.path.name}.manifest.json")
-
-    def _final(self, number: int) -> Path:
-        return self.target.path / f"part-{number:05d}{self.suffix}"
-
-    def _present(self) -> list[Path]:
-        return sorted(path for path in self.target.path.iterdir() if _NAMED.fullmatch(path.name))
+    def _final(self, number: int) -> str:
+        return f"part-{number:05d}{self.suffix}"
 
 
 def _blank(part: Part) -> Iterator[PartFile]:

@@ -12,16 +12,15 @@ each later one that a run of rows is on the disk: it is written after they are.
 lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outputs, are not finite. `dropped` says that
 a model has failed alone, and with which record: a run that continues is without it. `notes` has what workers have left.
 `accepted` says which changes of data set or models the user has accepted, and `head` what the first record would say
-since then.
-What a writer that was killed left at the end is recognised by its checksum, and dropped. The file is locked while a
-process writes to the output. Without a run of rows there is nothing to continue, whatever was being done.
+since then; `by` is a random name of whoever begins or goes on.
+What a writer that was killed left at the end is recognised by its checksum, and dropped. Only one process writes at a
+time (`journal_files.py`). Without a run of rows there is nothing to continue, whatever was being done.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,11 +34,12 @@ import msgspec
 import numpy as np
 
 from producer.sinks.changes import check_same
+from producer.sinks.journal_files import JournalFile, open_journal_file
 from tasks.outputs.row_spec import RowSpec
-from tasks.outputs.temp_paths import not_continued, sync_folder
+from tasks.outputs.temp_paths import not_continued
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.errors import OutputError, OutputInUseError
+from worker_config.errors import OutputError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
 FORMAT = 4
@@ -94,6 +94,7 @@ class _Run(msgspec.Struct, omit_defaults=True):
     accepted: list[str] = []
     head: dict[str, Any] = {}
     notes: list[dict[str, Any]] = []
+    by: str = ""
 
 
 class Journal:
@@ -122,9 +123,8 @@ class Journal:
     accepted: list[str]
     notes: list[dict[str, Any]]
 
-    def __init__(self, path: Path, descriptor: int, records: list[_Record], dropped_rows: int = 0) -> None:
-        self._path = path
-        self._descriptor = descriptor
+    def __init__(self, file: JournalFile, records: list[_Record], dropped_rows: int = 0) -> None:
+        self._file = file
         self.dropped_rows = dropped_rows
         runs = [msgspec.convert(record, _Run) for record in records]
         last = runs[-1] if runs else _Run(0, 0, 0)
@@ -171,42 +171,29 @@ class Journal:
         if interrupt:
             raise interrupt
 
-    def accept(self, changes: Sequence[str], head: _Record) -> None:
-        """Note that the user goes on with these changes, and what is being done from now on."""
+    def go_on(self, changes: Sequence[str], head: _Record) -> None:
+        """Note that somebody goes on; where the user accepts changes, these, and what is being done from now on."""
         changes = [f"{change}; {self.done_rows} rows are from before" for change in changes]
         run = _Run(self.done_rows, self.done_rows, self.mark, left_out=self.left_out, nonfinite=list(self.nonfinite))
-        self._append(to_plain(msgspec.structs.replace(run, accepted=changes, head=head)))
+        head = head if changes else {}
+        self._append(to_plain(msgspec.structs.replace(run, accepted=changes, head=head, by=_by())))
         self.accepted += changes
 
     def begin(self, head: _Record) -> None:
         """Forget everything, and note what is being done."""
-        os.ftruncate(self._descriptor, 0)
-        self._append(head)
-        sync_folder(self._path.parent)
+        self._file.cut(0)
+        self._append({**head, "by": _by()})
 
     def close(self) -> None:
-        """Unlock the journal, and leave it for the next run."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Leave the journal for the next run."""
+        self._file.close()
 
     def remove(self) -> None:
         """Nothing is left to continue."""
-        if self._descriptor >= 0:
-            self._path.unlink(missing_ok=True)
-        self.close()
+        self._file.remove()
 
     def _append(self, record: _Record) -> None:
-        """All of a line or none of it: half a line would make the next one unreadable."""
-        end = os.fstat(self._descriptor).st_size
-        line = _line(record)
-        try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-            os.fsync(self._descriptor)
-        except BaseException:
-            os.ftruncate(self._descriptor, end)
-            raise
+        self._file.append(_line(record))
 
 
 def journal_path(path: Path) -> Path:
@@ -235,21 +222,18 @@ def open_journal(
             are rows of a former run, and nobody said what is to become of them.
     """
     now: _Record = {"format": FORMAT, "kind": kind or path.suffix.lower(), "rows": rows, **head.as_dict()}
-    file = journal_path(path)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    file = open_journal_file(path, journal_path(path))
     with ExitStack() as undo:
-        undo.callback(os.close, descriptor)
-        lock(path, descriptor)
-        data = file.read_bytes()
+        undo.callback(file.close)
+        data = file.read()
         records, length = _read(path, data) if resume else ([], 0)
         if len(records) > 1:
             with whole_journal(path):
                 then = records[0] | {name: value for one in records[1:] for name, value in one.get("head", {}).items()}
                 changes = check_same(path, then, now, accept_changes=accept_changes)
-                journal = Journal(file, descriptor, records[1:])
-            os.ftruncate(descriptor, length)
-            if changes:
-                journal.accept(changes, now)
+                journal = Journal(file, records[1:])
+            file.cut(length)
+            journal.go_on(changes, now)
         else:
             saved = _safe_rows(path, data)
             if saved and not (resume or force):
@@ -257,8 +241,8 @@ def open_journal(
                     f"{path}: {saved} rows that an earlier run has saved beside it would be lost; continue it with "
                     "--resume, or begin again with --force"
                 )
-            undo.callback(file.unlink, missing_ok=True)
-            journal = Journal(file, descriptor, [], dropped_rows=saved)
+            undo.callback(file.remove)
+            journal = Journal(file, [], dropped_rows=saved)
             journal.begin(now)
         undo.pop_all()
     return journal
@@ -271,17 +255,6 @@ def whole_journal(path: Path) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError, *UNDECODABLE) as error:
         raise not_continued(path, f"{journal_path(path)} is damaged ({one_line(error)})") from error
-
-
-def lock(path: Path, descriptor: int) -> None:
-    """Lock an output by an open file beside it, until that is closed; OutputError where another process writes it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        in_use = not os.fstat(descriptor).st_nlink  # finished, and removed, since we opened it
-    except BlockingIOError:
-        in_use = True
-    if in_use:
-        raise OutputInUseError(f"{path}: another process is writing it; wait for that one, or choose another name")
 
 
 def _line(record: _Record) -> bytes:
@@ -320,6 +293,11 @@ def _record(line: bytes) -> _Record | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _by() -> str:
+    """Tells two that write the same otherwise."""
+    return secrets.token_hex(8)
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
+from producer.sinks.journal_files import is_journal
 from producer.sinks.sink import Sink
 from tasks.outputs.formats import IN_PARTS, WRITERS
 from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from tasks.outputs.writer import Writer
 from worker_config.errors import OutputError
+from worker_config.object_urls import WEB, is_url, object_url
 
 # The endings of a name that say what is written.
 FORMATS = tuple(WRITERS)
@@ -57,7 +61,7 @@ def open_sink(
     """
     check_output(path, force, resume=resume, in_parts=in_parts)
     mark = "" if journal else "mended" if mends is not None else secrets.token_hex(6)
-    writer = _writer(OutputTarget(Path(os.path.realpath(path)), rows, mark), in_parts, token)
+    writer = _writer(OutputTarget(output_path(path), rows, mark), in_parts, token)
     with one_line_errors(writer.target.path):
         if journal is None:
             if mends is not None:
@@ -95,15 +99,17 @@ def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Si
 
 def check_output(path: str | Path, force: bool, *, resume: bool = False, in_parts: bool = False) -> None:
     """Raise what `open_sink` would, as far as it can be known before anything is made."""
-    path = Path(os.path.realpath(path))
+    path = output_path(path)
     writer = _writer(OutputTarget(path, None, ""), in_parts)
     with one_line_errors(path):
-        check_parent(path)
-        if path.exists():
+        if not is_url(path):
+            check_parent(path)
+        if writer.is_there():
             writer.check_replaceable()
-            if in_parts and (journal_path(path).exists() or not any(path.iterdir())):
+            begun = is_journal(journal_path(path))
+            if in_parts and begun:
                 return
-            if not force and resume and not journal_path(path).exists():
+            if not force and resume and not begun:
                 raise OutputError(f"{path}: exists, complete; nothing is left to continue; use --force to begin again")
             if not force:
                 raise OutputError(f"{path}: exists; use --force to replace it")
@@ -111,7 +117,21 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False, in_part
 
 def is_unfinished(path: Path) -> bool:
     """Whether an output is being written, or can be continued."""
-    return journal_path(path).exists()
+    return is_journal(journal_path(path))
+
+
+def output_path(path: str | Path) -> Path:
+    """Where an output goes: a path whose links are followed, or a URL, of which we use what paths have too.
+
+    Raises:
+        UsageError: a URL that nothing is written to.
+    """
+    if not is_url(path):
+        return Path(os.path.realpath(path))
+    url = object_url(str(path))
+    if url.scheme in WEB:
+        raise OutputError(f"{url}: web servers are not written to; use a store of objects, s3://, gs:// or az://")
+    return cast("Path", replace(url, is_folder=False))
 
 
 def can_drop(path: Path) -> bool:
@@ -125,6 +145,11 @@ def _writer(target: OutputTarget, in_parts: bool = False, token: str = "") -> Wr
         if suffix in IN_PARTS:
             return FolderWriter(target, token)
         raise OutputError(f"{target.path}/: a folder of such files cannot be written; use {' or '.join(IN_PARTS)}")
+    if is_url(target.path):
+        raise OutputError(
+            f"{target.path}: one object is not written, but a folder of them, by workers: end it with a / "
+            f"({', '.join(IN_PARTS)}), or write a file and copy it there"
+        )
     make = WRITERS.get(suffix)
     if make is None:
         raise OutputError(

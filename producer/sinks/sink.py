@@ -197,7 +197,8 @@ class Sink:
                     self._sync()  # files that were merged since
                 self._writer.publish()
                 self.committed = True
-                sync_folder(self.path.parent)
+                if not self.folder:
+                    sync_folder(self.path.parent)
             self.discard()
         finally:
             self.abort()
@@ -211,7 +212,7 @@ class Sink:
         if self._ended:
             return
         if self._journal is not None:
-            with suppress(OSError):
+            with suppress(OSError, OutputError):
                 self._sync()
         if self.committed or self._journal is None or not self._journal.specs:
             self.discard()
@@ -228,7 +229,7 @@ class Sink:
         self._writer.close()
         self._writer.remove()
         if self._journal is not None:
-            with suppress(OSError):
+            with suppress(OSError, OutputError):
                 self._journal.remove()
             self._journal = None
 

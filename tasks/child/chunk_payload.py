@@ -51,7 +51,7 @@ class Places:
     spool: Path | None = None
     spool_mark: str = ""
     data_roots: tuple[Root, ...] = ()
-    output_roots: tuple[Path, ...] = ()
+    output_roots: tuple[Root, ...] = ()
 
 
 @dataclass(frozen=True)

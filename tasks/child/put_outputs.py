@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,9 @@ from tasks.protocol.messages import (
 from tasks.protocol.seal import Parts
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
+from tasks.transport.output_objects import OutputObjects
 from worker_config.errors import OutputError, PayloadError
+from worker_config.files import Root
 
 # Of one merge: children that die in it so often are killed by it.
 MOST_DELIVERIES = 20
@@ -89,7 +90,7 @@ def _write_part(
     outputs: Any,
     failed: Sequence[FailureRecord],
     dropped: Sequence[tuple[int, int]],
-    roots: Sequence[Path],
+    roots: Sequence[Root],
 ) -> tuple[PartRef, int]:
     """Leave a chunk's outputs in its job's folder; the file, and its checksum.
 
@@ -105,7 +106,7 @@ def _write_part(
 
 
 def merge_parts(
-    message: ChunkMessage, reply: MergeReply, payload: Any, roots: Sequence[Path], deliveries: int
+    message: ChunkMessage, reply: MergeReply, payload: Any, roots: Sequence[Root], deliveries: int
 ) -> PartRef | None:
     """Make one file of many parts, all in the folder of the output, and remove what is spent; None without parts.
 
@@ -117,21 +118,20 @@ def merge_parts(
     if deliveries > MOST_DELIVERIES:
         raise OutputError(f"{order.output}: children that merge its parts have died {deliveries - 1} times")
     with open_output_folder(reply.folder, roots) as folder:
-        for spent in order.spent:
-            folder.remove(spent)
+        folder.remove(order.spent)
         return _merged(order, folder, attempt_name(message.index, suffix=reply.suffix)) if order.parts else None
 
 
-def _merged(order: MergeOrder, folder: OutputFolder, name: str) -> PartRef:
+def _merged(order: MergeOrder, folder: OutputFolder | OutputObjects, name: str) -> PartRef:
     rows = sum(part.rows for part in order.parts)
-    writer = WRITERS[Path(name).suffix](OutputTarget(folder.path_of(name), rows, "merged"))
-    try:
-        with one_line_errors(Path(order.output)):
+    with one_line_errors(order.output), folder.new_file(name) as path:
+        writer = WRITERS[path.suffix](OutputTarget(path, rows, "merged"))
+        try:
             merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
             writer.publish()
-    except OutputError as error:
-        raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
-    finally:
-        writer.close()
-        writer.remove()
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
+        finally:
+            writer.close()
+            writer.remove()
     return PartRef(name, folder.size(name), rows)

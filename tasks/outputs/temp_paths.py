@@ -78,13 +78,13 @@ def sync_folder(folder: Path) -> None:
         sync_file(folder)
 
 
-def not_continued(path: Path, why: str) -> OutputError:
+def not_continued(path: object, why: str) -> OutputError:
     """What a former run has left is of no use to this one."""
     return OutputError(f"{path}: cannot be continued: {why}; start over with --force instead of --resume")
 
 
 @contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
+def one_line_errors(path: object) -> Iterator[None]:
     """Turn an OSError into an OutputError that names the output."""
     try:
         yield

@@ -99,6 +99,10 @@ class Writer(ABC):
         """Where people find the mask; empty where there is none."""
         return self.name(self.mask) if self.mask else ""
 
+    def is_there(self) -> bool:
+        """Whether something has the final name."""
+        return self.target.path.exists()
+
     def check_replaceable(self) -> None:
         """Raise OutputError unless what has the final name already is an output of this kind."""
         check_regular_file(self.target.path)

@@ -2,13 +2,15 @@
 
 URL --stat--> ObjectStamp --read_range--> bytes, of the very object that was looked at
 prefix --list_objects--> (URL, stamp), page after page
-bytes, or a file --put, upload--> the whole object, or none
+bytes, or a file --put--> the whole object, or none
+object --copy, within its store--> another name
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ from worker_config.object_urls import WEB, ObjectUrl
 # A request takes no longer than its time limit also over a slow line.
 PIECE_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1_000
+# Of a stamp that holds for any object of its size.
+_ANY_TIME = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,16 @@ def list_folder(prefix: ObjectUrl) -> tuple[list[str], list[str]]:
     return folders, [meta["path"].rpartition("/")[2] for meta in found["objects"]]
 
 
+def read_whole(url: ObjectUrl, size: int) -> memoryview:
+    """The bytes of an object that has so many; whether they are those that were written, the caller's checksum tells.
+
+    Raises:
+        ObjectChangedError: it has another size.
+        ObjectError: see `answered`.
+    """
+    return read_range(url, ObjectStamp(size, _ANY_TIME, ""), 0, size)
+
+
 def list_objects(prefix: ObjectUrl) -> Iterator[tuple[ObjectUrl, ObjectStamp]]:
     """The objects under a prefix of whole segments, as the store gives them, a page at a time in memory.
 
@@ -160,13 +174,31 @@ def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def delete(url: ObjectUrl) -> None:
-    """Delete an object; one that is not there is no error."""
-    store = _object(url)
-    try:
-        answered(url, "delete", lambda: obstore().delete(store, url.key))
-    except ObjectMissingError:
-        return
+def copy(source: ObjectUrl, target: ObjectUrl) -> None:
+    """Give an object's bytes another name in the same bucket, whole; the store does it. What is there gives way.
+
+    Raises:
+        ObjectError: see `answered`.
+    """
+    store = _object(source)
+    answered(source, "copy", lambda: obstore().copy(store, source.key, target.key))
+
+
+def delete(urls: Sequence[ObjectUrl], *, waits: bool = True) -> None:
+    """Delete objects of one bucket; one that is not there is no error.
+
+    Args:
+        urls: of the objects.
+        waits: whether a store that is busy or gone is waited for.
+
+    Raises:
+        ObjectError: see `answered`.
+    """
+    for first in range(0, len(urls), _PAGE_OBJECTS):
+        some = urls[first : first + _PAGE_OBJECTS]
+        store, keys = _object(some[0]), [url.key for url in some]
+        with suppress(ObjectMissingError):
+            answered(some[0], "delete", lambda: obstore().delete(store, keys), waits=waits)  # noqa: B023
 
 
 def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryview:
@@ -180,7 +212,9 @@ def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryv
         return result.bytes(), _stamp(result.meta)
 
     data, found = answered(url, "read", request)
-    same = found == stamp if not stamp.etag else (found.size, found.etag) == (stamp.size, stamp.etag)
+    same = found.size == stamp.size and stamp.etag in ("", found.etag)
+    if not stamp.etag and stamp.mtime_ns != _ANY_TIME:
+        same = found == stamp
     if not same or len(data) != stop - start:
         raise ObjectChangedError(
             f"{url}: has changed since it was looked at; leave objects as they are while a job reads them"

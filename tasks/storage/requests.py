@@ -42,13 +42,14 @@ _NO_CREDENTIALS = re.compile(
 )
 
 
-def answered(url: ObjectUrl, verb: str, request: Callable[[], T]) -> T:
+def answered(url: ObjectUrl, verb: str, request: Callable[[], T], *, waits: bool = True) -> T:
     """The result of a request that may be made again; a store that is busy or gone is waited for.
 
     Args:
         url: of what.
         verb: what is done with it, such as "read".
         request: calls obstore.
+        waits: whether there is time for that.
 
     Raises:
         ObjectError: one of its kinds; the text names the URL, the cause and what to do, and no key.
@@ -64,7 +65,7 @@ def answered(url: ObjectUrl, verb: str, request: Callable[[], T]) -> T:
             why = _passing(error)
             if why is None:
                 _refuse(url, verb, error)
-            if waited >= STORE_WAIT_SECONDS:
+            if waited >= STORE_WAIT_SECONDS or not waits:
                 raise StoreUnavailableError(
                     f"{url}: cannot be {_DONE[verb]}: {why}, for {waited:.0f} s by now; look at the store, and at "
                     "the address in this machine's environment"
@@ -76,7 +77,14 @@ def answered(url: ObjectUrl, verb: str, request: Callable[[], T]) -> T:
         pause = min(2 * pause, STORE_BACKOFF_SECONDS)
 
 
-_DONE = {"read": "read", "list": "listed", "look at": "looked at", "write": "written", "delete": "deleted"}
+_DONE = {
+    "read": "read",
+    "list": "listed",
+    "look at": "looked at",
+    "write": "written",
+    "delete": "deleted",
+    "copy": "copied",
+}
 
 
 def _passing(error: Exception) -> str | None:
@@ -110,7 +118,7 @@ def _refuse(url: ObjectUrl, verb: str, error: Exception) -> NoReturn:
         what = f"no bucket {url.bucket}" if "NoSuchBucket" in code else "no such object"
         raise ObjectMissingError(f"{url}: {what}; check the URL, and the endpoint in the environment") from None
     denied = isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError) or status in (401, 403)
-    if denied:
+    if denied or "AccessDenied" in text:  # of many objects deleted at once the store says it of each
         raise ObjectDeniedError(
             f"{url}: may not be {_DONE[verb]} with this machine's credentials (HTTP {status or 403}{code}); they come "
             f"from {credentials_of(url)}"

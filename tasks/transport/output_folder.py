@@ -2,8 +2,8 @@
 
 worker: PartsReply.folder --under a root?--> OutputFolder --write, to the disk--> PartRef --answer--> producer: remove
 
-The one place that creates, reads, lists and removes such files: another kind of storage takes its place here. It needs
-no rename and no common listing: a file counts since an answer, or the producer's journal, names it.
+The one place that creates, reads and removes such files, or `output_objects.py` where the folder is a URL. It needs no
+rename and no common listing: a file counts since an answer, or the producer's journal, names it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import xxhash
 
 from tasks.protocol.seal import Parts
 from tasks.transport.file_slices import open_folder
+from tasks.transport.output_objects import OutputObjects, output_objects
 from worker_config.errors import OutputError
-from worker_config.files import split_root
+from worker_config.files import Root, split_root
+from worker_config.object_urls import is_url
 
 # The system takes no more parts of one write.
 _PARTS_AT_ONCE = 512
@@ -48,7 +50,7 @@ class OutputFolder:
                 _write_all(fd, parts)
                 os.fsync(fd)
             except OSError:
-                self.remove(name)
+                self.remove([name])
                 raise
             finally:
                 os.close(fd)
@@ -72,15 +74,17 @@ class OutputFolder:
             os.fsync(self._descriptor)
             return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
 
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there and can be."""
-        with suppress(OSError):
-            os.unlink(name, dir_fd=self._descriptor)
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, if they are there and can be."""
+        for name in names:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._descriptor)
 
-    def path_of(self, name: str) -> Path:
-        """By which a library can open a file of this folder, and of no other that has come to its place."""
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """By which a library can make a file of this folder, and of no other that has come to its place."""
         folder = _OPEN_FILES / str(self._descriptor)
-        return (folder if folder.exists() else Path(self.path)) / name
+        yield (folder if folder.exists() else Path(self.path)) / name
 
     def close(self) -> None:
         """Let go of it."""
@@ -103,12 +107,15 @@ class OutputFolder:
 
 
 @contextmanager
-def open_output_folder(path: str, roots: Sequence[str | Path]) -> Iterator[OutputFolder]:
-    """Open a folder that the producer has made, if it is under one of the roots.
+def open_output_folder(path: str, roots: Sequence[Root]) -> Iterator[OutputFolder | OutputObjects]:
+    """Open a folder that the producer has made, or a URL, if it is under one of the roots.
 
     Raises:
         OutputError: it is not, or is not there.
     """
+    if is_url(path):
+        yield output_objects(path, roots)
+        return
     place = split_root(path, roots)
     if place is None:
         raise OutputError(f"{path} is not under a folder of CELERIAC_OUTPUT_ROOTS on this worker")
@@ -125,11 +132,10 @@ def open_output_folder(path: str, roots: Sequence[str | Path]) -> Iterator[Outpu
         folder.close()
 
 
-def forget_files(path: str, names: Sequence[str], roots: Sequence[str | Path]) -> None:
+def forget_files(path: str, names: Sequence[str], roots: Sequence[Root]) -> None:
     """Remove files that do not count, if they are there and can be removed."""
     with suppress(OutputError), open_output_folder(path, roots) as folder:
-        for name in names:
-            folder.remove(name)
+        folder.remove(names)
 
 
 def attempt_name(*numbers: int, suffix: str) -> str:

@@ -43,7 +43,7 @@ def test_predict_reads_rows_behind_a_url_and_says_what_is_wrong_with_one(celeria
     for words, code, told in (
         (("s3://rows/command/none.npy", "-o", "x.npy"), ExitCode.INPUT, "s3://rows/command/none.npy: no such object"),
         (("https://host/x.npy?Signature=secret", "-o", "x.npy"), ExitCode.INPUT, "https://host/x.npy: has a ? or a #"),
-        (("s3://rows/command/rows.npy", "-o", "s3://rows/x.npy"), ExitCode.USAGE, "outputs are written to files"),
+        (("s3://rows/command/rows.npy", "-o", "s3://rows/x.npy"), ExitCode.USAGE, "one object is not written"),
     ):
         ended = celeriac.run("predict", "double", *words)
         assert ended.code == code, ended.stderr

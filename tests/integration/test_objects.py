@@ -118,8 +118,8 @@ def test_conditions_on_what_is_there(folder: ObjectUrl) -> None:
     with pytest.raises(ObjectChangedError):
         objects.put(url, b"third", expected=etag)
     assert objects.stat(url).etag == second
-    objects.delete(url)
-    objects.delete(url)
+    objects.delete([url])
+    objects.delete([url])
     with pytest.raises(ObjectMissingError):
         objects.stat(url)
 

@@ -106,7 +106,7 @@ def predict(
     client: Client,
     model: str,
     data: Any,
-    output: Path,
+    output: Path | str,
     *,
     on_error: OnError = "raise",
     in_parts: bool = True,
@@ -301,7 +301,7 @@ def test_what_is_damaged_after_it_was_written_is_found(client: Client, out: Path
     def damages(sink: Sink, part: Part) -> None:
         _write(sink, part)
         if sink.folder and part.start == CHUNK_ROWS and part.stored and part.stored.ref:
-            path = sink.folder.folder / part.stored.ref.name
+            path = Path(sink.folder.folder) / part.stored.ref.name
             path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -63,6 +63,7 @@ KNOWN = {
     "tasks.transport.backlog",
     "tasks.transport.connection",
     "tasks.transport.output_folder",
+    "tasks.transport.output_objects",
     "tasks.transport.queues",
     "tasks.transport.request_queue",
     "tasks.transport.resend_detached",

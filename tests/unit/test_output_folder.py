@@ -30,8 +30,8 @@ def test_a_file_comes_back_and_goes(tmp_path: Path) -> None:
         assert folder.size(name) == len(WHOLE)
         with pytest.raises(OutputError, match="cannot be written: File exists"):
             folder.write(name, PARTS)
-        folder.remove(name)
-        folder.remove(name)
+        folder.remove([name])
+        folder.remove([name])
         with pytest.raises(OutputError, match="No such file"):
             folder.read(name, len(WHOLE), SUM)
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +85,8 @@ def test_a_folder_that_is_moved_away_keeps_what_is_written_into_it(tmp_path: Pat
     with open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder:
         (tmp_path / "out").rename(tmp_path / "moved")
         (tmp_path / "out").symlink_to("/dev")
-        folder.path_of("1-00.npy").write_bytes(b"x")
+        with folder.new_file("1-00.npy") as path:
+            path.write_bytes(b"x")
     assert (tmp_path / "moved" / "1-00.npy").read_bytes() == b"x"
 
 

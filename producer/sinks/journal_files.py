@@ -1,0 +1,197 @@
+r"""Where a journal's lines are: in a file that is locked, or in objects, of which each is written by one at a time.
+
+    Journal --append: all of a line or none--> LocalJournalFile     OUT.journal, appended to
+                                          \--> ObjectJournalFile    OUT.journal/00000, 00001, ...; the last one replaced
+
+A journal of objects is beside the output in its store, so that any machine continues it. Stores have no locks: whoever
+writes a line says which object gives way to it (its ETag, or none), so that of two who go on from one line, the first
+goes on, and the other one ends with its next line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from tasks.outputs.temp_paths import not_continued, sync_folder
+from tasks.storage import objects
+from tasks.transport.output_objects import as_output_errors
+from worker_config.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, OutputInUseError
+from worker_config.object_urls import ObjectUrl, is_url, object_url
+
+# A journal's last object is written anew with each line, until it is so large.
+_OBJECT_BYTES = 256 * 2**10
+
+
+class LocalJournalFile:
+    """A file, open and locked.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, output: Path, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            lock(output, self._descriptor)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> bytes:
+        """All of it."""
+        return self.path.read_bytes()
+
+    def cut(self, length: int) -> None:
+        """Drop what is behind so many bytes."""
+        os.ftruncate(self._descriptor, length)
+
+    def append(self, line: bytes) -> None:
+        """All of a line or none of it: half a line would make the next one unreadable."""
+        end = os.fstat(self._descriptor).st_size
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+            os.fsync(self._descriptor)
+        except BaseException:
+            os.ftruncate(self._descriptor, end)
+            raise
+        if not end:
+            sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        """Unlock it, and leave it for the next run."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def remove(self) -> None:
+        """Nothing is left to continue."""
+        if self._descriptor >= 0:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+
+class ObjectJournalFile:
+    """Objects whose bytes, one after the other, are those of a journal. Its methods raise OutputError.
+
+    Attributes:
+        path: the URL beneath which they are.
+    """
+
+    def __init__(self, output: ObjectUrl, path: ObjectUrl) -> None:
+        self.path = path
+        self._output = output
+        self._number, self._data, self._etag = 0, b"", ""
+        self._length, self._is_new = 0, True
+
+    def read(self) -> bytes:
+        """All of them; what is appended then goes on from there."""
+        whole = b""
+        try:
+            with as_output_errors(ObjectChangedError):
+                found = dict(objects.list_objects(self.path))
+                for number in range(len(found)):
+                    if stamp := found.get(self._object(number)):
+                        self._data = bytes(objects.read_range(self._object(number), stamp, 0, stamp.size))
+                        self._number, self._etag = number, stamp.etag
+                        whole += self._data
+        except ObjectChangedError:
+            raise self._taken() from None
+        self._length, self._is_new = len(whole), not found
+        return whole
+
+    def cut(self, length: int) -> None:
+        """Drop all; as there is never half a line, nothing else needs to be dropped."""
+        if 0 < length < self._length:
+            raise not_continued(self._output, f"{self.path} is damaged")
+        if not length and not self._is_new:
+            self._delete()
+
+    def append(self, line: bytes) -> None:
+        """All of a line or none of it, if nobody else has written meanwhile."""
+        is_full = len(self._data) >= _OBJECT_BYTES
+        number = self._number + is_full
+        data, etag = (line, "") if is_full else (self._data + line, self._etag)
+        etag = self._put(self._object(number), data, etag)
+        if is_full and not self._is_mine():
+            with as_output_errors():
+                objects.delete([self._object(number)])
+            raise self._taken()
+        self._number, self._data, self._etag = number, data, etag
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def remove(self) -> None:
+        """Nothing is left to continue; what somebody else has begun is left alone."""
+        if self._etag:
+            self._delete()
+
+    def _put(self, url: ObjectUrl, data: bytes, expected: str) -> str:
+        with as_output_errors():
+            try:
+                return objects.put(url, data, replace=bool(expected), expected=expected)
+            except (ObjectChangedError, ObjectExistsError, ObjectMissingError) as error:
+                if isinstance(error, ObjectMissingError) and not expected:
+                    raise  # there is no bucket
+            with suppress(ObjectMissingError):  # the answer to an earlier try may have been lost
+                stamp = objects.stat(url)
+                if stamp.size == len(data) and objects.read_range(url, stamp, 0, stamp.size) == data:
+                    return stamp.etag
+        raise self._taken()
+
+    def _is_mine(self) -> bool:
+        """Whether the last object that was written is still there: else somebody has begun anew."""
+        with as_output_errors(), suppress(ObjectMissingError):
+            return objects.stat(self._object(self._number)).etag == self._etag
+        return False
+
+    def _delete(self) -> None:
+        """The first one first: without it there is no journal."""
+        with as_output_errors():
+            objects.delete([self._object(0)])
+            objects.delete([url for url, _ in objects.list_objects(self.path)])
+        self._number, self._data, self._etag = 0, b"", ""
+
+    def _object(self, number: int) -> ObjectUrl:
+        return self.path / f"{number:05d}"
+
+    def _taken(self) -> OutputInUseError:
+        self._etag = ""
+        return OutputInUseError(f"{self._output}: another process writes it by now; let that one go on, or stop it")
+
+
+JournalFile: TypeAlias = LocalJournalFile | ObjectJournalFile
+
+
+def open_journal_file(output: Path, path: Path) -> JournalFile:
+    """The journal of an output, made where there is none; OutputInUseError where another process has locked it."""
+    if is_url(output):
+        return ObjectJournalFile(object_url(str(output)), object_url(str(path)))
+    return LocalJournalFile(output, path)
+
+
+def is_journal(path: Path) -> bool:
+    """Whether there is a journal of this name."""
+    if not is_url(path):
+        return path.exists()
+    with as_output_errors(ObjectMissingError), suppress(ObjectMissingError):
+        objects.stat(object_url(str(path)) / f"{0:05d}")
+        return True
+    return False
+
+
+def lock(path: Path, descriptor: int) -> None:
+    """Lock an output by an open file beside it until that is closed; OutputInUseError if another process has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        in_use = not os.fstat(descriptor).st_nlink  # finished, and removed, since we opened it
+    except BlockingIOError:
+        in_use = True
+    if in_use:
+        raise OutputInUseError(f"{path}: another process is writing it; wait for that one, or choose another name")

@@ -1,0 +1,176 @@
+"""Where an output that workers write is: in folders, or in a store of objects.
+
+    OUT/            files under their final names, which come one after the other
+    .OUT.part/TOKEN what workers have written; `name` gives it a final name in one step
+    OUT.SUFFIX      what is told of the output
+
+A store cannot rename: it copies an object to its final name, whole or not at all, and what it was copied from goes
+later. A run that was killed between the two copies it once more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from tasks.outputs.temp_paths import OutputTarget, check_parent, sync_folder
+from tasks.storage import objects
+from tasks.transport.output_objects import as_output_errors
+from worker_config.errors import ObjectMissingError, OutputError
+from worker_config.files import write_whole
+from worker_config.object_urls import ObjectUrl, is_url, object_url
+
+
+class LocalPlace:
+    """Folders of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._working = path, OutputTarget(path, None, "").temporary()
+        self._made = False
+
+    def folder(self, token: str) -> str:
+        """Where workers write."""
+        return str(self._working / token)
+
+    def create(self, token: str) -> None:
+        """Make the folders."""
+        self._made |= not self._path.exists()
+        self._path.mkdir(exist_ok=True)
+        (self._working / token).mkdir(parents=True, exist_ok=True)
+        sync_folder(self._working)
+        sync_folder(self._path.parent)
+
+    def written(self, token: str) -> dict[str, int]:
+        """The bytes of each file that workers have written; FileNotFoundError where their folder is gone."""
+        return {entry.name: entry.stat().st_size for entry in os.scandir(self._working / token)}
+
+    def named(self) -> dict[str, int]:
+        """The bytes of each file that has its name, or of whatever else is there."""
+        if not self._path.exists():
+            check_parent(self._path)
+            return {}
+        if not self._path.is_dir():
+            raise OutputError(f"{self._path}: is a file; leave the / at the end out, or choose another name")
+        return {entry.name: entry.stat().st_size for entry in os.scandir(self._path)}
+
+    def name(self, token: str, name: str, final: str, size: int) -> None:
+        """Give a file its final name."""
+        (self._working / token / name).rename(self._path / final)
+
+    def end_names(self, token: str, names: Sequence[str]) -> None:
+        """All of these files have their final names."""
+        sync_folder(self._path)
+
+    def remove_named(self, finals: Sequence[str]) -> None:
+        """Remove files, one after the other."""
+        for final in finals:
+            (self._path / final).unlink(missing_ok=True)
+        sync_folder(self._path)
+
+    def remove_written(self, token: str, names: Collection[str]) -> None:
+        """Remove files that do not count, if they can be."""
+        for name in names:
+            with suppress(OSError):
+                (self._working / token / name).unlink()
+
+    def write_beside(self, suffix: str, data: bytes) -> None:
+        """Write a file beside the output, whole."""
+        write_whole(self._path.with_name(self._path.name + suffix), data)
+
+    def remove_beside(self, suffix: str) -> None:
+        """Remove such a file, if there is one."""
+        self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def remove_working(self, token: str) -> None:
+        """Remove what workers have written."""
+        for _ in range(3):  # a worker that is late may write into it meanwhile
+            shutil.rmtree(self._working, ignore_errors=True)
+
+    def unmake(self) -> None:
+        """Remove the folder of the output, if it was made here and is empty."""
+        if self._made:
+            with suppress(OSError):
+                self._path.rmdir()
+
+
+class ObjectPlace:
+    """Prefixes of a store; methods raise OutputError where it refuses, or does not answer."""
+
+    def __init__(self, url: ObjectUrl) -> None:
+        self._url, self._working = url, url.with_name(f".{url.name}.part")
+
+    def folder(self, token: str) -> str:
+        """Where workers write."""
+        return str(self._working / token)
+
+    def create(self, token: str) -> None:
+        """Prefixes need not be made."""
+
+    def written(self, token: str) -> dict[str, int]:
+        """The bytes of each object that workers have written."""
+        return _sizes(self._working / token)
+
+    def named(self) -> dict[str, int]:
+        """The bytes of each object that has its name, or of whatever else is beneath it."""
+        return _sizes(self._url)
+
+    def name(self, token: str, name: str, final: str, size: int) -> None:
+        """Give an object its final name; one that has it already, by somebody else who went on, is enough."""
+        with as_output_errors():
+            with suppress(ObjectMissingError):
+                objects.copy(self._working / token / name, self._url / final)
+            if objects.stat(self._url / final).size != size:
+                raise OutputError(f"{self._url / final}: has not the {size} bytes that were written; use --resume")
+
+    def end_names(self, token: str, names: Sequence[str]) -> None:
+        """All of these objects have their final names."""
+        with as_output_errors():
+            objects.delete([self._working / token / name for name in names])
+
+    def remove_named(self, finals: Sequence[str]) -> None:
+        """Delete objects, one after the other."""
+        with as_output_errors():
+            for final in finals:
+                objects.delete([self._url / final])
+
+    def remove_written(self, token: str, names: Collection[str]) -> None:
+        """Delete objects that do not count, if they can be."""
+        with suppress(OutputError), as_output_errors():
+            objects.delete([self._working / token / name for name in names])
+
+    def write_beside(self, suffix: str, data: bytes) -> None:
+        """Write an object beside the output."""
+        with as_output_errors():
+            objects.put(self._url.with_name(self._url.name + suffix), data)
+
+    def remove_beside(self, suffix: str) -> None:
+        """Delete such an object, if there is one."""
+        with as_output_errors():
+            objects.delete([self._url.with_name(self._url.name + suffix)])
+
+    def remove_working(self, token: str) -> None:
+        """Delete what workers have written into the folder of this token; of any, if it is empty."""
+        prefix = self._working / token if token else self._working
+        with suppress(OutputError), as_output_errors():
+            objects.delete([url for url, _ in objects.list_objects(prefix)])
+
+    def unmake(self) -> None:
+        """Prefixes need not be removed."""
+
+
+OutputPlace: TypeAlias = LocalPlace | ObjectPlace
+
+
+def place_of(path: Path) -> OutputPlace:
+    """Where an output is that has this name."""
+    return ObjectPlace(object_url(str(path))) if is_url(path) else LocalPlace(path)
+
+
+def _sizes(prefix: ObjectUrl) -> dict[str, int]:
+    with as_output_errors():
+        skipped = len(prefix.key) + 1
+        return {url.key[skipped:]: stamp.size for url, stamp in objects.list_objects(prefix)}

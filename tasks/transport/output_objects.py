@@ -1,0 +1,95 @@
+"""The prefix of a store in which workers leave a job's outputs: objects written once, each whole or not there.
+
+worker: PartsReply.folder, a URL --beneath a root?--> OutputObjects --put--> PartRef --answer--> producer: delete
+
+What `OutputFolder` is to files. Formats are written to a file of this machine first, as they go back to its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import xxhash
+
+from tasks.protocol.seal import Parts
+from tasks.storage import objects
+from tasks.transport import run_folder
+from worker_config.errors import ConfigError, ObjectChangedError, ObjectError, OutputError
+from worker_config.object_urls import ObjectUrl, is_beneath_any, is_url, object_url
+
+# Before the name of a folder of this machine in which one file is made; those of children that were killed go later.
+_PREFIX = "celeriac-output-"
+
+
+class OutputObjects:
+    """The objects beneath one URL; made by `output_objects`. Its methods raise OutputError.
+
+    Attributes:
+        path: as it was asked for.
+    """
+
+    def __init__(self, url: ObjectUrl) -> None:
+        self.path = str(url)
+        self._url = url
+
+    def write(self, name: str, parts: Parts) -> None:
+        """Make an object of this content, given in parts; it is there when all of it is safe."""
+        with as_output_errors():
+            objects.put(self._url / name, b"".join(parts))
+
+    def read(self, name: str, size: int, checksum: int) -> memoryview:
+        """The content of an object, which has this size and XXH3-64."""
+        try:
+            with as_output_errors(ObjectChangedError):
+                data = objects.read_whole(self._url / name, size)
+            whole = xxhash.xxh3_64_intdigest(data) == checksum
+        except ObjectChangedError:
+            whole = False
+        if not whole:
+            raise OutputError(f"{self._url / name} is not as it was written; continue with --resume")
+        return data
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """Where a library makes a file, which is the object of this name after a block that ends well."""
+        folder = run_folder.make(_PREFIX)
+        try:
+            yield folder / name
+            with as_output_errors():
+                objects.put(self._url / name, folder / name)
+        finally:
+            run_folder.remove(folder)
+
+    def size(self, name: str) -> int:
+        """How many bytes an object has."""
+        with as_output_errors():
+            return objects.stat(self._url / name).size
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete objects, if they are there and can be deleted without a wait."""
+        with suppress(OutputError), as_output_errors():
+            objects.delete([self._url / name for name in names], waits=False)
+
+
+def output_objects(path: str, roots: Sequence[object]) -> OutputObjects:
+    """The objects beneath a URL, if that is beneath one of the roots; nothing is asked of the store.
+
+    Raises:
+        OutputError: it is not, or is no URL that is taken.
+    """
+    if not is_beneath_any(path, [root for root in roots if isinstance(root, str | ObjectUrl) and is_url(root)]):
+        raise OutputError(f"{path} is not under a URL of CELERIAC_OUTPUT_ROOTS on this worker")
+    return OutputObjects(object_url(path))
+
+
+@contextmanager
+def as_output_errors(*but: type[ObjectError]) -> Iterator[None]:
+    """What a store refuses is an error of the output, except for these."""
+    try:
+        yield
+    except but:
+        raise
+    except (ObjectError, ConfigError) as error:
+        raise OutputError(str(error)) from None
