@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,10 +27,14 @@ USERS = {
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A server that runs; at `web_port` it gives the same objects as any web server does, under /buckets."""
+    """A server that runs; at `web_port` it gives the same objects as any web server does, under /buckets.
+
+    `restart` kills it, and starts it anew with what it had.
+    """
 
     port: int
     web_port: int
+    restart: Callable[[], None]
 
     @property
     def endpoint(self) -> str:
@@ -89,15 +93,24 @@ def running(folder: Path) -> Iterator[ObjectStore]:
     command += [f"-s3.config={config}", "-volume.max=0", "-master.volumeSizeLimitMB=256", "-volume.preStopSeconds=0"]
     command += [f"-s3.localSocket={folder / 's3.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += ["-master.telemetry=false"]
-    with (folder / "log").open("wb") as log:
+    process: subprocess.Popen[bytes]
+
+    def start() -> None:
+        nonlocal process
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+        wait_until(lambda: _answers(ports[3]) or process.poll() is not None, "SeaweedFS answers")
+        assert process.poll() is None, (folder / "log").read_text()[-2_000:]
+
+    def kill() -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    with (folder / "log").open("wb") as log:
+        start()
         try:
-            wait_until(lambda: _answers(ports[3]) or process.poll() is not None, "SeaweedFS answers")
-            assert process.poll() is None, (folder / "log").read_text()[-2_000:]
-            yield ObjectStore(ports[3], ports[2])
+            yield ObjectStore(ports[3], ports[2], lambda: (kill(), start())[1])
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill()
 
 
 def _answers(port: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,13 @@ class Arena:
         orphans: jobs whose producer was killed, of all schedules so far.
     """
 
-    def __init__(self, folder: Path, model: Path, network: Network | None = None) -> None:
+    def __init__(
+        self, folder: Path, model: Path, network: Network | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.network = network
         self._environ = shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.new_folder())}
-        self._environ["CELERIAC_OUTPUT_ROOTS"] = str(folder)
+        self._environ |= {"CELERIAC_OUTPUT_ROOTS": str(folder), **(environ or {})}
         self.spool, self._data = folder / "spool", folder / "data"
         self.set_pace(0)
         self.calls = Calls(folder)

@@ -49,7 +49,7 @@ def test_a_storm_of_kills_leaves_no_trace_in_the_output(arena: Arena, seed: int)
     np.save(celeriac.folder / "rows.npy", rows)
     output = celeriac.folder / "out.parquet"
     # Each of the four at least once, if there are so many.
-    kinds = [_kill_child, _kill_worker, _kill_redis]
+    kinds = [kill_child, kill_worker, kill_redis]
     injuries = draw.sample([*kinds, None, *draw.choices([*kinds, None], k=INJURIES - 4)], INJURIES)
     moments = sorted(draw.sample(range(CHUNKS // 20, CHUNKS * 8 // 10), INJURIES))
 
@@ -131,7 +131,7 @@ def _looking(output: Path, expected: np.ndarray) -> Iterator[Callable[[], bool]]
     assert found == []
 
 
-def _kill_child(arena: Arena, draw: random.Random) -> None:
+def kill_child(arena: Arena, draw: random.Random) -> None:
     children = [pid for worker in arena.ready_workers() for pid in descendants_of(worker.pid)]
     if children:
         pid = draw.choice(children)
@@ -140,14 +140,14 @@ def _kill_child(arena: Arena, draw: random.Random) -> None:
         wait_until(lambda: not is_alive(pid), "the child is dead")
 
 
-def _kill_worker(arena: Arena, draw: random.Random) -> None:
+def kill_worker(arena: Arena, draw: random.Random) -> None:
     there = [worker for worker in arena.ready_workers() if worker not in arena.dismissed]
     if there:
         arena.kill(draw.choice(there))
         arena.start_worker()
 
 
-def _kill_redis(arena: Arena, draw: random.Random) -> None:
+def kill_redis(arena: Arena, draw: random.Random) -> None:
     arena.system.redis.stop()
     if draw.random() < 0.5:
         arena.system.redis.forget()
