@@ -1,10 +1,14 @@
 """How much of the speed of plain processes on an object store is left, and are children busy where requests are slow?
 
-SeaweedFS on loopback has the rows of an `.npy` object.
+SeaweedFS on loopback has the rows.
 
-- The model gives its rows back as they are (4 KiB each, two children), which workers read where they stand. The rival:
-  two plain processes that read the same ranges with pyarrow and write the same bytes to an output file; no model, no
-  order, no messages.
+- Parquet from the store and to the store: rows of 4 KiB in several objects, which workers read, double, and write. The
+  rival: two plain processes that do the same with pyarrow, each with objects of its own; no order between them, no
+  checks, nothing to go on from.
+
+- The model gives its rows back as they are (two children), which workers read where they stand in an `.npy` object.
+  The rival: two plain processes that read the same ranges with pyarrow and write the same bytes to an output file; no
+  model, no order, no messages.
 - A model that takes 0.2 s for a chunk of 1 MiB, with 20 ms added to each request by a proxy: the share of two
   children's time in which it runs, from the submission to the last row, where chunks are slices of an `.npy` object,
   row groups of a Parquet object, and Parquet objects.
@@ -23,13 +27,19 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows
 from benchmarks.transport import chunk_rows_of, pieces
+from producer.cli.predict_to_sink import ending, predict_to_sink
+from producer.cli.request import RunOptions
 from producer.embedded.local import local
+from producer.sinks import JournalHead, open_sink
+from producer.sources import open_source
 from tasks.storage import objects
 from tests.fault_proxy import proxy_before
 from tests.object_stores import ObjectStore, running
@@ -38,8 +48,11 @@ from worker_config.object_urls import object_url
 Rows = npt.NDArray[np.float32]
 
 AIM = 0.5
+PARQUET_AIM = 0.6
 BUSY_AIM = 0.9
 _URL = "s3://rows/rows.npy"
+_PARQUET, _OURS, _PLAIN = "s3://rows/input", "s3://rows/ours.parquet", "rows/plain.parquet"
+_FILE_ROWS, _CHUNK_ROWS = 8_192, 2_048
 _CHUNK_SECONDS = 0.2
 _REQUEST_SECONDS = 0.02
 _SLOW_CHUNK_ROWS = 256
@@ -48,6 +61,9 @@ import time
 
 def same(rows):
     return rows
+
+def double(rows):
+    return rows["output"] * 2
 
 def slow(rows):
     time.sleep({_CHUNK_SECONDS})
@@ -60,7 +76,7 @@ def question(quick: bool) -> bool:
     data = random_rows("identity", 4_096 if quick else 65_536)
     with folder() as place, _store(place) as store:
         _busy(place, store, data[: 4_096 if quick else 32_768])
-        return _speed(place, store, data, quick)
+        return all([_parquet(place, store, data, quick), _speed(place, store, data, quick)])
 
 
 def _speed(place: Path, store: ObjectStore, data: Rows, quick: bool) -> bool:
@@ -80,6 +96,70 @@ def _speed(place: Path, store: ObjectStore, data: Rows, quick: bool) -> bool:
             [at_least("celeriac / pyarrow", found.speed_against(plain.name), AIM)],
             quick=quick,
         )
+
+
+def _parquet(place: Path, store: ObjectStore, data: Rows, quick: bool) -> bool:
+    writers = Rivals(double_files)
+    files = pieces(len(data), min(_FILE_ROWS, len(data) // CHILDREN))
+    for number, (start, stop) in enumerate(files):
+        pq.write_table(_table(data[start:stop], start), place / "rows.parquet", row_group_size=_CHUNK_ROWS)
+        objects.put(object_url(f"{_PARQUET}/{number:05d}.parquet"), place / "rows.parquet")
+    (place / "rows.parquet").unlink()
+    columns = {"columns": ["output"]}
+
+    def ours() -> str:
+        source = open_source(f"{_PARQUET}/", **columns)
+        head = JournalHead(source={"name": "rows"}, models=client.digests(["double"]))
+        with ending(open_sink(f"{_OURS}/", source.rows, True, journal=head, in_parts=True)) as sink:
+            if sink.folder:
+                sink.folder.part_bytes = (files[0][1] - files[0][0]) * data[0].nbytes
+            predict_to_sink(client, ["double"], source, sink, head, RunOptions(chunk_rows=_CHUNK_ROWS, quiet=True))
+        return _OURS.removeprefix("s3://")
+
+    def plain() -> str:
+        numbers = range(len(files))
+        writers.begin(*((store.port, list(numbers[first::CHILDREN])) for first in range(CHILDREN)))
+        writers.finish()
+        return _PLAIN
+
+    def check(output: str) -> None:
+        table = ds.dataset(output, filesystem=_arrow_store(store.port)).to_table()
+        check_equal(table["row"].to_numpy(), np.arange(len(data)))
+        check_equal(table.column(1).combine_chunks().flatten().to_numpy().reshape(data.shape), data * 2)
+
+    with local(_write_models(place), CHILDREN) as client:
+        rival = Arm("pyarrow", plain, check)
+        found = compare(Arm("celeriac, Parquet objects", ours, check), [rival])
+    return report_comparison(
+        "object_stores: Parquet from and to the store",
+        found,
+        len(data),
+        {"row_bytes": data[0].nbytes, "chunk_rows": _CHUNK_ROWS, "children": CHILDREN},
+        [at_least("celeriac / pyarrow", found.speed_against(rival.name), PARQUET_AIM)],
+        quick=quick,
+    )
+
+
+def _table(rows: Rows, first: int) -> pa.Table:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    return pa.table({"row": np.arange(first, first + len(rows)), "output": values})
+
+
+def double_files(port: int, numbers: list[int]) -> None:
+    """One plain process: read each of its objects by row groups, double the rows, write them to another."""
+    store, name = _arrow_store(port), "{}/{:05d}.parquet"
+    for number in numbers:
+        with (
+            pq.ParquetFile(store.open_input_file(name.format(_PARQUET.removeprefix("s3://"), number))) as source,
+            store.open_output_stream(name.format(_PLAIN, number)) as target,
+            pq.ParquetWriter(target, source.schema_arrow) as writer,
+        ):
+            for group in range(source.num_row_groups):
+                table = source.read_row_group(group)
+                values = table["output"].combine_chunks()
+                rows = values.flatten().to_numpy().reshape(len(table), -1) * 2
+                doubled = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=values.type)
+                writer.write_table(pa.table([table["row"], doubled], schema=source.schema_arrow))
 
 
 def _busy(place: Path, store: ObjectStore, data: Rows) -> None:
@@ -114,7 +194,7 @@ def _write_models(place: Path) -> Path:
     """Functions, so that moving rows is all there is to do, or sleeping."""
     (place / "store_models.py").write_text(_MODELS)
     table = f'[models.%s]\npath = "store_models:%s"\nbatch_rows = {_SLOW_CHUNK_ROWS}\n'
-    (place / "models.toml").write_text("".join(table % (name, name) for name in ("same", "slow")))
+    (place / "models.toml").write_text("".join(table % (name, name) for name in ("same", "slow", "double")))
     return place / "models.toml"
 
 
@@ -144,21 +224,23 @@ def _read_and_write(readers: Rivals, output: Path, store: ObjectStore, data: Row
 
 def copy_ranges(port: int, output: Path, offset: int, row_bytes: int, chunks: list[tuple[int, int]]) -> None:
     """One plain process: read each range, write it to its place."""
-    from pyarrow import fs
-
-    store = fs.S3FileSystem(
-        endpoint_override=f"127.0.0.1:{port}",
-        scheme="http",
-        access_key=os.environ["AWS_ACCESS_KEY_ID"],
-        secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
-        region=os.environ["AWS_REGION"],
-    )
+    store = _arrow_store(port)
     target = os.open(output, os.O_WRONLY)
     with store.open_input_file(_URL.removeprefix("s3://")) as source:
         for start, stop in chunks:
             data = source.read_at((stop - start) * row_bytes, offset + start * row_bytes)
             os.pwrite(target, data, start * row_bytes)
     os.close(target)
+
+
+def _arrow_store(port: int) -> fs.S3FileSystem:
+    return fs.S3FileSystem(
+        endpoint_override=f"127.0.0.1:{port}",
+        scheme="http",
+        access_key=os.environ["AWS_ACCESS_KEY_ID"],
+        secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        region=os.environ["AWS_REGION"],
+    )
 
 
 if __name__ == "__main__":
