@@ -6,7 +6,8 @@ A scalar is a primitive column, a vector a list of fixed size, a higher rank a f
 field's metadata, as JSON: {"shape": "[2, 3]"}. An output without a name is "output".
 
 Such a file cannot be continued: its end says where everything is. With a journal the rows therefore go into an Arrow
-stream first, which can be, and become the file at the end; the disk holds both for a while.
+stream first, which can be, and become the file at the end; the disk holds both for a while. So they do where the first
+rows have no text in a column of texts, which may be strings or bytes: in a stream both are alike but for its head.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ArrowWriter(FileWriter):
             self.rows_path = target.temporary(f"{self.label}-0")
         self._schema: Any = None
         self._groups: _RowGroups | None = None
+        self._undecided = set[int]()  # columns of strings, of which bytes may still come
 
     @abstractmethod
     def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
@@ -65,9 +67,14 @@ class ArrowWriter(FileWriter):
                 )
             column = self._arrow.list_(value, math.prod(spec.shape)) if spec.shape else value
             shape = {"shape": json.dumps(spec.shape)} if len(spec.shape) > 1 else None
+            if spec.dtype.hasobject and _some_text(first[key]) is None:
+                self._undecided.add(len(fields))
             fields.append(self._arrow.field(self.name(key), column, metadata=shape))
         self._schema = self._arrow.schema(fields)
-        if self.target.journalled:
+        if self._undecided and not self.target.journalled:
+            self.rows_path = self.target.temporary(f"{self.label}-0")
+            self.stream = self.open(self.rows_path, "xb+")
+        if self.rows_path != self.temporary:
             self.append(self._schema.serialize())
         else:
             self._groups = _RowGroups(self._arrow, self.open_tables(self.stream, self._schema))
@@ -77,12 +84,19 @@ class ArrowWriter(FileWriter):
         super().reopen(specs, rows, mark)
         self.stream.seek(0)
         try:
-            self._schema = self._arrow.ipc.read_schema(self.stream)
+            batches = self._arrow.ipc.open_stream(self.stream)
+            self._schema = batches.schema
+            string = self._arrow.string()
+            self._undecided = {at for at, field in enumerate(self._schema) if _value_of(field.type) == string}
+            while self._undecided and (batch := next(batches, None)) is not None:
+                self._undecided -= {at for at in self._undecided if _has_values(batch.column(at))}
         except self._arrow.ArrowInvalid as error:
             raise self._damaged() from error
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write rows, or keep them until there is a row group of them."""
+        if self._undecided:
+            self._decide(list(arrays.values()))
         batch = self._batch(arrays, numbers)
         if self._groups is None:
             self.append(batch.serialize())
@@ -112,6 +126,23 @@ class ArrowWriter(FileWriter):
         if self._groups is not None:
             self._groups.abandon()
         super().close()
+
+    def _decide(self, arrays: list[Array]) -> None:
+        """Make those columns of strings bytes of which the first text that comes is one; rows so far have none."""
+        before = self._schema
+        for at in sorted(self._undecided):
+            if (text := _some_text(arrays[at - 1])) is None:
+                continue
+            self._undecided.remove(at)
+            if isinstance(text, bytes):
+                field, binary = self._schema.field(at), self._arrow.binary()
+                is_list = arrays[at - 1].ndim > 1
+                column = self._arrow.list_(binary, field.type.list_size) if is_list else binary
+                self._schema = self._schema.set(at, field.with_type(column))
+        if self._schema is not before:
+            self.stream.seek(0)
+            self.stream.write(self._schema.serialize())  # as long as the one before
+            self.stream.flush()
 
     def _damaged(self) -> OutputError:
         return OutputError(
@@ -173,6 +204,20 @@ def value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
     if spec.dtype.kind in "biuf" and spec.dtype.itemsize <= 8:
         return arrow.from_numpy_dtype(spec.dtype.newbyteorder("="))
     return None
+
+
+def _some_text(array: Array) -> str | bytes | None:
+    """One of the texts of a column; those that are null are none."""
+    return next((value for value in array.flat if isinstance(value, str | bytes)), None)
+
+
+def _value_of(column_type: Any) -> Any:
+    return getattr(column_type, "value_type", column_type)
+
+
+def _has_values(column: Any) -> bool:
+    values = column.flatten() if hasattr(column.type, "list_size") else column
+    return bool(values.null_count < len(values))
 
 
 def _column(arrow: Any, array: Array, column_type: Any) -> Any:
