@@ -29,6 +29,7 @@ from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import (
     MAX_WAITING_BYTES,
+    AttachedOptions,
     DetachOptions,
     JobOptions,
     JobSpec,
@@ -156,7 +157,7 @@ class Client:
 
     @overload
     def submit(
-        self, models: ModelNames, data: object, *, detach: Literal[False] = False, **options: Unpack[SubmitOptions]
+        self, models: ModelNames, data: object, *, detach: Literal[False] = False, **options: Unpack[AttachedOptions]
     ) -> Job: ...
 
     @overload
@@ -188,6 +189,7 @@ class Client:
         ttl_seconds: int | None = None,
         job: str | None = None,
         write_to: FolderReply | None = None,
+        keep: Sequence[str] = (),
     ) -> Job | str:
         """Begin a job and return at once; or, detached, put all of it into the system and return its id.
 
@@ -225,6 +227,7 @@ class Client:
                 waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
             job: of a detached job its name, by which it is left once: where it runs, or is done, its id is returned.
             write_to: a folder in which workers leave outputs as files; parts then have `stored` instead.
+            keep: columns of `data`, which can be read twice, that they put beside the outputs there.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
@@ -253,16 +256,15 @@ class Client:
             ttl_seconds=ttl_seconds,
             job=job,
             write_to=write_to,
+            keep=keep,
         )
         source = open_source(data)
         check_first_row(first_row, source)
         infos, slots = self._find(names)
-        source = for_models(source, infos)
-        if detach:
-            check_can_be_left(infos, options)
-        # Nothing of a detached job is in the spool folder.
-        settings = replace(self._settings, spool=None) if detach else self._settings
-        spec, source = make_spec(settings, source, infos, slots, options)
+        whole, source = source, for_models(source, infos)
+        check_can_be_left(infos, options)
+        settings = replace(self._settings, spool=None) if detach else self._settings  # where nobody would tidy
+        spec, source = make_spec(settings, source, infos, slots, options, whole)
         return leave(settings, source, spec, data) if detach else self._start(spec, *rows_of(spec, source))
 
     def describe(self, models: ModelNames) -> list[ModelInfo]:
@@ -286,8 +288,7 @@ class Client:
         source = open_source(data)
         infos, slots = self._find(names)
         source = for_models(source, infos)
-        if options.detach:
-            check_can_be_left(infos, options)
+        check_can_be_left(infos, options)
         return try_out(self._settings, source, infos, slots, options, self._start)
 
     def digests(self, models: ModelNames) -> dict[str, str]:

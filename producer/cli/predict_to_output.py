@@ -15,7 +15,6 @@ from producer.cli.request import PredictRequest, kept_columns, open_input, open_
 from producer.cli.summary import Summary
 from producer.job.job import Job
 from producer.sinks import JournalHead, check_output, open_sink
-from worker_config.errors import UsageError
 
 
 def predict_to_output(
@@ -38,8 +37,6 @@ def predict_to_output(
     """
     source, described = open_input(request)
     check_output(output, force or request.job is not None, resume=resume, in_parts=in_parts)
-    if in_parts and request.run.keep:
-        raise UsageError(f"{output}/: workers, who write it, do not have columns to keep; write a single file")
     kept = kept_columns(source, request.run, request.models, output)
     with open_system(request) as system:
         head = JournalHead(

@@ -96,6 +96,7 @@ def predict_to_sink(
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,
         write_to=sink.folder.reply if sink.folder else None,
+        keep=kept.names if sink.folder and kept else (),
     )
     if sink.folder:
         sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
@@ -123,7 +124,8 @@ def predict_to_sink(
                         sink.drop(name, record)
                 elif len(models) > 1 and not sink.folder:  # the outputs of a single model have no name
                     part = replace(part, outputs={names[0]: part.outputs})
-                sink.write(kept.beside(part, job.output_name) if kept else part)
+                is_whole = part.stored is not None and (part.stored.ref is not None or not part.rows)
+                sink.write(kept.beside(part, job.output_name) if kept and not is_whole else part)
         sink.commit()
         summary = _summary(sink, started, job.ledger, job)
         if head:

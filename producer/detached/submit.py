@@ -37,11 +37,13 @@ from worker_config.settings import Settings
 
 
 def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
-    """Refuse what only an attached job can.
+    """Refuse what only an attached job can, where the job is to be detached.
 
     Raises:
         UsageError: the job cannot be left.
     """
+    if not options.detach:
+        return
     if options.first_row:
         raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
     if options.fail_together or options.policy.goes_on:

@@ -20,12 +20,14 @@ from producer.scheduling.load_balancer import LoadBalancer
 from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.payload_route import choose_reply
 from producer.scheduling.window import Window
+from tasks.datasets.kept import with_kept
 from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
 from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, FileRef, InlineRef, cut_in_place
 from tasks.protocol.records import SlotRecord
+from tasks.protocol.split_ref import cut
 from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
@@ -201,7 +203,7 @@ class Dispatcher:
         if isinstance(message.ref, FileRef):
             chunk.spent.append(message.ref)
         reply = self._context.spec.options.write_to or "redis"
-        chunk.message = msgspec.structs.replace(message, ref=ref, reply=reply)
+        chunk.message = msgspec.structs.replace(message, ref=ref, reply=reply, kept=None)
 
     def invalidate(self) -> None:
         """Redis may have lost whatever it was given."""
@@ -218,8 +220,10 @@ class Dispatcher:
         Raises:
             InputError: one may not, or they are too large.
         """
-        options = self._context.spec.options
+        options, kept = self._context.spec.options, self._context.spec.kept
         tree = with_unfed(plain(rows), unfed_of(rows))
+        if kept:
+            tree = with_kept(tree, kept.of_chunk(chunk.start, chunk.stop))
         try:
             return codec.encode_parts(cast("codec.Tree", tree), compression=options.compression)
         except PayloadError as error:
@@ -233,7 +237,8 @@ class Dispatcher:
             raise InputError(f"{self._feed.label}: row {chunk.start + odd[0]}: {why}") from error
 
     def _message(self, chunk: Chunk, total: int | None) -> ChunkMessage:
-        options = self._context.spec.options
+        spec, options = self._context.spec, self._context.spec.options
+        beside = spec.kept_in_place
         return ChunkMessage(
             version=WRITTEN_VERSION,
             job=self._context.id,
@@ -242,9 +247,10 @@ class Dispatcher:
             stop=chunk.stop,
             chunks=total,
             models=self._models,
-            ref=cut_in_place(self._context.spec.in_place, chunk.start, chunk.stop, self.window.slots) or InlineRef(b""),
+            ref=cut_in_place(spec.in_place, chunk.start, chunk.stop, self.window.slots) or InlineRef(b""),
             reply=self._reply,
             compression=options.compression,
             on_error=options.policy.on_error,
             on_nonfinite=options.policy.on_nonfinite,
+            kept=cut(beside, chunk.start, chunk.stop) if beside else None,
         )

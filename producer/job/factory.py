@@ -29,7 +29,7 @@ from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
 from producer.scheduling.chunk_sizer import FIRST_STEP_ROWS, MAX_CHUNK_BYTES, MAX_SPLIT_BYTES, ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
-from producer.scheduling.payload_route import as_read, check_writable, choose_store
+from producer.scheduling.payload_route import as_read, check_writable, choose_route
 from producer.scheduling.settings_text import job_settings
 from producer.sources import from_rows, has_batches, open_source
 from producer.sources.choose import for_models
@@ -44,17 +44,19 @@ def make_spec(
     infos: Sequence[ModelInfo],
     slots: Sequence[SlotRecord],
     options: JobOptions,
+    whole: Source | BatchSource | None = None,
 ) -> tuple[JobSpec, Source | BatchSource]:
     """The way of a data set to these slots, and the data set as it is read for that.
 
+    `whole` is the data set with the columns that are not for the models.
+
     Raises:
-        UsageError: workers do not reach the store; or a model whose rows are not independent would get other chunks
+        UsageError: as `choose_route`; or a model whose rows are not independent would get other chunks
             than from the first row on.
     """
     model_pinning.check_begins_chunk(infos, options.first_row, options.chunk_rows)
     model_pinning.warn(infos)
-    way = choose_store(source, slots, settings, options.store, detached=options.detach)
-    spec = JobSpec(options, infos, slots, *way)
+    spec = choose_route(settings, source, infos, slots, options, source if whole is None else whole)
     return spec, as_read(source, spec.in_place)
 
 

@@ -62,7 +62,7 @@ class MergeJob:
         context, self._feed = job.context, MergeFeed(label)
         options = JobOptions(priority=context.spec.options.priority, fail_together=True, write_to=reply)
         store: StoreName = "redis" if context.spec.store == "redis" else "files"
-        spec = replace(context.spec, options=options, in_place=None, store=store)
+        spec = replace(context.spec, options=options, in_place=None, store=store, kept=None, kept_in_place=None)
         sizer = ChunkSizer(1, fixed_rows=1)
         timeout, settings = context.worker_timeout_seconds, context.channel.settings
         self._job = make_job(settings, spec, self._feed, sizer, timeout, context.watch)

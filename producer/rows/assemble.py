@@ -19,7 +19,7 @@ from tasks.outputs.parts import row_specs
 from tasks.outputs.row_spec import RowSpec, output_name
 from tasks.outputs.widen import wide_dtype
 from tasks.protocol.codec import Array, Key
-from worker_config.errors import CeleriacError, MessageError
+from worker_config.errors import CeleriacError, MessageError, UsageError
 
 
 class Join:
@@ -108,6 +108,7 @@ class Layout:
 
         Raises:
             MessageError: the part lies outside the rows, or its outputs differ from those of the first part.
+            UsageError: workers have written a column beside an output of its name.
         """
         left_out = frozenset(self.without)
         arrays = {key: array for key, array in flatten(part).items() if left_out.isdisjoint(key[:1])}
@@ -118,10 +119,10 @@ class Layout:
         if part.stored is not None:
             if part.stored.ref is None:
                 return {}
-            specs = {
-                key: RowSpec(wide_dtype(spec.dtype), spec.shape)
-                for key, spec in row_specs(part.stored.ref.outputs).items()
-            }
+            outputs, kept = row_specs(part.stored.ref.outputs), row_specs(part.stored.ref.kept)
+            if same := outputs.keys() & kept.keys():
+                raise UsageError(f"column {min(same)[0]!r} cannot be kept: an output has this name; rename one of them")
+            specs = {key: RowSpec(wide_dtype(one.dtype), one.shape) for key, one in (kept | outputs).items()}
         self.specs = self.specs or specs
         known = {key: spec for key, spec in self.specs.items() if left_out.isdisjoint(key[:1])}
         if specs.keys() != known.keys():

@@ -14,10 +14,10 @@ import numpy as np
 
 from producer.rows.part import OutputTree, Part
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.source import BatchSource, Source, table_of
-from tasks.datasets.marked import masked, nulls_of, unfed_of
-from tasks.datasets.objects import odd_texts
-from tasks.datasets.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows
+from producer.rows.source import BatchSource, Source, splits_of, table_of
+from tasks.datasets.kept import Kept, kept_column
+from tasks.datasets.marked import nulls_of
+from tasks.datasets.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows, values_at
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Column, Rows
 from tasks.protocol.codec import Array
 from worker_config.columns import expanded
@@ -63,13 +63,21 @@ class KeptColumns:
             )
         self._paths = {PATH} if table is not None and PATH in table.others else set[str]()
         self._columns = read
-        self._rows = _Rows(table.only(read)) if table and read else None
+        self._source = table.only(read) if table and read else None
+        self._rows = _Rows(self._source) if self._source else None
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def close(self) -> None:
         """Let go of the data set's files."""
         if self._rows:
             self._rows.close()
+
+    def read_anywhere(self) -> Source | BatchSource | None:
+        """The data set of the columns alone; of files that can be cut rows are taken from anywhere from now on."""
+        if self._source and (splits := splits_of(self._source)):
+            self.close()
+            self._rows = _Rows(splits.open())
+        return self._source
 
     def beside(self, part: Part, output_name: str = "") -> Part:
         """The part with the values of its rows beside its outputs; a single output gets its name, or "output".
@@ -82,6 +90,10 @@ class KeptColumns:
         """
         values = self._values(part.numbers(), part.start, part.stop)
         return replace(part, outputs=self._joined(values, part.outputs, output_name))
+
+    def of_chunk(self, start: int, stop: int) -> Kept:
+        """The values of the rows `[start, stop)`, to be sent with them; raises InputError as `beside`."""
+        return self._values(np.arange(start, stop), start, stop)
 
     def beside_all(self, outputs: OutputTree, numbers: Array, output_name: str = "") -> OutputTree:
         """The same of all outputs of a job, which are those of these rows, in ascending order."""
@@ -113,21 +125,14 @@ class KeptColumns:
         rows = numbers if self._numbers is None else self._numbers[numbers]
         values: dict[str, Array] = {ROW: rows, **{name: np.empty(0, object) for name in self._columns}}
         if self._rows and start < stop:
-            taken = self._rows.take(start, stop, self._label)
-            for name, column in self._of(taken).items():
-                missing = nulls_of(taken).get(name, np.zeros(stop - start, np.bool_))
+            read = self._rows.take(start, stop, self._label)
+            for name, column in self._of(read).items():
+                missing = nulls_of(read).get(name, np.zeros(stop - start, np.bool_))
                 where = f"{self._label}: column {name!r}"
-                if isinstance(column, list):
-                    raise InputError(f"{where} has lists of many lengths, and cannot be kept")
-                values[name] = self._checked(name, column[numbers - start], missing[numbers - start], rows, where)
+                taken = values_at(column, numbers - start)
+                kept = kept_column(taken, missing[numbers - start], rows, where)
+                values[name] = kept.astype(self._dtypes.get(name, kept.dtype), copy=False)
         return {name: values[name] for name in self.names}
-
-    def _checked(self, name: str, values: Array, nulls: Array, rows: Array, where: str) -> Array:
-        """What stands beside the predictions of these `rows`, as people call them."""
-        if odd := unfed_of(odd_texts(values)):
-            raise InputError(f"{where}: row {rows[min(odd)]} cannot be kept: {odd[min(odd)]}")
-        values = values.astype(self._dtypes.get(name, values.dtype), copy=False)
-        return masked(values, nulls)
 
     def _of(self, rows: Rows) -> dict[str, Any]:
         """The columns of some rows; paths of files as texts, which those that are no UTF-8 are not as rows."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from producer.rows.kept import KeptColumns
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
@@ -16,6 +17,7 @@ from producer.scheduling.priority import Priority, weight_of
 from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import FolderReply, InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.split_ref import SplitRef
 from worker_config.errors import UsageError
 from worker_config.retry_policy import LEAST_TTL_SECONDS
 
@@ -72,6 +74,12 @@ class PredictOptions(SubmitOptions, total=False):
     timeout_seconds: float | None
 
 
+class AttachedOptions(SubmitOptions, total=False):
+    """The same, with what a prediction has no use for, or another one."""
+
+    keep: Sequence[str]
+
+
 class DetachOptions(TypedDict, total=False):
     """Keywords of `Client.submit` for a job that is left; for type checkers."""
 
@@ -91,6 +99,7 @@ class JobOptions:
     Attributes:
         policy: what becomes of rows that fail, or are not finite.
         write_to: the folder in which workers leave outputs as files; None where they send them.
+        keep: columns of the data set that they put beside the outputs there.
 
     Raises:
         UsageError: an option is out of bounds.
@@ -114,6 +123,7 @@ class JobOptions:
     ttl_seconds: int | None = None
     job: str | None = None
     write_to: FolderReply | None = None
+    keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.compression:
@@ -123,6 +133,8 @@ class JobOptions:
             raise UsageError(
                 f"max_waiting_bytes is {self.max_waiting_bytes}; it must be at least 1, or no part would come"
             )
+        if self.keep and not self.write_to:
+            raise UsageError("keep is for outputs that workers write to files; `Client.predict` has it for all others")
         if self.write_to and self.detach:
             raise UsageError("workers do not write the outputs of a detached job; `celeriac fetch` does")
         if self.ttl_seconds is not None and not self.detach:
@@ -160,6 +172,8 @@ class JobSpec:
         slots: those that hold them all.
         store: the way of its rows.
         in_place: where the rows stand in files, if workers read them there.
+        kept: columns that workers put beside the outputs; those of rows that are sent go with these.
+        kept_in_place: where the columns stand, if workers read the rows in their files.
     """
 
     options: JobOptions
@@ -167,6 +181,8 @@ class JobSpec:
     slots: Sequence[SlotRecord]
     store: StoreName
     in_place: InPlaceRef | None = None
+    kept: KeptColumns | None = None
+    kept_in_place: SplitRef | None = None
 
     @property
     def models(self) -> list[ModelRef]:

@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from producer.rows.kept import ROW, KeptColumns
 from producer.rows.source import splits_of
+from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.sources import ArraySource, BatchSource, ObjectArray, Source
 from tasks.protocol.codec import DTYPES, dtype_name
 from tasks.protocol.messages import FolderReply, InPlaceRef, SliceRef, StoreName, pack
-from tasks.protocol.records import SlotRecord
+from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.split_ref import SplitRef
 from tasks.transport import spool
 from worker_config.errors import UsageError
@@ -51,6 +53,37 @@ def choose_store(
     if shares_spool and asked in (None, "files"):
         return "files", None
     return "redis", None
+
+
+def choose_route(
+    settings: Settings,
+    source: Source | BatchSource,
+    infos: Sequence[ModelInfo],
+    slots: Sequence[SlotRecord],
+    options: JobOptions,
+    whole: Source | BatchSource,
+) -> JobSpec:
+    """The job for this data set; workers read its rows in their files where they can read all that is kept there too.
+
+    `whole` is the data set with the columns that are not for the models.
+
+    Raises:
+        UsageError: as `choose_store`; it has no columns to keep.
+        InputError: it has not these.
+    """
+    names = [name for name in options.keep if name != ROW]  # which files have anyway
+    kept = KeptColumns(whole, names, [info.name for info in infos]) if names else None
+    store, in_place = choose_store(source, slots, settings, options.store, detached=options.detach)
+    if kept is None or in_place is None:
+        return JobSpec(options, infos, slots, store, in_place, kept)
+    beside = kept.read_anywhere()
+    found = _in_place(beside, slots, options.detach) if beside else ""
+    if isinstance(found, SplitRef):
+        return JobSpec(options, infos, slots, store, in_place, kept, found)
+    if options.store == "slices":
+        why_not = found if isinstance(found, str) else "they stand in no file that can be cut"
+        raise UsageError(f"{source.label}: workers cannot read what is kept: {why_not}; leave the store out")
+    return JobSpec(options, infos, slots, "files" if _shares_spool(slots, settings) else "redis", None, kept)
 
 
 def why(

@@ -12,47 +12,27 @@ tells a worker that has another folder at that place.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from producer.rows.part import Part, StoredPart
+from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_name, write_manifest
 from producer.sinks.output_place import place_of
+from producer.sinks.pending_parts import PendingParts
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.parts import MergeOrder, PartFile
 from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.outputs.writer import Arrays, Specs, Writer
 from tasks.protocol.codec import Key
-from tasks.protocol.messages import MergeReply, OutputSpec, PartsReply, to_plain
+from tasks.protocol.messages import MergeReply, PartsReply
 from worker_config.errors import OutputError
 
 # Of one file, about, where nobody says otherwise.
 PART_MIB = 128
-_NAMED = re.compile(r"part-\d{5,}\.\w+")
-_MANIFEST = ".manifest.json"
-
-
-class MergedFile(msgspec.Struct, frozen=True):
-    """A file of the output: rows `[start, stop)` of the data set; `name` is that of the attempt that made it."""
-
-    name: str
-    start: int
-    stop: int
-    rows: int
-    bytes: int
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """OUT.manifest.json: the files of an output in their order, of which each has the rows after the one before."""
-
-    complete: bool
-    rows: int
-    files: list[MergedFile]
-    format: int = 1
 
 
 class Merges(Protocol):
@@ -102,9 +82,7 @@ class FolderWriter(Writer):
         self.place = place_of(target.path)
         self._form = WRITERS[self.suffix](target)
         self.token = token
-        self._outputs: list[OutputSpec] = []
-        self._waiting: list[PartFile] = []
-        self._waiting_bytes = 0
+        self._parts = PendingParts()
         self._ordered: deque[list[PartFile]] = deque()
         self._spent: list[str] = []  # merged, which the journal may not know
         self._removable: list[str] = []
@@ -127,7 +105,7 @@ class FolderWriter(Writer):
     @property
     def needs_workers(self) -> bool:
         """Whether parts wait to be merged."""
-        return bool(self._waiting or not self.files)
+        return bool(self._parts or not self.files)
 
     def add_mask(self, specs: Specs) -> None:
         """Raise OutputError where it would be a file of its own."""
@@ -145,7 +123,7 @@ class FolderWriter(Writer):
 
     def check_replaceable(self) -> None:
         """Nothing but files of such an output is ever removed."""
-        if other := sorted(name for name in self.place.named() if not _NAMED.fullmatch(name)):
+        if other := sorted(name for name in self.place.named() if not is_file_name(name)):
             raise OutputError(
                 f"{self.target.path}: has files that are not of such an output ({other[0]}); choose another name"
             )
@@ -163,16 +141,11 @@ class FolderWriter(Writer):
 
     def load(self, notes: list[dict[str, Any]]) -> None:
         """What the journal has of a former run: before `reopen`."""
-        parts = []
         for note in notes:
             self.token = note.get("token", self.token)
             self._replaces = note.get("replaces", self._replaces)
-            self._outputs = msgspec.convert(note.get("outputs", self._outputs), list[OutputSpec])
-            parts += msgspec.convert(note.get("parts", []), list[PartFile])
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
-        merged = self.files[-1].stop if self.files else 0
-        self._waiting = [part for part in parts if part.stop > merged or part.start >= merged]
-        self._waiting_bytes = sum(part.bytes for part in self._waiting)
+        self._parts.load(notes, self.files[-1].stop if self.files else 0)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Look for the files that the journal knows, and remove all others."""
@@ -184,8 +157,7 @@ class FolderWriter(Writer):
             if named.get(self._final(number)) != file.bytes:
                 raise not_continued(self.target.path, f"{self._final(number)} is gone, or another file")
             self._named = number + 1
-        known = {one.name: one.bytes for one in self._waiting if one.name}
-        known |= {file.name: file.bytes for file in self.files[self._named :]}
+        known = self._parts.files() | {file.name: file.bytes for file in self.files[self._named :]}
         for name, size in known.items():
             if written.get(name) != size:
                 raise not_continued(self.target.path, f"{self.folder}/{name} is gone, or cut short")
@@ -193,20 +165,8 @@ class FolderWriter(Writer):
 
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""
-        stored = part.stored or StoredPart(None)
-        if (ref := stored.ref) is not None:
-            known = {one.key: one for one in self._outputs}
-            outputs = [known[one.key] if one.key in known and known[one.key].holds else one for one in ref.outputs]
-            if outputs != self._outputs:
-                self._outputs = outputs
-                self._notes.append({"outputs": [to_plain(one) for one in outputs]})
-            new = [PartFile(ref.name, part.start, part.stop, ref.bytes, stored.checksum, ref.rows)]
-        else:
-            new = list(_blank(part))
-        self._waiting += new
-        self._notes.append({"parts": [msgspec.to_builtins(one) for one in new]})
-        self._waiting_bytes += sum(one.bytes for one in new)
-        if self._waiting_bytes * self._sizes[1] >= self.part_bytes * self._sizes[0]:
+        self._parts.add(part, self.folder)
+        if self._parts.bytes * self._sizes[1] >= self.part_bytes * self._sizes[0] and self._parts.is_decided:
             self._order()
 
     def write(self, start: int, arrays: Arrays, numbers: Any) -> None:
@@ -222,11 +182,12 @@ class FolderWriter(Writer):
     def has_news(self) -> bool:
         """Whether there is what the journal does not know."""
         self.sync()
-        return bool(self._notes)
+        return bool(self._notes or self._parts.notes)
 
     def pop_notes(self) -> list[dict[str, Any]]:
         """What the journal is to know, before `settle`."""
-        notes, self._notes = self._notes, []
+        notes = [*self._notes, *self._parts.notes]
+        self._notes, self._parts.notes = [], []
         return notes
 
     def settle(self) -> None:
@@ -238,7 +199,7 @@ class FolderWriter(Writer):
 
     def finish(self, rows: int) -> None:
         """Wait until all parts are merged."""
-        if self._waiting and not (self.files and not any(part.rows for part in self._waiting)):
+        if self._parts and not (self.files and not self._parts.rows):
             self._order()
         while self._merges and self._ordered:
             self._take_file(self._merges)
@@ -251,7 +212,7 @@ class FolderWriter(Writer):
         if self._replaces:
             self._write_manifest(complete=False)
             ours = {self._final(number) for number in range(self._named)}
-            old = [name for name in self.place.named() if _NAMED.fullmatch(name) and name not in ours]
+            old = [name for name in self.place.named() if is_file_name(name) and name not in ours]
             self.place.remove_named(sorted(old, reverse=True))
         self._place(complete=True)
         self._is_published = True
@@ -269,7 +230,7 @@ class FolderWriter(Writer):
         if not self._is_published and not self._replaces:
             if self._named:
                 self.place.remove_named([self._final(number) for number in reversed(range(self._named))])
-                self.place.remove_beside(_MANIFEST)
+                self.place.remove_beside(MANIFEST)
             self.place.unmake()
 
     def _order(self) -> None:
@@ -277,7 +238,7 @@ class FolderWriter(Writer):
             if self.begin_merges is None:
                 raise OutputError(f"{self.target.path}: nobody merges its parts")
             self._merges = self.begin_merges(MergeReply(self.folder, self.suffix))
-        parts, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        parts = self._parts.take()
         self._ordered.append(parts)
         self._give(self._merges, parts)
 
@@ -285,7 +246,8 @@ class FolderWriter(Writer):
         """Give an order; whoever carries it out removes files too, as freeing their memory has its cost."""
         spent, self._removable = self._removable, []
         path = str(self.target.path)
-        merges.add(MergeOrder(path, parts, self._outputs, self.output_name, bool(self.mask), spent))
+        known = self._parts
+        merges.add(MergeOrder(path, parts, known.outputs, self.output_name, bool(self.mask), spent, known.kept))
 
     def _take_file(self, merges: Merges) -> None:
         try:
@@ -315,26 +277,7 @@ class FolderWriter(Writer):
         self._write_manifest(complete=complete)
 
     def _write_manifest(self, *, complete: bool) -> None:
-        named = [
-            msgspec.structs.replace(file, name=self._final(number))
-            for number, file in enumerate(self.files[: self._named])
-        ]
-        manifest = Manifest(complete, sum(file.rows for file in named), named)
-        self.place.write_beside(_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        write_manifest(self.place, self.suffix, self.files[: self._named], complete=complete)
 
     def _final(self, number: int) -> str:
-        return f"part-{number:05d}{self.suffix}"
-
-
-def _blank(part: Part) -> Iterator[PartFile]:
-    """Rows without a file: runs of those that are filled, or all of them, where they are left out."""
-    if not part.rows:
-        yield PartFile(None, part.start, part.stop, 0, 0, 0)
-        return
-    at = part.start
-    for start, stop in (*part.dropped, (part.stop, part.stop)):
-        if start > at:
-            yield PartFile(None, at, start, 0, 0, start - at)
-        if stop > start:
-            yield PartFile(None, start, stop, 0, 0, 0)
-        at = stop
+        return file_name(self.suffix, number)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-import xxhash
 
+from tasks.datasets.kept import Kept, kept_rows, without_kept
 from tasks.datasets.marked import all_fed, plain, unfed_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rebatcher import count_rows
@@ -70,12 +70,25 @@ class PayloadStore:
         """What reads rows where they stand; it keeps the last file, of which the next chunk may be."""
         return SplitReader(Opener(self.places.data_roots), threads=False)
 
-    def fetch(self, message: ChunkMessage, payload: bytes | memoryview | None, watch: Stopwatch) -> Any:
-        """The chunk's rows, wherever they are; `payload` is what Redis holds of them.
+    @cached_property
+    def beside(self) -> SplitReader:
+        """The same for columns that are kept beside the outputs."""
+        return SplitReader(Opener(self.places.data_roots), threads=False)
+
+    def fetch(self, message: ChunkMessage, payload: bytes | memoryview | None, watch: Stopwatch) -> tuple[Any, Kept]:
+        """The chunk's rows, wherever they are, and columns that are kept; `payload` is what Redis holds of them.
 
         Raises:
             PayloadError: they are not there, were damaged on their way, or are no payload.
+            InputError: they cannot be read where they stand.
         """
+        fetched = self._rows(message, payload, watch)
+        if message.kept is None:
+            return without_kept(fetched)
+        label = ", ".join(span.path for span in message.kept.spans[:1])
+        return fetched, kept_rows(self.beside.read(message.kept), message.kept.columns, label, message.start)
+
+    def _rows(self, message: ChunkMessage, payload: bytes | memoryview | None, watch: Stopwatch) -> Any:
         ref = message.ref
         if isinstance(ref, SliceRef):
             return read_slice(ref, message.start, message.stop, self.places.data_roots, self.scratch, self.ahead)
@@ -124,11 +137,3 @@ class PayloadStore:
             self.client.unlink(ref.key)
         elif isinstance(ref, FileRef) and self.places.spool is not None:
             spool.forget(self.places.spool, [ref])
-
-
-def checksum(parts: Parts) -> int:
-    """The XXH3-64 of a payload, given in parts."""
-    digest = xxhash.xxh3_64()
-    for part in parts:
-        digest.update(part)
-    return int(digest.intdigest())

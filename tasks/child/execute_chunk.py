@@ -162,7 +162,7 @@ def run_chunk(
     watch.enter("fetch")
     try:
         history = log.read() if deliveries > 1 else None
-        fetched = child.payloads.fetch(message, payload, watch)
+        fetched, kept = child.payloads.fetch(message, payload, watch)
         if isinstance(message.reply, MergeReply):
             watch.enter("store")
             return _merged(child, message, message.reply, fetched, deliveries)
@@ -191,7 +191,7 @@ def run_chunk(
         by_executor = executor_differences.by_executor(models)
         ran.failed[:0] = unloaded
         watch.enter("encode")
-        put = put_outputs(child.payloads, message, ran, watch)
+        put = put_outputs(child.payloads, message, ran, watch, kept)
         ran.failed = with_places(with_values(ran.failed, rows, message.start), message.ref)
         ran.failed_rows = with_places(with_values(ran.failed_rows, rows, message.start), message.ref)
         if put is None and (not ran.dropped or len(ran.failed) == len(message.models)):

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tasks.child.chunk_payload import PayloadStore, checksum
+from tasks.child.chunk_payload import PayloadStore
 from tasks.child.run_models import ChunkOutputs, record_of
+from tasks.datasets.kept import Kept
 from tasks.outputs.formats import WRITERS
-from tasks.outputs.parts import MergeOrder, merge, part_of
+from tasks.outputs.parts import MergeOrder, PartPayload, merge, part_of
 from tasks.outputs.temp_paths import OutputTarget, one_line_errors
 from tasks.protocol import codec
 from tasks.protocol.messages import (
     ChunkMessage,
-    FailureRecord,
     InlineRef,
     MergeReply,
     PartRef,
@@ -28,7 +28,7 @@ from tasks.protocol.messages import (
     PayloadRef,
     unpack,
 )
-from tasks.protocol.seal import Parts
+from tasks.protocol.seal import Parts, checksum
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
 from tasks.transport.output_objects import OutputObjects
@@ -42,9 +42,11 @@ NOTHING_PUT = InlineRef(b""), checksum([])
 
 
 def put_outputs(
-    payloads: PayloadStore, message: ChunkMessage, ran: ChunkOutputs, watch: Stopwatch
+    payloads: PayloadStore, message: ChunkMessage, ran: ChunkOutputs, watch: Stopwatch, kept: Kept
 ) -> tuple[PayloadRef | PartRef, int] | None:
     """Where they are, and their checksum; None where no model went through. Models that cannot be sent have failed too.
+
+    `kept` are columns that stand beside them, where they are written to their output's folder.
 
     Raises:
         OutputError: the folder of the output cannot be written.
@@ -56,7 +58,8 @@ def put_outputs(
         watch.enter("store")
         outputs = ran.outputs if len(message.models) > 1 else next(iter(ran.outputs.values()))
         roots = payloads.places.output_roots
-        return _write_part(message, message.reply, outputs, ran.failed_rows, ran.dropped, roots)
+        part = part_of(message, outputs, ran.failed_rows, ran.dropped, kept)
+        return _write_part(message, message.reply, part, roots)
     parts = _encode(message, ran)
     if not parts:
         return None
@@ -85,24 +88,14 @@ def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:
 
 
 def _write_part(
-    message: ChunkMessage,
-    reply: PartsReply,
-    outputs: Any,
-    failed: Sequence[FailureRecord],
-    dropped: Sequence[tuple[int, int]],
-    roots: Sequence[Root],
+    message: ChunkMessage, reply: PartsReply, part: PartPayload, roots: Sequence[Root]
 ) -> tuple[PartRef, int]:
-    """Leave a chunk's outputs in its job's folder; the file, and its checksum.
-
-    Raises:
-        OutputError: it cannot be written.
-        MessageError, PayloadError: outputs are no arrays of rows, or hold what does not travel.
-    """
-    parts, specs, rows = part_of(message, outputs, failed, dropped)
+    """Leave a chunk's outputs in its job's folder; the file, and its checksum. OutputError if it cannot be written."""
     name = attempt_name(message.start, message.stop, suffix=".part")
     with open_output_folder(reply.folder, roots) as folder:
-        folder.write(name, parts)
-    return PartRef(name, sum(map(len, parts)), rows, specs), checksum(parts)
+        folder.write(name, part.payload)
+    ref = PartRef(name, sum(map(len, part.payload)), part.rows, part.outputs, part.kept)
+    return ref, checksum(part.payload)
 
 
 def merge_parts(

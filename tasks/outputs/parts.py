@@ -1,15 +1,17 @@
 """A chunk's outputs as a file that waits to become rows of the output's own files, with those of other chunks.
 
-outputs of a chunk, records of rows that failed --part_of--> payload {"rows", "failed", "outputs"} --> file
+outputs of a chunk, records of rows that failed --part_of--> payload {"rows", "failed", "outputs", ...} --> file
 files --MergeOrder: which, in order--> read_part --> Writer --> a file of the output
 
 What is left out is out by then, and fillers are in: of "rows", the numbers of those that the arrays have, and of
-"failed", which of these have a filler.
+"failed", which of these have a filler. "kept" are columns of the data set, by name, and "nulls" says which of their
+values are null. A part of rows that all failed may have nothing else than these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from tasks.outputs.row_spec import RowSpec, output_name
 from tasks.outputs.widen import wide_dtype, widened
 from tasks.outputs.writer import Arrays, Writer
 from tasks.protocol import codec
-from tasks.protocol.codec import DTYPES, Array, Key, dtype_name, leaves_of, tree_of
+from tasks.protocol.codec import DTYPES, Array, Compression, Key, dtype_name, leaves_of, tree_of
 from tasks.protocol.dtypes import filler_rows
 from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, FileName, OutputSpec, Value
 from tasks.protocol.seal import Parts
@@ -50,6 +52,7 @@ class MergeOrder(Value, frozen=True):
         output_name: what a single output without a name is called in the file.
         mask: whether rows that failed are marked.
         spent: files that are merged already, which whoever carries this out removes.
+        kept: columns of the data set, which stand before the outputs.
     """
 
     output: str
@@ -58,6 +61,7 @@ class MergeOrder(Value, frozen=True):
     output_name: str = ""
     mask: bool = False
     spent: Sequence[FileName] = ()
+    kept: Sequence[OutputSpec] = ()
 
 
 class _Rows(NamedTuple):
@@ -65,31 +69,63 @@ class _Rows(NamedTuple):
 
     numbers: Array
     failed: Array
+    kept: Arrays
     arrays: Arrays
 
 
+class PartPayload(NamedTuple):
+    """What becomes a part: its payload, and what that has."""
+
+    payload: Parts
+    rows: int
+    outputs: list[OutputSpec]
+    kept: list[OutputSpec]
+
+
 def part_of(
-    message: ChunkMessage, outputs: Any, failed: Sequence[FailureRecord], dropped: Iterable[tuple[int, int]]
-) -> tuple[Parts, list[OutputSpec], int]:
-    """The payload of a part, what its outputs are, and its rows; `failed` and `dropped` are rows of the data set.
+    message: ChunkMessage,
+    outputs: Any,
+    failed: Sequence[FailureRecord],
+    dropped: Iterable[tuple[int, int]],
+    kept: Mapping[str, Array] = MappingProxyType({}),
+) -> PartPayload:
+    """The part that a chunk's outputs become; `failed` and `dropped` are rows of the data set.
+
+    `kept` are columns beside them, of all rows of the chunk, masked arrays where values are null.
 
     Raises:
         MessageError: an output is no array, or has not one row for each row of the chunk.
         PayloadError: it has values that do not travel.
     """
     rows = message.stop - message.start
-    kept, filled = np.ones(rows, np.bool_), np.zeros(rows, np.bool_)
+    stays, filled = np.ones(rows, np.bool_), np.zeros(rows, np.bool_)
     for record in failed:
         place = slice(record.start - message.start, record.stop - message.start)
         filled[place] = True
-        kept[place] = message.on_error != "skip"
+        stays[place] = message.on_error != "skip"
     for start, stop in dropped:
-        kept[start - message.start : stop - message.start] = False
-    arrays = {key: array if kept.all() else array[kept] for key, array in _checked(message, outputs).items()}
-    numbers = message.start + np.flatnonzero(kept)
-    tree = {"rows": numbers, "failed": filled[kept], "outputs": tree_of(arrays)}
-    parts = codec.encode_parts(tree, compression=message.compression)
-    return parts, [_spec_of(key, array) for key, array in arrays.items()], len(numbers)
+        stays[start - message.start : stop - message.start] = False
+    columns = _checked(message, leaves_of(outputs))
+    beside = _checked(message, (((name,), values) for name, values in kept.items()))
+    if not stays.all():
+        columns, beside = ({key: array[stays] for key, array in one.items()} for one in (columns, beside))
+    numbers = message.start + np.flatnonzero(stays)
+    return encoded(numbers, filled[stays], columns, beside, message.compression)
+
+
+def encoded(
+    numbers: Array, failed: Array, arrays: Arrays, kept: Arrays, compression: Compression | None = None
+) -> PartPayload:
+    """The part of these rows; `kept` alone where all of them failed, and nobody knows what outputs look like."""
+    tree = {
+        "rows": numbers,
+        "failed": failed,
+        "outputs": tree_of(arrays),
+        "kept": {name: np.ma.getdata(array) for (name,), array in kept.items()},
+        "nulls": {name: np.ma.getmaskarray(array) for (name,), array in kept.items() if np.ma.is_masked(array)},
+    }
+    specs = [[_spec_of(key, array) for key, array in one.items()] for one in (arrays, kept)]
+    return PartPayload(codec.encode_parts(tree, compression=compression), len(numbers), *specs)
 
 
 def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryview]) -> int:
@@ -98,29 +134,32 @@ def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryvi
     Raises:
         OutputError, PayloadError: a part is not what the order says, or the format cannot hold it.
     """
-    specs = row_specs(order.outputs)
+    outputs = {writer.named(one.key, order.output_name): one for one in order.outputs}
+    columns = {one.key: one for one in order.kept} | outputs
+    if len(columns) < len(order.kept) + len(outputs):
+        raise OutputError(f"{order.output}: a column that is kept has the name of an output; rename one of them")
+    specs = dict(zip(columns, row_specs(columns.values()).values(), strict=True))
     wide = {key: RowSpec(wide_dtype(spec.dtype), spec.shape) for key, spec in specs.items()}
-    named = {writer.named(key, order.output_name): spec for key, spec in wide.items()}
     if order.mask:
-        writer.add_mask(named)
-    in_file = writer.with_mask(named)
+        writer.add_mask(wide)
+    in_file = writer.with_mask(wide)
     writer.check_names(in_file)
     writer.create()
-    holds = [one.holds or "text" for one in order.outputs]
     first = {key: np.zeros((1, *spec.shape), spec.dtype) for key, spec in in_file.items()}
-    for key, what in zip(named, holds, strict=True):
-        if named[key].dtype.hasobject:
-            first[key][...] = _TEXTS[what]
+    for key, one in columns.items():
+        if first[key].dtype.hasobject:
+            first[key][...] = _TEXTS[one.holds or "text"]
     writer.begin(in_file, first)
     place = 0
     for part in order.parts:
-        rows = _read(part, read(part), order.outputs) if part.name else _blank(part, order.outputs)
-        if (list(rows.arrays), len(rows.numbers)) != (list(specs), part.rows):
-            raise OutputError(f"{part.name} has not the {part.rows} rows, or not the outputs, that it should have")
+        rows = _read(part, read(part), order) if part.name else _blank(part, order)
+        if len(rows.numbers) != part.rows:
+            raise OutputError(f"{part.name} has not the {part.rows} rows that it should have")
         if not len(rows.numbers):
             continue
         filled = rows.failed if rows.failed.any() else None
-        arrays = {writer.named(key, order.output_name): widened(one, filled) for key, one in rows.arrays.items()}
+        arrays = {key: widened(one, None) for key, one in rows.kept.items()}
+        arrays |= {key: widened(one, filled) for key, one in zip(outputs, rows.arrays.values(), strict=True)}
         if writer.mask:
             arrays[writer.mask] = rows.failed
         writer.write(place, arrays, rows.numbers)
@@ -143,13 +182,13 @@ def row_specs(outputs: Iterable[OutputSpec]) -> dict[Key, RowSpec]:
 def _spec_of(key: Key, array: Array) -> OutputSpec:
     if array.dtype.kind not in "OUST":
         return OutputSpec(key, str(dtype_name(array.dtype)), array.shape[1:])
-    value = next(array.flat, None)
+    value = next(iter(array.compressed() if isinstance(array, np.ma.MaskedArray) else array.flat), None)
     holds: Literal["", "text", "bytes"] = "" if value is None else "bytes" if isinstance(value, bytes) else "text"
     return OutputSpec(key, "object", array.shape[1:], holds)
 
 
-def _checked(message: ChunkMessage, outputs: Any) -> Arrays:
-    arrays = dict(leaves_of(outputs))
+def _checked(message: ChunkMessage, leaves: Iterable[tuple[Key, Any]]) -> Arrays:
+    arrays = dict(leaves)
     rows = message.stop - message.start
     for key, array in arrays.items():
         if odd := [name for name in key if not isinstance(name, str)]:
@@ -160,26 +199,44 @@ def _checked(message: ChunkMessage, outputs: Any) -> Arrays:
     return arrays
 
 
-def _read(part: PartFile, payload: memoryview, outputs: Sequence[OutputSpec]) -> _Rows:
+def _read(part: PartFile, payload: memoryview, order: MergeOrder) -> _Rows:
     tree = codec.decode(payload, borrow=True)
-    if not isinstance(tree, dict) or tree.keys() != {"rows", "failed", "outputs"}:
+    if not isinstance(tree, dict) or tree.keys() != {"rows", "failed", "outputs", "kept", "nulls"}:
         raise OutputError(f"{part.name} is no part of an output")
-    arrays = dict(leaves_of(tree["outputs"]))
-    for one in outputs:
+    numbers, failed, nulls = np.asarray(tree["rows"]), np.asarray(tree["failed"]), tree["nulls"]
+    kept = _fitting(part, {(name,): array for name, array in tree["kept"].items()}, order.kept)
+    for (name,) in kept:
+        if name in nulls:
+            kept[(name,)] = np.ma.array(kept[(name,)], mask=nulls[name])
+    if isinstance(tree["outputs"], dict) and not tree["outputs"] and failed.all():
+        return _Rows(numbers, failed, kept, _fillers(order.outputs, len(numbers)))
+    return _Rows(numbers, failed, kept, _fitting(part, dict(leaves_of(tree["outputs"])), order.outputs))
+
+
+def _fitting(part: PartFile, arrays: Arrays, specs: Sequence[OutputSpec]) -> Arrays:
+    """The arrays in the order of their specs, which they must have."""
+    for one in specs:
         array = arrays.get(one.key)
         if not isinstance(array, np.ndarray) or (array.shape[1:], _dtype_of(array)) != (one.shape, one.dtype):
             raise OutputError(f"{part.name}: {output_name(one.key)} is not {one.dtype} {one.shape}, as it was")
-    return _Rows(np.asarray(tree["rows"]), np.asarray(tree["failed"]), arrays)
+    if len(arrays) > len(specs):
+        raise OutputError(f"{part.name} has other outputs than it should have")
+    return {one.key: arrays[one.key] for one in specs}
 
 
 def _dtype_of(array: Array) -> str:
     return "object" if array.dtype.hasobject else str(dtype_name(array.dtype))
 
 
-def _blank(part: PartFile, outputs: Sequence[OutputSpec]) -> _Rows:
+def _blank(part: PartFile, order: MergeOrder) -> _Rows:
     """Rows that all failed: fillers, or none where they are left out."""
-    arrays = {
-        one.key: filler_rows(spec.dtype, (part.rows, *spec.shape), _TEXTS[one.holds or "text"])
+    numbers = np.arange(part.start, part.start + part.rows)
+    kept = _fillers(order.kept, 0)  # rows that have some are no blank ones
+    return _Rows(numbers, np.ones(part.rows, np.bool_), kept, _fillers(order.outputs, part.rows))
+
+
+def _fillers(outputs: Sequence[OutputSpec], rows: int) -> Arrays:
+    return {
+        one.key: filler_rows(spec.dtype, (rows, *spec.shape), _TEXTS[one.holds or "text"])
         for one, spec in zip(outputs, row_specs(outputs).values(), strict=True)
     }
-    return _Rows(np.arange(part.start, part.start + part.rows), np.ones(part.rows, np.bool_), arrays)

@@ -105,12 +105,16 @@ class OutputSpec(Value, frozen=True):
 
 
 class PartRef(Value, frozen=True, tag="part"):
-    """A file in the folder that `PartsReply` or `MergeReply` names, by a name of this attempt; and what it has."""
+    """A file in the folder that `PartsReply` or `MergeReply` names, by a name of this attempt; and what it has.
+
+    `kept` are the columns of the data set beside the outputs.
+    """
 
     name: FileName
     bytes: Count
     rows: Count
     outputs: list[OutputSpec] = []
+    kept: list[OutputSpec] = []
 
 
 class PartsReply(Value, frozen=True, tag="parts"):
@@ -144,8 +148,9 @@ class ChunkMessage(Value, frozen=True):
 
     `chunks` is how many the job has, where that is known and will stay so. `reply` is the store for outputs
     over 64 KiB, "answer" where they ride in the answer whatever their size, or the folder that the worker writes them
-    to; `compression` is what they are packed with. Where `on_error` is not "raise", the rows that fail are found, each
-    for itself, and the others are predicted.
+    to; `compression` is what they are packed with. `kept` is where columns stand that the worker puts beside the
+    outputs, if the rows do not bring them. Where `on_error` is not "raise", the rows that fail are found, each for
+    itself, and the others are predicted.
     With `on_nonfinite` "fail" a row that is not finite is one of them.
     """
 
@@ -161,6 +166,7 @@ class ChunkMessage(Value, frozen=True):
     compression: Literal["lz4", "zstd"] | None = None
     on_error: OnError = "raise"
     on_nonfinite: OnNonfinite = "warn"
+    kept: SplitRef | None = None
 
     def __str__(self) -> str:
         total = "" if self.chunks is None else f"/{self.chunks}"

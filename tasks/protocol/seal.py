@@ -219,3 +219,11 @@ def _algorithm(key: str, job: str) -> Any:
     from cryptography.hazmat.primitives.ciphers import algorithms
 
     return algorithms.AES256(hmac.digest(key.encode(), job.encode(), "sha256"))
+
+
+def checksum(parts: Parts) -> int:
+    """The XXH3-64 of a payload, given in parts."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return int(digest.intdigest())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from producer import Client
 from producer.cli.predict_to_sink import ending, predict_to_sink
-from producer.cli.request import RunOptions
+from producer.cli.request import RunOptions, kept_columns
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
@@ -111,16 +111,18 @@ def predict(
     on_error: OnError = "raise",
     in_parts: bool = True,
     part_bytes: int = 40_000,
+    keep: Sequence[str] = (),
     **opening: Any,
 ) -> Summary:
     source = open_source(data)
-    head = JournalHead(source={"name": "data"}, models=client.digests([model]), on_error=on_error)
+    head = JournalHead(source={"name": "data"}, models=client.digests([model]), on_error=on_error, keep=keep)
     sink = open_sink(output, source.rows, opening.pop("force", False), journal=head, in_parts=in_parts, **opening)
     if sink.folder:
         sink.folder.part_bytes = part_bytes
-    run = RunOptions(chunk_rows=CHUNK_ROWS, quiet=True)
+    run = RunOptions(chunk_rows=CHUNK_ROWS, quiet=True, keep=keep)
     with ending(sink):
-        return predict_to_sink(client, [model], source, sink, head, run)
+        kept = kept_columns(source, run, [model], output)
+        return predict_to_sink(client, [model], source, sink, head, run, kept)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])

@@ -22,6 +22,7 @@ KNOWN = {
     "tasks.datasets.formats.zarr",
     "tasks.datasets.gather",
     "tasks.datasets.input_limit",
+    "tasks.datasets.kept",
     "tasks.datasets.marked",
     "tasks.datasets.objects",
     "tasks.datasets.open_file",

@@ -111,12 +111,12 @@ def test_parts_become_a_file_with_fillers_in_the_place_of_rows_that_failed(tmp_p
     for start, stop in ((0, 3), (5, 8)):
         outputs = {"x": np.arange(start, stop, dtype=np.float32), "t": np.array(["a"] * (stop - start), object)}
         here = failed if start == 0 else []
-        parts, specs, rows = part_of(message(start, stop, on_error="fill"), outputs, here, [(6, 7)] if start else [])
+        part = part_of(message(start, stop, on_error="fill"), outputs, here, [(6, 7)] if start else [])
         name = attempt_name(start, stop, suffix=".part")
-        payloads[name] = b"".join(parts)
-        files.append(PartFile(name, start, stop, len(payloads[name]), 0, rows))
+        payloads[name] = b"".join(part.payload)
+        files.append(PartFile(name, start, stop, len(payloads[name]), 0, part.rows))
     files.insert(1, PartFile(None, 3, 5, 0, 0, 2))
-    order = unpack(pack(MergeOrder("out", files, specs, mask=True)), MergeOrder)
+    order = unpack(pack(MergeOrder("out", files, part.outputs, mask=True)), MergeOrder)
     writer = WRITERS[".jsonl"](OutputTarget(tmp_path / "out.jsonl", 7, "t"))
 
     assert merge(order, writer, lambda part: memoryview(payloads[str(part.name)])) == 7

@@ -1,0 +1,115 @@
+"""What workers have left of an output's rows, and which of it waits to become a file.
+
+parts of a job, in order --add--> PartFiles --take--> those of one file        notes: what a journal must know of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from producer.rows.part import Part, StoredPart
+from tasks.outputs.parts import PartFile, encoded
+from tasks.protocol.codec import leaves_of
+from tasks.protocol.messages import OutputSpec, PartRef, to_plain
+from tasks.protocol.seal import checksum
+from tasks.transport.output_folder import attempt_name, open_output_folder
+
+
+class PendingParts:
+    """The parts of one output.
+
+    Attributes:
+        outputs, kept: what they hold, as far as it is known.
+        bytes: of those that wait.
+        notes: what the journal does not know.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: list[OutputSpec] = []
+        self.kept: list[OutputSpec] = []
+        self.bytes = 0
+        self.notes: list[dict[str, Any]] = []
+        self._waiting: list[PartFile] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def rows(self) -> int:
+        """Of those that wait."""
+        return sum(part.rows for part in self._waiting)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known what all of them hold: a file of rows without texts would have strings for bytes."""
+        return all(one.holds for one in (*self.outputs, *self.kept) if one.dtype == "object")
+
+    def load(self, notes: list[dict[str, Any]], merged: int) -> None:
+        """What a journal knows; rows before `merged` are in files already."""
+        parts: list[PartFile] = []
+        for note in notes:
+            self.outputs = msgspec.convert(note.get("outputs", self.outputs), list[OutputSpec])
+            self.kept = msgspec.convert(note.get("kept", self.kept), list[OutputSpec])
+            parts += msgspec.convert(note.get("parts", []), list[PartFile])
+        self._waiting = [part for part in parts if part.stop > merged or part.start >= merged]
+        self.bytes = sum(part.bytes for part in self._waiting)
+
+    def files(self) -> dict[str, int]:
+        """The files that wait, and their sizes."""
+        return {one.name: one.bytes for one in self._waiting if one.name}
+
+    def add(self, part: Part, folder: str) -> None:
+        """Note the file that has the rows of a part, which it is made for if they have columns beside them alone."""
+        stored = part.stored or StoredPart(None)
+        if stored.ref is None and part.rows and part.outputs:
+            stored = _beside_alone(part, folder)
+        if (ref := stored.ref) is not None:
+            self._learn("outputs", ref.outputs or self.outputs)
+            self._learn("kept", ref.kept)
+            new = [PartFile(ref.name, part.start, part.stop, ref.bytes, stored.checksum, ref.rows)]
+        else:
+            new = list(_blank(part))
+        self._waiting += new
+        self.notes.append({"parts": [msgspec.to_builtins(one) for one in new]})
+        self.bytes += sum(one.bytes for one in new)
+
+    def take(self) -> list[PartFile]:
+        """Those that wait, which do so no longer."""
+        parts, self._waiting, self.bytes = self._waiting, [], 0
+        return parts
+
+    def _learn(self, name: str, specs: Sequence[OutputSpec]) -> None:
+        """Of no texts nobody knows what they hold, until some come."""
+        before: list[OutputSpec] = getattr(self, name)
+        known = {one.key: one for one in before}
+        now = [known[one.key] if one.key in known and known[one.key].holds else one for one in specs]
+        if now != before:
+            setattr(self, name, now)
+            self.notes.append({name: [to_plain(one) for one in now]})
+
+
+def _beside_alone(part: Part, folder: str) -> StoredPart:
+    """The file of rows that all failed, with what stands beside the fillers that they will have."""
+    made = encoded(part.numbers(), part.failed_mask, {}, dict(leaves_of(part.outputs)))
+    name = attempt_name(part.start, part.stop, suffix=".part")
+    with open_output_folder(folder, [folder]) as opened:
+        opened.write(name, made.payload)
+    ref = PartRef(name, sum(map(len, made.payload)), made.rows, made.outputs, made.kept)
+    return StoredPart(ref, checksum(made.payload))
+
+
+def _blank(part: Part) -> Iterator[PartFile]:
+    """Rows without a file: runs of those that are filled, or all of them, where they are left out."""
+    if not part.rows:
+        yield PartFile(None, part.start, part.stop, 0, 0, 0)
+        return
+    at = part.start
+    for start, stop in (*part.dropped, (part.stop, part.stop)):
+        if start > at:
+            yield PartFile(None, at, start, 0, 0, start - at)
+        if stop > start:
+            yield PartFile(None, start, stop, 0, 0, 0)
+        at = stop
