@@ -1,7 +1,7 @@
 """`celeriac predict --only-failed`: failed rows of a finished output are predicted again, and put at their place.
 
     failed rows --job--> answers -+
-    OUTPUT --blocks of rows-------+--> a new OUTPUT, which takes its name in one step
+    OUTPUT --blocks of rows-------+--> a new OUTPUT, which takes its name in one step; of a folder, those of its files
 
 Until then the output stays as it was; and so it does when anything goes wrong, or no row goes through.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from producer.cli.mending import mending_of
 from producer.cli.predict_to_sink import check_same_models, end_by
 from producer.cli.request import PredictRequest, RunOptions, kept_columns, open_input, open_system
 from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
@@ -27,11 +28,11 @@ from producer.job.progress_bar import shown
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from producer.rows.widen import widened_part
-from producer.sinks import JournalHead, open_sink
+from producer.sinks import JournalHead
 from producer.sinks.changes import check_same
 from producer.sinks.journal_files import lock
-from producer.sinks.patch_rows import mended_parts, patched_parts, rows_before
-from producer.sinks.read_back import READABLE, OutputReader
+from producer.sinks.mended_files import complete
+from producer.sinks.patch_rows import Repredicted, rows_before
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.datasets.rebatcher import count_rows
@@ -78,12 +79,9 @@ def finished_output(output: Path) -> Iterator[Finished]:
     path = Path(os.path.realpath(output))
     if not path.exists():
         raise OutputError(f"{path}: is not there, so no row of it has failed; predict it without --only-failed")
-    if path.suffix.lower() == ".feather" or (path.is_dir() and path.suffix.lower() != ".zarr"):
-        raise OutputError(f"{path}: rows of such an output are not mended; predict all rows again with --force")
-    names = failures_path(path)
-    with names.open("rb") if names.exists() else nullcontext() as file:
-        if file:
-            lock(path, file.fileno())
+    with _locked(path):
+        complete(path)
+    with _locked(path):
         sidecar, records = read_beside(path)
         if not records:
             raise OutputError(f"{path}: no row of it has failed; nothing is left to predict again")
@@ -93,6 +91,15 @@ def finished_output(output: Path) -> Iterator[Finished]:
                 "predict all rows again with --force"
             )
         yield Finished(path, sidecar, records)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    names = failures_path(path)
+    with names.open("rb") if names.exists() else nullcontext() as file:
+        if file:
+            lock(path, file.fileno())
+        yield
 
 
 def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:
@@ -136,13 +143,13 @@ def predict_failed(
     started = time.monotonic()
     path, failed = finished.path, finished.failed()
     names = [name for name in models if name not in finished.sidecar.failed_models]
-    error: CeleriacError | None = None
-    fills, fill = head.on_error == "fill", finished.sidecar.fill
+    fill = finished.sidecar.fill
     picked = pick(source, failed)
     kept = kept_columns(picked, run, models, path, failed)
     left_out = head.on_error == "skip"
     before = rows_before(finished.rows, failed, left_out)
-    with open_sink(path, finished.rows, force=True, mask=fills, mends=before) as sink:
+    mark = fill.mark if fill else ""
+    with mending_of(path, finished.rows, before, mark, left_out=left_out) as mending:
         job = client.submit(
             names,
             picked,
@@ -163,45 +170,43 @@ def predict_failed(
                     part = replace(part, outputs={names[0]: part.outputs}) if named else part
                     yield kept.beside(part, job.output_name) if kept else part
 
-        sink.output_name, sink.kept = job.output_name, kept.names if kept else ()
+        def summary(error: CeleriacError | None = None) -> Summary:
+            is_new = error is None or mending.committed
+            return Summary(
+                job=job.id,
+                ledger=_ledger(finished, job.ledger).as_dict() if is_new else job.ledger.as_dict(),
+                seconds=round(time.monotonic() - started, 6),
+                output=str(path) if is_new else None,
+                error=str(error) if error else None,
+                failed_models=finished.sidecar.failed_models,
+                failures=len(mending.failures if is_new else finished.records),
+                fill=fill,
+                dependent=job.dependent,
+                accepted_changes=[*finished.sidecar.accepted_changes, *changes],
+            )
+
         try:
             check_same_models(job, head.models)
-            if path.suffix.lower() in READABLE:
-                with OutputReader(path, fill.mark if fill else "") as old:
-                    for part in patched_parts(path, old, answers(), failed, finished.rows, left_out):
-                        sink.write(part)
-            else:
-                for part in mended_parts(answers(), failed, finished.rows):
-                    sink.write(part)
+            mended = Repredicted(answers(), failed)
+            mending.mend(mended, job.output_name, kept.names if kept else ())
+            mended.end()
             if differed := list(job.differed.items()):
                 name, one = differed[0]
                 raise ExecutorDifferedError(
                     f"job {job.id}: model {name}: {one}: rows that were predicted before may not be the model's own; "
                     "predict all rows again with --force"
                 )
-            sink.commit()
+            told = summary()
+            mending.commit(lambda at: told.write_beside(head, mending.failures, at))
         except (KeyboardInterrupt, CeleriacError) as cause:
             error = end_by(cause, job, len(failed))
-            error.args = (f"{error}; {path} {'is complete' if sink.committed else 'is as it was'}",)
-        records = sink.failures if sink.committed else finished.records
-        summary = Summary(
-            job=job.id,
-            ledger=_ledger(finished, job.ledger).as_dict() if sink.committed else job.ledger.as_dict(),
-            seconds=round(time.monotonic() - started, 6),
-            output=str(path) if sink.committed else None,
-            error=str(error) if error else None,
-            failed_models=finished.sidecar.failed_models,
-            failures=len(records),
-            fill=sink.fill if sink.committed else fill,
-            dependent=job.dependent,
-            accepted_changes=[*finished.sidecar.accepted_changes, *changes],
-        )
-        if error:
-            with suppress(CeleriacError):  # the first one is told
-                summary.write_beside(head, records)
-            raise PredictionFailedError(error, summary) from error
-        summary.write_beside(head, records)
-    return summary
+            error.args = (f"{error}; {path} {'is complete' if mending.committed else 'is as it was'}",)
+            told = summary(error)
+            if mending.committed:
+                with suppress(CeleriacError):  # the first one is told
+                    told.write_beside(head, mending.failures)
+            raise PredictionFailedError(error, told) from error
+    return told
 
 
 def _ledger(finished: Finished, again: Ledger) -> Ledger:

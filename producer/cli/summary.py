@@ -55,8 +55,12 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             f"({self.rows_per_second:,.0f} rows per second){earlier}{without}, written to {self.output}"
         )
 
-    def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord]) -> None:
-        """Write beside the output, if it is complete, what became of its rows; OutputError if the disk refuses."""
+    def write_beside(self, head: JournalHead, failures: Sequence[FailureRecord], path: Path | None = None) -> None:
+        """Write beside the output, or another path, if it is complete, what became of its rows.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
         if self.output is None:
             return
         same = {name: getattr(self, name) for name in RunRecord.__struct_fields__}
@@ -69,7 +73,7 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             keep=list(head.keep),
             chunk_rows=head.chunk_rows,
         )
-        write_beside(output_path(self.output), ledger, failures)
+        write_beside(path or output_path(self.output), ledger, failures)
 
     def report(self, line: str, *, quiet: bool, as_json: bool, on_nonfinite: OnNonfinite) -> None:
         """Say how a run went whose output is complete, and what is to be known of that.

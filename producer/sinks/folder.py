@@ -15,12 +15,15 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from producer.rows.part import Part, StoredPart
 from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_name, write_manifest
+from producer.sinks.mended_files import complete, forget
 from producer.sinks.output_place import place_of
 from producer.sinks.pending_parts import PendingParts
 from tasks.outputs.formats import WRITERS
@@ -130,6 +133,10 @@ class FolderWriter(Writer):
 
     def create(self) -> None:
         """Make the folders."""
+        if isinstance(self.target.path, Path):
+            with suppress(OutputError):
+                complete(self.target.path)
+            forget(self.target.path)
         self._replaces = bool(self.place.named())
         self.token = self.token or secrets.token_hex(8)
         self.place.create(self.token)

@@ -29,35 +29,33 @@ MOST_ROWS = 2**20
 def patched_parts(
     path: Path,
     old: OutputReader,
-    answers: Iterator[Part],
-    failed: Array,
-    rows: int,
+    mended: Repredicted,
+    rows: tuple[int, int],
     left_out: bool,
     block_bytes: int = MAX_BATCH_BYTES,
 ) -> Iterator[Part]:
-    """Give the parts of the new output, in order.
+    """Give the parts of the new output, or of one of its files, in order.
 
     Args:
-        path, old: the output, and its rows.
-        answers: what was predicted again, in order: row `n` of it is row `failed[n]` of the data set. Those that
-            failed again are left out.
-        failed: the rows without a prediction, ascending, of the `rows` of the data set.
+        path, old: the output, or one of its files, and its rows.
+        mended: what was predicted again.
+        rows: of the data set, `[start, stop)`, of which these are.
         left_out: whether the output lacks the failed rows, or has a filler in their place.
         block_bytes: how much of the output is in memory at a time, about.
 
     Raises:
         OutputError: the output has not the rows or the form that it should have.
     """
-    expected = rows_before(rows, failed, left_out)
+    first, last = rows
+    expected = rows_before(last - first, mended.failed_between(first, last), left_out)
     if old.rows != expected:
         raise other_rows(path, old.rows, expected)
-    repredicted = _Repredicted(answers, failed)
     block_rows = max(1, int(block_bytes / max(1.0, old.row_bytes)))
-    for index, start in enumerate(range(0, rows, block_rows)):
-        stop = min(start + block_rows, rows)
+    for index, start in enumerate(range(first, last, block_rows)):
+        stop = min(start + block_rows, last)
         lost = np.zeros(stop - start, np.bool_)
-        lost[failed[np.searchsorted(failed, start) : np.searchsorted(failed, stop)] - start] = True
-        numbers, new, records = repredicted.until(stop)
+        lost[mended.failed_between(start, stop) - start] = True
+        numbers, new, records = mended.until(stop)
         from_old = ~lost if left_out else np.ones_like(lost)
         kept = from_old.copy()
         kept[numbers - start] = True
@@ -71,23 +69,20 @@ def patched_parts(
             whole[from_old], whole[numbers - start] = array, fitting
             outputs[key] = whole[kept]
         yield Part(index, start, stop, unflatten(outputs), tuple(records), int((~kept).sum()))
-    repredicted.end()
 
 
-def mended_parts(answers: Iterator[Part], failed: Array, rows: int, block_rows: int = MOST_ROWS) -> Iterator[Part]:
+def mended_parts(mended: Repredicted, rows: tuple[int, int], block_rows: int = MOST_ROWS) -> Iterator[Part]:
     """Give parts of the rows that were mended alone, for a writer of lines, which has the others.
 
-    `answers`, `failed` and `rows` are as of `patched_parts`.
+    `mended` and `rows` are as of `patched_parts`.
     """
-    repredicted = _Repredicted(answers, failed)
-    for index, start in enumerate(range(0, rows, block_rows)):
-        stop = min(start + block_rows, rows)
-        numbers, new, records = repredicted.until(stop)
+    for index, start in enumerate(range(*rows, block_rows)):
+        stop = min(start + block_rows, rows[1])
+        numbers, new, records = mended.until(stop)
         others = np.ones(stop - start, np.bool_)
-        others[failed[np.searchsorted(failed, start) : np.searchsorted(failed, stop)] - start] = False
+        others[mended.failed_between(start, stop) - start] = False
         dropped = tuple(runs_of(start + np.flatnonzero(others)))
         yield Part(index, start, stop, unflatten(new), tuple(records), stop - start - len(numbers), dropped)
-    repredicted.end()
 
 
 def rows_before(rows: int, failed: Array, left_out: bool) -> int:
@@ -95,8 +90,13 @@ def rows_before(rows: int, failed: Array, left_out: bool) -> int:
     return rows - len(failed) if left_out else rows
 
 
-class _Repredicted:
-    """The answers, by rows of the data set."""
+class Repredicted:
+    """What was predicted again, by rows of the data set.
+
+    Args:
+        answers: in order: row `n` of them is row `failed[n]` of the data set. Those that failed again are left out.
+        failed: the rows without a prediction, ascending.
+    """
 
     def __init__(self, answers: Iterator[Part], failed: Array) -> None:
         self._answers = answers
@@ -105,6 +105,10 @@ class _Repredicted:
         self._numbers: list[Array] = [failed[:0]]
         self._outputs: list[dict[Key, Array]] = []
         self._records: list[FailureRecord] = []
+
+    def failed_between(self, start: int, stop: int) -> Array:
+        """The rows that had failed, of the rows `[start, stop)`."""
+        return self._failed[np.searchsorted(self._failed, start) : np.searchsorted(self._failed, stop)]
 
     def until(self, stop: int) -> tuple[Array, dict[Key, Array], list[FailureRecord]]:
         """What concerns rows before `stop`, and was not given yet: numbers, their outputs, and records of others."""

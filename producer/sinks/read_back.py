@@ -6,13 +6,14 @@ file --producer.sources--> batches --Rebatcher--> rows by output, as they were w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
 from producer.rows.readers import batches_of
 from producer.rows.source import BatchSource, Source
 from producer.sources.arrays import ArraySource
+from producer.sources.formats.arrow_ipc import open_arrow
 from producer.sources.formats.parquet import open_parquet
 from producer.sources.formats.zarr import open_zarr
 from producer.sources.numpy_files import open_file
@@ -20,18 +21,21 @@ from tasks.datasets.columns import columns_of
 from tasks.datasets.marked import masked, nulls_of, plain
 from tasks.datasets.rebatcher import Rebatcher, columns, with_columns
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Rows
-from tasks.outputs.parquet import row_shapes
+from tasks.outputs.arrow import bytes_columns, row_shapes
 from tasks.outputs.writer import ROW
 from tasks.protocol.codec import Array, Key
+from worker_config.foreign_errors import import_optional
 
 # What can be read as it was written; lines of text have neither dtypes nor, in JSON, NaN.
-READABLE = (".npy", ".npz", ".parquet", ".zarr")
+READABLE = (".npy", ".npz", ".parquet", ".feather", ".zarr")
+_ARROW = (".parquet", ".feather")
 
 
 class OutputReader:
     """A finished output, read in order, once; without the rows' numbers, and the `mask` of those that failed.
 
-    It has so many `rows`, of about so many `row_bytes`. As a context manager it closes its files.
+    It has so many `rows`, of about so many `row_bytes`; texts of columns in `holds_bytes` are bytes, whatever they are
+    called. As a context manager it closes its files.
     """
 
     rows: int
@@ -39,8 +43,10 @@ class OutputReader:
 
     def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()
-        self._hidden = {name for name in (mask, ROW if suffix == ".parquet" else "") if name}
-        self._shapes = row_shapes(path) if suffix == ".parquet" else {}
+        self._hidden = {name for name in (mask, ROW if suffix in _ARROW else "") if name}
+        schema = _schema(path) if suffix in _ARROW else ()
+        self._shapes = row_shapes(schema)
+        self.holds_bytes = bytes_columns(import_optional("pyarrow", "parquet"), schema) if schema else set[str]()
         source = _open(path)
         self._dtypes = _text_dtypes(source)
         self._batches = batches_of(source) if isinstance(source, BatchSource) else _blocks(source)
@@ -79,7 +85,16 @@ def _open(path: Path) -> Source | BatchSource:
     suffix = path.suffix.lower()
     if suffix == ".zarr":
         return open_zarr(path, nested=True)
-    return open_parquet(path) if suffix == ".parquet" else open_file(path)
+    if suffix in _ARROW:
+        return open_parquet(path) if suffix == ".parquet" else open_arrow(path)
+    return open_file(path)
+
+
+def _schema(path: Path) -> Any:
+    if path.suffix.lower() == ".parquet":
+        return import_optional("pyarrow.parquet", "parquet", str(path)).read_schema(path)
+    with path.open("rb") as file:
+        return import_optional("pyarrow.ipc", "parquet", str(path)).open_file(file).schema
 
 
 def _blocks(source: Source) -> Batches:

@@ -196,6 +196,20 @@ class _RowGroups:
         self._held, self._held_bytes = [], 0
 
 
+def row_shapes(schema: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of one row of those columns of a file that are flattened."""
+    return {
+        field.name: tuple(json.loads(field.metadata[b"shape"]))
+        for field in schema
+        if field.metadata and b"shape" in field.metadata
+    }
+
+
+def bytes_columns(arrow: Any, schema: Any) -> set[str]:
+    """The names of those columns of a file that hold bytes, not strings."""
+    return {field.name for field in schema if _value_of(field.type) == arrow.binary()}
+
+
 def value_type(arrow: Any, spec: RowSpec, first: Array) -> Any:
     """Give the type of one value in Arrow's form; None where there is none."""
     if spec.dtype.kind in "OUS":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import IO, Any
 
 from tasks.outputs.arrow import ArrowWriter
@@ -18,13 +16,3 @@ class ParquetWriter(ArrowWriter):
     def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
         """The library's own writer."""
         return import_optional("pyarrow.parquet", "parquet", str(self.target.path)).ParquetWriter(stream, schema)
-
-
-def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of one row of those columns that are flattened."""
-    schema = import_optional("pyarrow.parquet", "parquet", str(path)).read_schema(path)
-    return {
-        field.name: tuple(json.loads(field.metadata[b"shape"]))
-        for field in schema
-        if field.metadata and b"shape" in field.metadata
-    }

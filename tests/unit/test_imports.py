@@ -34,7 +34,6 @@ KNOWN = {
     "tasks.outputs.arrow",
     "tasks.outputs.failed_mask",
     "tasks.outputs.formats",
-    "tasks.outputs.parquet",
     "tasks.outputs.parts",
     "tasks.outputs.row_spec",
     "tasks.outputs.temp_paths",

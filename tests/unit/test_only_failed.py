@@ -142,8 +142,8 @@ def again(path: Path, model: Model, source: Any = None) -> Summary:
 
 def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnError) -> None:
     whole = kept(run(np.arange(ROWS)), ROWS, failed, on_error)
-    if path.suffix == ".parquet":
-        found = read_parquet(path, failed if on_error == "skip" else set())
+    if path.suffix in (".parquet", ".feather"):
+        found = read_table(path, failed if on_error == "skip" else set())
     else:
         found = READERS[path.suffix](path)
     fills = on_error == "fill"
@@ -170,10 +170,12 @@ def check(path: Path, run: Callable[[Any], Any], failed: set[int], on_error: OnE
     assert told.ledger["written"] == good
 
 
-def read_parquet(path: Path, left_out: set[int]) -> dict[str, Any]:
+def read_table(path: Path, left_out: set[int]) -> dict[str, Any]:
+    import pyarrow.feather
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(path)
+    is_parquet = path.suffix == ".parquet"
+    table = pyarrow.parquet.read_table(path) if is_parquet else pyarrow.feather.read_table(path)
     assert table["row"].to_pylist() == [row for row in range(ROWS) if row not in left_out]
     arrays = {}
     for field in list(table.schema)[1:]:
@@ -361,7 +363,7 @@ def test_an_output_named_as_the_mark_is_mended(tmp_path: Path) -> None:
         summary = predict(path, flags, "fill")
         assert summary.fill == Fill("failed_rows", {"failed": False, "label": 255})
         again(path, Model(flags, {9, 39}))
-        found = read_parquet(path, set()) if suffix == ".parquet" else READERS[suffix](path)
+        found = read_table(path, set()) if suffix in (".parquet", ".feather") else READERS[suffix](path)
         assert take_marks(path, found, "failed_rows") == [9, 39]
         np.testing.assert_array_equal(found["label"], filled(flags(np.arange(ROWS))["label"], [9, 39]))
 
