@@ -91,6 +91,10 @@ class OutputError(UsageError):
     """The output cannot be written."""
 
 
+class NoSpaceError(OutputError):
+    """The disk of an output is full: what was to be written may be when there is room."""
+
+
 class OutputInUseError(OutputError):
     """Another process is writing the output."""
 

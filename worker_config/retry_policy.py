@@ -24,7 +24,8 @@ CELERY_SOCKET_TIMEOUT_SECONDS: Final = 30
 CONNECT_TIMEOUT_SECONDS: Final = 5
 # A connection that was idle for longer is tried before it is used.
 HEALTH_CHECK_SECONDS: Final = 25
-# A user, a password or a right that is refused in the middle of a job may be given back; a job waits for so long.
+# A user, a password or a right that is refused in the middle of a job may be given back, and room be made on a disk
+# that is full; a job waits for so long.
 REFUSED_WAIT_SECONDS: Final = 300.0
 # Of a client's commands: of most; of a job, whose thread waits by itself after these; and of a child, which has a
 # chunk in its hands and may as well wait for its outputs to be stored.

@@ -183,6 +183,8 @@ class Collector:
             raise VersionError(record.text)
         if record.stage == "write":
             raise OutputError(record.text)
+        if record.stage == "full":
+            return False
         if goes_on and answer.failed_rows:
             self._join_part(answer, chunk, part_of(answer, message, answer.failed_rows))
             return True

@@ -25,9 +25,9 @@ from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, FileRef, InlineRef, cut_in_place
+from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, FileRef, InlineRef, SliceRef, cut_in_place
 from tasks.protocol.records import SlotRecord
-from tasks.protocol.split_ref import cut
+from tasks.protocol.split_ref import SplitRef, cut
 from tasks.protocol.unfed_rows import with_unfed
 from worker_config.errors import CeleriacError, InputError, PayloadError
 
@@ -194,6 +194,10 @@ class Dispatcher:
             self._context.ledger.chunks_sent_again += len(batch)
             logger.warning("job %s: sends %s of its chunks again", self._context.id, len(batch))
             self._publish(batch, first=True)
+
+    def reads_in_place(self, chunk: OpenChunk) -> bool:
+        """Whether workers read its rows themselves."""
+        return isinstance(chunk.message.ref, SliceRef | SplitRef)
 
     def _put_again(self, chunk: OpenChunk) -> None:
         message = chunk.message

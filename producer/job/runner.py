@@ -22,6 +22,7 @@ from producer.job.job_context import JobContext
 from producer.job.job_reporter import JobReporter
 from producer.job.part_queue import PartQueue
 from producer.job.resend import Resender
+from producer.job.space_wait import SpaceWait
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome
@@ -29,7 +30,7 @@ from producer.rows.assemble import ResultArrays
 from producer.scheduling import redis_backoff
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
-from tasks.protocol.messages import Answer, Outputs
+from tasks.protocol.messages import Answer, Failure, Outputs, PartRef
 from tasks.protocol.records import SlotRecord
 from worker_config.errors import (
     BrokerError,
@@ -70,6 +71,7 @@ class Runner:
         self.gather: Callable[[], ResultArrays] = self._collector.gather
         self._reporter = JobReporter(context)
         self._resender = Resender(context, self._dispatcher)
+        self._space = SpaceWait(context.id, self._dispatcher)
         self._answers: deque[Answer] = deque()
         self._run_id, self._cancelled, self._tries = "", False, 0
 
@@ -130,6 +132,7 @@ class Runner:
                 self._take_answers()
                 self._look_around()
                 self._resender.late()
+                self._space.look()
                 self._tries = 0
             except BrokerError as error:
                 if isinstance(error, BrokerRefusedError) and not self._run_id:
@@ -192,10 +195,14 @@ class Runner:
         else:
             if outcome is Outcome.JOINED and isinstance(answer, Outputs):
                 self._resender.answered(chunk, answer.seconds)
+                if isinstance(answer.ref, PartRef):
+                    self._space.has_room()
             if outcome is Outcome.RESEND:
                 all_back = chunk.take_back(time.monotonic())
                 self._reporter.report_differed()
-                if all_back:
+                if isinstance(answer, Failure) and answer.record.stage == "full":
+                    self._space.hold(chunk, answer.record)
+                elif all_back:
                     self._dispatcher.resend([chunk], with_rows=True)
             self.context.timeline.answered(answer, outcome, chunk.first_sent_at, chunk.times_sent)
         self._channel.measures.count_stages(answer)

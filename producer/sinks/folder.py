@@ -26,6 +26,7 @@ from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_nam
 from producer.sinks.mended_files import complete, forget
 from producer.sinks.output_place import place_of
 from producer.sinks.pending_parts import PendingParts
+from producer.sinks.space import when_there_is_room
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.parts import MergeOrder, PartFile
 from tasks.outputs.temp_paths import OutputTarget, not_continued
@@ -284,7 +285,8 @@ class FolderWriter(Writer):
         self._write_manifest(complete=complete)
 
     def _write_manifest(self, *, complete: bool) -> None:
-        write_manifest(self.place, self.suffix, self.files[: self._named], complete=complete)
+        named = self.files[: self._named]
+        when_there_is_room(self.target.path, lambda: write_manifest(self.place, self.suffix, named, complete=complete))
 
     def _final(self, number: int) -> str:
         return file_name(self.suffix, number)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ from producer.rows.part import Part, flatten
 from producer.rows.widen import widened_part
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal
+from producer.sinks.space import when_there_is_room
 from tasks.outputs.failed_mask import Fill
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.temp_paths import one_line_errors, sync_folder
@@ -213,7 +215,7 @@ class Sink:
             return
         if self._journal is not None:
             with suppress(OSError, OutputError):
-                self._sync()
+                self._sync(waits=False)
         if self.committed or self._journal is None or not self._journal.specs:
             self.discard()
             return
@@ -239,14 +241,18 @@ class Sink:
     def __exit__(self, *_: object) -> None:
         self.abort()
 
-    def _sync(self) -> None:
-        """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly."""
+    def _sync(self, *, waits: bool = True) -> None:
+        """First the rows, then the note that they are safe; not tried again, as a second fsync may succeed wrongly.
+
+        The rows that workers write are on the disk, and only the note of them waits for room.
+        """
         started = time.monotonic()
         self._unsynced |= self._begun and self.folder is not None and self.folder.has_news()
         if self._journal is not None and self._unsynced:
             self._unsynced = False
             mark, failures = self._writer.sync(), self.failures[self._noted :]
-            self._journal.commit(
+            note = partial(
+                self._journal.commit,
                 self._layout.placed,
                 mark,
                 self._layout.specs,
@@ -256,6 +262,10 @@ class Sink:
                 self.nonfinite,
                 self.folder.pop_notes() if self.folder else (),
             )
+            if self.folder and waits:
+                when_there_is_room(self.path, note)
+            else:
+                note()
             if self.folder:
                 self.folder.settle()
             self._noted = len(self.failures)

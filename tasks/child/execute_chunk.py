@@ -41,7 +41,7 @@ from tasks.telemetry.counters import Counts
 from tasks.transport.connection import PASSING
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
 from tasks.transport.resend_detached import send_void
-from worker_config.errors import ModelError, OutputError, SealError, VersionError
+from worker_config.errors import ModelError, NoSpaceError, OutputError, SealError, VersionError
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS
 
 
@@ -221,7 +221,7 @@ def run_chunk(
         # People need not tell the stages apart so finely.
         stage = {"store": "encode", "decode": "fetch"}.get(watch.stage, watch.stage)
         if isinstance(error, OutputError) or (isinstance(message.reply, MergeReply) and stage == "encode"):
-            stage = "write"
+            stage = "full" if isinstance(error, NoSpaceError) else "write"
         answer = _failure(child, message, record_of(message, stage, error))
     return msgspec.structs.replace(answer, by_executor=by_executor, differed=differed)
 

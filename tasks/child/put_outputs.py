@@ -30,9 +30,9 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.seal import Parts, checksum
 from tasks.telemetry.stopwatch import Stopwatch
-from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
+from tasks.transport.output_folder import OutputFolder, attempt_name, no_space, open_output_folder
 from tasks.transport.output_objects import OutputObjects
-from worker_config.errors import OutputError, PayloadError
+from worker_config.errors import NoSpaceError, OutputError, PayloadError
 from worker_config.files import Root
 
 # Of one merge: children that die in it so often are killed by it.
@@ -122,6 +122,8 @@ def _merged(order: MergeOrder, folder: OutputFolder | OutputObjects, name: str) 
         try:
             merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
             writer.publish()
+        except NoSpaceError:
+            raise no_space(folder.path) from None
         except OutputError as error:
             raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
         finally:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.outputs.row_spec import RowSpec
-from worker_config.errors import OutputError
-from worker_config.files import sync_file
+from worker_config.errors import NoSpaceError, OutputError
+from worker_config.files import is_full, sync_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +90,5 @@ def one_line_errors(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         cause = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot be written: {cause}; check the folder, the disk and its limits") from error
+        kind = NoSpaceError if is_full(error) else OutputError
+        raise kind(f"{path}: cannot be written: {cause}; check the folder, the disk and its limits") from error

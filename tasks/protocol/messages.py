@@ -180,7 +180,7 @@ class FailureRecord(Value, frozen=True):
     Attributes:
         stage: where it happened: "read" where the data set has what no model can be given, "fetch", "decode", "model",
             "preprocess", "infer", "postprocess", "encode", "memory", "worker" where the child died or was stopped,
-            "killed" where that will not be tried again.
+            "killed" where that will not be tried again, "full" where the disk of its outputs is.
         type: the error's class.
         text: what it says.
         model: the one that failed while others of the job ran; empty where the chunk as a whole has failed.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +21,8 @@ import xxhash
 from tasks.protocol.seal import Parts
 from tasks.transport.file_slices import open_folder
 from tasks.transport.output_objects import OutputObjects, output_objects
-from worker_config.errors import OutputError
-from worker_config.files import Root, split_root
+from worker_config.errors import NoSpaceError, OutputError
+from worker_config.files import Root, is_full, split_root
 from worker_config.object_urls import is_url
 
 # The system takes no more parts of one write.
@@ -103,7 +104,7 @@ class OutputFolder:
         try:
             yield
         except OSError as error:
-            raise cannot_write(f"{self.path}/{name}", error) from error
+            raise cannot_write(self.path if is_full(error) else f"{self.path}/{name}", error) from error
 
 
 @contextmanager
@@ -144,9 +145,16 @@ def attempt_name(*numbers: int, suffix: str) -> str:
 
 
 def cannot_write(path: object, error: OSError) -> OutputError:
-    """What a disk refuses, in one line."""
+    """What a disk refuses, in one line; a NoSpaceError where it is full."""
+    if is_full(error):
+        return no_space(path)
     why = error.strerror or str(error)
     return OutputError(f"{path}: cannot be written: {why}; check the folder, the disk and its limits")
+
+
+def no_space(path: object) -> NoSpaceError:
+    """What to say of a disk that is full."""
+    return NoSpaceError(f"no space left on {socket.gethostname()} under {path}")
 
 
 def _write_all(fd: int, parts: Parts) -> None:

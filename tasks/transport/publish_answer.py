@@ -28,7 +28,7 @@ from worker_config.broker import KEY_PREFIX
 from worker_config.errors import CeleriacError, SealError
 
 # Failures after which the chunk may come again.
-ASK_AGAIN = ("fetch", "worker")
+ASK_AGAIN = ("fetch", "worker", "full")
 
 
 class VoidAnswerError(Exception):
