@@ -24,6 +24,7 @@ from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import can_drop, check_output
 from producer.sources import open_source
+from tasks.protocol.messages import PartsReply
 from tasks.protocol.records import TensorSpec
 
 # Attributes of `Preflight` that `--json` gives as they are.
@@ -33,10 +34,10 @@ _FORECAST = (
 )
 
 
-def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
+def dry_run(request: PredictRequest, output: Path, force: bool, *, in_parts: bool) -> None:
     """Try out a run that would write `output`, and report how it would go; raise what it would at its first batch."""
     source, _ = open_input(request)
-    check_output(output, force, resume=False)
+    check_output(output, force, resume=False, in_parts=in_parts)
     run = request.run
     kept_columns(source, run, request.models, output)  # refuses what the run would
     # A share of rows whose number nobody knows is no limit.
@@ -45,8 +46,15 @@ def dry_run(request: PredictRequest, output: Path, force: bool) -> None:
     policy = ErrorBudget(
         request.on_error or "raise", most_failed(max_failed, source.rows or 0), on_nonfinite=run.on_nonfinite
     )
+    together = in_parts or not can_drop(output)
     options = JobOptions(
-        run.chunk_rows, store=run.store, compression=run.compression, fail_together=not can_drop(output), policy=policy
+        run.chunk_rows,
+        store=run.store,
+        compression=run.compression,
+        fail_together=together,
+        policy=policy,
+        # Where workers would write, which they are not asked to.
+        write_to=PartsReply(os.path.realpath(output)) if in_parts else None,
     )
     with open_system(request) as system, system.start() as client:
         preflight = client.try_out(request.models, source, options)

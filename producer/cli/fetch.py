@@ -13,8 +13,10 @@ from producer.cli.predict_to_sink import OTHERS_WOULD_GO_ON, progress_bar
 from producer.cli.summary import PredictionFailedError, ReportingCommand, Summary
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
+from producer.merging.merge_here import MergeHere
 from producer.records.ledger import Ledger
-from producer.sinks import FORMATS, JournalHead, Sink, open_sink
+from producer.sinks import FORMATS, JournalHead, Sink, check_output, open_sink, output_path
+from tasks.outputs.formats import IN_PARTS
 from tasks.protocol.records import JobRecord
 from worker_config.errors import CeleriacError, ExecutorDifferedError, ExitCode, RowsFailedError
 
@@ -28,7 +30,12 @@ class NotWaitedForError(CeleriacError):
 @click.command(cls=ReportingCommand)
 @click.argument("job")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"The file to write: {', '.join(FORMATS)}."
+    "-o",
+    "--output",
+    type=click.Path(),
+    required=True,
+    help=f"The file to write: {', '.join(FORMATS)}; or, with a / at its end, a folder of files: "
+    f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}.",
 )
 @required_broker_option
 @timeout_option
@@ -37,7 +44,7 @@ class NotWaitedForError(CeleriacError):
 @json_option
 def fetch(
     job: str,
-    output: Path,
+    output: str,
     broker_url: str,
     worker_timeout_seconds: float,
     force: bool,
@@ -51,7 +58,7 @@ def fetch(
     with Client(broker_url, worker_timeout_seconds=worker_timeout_seconds) as client:
         left = client.attach(job)
         plan = left.record.plan
-        summary = fetch_to_output(left, output, force, quiet)
+        summary = fetch_to_output(left, output_path(output), force, quiet, in_parts=output.endswith("/"))
     line = (
         f"{summary.ledger['predicted']:,} rows of job {summary.job}, predicted in {summary.seconds:.2f} s, "
         f"written to {summary.output}"
@@ -59,16 +66,25 @@ def fetch(
     summary.report(line, quiet=quiet, as_json=as_json, on_nonfinite=plan.on_nonfinite if plan else "warn")
 
 
-def fetch_to_output(job: DetachedJob, output: Path, force: bool, quiet: bool) -> Summary:
-    """As `fetch_to_sink`; from the first row again, where those that were read have become void."""
+def fetch_to_output(job: DetachedJob, output: Path, force: bool, quiet: bool, *, in_parts: bool = False) -> Summary:
+    """As `fetch_to_sink`; from the first row again, where those that were read have become void.
+
+    The files of a folder are made here, as the outputs come here; a fetch that was killed is not continued.
+    """
+    check_output(output, force, in_parts=in_parts)
+    journal = _head(job.record) if in_parts else None
     while True:
-        with open_sink(output, job.rows_out, force) as sink:
+        with open_sink(output, job.rows_out, force or in_parts, journal=journal, in_parts=in_parts) as sink:
+            if sink.folder:
+                sink.folder.begin_merges = MergeHere
             try:
                 return fetch_to_sink(job, sink, quiet)
             except PredictionFailedError as failed:
                 if not isinstance(failed.error, ExecutorDifferedError):
                     raise
                 click.echo(f"celeriac: {failed.error}; that is done now", err=True)
+            finally:
+                sink.discard()
 
 
 def fetch_to_sink(job: DetachedJob, sink: Sink, quiet: bool) -> Summary:

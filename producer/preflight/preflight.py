@@ -25,7 +25,7 @@ from producer.rows.part import Part
 from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.job_options import JobOptions, JobSpec
-from producer.scheduling.payload_route import as_read, choose_reply, choose_store, why
+from producer.scheduling.payload_route import as_read, check_writable, choose_reply, choose_store, why
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from producer.sources import BatchSource, Source
 from tasks.protocol.codec import columns_of, leaves_of
@@ -100,6 +100,8 @@ def try_out(
     """Send one batch through every stage, and tell what the whole job would be like; raise what it would."""
     if options.detach:
         settings = replace(settings, spool=None)
+    check_writable(options.write_to, slots)
+    options = replace(options, write_to=None)
     store, in_place = choose_store(source, slots, settings, options.store, detached=options.detach)
     reason, source = why(source, slots, settings, options.store, detached=options.detach), as_read(source, in_place)
     row_bytes = source.row_bytes if isinstance(source, Source) else None

@@ -22,11 +22,13 @@ from typing import Any, Protocol
 import msgspec
 
 from producer.rows.part import Part, StoredPart
+from producer.sinks.filled_rows import FilledRows, write_mask
 from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_name, write_manifest
 from producer.sinks.mended_files import complete, forget
 from producer.sinks.output_place import place_of
 from producer.sinks.pending_parts import PendingParts
 from producer.sinks.space import when_there_is_room
+from tasks.outputs.failed_mask import mask_path
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.parts import MergeOrder, PartFile
 from tasks.outputs.temp_paths import OutputTarget, not_continued
@@ -34,6 +36,7 @@ from tasks.outputs.writer import Arrays, Specs, Writer
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import MergeReply, PartsReply
 from worker_config.errors import OutputError
+from worker_config.object_urls import is_url
 
 # Of one file, about, where nobody says otherwise.
 PART_MIB = 128
@@ -87,6 +90,7 @@ class FolderWriter(Writer):
         self._form = WRITERS[self.suffix](target)
         self.token = token
         self._parts = PendingParts()
+        self._filled = FilledRows()
         self._ordered: deque[list[PartFile]] = deque()
         self._spent: list[str] = []  # merged, which the journal may not know
         self._removable: list[str] = []
@@ -112,10 +116,20 @@ class FolderWriter(Writer):
         return bool(self._parts or not self.files)
 
     def add_mask(self, specs: Specs) -> None:
-        """Raise OutputError where it would be a file of its own."""
-        if self.suffix == ".npy":
+        """As files of the format have it, or, where these have no place for it, as a file beside them.
+
+        Raises:
+            OutputError: that would be behind a URL.
+        """
+        if self._form.holds_one and is_url(self.target.path):
             raise OutputError(f"{self.target.path}/: has no place for marks of rows that failed; use .parquet/")
         super().add_mask(specs)
+        self._form.mask = self.mask
+
+    @property
+    def mask_name(self) -> str:
+        """As of one file."""
+        return self._form.mask_name
 
     def name(self, key: Key) -> str:
         """As the files have it."""
@@ -154,9 +168,11 @@ class FolderWriter(Writer):
             self._replaces = note.get("replaces", self._replaces)
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
         self._parts.load(notes, self.files[-1].stop if self.files else 0)
+        self._filled.load(notes)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Look for the files that the journal knows, and remove all others."""
+        self._filled.rows = rows
         written, named = self.place.written(self.token), self.place.named()
         self.place.create(self.token)
         for number, file in enumerate(self.files):
@@ -174,6 +190,7 @@ class FolderWriter(Writer):
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""
         self._parts.add(part, self.folder)
+        self._notes += self._filled.add(part)
         if self._parts.bytes * self._sizes[1] >= self.part_bytes * self._sizes[0] and self._parts.is_decided:
             self._order()
 
@@ -222,6 +239,9 @@ class FolderWriter(Writer):
             ours = {self._final(number) for number in range(self._named)}
             old = [name for name in self.place.named() if is_file_name(name) and name not in ours]
             self.place.remove_named(sorted(old, reverse=True))
+        if self.mask and self._form.holds_one:
+            write_mask(made := Path(self.folder) / "mask", self._filled.rows, self._filled.runs)
+            made.replace(mask_path(self.target.path))
         self._place(complete=True)
         self._is_published = True
 
@@ -254,8 +274,8 @@ class FolderWriter(Writer):
         """Give an order; whoever carries it out removes files too, as freeing their memory has its cost."""
         spent, self._removable = self._removable, []
         path = str(self.target.path)
-        known = self._parts
-        merges.add(MergeOrder(path, parts, known.outputs, self.output_name, bool(self.mask), spent, known.kept))
+        known, mask = self._parts, bool(self.mask) and not self._form.holds_one
+        merges.add(MergeOrder(path, parts, known.outputs, self.output_name, mask, spent, known.kept))
 
     def _take_file(self, merges: Merges) -> None:
         try:

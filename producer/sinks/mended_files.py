@@ -18,6 +18,7 @@ import numpy as np
 
 from producer.rows.assemble import Layout
 from producer.rows.part import Part
+from producer.sinks.filled_rows import write_mask
 from producer.sinks.manifest import (
     MergedFile,
     check_files,
@@ -28,6 +29,7 @@ from producer.sinks.manifest import (
 from producer.sinks.output_place import place_of
 from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts, rows_before
 from producer.sinks.read_back import READABLE, OutputReader
+from tasks.outputs.failed_mask import mask_path
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.temp_paths import OutputTarget, sync_folder
 from tasks.outputs.writer import Arrays, Writer
@@ -55,7 +57,9 @@ class MendedFiles:
     def __init__(self, path: Path, rows: int, mask: str = "") -> None:
         self.path, self.output_name = path, ""
         self.failures: list[FailureRecord] = []
-        self._mask = mask
+        self._rows = rows
+        has_place = path.suffix.lower() != ".npy"
+        self._mask, self._mask_beside = (mask, "") if has_place else ("", mask)
         self._folder = _unfinished(path)
         self._files = read_manifest(path)
         check_files(path, self._files)
@@ -87,6 +91,9 @@ class MendedFiles:
 
     def commit(self) -> None:
         """All of it takes place from now on."""
+        if self._mask_beside:
+            runs = [(record.start, record.stop) for record in self.failures]
+            write_mask(mask_path(self.beside), self._rows, runs)
         write_manifest(place_of(self.beside), self.path.suffix.lower(), self._files, complete=True)
         sync_folder(self._folder)
         self._folder.rename(_finished(self.path))

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from producer.rows.part import Part, StoredPart
+from tasks.outputs.part_files import write_part
 from tasks.outputs.parts import PartFile, encoded
+from tasks.outputs.writer import Arrays
 from tasks.protocol.codec import leaves_of
-from tasks.protocol.messages import OutputSpec, PartRef, to_plain
-from tasks.protocol.seal import checksum
-from tasks.transport.output_folder import attempt_name, open_output_folder
+from tasks.protocol.messages import OutputSpec, to_plain
+from tasks.transport.output_folder import open_output_folder
 
 
 class PendingParts:
@@ -62,10 +63,10 @@ class PendingParts:
         return {one.name: one.bytes for one in self._waiting if one.name}
 
     def add(self, part: Part, folder: str) -> None:
-        """Note the file that has the rows of a part, which it is made for if they have columns beside them alone."""
-        stored = part.stored or StoredPart(None)
-        if stored.ref is None and part.rows and part.outputs:
-            stored = _beside_alone(part, folder)
+        """Note the file that has the rows of a part; one that no worker has written is written here."""
+        stored = part.stored
+        if stored is None or (stored.ref is None and part.rows and part.outputs):
+            stored = _written(part, folder)
         if (ref := stored.ref) is not None:
             self._learn("outputs", ref.outputs or self.outputs)
             self._learn("kept", ref.kept)
@@ -91,14 +92,13 @@ class PendingParts:
             self.notes.append({name: [to_plain(one) for one in now]})
 
 
-def _beside_alone(part: Part, folder: str) -> StoredPart:
-    """The file of rows that all failed, with what stands beside the fillers that they will have."""
-    made = encoded(part.numbers(), part.failed_mask, {}, dict(leaves_of(part.outputs)))
-    name = attempt_name(part.start, part.stop, suffix=".part")
+def _written(part: Part, folder: str) -> StoredPart:
+    """The file of a part that came with its outputs; or, of rows that all failed, with what stands beside fillers."""
+    arrays: Arrays = dict(leaves_of(part.outputs))
+    outputs, kept = (arrays, {}) if part.stored is None else ({}, arrays)
     with open_output_folder(folder, [folder]) as opened:
-        opened.write(name, made.payload)
-    ref = PartRef(name, sum(map(len, made.payload)), made.rows, made.outputs, made.kept)
-    return StoredPart(ref, checksum(made.payload))
+        made = encoded(part.numbers(), part.failed_mask, outputs, kept)
+        return StoredPart(*write_part(opened, part.start, part.stop, made))
 
 
 def _blank(part: Part) -> Iterator[PartFile]:

@@ -21,7 +21,7 @@ from tasks.child.bootstrap import Child
 from tasks.child.chunk_rows import fed_rows, with_places, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
-from tasks.child.put_outputs import NOTHING_PUT, merge_parts, put_outputs
+from tasks.child.put_outputs import NOTHING_PUT, carry_out, put_outputs
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
 from tasks.protocol.chunk_args import chunk_id, from_args
@@ -229,7 +229,7 @@ def run_chunk(
 def _merged(child: Child, message: ChunkMessage, reply: MergeReply, order: Any, deliveries: int) -> Outputs:
     """The answer of a chunk that makes one file of many."""
     started = time.monotonic()
-    ref = merge_parts(message, reply, order, child.payloads.places.output_roots, deliveries)
+    ref = carry_out(message, reply, order, child.payloads.places.output_roots, deliveries)
     return Outputs(
         job=message.job,
         index=message.index,

@@ -15,9 +15,8 @@ import numpy as np
 from tasks.child.chunk_payload import PayloadStore
 from tasks.child.run_models import ChunkOutputs, record_of
 from tasks.datasets.kept import Kept
-from tasks.outputs.formats import WRITERS
-from tasks.outputs.parts import MergeOrder, PartPayload, merge, part_of
-from tasks.outputs.temp_paths import OutputTarget, one_line_errors
+from tasks.outputs.part_files import merge_parts, write_part
+from tasks.outputs.parts import MergeOrder, part_of
 from tasks.protocol import codec
 from tasks.protocol.messages import (
     ChunkMessage,
@@ -30,9 +29,8 @@ from tasks.protocol.messages import (
 )
 from tasks.protocol.seal import Parts, checksum
 from tasks.telemetry.stopwatch import Stopwatch
-from tasks.transport.output_folder import OutputFolder, attempt_name, no_space, open_output_folder
-from tasks.transport.output_objects import OutputObjects
-from worker_config.errors import NoSpaceError, OutputError, PayloadError
+from tasks.transport.output_folder import open_output_folder
+from worker_config.errors import OutputError, PayloadError
 from worker_config.files import Root
 
 # Of one merge: children that die in it so often are killed by it.
@@ -59,7 +57,8 @@ def put_outputs(
         outputs = ran.outputs if len(message.models) > 1 else next(iter(ran.outputs.values()))
         roots = payloads.places.output_roots
         part = part_of(message, outputs, ran.failed_rows, ran.dropped, kept)
-        return _write_part(message, message.reply, part, roots)
+        with open_output_folder(message.reply.folder, roots) as folder:
+            return write_part(folder, message.start, message.stop, part)
     parts = _encode(message, ran)
     if not parts:
         return None
@@ -87,18 +86,7 @@ def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:
     return encoded(outputs) if outputs else []
 
 
-def _write_part(
-    message: ChunkMessage, reply: PartsReply, part: PartPayload, roots: Sequence[Root]
-) -> tuple[PartRef, int]:
-    """Leave a chunk's outputs in its job's folder; the file, and its checksum. OutputError if it cannot be written."""
-    name = attempt_name(message.start, message.stop, suffix=".part")
-    with open_output_folder(reply.folder, roots) as folder:
-        folder.write(name, part.payload)
-    ref = PartRef(name, sum(map(len, part.payload)), part.rows, part.outputs, part.kept)
-    return ref, checksum(part.payload)
-
-
-def merge_parts(
+def carry_out(
     message: ChunkMessage, reply: MergeReply, payload: Any, roots: Sequence[Root], deliveries: int
 ) -> PartRef | None:
     """Make one file of many parts, all in the folder of the output, and remove what is spent; None without parts.
@@ -112,21 +100,4 @@ def merge_parts(
         raise OutputError(f"{order.output}: children that merge its parts have died {deliveries - 1} times")
     with open_output_folder(reply.folder, roots) as folder:
         folder.remove(order.spent)
-        return _merged(order, folder, attempt_name(message.index, suffix=reply.suffix)) if order.parts else None
-
-
-def _merged(order: MergeOrder, folder: OutputFolder | OutputObjects, name: str) -> PartRef:
-    rows = sum(part.rows for part in order.parts)
-    with one_line_errors(order.output), folder.new_file(name) as path:
-        writer = WRITERS[path.suffix](OutputTarget(path, rows, "merged"))
-        try:
-            merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
-            writer.publish()
-        except NoSpaceError:
-            raise no_space(folder.path) from None
-        except OutputError as error:
-            raise OutputError(str(error).replace(str(writer.target.path), order.output)) from error
-        finally:
-            writer.close()
-            writer.remove()
-    return PartRef(name, folder.size(name), rows)
+        return merge_parts(order, folder, message.index, reply.suffix) if order.parts else None

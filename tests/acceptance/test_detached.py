@@ -26,6 +26,7 @@ from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.held import holding, write_held_models
 from tests.manifests import by_stem, write_manifest
 from tests.models import in_one_process
+from tests.output_sets import assert_same, read_folder
 from tests.seals import SEALER
 from tests.systems import System, serving
 from tests.waiting import wait_until
@@ -118,6 +119,23 @@ def test_a_job_is_left_watched_and_fetched_twice(
         assert (summary["ledger"]["rows"], summary["ledger"]["written"]) == (ROWS, ROWS)
         assert (summary["ledger"]["chunks_sent"], summary["ledger"]["chunks_answered"]) == (28, 28)
     assert celeriac.succeeds("fetch", job, "-o", "three.npy", *at, "--quiet").stdout == ""
+
+
+def test_a_folder_of_files_is_fetched(celeriac: Celeriac, at: list[str], models: Path, pixels: np.ndarray) -> None:
+    job = leave(celeriac, pixels, "digits", at, "--chunk-rows", 37)
+    ended = celeriac.succeeds("fetch", job, "-o", "out.parquet/", *at, "--json")
+    assert ended.json["ledger"]["written"] == ROWS
+    table = read_folder(celeriac.folder / "out.parquet")
+    celeriac.succeeds("fetch", job, "-o", "one.parquet", *at)
+    assert_same(celeriac.folder / "out.parquet", celeriac.folder / "one.parquet")
+    assert table["row"].to_pylist() == [*range(ROWS)]
+    refused = celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.parquet/", *at)
+    assert "exists; use --force to replace it" in refused
+    celeriac.succeeds("fetch", job, "-o", "out.parquet/", "--force", *at)
+    assert_same(celeriac.folder / "out.parquet", celeriac.folder / "one.parquet")
+    assert "is a folder; name a file in it" in celeriac.refuses(
+        ExitCode.USAGE, "fetch", job, "-o", "out.parquet", "--force", *at
+    )
 
 
 def test_what_is_left_says_where_it_is_and_for_how_long(celeriac: Celeriac, at: list[str], pixels: np.ndarray) -> None:

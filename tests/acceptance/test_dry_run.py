@@ -191,6 +191,23 @@ def test_the_embedded_system_tries_too(celeriac: Celeriac, models: Path, pixels:
     assert (told["store"], told["reply"], told["slots"]) == ("slices", "files", 1)
 
 
+def test_a_folder_that_workers_would_write_is_tried_as_a_file_of_it(
+    celeriac: Celeriac, at: list[str], models: Path, pixels: np.ndarray
+) -> None:
+    np.save(celeriac.folder / "rows.npy", pixels)
+    words = ("digits", "rows.npy", "-o", "out.parquet/")
+    assert "may not write there: it is under no folder of their CELERIAC_OUTPUT_ROOTS" in refused(
+        celeriac, ExitCode.USAGE, *words, *at
+    )
+    manifest = write_manifest(celeriac.folder, {"digits": models / "digits.keras"})
+    told = dry(celeriac, *words, "--models", manifest, "--workers", 1)
+    assert (told["output"], told["output_bytes"]) == (str(celeriac.folder / "out.parquet"), ROWS * 40)
+    (celeriac.folder / "out.parquet").mkdir()
+    (celeriac.folder / "out.parquet" / "thesis.txt").touch()
+    told_why = refused(celeriac, ExitCode.USAGE, *words, "--models", manifest, "--force")
+    assert "has files that are not of such an output" in told_why
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

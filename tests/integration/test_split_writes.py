@@ -19,6 +19,7 @@ from producer.cli.summary import PredictionFailedError, Summary
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import open_source
+from tasks.outputs.failed_mask import Fill
 from tasks.protocol.messages import OnError, PartsReply
 from tests.integration.test_damaged_data import limit_files
 from tests.manifests import write_manifest
@@ -153,6 +154,26 @@ def test_each_format_and_kind_of_value_is_as_in_one_file(client: Client, out: Pa
     predict(client, model, data, folder)
     predict(client, model, data, file, in_parts=False)
     assert_same(folder, file)
+
+
+def test_marks_of_filled_rows_are_a_file_beside_arrays(
+    client: Client, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rows_with([0, 700, *range(768, 1_024), 2_999], [1, 500, *range(1_280, 1_536)])
+    folder, file = out / "set.npy", out / "file.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", _stops)
+        with pytest.raises(PredictionFailedError):
+            predict(client, "one", data, folder, on_error="fill", sync_seconds=0.0, part_bytes=5_000)
+    summary = predict(client, "one", data, folder, on_error="fill", resume=True, part_bytes=5_000)
+    as_file = predict(client, "one", data, file, on_error="fill", in_parts=False)
+    assert_same(folder, file)
+    assert len(names_in(folder)) > 2
+    assert (out / "set.npy.failed.npy").read_bytes() == (out / "file.npy.failed.npy").read_bytes()
+    assert summary.fill == Fill("set.npy.failed.npy", as_file.fill.values if as_file.fill else {})
+    # Of an output without them none are left.
+    predict(client, "one", rows_with(), folder, force=True)
+    assert not (out / "set.npy.failed.npy").exists()
 
 
 def test_no_rows_are_one_empty_file(client: Client, out: Path) -> None:

@@ -141,12 +141,17 @@ def test_rows_come_to_their_place_in_their_files(
     assert not failures_path(folder).exists()
 
 
-def test_an_array_of_rows_that_were_left_out_is_mended(system: System, client: Client, out: Path) -> None:
-    case = Case(system, client, "one", "skip", [])
+@pytest.mark.parametrize("on_error", ["skip", "fill"])
+def test_arrays_are_mended_with_their_marks(system: System, client: Client, out: Path, on_error: OnError) -> None:
+    case = Case(system, client, "one", on_error, [])
     case.write(out / "set.npy", FAILED)
-    case.mend(out / "set.npy", [])
-    case.write(out / "file.npy", [], in_parts=False)
-    assert_same(out / "set.npy", out / "file.npy")
+    for bad in (STILL, []):
+        case.mend(out / "set.npy", bad)
+        case.write(out / "file.npy", bad, in_parts=False)
+        assert_same(out / "set.npy", out / "file.npy")
+        if on_error == "fill":
+            assert (out / "set.npy.failed.npy").read_bytes() == (out / "file.npy.failed.npy").read_bytes()
+        (out / "file.npy").unlink()
 
 
 class _DiedError(BaseException):

@@ -34,6 +34,8 @@ KNOWN = {
     "tasks.outputs.arrow",
     "tasks.outputs.failed_mask",
     "tasks.outputs.formats",
+    "tasks.outputs.npy",
+    "tasks.outputs.part_files",
     "tasks.outputs.parts",
     "tasks.outputs.row_spec",
     "tasks.outputs.temp_paths",
