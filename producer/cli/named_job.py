@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from producer.cli.fetch import NotWaitedForError
-from producer.cli.sidecar_files import RunRecord, ledger_path, read_beside
+from producer.cli.sidecar_files import RunRecord, is_told_of, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.cli.terminal import say
 from producer.cli.viewing import viewing
@@ -30,7 +30,7 @@ from producer.records import job_store
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim
 from producer.scheduling import redis_backoff
-from producer.sinks import JournalHead, is_unfinished
+from producer.sinks import JournalHead, is_there, is_unfinished
 from producer.sinks.changes import differences
 from tasks.protocol.messages import from_json
 from tasks.transport.connection import broker_errors, connect
@@ -114,7 +114,7 @@ class NamedJob:
         if not self.force and (done := self._done()):
             claim.begin(self.work)
             return done
-        if named.ended and named.ended.exit_code == ExitCode.OK and not (self.force or self.output.exists()):
+        if named.ended and named.ended.exit_code == ExitCode.OK and not (self.force or is_there(self.output)):
             raise UsageError(
                 f"job {self.name!r} was done by {named.ended.owner}, and {self.output} is not there: share its folder "
                 "with that machine, or do it again with --force"
@@ -138,14 +138,14 @@ class NamedJob:
                     self._say(f"{error}; waiting for its end")
                 waited_until = time.monotonic() + _LEDGER_SECONDS
             except OutputError:
-                if ledger_path(self.output).exists() or time.monotonic() > waited_until:
+                if is_told_of(self.output) or time.monotonic() > waited_until:
                     raise
             _pause(self.name)
 
     def _done(self) -> Summary | None:
         """What an earlier run has done, all of it; None where there is something to do."""
         path = self.output
-        if not path.exists() or is_unfinished(path) or (path.is_dir() and not any(path.iterdir())):
+        if is_unfinished(path) or not is_there(path):
             return None
         try:
             ledger, _ = read_beside(path)

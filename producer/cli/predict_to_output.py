@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from producer.cli.predict_to_sink import ending, finish, predict_to_sink
 from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
 from producer.cli.summary import Summary
 from producer.job.job import Job
-from producer.sinks import JournalHead, check_output, open_sink
+from producer.sinks import JournalHead, check_output, open_sink, output_path
 
 
 def predict_to_output(
@@ -77,7 +76,7 @@ def predict_to_output(
         named = NamedJob(
             name=request.job,
             broker_url=system.client.broker_url if system.client else None,
-            output=Path(os.path.realpath(output)),
+            output=output_path(output),
             head=head,
             force=force,
             accept_changes=accept_changes,

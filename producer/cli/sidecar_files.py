@@ -83,6 +83,14 @@ def failures_path(path: Path) -> Path:
     return path.with_name(path.name + _FAILURES)
 
 
+def is_told_of(path: Path) -> bool:
+    """Whether an output has a ledger file."""
+    try:
+        return bool(place_of(path).read_beside(_LEDGER))
+    except FileNotFoundError:
+        return False
+
+
 def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRecord]) -> None:
     """Write both files of an output, or the ledger alone where no row failed; raise OutputError if the disk refuses."""
     place = place_of(path)
@@ -99,9 +107,10 @@ def write_beside(path: Path, ledger: OutputLedger, failures: Sequence[FailureRec
 
 def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
     """What both files of an output say; OutputError where there are none, or they are not those of the output."""
+    place = place_of(path)
     try:
-        ledger = msgspec.json.decode(ledger_path(path).read_bytes(), type=OutputLedger)
-        failures = failures_path(path).read_bytes() if ledger.failures else b""
+        ledger = msgspec.json.decode(place.read_beside(_LEDGER), type=OutputLedger)
+        failures = place.read_beside(_FAILURES) if ledger.failures else b""
         records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
     except (OSError, *UNDECODABLE) as error:
         cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else one_line(error)

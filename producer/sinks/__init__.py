@@ -19,7 +19,16 @@ Each one takes a known or an unknown number of rows, and each one can be continu
 """
 
 from producer.sinks.journal import JournalHead
-from producer.sinks.opening import FORMATS, begin_again, can_drop, check_output, is_unfinished, open_sink, output_path
+from producer.sinks.opening import (
+    FORMATS,
+    begin_again,
+    can_drop,
+    check_output,
+    is_there,
+    is_unfinished,
+    open_sink,
+    output_path,
+)
 from producer.sinks.sink import Sink
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "begin_again",
     "can_drop",
     "check_output",
+    "is_there",
     "is_unfinished",
     "open_sink",
     "output_path",

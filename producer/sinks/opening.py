@@ -12,6 +12,7 @@ from typing import cast
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.journal_files import is_journal
+from producer.sinks.output_place import place_of
 from producer.sinks.sink import Sink
 from tasks.outputs.formats import IN_PARTS, WRITERS
 from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
@@ -113,6 +114,13 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False, in_part
                 raise OutputError(f"{path}: exists, complete; nothing is left to continue; use --force to begin again")
             if not force:
                 raise OutputError(f"{path}: exists; use --force to replace it")
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has the name of an output, but an empty folder."""
+    if is_url(path):
+        return bool(place_of(path).named())
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def is_unfinished(path: Path) -> bool:

@@ -10,6 +10,7 @@ later. A run that was killed between the two copies it once more.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -81,6 +82,10 @@ class LocalPlace:
         """Write a file beside the output, whole."""
         write_whole(self._path.with_name(self._path.name + suffix), data)
 
+    def read_beside(self, suffix: str) -> bytes:
+        """Such a file; OSError where there is none, or it cannot be read."""
+        return self._path.with_name(self._path.name + suffix).read_bytes()
+
     def remove_beside(self, suffix: str) -> None:
         """Remove such a file, if there is one."""
         self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
@@ -146,6 +151,15 @@ class ObjectPlace:
         """Write an object beside the output."""
         with as_output_errors():
             objects.put(self._url.with_name(self._url.name + suffix), data)
+
+    def read_beside(self, suffix: str) -> bytes:
+        """Such an object; FileNotFoundError where there is none."""
+        url = self._url.with_name(self._url.name + suffix)
+        with as_output_errors():
+            data = objects.read_now(url)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url))
+        return data
 
     def remove_beside(self, suffix: str) -> None:
         """Delete such an object, if there is one."""

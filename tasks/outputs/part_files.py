@@ -33,8 +33,9 @@ def merge_parts(order: MergeOrder, folder: OutputFolder | OutputObjects, index: 
     with one_line_errors(order.output), folder.new_file(name) as path:
         writer = WRITERS[suffix](OutputTarget(path, rows, "merged"))
         try:
-            merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
-            writer.publish()
+            with one_line_errors(order.output):
+                merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
+                writer.publish()
         except NoSpaceError:
             raise no_space(folder.path) from None
         except OutputError as error:

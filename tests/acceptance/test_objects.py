@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tasks.storage import objects
 from tests.acceptance.commands import Celeriac
 from tests.object_stores import ObjectStore
 from worker_config.errors import ExitCode
+from worker_config.object_urls import object_url
 
 ROWS = np.arange(4_000, dtype=np.float32).reshape(1_000, 4)
 FUNCTIONS = "def double(rows):\n    return 2 * rows\n"
@@ -23,9 +25,6 @@ def _environment(object_store: ObjectStore) -> Iterator[None]:
 
 
 def _put(url: str, rows: np.ndarray) -> None:
-    from tasks.storage import objects
-    from worker_config.object_urls import object_url
-
     file = io.BytesIO()
     np.save(file, rows)
     objects.put(object_url(url), file.getvalue())
@@ -50,3 +49,35 @@ def test_predict_reads_rows_behind_a_url_and_says_what_is_wrong_with_one(celeria
         assert told in ended.stderr
         assert "Traceback" not in ended.stderr
         assert "secret" not in ended.stderr
+
+
+def test_a_job_of_a_name_is_done_once_behind_a_url_too(celeriac: Celeriac) -> None:
+    import pyarrow.parquet as pq
+
+    rows = {"x": ROWS[:, 0], "number": np.arange(len(ROWS))}
+    np.savez(celeriac.folder / "rows.npz", **rows)
+    (celeriac.folder / "steps.py").write_text("def double(rows):\n    return 2 * rows['x']\n")
+    (celeriac.folder / "models.toml").write_text('[models.double]\npath = "steps:double"\n')
+    out = "s3://rows/command/named.parquet/"
+    predict = ["predict", "double", "rows.npz", "-o", out, "--workers", "1"]
+    words = [*predict, "--job", "nightly", "--keep", "number", "--json"]
+
+    first, second = celeriac.run(*words), celeriac.run(*words)
+    assert first.code == ExitCode.OK, first.stderr
+    assert second.code == ExitCode.OK, second.stderr
+    assert [first.json["done_before"], second.json["done_before"]] == [False, True]
+    assert first.json["ledger"] == second.json["ledger"]
+
+    data = objects.read_now(object_url(f"{out}part-00000.parquet"))
+    assert data is not None
+    table = pq.read_table(io.BytesIO(data))
+    np.testing.assert_array_equal(table["number"].to_numpy(), rows["number"])
+    np.testing.assert_array_equal(table["output"].to_numpy(), 2 * rows["x"])
+
+    (celeriac.folder / "steps.py").write_text("def double(rows):\n    return 3 * rows['x']\n")
+    third = celeriac.run(*words)
+    assert third.code == ExitCode.USAGE, third.stderr
+    assert "other work" in third.stderr
+    mended = celeriac.run(*predict, "--resume", "--only-failed")
+    assert mended.code == ExitCode.USAGE, mended.stderr
+    assert "--only-failed is for files of this machine" in mended.stderr

@@ -37,7 +37,7 @@ def doubled(rows):
         harm.unlink()
         if victim.startswith("s3://"):
             url = object_url(victim)
-            objects.delete(url) if kind == "removed" else objects.put(url, Path("other").read_bytes())
+            objects.delete([url]) if kind == "removed" else objects.put(url, Path("other").read_bytes())
         elif kind == "removed":
             os.unlink(victim)
         else:

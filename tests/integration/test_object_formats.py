@@ -229,7 +229,7 @@ def test_an_object_that_is_gone_fails_alone_but_not_a_store_that_is(
 ) -> None:
     url = f"{_put(_photos(tmp_path), prefix)}/"
     ref = _ref(open_source(url, contents=True))
-    objects.delete(object_url(f"{url}07.jpg"))
+    objects.delete([object_url(f"{url}07.jpg")])
     objects.put(object_url(f"{url}09.jpg"), b"other")
     rows = SplitReader(Opener([prefix])).read(ref)
     assert sorted(unfed_of(rows)) == [7, 9]

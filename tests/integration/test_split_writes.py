@@ -122,7 +122,7 @@ def predict(
         sink.folder.part_bytes = part_bytes
     run = RunOptions(chunk_rows=CHUNK_ROWS, quiet=True, keep=keep)
     with ending(sink):
-        kept = kept_columns(source, run, [model], output)
+        kept = kept_columns(source, run, [model], sink.path)
         return predict_to_sink(client, [model], source, sink, head, run, kept)
 
 
