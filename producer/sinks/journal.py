@@ -233,7 +233,8 @@ def open_journal(
                 changes = check_same(path, then, now, accept_changes=accept_changes)
                 journal = Journal(file, records[1:])
             file.cut(length)
-            journal.go_on(changes, now)
+            if changes or not file.is_locked:
+                journal.go_on(changes, now)
         else:
             saved = _safe_rows(path, data)
             if saved and not (resume or force):

@@ -31,7 +31,10 @@ class LocalJournalFile:
 
     Attributes:
         path: of the file.
+        is_locked: whether nobody else can write it.
     """
+
+    is_locked = True
 
     def __init__(self, output: Path, path: Path) -> None:
         self.path = path
@@ -81,7 +84,10 @@ class ObjectJournalFile:
 
     Attributes:
         path: the URL beneath which they are.
+        is_locked: whether nobody else can write it; else a line takes it from whoever wrote the line before.
     """
+
+    is_locked = False
 
     def __init__(self, output: ObjectUrl, path: ObjectUrl) -> None:
         self.path = path
@@ -139,7 +145,7 @@ class ObjectJournalFile:
             except (ObjectChangedError, ObjectExistsError, ObjectMissingError) as error:
                 if isinstance(error, ObjectMissingError) and not expected:
                     raise  # there is no bucket
-            with suppress(ObjectMissingError):  # the answer to an earlier try may have been lost
+            with suppress(ObjectChangedError, ObjectMissingError):  # the answer to an earlier try may have been lost
                 stamp = objects.stat(url)
                 if stamp.size == len(data) and objects.read_range(url, stamp, 0, stamp.size) == data:
                     return stamp.etag

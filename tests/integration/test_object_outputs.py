@@ -237,6 +237,24 @@ def test_of_two_that_begin_the_second_one_ends(client: Client, out: str) -> None
     assert names_beneath(out) == []
 
 
+def test_a_line_of_a_journal_counts_though_the_answer_to_it_was_lost(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = objects.put
+
+    def tries_again(*args: Any, **more: Any) -> objects.ObjectStamp:
+        put(*args, **more)
+        return put(*args, **more)
+
+    monkeypatch.setattr("producer.sinks.journal_files._OBJECT_BYTES", 10)
+    monkeypatch.setattr(objects, "put", tries_again)
+    output, path = object_url(f"{out}/set.npy"), object_url(f"{out}/journal")
+    file = ObjectJournalFile(output, path)
+    lines = [f"line {number}\n".encode() for number in range(6)]
+    for line in lines:
+        file.append(line)
+    assert names_beneath(str(path)) == ["00000", "00001", "00002"]
+    assert ObjectJournalFile(output, path).read() == b"".join(lines)
+
+
 def test_a_long_journal_is_many_objects(
     client: Client, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
