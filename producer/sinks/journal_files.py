@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.storage import objects
+from tasks.storage.objects import ObjectStamp
 from tasks.transport.output_objects import as_output_errors
 from worker_config.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, OutputInUseError
 from worker_config.object_urls import ObjectUrl, is_url, object_url
@@ -92,7 +93,8 @@ class ObjectJournalFile:
     def __init__(self, output: ObjectUrl, path: ObjectUrl) -> None:
         self.path = path
         self._output = output
-        self._number, self._data, self._etag = 0, b"", ""
+        self._number, self._data = 0, b""
+        self._stamp: ObjectStamp | None = None
         self._length, self._is_new = 0, True
 
     def read(self) -> bytes:
@@ -100,14 +102,15 @@ class ObjectJournalFile:
         whole = b""
         try:
             with as_output_errors(ObjectChangedError):
-                found = dict(objects.list_objects(self.path))
-                for number in range(len(found)):
-                    if stamp := found.get(self._object(number)):
-                        self._data = bytes(objects.read_range(self._object(number), stamp, 0, stamp.size))
-                        self._number, self._etag = number, stamp.etag
-                        whole += self._data
+                found = {url for url, _ in objects.list_objects(self.path)}
+                while (url := self._object(self._number)) in found:
+                    self._stamp = objects.stat(url)
+                    self._data = bytes(objects.read_range(url, self._stamp, 0, self._stamp.size))
+                    self._number += 1
+                    whole += self._data
         except ObjectChangedError:
             raise self._taken() from None
+        self._number = max(0, self._number - 1)
         self._length, self._is_new = len(whole), not found
         return whole
 
@@ -122,39 +125,39 @@ class ObjectJournalFile:
         """All of a line or none of it, if nobody else has written meanwhile."""
         is_full = len(self._data) >= _OBJECT_BYTES
         number = self._number + is_full
-        data, etag = (line, "") if is_full else (self._data + line, self._etag)
-        etag = self._put(self._object(number), data, etag)
+        data, stamp = (line, None) if is_full else (self._data + line, self._stamp)
+        stamp = self._put(self._object(number), data, stamp)
         if is_full and not self._is_mine():
             with as_output_errors():
                 objects.delete([self._object(number)])
             raise self._taken()
-        self._number, self._data, self._etag = number, data, etag
+        self._number, self._data, self._stamp = number, data, stamp
 
     def close(self) -> None:
         """Nothing is held."""
 
     def remove(self) -> None:
         """Nothing is left to continue; what somebody else has begun is left alone."""
-        if self._etag:
+        if self._stamp:
             self._delete()
 
-    def _put(self, url: ObjectUrl, data: bytes, expected: str) -> str:
+    def _put(self, url: ObjectUrl, data: bytes, expected: ObjectStamp | None) -> ObjectStamp:
         with as_output_errors():
             try:
-                return objects.put(url, data, replace=bool(expected), expected=expected)
+                return objects.put(url, data, replace=False, expected=expected)
             except (ObjectChangedError, ObjectExistsError, ObjectMissingError) as error:
                 if isinstance(error, ObjectMissingError) and not expected:
                     raise  # there is no bucket
             with suppress(ObjectChangedError, ObjectMissingError):  # the answer to an earlier try may have been lost
                 stamp = objects.stat(url)
                 if stamp.size == len(data) and objects.read_range(url, stamp, 0, stamp.size) == data:
-                    return stamp.etag
+                    return stamp
         raise self._taken()
 
     def _is_mine(self) -> bool:
         """Whether the last object that was written is still there: else somebody has begun anew."""
         with as_output_errors(), suppress(ObjectMissingError):
-            return objects.stat(self._object(self._number)).etag == self._etag
+            return self._stamp is not None and objects.stat(self._object(self._number)).etag == self._stamp.etag
         return False
 
     def _delete(self) -> None:
@@ -162,13 +165,13 @@ class ObjectJournalFile:
         with as_output_errors():
             objects.delete([self._object(0)])
             objects.delete([url for url, _ in objects.list_objects(self.path)])
-        self._number, self._data, self._etag = 0, b"", ""
+        self._number, self._data, self._stamp = 0, b"", None
 
     def _object(self, number: int) -> ObjectUrl:
         return self.path / f"{number:05d}"
 
     def _taken(self) -> OutputInUseError:
-        self._etag = ""
+        self._stamp = None
         return OutputInUseError(f"{self._output}: another process writes it by now; let that one go on, or stop it")
 
 

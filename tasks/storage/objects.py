@@ -34,11 +34,13 @@ class ObjectStamp:
 
     Attributes:
         etag: empty where the store gives none; then the time decides.
+        version: what some stores know a state of it by when it is to be replaced; empty in lists.
     """
 
     size: int
     mtime_ns: int
     etag: str
+    version: str = ""
 
 
 def stat(url: ObjectUrl) -> ObjectStamp:
@@ -138,14 +140,16 @@ def list_objects(prefix: ObjectUrl) -> Iterator[tuple[ObjectUrl, ObjectStamp]]:
             yield ObjectUrl(prefix.scheme, prefix.bucket, last), _stamp(meta)
 
 
-def put(url: ObjectUrl, data: bytes | Path, *, replace: bool = True, expected: str = "") -> str:
-    """Write a whole object, in parts where it is large; nothing is there until all of it is. Gives its ETag.
+def put(
+    url: ObjectUrl, data: bytes | Path, *, replace: bool = True, expected: ObjectStamp | None = None
+) -> ObjectStamp:
+    """Write a whole object, in parts where it is large; nothing is there until all of it is. Its stamp has no time.
 
     Args:
         url: of the object.
         data: its bytes, or a file that has them.
         replace: whether one that is there gives way.
-        expected: the ETag of the one that gives way.
+        expected: the one that gives way, as `put` or `stat` gave it.
 
     Raises:
         ObjectExistsError: one is there, and may not be replaced.
@@ -153,11 +157,14 @@ def put(url: ObjectUrl, data: bytes | Path, *, replace: bool = True, expected: s
         ObjectError: see `answered`.
     """
     store, library = _object(url), obstore()
-    mode: Any = {"e_tag": f'"{expected}"'} if expected else "overwrite" if replace else "create"
+    mode: Any = "overwrite" if replace else "create"
+    if expected:
+        mode = {"e_tag": f'"{expected.etag}"', **({"version": expected.version} if expected.version else {})}
     # What depends on what is there goes in one request: stores know no condition for many parts.
     parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": PIECE_BYTES, "max_concurrency": 2}
     written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
-    return _etag(written)
+    size = data.stat().st_size if isinstance(data, Path) else len(data)
+    return ObjectStamp(size, _ANY_TIME, _etag(written), written["version"] or "")
 
 
 def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
@@ -214,7 +221,7 @@ def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryv
     data, found = answered(url, "read", request)
     same = found.size == stamp.size and stamp.etag in ("", found.etag)
     if not stamp.etag and stamp.mtime_ns != _ANY_TIME:
-        same = found == stamp
+        same = (found.size, found.mtime_ns, found.etag) == (stamp.size, stamp.mtime_ns, "")
     if not same or len(data) != stop - start:
         raise ObjectChangedError(
             f"{url}: has changed since it was looked at; leave objects as they are while a job reads them"
@@ -237,7 +244,7 @@ def _object(url: ObjectUrl) -> Any:
 
 def _stamp(meta: Any) -> ObjectStamp:
     modified: datetime = meta["last_modified"]
-    return ObjectStamp(meta["size"], int(modified.timestamp()) * 10**9, _etag(meta))
+    return ObjectStamp(meta["size"], int(modified.timestamp()) * 10**9, _etag(meta), meta["version"] or "")
 
 
 def _etag(meta: Any) -> str:

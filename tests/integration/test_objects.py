@@ -72,9 +72,9 @@ def _told(error: pytest.ExceptionInfo[CeleriacError], url: ObjectUrl) -> str:
 
 def test_ranges_are_those_of_the_object(folder: ObjectUrl) -> None:
     url = _beneath(folder, "data of mine, 100%.bin")
-    etag = objects.put(url, DATA)
+    written = objects.put(url, DATA)
     stamp = objects.stat(url)
-    assert (stamp.size, stamp.etag) == (len(DATA), etag)
+    assert (stamp.size, stamp.etag) == (len(DATA), written.etag)
     for start, stop in ((0, len(DATA)), (5, 5), (5, 6), (len(DATA) - 1, len(DATA)), (2**20, 2**20 + 999)):
         assert objects.read_range(url, stamp, start, stop) == DATA[start:stop]
     with pytest.raises(ObjectChangedError, match="and no bytes"):
@@ -110,14 +110,14 @@ def test_an_object_that_changed_is_never_taken_for_the_one_that_was_meant(folder
 
 def test_conditions_on_what_is_there(folder: ObjectUrl) -> None:
     url = _beneath(folder, "data")
-    etag = objects.put(url, b"first", replace=False)
+    first = objects.put(url, b"first", replace=False)
     with pytest.raises(ObjectExistsError) as exists:
         objects.put(url, b"second", replace=False)
     assert "is there already" in _told(exists, url)
-    second = objects.put(url, b"second", expected=etag)
+    second = objects.put(url, b"second", expected=first)
     with pytest.raises(ObjectChangedError):
-        objects.put(url, b"third", expected=etag)
-    assert objects.stat(url).etag == second
+        objects.put(url, b"third", expected=first)
+    assert objects.stat(url).etag == second.etag
     objects.delete([url])
     objects.delete([url])
     with pytest.raises(ObjectMissingError):

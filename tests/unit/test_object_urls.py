@@ -35,6 +35,16 @@ def test_a_url_is_taken_apart_and_written_again(text: str, bucket: str, key: str
     assert object_url(str(url)) == url
 
 
+@pytest.mark.parametrize("text", ["s3://rows/a/x.tar.npy", "s3://rows/a/x.tar.npy/", "s3://rows/x.tar.npy"])
+def test_names_beside_and_beneath_a_url(text: str) -> None:
+    url = object_url(text)
+    assert (url.name, url.suffix) == ("x.tar.npy", ".npy")
+    folder = str(url).rstrip("/").removesuffix("x.tar.npy")
+    assert str(url.with_name(".y")) == f"{folder}.y"
+    assert str(url / "y" / "z") == f"{folder}x.tar.npy/y/z"
+    assert str(object_url("s3://rows") / "y") == "s3://rows/y"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -95,6 +105,7 @@ def test_settings_take_folders_and_urls(tmp_path: Path) -> None:
     words = [str(tmp_path), "s3://rows/data/", "http://127.0.0.1:9000/x", "gs://", "az://", str(tmp_path)]
     roots = Settings.from_env({"CELERIAC_DATA_ROOTS": os.pathsep.join(words)}).data_roots
     assert [str(root) for root in roots] == words
+    assert Settings.from_env({"CELERIAC_OUTPUT_ROOTS": os.pathsep.join(words)}).output_roots == roots
     assert is_under("http://127.0.0.1:9000/x/y", roots)
     with pytest.raises(ConfigError, match=r"CELERIAC_DATA_ROOTS=.*s3://rows/../x: has a segment"):
         Settings.from_env({"CELERIAC_DATA_ROOTS": "s3://rows/../x"})
