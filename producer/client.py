@@ -226,7 +226,7 @@ class Client:
             ttl_seconds: how long Redis keeps a detached job after its last answer and the last time that somebody
                 waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
             job: of a detached job its name, by which it is left once: where it runs, or is done, its id is returned.
-            write_to: a folder in which workers leave outputs as files; parts then have `stored` instead.
+            write_to: a folder, or URL, where workers leave outputs as files; parts then have `stored` instead.
             keep: columns of `data`, which can be read twice, that they put beside the outputs there.
 
         Raises:

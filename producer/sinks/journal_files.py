@@ -95,7 +95,7 @@ class ObjectJournalFile:
         self._output = output
         self._number, self._data = 0, b""
         self._stamp: ObjectStamp | None = None
-        self._length, self._is_new = 0, True
+        self._length, self._is_new, self._is_lost = 0, True, False
 
     def read(self) -> bytes:
         """All of them; what is appended then goes on from there."""
@@ -123,6 +123,8 @@ class ObjectJournalFile:
 
     def append(self, line: bytes) -> None:
         """All of a line or none of it, if nobody else has written meanwhile."""
+        if self._is_lost:
+            raise self._taken()
         is_full = len(self._data) >= _OBJECT_BYTES
         number = self._number + is_full
         data, stamp = (line, None) if is_full else (self._data + line, self._stamp)
@@ -171,7 +173,7 @@ class ObjectJournalFile:
         return self.path / f"{number:05d}"
 
     def _taken(self) -> OutputInUseError:
-        self._stamp = None
+        self._stamp, self._is_lost = None, True
         return OutputInUseError(f"{self._output}: another process writes it by now; let that one go on, or stop it")
 
 

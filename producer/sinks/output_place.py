@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from tasks.outputs.temp_paths import OutputTarget, check_parent, sync_folder
 from tasks.storage import objects
-from tasks.transport.output_objects import as_output_errors
+from tasks.transport.output_objects import WANTED, as_output_errors
 from worker_config.errors import ObjectMissingError, OutputError
 from worker_config.files import write_whole
 from worker_config.object_urls import ObjectUrl, is_url, object_url
@@ -113,11 +113,13 @@ class ObjectPlace:
         return str(self._working / token)
 
     def create(self, token: str) -> None:
-        """Prefixes need not be made."""
+        """Tell workers that outputs are wanted there."""
+        with as_output_errors():
+            objects.put(self._working / token / WANTED, b"by its producer")
 
     def written(self, token: str) -> dict[str, int]:
         """The bytes of each object that workers have written."""
-        return _sizes(self._working / token)
+        return {name: size for name, size in _sizes(self._working / token).items() if name != WANTED}
 
     def named(self) -> dict[str, int]:
         """The bytes of each object that has its name, or of whatever else is beneath it."""
@@ -170,6 +172,7 @@ class ObjectPlace:
         """Delete what workers have written into the folder of this token; of any, if it is empty."""
         prefix = self._working / token if token else self._working
         with suppress(OutputError), as_output_errors():
+            objects.delete([prefix / WANTED])
             objects.delete([url for url, _ in objects.list_objects(prefix)])
 
     def unmake(self) -> None:

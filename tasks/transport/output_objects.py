@@ -3,10 +3,13 @@
 worker: PartsReply.folder, a URL --beneath a root?--> OutputObjects --put--> PartRef --answer--> producer: delete
 
 What `OutputFolder` is to files. Formats are written to a file of this machine first, as they go back to its beginning.
+As a store has no folders that could be gone, an object of the producer says that outputs are still wanted there, and
+that this is the producer's store.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +19,15 @@ import xxhash
 from tasks.protocol.seal import Parts
 from tasks.storage import objects
 from tasks.transport import run_folder
-from worker_config.errors import ConfigError, ObjectChangedError, ObjectError, OutputError
+from worker_config.errors import ConfigError, ObjectChangedError, ObjectError, ObjectMissingError, OutputError
 from worker_config.object_urls import ObjectUrl, is_beneath_any, is_url, object_url
 
 # Before the name of a folder of this machine in which one file is made; those of children that were killed go later.
 _PREFIX = "celeriac-output-"
+# The object that says so, and for how long a worker that has seen it does not look again.
+WANTED = "wanted"
+_SEEN_SECONDS = 10.0
+_seen: dict[str, float] = {}
 
 
 class OutputObjects:
@@ -36,6 +43,7 @@ class OutputObjects:
 
     def write(self, name: str, parts: Parts) -> None:
         """Make an object of this content, given in parts; it is there when all of it is safe."""
+        self._check_wanted()
         with as_output_errors():
             objects.put(self._url / name, b"".join(parts))
 
@@ -57,6 +65,7 @@ class OutputObjects:
         folder = run_folder.make(_PREFIX)
         try:
             yield folder / name
+            self._check_wanted()
             with as_output_errors():
                 objects.put(self._url / name, folder / name)
         finally:
@@ -71,6 +80,20 @@ class OutputObjects:
         """Delete objects, if they are there and can be deleted without a wait."""
         with suppress(OutputError), as_output_errors():
             objects.delete([self._url / name for name in names], waits=False)
+
+    def _check_wanted(self) -> None:
+        """Raise OutputError for a message that comes after the end of its job, or from a producer of another store."""
+        if time.monotonic() - _seen.get(self.path, -_SEEN_SECONDS) < _SEEN_SECONDS:
+            return
+        try:
+            with as_output_errors(ObjectMissingError):
+                objects.stat(self._url / WANTED)
+        except ObjectMissingError:
+            raise OutputError(
+                f"{self.path} is not in this worker's store, or no more; give it the producer's endpoint"
+            ) from None
+        _seen.clear()  # nobody needs those of jobs before
+        _seen[self.path] = time.monotonic()
 
 
 def output_objects(path: str, roots: Sequence[object]) -> OutputObjects:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.storage import objects
@@ -30,7 +31,15 @@ def _put(url: str, rows: np.ndarray) -> None:
     objects.put(object_url(url), file.getvalue())
 
 
-def test_predict_reads_rows_behind_a_url_and_says_what_is_wrong_with_one(celeriac: Celeriac) -> None:
+def _get(url: str) -> bytes:
+    from tasks.storage import objects
+    from worker_config.object_urls import object_url
+
+    stamp = objects.stat(object_url(url))
+    return bytes(objects.read_range(object_url(url), stamp, 0, stamp.size))
+
+
+def test_predict_reads_and_writes_rows_behind_urls_and_says_what_is_wrong_with_one(celeriac: Celeriac) -> None:
     _put("s3://rows/command/rows.npy", ROWS)
     (celeriac.folder / "steps.py").write_text(FUNCTIONS)
     (celeriac.folder / "models.toml").write_text('[models.double]\npath = "steps:double"\n')
@@ -38,6 +47,14 @@ def test_predict_reads_rows_behind_a_url_and_says_what_is_wrong_with_one(celeria
     assert ended.code == ExitCode.OK, ended.stderr
     np.testing.assert_array_equal(np.load(celeriac.folder / "out.npy"), 2 * ROWS)
     assert ended.json["ledger"]["written"] == 1_000
+
+    words = ("s3://rows/command/rows.npy", "-o", "s3://rows/command/out.parquet/", "--workers", "1", "--json")
+    ended = celeriac.run("predict", "double", *words)
+    assert ended.code == ExitCode.OK, ended.stderr
+    assert ended.json["output"] == "s3://rows/command/out.parquet"
+    table = pq.read_table(io.BytesIO(_get("s3://rows/command/out.parquet/part-00000.parquet")))
+    np.testing.assert_array_equal(table["row"].to_numpy(), np.arange(1_000))
+    np.testing.assert_array_equal(np.array(table.column(1).to_pylist(), np.float32), 2 * ROWS)
 
     for words, code, told in (
         (("s3://rows/command/none.npy", "-o", "x.npy"), ExitCode.INPUT, "s3://rows/command/none.npy: no such object"),

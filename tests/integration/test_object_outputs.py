@@ -21,11 +21,12 @@ from pyarrow import fs
 from producer import Client
 from producer.cli.summary import PredictionFailedError
 from producer.rows.part import Part
-from producer.sinks import JournalHead, Sink, check_output, open_sink
+from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sinks.journal_files import ObjectJournalFile
 from producer.sinks.output_place import ObjectPlace
 from tasks.protocol.messages import PartsReply
 from tasks.storage import objects
+from tasks.transport.output_objects import WANTED
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.integration.test_split_writes import CHUNK_ROWS, STEPS, predict, rows_with
 from tests.manifests import write_manifest
@@ -233,7 +234,21 @@ def test_of_two_that_begin_the_second_one_ends(client: Client, out: str) -> None
         ends = pytest.raises(OutputError, match="another process writes it by now")
         with patch.object(ObjectJournalFile, "read", return_value=b""), ends:
             open_sink(f"{out}/set.parquet", 10, False, journal=head, in_parts=True)
-        assert names_beneath(out) == [".set.parquet.journal/00000"]
+        assert [name for name in names_beneath(out) if not name.endswith(WANTED)] == [".set.parquet.journal/00000"]
+    assert names_beneath(out) == []
+
+
+def test_one_that_begins_anew_keeps_the_place_to_which_workers_write_already(client: Client, out: str) -> None:
+    head = JournalHead(source={"name": "data"}, models=client.digests(["one"]))
+    sink = open_sink(f"{out}/set.parquet", 10, False, journal=head, in_parts=True)
+    assert sink.folder
+    objects.put(object_url(f"{sink.folder.folder}/0-1-00.part"), b"of a worker")
+    again = begin_again(sink, 10, head)
+    assert again.folder
+    assert again.folder.folder == sink.folder.folder
+    left = f".set.parquet.part/{again.folder.token}/0-1-00.part"
+    assert names_beneath(out) == [".set.parquet.journal/00000", left, left.replace("0-1-00.part", WANTED)]
+    again.discard()
     assert names_beneath(out) == []
 
 
@@ -376,6 +391,13 @@ def test_workers_write_nowhere_but_under_their_roots(client: Client) -> None:
             list(job.parts())
     found = names_beneath("s3://rows")
     assert not [name for name in found if name.endswith(".part") and not name.startswith("outputs/")]
+
+
+def test_a_worker_writes_nothing_where_nobody_wants_it(client: Client, out: str) -> None:
+    job = client.submit("one", rows_with(), write_to=PartsReply(f"{out}/.set.npy.part/0"))
+    with pytest.raises(OutputError, match="is not in this worker's store, or no more; give it the producer's endpoint"):
+        list(job.parts())
+    assert names_beneath(out) == []
 
 
 def test_what_is_damaged_after_it_was_written_is_found(client: Client, out: str) -> None:
