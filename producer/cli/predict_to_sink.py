@@ -99,6 +99,7 @@ def predict_to_sink(
         keep=kept.names if sink.folder and kept else (),
     )
     if sink.folder:
+        sink.folder.note_job(job.id)
         sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
     begun(job)
     dropped_before = dict(sink.dropped)

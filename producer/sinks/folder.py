@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ import msgspec
 
 from producer.rows.part import Part, StoredPart
 from producer.sinks.filled_rows import FilledRows, write_mask
+from producer.sinks.journal import JournalHead
+from producer.sinks.left_parts import adoptable
 from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_name, write_manifest
 from producer.sinks.mended_files import complete, forget
 from producer.sinks.output_place import place_of
@@ -98,6 +100,8 @@ class FolderWriter(Writer):
         self._merges: Merges | None = None
         self._sizes = [1, 1]  # of parts that were merged, and of their files
         self._named = 0
+        self._job = ""
+        self._left: Set[str] = frozenset()
         self._replaces = self._is_published = False
 
     @property
@@ -164,7 +168,7 @@ class FolderWriter(Writer):
     def load(self, notes: list[dict[str, Any]]) -> None:
         """What the journal has of a former run: before `reopen`."""
         for note in notes:
-            self.token = note.get("token", self.token)
+            self.token, self._job = note.get("token", self.token), note.get("job", self._job)
             self._replaces = note.get("replaces", self._replaces)
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
         self._parts.load(notes, self.files[-1].stop if self.files else 0)
@@ -185,13 +189,28 @@ class FolderWriter(Writer):
         for name, size in known.items():
             if written.get(name) != size:
                 raise not_continued(self.target.path, f"{self.folder}/{name} is gone, or cut short")
-        self.place.remove_written(self.token, written.keys() - known.keys())
+        self._left = written.keys() - known.keys()
+
+    def note_job(self, job: str) -> None:
+        """The job whose parts come from now on."""
+        self._notes.append({"job": job})
+
+    def adopt(self, head: JournalHead | None, first_row: int) -> Generator[Part, None, None]:
+        """The parts from this row on that a former run did not note, if they prove what they are; others go, or all."""
+        taken = set[str]()
+        try:
+            for part in adoptable(self.folder, self._left, self._job, head, first_row) if head else ():
+                yield part
+                taken |= {part.stored.ref.name} if part.stored and part.stored.ref else set()
+        finally:
+            self.place.remove_written(self.token, self._left - taken)
 
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""
         self._parts.add(part, self.folder)
         self._notes += self._filled.add(part)
-        if self._parts.bytes * self._sizes[1] >= self.part_bytes * self._sizes[0] and self._parts.is_decided:
+        is_due = self._parts.bytes * self._sizes[1] >= self.part_bytes * self._sizes[0]
+        if is_due and self._parts.is_decided and self.begin_merges:
             self._order()
 
     def write(self, start: int, arrays: Arrays, numbers: Any) -> None:

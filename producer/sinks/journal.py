@@ -137,7 +137,8 @@ class Journal:
         inputs, outputs = last.nonfinite or (0, 0)
         self.nonfinite = inputs, outputs
         self.accepted = [change for run in runs for change in run.accepted]
-        self.notes = [note for run in runs for note in run.notes]
+        # What was left before the user has accepted changes is of another data set, or of other models.
+        self.notes = [note for run in runs for note in (*run.notes, *([{"job": ""}] if run.accepted else ()))]
 
     def commit(
         self,

@@ -83,7 +83,12 @@ def open_sink(
         if mask and notes.specs:
             writer.add_mask(notes.specs)
         _create_or_reopen(writer, notes)
-    return Sink(writer, notes, sync_seconds, mask=mask)
+    sink = Sink(writer, notes, sync_seconds, mask=mask)
+    with ExitStack() as undo:
+        undo.callback(sink.abort)
+        sink.adopt(None if accept_changes else journal)
+        undo.pop_all()
+    return sink
 
 
 def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Sink:

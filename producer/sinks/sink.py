@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from producer.rows.assemble import Layout
 from producer.rows.part import Part, flatten
 from producer.rows.widen import widened_part
 from producer.sinks.folder import FolderWriter
-from producer.sinks.journal import Journal
+from producer.sinks.journal import Journal, JournalHead
 from producer.sinks.space import when_there_is_room
 from tasks.outputs.failed_mask import Fill
 from tasks.outputs.row_spec import output_name
@@ -121,6 +121,16 @@ class Sink:
     def can_drop(self) -> bool:
         """Whether models can be dropped; where a row's outputs stand together, what is written stays."""
         return self._writer.can_drop
+
+    def adopt(self, head: JournalHead | None) -> None:
+        """Take over what workers have left of a former run, and its journal does not know; without `head`, nothing."""
+        if self.folder and self._begun:
+            parts = self.folder.adopt(head, self.done_rows)
+            # A part may have other outputs than the rows before.
+            with one_line_errors(self.path), closing(parts), suppress(MessageError):
+                for part in parts:
+                    self.write(part)
+            self.done_rows = self._layout.placed
 
     def drop(self, model: str, record: FailureRecord) -> None:
         """Leave a model out, with the rows of it that are written and those to come; harmless when repeated."""

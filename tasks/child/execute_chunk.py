@@ -191,9 +191,9 @@ def run_chunk(
         by_executor = executor_differences.by_executor(models)
         ran.failed[:0] = unloaded
         watch.enter("encode")
-        put = put_outputs(child.payloads, message, ran, watch, kept)
-        ran.failed = with_places(with_values(ran.failed, rows, message.start), message.ref)
         ran.failed_rows = with_places(with_values(ran.failed_rows, rows, message.start), message.ref)
+        put = put_outputs(child.payloads, message, ran, watch, kept, is_proven=not by_executor)
+        ran.failed = with_places(with_values(ran.failed, rows, message.start), message.ref)
         if put is None and (not ran.dropped or len(ran.failed) == len(message.models)):
             answer: Answer = _nothing(child, message, ran)
         else:

@@ -16,7 +16,7 @@ from tasks.child.chunk_payload import PayloadStore
 from tasks.child.run_models import ChunkOutputs, record_of
 from tasks.datasets.kept import Kept
 from tasks.outputs.part_files import merge_parts, write_part
-from tasks.outputs.parts import MergeOrder, part_of
+from tasks.outputs.parts import MergeOrder, PartAbout, part_of
 from tasks.protocol import codec
 from tasks.protocol.messages import (
     ChunkMessage,
@@ -40,11 +40,12 @@ NOTHING_PUT = InlineRef(b""), checksum([])
 
 
 def put_outputs(
-    payloads: PayloadStore, message: ChunkMessage, ran: ChunkOutputs, watch: Stopwatch, kept: Kept
+    payloads: PayloadStore, message: ChunkMessage, ran: ChunkOutputs, watch: Stopwatch, kept: Kept, *, is_proven: bool
 ) -> tuple[PayloadRef | PartRef, int] | None:
     """Where they are, and their checksum; None where no model went through. Models that cannot be sent have failed too.
 
-    `kept` are columns that stand beside them, where they are written to their output's folder.
+    `kept` are columns that stand beside them, where they are written to their output's folder; `is_proven` says that
+    they are the own graphs', or those of executors that are not held against these any more.
 
     Raises:
         OutputError: the folder of the output cannot be written.
@@ -56,7 +57,8 @@ def put_outputs(
         watch.enter("store")
         outputs = ran.outputs if len(message.models) > 1 else next(iter(ran.outputs.values()))
         roots = payloads.places.output_roots
-        part = part_of(message, outputs, ran.failed_rows, ran.dropped, kept)
+        about = _about(message, ran) if is_proven and not ran.failed else None
+        part = part_of(message, outputs, ran.failed_rows, ran.dropped, kept, about)
         with open_output_folder(message.reply.folder, roots) as folder:
             return write_part(folder, message.start, message.stop, part)
     parts = _encode(message, ran)
@@ -64,6 +66,20 @@ def put_outputs(
         return None
     watch.enter("store")
     return payloads.store(message, parts), checksum(parts)
+
+
+def _about(message: ChunkMessage, ran: ChunkOutputs) -> PartAbout:
+    """What the answer says, for a producer that never gets it."""
+    return PartAbout(
+        message.job,
+        message.models,
+        message.on_error,
+        message.start,
+        message.stop,
+        ran.failed_rows,
+        [*ran.dropped],
+        ran.nonfinite,
+    )
 
 
 def _encode(message: ChunkMessage, ran: ChunkOutputs) -> Parts:

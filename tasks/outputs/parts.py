@@ -5,7 +5,8 @@ files --MergeOrder: which, in order--> read_part --> Writer --> a file of the ou
 
 What is left out is out by then, and fillers are in: of "rows", the numbers of those that the arrays have, and of
 "failed", which of these have a filler. "kept" are columns of the data set, by name, and "nulls" says which of their
-values are null. A part of rows that all failed may have nothing else than these.
+values are null. A part of rows that all failed may have nothing else than these. "about" is what its answer would have
+said, as far as that proves what the part is; after the payload stands its XXH3-64.
 """
 
 from __future__ import annotations
@@ -22,11 +23,37 @@ from tasks.outputs.writer import Arrays, Writer
 from tasks.protocol import codec
 from tasks.protocol.codec import DTYPES, Array, Compression, Key, dtype_name, leaves_of, tree_of
 from tasks.protocol.dtypes import filler_rows
-from tasks.protocol.messages import ChunkMessage, Count, FailureRecord, FileName, OutputSpec, Value
-from tasks.protocol.seal import Parts
-from worker_config.errors import MessageError, OutputError
+from tasks.protocol.messages import (
+    ChunkMessage,
+    Count,
+    FailureRecord,
+    FileName,
+    JobId,
+    ModelRef,
+    OnError,
+    OutputSpec,
+    Value,
+    pack,
+    unpack,
+)
+from tasks.protocol.seal import Parts, checksum
+from worker_config.errors import CeleriacError, MessageError, OutputError
 
+_SUM_BYTES = 8
 _TEXTS = {"text": "", "bytes": b""}
+
+
+class PartAbout(Value, frozen=True):
+    """What made a part, and what became of its rows; as of `ChunkMessage` and `Outputs`."""
+
+    job: JobId
+    models: list[ModelRef]
+    on_error: OnError
+    start: Count
+    stop: Count
+    failed: list[FailureRecord]
+    dropped: list[tuple[Count, Count]]
+    nonfinite: tuple[Count, Count]
 
 
 class PartFile(Value, frozen=True):
@@ -73,6 +100,17 @@ class _Rows(NamedTuple):
     arrays: Arrays
 
 
+class LeftPart(NamedTuple):
+    """What a part says of itself, which nobody has said otherwise; `checksum` is that of the whole file."""
+
+    about: PartAbout
+    numbers: Array
+    failed: Array
+    outputs: list[OutputSpec]
+    kept: list[OutputSpec]
+    checksum: int
+
+
 class PartPayload(NamedTuple):
     """What becomes a part: its payload, and what that has."""
 
@@ -88,10 +126,12 @@ def part_of(
     failed: Sequence[FailureRecord],
     dropped: Iterable[tuple[int, int]],
     kept: Mapping[str, Array] = MappingProxyType({}),
+    about: PartAbout | None = None,
 ) -> PartPayload:
     """The part that a chunk's outputs become; `failed` and `dropped` are rows of the data set.
 
     `kept` are columns beside them, of all rows of the chunk, masked arrays where values are null.
+    Without `about` nobody can tell what the part is but by the chunk's answer.
 
     Raises:
         MessageError: an output is no array, or has not one row for each row of the chunk.
@@ -110,11 +150,16 @@ def part_of(
     if not stays.all():
         columns, beside = ({key: array[stays] for key, array in one.items()} for one in (columns, beside))
     numbers = message.start + np.flatnonzero(stays)
-    return encoded(numbers, filled[stays], columns, beside, message.compression)
+    return encoded(numbers, filled[stays], columns, beside, message.compression, about)
 
 
 def encoded(
-    numbers: Array, failed: Array, arrays: Arrays, kept: Arrays, compression: Compression | None = None
+    numbers: Array,
+    failed: Array,
+    arrays: Arrays,
+    kept: Arrays,
+    compression: Compression | None = None,
+    about: PartAbout | None = None,
 ) -> PartPayload:
     """The part of these rows; `kept` alone where all of them failed, and nobody knows what outputs look like."""
     tree = {
@@ -123,9 +168,28 @@ def encoded(
         "outputs": tree_of(arrays),
         "kept": {name: np.ma.getdata(array) for (name,), array in kept.items()},
         "nulls": {name: np.ma.getmaskarray(array) for (name,), array in kept.items() if np.ma.is_masked(array)},
+        "about": np.frombuffer(pack(about) if about else b"", np.uint8),
     }
     specs = [[_spec_of(key, array) for key, array in one.items()] for one in (arrays, kept)]
-    return PartPayload(codec.encode_parts(tree, compression=compression), len(numbers), *specs)
+    payload = codec.encode_parts(tree, compression=compression)
+    return PartPayload([*payload, _sum_of(payload)], len(numbers), *specs)
+
+
+def left_part(payload: memoryview) -> LeftPart | None:
+    """What a part is, by itself; None where it is damaged, or does not tell."""
+    if bytes(payload[-_SUM_BYTES:]) != _sum_of([payload[:-_SUM_BYTES]]):
+        return None
+    try:
+        tree = _tree_of(payload, "a part")
+        if not tree["about"].size:
+            return None
+        about: PartAbout = unpack(tree["about"].tobytes(), PartAbout)
+        outputs = [_spec_of(key, array) for key, array in leaves_of(tree["outputs"])]
+        kept = [_spec_of(key, array) for key, array in _kept_of(tree).items()]
+        rows, failed = np.asarray(tree["rows"]), np.asarray(tree["failed"])
+    except (CeleriacError, AttributeError, TypeError, ValueError):
+        return None
+    return LeftPart(about, rows, failed, outputs, kept, checksum([payload]))
 
 
 def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryview]) -> int:
@@ -200,17 +264,31 @@ def _checked(message: ChunkMessage, leaves: Iterable[tuple[Key, Any]]) -> Arrays
 
 
 def _read(part: PartFile, payload: memoryview, order: MergeOrder) -> _Rows:
-    tree = codec.decode(payload, borrow=True)
-    if not isinstance(tree, dict) or tree.keys() != {"rows", "failed", "outputs", "kept", "nulls"}:
-        raise OutputError(f"{part.name} is no part of an output")
-    numbers, failed, nulls = np.asarray(tree["rows"]), np.asarray(tree["failed"]), tree["nulls"]
-    kept = _fitting(part, {(name,): array for name, array in tree["kept"].items()}, order.kept)
-    for (name,) in kept:
-        if name in nulls:
-            kept[(name,)] = np.ma.array(kept[(name,)], mask=nulls[name])
+    tree = _tree_of(payload, str(part.name))
+    numbers, failed = np.asarray(tree["rows"]), np.asarray(tree["failed"])
+    kept = _fitting(part, _kept_of(tree), order.kept)
     if isinstance(tree["outputs"], dict) and not tree["outputs"] and failed.all():
         return _Rows(numbers, failed, kept, _fillers(order.outputs, len(numbers)))
     return _Rows(numbers, failed, kept, _fitting(part, dict(leaves_of(tree["outputs"])), order.outputs))
+
+
+def _tree_of(payload: memoryview, name: str) -> dict[str, Any]:
+    tree = codec.decode(payload[:-_SUM_BYTES], borrow=True)
+    if not isinstance(tree, dict) or tree.keys() != {"rows", "failed", "outputs", "kept", "nulls", "about"}:
+        raise OutputError(f"{name} is no part of an output")
+    return tree
+
+
+def _kept_of(tree: Mapping[str, Any]) -> Arrays:
+    nulls = tree["nulls"]
+    return {
+        (name,): np.ma.array(array, mask=nulls[name]) if name in nulls else array
+        for name, array in tree["kept"].items()
+    }
+
+
+def _sum_of(payload: Parts) -> bytes:
+    return checksum(payload).to_bytes(_SUM_BYTES, "little")
 
 
 def _fitting(part: PartFile, arrays: Arrays, specs: Sequence[OutputSpec]) -> Arrays:

@@ -71,6 +71,14 @@ class OutputObjects:
         finally:
             run_folder.remove(folder)
 
+    def content(self, name: str) -> memoryview:
+        """The content of an object of which nobody has said what it should be."""
+        with as_output_errors():
+            data = objects.read_now(self._url / name)
+        if data is None:
+            raise OutputError(f"{self._url / name} is gone")
+        return memoryview(data)
+
     def size(self, name: str) -> int:
         """How many bytes an object has."""
         with as_output_errors():

@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 from tasks.outputs.formats import WRITERS
-from tasks.outputs.parts import MergeOrder, PartFile, merge, part_of
+from tasks.outputs.parts import MergeOrder, PartAbout, PartFile, left_part, merge, part_of
 from tasks.outputs.temp_paths import OutputTarget
 from tasks.protocol.messages import MESSAGE_VERSION, ChunkMessage, FailureRecord, InlineRef, ModelRef, pack, unpack
 from tasks.transport.output_folder import attempt_name, open_output_folder
@@ -127,6 +127,20 @@ def test_parts_become_a_file_with_fillers_in_the_place_of_rows_that_failed(tmp_p
     assert [line["failed"] for line in lines] == [False, True, False, True, True, False, False]
     assert [line["x"] for line in lines] == [0.0, 1.0, 2.0, None, None, 5.0, 7.0]
     assert [line["t"] for line in lines] == ["a", "a", "a", "", "", "a", "a"]
+
+
+def test_a_part_tells_what_it_is_only_where_it_was_said_and_is_whole() -> None:
+    sent, outputs = message(3, 6, on_error="skip"), {"x": np.arange(3)}
+    failed = [FailureRecord(4, 5, "infer", "ValueError", "bad")]
+    about = PartAbout(sent.job, sent.models, sent.on_error, 3, 6, failed, [], (0, 1))
+    whole = b"".join(part_of(sent, outputs, failed, [], {"id": np.arange(3)}, about).payload)
+    left = left_part(memoryview(whole))
+    assert left is not None
+    assert (left.about, left.numbers.tolist(), left.checksum) == (about, [3, 5], xxhash.xxh3_64_intdigest(whole))
+    assert [one.key for one in (*left.kept, *left.outputs)] == [("id",), ("x",)]
+    for damaged in (whole[:-1], whole[1:], b"", whole[:10] + b"?" + whole[11:]):
+        assert left_part(memoryview(damaged)) is None
+    assert left_part(memoryview(b"".join(part_of(sent, outputs, failed, []).payload))) is None
 
 
 @pytest.mark.parametrize(
