@@ -72,6 +72,8 @@ class Collector:
         # Chunks of which every row has failed, until another one shows what outputs look like.
         self._formless: list[Part] = []
         self._form: OutputTree | None = None
+        # Where workers write them: whether one has, and the index after those of all chunks.
+        self._is_known, self._next_index = False, 0
         # Models of which outputs were joined that are void should their executor be found to differ.
         self._unproven: set[str] = set()
 
@@ -151,7 +153,12 @@ class Collector:
         if self._formless and self._ledger.predicted:  # by an earlier run
             self._form = likely_form
             self._flush()
-        if self._formless:
+        is_unknown = isinstance(self._write_to, PartsReply) and not self._is_known and not self._ledger.predicted
+        if is_unknown and not self._failures.records:
+            end = self._context.feed.next_row
+            form = _NOTHING if likely_form is None else likely_form
+            self.join.add(Part(self._next_index, end, end, blank_like(form, 0)))
+        elif self._formless or is_unknown:
             raise RowsFailedError(f"no row was predicted; {self._failures.in_order()[0]}")
         self._policy.check(self._ledger.failed, self._ledger.rows)
 
@@ -222,6 +229,8 @@ class Collector:
         self._ledger.nonfinite_outputs += part.nonfinite[1]
         if self._write_to:
             self.join.add(self._complete(part))
+            self._is_known |= part.stored is not None and part.stored.ref is not None
+            self._next_index = max(self._next_index, part.index + 1)
         elif outputs is None:
             self._formless.append(part)
         else:

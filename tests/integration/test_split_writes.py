@@ -168,12 +168,27 @@ def test_marks_of_filled_rows_are_a_file_beside_arrays(
     summary = predict(client, "one", data, folder, on_error="fill", resume=True, part_bytes=5_000)
     as_file = predict(client, "one", data, file, on_error="fill", in_parts=False)
     assert_same(folder, file)
-    assert len(names_in(folder)) > 2
+    assert len(names_in(folder)) > 1
     assert (out / "set.npy.failed.npy").read_bytes() == (out / "file.npy.failed.npy").read_bytes()
     assert summary.fill == Fill("set.npy.failed.npy", as_file.fill.values if as_file.fill else {})
     # Of an output without them none are left.
     predict(client, "one", rows_with(), folder, force=True)
     assert not (out / "set.npy.failed.npy").exists()
+
+
+@pytest.mark.parametrize("model", ["all_kinds", "one"])
+def test_where_no_row_is_predicted_all_is_as_with_one_file(client: Client, out: Path, model: str) -> None:
+    data = rows_with(dropped=range(ROWS))
+    predict(client, model, data, out / "set.parquet")
+    predict(client, model, data, out / "file.parquet", in_parts=False)
+    assert read_folder(out / "set.parquet").num_rows == 0
+    assert_same(out / "set.parquet", out / "file.parquet")
+    data = rows_with(range(0, ROWS, 2), range(1, ROWS, 2))
+    for in_parts in (True, False):
+        with pytest.raises(PredictionFailedError, match="no row was predicted; row 0 failed at preprocess") as caught:
+            predict(client, model, data, out / f"none{in_parts}.parquet", on_error="fill", in_parts=in_parts)
+        assert caught.value.summary.failures == ROWS // 2
+    assert not [path for path in out.iterdir() if "none" in path.name]
 
 
 def test_no_rows_are_one_empty_file(client: Client, out: Path) -> None:
