@@ -17,8 +17,7 @@ from urllib.parse import unquote
 from producer.sources.files import find_data, is_pattern
 from tasks.datasets.arrow import plain_type
 from tasks.datasets.read_errors import one_line_errors
-from tasks.storage.object_paths import ObjectPath, is_many
-from tasks.storage.objects import list_folder
+from tasks.storage.object_paths import ObjectPath, first_of, is_many
 from worker_config.errors import InputError
 from worker_config.files import escaped
 from worker_config.foreign_errors import import_optional
@@ -36,7 +35,7 @@ def is_partitioned(path: str | Path) -> bool:
     if is_pattern(os.fspath(path)) or not (is_many(str(path)) if is_url(path) else Path(path).is_dir()):
         return False
     if is_url(path):
-        folders, files = list_folder(object_url(str(path)))
+        folders, files = first_of(object_url(str(path)))
     else:
         with one_line_errors(escaped(os.fspath(path))):
             entries = list(os.scandir(path))

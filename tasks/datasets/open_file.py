@@ -87,8 +87,7 @@ class Opener:
         url = self._beside(span, folder)
         if url.scheme in WEB:
             raise InputError(f"{url}: web servers do not list what they have; copy the folder to one of this machine")
-        folders, names = list_folder(ObjectUrl(url.scheme, url.bucket, url.key, is_folder=True))
-        return folders + names
+        return list_folder(ObjectUrl(url.scheme, url.bucket, url.key, is_folder=True))
 
     def _beside(self, span: FileSpan, name: str) -> ObjectUrl:
         url = object_url(span.path)

@@ -9,12 +9,16 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import BinaryIO
 
 from tasks.storage.object_file import open_object
 from tasks.storage.objects import ObjectStamp, list_objects, stat
 from worker_config.errors import InputError, UsageError
 from worker_config.object_urls import ObjectUrl, object_url, redacted_url
+
+# Of a folder, to see what it is; as many as one request gives.
+_FIRST = 1_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,18 @@ def find_objects(text: str, suffix: str = "") -> list[ObjectPath]:
     if not matches and url.is_folder:
         raise InputError(f"{url}: has no {suffix} objects in it; for those in subfolders write {url}**/*{suffix}")
     return sorted(matches or found)
+
+
+def first_of(folder: ObjectUrl) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the objects in a folder, as far as its first thousand objects tell.
+
+    Raises:
+        ObjectError: it cannot be listed.
+        UsageError: nothing can, as of web servers.
+    """
+    keys = [url.key.removeprefix(folder.key).lstrip("/") for url, _ in islice(list_objects(folder), _FIRST)]
+    folders = dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key)
+    return list(folders), [key for key in keys if "/" not in key]
 
 
 def is_many(text: str) -> bool:

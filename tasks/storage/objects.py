@@ -90,8 +90,8 @@ def read_now(url: ObjectUrl, start: int = 0, stop: int | None = None) -> bytes |
         return None
 
 
-def list_folder(prefix: ObjectUrl) -> tuple[list[str], list[str]]:
-    """The names of the folders in a folder, and those of its objects.
+def list_folder(prefix: ObjectUrl) -> list[str]:
+    """The names of the folders and objects in a folder, in no order; all are in memory.
 
     Raises:
         ObjectError: see `answered`.
@@ -99,8 +99,8 @@ def list_folder(prefix: ObjectUrl) -> tuple[list[str], list[str]]:
     """
     store, inside = _listed(prefix)
     found = answered(prefix, "list", lambda: obstore().list_with_delimiter(store, inside))
-    folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
-    return folders, [meta["path"].rpartition("/")[2] for meta in found["objects"]]
+    paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+    return [path.rstrip("/").rpartition("/")[2] for path in paths]
 
 
 def read_whole(url: ObjectUrl, size: int) -> memoryview:

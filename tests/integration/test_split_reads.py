@@ -18,7 +18,7 @@ from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
 from tests.manifests import write_manifest
 from tests.systems import System, serving, shared_folders
-from tests.unit.test_split_reader import ROWS, TABLE, WRITERS, parquet_files
+from tests.unit.test_split_reader import ROWS, TABLE, WRITERS, parquet_files, partitioned
 from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import InputError, UsageError
 
@@ -153,6 +153,16 @@ def test_kept_columns_stand_beside_what_workers_read(client: Client, data: Path)
         "seen", open_source(path, columns=["whole", "text"]), keep=["whole", "row"], store="slices"
     )
     assert outputs["whole"].tolist() == TABLE.column("whole").to_pylist()
+    assert outputs["row"].tolist() == list(range(ROWS))
+
+
+def test_what_folders_say_is_fed_to_models_and_kept(client: Client, data: Path) -> None:
+    path, values = partitioned(data)
+    source = open_source(path, columns=["text", "year"])
+    outputs: Any = client.predict("seen", source, keep=["kind", "year", "row"], store="slices", chunk_rows=170)
+    wanted = [digest(list(row)) for row in zip(values["text"], values["year"], strict=True)]
+    assert outputs["output"].tolist() == wanted
+    assert (outputs["kind"].tolist(), outputs["year"].tolist()) == (values["kind"], values["year"])
     assert outputs["row"].tolist() == list(range(ROWS))
 
 

@@ -17,8 +17,7 @@ from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import listed
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_paths import ObjectPath
-from tasks.storage.objects import list_folder
+from tasks.storage.object_paths import ObjectPath, first_of
 from worker_config.files import escaped
 from worker_config.object_urls import is_url, object_url
 
@@ -69,7 +68,7 @@ def _span(file: Path | ObjectPath, row: int) -> FileSpan:
 
 def _subfolders(path: str | Path) -> list[str]:
     if is_url(path):
-        return sorted(list_folder(object_url(str(path)))[0])
+        return sorted(first_of(object_url(str(path)))[0])
     with one_line_errors(escaped(str(path))):
         visible = (entry for entry in os.scandir(path) if entry.name[0] != ".")
         return sorted(escaped(entry.name) for entry in visible if os.path.isdir(entry.path))  # noqa: PTH112
