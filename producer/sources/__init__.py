@@ -26,7 +26,6 @@ from producer.sources.formats.csv import open_csv
 from producer.sources.formats.folders import open_files
 from producer.sources.formats.hdf5 import open_hdf5
 from producer.sources.formats.jsonl import open_jsonl
-from producer.sources.formats.npz import open_object_npz
 from producer.sources.formats.parquet import open_parquet
 from producer.sources.formats.tfrecord import open_tfrecord
 from producer.sources.formats.webdataset import open_webdataset
@@ -34,7 +33,8 @@ from producer.sources.formats.zarr import is_zarr, open_zarr
 from producer.sources.frames import from_frame, is_frame
 from producer.sources.hub_datasets import from_hub_dataset, is_hub_dataset
 from producer.sources.iterables import from_batches, from_rows
-from producer.sources.numpy_files import ObjectArray, open_file, open_object_array
+from producer.sources.numpy_files import open_file
+from producer.sources.numpy_objects import ObjectArray, open_object_array, open_object_npz
 from producer.sources.partitions import is_partitioned
 from producer.sources.records import from_records, is_records
 from producer.sources.tf_dataset import from_tf_dataset, is_tf_dataset

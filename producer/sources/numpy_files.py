@@ -1,7 +1,4 @@
-"""NumPy files --> arrays; those of `.npy` and of uncompressed `.npz` files are mapped, not read.
-
-Of an `.npy` object behind a URL the header is read, and then the rows that are taken, by their range.
-"""
+"""NumPy files --> arrays; those of `.npy` and of uncompressed `.npz` files are mapped, not read."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,11 +19,9 @@ from tasks.datasets.columns import columns_of, no_array, taken_dtype
 from tasks.datasets.formats.npz import first_byte, is_as_given, is_plain, read_header
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.read_errors import check_file, one_line_errors
-from tasks.datasets.rows import MAX_BATCH_BYTES, Rows
+from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.protocol.codec import DTYPES, Array
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_paths import ObjectPath, find_objects
-from tasks.storage.objects import read_range
 from worker_config.errors import InputError, UsageError
 from worker_config.files import escaped
 
@@ -62,14 +57,14 @@ def open_file(path: str | Path, dtype: str | None = None, array: str | None = No
         raise UsageError(f"{where}: is one array; leave out the name {array!r}")
     if status.st_size == 0:
         raise InputError(f"{where}: the file is empty (0 bytes); write it again with np.save or np.savez")
-    raw = _raw_dtype(dtype)
+    raw = raw_dtype(dtype)
     with one_line_errors(where):
-        data = _map_npy(path, 0, status.st_size, where, raw) if suffix == ".npy" else _open_npz(path, raw, array)
+        data = _map_npy(path, 0, status.st_size, where, raw) if suffix == ".npy" else read_npz(path, where, raw, array)
     if raw is not None and raw not in {one.dtype for one in columns_of(data, where).values()}:
         raise InputError(f"{where}: holds no raw bytes of {raw.itemsize} each that could be {raw}; leave out the dtype")
     if isinstance(data, np.ndarray) and data.dtype.names and data.ndim == 1:
         whole = ArraySource(len(data), float(data.dtype.itemsize), path.name, {}, data, stamp=stamp_of(status))
-        return _records(whole, where)
+        return records(whole, where)
     as_is = isinstance(data, np.memmap) and data.flags.c_contiguous and data.dtype == taken_dtype(data.dtype)
     as_is = as_is and escaped(where) == where  # a path that is no text does not travel
     source = array_source(data, path.name, where, path if as_is else None, stamp_of(status))
@@ -94,67 +89,7 @@ def _splits(path: Path, source: ArraySource, array: str | None) -> Splits | None
     return Splits("npz", [str(path)], opened)
 
 
-class ObjectArray(SliceReader):
-    """See `Source`.
-
-    Attributes:
-        object: which, as it was when it was opened.
-        dtype, row_shape: of its rows.
-        offset: the byte with which they begin.
-    """
-
-    object: ObjectPath
-    dtype: np.dtype[Any]
-    row_shape: tuple[int, ...]
-    offset: int
-
-    def __init__(self, found: ObjectPath, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> None:
-        self.object, self.dtype, self.row_shape, self.offset = found, dtype, shape[1:], offset
-        self._row_bytes = math.prod(self.row_shape) * dtype.itemsize
-        checked = array_source(np.empty((0, *self.row_shape), dtype), found.name, str(found))
-        row_bytes = checked.row_bytes or float(self._row_bytes)
-        super().__init__(found.name, shape[0], row_bytes, self._rows)
-
-    def _rows(self, start: int, stop: int) -> Rows:
-        first, last = (self.offset + row * self._row_bytes for row in (start, stop))
-        data = read_range(self.object.url, self.object.stamp, first, last)
-        rows: Array = np.frombuffer(data, self.dtype).reshape((stop - start, *self.row_shape))
-        return array_source(rows, self.label, str(self.object)).take_marked(0, stop - start, start)
-
-
-def open_object_array(url: str, dtype: str | None = None) -> ObjectArray:
-    """Open an `.npy` object.
-
-    Args:
-        url: of it.
-        dtype: as for `open_file`.
-
-    Raises:
-        InputError: it cannot be used; the text names it, the cause, and what to do.
-        UsageError: there is no such dtype.
-    """
-    raw = _raw_dtype(dtype)
-    [found] = find_objects(url)
-    where = str(found)
-    if found.stamp.size == 0:
-        raise InputError(f"{where}: the object is empty (0 bytes); write it again with np.save")
-    with one_line_errors(where), found.open() as stream:
-        shape, fortran_order, kind = read_header(stream, where)
-        offset = stream.tell()
-    kind = _meant(kind, raw)
-    _check_size(found.stamp.size, offset + math.prod(shape) * kind.itemsize, shape, where)
-    if not shape:
-        raise InputError(f"{where}: is one value and no array of rows; save an array")
-    if kind.names or kind.subdtype:
-        raise InputError(f"{where}: holds records, which are read of files alone; save it as .parquet")
-    if fortran_order and len(shape) > 1:
-        raise InputError(f"{where}: is in Fortran order, so no row is in one piece; save np.ascontiguousarray of it")
-    if shape[0]:
-        input_limit().check(math.prod(shape[1:]) * kind.itemsize, where, "a row")
-    return ObjectArray(found, kind, shape, offset)
-
-
-def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
+def raw_dtype(name: str | None) -> np.dtype[Any] | None:
     """The dtype of a name that NumPy's files do not know."""
     raw = {known: dtype for known, dtype in DTYPES.items() if dtype.isbuiltin == 2}
     if name is not None and name not in raw:
@@ -162,7 +97,7 @@ def _raw_dtype(name: str | None) -> np.dtype[Any] | None:
     return None if name is None else raw[name]
 
 
-def _records(whole: ArraySource, where: str, names: Sequence[str] | None = None) -> SliceReader:
+def records(whole: ArraySource | SliceReader, where: str, names: Sequence[str] | None = None) -> SliceReader:
     """A column for each field of a structured array, or for those of these names, taken apart block by block."""
 
     def block(start: int, stop: int) -> ArraySource:
@@ -172,7 +107,7 @@ def _records(whole: ArraySource, where: str, names: Sequence[str] | None = None)
 
     table = block(0, 0).table
     if table:
-        table = replace(table, only=lambda chosen: _records(whole, where, chosen))
+        table = replace(table, only=lambda chosen: records(whole, where, chosen))
     return SliceReader(
         whole.label,
         whole.rows,
@@ -182,25 +117,31 @@ def _records(whole: ArraySource, where: str, names: Sequence[str] | None = None)
     )
 
 
-def _open_npz(path: Path, raw: np.dtype[Any] | None, only: str | None) -> Array | dict[str, Array]:
+def read_npz(
+    file: Path | BinaryIO, where: str, raw: np.dtype[Any] | None, only: str | None
+) -> Array | dict[str, Array]:
+    """The arrays of an `.npz`, or `only` one, in memory; of a path large ones are mapped where they stand as they are.
+
+    Raises:
+        InputError: there is no such array, or they are larger than what is read may be.
+    """
     arrays: dict[str, Array] = {}
     unpacked_bytes, limit = 0, input_limit()
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if only is not None and only not in members:
-            raise no_array(str(path), only, members)
+            raise no_array(where, only, members)
         for name, member in members.items() if only is None else [(only, members[only])]:
-            where = f"{path}: array {name!r}"
-            plain = is_plain(member)
-            if plain and member.file_size > MAX_BATCH_BYTES:
-                with path.open("rb") as stream:
+            place = f"{where}: array {name!r}"
+            if isinstance(file, Path) and is_plain(member) and member.file_size > MAX_BATCH_BYTES:
+                with file.open("rb") as stream:
                     begin = first_byte(stream, member)
-                arrays[name] = _map_npy(path, begin, member.file_size, where, raw)
+                arrays[name] = _map_npy(file, begin, member.file_size, place, raw)
             else:
                 unpacked_bytes += member.file_size
-                limit.check(unpacked_bytes, where, "what is compressed, up to this array,")
-                array = _read_member(archive, member, where)
-                arrays[name] = array.view(_meant(array.dtype, raw))
+                limit.check(unpacked_bytes, place, "what is compressed, up to this array,")
+                array = _read_member(archive, member, place)
+                arrays[name] = array.view(meant(array.dtype, raw))
     return arrays if only is None else arrays[only]
 
 
@@ -210,7 +151,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
     with archive.open(member) as stream:
         shape, _, dtype = read_header(stream, where)
         needed = stream.tell() + math.prod(shape) * dtype.itemsize
-    _check_size(member.file_size, needed, shape, where)
+    check_size(member.file_size, needed, shape, where)
     with archive.open(member) as stream:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
     return array
@@ -222,22 +163,22 @@ def _map_npy(path: Path, first_byte: int, size: int, where: str, raw: np.dtype[A
         stream.seek(first_byte)
         shape, fortran_order, dtype = read_header(stream, where)
         offset = stream.tell()
-    dtype = _meant(dtype, raw)
+    dtype = meant(dtype, raw)
     needed = offset - first_byte + math.prod(shape) * dtype.itemsize
-    _check_size(size, needed, shape, where)
+    check_size(size, needed, shape, where)
     if needed == offset - first_byte or not shape:  # nothing to map, or refused later
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
 
 
-def _meant(dtype: np.dtype[Any], raw: np.dtype[Any] | None) -> np.dtype[Any]:
+def meant(dtype: np.dtype[Any], raw: np.dtype[Any] | None) -> np.dtype[Any]:
     """What an array in a file is: that of `raw`, where it is raw bytes as long."""
     is_raw = raw is not None and dtype.kind == "V" and not dtype.names and dtype.itemsize == raw.itemsize
     return raw if raw is not None and is_raw else dtype
 
 
-def _check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> None:
-    """Refuse an array that has fewer bytes than its header says, or a shape that takes none and cannot be _meant."""
+def check_size(size: int, needed: int, shape: tuple[int, ...], where: str) -> None:
+    """Refuse an array that has fewer bytes than its header says, or a shape that takes none and cannot be meant."""
     if size < needed or min(shape, default=0) < 0:
         raise InputError(f"{where}: is cut short: {size} bytes of {needed}; copy or write it again")
     if shape and not math.prod(shape):

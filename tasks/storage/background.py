@@ -20,8 +20,16 @@ _THREADS = 8
 
 _waiting: SimpleQueue[tuple[Future[memoryview], Callable[[], memoryview]]] = SimpleQueue()
 _threads: list[threading.Thread] = []
-# Threads do not live on in a fork, where those that it needs are begun anew.
-os.register_at_fork(after_in_child=_threads.clear)
+
+
+def _begin_anew() -> None:
+    """Threads do not live on in a fork, which begins those that it needs."""
+    global _waiting
+    _waiting = SimpleQueue()
+    _threads.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def begin(task: Callable[[], T]) -> Future[T]:

@@ -14,6 +14,8 @@ import zarr
 
 from producer.rows.source import splits_of
 from producer.sources import fingerprint, open_source
+from tasks.datasets.columns import columns_of
+from tasks.datasets.input_limit import InputLimit
 from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.open_file import Opener
 from tasks.datasets.split_reader import SplitReader
@@ -85,7 +87,7 @@ def test_an_object_that_was_overwritten_is_told_and_not_read(tmp_path: Path, pre
 
 
 def test_arrays_of_an_npz_come_by_name_and_alone(tmp_path: Path, prefix: str) -> None:
-    np.savez(tmp_path / "x.npz", values=VALUES, numbers=NUMBERS, when=NUMBERS.astype("M8[s]"), one=np.float32(1))
+    np.savez(tmp_path / "x.npz", values=VALUES, numbers=NUMBERS)
     url = _put(tmp_path / "x.npz", prefix)
     rows: Any = open_source(url, columns=["values", "numbers"]).take(100, 200)  # type: ignore[union-attr]
     np.testing.assert_array_equal(rows["values"], VALUES[100:200])
@@ -96,33 +98,49 @@ def test_arrays_of_an_npz_come_by_name_and_alone(tmp_path: Path, prefix: str) ->
         open_source(url, array="none")
 
 
-@pytest.mark.parametrize(
-    ("array", "why"),
-    [
-        (NUMBERS > 7, "values of dtype bool are not taken as they stand there; save them as uint8"),
-        (NUMBERS.astype(">i4"), "values of dtype >i4 are not taken as they stand there; save them as int32"),
-        (np.asfortranarray(VALUES), "the rows of array 'x' are in several pieces; write it in C order"),
-        (NUMBERS.astype(str), "values of dtype <U11 are not taken as they stand there"),
-    ],
-)
-def test_what_an_npz_has_in_another_form_is_named(tmp_path: Path, array: Any, why: str) -> None:
-    np.savez(tmp_path / "x.npz", x=array)
-    url = _put(tmp_path / "x.npz", "s3://rows/npz-forms")
-    with pytest.raises(InputError) as caught:
-        open_source(url)
-    assert str(caught.value).startswith(url)
-    assert why in str(caught.value)
-
-
-def test_an_npz_that_is_compressed_or_none_is_told_so(tmp_path: Path, prefix: str) -> None:
-    np.savez_compressed(tmp_path / "x.npz", x=VALUES)
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_in_any_other_form_is_read_as_the_file_is(
+    tmp_path: Path, prefix: str, save: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {
+        "truth": NUMBERS > 7,
+        "big": NUMBERS.astype(">i4"),
+        "fortran": np.asfortranarray(VALUES),
+        "text": NUMBERS.astype(str),
+        "plain": VALUES,
+        "when": NUMBERS.astype("M8[s]"),
+    }
+    save(tmp_path / "x.npz", **arrays)
     url = _put(tmp_path / "x.npz", prefix)
-    with pytest.raises(InputError, match=rf"^{url}: has no array 'x' that stands in it as it is; write it with"):
+    for options in ({}, {"columns": ["when", "text"]}, {"array": "big"}, {"array": "fortran"}):
+        here: Any = open_source(tmp_path / "x.npz", **options)
+        there: Any = open_source(url, **options)
+        wanted, found = (columns_of(one.take(100, 300), "rows") for one in (here, there))
+        assert {name: (one.dtype, one.tolist()) for name, one in found.items()} == {
+            name: (one.dtype, one.tolist()) for name, one in wanted.items()
+        }
+    monkeypatch.setattr("producer.sources.numpy_files.input_limit", lambda: InputLimit(1_000))
+    with pytest.raises(InputError, match=r"x\.npz: array '\w+': what is compressed, up to this array, has"):
         open_source(url)
+
+
+def test_an_npz_that_is_none_is_told_so(tmp_path: Path, prefix: str) -> None:
     (tmp_path / "x.npz").write_bytes(b"not a zip file" * 50)
-    _put(tmp_path / "x.npz", prefix)
+    url = _put(tmp_path / "x.npz", prefix)
     with pytest.raises(InputError, match=rf"^{url}: is damaged or cut short"):
         open_source(url)
+
+
+def test_an_npy_of_records_gives_its_fields(tmp_path: Path, prefix: str) -> None:
+    records = np.empty(ROWS, [("number", "i4"), ("values", "f8", 5), ("text", "S5")])
+    records["number"], records["values"], records["text"] = NUMBERS, VALUES, NUMBERS.astype("S5")
+    np.save(tmp_path / "x.npy", records)
+    here: Any = open_source(tmp_path / "x.npy")
+    there: Any = open_source(_put(tmp_path / "x.npy", prefix))
+    for start, stop in ((0, ROWS), (7, 9), (5, 5)):
+        wanted, found = here.take(start, stop), there.take(start, stop)
+        assert {name: one.tolist() for name, one in found.items()} == {n: one.tolist() for n, one in wanted.items()}
+    assert there.table.only(["text"]).take(3, 4)["text"].tolist() == [b"3"]
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
