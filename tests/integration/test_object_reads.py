@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,15 +15,17 @@ import pytest
 
 from producer.rows.source import splits_of
 from producer.sources import open_source
+from tasks.datasets.marked import plain
 from tasks.datasets.open_file import Opener
 from tasks.datasets.split_reader import SplitReader
 from tasks.protocol.split_ref import SplitRef, cut
 from tasks.storage import objects, stores
+from tasks.storage.object_file import fetch_ranges, open_object
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
 from tests.unit.test_split_reader import check, csv, jsonl, parquet, parquet_files, tfrecords, webdataset
 from tests.waiting import wait_until
-from worker_config.errors import ObjectMissingError
+from worker_config.errors import ObjectMissingError, StoreUnavailableError
 from worker_config.object_urls import object_url
 
 # Of what a footer, or a header, is read with, and between ranges that are asked for as one.
@@ -87,6 +91,17 @@ def _asked(proxy: FaultProxy) -> list[tuple[int, int]]:
     return [(int(start), int(stop) + 1) for start, stop in ranges]
 
 
+def _column_bytes(path: Path, group: int, names: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Where the columns of a row group stand, by pyarrow."""
+    row_group = pq.read_metadata(path).row_group(group)
+    columns = [row_group.column(position) for position in range(row_group.num_columns)]
+    starts = {
+        one.path_in_schema.partition(".")[0]: one.dictionary_page_offset or one.data_page_offset for one in columns
+    }
+    sizes = {one.path_in_schema.partition(".")[0]: one.total_compressed_size for one in columns}
+    return [(starts[name], starts[name] + sizes[name]) for name in names]
+
+
 def test_of_parquet_only_the_columns_are_asked_for_in_few_requests(
     proxy: FaultProxy, prefix: str, tmp_path: Path
 ) -> None:
@@ -101,10 +116,8 @@ def test_of_parquet_only_the_columns_are_asked_for_in_few_requests(
         assert rows["names"].tolist() == table["names"].to_pylist()[start:stop]
     reader.close()
 
-    metadata, needed = pq.read_metadata(path), 0
-    for group in range(0, GROUPS, 2):
-        columns = [metadata.row_group(group).column(position) for position in range(metadata.num_columns)]
-        needed += sum(one.total_compressed_size for one in columns if one.path_in_schema in ("first", "names"))
+    ranges = [one for group in range(0, GROUPS, 2) for one in _column_bytes(path, group, ("first", "names"))]
+    needed = sum(stop - start for start, stop in ranges)
     asked = _asked(proxy)
     assert len(asked) == len(set(asked)) <= 1 + 2 * GROUPS // 2  # the footer, and two columns of six row groups
     assert needed < sum(stop - start for start, stop in asked) <= needed + BUFFER_BYTES
@@ -197,3 +210,74 @@ def test_rows_are_those_of_the_library_whatever_was_fetched_ahead(
     for chunk in (0, 2, 4, 6, 7, 9, 1, 3, 5, 10, 8, 0):
         check(read(chunk), chunk * 90, min(chunk * 90 + 90, 1_000), values)
     reader.close()
+
+
+def test_rows_are_right_where_ranges_are_larger_than_what_is_fetched_ahead(
+    proxy: FaultProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "x.parquet")
+    ref, table = _ref(_put(path, prefix), columns=["first", "unread", "last"]), pq.read_table(path)
+    group = sum(stop - start for start, stop in _column_bytes(path, 0, ("first", "unread", "last")))
+    for most in (1_000, group // 2, group + 1, 2 * group):
+        monkeypatch.setattr("tasks.storage.object_file.MOST_AHEAD_BYTES", most)
+        reader, read = _slot(ref, GROUP_ROWS // 2 + 7)
+        for chunk in (0, 2, 4, 6, 7, 5, 0):
+            rows = read(chunk)
+            begin = chunk * (GROUP_ROWS // 2 + 7)
+            part = table.slice(begin, GROUP_ROWS // 2 + 7)
+            for name in ("first", "last"):
+                np.testing.assert_array_equal(rows[name], part[name].to_numpy())
+            assert rows["unread"].tolist() == part["unread"].to_pylist()
+        reader.close()
+
+
+def test_what_is_told_to_be_next_is_opened_under_the_roots_alone_and_does_no_harm(
+    proxy: FaultProxy, prefix: str, tmp_path: Path
+) -> None:
+    path = _write(tmp_path / "x.parquet")
+    other = f"{prefix}-elsewhere"
+    ref, elsewhere = (_ref(_put(path, one), columns=["first"]) for one in (prefix, other))
+    table, reader = pq.read_table(path)["first"].to_numpy(), SplitReader(Opener([prefix]))
+    wrong = [
+        elsewhere.spans,
+        [msgspec.structs.replace(ref.spans[0], start=2**61, stop=2**62)],
+        [msgspec.structs.replace(ref.spans[0], path="/etc/hostname")],
+        [msgspec.structs.replace(ref.spans[0], path="s3://no bucket/x")],
+    ]
+    proxy.seen.clear()
+    for chunk, spans in enumerate(wrong):
+        first = chunk * GROUP_ROWS
+        part = cut(ref, first, first + GROUP_ROWS)
+        # As if it had been right the last time.
+        reader.fetch_ahead(msgspec.structs.replace(part, ahead=part.spans))
+        np.testing.assert_array_equal(plain(reader.read(part))["first"], table[first : first + GROUP_ROWS])  # type: ignore[index,call-overload]
+        reader.fetch_ahead(msgspec.structs.replace(part, ahead=spans))
+    reader.close()
+    assert not [line for line, _ in proxy.seen if "elsewhere" in line]
+
+
+def _fetch_in_fork(url: str, stamp: objects.ObjectStamp, answers: multiprocessing.Queue[str]) -> None:
+    try:
+        with open_object(object_url(url), stamp) as file:
+            fetch_ranges(file, [(0, 10)])
+            answers.put(f"{file.read(10)!r}")
+    except StoreUnavailableError as error:
+        answers.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_of_a_process_that_fetches_ahead_is_told_so_and_does_not_hang(
+    proxy: FaultProxy, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789" * 10)
+    url = _put(tmp_path / "x", prefix)
+    stamp = objects.stat(object_url(url))
+    with open_object(object_url(url), stamp) as file:
+        fetch_ranges(file, [(20 * start, 20 * start + 10) for start in range(5)])
+        assert file.read(10) == b"0123456789"
+    fork = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[str] = fork.Queue()
+    process = fork.Process(target=_fetch_in_fork, args=(url, stamp, answers))
+    process.start()
+    assert "this process was forked" in answers.get(timeout=60)
+    process.join()
