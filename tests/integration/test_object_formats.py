@@ -23,6 +23,7 @@ from tasks.protocol.split_ref import SplitRef, cut
 from tasks.storage import objects, stores
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
+from tests.unit.test_split_reader import partitioned
 from worker_config.errors import InputError, ObjectChangedError, StoreUnavailableError
 from worker_config.object_urls import object_url
 
@@ -258,6 +259,17 @@ def test_an_object_that_is_gone_fails_alone_but_not_a_store_that_is(
         proxy.refused["20.jpg"] = (10**6, 503)
         with pytest.raises(StoreUnavailableError, match=r"20\.jpg: cannot be read: the store is busy"):
             SplitReader(Opener([prefix])).read(ref)
+
+
+def test_a_folder_of_partitions_is_known_again(tmp_path: Path, prefix: str) -> None:
+    path, values = partitioned(tmp_path)
+    url = f"{_put(path, prefix)}/"
+    source: Any = open_source(url)
+    assert set(source.table.names) == set(values)
+    before = fingerprint(url)
+    assert (before["files"], before) == (3, fingerprint(url))
+    objects.put(object_url(f"{url}year=2024/kind=c/part-0.parquet"), b"other")
+    assert fingerprint(url) != before
 
 
 def test_objects_of_a_kind_that_is_not_read_are_told(prefix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.split_reader import SplitReader
 from tasks.protocol.split_ref import SplitRef, cut
 from tasks.storage import objects, stores
+from tasks.storage.background import fetch
 from tasks.storage.object_file import fetch_ranges, open_object
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
 from tests.unit.test_split_reader import check, csv, jsonl, parquet, parquet_files, tfrecords, webdataset
 from tests.waiting import wait_until
 from worker_config.errors import ObjectMissingError, StoreUnavailableError
-from worker_config.object_urls import object_url
+from worker_config.object_urls import ObjectUrl, object_url
 
 # Of what a footer, or a header, is read with, and between ranges that are asked for as one.
 BUFFER_BYTES, GAP_BYTES = 256 * 2**10, 64 * 2**10
@@ -254,6 +256,38 @@ def test_what_is_told_to_be_next_is_opened_under_the_roots_alone_and_does_no_har
         reader.fetch_ahead(msgspec.structs.replace(part, ahead=spans))
     reader.close()
     assert not [line for line, _ in proxy.seen if "elsewhere" in line]
+
+
+def test_what_is_fetched_has_a_bound_whatever_is_told_and_reads_are_right(
+    proxy: FaultProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, most = np.random.default_rng(5).bytes(2**20), 50_000
+    (tmp_path / "x").write_bytes(data)
+    url = object_url(_put(tmp_path / "x", prefix))
+    fetched: list[tuple[weakref.ref[Any], int]] = []
+
+    def noted(url: ObjectUrl, stamp: objects.ObjectStamp, start: int, stop: int) -> Any:
+        future = fetch(url, stamp, start, stop)
+        fetched.append((weakref.ref(future), stop - start))
+        return future
+
+    monkeypatch.setattr("tasks.storage.object_file.fetch", noted)
+    monkeypatch.setattr("tasks.storage.object_file.MOST_AHEAD_BYTES", most)
+    monkeypatch.setattr("tasks.storage.object_file._GAP_BYTES", 100)
+    monkeypatch.setattr("tasks.storage.object_file.PIECE_BYTES", 7_000)
+    monkeypatch.setattr("tasks.storage.object_file._BUFFER_BYTES", 1_000)
+    random = np.random.default_rng(6)
+    with open_object(url, objects.stat(url)) as file:
+        for _ in range(60):
+            starts = random.integers(-100, len(data) + 100, random.integers(0, 6))
+            ranges = [(start, start + int(random.integers(-5, 20_000))) for start in starts.tolist()]
+            fetch_ranges(file, ranges, ahead=bool(random.integers(2)))
+            for start, stop in ranges:
+                file.seek(max(0, start))
+                assert file.read(max(0, stop - max(0, start))) == data[max(0, start) : max(0, stop)]
+            # Of what was told, and of what was guessed.
+            wait_until(lambda: sum(size for future, size in fetched if future()) <= 3 * most, "what is held is little")
+    assert len(fetched) > 50
 
 
 def _fetch_in_fork(url: str, stamp: objects.ObjectStamp, answers: multiprocessing.Queue[str]) -> None:

@@ -69,7 +69,7 @@ class SplitSource:
         self.rows = ref.spans[-1].first + ref.spans[-1].stop - ref.spans[-1].start if ref.spans else 0
         self._ref, self._block_bytes = ref, block_bytes
         self._reader: SplitReader | None = None
-        longest = max((len(span.path) for span in ref.spans), default=0)
+        longest = max((len(span.path) + sum(map(len, filter(None, span.partition))) for span in ref.spans), default=0)
         self.most_spans = max(1, _MOST_REF_BYTES // (longest + _SPAN_BYTES))
 
     def take(self, start: int, stop: int) -> Arrays:
