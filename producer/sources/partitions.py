@@ -84,18 +84,25 @@ def types_of(partitions: Sequence[Mapping[str, str | None]], schemas: Sequence[t
     types: dict[str, Any] = {}
     for name in dict.fromkeys(name for partition in partitions for name in partition):
         texts = arrow.array([partition.get(name) for partition in partitions], arrow.string())
-        kinds = [schema.field(name).type if name in schema.names else None for _, schema in schemas]
-        for (where, _), kind, partition in zip(schemas, kinds, partitions, strict=True):
-            if kind is not None and name not in partition:
+        inside: dict[Any, str] = {}  # a file for each type
+        for (where, schema), partition in zip(schemas, partitions, strict=True):
+            if name not in schema.names:
+                continue
+            if name not in partition:
                 raise InputError(
                     f"{where}: has column {name!r}, which others have in their folders' names; write all alike"
                 )
-            if kind is not None and not _is_cast(texts, plain_type(kind)):
+            inside.setdefault(plain_type(schema.field(name).type), where)
+        for kind, where in inside.items():
+            if not _is_cast(texts, kind):
                 raise InputError(
                     f"{where}: column {name!r} is {kind}, which folders named {name}= are not; rename either"
                 )
-        if inside := next((plain_type(kind) for kind in kinds if kind is not None), None):
-            types[name] = inside
+        if len(inside) > 1:
+            one, other = list(inside)[:2]
+            raise InputError(f"{inside[other]}: column {name!r} is {other}, in {inside[one]} {one}; write all alike")
+        if inside:
+            [types[name]] = inside
         elif texts.null_count == len(texts):
             types[name] = arrow.null()
         else:

@@ -6,7 +6,7 @@ decodes nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
@@ -47,7 +47,7 @@ class FormatReader(Protocol):
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the anchor on, some MiB at a time, at least those of the span; what cannot be fed is marked."""
 
-    def ranges(self, span: FileSpan) -> Sequence[tuple[int, int]]:
+    def ranges(self, span: FileSpan) -> Iterable[tuple[int, int]]:
         """The bytes `[start, stop)` of the file that reading the span takes, as far as that is known."""
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -123,6 +124,33 @@ def test_of_parquet_only_the_columns_are_asked_for_in_few_requests(
     asked = _asked(proxy)
     assert len(asked) == len(set(asked)) <= 1 + 2 * GROUPS // 2  # the footer, and two columns of six row groups
     assert needed < sum(stop - start for start, stop in asked) <= needed + BUFFER_BYTES
+
+
+def test_of_hdf5_the_chunks_of_the_rows_are_asked_for_in_few_requests(
+    proxy: FaultProxy, prefix: str, tmp_path: Path
+) -> None:
+    rows, values = 20_000, np.random.default_rng(4).random((20_000, 20))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("packed", data=values, chunks=(500, 20), compression="gzip")
+        file.create_dataset("plain", data=values)
+        sizes = {at: file["packed"].id.get_chunk_info_by_coord((at, 0)).size for at in range(0, rows, 500)}
+    ref, reader = _ref(_put(tmp_path / "x.h5", prefix)), SplitReader(Opener([prefix]))
+
+    def read(start: int, stop: int) -> None:
+        found: Any = reader.read(cut(ref, start, stop))
+        np.testing.assert_array_equal(found["packed"], values[start:stop])
+        np.testing.assert_array_equal(found["plain"], values[start:stop])
+
+    read(0, 500)
+    proxy.seen.clear()
+    read(5_000, 8_000)
+    read(12_250, 13_750)
+    needed = [*range(5_000, 8_000, 500), *range(12_000, 14_000, 500)]
+    asked = _asked(proxy)
+    assert len(asked) <= 5  # two of each dataset, and where chunks are
+    least = sum(sizes[at] for at in needed) + 4_500 * 20 * 8
+    assert least <= sum(stop - start for start, stop in asked) <= least + BUFFER_BYTES + 2 * GAP_BYTES
+    reader.close()
 
 
 def _slot(ref: SplitRef, rows: int) -> tuple[SplitReader, Callable[[int], Any]]:

@@ -138,6 +138,10 @@ def test_folders_that_are_all_null_are_left_alone_with_their_name(tmp_path: Path
     [
         ({"id=a": {"id": pa.array([1] * ROWS)}}, "column 'id' is int64, which folders named id= are not"),
         ({"id=1": {}, "plain": {"id": pa.array([1] * ROWS)}}, "has column 'id', which others have in their folders'"),
+        (
+            {"id=1": {"id": pa.array([1] * ROWS)}, "id=2": {"id": pa.array([1] * ROWS, pa.int8())}},
+            "part-1.parquet: column 'id' is int8, in ",
+        ),
         ({"id=%FF": {}}, "id=%FF is no text; rename the folder"),
     ],
 )

@@ -6,8 +6,11 @@ A dataset whose values stand in another file is refused: what a worker opens is 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from tasks.datasets.columns import taken_dtype
@@ -15,10 +18,13 @@ from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array
 from tasks.protocol.split_ref import FileSpan, SplitRef
+from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
 _MAX_DEPTH = 16
+# Of which it is asked where they stand.
+_MOST_CHUNKS = 1_000
 
 
 def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> Hdf5Rows:
@@ -30,6 +36,7 @@ class Hdf5Rows:
     """Datasets of one file, by names such as "group/values"; one without columns is the array itself."""
 
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
+        self._file = file
         self._opened = import_optional("h5py", "hdf5").File(file, "r")
         known = datasets_of(self._opened, where)
         self._arrays = {name: known[name] for name in (ref.columns or list(ref.kinds))}
@@ -52,16 +59,32 @@ class Hdf5Rows:
         last = min(span.stop, self._end)
         for start in range(span.start, max(last, span.start + 1), self._rows):
             stop = min(start + self._rows, last)
+            fetch_ranges(self._file, self.ranges(msgspec.structs.replace(span, start=start, stop=stop)))
             columns = {name: _values(one, start, stop) for name, one in self._arrays.items()}
             yield next(iter(columns.values())) if self._is_one else columns
 
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """The library does not tell them."""
-        return []
+    def ranges(self, span: FileSpan) -> Iterator[tuple[int, int]]:
+        """The rows of the datasets, or the chunks that have them."""
+        return (one for dataset in self._arrays.values() for one in _ranges(dataset, span.start, span.stop))
 
     def close(self) -> None:
         """Let go of what h5py has of the file."""
         self._opened.close()
+
+
+def _ranges(dataset: Any, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Where rows of a dataset stand in the file, chunk by chunk."""
+    if dataset.chunks is None:
+        begin, row_bytes = dataset.id.get_offset(), math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+        if begin is not None:
+            yield begin + start * row_bytes, begin + stop * row_bytes
+        return
+    first = range(start - start % dataset.chunks[0], stop, dataset.chunks[0])
+    others = [range(0, size, step) for size, step in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)]
+    for place in islice(product(first, *others), _MOST_CHUNKS):
+        found = dataset.id.get_chunk_info_by_coord(place)
+        if found.byte_offset is not None:
+            yield found.byte_offset, found.byte_offset + found.size
 
 
 def datasets_of(opened: Any, where: str) -> dict[str, Any]:

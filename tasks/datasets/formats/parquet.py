@@ -71,7 +71,7 @@ class ParquetRows:
                     row += batch.num_rows
             group = last
 
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
+    def ranges(self, span: FileSpan) -> Iterator[tuple[int, int]]:
         """The bytes of the columns in the row groups of the span."""
         return self._ranges(self._groups(span))
 
@@ -87,8 +87,8 @@ class ParquetRows:
                 batch = batch.append_column(name, arrow.repeat(value, batch.num_rows))
         return batch
 
-    def _ranges(self, groups: range) -> list[tuple[int, int]]:
-        return [_bytes_of(column) for group in groups for column in self._read_of(group)]
+    def _ranges(self, groups: range) -> Iterator[tuple[int, int]]:
+        return (_bytes_of(column) for group in groups for column in self._read_of(group))
 
     def _groups(self, span: FileSpan) -> range:
         """The row groups with the rows of a span, or with the first of none."""
