@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,28 @@ def is_partitioned(path: str | Path) -> bool:
         return False
     if is_url(path):
         folders, files = first_of(object_url(str(path)))
-    else:
-        with one_line_errors(escaped(os.fspath(path))):
-            entries = list(os.scandir(path))
-        folders = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112 - never raises
-        files = [entry.name for entry in entries if entry.name not in folders]
-    has_others = any(not _is_left_out(name) and ".parquet" not in name.lower() for name in files)
-    return not has_others and any(name.find("=") > 0 and not _is_left_out(name) for name in folders)
+        return _are_partitions([*((name, True) for name in folders), *((name, False) for name in files)])
+    with one_line_errors(escaped(os.fspath(path))), os.scandir(path) as entries:
+        return _are_partitions((entry.name, _is_folder(entry)) for entry in entries)
+
+
+def _are_partitions(entries: Iterable[tuple[str, bool]]) -> bool:
+    """Whether these names, each with whether it is a folder's, are of such a folder."""
+    found = False
+    for name, is_folder in entries:
+        if _is_left_out(name):
+            continue
+        if not is_folder and ".parquet" not in name.lower():
+            return False
+        found |= is_folder and name.find("=") > 0
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def find_partitioned(path: str | Path) -> Sequence[Path | ObjectPath]:
