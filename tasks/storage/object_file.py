@@ -24,9 +24,11 @@ from worker_config.object_urls import ObjectUrl
 _BUFFER_BYTES = 256 * 2**10
 # What lies between two ranges costs less than another request.
 _GAP_BYTES = 64 * 2**10
-# Fetched at most of one file: of what was guessed; of what was told at once, and twice as much of all that was.
+# Fetched at most of one file: of what was guessed, or told for later.
 _MOST_AHEAD = 16
 MOST_AHEAD_BYTES = 32 * 2**20
+# Of what is read next; of all that was told at most as much as both.
+MOST_NEXT_BYTES = 64 * 2**20
 
 _Piece = tuple[int, int]
 
@@ -97,12 +99,12 @@ class _ObjectFile(io.RawIOBase):
 
     def fetch(self, ranges: Iterable[_Piece], ahead: bool) -> None:
         wanted = list(_joined(ranges, self._stamp.size))
-        if not wanted or _bytes_of(wanted) > MOST_AHEAD_BYTES:
+        if not wanted or _bytes_of(wanted) > (MOST_AHEAD_BYTES if ahead else MOST_NEXT_BYTES):
             return
         if not ahead:
             self._forget(known for known, future in self._told.items() if known[1] <= wanted[0][0] or _failed(future))
         missing = [piece for whole in wanted for piece in self._untold(*whole)]
-        if _bytes_of(self._told) + _bytes_of(missing) > 2 * MOST_AHEAD_BYTES:
+        if _bytes_of(self._told) + _bytes_of(missing) > MOST_AHEAD_BYTES + MOST_NEXT_BYTES:
             if ahead:
                 return
             self._forget(known for known in self._told if not any(a < known[1] and known[0] < b for a, b in wanted))

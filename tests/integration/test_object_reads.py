@@ -250,6 +250,7 @@ def test_rows_are_right_where_ranges_are_larger_than_what_is_fetched_ahead(
     group = sum(stop - start for start, stop in _column_bytes(path, 0, ("first", "unread", "last")))
     for most in (1_000, group // 2, group + 1, 2 * group):
         monkeypatch.setattr("tasks.storage.object_file.MOST_AHEAD_BYTES", most)
+        monkeypatch.setattr("tasks.storage.object_file.MOST_NEXT_BYTES", most)
         reader, read = _slot(ref, GROUP_ROWS // 2 + 7)
         for chunk in (0, 2, 4, 6, 7, 5, 0):
             rows = read(chunk)
@@ -301,6 +302,7 @@ def test_what_is_fetched_has_a_bound_whatever_is_told_and_reads_are_right(
 
     monkeypatch.setattr("tasks.storage.object_file.fetch", noted)
     monkeypatch.setattr("tasks.storage.object_file.MOST_AHEAD_BYTES", most)
+    monkeypatch.setattr("tasks.storage.object_file.MOST_NEXT_BYTES", most)
     monkeypatch.setattr("tasks.storage.object_file._GAP_BYTES", 100)
     monkeypatch.setattr("tasks.storage.object_file.PIECE_BYTES", 7_000)
     monkeypatch.setattr("tasks.storage.object_file._BUFFER_BYTES", 1_000)
