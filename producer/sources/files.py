@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from producer.sources.arrays import stamp_of
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol.split_ref import FileSpan
 from tasks.storage.object_paths import ObjectPath, find_objects
+from tasks.storage.told import told
 from worker_config.errors import InputError
 from worker_config.files import escaped
-from worker_config.object_urls import is_url
+from worker_config.object_urls import is_url, redacted_url
 
 
-def find_data(path: str | Path, suffix: str) -> Sequence[Path | ObjectPath]:
-    """The same of files or, where a URL is given, objects."""
-    return find_objects(str(path), suffix) if is_url(path) else find_files(path, suffix)
+def find_data(path: str | Path, suffix: str) -> Iterator[Path | ObjectPath]:
+    """The same of files or, where a URL is given, objects, one by one; if each of them takes long, that is told."""
+    if is_url(path):
+        objects = find_objects(str(path), suffix)
+        yield from told(objects, f"{redacted_url(str(path))}: objects looked at", len(objects))
+    else:
+        files = find_files(path, suffix)
+        yield from told(files, f"{escaped(os.fspath(path))}: files looked at", len(files))
 
 
 def span_of(file: Path | ObjectPath) -> FileSpan:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from tasks.storage.object_file import open_object
 from tasks.storage.objects import ObjectStamp, list_objects, stat
+from tasks.storage.told import told
 from worker_config.errors import InputError, UsageError
 from worker_config.object_urls import ObjectUrl, object_url, redacted_url
 
@@ -21,7 +22,7 @@ from worker_config.object_urls import ObjectUrl, object_url, redacted_url
 _FIRST = 1_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObjectPath:
     """An object as it was when the data set was opened; what is read of it later is the same, or an error."""
 
@@ -63,7 +64,8 @@ def find_objects(text: str, suffix: str = "") -> list[ObjectPath]:
         pattern = url.key.split("/")
     fixed = next(place for place, segment in enumerate(pattern) if glob.has_magic(segment))
     prefix = ObjectUrl(url.scheme, url.bucket, "/".join(pattern[:fixed]), is_folder=True)
-    found = [ObjectPath(*one) for one in list_objects(prefix) if _matches(one[0].key.split("/"), pattern)]
+    listed = told(list_objects(prefix), f"{prefix}: objects listed")
+    found = [ObjectPath(*one) for one in listed if _matches(one[0].key.split("/"), pattern)]
     if not found:
         raise InputError(f"{redacted_url(text)}: no objects there; check the URL")
     matches = [one for one in found if suffix in one.name.lower()]

@@ -61,6 +61,7 @@ KNOWN = {
     "tasks.snapshots.installed",
     "tasks.storage.object_paths",
     "tasks.storage.objects",
+    "tasks.storage.told",
     "tasks.transport.async_connection",
     "tasks.transport.backlog",
     "tasks.transport.connection",

@@ -27,8 +27,10 @@ def common_columns(schemas: Sequence[tuple[str, Any]], named: Sequence[str] | No
         others = {field.name: str(field.type) for field in first if not is_taken(field.type)}
         chosen = [name for name in first.names if name not in others] or first.names
     types: dict[str, Any] = {}
+    before: Any = None
     for where, schema in schemas:
-        types = _types(where, schema, chosen, types, named=named is not None)
+        if schema is not before:  # as it is of many files that are alike
+            types, before = _types(where, schema, chosen, types, named=named is not None), schema
     return list(types), others
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -42,11 +43,12 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         ConfigError: pyarrow is not installed.
     """
     found = find_partitioned(path) if is_partitioned(path) else find_data(path, ".parquet")
-    files = [_Footer(span_of(file)) for file in found]
+    alike, whole = _Alike(), _Alike()
+    files = [_Footer(span_of(file), alike) for file in found]
     partitions = [partition_of(file, path) for file in found]
     types = types_of(partitions, [(one.file.path, one.schema) for one in files])
     for file, partition in zip(files, partitions, strict=True):
-        file.stand_in(partition, types)
+        file.stand_in(partition, types, whole)
     named = [columns] if isinstance(columns, str) else columns
     return _reader(Path(path).name, files, expanded(named) if named else named, types)
 
@@ -57,7 +59,7 @@ def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None, t
     spans = [file.span(first) for file, first in zip(files, firsts, strict=False)]
     borders = [first + start for file, first in zip(files, firsts, strict=False) for start in file.starts[:-1]]
     in_files = [name for name in names if name not in types]
-    sizes = [size for file in files for size in sizes_of(file.column_bytes, in_files)]
+    sizes = [size for file in files for size in file.sizes_of(in_files)]
     splits = SplitSource(
         label,
         sum(sizes) / max(1, firsts[-1]),
@@ -68,6 +70,26 @@ def _reader(label: str, files: Sequence[_Footer], named: Sequence[str] | None, t
     return splits.in_order(Table(names, lambda chosen: _reader(label, files, chosen, types), others))
 
 
+class _Alike:
+    """What many files have in common, of which each would have a copy: some KiB."""
+
+    def __init__(self) -> None:
+        self._schema: Any = None
+        self._paths: tuple[str, ...] = ()
+
+    def schema(self, one: Any) -> Any:
+        """The same columns, those of the file before where they are its own."""
+        if self._schema is None or not one.equals(self._schema):
+            self._schema = one.remove_metadata()
+        return self._schema
+
+    def paths(self, one: tuple[str, ...]) -> tuple[str, ...]:
+        """The same names of columns in a row group."""
+        if one != self._paths:
+            self._paths = one
+        return self._paths
+
+
 class _Footer:
     """What the producer knows of a file.
 
@@ -75,25 +97,33 @@ class _Footer:
         file: its name as it was given, and what it was when it was opened.
         schema: its columns, in Arrow's types.
         starts: the first row of each row group, and the number of rows at the end.
-        column_bytes: of each row group, what each of its columns has in memory.
     """
 
-    def __init__(self, file: FileSpan) -> None:
+    def __init__(self, file: FileSpan, alike: _Alike) -> None:
         parquet = import_optional("pyarrow.parquet", "parquet")
         self.file = file
         with one_line_errors(file.path), Opener().open(file) as raw, parquet.ParquetFile(raw) as opened:
-            self.column_bytes = check_footer(opened.metadata, file.path, input_limit())
-            self.starts = group_starts(opened.metadata)
-            self.schema = opened.schema_arrow
+            column_bytes = check_footer(opened.metadata, file.path, input_limit())
+            self.starts = array("q", group_starts(opened.metadata))
+            self.schema = alike.schema(opened.schema_arrow)
+            self._paths = alike.paths(tuple(column_bytes[0]) if column_bytes else ())
+            self._sizes = array("q", [group.get(path, 0) for group in column_bytes for path in self._paths])
         check_names(self.schema.names, file.path)
 
-    def stand_in(self, partition: Mapping[str, str | None], types: Mapping[str, Any]) -> None:
+    def stand_in(self, partition: Mapping[str, str | None], types: Mapping[str, Any], alike: _Alike) -> None:
         """Take columns of these types from what its folders say, also where the file has them itself."""
         self.file = msgspec.structs.replace(self.file, partition=[partition.get(name) for name in types])
         for name, kind in types.items():
             field = import_optional("pyarrow", "parquet").field(name, kind)
             at = self.schema.get_field_index(name)
             self.schema = self.schema.append(field) if at < 0 else self.schema.set(at, field)
+        self.schema = alike.schema(self.schema)
+
+    def sizes_of(self, names: Sequence[str]) -> list[int]:
+        """What these columns of each row group have in memory."""
+        width = len(self._paths)
+        groups = (self._sizes[at : at + width] for at in range(0, len(self._sizes), max(1, width)))
+        return sizes_of([dict(zip(self._paths, group, strict=True)) for group in groups], names)
 
     def span(self, first: int) -> FileSpan:
         """All of its rows, which begin with this one of the data set."""

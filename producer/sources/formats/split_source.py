@@ -6,6 +6,8 @@ files, rows of each, columns --SplitSource--> rows [start, stop)
 
 from __future__ import annotations
 
+import os
+from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +67,8 @@ class SplitSource:
         block_bytes: int = 0,
         table: Table | None = None,
     ) -> None:
-        self.label, self.row_bytes, self.borders, self.table = label, row_bytes, borders, table
+        self.label, self.row_bytes, self.table = label, row_bytes, table
+        self.borders = borders if isinstance(borders, range) else array("q", borders)
         self.rows = ref.spans[-1].first + ref.spans[-1].stop - ref.spans[-1].start if ref.spans else 0
         self._ref, self._block_bytes = ref, block_bytes
         self._reader: SplitReader | None = None
@@ -131,10 +134,14 @@ class SplitSource:
         if head > _MOST_REF_BYTES:
             return f"what says which columns to read has {head} bytes, too many for each chunk's message"
         paths = {
-            path: path if is_url(path) else str(Path(path).resolve())
-            for path in {span.path for span in self._ref.spans}
+            path: resolved for path in {span.path for span in self._ref.spans} if (resolved := _real(path)) != path
         }
-        spans = [msgspec.structs.replace(span, path=paths[span.path]) for span in self._ref.spans]
+        if not paths:
+            return self._ref
+        spans = [
+            msgspec.structs.replace(span, path=paths[span.path]) if span.path in paths else span
+            for span in self._ref.spans
+        ]
         return msgspec.structs.replace(self._ref, spans=spans)
 
     def cut_rows(self, start: int, rows: int, *, fixed: bool) -> int:
@@ -147,3 +154,7 @@ class SplitSource:
             most = min(close, key=lambda border: abs(border - most), default=most)
         after = span_at(self._ref, start) + self.most_spans
         return min(most, self._ref.spans[after].first if after < len(self._ref.spans) else most) - start
+
+
+def _real(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)
