@@ -9,7 +9,9 @@ from pathlib import Path
 from producer.doctor.findings import MIB, Finding, count_of, error, mib, ok, warning
 from producer.doctor.workers import WorkerState
 from producer.scheduling.window import MAX_BYTES
+from tasks.protocol.split_ref import READS_OBJECTS
 from worker_config.errors import ExitCode
+from worker_config.object_urls import is_url
 
 # Of a temporary folder: Redis's socket, logs, and what TensorFlow leaves there.
 LEAST_TEMPORARY_BYTES = 64 * MIB
@@ -58,10 +60,17 @@ def check_data_roots(workers: Sequence[WorkerState], here: Collection[str]) -> F
         found = f"{', '.join(every)}; not all of them on {', '.join(lacking)}"
         advice = "set CELERIAC_DATA_ROOTS to the same on all workers: rows are read in place where all can"
         return warning("data roots", found, advice)
+    urls = [root for root in every if is_url(root)]
+    unable = {worker.name for worker in workers if any(READS_OBJECTS not in slot.reads for slot in worker.slots)}
+    if urls and unable:
+        found = f"{', '.join(urls)}, of which {', '.join(sorted(unable))} can read no object"
+        advice = "run there: pip install 'celeriac[objects]'; until then producers send such rows"
+        return warning("data roots", found, advice)
     if missing := [root for root in every if root not in here]:
         found = f"{', '.join(missing)} of the workers is no folder here"
-        return warning("data roots", found, "mount it here at the same path, for .npy files that workers read in place")
-    return ok("data roots", f"{', '.join(every)}: .npy files there are read in place")
+        return warning("data roots", found, "mount it here at the same path, for files that workers read in place")
+    read = sorted(set.intersection(*(set(slot.reads) for worker in workers for slot in worker.slots)))
+    return ok("data roots", f"{', '.join(every)}: data sets there are read in place ({', '.join(['npy', *read])})")
 
 
 def check_memory_folder(memory: FolderFacts, least_bytes: int) -> Finding:

@@ -18,14 +18,18 @@ from producer.sources import ArraySource, BatchSource, ObjectArray, Source
 from tasks.protocol.codec import DTYPES, dtype_name
 from tasks.protocol.messages import FolderReply, InPlaceRef, SliceRef, StoreName, pack
 from tasks.protocol.records import ModelInfo, SlotRecord
-from tasks.protocol.split_ref import SplitRef
+from tasks.protocol.split_ref import READS_OBJECTS, SplitRef
 from tasks.transport import spool
 from worker_config.errors import UsageError
 from worker_config.files import is_under
+from worker_config.object_urls import is_url
 from worker_config.settings import Settings
 
 # Of what a detached job's record says of the places of its rows.
 MAX_PLAN_BYTES = 2**20
+_MOST_NAMED = 3
+# Those that are called otherwise than what they read.
+_EXTRAS = dict.fromkeys(("arrow", "csv", "jsonl"), "parquet")
 _OUTSIDE = "it is under no folder that all workers may read (CELERIAC_DATA_ROOTS)"
 
 
@@ -139,8 +143,8 @@ def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detache
     """Where the rows of a data set stand, for the workers of these slots; or why they cannot read them there."""
     roots = {tuple(slot.data_roots) for slot in slots}
     if splits := splits_of(source):
-        if any(splits.format not in slot.reads for slot in slots):
-            return f"not every worker has the library that reads {splits.format}"
+        if lacking := _lacking(splits.format, splits.paths, slots):
+            return lacking
         if not _reach(roots, set(splits.paths)):
             return _OUTSIDE
         ref = splits.open().in_place()
@@ -148,7 +152,21 @@ def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detache
             return "it has too many files, or blocks, for the plan of a detached job"
         return ref
     found = _slice_ref(source)
-    return found if isinstance(found, str) or _reach(roots, {found.path}) else _OUTSIDE
+    if isinstance(found, str):
+        return found
+    return _lacking("", [found.path], slots) or (found if _reach(roots, {found.path}) else _OUTSIDE)
+
+
+def _lacking(format_name: str, paths: Sequence[str], slots: Sequence[SlotRecord]) -> str:
+    """Which libraries workers lack to read such files where they are; empty where they lack none."""
+    needed = [*([format_name] if format_name else []), *([READS_OBJECTS] if any(map(is_url, paths)) else [])]
+    for name in needed:
+        if workers := sorted({slot.worker for slot in slots if name not in slot.reads}):
+            return (
+                f"not every worker has the library that reads {name} ({', '.join(workers[:_MOST_NAMED])}"
+                f"{', ...' if len(workers) > _MOST_NAMED else ''}; pip install 'celeriac[{_EXTRAS.get(name, name)}]')"
+            )
+    return ""
 
 
 def _reach(roots: Collection[Sequence[str]], paths: Collection[str]) -> bool:

@@ -19,7 +19,7 @@ from billiard import current_process, pool
 from tasks.child.child_pipe import report
 from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.model_cache import ModelCache
-from tasks.datasets.formats import readable_formats
+from tasks.datasets.formats import readable
 from tasks.models.devices import settle
 from tasks.models.tensorflow_import import settle_keras
 from tasks.preparation.model_set import ModelSet
@@ -102,7 +102,7 @@ def start(
             spool_mark=places.spool_mark,
             data_roots=list(map(str, places.data_roots)),
             output_roots=list(map(str, places.output_roots)),
-            reads=readable_formats(),
+            reads=readable(),
             older=models.older_sets(),
             message_version=MESSAGE_VERSION,
             key_ids=payloads.sealer.key_ids,

@@ -186,8 +186,8 @@ class SlotRecord(_Record, frozen=True):
 
     `worker` tells workers apart on one host. `queue`, that of its model set, is where it takes chunks from.
     `spool_mark` is a file in its spool folder, for producers to see whether theirs is the same; `data_roots` are where
-    it opens files, `output_roots` where it writes them, and `reads` the formats of which it can read splits. `older`
-    are model sets that it served before, and for which it still runs chunks. `message_version` is the newest that it
+    it opens files, `output_roots` where it writes them; `reads` has formats of splits that it can read, and "objects".
+    `older` are model sets that it served before, and still runs chunks for. `message_version` is the newest that it
     understands, 1 where nothing is said. `key_ids` tell of keys whose signatures it believes; with the first it signs.
     """
 

@@ -28,6 +28,10 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096, pattern=r"^[^
 FormatName = Literal["parquet", "tfrecord", "arrow", "csv", "jsonl", "hdf5", "zarr", "npz", "webdataset", "bytes"]
 
 
+# What a slot tells beside these formats: that it can read objects, whatever they hold.
+READS_OBJECTS = "objects"
+
+
 class FileSpan(msgspec.Struct, frozen=True, array_like=True):
     """The rows `[start, stop)` of one file; `first` is the first of them in the data set.
 

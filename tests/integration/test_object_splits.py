@@ -14,6 +14,7 @@ import pytest
 
 from producer import Client
 from producer.rows.source import splits_of
+from producer.scheduling.payload_route import choose_store
 from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.open_file import Opener
@@ -96,6 +97,20 @@ def test_objects_outside_the_roots_are_read_by_the_producer(client: Client, tmp_
         client.submit("seen", source, store="slices")
     wanted = [digest(list(row)) for row in zip(values["text"], values["number"], strict=True)]
     assert np.asarray(client.predict("seen", source)).tolist() == wanted
+
+
+def test_a_worker_that_cannot_read_objects_is_not_asked(system: System, tmp_path: Path) -> None:
+    url = _put(_parquet(tmp_path / "x.parquet", 1), "s3://rows/splits")
+    np.save(tmp_path / "x.npy", np.zeros((3, 4), np.float32))
+    array = _put(tmp_path / "x.npy", "s3://rows/splits")
+    slots, settings = system.slots(), system.settings()
+    poor = [msgspec.structs.replace(slot, reads=[one for one in slot.reads if one != "objects"]) for slot in slots]
+    lacks = rf"the library that reads objects \({slots[0].worker}; pip install 'celeriac\[objects\]'\)"
+    for source in (open_source(url), open_source(array)):
+        assert choose_store(source, slots, settings, None)[0] == "slices"
+        assert choose_store(source, poor, settings, None)[0] == "redis"
+        with pytest.raises(UsageError, match=lacks):
+            choose_store(source, poor, settings, "slices")
 
 
 def test_a_worker_opens_nothing_outside_its_roots_and_no_other_object(tmp_path: Path) -> None:

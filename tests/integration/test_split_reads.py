@@ -218,5 +218,6 @@ def test_a_worker_without_the_library_is_not_asked(client: Client, system: Syste
     assert choose_store(open_source(path), slots, settings, None)[0] == "slices"
     poor = [msgspec.structs.replace(slots[0], reads=["csv"]), *slots[1:]]
     assert choose_store(open_source(path), poor, settings, None)[0] == "files"
-    with pytest.raises(UsageError, match="not every worker has the library that reads parquet"):
+    lacks = rf"not every worker has the library that reads parquet \({slots[0].worker}; pip install 'celeriac\[parquet"
+    with pytest.raises(UsageError, match=lacks):
         choose_store(open_source(path), poor, settings, "slices")

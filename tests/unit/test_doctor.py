@@ -34,12 +34,25 @@ def level_of(findings: list[Finding], check: str) -> Level:
 
 
 def worker(
-    name: str, slots: int = 1, facts: WorkerFacts | None = None, roots: tuple[str, ...] = (), **digests: str
+    name: str,
+    slots: int = 1,
+    facts: WorkerFacts | None = None,
+    roots: tuple[str, ...] = (),
+    reads: tuple[str, ...] = (),
+    **digests: str,
 ) -> WorkerState:
     models = [ModelInfo(model, digest, 64, [], [], 0.0, 0) for model, digest in digests.items()]
     held = [
         SlotRecord(
-            name, number, 1, 0.0, queue_of(digests), models, data_roots=list(roots), message_version=MESSAGE_VERSION
+            name,
+            number,
+            1,
+            0.0,
+            queue_of(digests),
+            models,
+            data_roots=list(roots),
+            reads=list(reads),
+            message_version=MESSAGE_VERSION,
         )
         for number in range(slots)
     ]
@@ -217,6 +230,18 @@ def test_data_roots_are_the_same_everywhere() -> None:
     assert folders.check_data_roots(both, set()).level is Level.WARNING
     assert folders.check_data_roots([both[0], worker("c", digits="d")], {"/data"}).level is Level.WARNING
     assert folders.check_data_roots([worker("c", digits="d")], set()).level is Level.OK
+
+
+def test_workers_that_cannot_read_what_their_roots_have_are_told() -> None:
+    roots = ("/data", "s3://rows")
+    able = worker("a", roots=roots, reads=("parquet", "objects"), digits="d")
+    told = folders.check_data_roots([able], set(roots))
+    assert told.level is Level.OK
+    assert "(npy, objects, parquet)" in told.found
+    told = folders.check_data_roots([able, worker("b", roots=roots, reads=("parquet",), digits="d")], set(roots))
+    assert told.level is Level.WARNING
+    assert "s3://rows, of which b can read no object" in told.found
+    assert "celeriac[objects]" in str(told.advice)
 
 
 def test_the_embedded_systems_folders_are_judged() -> None:

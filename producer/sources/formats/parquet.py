@@ -42,7 +42,7 @@ def open_parquet(path: str | Path, columns: Sequence[str] | None = None) -> Batc
         InputError: no such file or column, files that do not fit together, a type that no model takes.
         ConfigError: pyarrow is not installed.
     """
-    found = find_partitioned(path) if is_partitioned(path) else find_data(path, ".parquet")
+    found = find_partitioned(path) if is_partitioned(path) else list(find_data(path, ".parquet"))
     alike, whole = _Alike(), _Alike()
     files = [_Footer(span_of(file), alike) for file in found]
     partitions = [partition_of(file, path) for file in found]

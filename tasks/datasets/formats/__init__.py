@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 from tasks.datasets.open_file import Opener
-from tasks.protocol.split_ref import FileSpan, FormatName, SplitRef
+from tasks.protocol.split_ref import READS_OBJECTS, FileSpan, FormatName, SplitRef
 
 # The module with `open_rows`, and the library that it needs, if it needs one.
 _FORMATS: dict[FormatName, tuple[str, str]] = {
@@ -42,6 +42,7 @@ def open_format(file: BinaryIO, ref: SplitRef, span: FileSpan, opener: Opener, t
     return module.open_rows(file, ref, span, *more) if more else module.open_rows(file, ref, span.path, threads)
 
 
-def readable_formats() -> list[str]:
-    """Those whose libraries are installed here."""
-    return [name for name, (_, library) in _FORMATS.items() if not library or find_spec(library)]
+def readable() -> list[str]:
+    """Those whose libraries are installed here; and that objects are, whatever they hold."""
+    formats = [str(name) for name, (_, library) in _FORMATS.items() if not library or find_spec(library)]
+    return [*formats, *([READS_OBJECTS] if find_spec("obstore") else [])]
