@@ -23,7 +23,7 @@ from tasks.preparation.prepare import prepare
 from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.preparation.trials import known_trials, record_path
 from tasks.protocol.records import Described, FileOperation, Inspected, ModelInfo
-from tasks.snapshots.fetch_models import fetch_models
+from tasks.snapshots.fetch_models import fetch_models, use_fetched
 from tasks.snapshots.forked_call import ForkedError, run_forked
 from worker_config.errors import CeleriacError, ModelLoadError
 from worker_config.manifest import ModelEntry, is_function, model_names, read_manifest
@@ -49,7 +49,9 @@ def main(manifest: Path, *, inspects: bool = False, loads: bool = False) -> int:
         broken: list[CeleriacError] = []
         for name in model_names(manifest):
             try:
-                entry = fetch_models(read_manifest(manifest, [name]), context.cache, say)[name]
+                entries = fetch_models(read_manifest(manifest, [name]), context.cache, say)
+                context.held.extend(use_fetched(entries, context.cache))
+                entry = entries[name]
                 if loads:
                     tell(f"loading {name}")
                     described.append(_plain(name, entry))

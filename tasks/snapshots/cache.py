@@ -172,13 +172,15 @@ def remove(folder: Path) -> None:
 
 
 def prune(cache: Path, limit_bytes: int, keep: Collection[str] = ()) -> list[tuple[str, int]]:
-    """Remove the least recently used snapshots until the rest is small enough; return key and bytes of each.
+    """Remove what was used longest ago until the rest is small enough; return key and bytes of each.
+
+    That is snapshots, and copies of models that were fetched.
 
     Those in use, and those of `keep`, stay; so do those that somebody is making or trying executors on.
     """
     if not cache.is_dir():
         return []
-    found = [(_last_use(path), path, size_of(path)) for path in cache.iterdir() if (path / RECORD).is_file()]
+    found = [(_last_use(path), path, size_of(path)) for path in cache.iterdir() if _is_whole(path)]
     total = sum(size for _, _, size in found)
     removed = []
     for _, path, size in sorted(found):
@@ -269,6 +271,10 @@ def _last_use(folder: Path) -> float:
         return (folder / _IN_USE).stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _is_whole(path: Path) -> bool:
+    return (path / _IN_USE).is_file() and not path.name.startswith(_MAKING)
 
 
 def _is_unused(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from worker_config.foreign_errors import UNDECODABLE
 from worker_config.manifest import ModelEntry
 from worker_config.model_paths import SAVED_MODEL, SUFFIXES
 from worker_config.object_urls import ObjectUrl, is_url, object_url
+from worker_config.settings import variable_of
 
 # Beside the model: size and SHA-256 of each of its files.
 _RECORD = "fetched.json"
@@ -46,8 +47,17 @@ def fetch_models(entries: Mapping[str, ModelEntry], folder: Path, say: Callable[
 
 
 def use_fetched(entries: Mapping[str, ModelEntry], folder: Path) -> list[int]:
-    """Keep the copies from being removed, as `cache.use` does."""
-    return [cache.use(folder / key) for key in fetched_keys(entries, folder)]
+    """Keep the copies from being removed, as `cache.use` does.
+
+    Raises:
+        ModelLoadError: one was removed just now, to make room for another.
+    """
+    try:
+        return [cache.use(folder / key) for key in fetched_keys(entries, folder)]
+    except FileNotFoundError:
+        raise ModelLoadError(
+            f"{folder}: a model that was fetched has been removed to make room; raise {variable_of('cache_mib')}"
+        ) from None
 
 
 def fetched_keys(entries: Mapping[str, ModelEntry], folder: Path) -> set[str]:
@@ -87,6 +97,7 @@ def _copy(url: ObjectUrl, version: int, folder: Path) -> str:
             try:
                 if not _is_whole(folder / key):
                     _make(folder, key, url, found)
+                os.close(cache.use(folder / key))  # so that it is not the first that goes
                 return str(folder / key / _MODEL / (url.name if url in found else ""))
             except ObjectChangedError:
                 if not left:

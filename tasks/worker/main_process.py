@@ -37,6 +37,7 @@ from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
 from tasks.serving.slot_pool import slot_pool
+from tasks.snapshots import cache
 from tasks.snapshots.fetch_models import use_fetched
 from tasks.snapshots.installed import check_runtime
 from tasks.telemetry import metrics, status_file
@@ -144,6 +145,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     check_runtime()
     tracing.check(settings.trace_exporters)
     entries = read_entries(settings, say)
+    fetched = use_fetched(entries, cache.cache_folder(settings))
     worker, broker_url = f"{controller.hostname}:{secrets.token_hex(4)}", settings.broker_url
     started = status_file.starting(controller.hostname, broker_url, float(settings.chunk_timeout_seconds))
     announcement = Announcement(worker, broker_url, entries, folder, started)
@@ -162,7 +164,8 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
     threads = settings.intra_op_threads or max(1, cores // concurrency)
     _settle_libraries(threads, settings.broker_url)
     context = PreparationContext.of(settings, threads, concurrency, say, announcement.tell)
-    context.held.extend(use_fetched(entries, context.cache))
+    context.held.extend(fetched)
+    cache.prune(context.cache, context.limit_bytes)
     served = prepare_all(entries, digests, context, announcement.prepared, at_once=cores // threads)
     announcement.tell(f"loading models into {concurrency} children")
     if any(one.needs_tensorflow for one in served.values()):

@@ -101,6 +101,7 @@ def _prepare_all(
     read: Callable[[], dict[str, ModelEntry]], context: PreparationContext, imported: Mapping[str, str]
 ) -> dict[str, ServingSpec]:
     entries = read()
+    context.held.extend(use_fetched(entries, context.cache))  # of this process, as long as it prepares them
     now = python_digests(entries.values())
     if changed := sorted(name for name, digest in now.items() if imported.get(name, digest) != digest):
         raise ConfigError(

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from producer import Client
+from tasks.snapshots import cache
+from tasks.snapshots.fetch_models import use_fetched
 from tasks.storage import objects
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.integration.test_reload import digest_of, reload, version
 from tests.object_stores import ObjectStore
 from tests.systems import System
+from worker_config.errors import ModelLoadError
+from worker_config.manifest import ModelEntry
 from worker_config.object_urls import object_url
 
 # In a process of its own, as a worker is one: this one has opened URLs, and may not be forked any more.
@@ -109,6 +113,27 @@ def test_of_a_tree_only_the_version_that_is_served_is_copied(base: str, tmp_path
     [path] = _fetch(tmp_path, f"{base}/tree/1/").values()
     assert list(_files(path)) == ["saved_model.pb", "variables/variables.index"]
     assert "no version 3; there are: 1, 2, 10" in _fetch(tmp_path, f"{base}/tree", "version = 3")["ModelLoadError"]
+
+
+def test_copies_count_as_what_the_cache_has_and_those_in_use_stay(base: str, tmp_path: Path) -> None:
+    paths = {}
+    for name in ("first", "used", "last"):
+        _put(f"{base}/{name}.keras", os.urandom(1_000))
+        [paths[name]] = _fetch(tmp_path, f"{base}/{name}.keras").values()
+    folder = tmp_path / "cache"
+    entries = {"used": ModelEntry(paths["used"])}
+    [held] = use_fetched(entries, folder)
+    try:
+        _fetch(tmp_path, f"{base}/first.keras")  # used last, now
+        removed = [key for key, _ in cache.prune(folder, 2_500)]
+        assert removed == [Path(paths["last"]).relative_to(folder).parts[0]]
+        cache.prune(folder, 0)
+        assert [name for name, path in paths.items() if Path(path).exists()] == ["used"]
+    finally:
+        os.close(held)
+    cache.prune(folder, 0)
+    with pytest.raises(ModelLoadError, match="removed to make room; raise CELERIAC_CACHE_MIB"):
+        use_fetched(entries, folder)
 
 
 def test_a_copy_that_was_damaged_is_made_again(base: str, tmp_path: Path) -> None:

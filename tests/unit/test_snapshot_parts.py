@@ -149,6 +149,7 @@ def test_new_trials_leave_what_a_worker_with_other_threads_has_found(tmp_path: P
 
 def test_the_cache_gives_up_what_was_used_longest_ago_and_is_not_in_use(tmp_path: Path) -> None:
     folders = {name: make(tmp_path, name, 1_000) for name in ("old", "held", "kept", "new")}
+    (folders["old"] / cache.RECORD).rename(folders["old"] / "fetched.json")  # a copy of a model behind a URL
     for age, name in enumerate(("new", "kept", "held", "old")):
         os.utime(folders[name] / "in-use", (1_000 - age, 1_000 - age))
 
