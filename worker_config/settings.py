@@ -21,7 +21,7 @@ from worker_config.broker import check_broker_url, redacted
 from worker_config.errors import ConfigError, UsageError
 from worker_config.foreign_errors import did_you_mean
 from worker_config.model_paths import MANIFEST, manifest_at
-from worker_config.object_urls import SCHEMES, ObjectUrl, is_url, root_url
+from worker_config.object_urls import SCHEMES, WEB, ObjectUrl, is_url, root_url
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Settings:
         chunk_timeout_seconds: a chunk that runs longer has its child killed, and fails.
         load_timeout_seconds: a child that needs longer to load its models is killed.
         job_ttl_seconds: how long Redis keeps a job's keys after their last use.
-        spool: a folder that producer and workers share for payloads; None where they share none.
+        spool: a folder, or a beginning of URLs, that producer and workers share for payloads; None where none.
         data_roots: folders and URL prefixes under which workers may open a producer's files themselves.
         output_roots: folders and URL prefixes under which workers may write a producer's outputs themselves.
         cache: where snapshots of models are kept; None is `celeriac` in the user's own cache folder.
@@ -72,7 +72,7 @@ class Settings:
     chunk_timeout_seconds: _Positive = 600
     load_timeout_seconds: _Positive = 600
     job_ttl_seconds: _Minutes = 86_400
-    spool: Path | None = None
+    spool: Path | ObjectUrl | None = None
     data_roots: tuple[Path | ObjectUrl, ...] = ()
     output_roots: tuple[Path | ObjectUrl, ...] = ()
     detached_mib: _Positive = 256
@@ -192,6 +192,13 @@ def _root(text: str) -> Path | ObjectUrl:
         raise ValueError(str(error)) from None
 
 
+def _spool(text: str) -> Path | ObjectUrl:
+    place = _root(text)
+    if isinstance(place, ObjectUrl) and (place.scheme in WEB or not place.bucket):
+        raise ValueError(f"{text!r} is no place for payloads; name a folder, or a prefix as s3://bucket/spool")
+    return place
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError(f"{text!r} is neither 0 nor 1")
@@ -210,7 +217,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "models_path": lambda text: manifest_at(Path(text)),
     "model_set": _names,
     "signing_key": _signing_keys,
-    "spool": _folder,
+    "spool": _spool,
     "data_roots": lambda text: tuple(_root(root) for root in _SEPARATOR.split(text) if root),
     "output_roots": lambda text: tuple(_root(root) for root in _SEPARATOR.split(text) if root),
     "cache": _absolute,

@@ -165,7 +165,7 @@ def _memory(preflight: Preflight) -> str:
         return f"{needed} in Redis, of {mib(preflight.detached_limit)} that a detached job may keep"
     amount = f"about {mib(preflight.in_flight_bytes)} at a time in "
     if preflight.spool_free is None:
-        return f"{amount}Redis"
+        return f"{amount}{'the spool' if preflight.store == 'files' else 'Redis'}"
     full = "; Redis takes what does not fit" if preflight.in_flight_bytes > preflight.spool_free else ""
     return f"{amount}the spool folder, which has {mib(preflight.spool_free)} free{full}"
 

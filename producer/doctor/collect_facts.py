@@ -85,6 +85,18 @@ def look_at(folder: Path) -> FolderFacts:
     return FolderFacts(folder, folder.is_dir(), writable, shutil.disk_usage(nearest).free)
 
 
+def look_at_spool(place: spool.Place) -> FolderFacts:
+    """A folder, or a prefix of URLs, where something is written and deleted again to see whether that can be."""
+    if isinstance(place, Path):
+        return look_at(place)
+    try:
+        mark = spool.make_mark(place)
+    except CeleriacError as error:
+        return FolderFacts(place, writable=False, why=str(error))
+    spool.remove_mark(place, mark)
+    return FolderFacts(place)
+
+
 def temporary_folder() -> FolderFacts:
     """Where temporary files go; `tempfile` tries them out itself."""
     try:
@@ -93,8 +105,8 @@ def temporary_folder() -> FolderFacts:
         return FolderFacts(Path(os.environ.get("TMPDIR") or "/tmp"), writable=False)  # noqa: S108 - only told
 
 
-def marks_seen(folder: Path | None, workers: list[WorkerState]) -> dict[str, bool | None]:
-    """For each worker whether its spool mark is in this folder; None where it has none."""
+def marks_seen(folder: spool.Place | None, workers: list[WorkerState]) -> dict[str, bool | None]:
+    """For each worker whether its spool mark is in this place; None where it has none."""
     seen: dict[str, bool | None] = {}
     for worker in workers:
         marks = {slot.spool_mark for slot in worker.slots if slot.spool_mark}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from producer.doctor.findings import MIB, Finding, count_of, error, mib, ok, warning
 from producer.doctor.workers import WorkerState
 from producer.scheduling.window import MAX_BYTES
 from tasks.protocol.split_ref import READS_OBJECTS
+from tasks.transport.spool import Place
 from worker_config.errors import ExitCode
-from worker_config.object_urls import is_url
+from worker_config.object_urls import ObjectUrl, is_url
 
 # Of a temporary folder: Redis's socket, logs, and what TensorFlow leaves there.
 LEAST_TEMPORARY_BYTES = 64 * MIB
@@ -19,12 +19,13 @@ LEAST_TEMPORARY_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class FolderFacts:
-    """A folder on this machine; `free` is in bytes."""
+    """A folder on this machine, or a prefix of URLs; `free` is in bytes, of folders; `why` it is not writable."""
 
-    path: Path
+    path: Place
     exists: bool = True
     writable: bool = True
     free: int = 0
+    why: str = ""
 
 
 def check_spool(here: FolderFacts | None, seen: Mapping[str, bool | None]) -> Finding:
@@ -37,12 +38,16 @@ def check_spool(here: FolderFacts | None, seen: Mapping[str, bool | None]) -> Fi
         found = f"{', '.join(sorted(names))} has a spool folder, CELERIAC_SPOOL names none here"
         return warning("spool", found, "set it to the same folder, if this machine sees it; rows go through Redis")
     if not here.writable:
-        found = f"{here.path} cannot be written to"
+        found = here.why or f"{here.path} cannot be written to"
         return error("spool", found, "mend its permissions, or unset CELERIAC_SPOOL", ExitCode.USAGE)
     if apart:
         found = f"{here.path} is not that of {', '.join(apart)}"
         advice = "set CELERIAC_SPOOL there to the same folder on the same file system; rows go through Redis"
+        if isinstance(here.path, ObjectUrl):
+            advice = "set CELERIAC_SPOOL there to the same URL, with rights to it; rows go through Redis"
         return warning("spool", found, advice)
+    if isinstance(here.path, ObjectUrl):
+        return ok("spool", f"{here.path}, shared with {count_of(len(seen), 'worker')}")
     found = f"{here.path}, {mib(here.free)} free"
     if here.free < MAX_BYTES:
         return warning("spool", found, f"make room: up to {mib(MAX_BYTES)} of a job are in flight")

@@ -54,7 +54,7 @@ def _of_broker(url: str, settings: Settings, versions: Mapping[str, str]) -> lis
         findings += [*workers.check_versions(versions, told), *workers.check_threads(told)]
     findings.append(workers.check_clocks(facts.clock_ahead, told))
     holding = [state for state in states if state.slots]
-    spool = collect_facts.look_at(settings.spool) if settings.spool else None
+    spool = collect_facts.look_at_spool(settings.spool) if settings.spool else None
     findings.append(folders.check_spool(spool, collect_facts.marks_seen(settings.spool, holding)))
     if holding:
         findings.append(folders.check_data_roots(holding, collect_facts.roots_here(holding)))

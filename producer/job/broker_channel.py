@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import cast
 
 import redis
@@ -227,7 +226,7 @@ class BrokerChannel:
         """Delete payloads that a child may still read, whose answer would be taken."""
         self._end(refs, spool.forget)
 
-    def _end(self, refs: Iterable[RowsRef | PartRef], end_files: Callable[[Path, list[FileRef]], None]) -> None:
+    def _end(self, refs: Iterable[RowsRef | PartRef], end_files: Callable[[spool.Place, list[FileRef]], None]) -> None:
         refs = list(refs)
         if stored := [ref.key for ref in refs if isinstance(ref, RedisRef)]:
             try:

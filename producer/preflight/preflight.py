@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -163,7 +164,7 @@ def try_out(
         output_row_bytes=output_row_bytes,
         seconds=forecast_seconds(source.rows, rows, measured.seconds, len(slots)),
         in_flight_bytes=in_flight(chunk_sizer, window, chunk_rows, source.rows),
-        spool_free=shutil.disk_usage(spool).free if spool else None,
+        spool_free=shutil.disk_usage(spool).free if isinstance(spool, Path) else None,
         detached_bytes=detached[1],
         detached_limit=budget.limit if options.detach else 0.0,
         dependent=model_pinning.dependent(infos),

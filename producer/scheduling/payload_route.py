@@ -136,7 +136,8 @@ def check_writable(reply: FolderReply | None, slots: Sequence[SlotRecord]) -> No
 
 
 def _shares_spool(slots: Sequence[SlotRecord], settings: Settings) -> bool:
-    return settings.spool is not None and all(spool.has_mark(settings.spool, slot.spool_mark) for slot in slots)
+    marks = {slot.spool_mark for slot in slots}
+    return settings.spool is not None and all(spool.has_mark(settings.spool, mark) for mark in marks)
 
 
 def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detached: bool) -> InPlaceRef | str:

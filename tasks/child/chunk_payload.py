@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -48,7 +47,7 @@ from worker_config.files import Root
 class Places:
     """Where a worker may read rows and write outputs besides Redis, and how producers see that they share its spool."""
 
-    spool: Path | None = None
+    spool: spool.Place | None = None
     spool_mark: str = ""
     data_roots: tuple[Root, ...] = ()
     output_roots: tuple[Root, ...] = ()

@@ -11,7 +11,6 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -309,7 +308,7 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     draining: bool = False
 
 
-def facts_of(children: int, threads: int, gpus: Sequence[str], spool: Path | None) -> WorkerFacts:
+def facts_of(children: int, threads: int, gpus: Sequence[str], spool: object) -> WorkerFacts:
     """What is known when a worker starts."""
     cores = len(os.sched_getaffinity(0))
     return WorkerFacts(versions_here(), children, threads, cores, list(gpus), str(spool or ""))

@@ -1,11 +1,11 @@
-"""Keeps payloads as files in a folder that producer and workers share: memory on one machine, or a network.
+"""Keeps payloads where producer and workers share a place: a folder, in memory or of a network, or a URL of objects.
 
 SPOOL/JOB/NAME         a payload, whole before anybody is told of it
 SPOOL/JOB/free-TOKEN   a file that nobody needs any more; the job's next payload is written over it
 SPOOL/.MARK            made by a worker; a producer that sees it has the same folder
 
-Files are used again since a new one costs several times as much as what is written into it: the system has to find and
-clear its pages.
+Beneath a URL there are the same names, but no free files. Files are used again since a new one costs several times as
+much as what is written into it: the system has to find and clear its pages.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from tasks.protocol.messages import FileRef
 from tasks.protocol.seal import Part, Parts
-from worker_config.errors import PayloadError
+from tasks.storage import payload_objects
+from worker_config.errors import ObjectError, PayloadError
+from worker_config.object_urls import ObjectUrl
+
+# Where payloads are.
+Place: TypeAlias = Path | ObjectUrl
 
 _FREE = "free-"
 # The system takes no more parts of one write.
@@ -58,13 +64,19 @@ class ReusableBuffer:
         return view[:done]
 
 
-def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:
+def write(spool: Place, job: str, name: str, parts: Parts) -> FileRef:
     """Store a payload, given in parts; two that are written under one name do not meet.
 
     Raises:
-        OSError: the folder is full, or not to be written.
+        OSError: it is full, or not to be written.
     """
     ref = FileRef(f"{job}/{name}-{secrets.token_hex(4)}")
+    if isinstance(spool, ObjectUrl):
+        try:
+            payload_objects.write(spool, ref.name, parts)
+        except ObjectError as error:
+            raise OSError(str(error)) from None
+        return ref
     path = spool / ref.name
     try:
         fd = _open_for(path)
@@ -78,7 +90,7 @@ def write(spool: Path, job: str, name: str, parts: Parts) -> FileRef:
     return ref
 
 
-def read(spool: Path | None, ref: FileRef, scratch: ReusableBuffer | None = None) -> bytes | memoryview:
+def read(spool: Place | None, ref: FileRef, scratch: ReusableBuffer | None = None) -> bytes | memoryview:
     """A payload; with `scratch` it stands there, until the next one is read.
 
     Raises:
@@ -86,6 +98,8 @@ def read(spool: Path | None, ref: FileRef, scratch: ReusableBuffer | None = None
     """
     if spool is None:
         raise PayloadError("the payload is in a spool folder, but CELERIAC_SPOOL names none here")
+    if isinstance(spool, ObjectUrl):
+        return payload_objects.read(spool, ref.name)
     path = spool / ref.name
     try:
         if scratch is None:
@@ -99,11 +113,13 @@ def read(spool: Path | None, ref: FileRef, scratch: ReusableBuffer | None = None
         raise PayloadError(f"the payload {path} cannot be read: {error.strerror}") from None
 
 
-def read_into(spool: Path | None, ref: FileRef, head: bytearray, parts: Parts) -> bool:
+def read_into(spool: Place | None, ref: FileRef, head: bytearray, parts: Parts) -> bool:
     """Read a payload over the arrays whose `codec.encode_parts` are `parts`, if it is one of arrays of that form.
 
     Its seal's head goes to `head`. False if it is not, or is not there; what stands in the arrays is then of no use.
     """
+    if isinstance(spool, ObjectUrl):
+        return False
     # The heads say what the arrays are, so they must be the same; between them the arrays' own memory is filled.
     heads = {at: bytearray(len(part)) for at, part in enumerate(parts) if isinstance(part, bytes)}
     buffers: list[Part] = [head, *(heads.get(at, part) for at, part in enumerate(parts))]
@@ -119,16 +135,22 @@ def read_into(spool: Path | None, ref: FileRef, head: bytearray, parts: Parts) -
     return whole and all(bytes(found) == bytes(parts[at]) for at, found in heads.items())
 
 
-def release(spool: Path, refs: Iterable[FileRef]) -> None:
+def release(spool: Place, refs: Iterable[FileRef]) -> None:
     """Let the files of payloads be written over; for those alone whose readers, if there are any, nobody believes."""
+    if isinstance(spool, ObjectUrl):
+        payload_objects.forget(spool, [ref.name for ref in refs])
+        return
     for ref in refs:
         path = spool / ref.name
         with suppress(OSError):
             path.rename(path.with_name(_FREE + secrets.token_hex(8)))
 
 
-def forget(spool: Path, refs: Iterable[FileRef]) -> None:
+def forget(spool: Place, refs: Iterable[FileRef]) -> None:
     """Delete payloads, and a job's folder with the last of them; who reads one right now reads it to its end."""
+    if isinstance(spool, ObjectUrl):
+        payload_objects.forget(spool, [ref.name for ref in refs])
+        return
     for ref in refs:
         path = spool / ref.name
         with suppress(OSError):
@@ -136,33 +158,51 @@ def forget(spool: Path, refs: Iterable[FileRef]) -> None:
             path.parent.rmdir()  # as long as nothing is in it
 
 
-def forget_job(spool: Path, job: str) -> None:
+def forget_job(spool: Place, job: str) -> None:
     """Delete whatever a job has left."""
+    if isinstance(spool, ObjectUrl):
+        payload_objects.forget_job(spool, job)
+        return
     shutil.rmtree(spool / job, ignore_errors=True)
 
 
-def forget_old_jobs(spool: Path, ttl_seconds: float) -> None:
+def forget_old_jobs(spool: Place, ttl_seconds: float) -> None:
     """Delete what producers that were killed have left, after the time that Redis gives to keys."""
+    if isinstance(spool, ObjectUrl):
+        payload_objects.forget_old_jobs(spool, ttl_seconds)
+        return
     with suppress(OSError):
         for folder in spool.glob("[0-9a-f]" * 12):
             if time.time() - folder.stat().st_mtime > ttl_seconds:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_mark(spool: Path) -> str:
-    """Leave a mark that tells this folder from others of the same name on other machines."""
+def make_mark(spool: Place) -> str:
+    """Leave a mark that tells this place from others of the same name on other machines.
+
+    Raises:
+        ObjectError: beneath a URL none can be left.
+    """
     mark = f".worker-{secrets.token_hex(8)}"
+    if isinstance(spool, ObjectUrl):
+        payload_objects.write(spool, mark, [b"\n"])
+        return mark
     (spool / mark).touch()
     return mark
 
 
-def has_mark(spool: Path, mark: str) -> bool:
-    """Whether this is the folder in which a worker made `mark`."""
-    return bool(mark) and "/" not in mark and (spool / mark).exists()
+def has_mark(spool: Place, mark: str) -> bool:
+    """Whether this is the place in which a worker made `mark`."""
+    if not mark or "/" in mark:
+        return False
+    return payload_objects.is_there(spool, mark) if isinstance(spool, ObjectUrl) else (spool / mark).exists()
 
 
-def remove_mark(spool: Path, mark: str) -> None:
+def remove_mark(spool: Place, mark: str) -> None:
     """Take the mark away when the worker ends."""
+    if isinstance(spool, ObjectUrl):
+        payload_objects.forget(spool, [mark])
+        return
     with suppress(OSError):
         (spool / mark).unlink()
 

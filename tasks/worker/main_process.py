@@ -37,14 +37,14 @@ from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
 from tasks.serving.slot_pool import slot_pool
-from tasks.snapshots import cache
+from tasks.snapshots import cache, spool_mark
 from tasks.snapshots.fetch_models import use_fetched
 from tasks.snapshots.installed import check_runtime
 from tasks.telemetry import metrics, status_file
 from tasks.telemetry.announcement import Announcement
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.logs import say
-from tasks.transport import queues, run_folder, spool, worker_registry
+from tasks.transport import queues, run_folder, worker_registry
 from tasks.transport.connection import connect, know_errors_of_all, wait_until_up
 from tasks.transport.rights import check_rights
 from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
@@ -181,7 +181,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         reports=ChildPipe(),
         counters=counters,
         started=started,
-        spool_mark=spool.make_mark(settings.spool) if settings.spool else "",
+        spool_mark=spool_mark.make_mark(settings.spool) if settings.spool else "",
         models=models,
         reloader=Reloader(models, context, partial(read_entries, settings, say), say),
         memory_limit=read_memory_limit(settings.models_path),
@@ -288,7 +288,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         slots = worker_registry.saved_slots(main.models.folder)
         run_folder.remove(main.models.folder)
         if main.spool_mark:
-            spool.remove_mark(Path(main.facts.spool), main.spool_mark)
+            spool_mark.remove_mark(main.facts.spool, main.spool_mark)
         try:
             worker_registry.deregister(main.client, main.worker, slots)
         except redis.RedisError as error:
