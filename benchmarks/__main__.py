@@ -9,6 +9,7 @@ QUESTIONS = (
     "memory",
     "transport",
     "split_reads",
+    "frames",
     "object_stores",
     "small_chunks",
     "chunk_cost",

@@ -21,14 +21,14 @@ def main(told: dict[str, Any]) -> None:
     """Run the job and say what it cost."""
     with Client(told["broker"]) as client:
         client.submit("total", told["warm"], store=told["store"]).result()  # imports and buffers are paid once
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        reset_peak()
         began, started = time.process_time(), time.monotonic()
         job = client.submit("total", told["data"], store=told["store"])
         outputs = sum(float(part.outputs.sum(dtype="float64")) for part in job.parts())  # type: ignore[union-attr]
         found = {
             "cpu_seconds": time.process_time() - began,
             "seconds": time.monotonic() - started,
-            "peak_bytes": _peak_bytes(),
+            "peak_bytes": peak_bytes(),
             "chunks": job.ledger.chunks_answered,
             "rows": job.ledger.predicted,
             "outputs": outputs,
@@ -36,7 +36,12 @@ def main(told: dict[str, Any]) -> None:
     print(json.dumps(found))
 
 
-def _peak_bytes() -> int:
+def reset_peak() -> None:
+    """Let the most memory of this process be what it has now."""
+    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+
+
+def peak_bytes() -> int:
     """Of this process since it was reset; what `getrusage` tells is that of the parent, too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 2**10 for line in lines if line.startswith("VmHWM"))
