@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo secrets test chaos secured transcript docs bench operations check format releaseforms wheel clean
+.PHONY: help install pages demo secrets test integrations chaos secured transcript docs bench operations check format releaseforms wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -53,6 +53,19 @@ secrets: .env  ## write .env with passwords and a signing key for docker compose
 # What each file costs: make test ARGS="-p tests.costs"
 test: $(READY) $(BROWSER)  ## run every test, five files at a time: they wait as much as they compute; the short ones come last
 	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# An environment of its own, as PyTorch is large: TORCH=torch==2.13.0+cpu, or whichever build there is for processors alone.
+TORCH ?= torch
+APART := .venv-integrations
+
+$(APART)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(APART)
+	$(APART)/bin/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	$(APART)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation $(TORCH) --editable '.[dev,integrations]'
+	@touch $@
+
+integrations: $(APART)/.ready  ## feed data sets of PyTorch, Hugging Face, DuckDB, polars, pandas; ARGS="-k tensors" for a few
+	$(APART)/bin/python -m pytest tests/integration/test_foreign_data.py tests/integration/test_frames.py $(ARGS)
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
@@ -99,5 +112,5 @@ releaseforms: $(READY)  ## write down what travels between producers and workers
 wheel: $(READY)  ## build dist/celeriac-*.whl
 	$(BIN)/python -m build --no-isolation --wheel
 
-clean:  ## remove .venv and what was built
-	rm -rf $(VENV) dist build
+clean:  ## remove .venv, what stands beside it, and what was built
+	rm -rf $(VENV) $(APART) dist build

@@ -252,7 +252,7 @@ class BatchSampler:
 
 
 class Loader:
-    """With the attributes of a DataLoader of PyTorch, which tests/integrations feeds."""
+    """With the attributes of a DataLoader of PyTorch, which tests/integration/test_foreign_data.py feeds."""
 
     def __init__(self, batches: list[Any], sampler: object, drop_last: bool = False, batched: bool = True) -> None:
         self.batches, self.sampler, self.drop_last = batches, sampler, drop_last
