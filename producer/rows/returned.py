@@ -78,7 +78,8 @@ class Form:
         if self.returns == "arrays":
             return outputs
         rows = numbers()
-        taken = set(self.frame.column_names if hasattr(self.frame, "column_names") else self.frame.columns)
+        named_so = hasattr(type(self.frame), "column_names")  # of pandas, a column may be called so
+        taken = set(self.frame.column_names if named_so else self.frame.columns)
         columns: dict[str, Array] = {}
         for key, array in leaves_of(outputs):
             name = "/".join(map(str, key)) or output_name or "output"

@@ -124,6 +124,12 @@ def test_what_cannot_be_given_back_is_refused_before_the_work(options: Any, word
         Form(**options)
 
 
+def test_a_column_may_be_called_as_a_method_of_others_is() -> None:
+    frame = pandas.DataFrame({"column_names": [1, 2, 3], "hstack": [1, 2, 3]})
+    given = Form("frame", frame).of(np.ones(3), lambda: np.arange(3), "hstack")
+    assert list(given.columns) == ["column_names", "hstack", "hstack_predicted"]
+
+
 def test_numbers_are_not_copied() -> None:
     score = np.arange(3.0)
     assert np.shares_memory(
