@@ -10,6 +10,7 @@ from producer.rows.source import BatchSource, Source, Splits, Table, check_slice
 from tasks.datasets.marked import all_fed
 from tasks.datasets.rebatcher import until_unfed
 from tasks.datasets.rows import Arrays, Batches, Rows
+from tasks.protocol.codec import Array
 from worker_config.errors import InputError
 
 
@@ -62,7 +63,8 @@ class BatchReader:
 class SliceReader:
     """A data set of which a function reads the rows `[start, stop)`; see `Source`.
 
-    What is read may have marks of rows that no model can be given. `frame` is the DataFrame or table that they are of.
+    What is read may have marks of rows that no model can be given. `frame` is the DataFrame or table that they are of;
+    `pick` reads the rows of these numbers, in their order, where that is no slower than to read slices.
     """
 
     label: str
@@ -80,11 +82,13 @@ class SliceReader:
         table: Table | None = None,
         splits: Splits | None = None,
         frame: object = None,
+        pick: Callable[[Array], Rows] | None = None,
     ) -> None:
         self.label, self.rows, self.row_bytes = label, rows, row_bytes
         self.table = table
         self.splits = splits
         self.frame = frame
+        self.pick = pick
         self._read = read
 
     def take(self, start: int, stop: int) -> Arrays:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from producer.rows.part import OutputTree
+from tasks.datasets.arrow import without_views
 from tasks.outputs.arrow import value_type
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.widen import widened
@@ -110,7 +111,7 @@ def _beside_polars(frame: Any, rows: Array | None, columns: dict[str, Array]) ->
 
 
 def _beside_arrow(frame: Any, rows: Array | None, columns: dict[str, Array]) -> Any:
-    whole = frame if rows is None else frame.take(rows)
+    whole = frame if rows is None else without_views(frame).take(rows).cast(frame.schema)
     for name, array in columns.items():
         whole = whole.append_column(name, _in_arrow(name, array))
     return whole

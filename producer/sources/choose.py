@@ -41,7 +41,7 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
     where = source.label
     if len(inputs) == 1 and (matrix := table.matrix(columns_of_inputs(inputs))) is not None:
         whole = from_arrays(dict.fromkeys(inputs, matrix))
-        return SliceReader(where, whole.rows, whole.row_bytes, whole.take_marked, frame=frame)
+        return SliceReader(where, whole.rows, whole.row_bytes, whole.take_marked, frame=frame, pick=whole.pick)
     taken = table.only(columns_of_inputs(inputs))
     if all(names == [name] for name, names in inputs.items()):
         return taken
@@ -64,7 +64,9 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
     def read(start: int, stop: int) -> Rows:
         return made(rows_between(taken, start, stop))
 
-    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits, frame=frame)
+    pick = getattr(taken, "pick", None)
+    made_picked = (lambda numbers: made(pick(numbers))) if pick else None
+    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits, frame=frame, pick=made_picked)
 
 
 def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:

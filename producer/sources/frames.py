@@ -76,7 +76,7 @@ class Frame(ABC):
         names = [name for name in self.names if name not in self.others] or self.names
         whole = cache(partial(self.only, names))
         others = {} if names == self.names else self.others
-        return self._reader(names, 8.0 * len(names), lambda start, stop: whole().take_marked(start, stop), others)
+        return self._reader(names, 8.0 * len(names), lambda index: _taken(whole(), index), others)
 
     @abstractmethod
     def only(self, names: Sequence[str]) -> SliceReader:
@@ -87,10 +87,18 @@ class Frame(ABC):
         return None
 
     def _reader(
-        self, names: Sequence[str], row_bytes: float, read: Any, others: Mapping[str, str] = MappingProxyType({})
+        self,
+        names: Sequence[str],
+        row_bytes: float,
+        read: Callable[[slice | Array], Rows],
+        others: Mapping[str, str] = MappingProxyType({}),
     ) -> SliceReader:
-        table = Table(names, self.only, others, self.matrix)
-        return SliceReader(self.where.removeprefix("the "), len(self.data), row_bytes, read, table, frame=self.data)
+        label, table = self.where.removeprefix("the "), Table(names, self.only, others, self.matrix)
+
+        def read_slice(start: int, stop: int) -> Rows:
+            return read(slice(start, stop))
+
+        return SliceReader(label, len(self.data), row_bytes, read_slice, table, frame=self.data, pick=read)
 
 
 class ArrowFrame(Frame):
@@ -115,16 +123,17 @@ class ArrowFrame(Frame):
                 raise missing_column(self.where, name, self.names)
             arrow.check_type(kind, where, named=True)
         heads = [one for one in self.names if any(f"{name}.".startswith(f"{one}.") for name in names)]
-        row_bytes, cut = self.slices(heads)
+        row_bytes, tables = self.tables(heads)
 
-        def read(start: int, stop: int) -> Rows:
-            return arrow.rows_of(cut(start, stop), names, self.where, start)
+        def read(index: slice | Array) -> Rows:
+            numbers = index.start if isinstance(index, slice) else index
+            return arrow.rows_of(tables(index), names, self.where, numbers)
 
         return self._reader(names, row_bytes, read)
 
     @abstractmethod
-    def slices(self, names: Sequence[str]) -> tuple[float, Callable[[int, int], Any]]:
-        """Of these columns the bytes of a row, about, and what gives the rows `[start, stop)` as a table."""
+    def tables(self, names: Sequence[str]) -> tuple[float, Callable[[slice | Array], Any]]:
+        """Of these columns the bytes of a row, about, and what gives a slice of the rows, or some rows, as a table."""
 
 
 class _TableFrame(ArrowFrame):
@@ -141,9 +150,8 @@ class _TableFrame(ArrowFrame):
         self._table = import_optional("pyarrow", "parquet", f"the {type(data).__name__}").table(table)
         super().__init__(data, names, self._table.schema, odd)
 
-    def slices(self, names: Sequence[str]) -> tuple[float, Callable[[int, int], Any]]:
-        some = self._table.select(names)
-        return some.nbytes / max(1, len(some)), lambda start, stop: some.slice(start, stop - start)
+    def tables(self, names: Sequence[str]) -> tuple[float, Callable[[slice | Array], Any]]:
+        return _tables(self._table.select(names))
 
 
 class _PandasFrame(Frame):
@@ -169,11 +177,15 @@ class _PandasFrame(Frame):
                 nulls[name] = missing
         table = import_optional("pyarrow", "parquet", self.where).table(in_arrow) if in_arrow else None
         arrays = from_arrays(held, nulls).only(list(held)) if held else None
-        row_bytes = (arrays.row_bytes if arrays else 0.0) + (table.nbytes / max(1, len(table)) if table else 0.0)
+        row_bytes, tables = _tables(table) if in_arrow else (0.0, None)
+        row_bytes += arrays.row_bytes if arrays else 0.0
 
-        def read(start: int, stop: int) -> Rows:
-            rows = [arrow.rows_of(table.slice(start, stop - start), list(in_arrow), self.where, start)] if table else []
-            return _side_by_side([*rows, arrays.take_marked(start, stop)] if arrays else rows, names)
+        def read(index: slice | Array) -> Rows:
+            parts = [_taken(arrays, index)] if arrays else []
+            if tables is not None:
+                numbers = index.start if isinstance(index, slice) else index
+                parts.append(arrow.rows_of(tables(index), list(in_arrow), self.where, numbers))
+            return _side_by_side(parts, names)
 
         return self._reader(names, row_bytes, read)
 
@@ -191,6 +203,23 @@ class _PandasFrame(Frame):
         shared = np.shares_memory(row.to_numpy(), row[names[0]].to_numpy())
         matrix: Array | None = some.to_numpy() if shared else None
         return matrix
+
+
+def _taken(source: Any, index: slice | Array) -> Rows:
+    rows: Rows = source.take_marked(index.start, index.stop) if isinstance(index, slice) else source.pick(index)
+    return rows
+
+
+def _tables(table: Any) -> tuple[float, Callable[[slice | Array], Any]]:
+    """As `ArrowFrame.tables` of all columns of a table."""
+    plain_table = cache(partial(arrow.without_views, table))
+
+    def rows(index: slice | Array) -> Any:
+        if isinstance(index, slice):
+            return table.slice(index.start, index.stop - index.start)
+        return plain_table().take(index)
+
+    return table.nbytes / max(1, len(table)), rows
 
 
 def _side_by_side(parts: Sequence[Rows], names: Sequence[str]) -> Rows:

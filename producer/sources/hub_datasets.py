@@ -8,6 +8,7 @@ from typing import Any
 from producer.rows.source import BatchSource, Source
 from producer.sources.frames import ArrowFrame
 from producer.sources.iterables import from_rows
+from tasks.protocol.codec import Array
 
 
 def is_hub_dataset(data: object) -> bool:
@@ -37,7 +38,7 @@ class _HubFrame(ArrowFrame):
         self._data = data.with_format("arrow")
         super().__init__(data, list(data.column_names), self._data[0:0].schema)
 
-    def slices(self, names: Sequence[str]) -> tuple[float, Callable[[int, int], Any]]:
+    def tables(self, names: Sequence[str]) -> tuple[float, Callable[[slice | Array], Any]]:
         some = self._data.select_columns(list(names))
         first = some[0 : min(1, len(some))]
-        return float(first.nbytes), lambda start, stop: some[start:stop]
+        return float(first.nbytes), lambda index: some[index if isinstance(index, slice) else index.tolist()]

@@ -13,7 +13,6 @@ import numpy as np
 
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
 from producer.rows.source import BatchSource, Source, Table, table_of
-from producer.sources.arrays import ArraySource
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rebatcher import Rebatcher, pick_rows, picked
 from tasks.datasets.rows import Batches, Rows
@@ -60,8 +59,9 @@ class PickedRows(SliceReader):
                 return rows_between(self._source, 0, 0)
             if isinstance(order, range):
                 return rows_between(self._source, order.start, order.stop)
-            if isinstance(self._source, ArraySource):
-                return self._source.pick(self.of(start, stop))
+            if pick := getattr(self._source, "pick", None):
+                picked_rows: Rows = pick(self.of(start, stop))
+                return picked_rows
             by_place = np.argsort(order)
             rebatcher = Rebatcher()
             for first, last in runs_of(order[by_place]):

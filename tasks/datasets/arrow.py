@@ -158,7 +158,7 @@ def check_type(kind: Any, where: str, *, named: bool) -> None:
     raise InputError(f"{where}: is {kind}, which no model takes; convert it to numbers, or leave the column out{more}")
 
 
-def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Rows:
+def rows_of(batch: Any, names: Sequence[str], where: str, numbers: int | Array) -> Rows:
     """The columns of a batch, which `check_type` passes; rows that are or hold null are marked.
 
     Text comes as objects, dates and times as text in ISO 8601, those with a zone in UTC; lists as one more axis, or as
@@ -168,7 +168,7 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
         batch: a RecordBatch.
         names: of the columns, or fields of structs, to take.
         where: the file.
-        first_row: of it, the number of the batch's first row.
+        numbers: of it, the number of the batch's first row, or those of all its rows.
     """
     columns: dict[str, Column] = {}
     unfed: dict[int, str] = {}
@@ -179,7 +179,8 @@ def rows_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> Row
         if missing is not None:
             nulls[name] = missing
             for row in np.flatnonzero(missing).tolist():
-                unfed.setdefault(row, null_text(place, first_row + row))
+                number = numbers + row if isinstance(numbers, int) else int(numbers[row])
+                unfed.setdefault(row, null_text(place, number))
     return marked(columns, unfed, nulls)
 
 
@@ -188,6 +189,12 @@ def batches_of(batch: Any, names: Sequence[str], where: str, first_row: int) -> 
     rows = max(1, MAX_BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, rows):
         yield rows_of(batch.slice(start, rows), names, where, first_row + start)
+
+
+def without_views(table: Any) -> Any:
+    """A table, or a record batch, of which some rows can be picked; columns without views are not copied."""
+    arrow = import_optional("pyarrow", "parquet")
+    return table.cast(arrow.schema([field.with_type(_without_views(field.type)) for field in table.schema]))
 
 
 def _plain(values: Any) -> Any:

@@ -124,6 +124,18 @@ def test_what_cannot_be_given_back_is_refused_before_the_work(options: Any, word
         Form(**options)
 
 
+def test_views_of_texts_stay_views_where_rows_leave() -> None:
+    columns = {
+        "text": pa.array(["a", "b", "c"], pa.string_view()),
+        "lists": pa.array([["x"], [], ["z"]], pa.list_(pa.string_view())),
+    }
+    for frame in (pa.table(columns), pa.record_batch(columns)):
+        given = Form("frame", frame).of(np.ones(2), lambda: np.array([2, 0]))
+        assert given.schema.names == ["text", "lists", "output"]
+        assert given.schema.field("text").type == pa.string_view()
+        assert given["text"].to_pylist() == ["c", "a"]
+
+
 def test_a_column_may_be_called_as_a_method_of_others_is() -> None:
     frame = pandas.DataFrame({"column_names": [1, 2, 3], "hstack": [1, 2, 3]})
     given = Form("frame", frame).of(np.ones(3), lambda: np.arange(3), "hstack")

@@ -17,6 +17,7 @@ from producer.rows.kept import KeptColumns
 from producer.rows.source import BatchSource, Source, frame_of
 from producer.sources import ArraySource, from_batches, from_loader, has_batches, open_source
 from producer.sources.choose import for_models
+from producer.sources.picked import PickedRows
 from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.protocol.records import ModelInfo, TensorSpec
@@ -298,3 +299,41 @@ def test_what_gives_no_single_rows_is_known(way: str) -> None:
 def test_sequences_that_are_no_lists_keep_their_values() -> None:
     assert isinstance(source := open_source(range(3)), ArraySource)
     assert source.take(0, 3).tolist() == [0, 1, 2]  # type: ignore[union-attr]
+
+
+# --- rows in any order ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["table", "record batch", "polars", "pandas", "pandas of arrow", "dicts"])
+@pytest.mark.parametrize("made", [False, True], ids=["by name", "side by side"])
+def test_rows_are_picked_in_any_order(way: str, made: bool) -> None:
+    source: Any = open_source(WAYS[way](), columns={"both": ["n", "pixels"]} if made else ["n", "word"])
+    order = np.array([3, 0, 2])
+    one_by_one = [source.take(row, row + 1) for row in order]
+    found: Any = PickedRows("some", source, order).take(0, 3)
+    assert list(found) == list(one_by_one[0])
+    for name, column in found.items():
+        assert column.tolist() == [rows[name][0].tolist() if made else rows[name][0] for rows in one_by_one]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pa.table,
+        polars.DataFrame,
+        lambda rows: pandas.DataFrame(pa.table(rows).to_pandas(types_mapper=pandas.ArrowDtype)),
+    ],
+)
+def test_a_null_among_rows_that_were_picked_names_its_row(make: Any) -> None:
+    source = open_source(make({"n": [1, None, 3, None], "word": ["a", "b", None, "d"]}))
+    rows: Any = PickedRows("some", source, np.array([3, 0, 1, 2])).take_marked(0, 4)  # type: ignore[arg-type]
+    assert {at: why.partition("column ")[2].partition(" is")[0] for at, why in unfed_of(rows).items()} == {
+        0: "'n': row 3",
+        2: "'n': row 1",
+        3: "'word': row 2",
+    }
+
+
+def test_a_frame_of_arrow_s_types_may_have_no_rows() -> None:
+    frame = TABLE.slice(0, 0).to_pandas(types_mapper=pandas.ArrowDtype)
+    assert all_of(frame) == {"n": [], "pixels": [], "word": []}
