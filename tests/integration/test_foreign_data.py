@@ -11,6 +11,7 @@ import pytest
 from producer import Client
 from producer.rows.source import table_of
 from producer.sources import Source, from_loader, open_source
+from producer.sources.picked import PickedRows
 from worker_config.errors import InputError, UsageError
 
 REASON = "{} is not installed; `make integrations` runs this in an environment that has it"
@@ -128,6 +129,8 @@ def test_datasets_keep_their_order_their_columns_and_what_is_made_of_them() -> N
     cube = datasets.Dataset.from_dict({"cube": PIXELS[:2, :6].reshape(2, 2, 3).tolist()}, features=cubes)
     np.testing.assert_array_equal(rows_of(cube)["cube"], PIXELS[:2, :6].reshape(2, 2, 3))
     assert rows_of(named.select([]))["n"].tolist() == []
+    picked: Any = PickedRows("some", open_source(named), np.array([3, 0])).take(0, 2)  # type: ignore[arg-type]
+    assert picked["word"].tolist() == ["d", "a"]
 
 
 def test_nulls_and_pictures_of_a_dataset() -> None:
