@@ -25,6 +25,8 @@ from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
 from worker_config.errors import JobCancelledError, RequestTimeoutError
 
+_AWAIT_SECONDS = 0.5
+
 
 class Job(JobHandle):
     """A data set on its way through one or several models; made by `Client.submit`.
@@ -167,9 +169,14 @@ class Job(JobHandle):
 
     async def _awaited(self) -> OutputTree:
         """A task that is cancelled meanwhile cancels the job."""
+        result = asyncio.ensure_future(asyncio.to_thread(self.result))
         try:
-            return await asyncio.to_thread(self.result)
+            # In turns, as a loop in which nothing happens does not see that a notebook's cell is interrupted.
+            while not result.done():
+                await asyncio.wait([result], timeout=_AWAIT_SECONDS)
+            return result.result()
         except asyncio.CancelledError:
+            result.cancel()
             self.cancel()
             raise
 
