@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +20,9 @@ from tests.systems import serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Asked of the kernel after the notebook's last cell: what still runs.
-AFTER_A_NOTEBOOK = """
-import psutil
-np.save("scores", scores)
-psutil.Process().children(recursive=True)
-"""
+RUNNING = "import psutil\npsutil.Process().children(recursive=True)"
+# Of a notebook's code.
+MOST_LINES = 15
 
 
 def run(name: str, cache: Path) -> str:
@@ -95,6 +92,25 @@ def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path:
     np.testing.assert_allclose(np.load(tmp_path / "rows.npy.scores2.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
+def run_notebook(name: str, folder: Path, last: str = "") -> dict[str, nbformat.NotebookNode]:
+    """The code cells of an example, run in this folder, by their ids; `last` is what the kernel is asked at the end."""
+    notebook = nbformat.read(EXAMPLES / "notebook" / name, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in code), "it is stored without what it showed"
+    assert sum(bool(line.strip()) for cell in code for line in cell.source.splitlines()) <= MOST_LINES
+    notebook.cells.append(nbformat.v4.new_code_cell(last + RUNNING, id="running"))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    assert told(cells["running"]) == "[]", "what the last cell has closed still runs"
+    return cells
+
+
+def told(cell: nbformat.NotebookNode) -> str:
+    assert not [output for output in cell.outputs if output.get("name") == "stderr"]
+    return "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
+
+
 def test_a_notebook_runs_from_its_first_cell_to_its_last(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,18 +120,9 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(
     demo.mkdir()
     np.save(demo / "digits.npy", rows)
     write_manifest(demo, {"digits": models / "digits.keras"})
-    folder = shutil.copytree(EXAMPLES / "notebook", tmp_path / "examples" / "notebook")
-    notebook = nbformat.read(folder / "digits.ipynb", 4)
-    nbformat.validate(notebook)
-    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-    assert not any(cell.outputs for cell in cells.values()), "it is stored without what it showed"
-    notebook.cells.append(nbformat.v4.new_code_cell(AFTER_A_NOTEBOOK))
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-
-    def told(cell: nbformat.NotebookNode) -> str:
-        assert not [output for output in cell.outputs if output.get("name") == "stderr"]
-        return "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
-
+    folder = tmp_path / "examples" / "notebook"
+    folder.mkdir(parents=True)
+    cells = run_notebook("digits.ipynb", folder, 'np.save("scores", scores)\n')
     expected = in_one_process(models / "digits.keras", rows)
     np.testing.assert_allclose(np.load(folder / "scores.npy"), expected, rtol=1e-5, atol=1e-6)
     digit = expected[0].argmax()
@@ -125,7 +132,40 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(
     assert "1797/1797" in bar["text/plain"]
     assert '<progress max="1797" value="1797">' in bar["text/html"]
     assert "1797 rows: 1797 predicted, 0 failed, 0 skipped" in told(cells["job"])
-    assert told(notebook.cells[-1]) == "[]", "what the last cell has closed still runs"
+
+
+def test_a_notebook_predicts_with_what_it_has_trained_and_a_mistake_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    last = """
+import numpy as np
+expected = model.predict(centred(images), verbose=0)
+np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+"""
+    cells = run_notebook("trained_here.ipynb", tmp_path, last)
+    accuracy = re.fullmatch(r"np.float64\(([\d.]+)\)", told(cells["predict"]))
+    assert accuracy
+    assert float(accuracy[1]) > 0.9
+    [mistake] = cells["mistake"].outputs
+    first, second = mistake.traceback
+    assert first.startswith("UnknownModelError: no worker holds model 'digit' (did you mean 'digits'?)")
+    assert second == '  line 1: client.predict("digit", images)'
+
+
+def test_a_notebook_shows_a_job_and_the_rows_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    last = "assert (roots == np.sqrt(np.delete(rows, [500, 70_000], axis=0))).all()\n"
+    cells = run_notebook("jobs.ipynb", tmp_path, last)
+    assert "100000/100000" in cells["job"].outputs[0].data["text/plain"]
+    [view] = cells["view"].outputs
+    assert view.data["text/plain"].endswith(", done, 100,000 of 100,000 rows done, 2 of them failed>")
+    assert "<svg" in view.data["text/html"]
+    assert re.findall(r"row (\d+) failed at \w+: .*no root of a negative number", told(cells["failures"])) == [
+        "500",
+        "70000",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
