@@ -57,6 +57,12 @@ def test_image_files_are_decoded_on_workers_and_damaged_ones_left_out(tmp_path: 
     assert float(last) > 0.8
 
 
+def test_a_program_predicts_with_a_model_that_it_has_not_saved(tmp_path: Path) -> None:
+    accuracy = re.fullmatch(r"accuracy ([\d.]+) on digits that were not trained on\n", run("script", tmp_path))
+    assert accuracy
+    assert float(accuracy[1]) > 0.9
+
+
 def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path: Path, models: Path) -> None:
     rows = np.random.default_rng(3).random((300, 64), np.float32)
     np.save(tmp_path / "rows.npy", rows)
@@ -171,6 +177,8 @@ def test_a_notebook_shows_a_job_and_the_rows_that_failed(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
 def test_an_example_says_how_to_run_it(name: str) -> None:
     runs = {"train.py": "python train.py", "shop.py": "python shop.py", "app.py": "uvicorn app:app"}
+    if name == "flask":
+        runs["app.py"] = "gunicorn app:app"
     runs["README.md"] = "jupyter lab digits.ipynb"
     program = next(path for path in (EXAMPLES / name).iterdir() if path.name in runs)
     assert f"cd examples/{name} && {runs[program.name]}" in program.read_text()
