@@ -9,6 +9,7 @@ lists of these, and arrays. Whatever else it uses would not be the same there, a
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import hashlib
@@ -48,9 +49,12 @@ def import_name(function: Any, folder: Path, where: str) -> tuple[str, set[str]]
     """
     if names := _importable(function):
         return ":".join(names), {names[0]}
-    if not isinstance(function, FunctionType) or function.__name__ == "<lambda>":
-        kind = "a lambda" if isinstance(function, FunctionType) else f"a {type(function).__name__}"
-        raise UsageError(f"{where} is {kind}; write it as a function, with def")
+    is_function = isinstance(function, FunctionType) and not inspect.iscoroutinefunction(function)
+    if not is_function or function.__name__ == "<lambda>":
+        kind = (
+            "lambda" if is_function else f"{'coroutine ' * isinstance(function, FunctionType)}{type(function).__name__}"
+        )
+        raise UsageError(f"{where} is a {kind}; write it as a function, with def")
     module = _Module(folder, where)
     module.add(function)
     return f"{module.write()}:{function.__name__}", module.imported
@@ -100,13 +104,15 @@ class _Module:
         arrays = f"{_ARRAYS} = __import__('pathlib').Path(__file__).parent\n"
         text = "\n".join([_HEADER, *sorted(self._imports), "", arrays, *self._pieces])
         name = f"functions_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        (self._folder / f"{name}.py").write_text(text)
+        (self._folder / f"{name}.py").write_text(text, encoding="utf-8")
         return name
 
     def add(self, function: FunctionType) -> None:
         """The source of a function, behind all that it uses."""
         self._placed[function.__name__] = function
-        original: FunctionType = inspect.unwrap(function)
+        original = inspect.unwrap(function)
+        if not isinstance(original, FunctionType):
+            raise self._refused(function, f"is made from a {type(original).__name__}")
         try:
             source = current_source(original.__code__)
         except NoSourceError as error:
@@ -121,8 +127,18 @@ class _Module:
             value = self._value_of(name, original, cells)
             if value is not self:
                 self._place(name, value, function, is_cell=name in cells)
+        self._note_imports(source, function)
         self._pieces.append(source)
         self._keep_defaults(function, original)
+
+    def _note_imports(self, source: str, user: FunctionType) -> None:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                self.imported |= {one.name for one in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                if node.level:
+                    raise self._refused(user, "imports from its own package, by a name that begins with a dot")
+                self.imported.add(str(node.module))
 
     def _names_used(self, source: str, user: FunctionType) -> list[str]:
         """What a function's source takes from outside, decorators and defaults included."""

@@ -64,7 +64,7 @@ def write_models(models: Mapping[str, object], folder: Path) -> tuple[Path, list
             table["files"] = [_absolute(path) for path in table["files"]]
         tables[name] = table
     manifest = folder / MANIFEST
-    manifest.write_text("\n".join(_toml(name, table) for name, table in tables.items()))
+    manifest.write_text("\n".join(_toml(name, table) for name, table in tables.items()), encoding="utf-8")
     try:
         read_manifest(manifest)
     except ConfigError as error:

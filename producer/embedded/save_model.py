@@ -88,8 +88,8 @@ def _save_keras(model: Any, path: Path, where: str) -> dict[str, Any]:
 def _export(model: Any, path: Path, where: str, **options: Any) -> dict[str, Any]:
     model.export(str(path), **options)
     inputs = getattr(model, "inputs", None) or []
-    # A signature sorts them.
-    return {"path": str(path), **({"inputs": [one.name for one in inputs]} if len(inputs) > 1 else {})}
+    is_ordered = len(inputs) > 1 and isinstance(model.input, list | tuple)  # and a signature sorts them
+    return {"path": str(path), **({"inputs": [one.name for one in inputs]} if is_ordered else {})}
 
 
 def _save_module(model: Any, path: Path, where: str) -> dict[str, Any]:

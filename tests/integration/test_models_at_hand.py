@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,3 +69,33 @@ def test_functions_around_a_model_and_keys_of_the_manifest(client: Client) -> No
     np.testing.assert_array_equal(outputs["label"], scores.argmax(axis=1))
     np.testing.assert_allclose(outputs["score"], scores.max(axis=1), rtol=1e-5)
     assert client.describe("around")[0].batch_rows == 32
+
+
+def test_a_program_that_was_started_from_elsewhere_brings_the_modules_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "program"
+    folder.mkdir()
+    (folder / "own_values.py").write_text("by = 3\n")
+    (folder / "own_steps.py").write_text("import own_values\ndef by(rows): return rows * own_values.by\n")
+    (folder / "program.py").write_text(PROGRAM)
+    run = [sys.executable, str(folder / "program.py")]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[3.0, 6.0] [4.0, 5.0]\n", 0), done.stderr
+    (folder / "tasks.py").touch()
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "tasks.py hides Celeriac's package `tasks`" in done.stderr
+
+
+PROGRAM = """
+import numpy as np
+import own_steps
+from celeriac import local
+
+def more(rows):
+    from own_values import by
+    return rows + by
+
+if __name__ == "__main__":
+    with local({"by": own_steps.by, "more": more}, workers=1) as client:
+        rows = np.float32([1, 2])
+        print(client.predict("by", rows).tolist(), client.predict("more", rows).tolist())
+"""

@@ -84,6 +84,13 @@ def clean(rows):
         a = 1
         b = a
     return f(rows) + math.pi * C.b""",
+    "what tensorflow loads later": """
+from tensorflow import keras
+import tensorflow as tf
+def clean(rows): return keras.ops.convert_to_numpy(keras.activations.relu(rows - 1)) * tf.float32.size""",
+    "other letters": """
+GRÖSSE = "ä\u20ac\\ud800"
+def clean(rows): return rows * len(GRÖSSE)""",
     "annotations": """
 from __future__ import annotations
 def clean(rows: Unknown) -> Unknown: return rows""",
@@ -143,6 +150,10 @@ REFUSED = {
     "clean() uses 'nothing', which is not defined": "def clean(rows): return nothing",
     "clean() changes 'k', which would stay in a worker": "k = 1\ndef clean(rows):\n    global k\n    k = 2",
     "clean() has defaults, a object": "def clean(rows, k=object()): return k",
+    "models['m'] is a coroutine function; write": "async def clean(rows): return rows",
+    "clean() imports from its own package": "def clean(rows):\n    from .steps import k\n    return k",
+    "clean() is made from a partial": "import functools\nk = functools.partial(print)\n@functools.wraps(k)\n"
+    "def clean(rows): return k(rows)",
     "models['m'] is a lambda; write it as a function": "clean = lambda rows: rows",
     "models['m'] is a partial; write it": "import functools\nclean = functools.partial(print)",
     "models['m'] is a method; write it": "class A:\n    def f(self, rows): pass\nclean = A().f",

@@ -77,6 +77,23 @@ def test_a_list_of_inputs_keeps_its_order(tmp_path: Path) -> None:
     with keras_may_warn():
         model = loaded(two_inputs(), tmp_path / "m")
     assert [one.name for one in model.info.inputs] == ["right", "left"]
+    assert model.info.ordered
+
+
+def test_a_dict_of_inputs_has_no_order(tmp_path: Path) -> None:
+    one, other = keras.Input((8,), name="one"), keras.Input((8,), name="other")
+    with keras_may_warn():
+        model = loaded(
+            keras.Model({"one": one, "other": other}, keras.layers.Add()([Doubled()(one), other])), tmp_path / "m"
+        )
+    assert not model.info.ordered
+    assert {one.name for one in model.info.inputs} == {"one", "other"}
+
+
+def test_models_of_tf_keras_are_models(tmp_path: Path) -> None:
+    tf_keras = pytest.importorskip("tf_keras", reason="tf_keras is not installed")
+    model = tf_keras.Sequential([tf_keras.Input((8,)), tf_keras.layers.Dense(2)])
+    np.testing.assert_allclose(outputs_of(model, tmp_path / "m"), model.predict(ROWS, verbose=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["module", "function", "concrete", "loaded"])
