@@ -69,7 +69,7 @@ integrations: $(APART)/.ready  ## feed data sets of PyTorch, Hugging Face, DuckD
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
-		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/unit/test_fuzz.py \
+		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/acceptance/test_first_hour.py tests/unit/test_fuzz.py \
 		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py model_kinds.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
 
 secured: $(READY)  ## run the tests of whole systems with users of least rights, TLS with client certificates, and signing
