@@ -21,8 +21,7 @@ from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
 from producer.job.job_reporter import JobReporter
 from producer.job.part_queue import PartQueue
-from producer.job.resend import Resender
-from producer.job.space_wait import SpaceWait
+from producer.job.resend import Resender, SpaceWait
 from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.outputs.arrow_files import FeatherWriter, ParquetWriter
 from tasks.outputs.csv import CsvWriter
-from tasks.outputs.feather import FeatherWriter
 from tasks.outputs.jsonl import JsonLinesWriter
 from tasks.outputs.npy import NpyWriter
 from tasks.outputs.npz import NpzWriter
-from tasks.outputs.parquet import ParquetWriter
 from tasks.outputs.writer import Writer
 from tasks.outputs.zarr import ZarrWriter
 

@@ -150,8 +150,7 @@ class ChunkMessage(Value, frozen=True):
     over 64 KiB, "answer" where they ride in the answer whatever their size, or the folder that the worker writes them
     to; `compression` is what they are packed with. `kept` is where columns stand that the worker puts beside the
     outputs, if the rows do not bring them. Where `on_error` is not "raise", the rows that fail are found, each for
-    itself, and the others are predicted.
-    With `on_nonfinite` "fail" a row that is not finite is one of them.
+    itself, and the others are predicted. With `on_nonfinite` "fail" a row that is not finite is one of them.
     """
 
     version: Annotated[int, msgspec.Meta(ge=LEAST_VERSION, le=MESSAGE_VERSION)]

@@ -115,7 +115,7 @@ def test_a_job_that_has_waited_for_long_ends_and_is_continued(
     told._ballast = None
     fill(disk, PARTS_BYTES // 2)
     with monkeypatch.context() as patch:
-        patch.setattr("producer.job.space_wait.REFUSED_WAIT_SECONDS", 0.3)
+        patch.setattr("producer.job.resend.REFUSED_WAIT_SECONDS", 0.3)
         with pytest.raises(PredictionFailedError) as caught:
             predict(client, "all_kinds", data, output, part_bytes=10**9, sync_seconds=0.0)
     words = r"no space left on \S+ under .*, for \d+ s; make room, and continue with --resume; \d+ rows are safe"

@@ -1,4 +1,4 @@
-"""Tables --> record batches of a Feather file (version 2): Arrow's own file format, packed with LZ4."""
+"""Tables --> a Parquet file, or a Feather file (version 2: Arrow's own file format, packed with LZ4)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from typing import IO, Any
 
 from tasks.outputs.arrow import ArrowWriter
 from worker_config.foreign_errors import import_optional
+
+
+class ParquetWriter(ArrowWriter):
+    """Columns in a Parquet file."""
+
+    format_name = "Parquet"
+
+    def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
+        """The library's own writer."""
+        return import_optional("pyarrow.parquet", "parquet", str(self.target.path)).ParquetWriter(stream, schema)
 
 
 class FeatherWriter(ArrowWriter):
