@@ -148,3 +148,14 @@ def played_listing() -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_a_look_at_many_files_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.storage.told.STORE_TELL_SECONDS", 0.0)
+    for number in range(3):
+        pq.write_table(pa.table({"x": [1.0]}), tmp_path / f"{number}.parquet")
+    open_source(tmp_path)
+    told = [record.message.partition(", in ")[0] for record in caplog.records]
+    assert told == [f"{tmp_path}: files looked at: {number} of 3 so far" for number in range(3)]
