@@ -51,7 +51,7 @@ def _parts(one: Any) -> list[Any]:
     if not type(one).__module__.startswith("keras."):
         return []
     if hasattr(one, "train_step"):  # a model, which also has what trains it
-        return [*one.layers, *getattr(one, "operations", ())]
+        return [*one.layers, *getattr(one, "operations", ()), vars(one).get("call")]
     return list(vars(one).values()) if hasattr(one, "__dict__") else []
 
 

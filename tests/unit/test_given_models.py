@@ -122,6 +122,9 @@ def test_own_code_is_found_wherever_it_is() -> None:
     wraps += [keras.Sequential([Doubled()]), layers.Dense(2, relu), layers.Lambda(keras.ops.sin)]
     for layer in wraps:
         assert has_own_code(keras.Sequential([keras.Input((8, 3)), layer])), layer
+    patched = plain()
+    patched.call = lambda rows, **_: rows
+    assert has_own_code(patched)
     texts = layers.TextVectorization(output_sequence_length=4)
     texts.adapt(["a b", "c"])
     known = [layers.Bidirectional(layers.LSTM(3)), layers.Dense(2, keras.activations.gelu, kernel_regularizer="l2")]
