@@ -55,6 +55,8 @@ def import_name(function: Any, folder: Path, where: str) -> tuple[str, set[str]]
             "lambda" if is_function else f"{'coroutine ' * isinstance(function, FunctionType)}{type(function).__name__}"
         )
         raise UsageError(f"{where} is a {kind}; write it as a function, with def")
+    if not function.__name__.isascii():
+        raise UsageError(f"{where} is {function.__name__}(); name it with letters of ASCII alone, as a manifest has it")
     module = _Module(folder, where)
     module.add(function)
     return f"{module.write()}:{function.__name__}", module.imported

@@ -59,7 +59,7 @@ def write_models(models: Mapping[str, object], folder: Path) -> tuple[Path, list
                 table[key], used = import_name(table[key], folder, f"{where}.{key}")
                 modules |= used
         if "calibration" in table:
-            table["calibration"] = _calibration(table["calibration"], folder / f"calibration{number}")
+            table["calibration"] = _calibration(table["calibration"], folder / f"calibration{number}", where)
         if isinstance(table.get("files"), list | tuple):
             table["files"] = [_absolute(path) for path in table["files"]]
         tables[name] = table
@@ -86,18 +86,22 @@ def _model(model: Any, folder: Path, stem: str, where: str, modules: set[str]) -
 def _absolute(path: str | Path) -> str:
     """A path by itself: one that is relative counts from here, not from the manifest."""
     text = str(path)
-    return text if is_url(text) or (is_function(text) and not Path(text).exists()) else str(Path(text).absolute())
+    is_as_it_is = not text or is_url(text) or (is_function(text) and not Path(text).exists())
+    return text if is_as_it_is else str(Path(text).absolute())
 
 
-def _calibration(rows: Any, path: Path) -> str:
+def _calibration(rows: Any, path: Path, where: str) -> str:
     """A path, or arrays that are written."""
     if isinstance(rows, str | Path):
         return _absolute(rows)
-    if isinstance(rows, Mapping):
-        np.savez(path.with_suffix(".npz"), allow_pickle=False, **rows)
-        return str(path.with_suffix(".npz"))
-    np.save(path.with_suffix(".npy"), rows, allow_pickle=False)
-    return str(path.with_suffix(".npy"))
+    try:
+        if isinstance(rows, Mapping):
+            np.savez(file := path.with_suffix(".npz"), allow_pickle=False, **rows)
+        else:
+            np.save(file := path.with_suffix(".npy"), rows, allow_pickle=False)
+    except ValueError:
+        raise UsageError(f"{where}.calibration is no array of numbers; give one, or a dict of such by input") from None
+    return str(file)
 
 
 def _toml(name: str, table: Mapping[str, Any]) -> str:

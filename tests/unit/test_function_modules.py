@@ -150,6 +150,7 @@ REFUSED = {
     "clean() uses 'nothing', which is not defined": "def clean(rows): return nothing",
     "clean() changes 'k', which would stay in a worker": "k = 1\ndef clean(rows):\n    global k\n    k = 2",
     "clean() has defaults, a object": "def clean(rows, k=object()): return k",
+    "models['m'] is größe(); name it": "def größe(rows): return rows\nclean = größe",
     "models['m'] is a coroutine function; write": "async def clean(rows): return rows",
     "clean() imports from its own package": "def clean(rows):\n    from .steps import k\n    return k",
     "clean() is made from a partial": "import functools\nk = functools.partial(print)\n@functools.wraps(k)\n"

@@ -173,6 +173,12 @@ def test_what_is_wrong_is_told_before_anything_starts(tmp_path: Path) -> None:
         "has no weights": (unbuilt, UsageError, r"models\['m'\] has no weights yet: call it once"),
         "no signature": (without, UsageError, r"models\['m'\] is a tf.function without an input_signature"),
         "no module signature": (tf.Module(), UsageError, r"models\['m'\] is a Module without a signature"),
+        "nothing": ("", ConfigError, r"local\(\): models.m has neither a path"),
+        "objects": (
+            {"path": "m.keras", "calibration": [object()]},
+            UsageError,
+            "calibration is no array of numbers",
+        ),
         "bytes": (b"no model", UsageError, r"models\['m'\] is 8 bytes that are no .tflite file"),
         "two": ({"model": b"", "path": "m.keras"}, UsageError, r"models\['m'\] has a model and a path"),
         "key": ({"model": plain(), "batch": 1}, ConfigError, r"local\(\): models.m: .*unknown field `batch`"),
