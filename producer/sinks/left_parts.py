@@ -15,7 +15,7 @@ from producer.sinks.journal import JournalHead
 from tasks.outputs.parts import LeftPart, left_part
 from tasks.outputs.writer import ROW
 from tasks.protocol.messages import PartRef
-from tasks.transport.output_folder import OutputFolder, open_output_folder
+from tasks.transport.output_folder import OutputFolder, attempt_name, open_output_folder
 from tasks.transport.output_objects import OutputObjects
 from worker_config.columns import expanded
 from worker_config.errors import MessageError, OutputError
@@ -47,8 +47,8 @@ def _read(folder: OutputFolder | OutputObjects, name: str, job: str, head: Journ
         left = left_part(payload)
         if left is None or not _is_of(left, job, head):
             return None
-        about = left.about
-        ref = PartRef(name, len(payload), len(left.numbers), left.outputs, left.kept)
+        about, mine = left.about, attempt_name(left.about.start, left.about.stop, suffix=".part")
+        ref = PartRef(mine, len(payload), len(left.numbers), left.outputs, left.kept)
         part = Part(
             0,
             about.start,
@@ -61,11 +61,12 @@ def _read(folder: OutputFolder | OutputObjects, name: str, job: str, head: Journ
             StoredPart(ref, left.checksum),
         )
         is_same = np.array_equal(part.numbers(), left.numbers) and np.array_equal(part.failed_mask, left.failed)
+        if not is_same or not name.startswith(f"{about.start}-{about.stop}-"):
+            return None
+        folder.claim(name, mine)  # a child whose answer is not taken would remove it
     except (OutputError, MessageError, ValueError, IndexError):
         return None
-    found = _PART.fullmatch(name)
-    is_named = found is not None and (int(found[1]), int(found[2])) == (about.start, about.stop)
-    return part if is_same and is_named else None
+    return part
 
 
 def _is_of(left: LeftPart, job: str, head: JournalHead) -> bool:
