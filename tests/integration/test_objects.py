@@ -221,6 +221,7 @@ def test_an_upload_that_never_goes_through_leaves_nothing(
     with pytest.raises(StoreUnavailableError) as error:
         objects.put(url, 6 * DATA)
     assert "cannot be written: the store is busy or in trouble (HTTP 500" in _told(error, url)
+    assert [line for line, _ in proxy.seen if line.startswith("DELETE") and "uploadId" in line], "it was ended"
     with pytest.raises(ObjectMissingError):
         objects.stat(url)
 
