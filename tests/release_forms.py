@@ -104,7 +104,7 @@ EXAMPLES: dict[str, tuple[msgspec.Struct, Any]] = {
     "merge": (
         MergeOrder(
             *("/out/a.parquet", [PartFile(_PART.name, 0, 7, 100, 99, 7)], _PART.outputs, "scores", True),
-            *(["4-0123456789abcdef.npy"],),
+            *(["4-0123456789abcdef.npy"], _PART.outputs),
         ),
         MergeOrder,
     ),

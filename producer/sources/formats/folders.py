@@ -36,7 +36,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SplitS
     Raises:
         InputError: there are no such files.
     """
-    matches = find_data(path, "")
+    matches = list(find_data(path, ""))
     label, folder = escaped(Path(path).name), escaped(str(path)).rstrip("/")
     if subfolders := [] if is_pattern(os.fspath(path)) else _subfolders(path):
         logger.warning(
