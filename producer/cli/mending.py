@@ -12,7 +12,7 @@ from typing import Protocol
 
 from producer.cli.sidecar_files import failures_path
 from producer.sinks import Sink, open_sink
-from producer.sinks.manifest import manifest_path
+from producer.sinks.final_files import manifest_path
 from producer.sinks.mended_files import MendedFiles
 from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts
 from producer.sinks.read_back import READABLE, OutputReader

@@ -3,6 +3,7 @@
 parts, as chunks are answered --orders of about `PART_BYTES`--> a worker merges them --journal--> part-00000.parquet ...
 
     OUT.parquet/                part-00000.parquet and so on: whole files, the first rows of the output, nothing else
+    OUT.zarr/                   a Zarr store, of which each array is the first rows of the output
     .OUT.parquet.part/TOKEN/    what workers write: parts of chunks, merged files that have no name yet
     OUT.parquet.manifest.json   which files count, and whether that is all
 
@@ -23,16 +24,16 @@ import msgspec
 
 from producer.rows.part import Part, StoredPart
 from producer.sinks.filled_rows import FilledRows, write_mask
+from producer.sinks.final_files import MANIFEST, FinalFiles, MergedFile, NumberedFiles, write_manifest
 from producer.sinks.journal import JournalHead
 from producer.sinks.left_parts import adoptable
-from producer.sinks.manifest import MANIFEST, MergedFile, file_name, is_file_name, write_manifest
 from producer.sinks.mended_files import complete, forget
-from producer.sinks.output_place import place_of
-from producer.sinks.pending_parts import PendingParts
-from producer.sinks.space import when_there_is_room
+from producer.sinks.output_place import OutputPlace, place_of, when_there_is_room
+from producer.sinks.pending_parts import FileRows, PendingParts
+from producer.sinks.zarr_store import ZarrStore
 from tasks.outputs.failed_mask import mask_path
 from tasks.outputs.formats import WRITERS
-from tasks.outputs.parts import MergeOrder, PartFile
+from tasks.outputs.parts import MergeOrder
 from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.outputs.writer import Arrays, Specs, Writer
 from tasks.protocol.codec import Key
@@ -90,19 +91,20 @@ class FolderWriter(Writer):
         self.files: list[MergedFile] = []
         self.place = place_of(target.path)
         self._form = WRITERS[self.suffix](target)
+        self._final = _final_files(target, self.place)
+        self._block_rows = 1
         self.token = token
         self._parts = PendingParts()
         self._filled = FilledRows()
-        self._ordered: deque[list[PartFile]] = deque()
+        self._ordered: deque[FileRows] = deque()
         self._spent: list[str] = []  # merged, which the journal may not know
         self._removable: list[str] = []
         self._notes: list[dict[str, Any]] = []
         self._merges: Merges | None = None
         self._sizes = [1, 1]  # of parts that were merged, and of their files
-        self._named = 0
         self._job = ""
         self._left: Set[str] = frozenset()
-        self._replaces = self._is_published = False
+        self._is_published = False
 
     @property
     def folder(self) -> str:
@@ -117,7 +119,7 @@ class FolderWriter(Writer):
     @property
     def needs_workers(self) -> bool:
         """Whether parts wait to be merged."""
-        return bool(self._parts or not self.files)
+        return bool(self._parts.rows or not self.files)
 
     def add_mask(self, specs: Specs) -> None:
         """As files of the format have it, or, where these have no place for it, as a file beside them.
@@ -125,7 +127,7 @@ class FolderWriter(Writer):
         Raises:
             OutputError: that would be behind a URL.
         """
-        if self._form.holds_one and is_url(self.target.path):
+        if self._marks_beside and is_url(self.target.path):
             raise OutputError(f"{self.target.path}/: has no place for marks of rows that failed; use .parquet/")
         super().add_mask(specs)
         self._form.mask = self.mask
@@ -144,11 +146,8 @@ class FolderWriter(Writer):
         return bool(self.place.named())
 
     def check_replaceable(self) -> None:
-        """Nothing but files of such an output is ever removed."""
-        if other := sorted(name for name in self.place.named() if not is_file_name(name)):
-            raise OutputError(
-                f"{self.target.path}: has files that are not of such an output ({other[0]}); choose another name"
-            )
+        """Nothing but such an output is ever removed."""
+        self._final.check_replaceable()
 
     def create(self) -> None:
         """Make the folders."""
@@ -156,40 +155,38 @@ class FolderWriter(Writer):
             with suppress(OutputError):
                 complete(self.target.path)
             forget(self.target.path)
-        self._replaces = bool(self.place.named())
+        self._final.create()
         self.token = self.token or secrets.token_hex(8)
         self.place.create(self.token)
         self.keeps_parts = False
-        self._notes = [{"token": self.token, "replaces": self._replaces}]
+        self._notes = [{"token": self.token, "replaces": self._final.replaces}]
 
     def begin(self, specs: Specs, first: Arrays) -> None:
-        """The format itself is asked by whoever writes the first file."""
+        """Only by how many rows files are cut: the format itself is asked by whoever writes the first one."""
+        self._block_rows = self._form.whole_rows(specs, self.target.rows)
+        self._notes.append({"block_rows": self._block_rows})
 
     def load(self, notes: list[dict[str, Any]]) -> None:
         """What the journal has of a former run: before `reopen`."""
         for note in notes:
             self.token, self._job = note.get("token", self.token), note.get("job", self._job)
-            self._replaces = note.get("replaces", self._replaces)
+            self._final.replaces = note.get("replaces", self._final.replaces)
+            self._block_rows = note.get("block_rows", self._block_rows)
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
-        self._parts.load(notes, self.files[-1].stop if self.files else 0)
+        self._parts.load(notes, self.files[-1].stop if self.files else 0, sum(file.rows for file in self.files))
         self._filled.load(notes)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Look for the files that the journal knows, and remove all others."""
         self._filled.rows = rows
-        written, named = self.place.written(self.token), self.place.named()
+        written = self.place.written(self.token)
         self.place.create(self.token)
-        for number, file in enumerate(self.files):
-            if file.name in written:
-                break
-            if named.get(self._final(number)) != file.bytes:
-                raise not_continued(self.target.path, f"{self._final(number)} is gone, or another file")
-            self._named = number + 1
-        known = self._parts.files() | {file.name: file.bytes for file in self.files[self._named :]}
-        for name, size in known.items():
+        self._final.reopen(self.files, self.token, written)
+        parts = self._parts.files()
+        for name, size in parts.items():
             if written.get(name) != size:
                 raise not_continued(self.target.path, f"{self.folder}/{name} is gone, or cut short")
-        self._left = written.keys() - known.keys()
+        self._left = written.keys() - parts.keys() - {file.name for file in self.files[self._final.placed :]}
 
     def note_job(self, job: str) -> None:
         """The job whose parts come from now on."""
@@ -238,30 +235,29 @@ class FolderWriter(Writer):
         """The journal knows it: merged files get their names, unless they replace an output at the end."""
         self._removable += self._spent
         self._spent = []
-        if not self._replaces and self._named < len(self.files):
-            self._place(complete=False)
+        if not self._final.replaces and self._final.placed < len(self.files):
+            when_there_is_room(self.target.path, lambda: self._final.put(self.files, self.token))
+            self._write_manifest(complete=False)
 
     def finish(self, rows: int) -> None:
         """Wait until all parts are merged."""
-        if self._parts and not (self.files and not self._parts.rows):
-            self._order()
+        if self._parts and self.needs_workers:
+            self._order(at_end=True)
         while self._merges and self._ordered:
             self._take_file(self._merges)
 
     def publish(self) -> None:
-        """All files get their names; those of an output that is replaced go before the first one comes."""
+        """All files get their names."""
         if self._merges:
-            self._give(self._merges, [])
+            self._give(self._merges, FileRows([], 0, 0))
             self._merges.end()
-        if self._replaces:
+        if self._final.replaces:
             self._write_manifest(complete=False)
-            ours = {self._final(number) for number in range(self._named)}
-            old = [name for name in self.place.named() if is_file_name(name) and name not in ours]
-            self.place.remove_named(sorted(old, reverse=True))
-        if self.mask and self._form.holds_one:
+        if self.mask and self._marks_beside:
             write_mask(made := Path(self.folder) / "mask", self._filled.rows, self._filled.runs)
             made.replace(mask_path(self.target.path))
-        self._place(complete=True)
+        when_there_is_room(self.target.path, lambda: self._final.publish(self.files, self.token))
+        self._write_manifest(complete=True)
         self._is_published = True
 
     def close(self) -> None:
@@ -274,27 +270,46 @@ class FolderWriter(Writer):
         """Remove the working folder, and what was published of an output that will not be."""
         if not self.keeps_parts:
             self.place.remove_working(self.token)
-        if not self._is_published and not self._replaces:
-            if self._named:
-                self.place.remove_named([self._final(number) for number in reversed(range(self._named))])
+        if not self._is_published and not self._final.replaces:
+            if self._final.placed:
+                self._final.take_back()
                 self.place.remove_beside(MANIFEST)
             self.place.unmake()
 
-    def _order(self) -> None:
+    @property
+    def _marks_beside(self) -> bool:
+        """Whether files have no place for marks of rows that failed."""
+        return self.suffix == ".npy"
+
+    def _order(self, *, at_end: bool = False) -> None:
+        """Have what waits merged, as far as it is whole blocks."""
+        taken = self._parts.take(self._block_rows, at_end=at_end)
+        if taken is None:
+            return
         if self._merges is None:
             if self.begin_merges is None:
                 raise OutputError(f"{self.target.path}: nobody merges its parts")
             self._merges = self.begin_merges(MergeReply(self.folder, self.suffix))
-        parts = self._parts.take()
-        self._ordered.append(parts)
-        self._give(self._merges, parts)
+        self._ordered.append(taken)
+        self._give(self._merges, taken)
 
-    def _give(self, merges: Merges, parts: list[PartFile]) -> None:
+    def _give(self, merges: Merges, taken: FileRows) -> None:
         """Give an order; whoever carries it out removes files too, as freeing their memory has its cost."""
         spent, self._removable = self._removable, []
-        path = str(self.target.path)
-        known, mask = self._parts, bool(self.mask) and not self._form.holds_one
-        merges.add(MergeOrder(path, parts, known.outputs, self.output_name, mask, spent, known.kept))
+        merges.add(
+            MergeOrder(
+                str(self.target.path),
+                taken.parts,
+                taken.rows,
+                self._parts.outputs,
+                taken.first_row,
+                self._block_rows,
+                self.output_name,
+                bool(self.mask) and not self._marks_beside,
+                spent,
+                self._parts.kept,
+            )
+        )
 
     def _take_file(self, merges: Merges) -> None:
         try:
@@ -302,30 +317,22 @@ class FolderWriter(Writer):
         except BaseException:
             self._ordered.clear()  # no more will come
             raise
-        parts = self._ordered.popleft()
-        rows = sum(part.rows for part in parts)
-        if stored.ref is None or stored.ref.rows != rows:
-            raise OutputError(f"{self.target.path}: a file that was merged has not the {rows} rows of its parts")
-        ref = stored.ref
-        file = MergedFile(ref.name, parts[0].start, parts[-1].stop, rows, ref.bytes)
+        ref, taken = stored.ref, self._ordered.popleft()
+        if ref is None or ref.rows != taken.rows:
+            raise OutputError(f"{self.target.path}: a file that was merged has not the {taken.rows} rows of its parts")
+        file = MergedFile(ref.name, taken.parts[0].start, taken.stop, taken.rows, ref.bytes)
         self.files.append(file)
-        self._sizes[0] += sum(part.bytes for part in parts)
+        self._sizes[0] += sum(part.bytes for part in taken.parts)
         self._sizes[1] += ref.bytes
-        self._spent += [part.name for part in parts if part.name]
+        self._spent += [part.name for part in taken.merged if part.name]
         self._notes.append({"files": [msgspec.to_builtins(file)]})
 
-    def _place(self, *, complete: bool) -> None:
-        names = [file.name for file in self.files[self._named :]]
-        for number in range(self._named, len(self.files)):
-            file = self.files[number]
-            self.place.name(self.token, file.name, self._final(number), file.bytes)
-            self._named = number + 1
-        self.place.end_names(self.token, names)
-        self._write_manifest(complete=complete)
-
     def _write_manifest(self, *, complete: bool) -> None:
-        named = self.files[: self._named]
-        when_there_is_room(self.target.path, lambda: write_manifest(self.place, self.suffix, named, complete=complete))
+        rows, told = sum(file.rows for file in self.files[: self._final.placed]), self._final.told(self.files)
+        when_there_is_room(self.target.path, lambda: write_manifest(self.place, told, rows, complete=complete))
 
-    def _final(self, number: int) -> str:
-        return file_name(self.suffix, number)
+
+def _final_files(target: OutputTarget, place: OutputPlace) -> FinalFiles:
+    if target.path.suffix.lower() == ".zarr":
+        return ZarrStore(target, place)
+    return NumberedFiles(target.path, place)

@@ -19,13 +19,7 @@ import numpy as np
 from producer.rows.assemble import Layout
 from producer.rows.part import Part
 from producer.sinks.filled_rows import write_mask
-from producer.sinks.manifest import (
-    MergedFile,
-    check_files,
-    files_in,
-    read_manifest,
-    write_manifest,
-)
+from producer.sinks.final_files import MergedFile, check_files, files_in, read_manifest, write_manifest
 from producer.sinks.output_place import place_of
 from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts, rows_before
 from producer.sinks.read_back import READABLE, OutputReader
@@ -94,7 +88,7 @@ class MendedFiles:
         if self._mask_beside:
             runs = [(record.start, record.stop) for record in self.failures]
             write_mask(mask_path(self.beside), self._rows, runs)
-        write_manifest(place_of(self.beside), self.path.suffix.lower(), self._files, complete=True)
+        write_manifest(place_of(self.beside), self._files, sum(file.rows for file in self._files), complete=True)
         sync_folder(self._folder)
         self._folder.rename(_finished(self.path))
         sync_folder(self.path.parent)
@@ -154,7 +148,7 @@ def complete(path: Path) -> None:
         return
     files = read_manifest(folder / path.name)
     check_files(path, files, instead=folder)
-    write_manifest(place_of(path), path.suffix.lower(), files, complete=False)
+    write_manifest(place_of(path), files, sum(file.rows for file in files), complete=False)
     for made in files_in(folder):
         made.replace(path / made.name)
     sync_folder(path)

@@ -5,25 +5,32 @@
     OUT.SUFFIX      what is told of the output
 
 A store cannot rename: it copies an object to its final name, whole or not at all, and what it was copied from goes
-later. A run that was killed between the two copies it once more.
+later. A run that was killed between the two copies it once more. What the producer writes beside files of workers waits
+for room on the disk as these do.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from tasks.outputs.temp_paths import OutputTarget, check_parent, sync_folder
 from tasks.storage import objects
+from tasks.transport.output_folder import no_space, open_output_folder
 from tasks.transport.output_objects import WANTED, as_output_errors
 from worker_config.errors import ObjectMissingError, OutputError
-from worker_config.files import write_whole
+from worker_config.files import is_full, write_whole
 from worker_config.object_urls import ObjectUrl, is_url, object_url
+from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, REFUSED_WAIT_SECONDS, STORE_BACKOFF_SECONDS
+
+logger = logging.getLogger(__name__)
 
 
 class LocalPlace:
@@ -74,9 +81,8 @@ class LocalPlace:
 
     def remove_written(self, token: str, names: Collection[str]) -> None:
         """Remove files that do not count, if they can be."""
-        for name in names:
-            with suppress(OSError):
-                (self._working / token / name).unlink()
+        with suppress(OutputError), open_output_folder(self.folder(token), [self.folder(token)]) as folder:
+            folder.remove(names)
 
     def write_beside(self, suffix: str, data: bytes) -> None:
         """Write a file beside the output, whole."""
@@ -185,6 +191,27 @@ OutputPlace: TypeAlias = LocalPlace | ObjectPlace
 def place_of(path: Path) -> OutputPlace:
     """Where an output is that has this name."""
     return ObjectPlace(object_url(str(path))) if is_url(path) else LocalPlace(path)
+
+
+def when_there_is_room(path: Path, write: Callable[[], None]) -> None:
+    """Write once there is room beside `path`, with pauses that grow; `write` leaves nothing where it raises.
+
+    Raises:
+        OSError: there was none for long, or it is another one.
+    """
+    since, pause = time.monotonic(), LEAST_BACKOFF_SECONDS
+    while True:
+        try:
+            write()
+        except OSError as error:
+            if not is_full(error) or time.monotonic() - since > REFUSED_WAIT_SECONDS:
+                raise
+            if pause == LEAST_BACKOFF_SECONDS:
+                logger.warning("%s; waiting", no_space(path.parent))
+            time.sleep(pause)
+            pause = min(2 * pause, STORE_BACKOFF_SECONDS)
+        else:
+            return
 
 
 def _sizes(prefix: ObjectUrl) -> dict[str, int]:

@@ -5,8 +5,10 @@ parts of a job, in order --add--> PartFiles --take--> those of one file        n
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +19,26 @@ from tasks.outputs.writer import Arrays
 from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import OutputSpec, to_plain
 from tasks.transport.output_folder import open_output_folder
+
+
+class FileRows(NamedTuple):
+    """What becomes one file: so many `rows` of these parts, of the first of which earlier files have `first_row`."""
+
+    parts: list[PartFile]
+    first_row: int
+    rows: int
+
+    @property
+    def merged(self) -> list[PartFile]:
+        """Parts of which no row is left for another file."""
+        is_whole = sum(part.rows for part in self.parts) == self.first_row + self.rows
+        return self.parts if is_whole else self.parts[:-1]
+
+    @property
+    def stop(self) -> int:
+        """The row of the data set that the next file begins with; of a part in both, its first one."""
+        is_whole = len(self.merged) == len(self.parts)
+        return self.parts[-1].stop if is_whole else self.parts[-1].start
 
 
 class PendingParts:
@@ -34,6 +56,7 @@ class PendingParts:
         self.bytes = 0
         self.notes: list[dict[str, Any]] = []
         self._waiting: list[PartFile] = []
+        self._merged_rows = 0  # of the first part that waits
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -41,15 +64,15 @@ class PendingParts:
     @property
     def rows(self) -> int:
         """Of those that wait."""
-        return sum(part.rows for part in self._waiting)
+        return sum(part.rows for part in self._waiting) - self._merged_rows
 
     @property
     def is_decided(self) -> bool:
         """Whether it is known what all of them hold: a file of rows without texts would have strings for bytes."""
         return all(one.holds for one in (*self.outputs, *self.kept) if one.dtype == "object")
 
-    def load(self, notes: list[dict[str, Any]], merged: int) -> None:
-        """What a journal knows; rows before `merged` are in files already."""
+    def load(self, notes: list[dict[str, Any]], merged: int, merged_rows: int) -> None:
+        """What a journal knows; parts before the row `merged`, and so many rows of the output, are in files already."""
         parts: list[PartFile] = []
         for note in notes:
             self.outputs = msgspec.convert(note.get("outputs", self.outputs), list[OutputSpec])
@@ -57,6 +80,7 @@ class PendingParts:
             parts += msgspec.convert(note.get("parts", []), list[PartFile])
         self._waiting = [part for part in parts if part.stop > merged or part.start >= merged]
         self.bytes = sum(part.bytes for part in self._waiting)
+        self._merged_rows = merged_rows - sum(part.rows for part in parts[: len(parts) - len(self._waiting)])
 
     def files(self) -> dict[str, int]:
         """The files that wait, and their sizes."""
@@ -77,10 +101,20 @@ class PendingParts:
         self.notes.append({"parts": [msgspec.to_builtins(one) for one in new]})
         self.bytes += sum(one.bytes for one in new)
 
-    def take(self) -> list[PartFile]:
-        """Those that wait, which do so no longer."""
-        parts, self._waiting, self.bytes = self._waiting, [], 0
-        return parts
+    def take(self, block_rows: int, *, at_end: bool = False) -> FileRows | None:
+        """What waits, which does so no longer, but for rows that are no whole block; None if there is no whole one."""
+        rows = self.rows
+        if not at_end and block_rows > 1:
+            rows -= rows % block_rows
+            if not rows:
+                return None
+        first_row, until = self._merged_rows, self._merged_rows + rows
+        ends = [0, *accumulate(part.rows for part in self._waiting)]
+        whole = bisect_right(ends, until) - 1  # parts of which no row is left
+        taken = FileRows(self._waiting[: whole + (ends[whole] < until)], first_row, rows)
+        self._waiting, self._merged_rows = self._waiting[whole:], until - ends[whole]
+        self.bytes = sum(part.bytes for part in self._waiting)
+        return taken
 
     def _learn(self, name: str, specs: Sequence[OutputSpec]) -> None:
         """Of no texts nobody knows what they hold, until some come."""

@@ -19,7 +19,7 @@ from producer.rows.part import Part, flatten
 from producer.rows.widen import widened_part
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead
-from producer.sinks.space import when_there_is_room
+from producer.sinks.output_place import when_there_is_room
 from tasks.outputs.failed_mask import Fill
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.temp_paths import one_line_errors, sync_folder

@@ -20,4 +20,4 @@ WRITERS: dict[str, type[Writer]] = {
     ".csv": CsvWriter,
 }
 # Those of which a folder of files is an output, too.
-IN_PARTS = (".parquet", ".feather", ".npy", ".jsonl", ".csv")
+IN_PARTS = (".parquet", ".feather", ".npy", ".zarr", ".jsonl", ".csv")

@@ -29,13 +29,13 @@ def merge_parts(order: MergeOrder, folder: OutputFolder | OutputObjects, index: 
         OutputError: it cannot be written, or parts are damaged.
     """
     name = attempt_name(index, suffix=suffix)
-    rows = sum(part.rows for part in order.parts)
     with one_line_errors(order.output), folder.new_file(name) as path:
-        writer = WRITERS[suffix](OutputTarget(path, rows, "merged"))
+        writer = WRITERS[suffix](OutputTarget(path, order.rows, "merged"))
         try:
             with one_line_errors(order.output):
                 merge(order, writer, lambda part: folder.read(str(part.name), part.bytes, part.checksum))
                 writer.publish()
+                size = writer.published_bytes()
         except NoSpaceError:
             raise no_space(folder.path) from None
         except OutputError as error:
@@ -43,4 +43,4 @@ def merge_parts(order: MergeOrder, folder: OutputFolder | OutputObjects, index: 
         finally:
             writer.close()
             writer.remove()
-    return PartRef(name, folder.size(name), rows)
+    return PartRef(name, size, order.rows)

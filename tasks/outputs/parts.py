@@ -75,7 +75,10 @@ class MergeOrder(Value, frozen=True):
 
     Attributes:
         output: its path, for people.
+        rows: how many go into the file: all, or those that are left of the first part and some of the last one.
         outputs: of every part.
+        first_row: how many rows of the first part an earlier file has.
+        block_rows: of a file of this output, as `Writer` has it.
         output_name: what a single output without a name is called in the file.
         mask: whether rows that failed are marked.
         spent: files that are merged already, which whoever carries this out removes.
@@ -84,7 +87,10 @@ class MergeOrder(Value, frozen=True):
 
     output: str
     parts: list[PartFile]
+    rows: Count
     outputs: list[OutputSpec]
+    first_row: Count = 0
+    block_rows: Count = 0
     output_name: str = ""
     mask: bool = False
     spent: Sequence[FileName] = ()
@@ -98,6 +104,11 @@ class _Rows(NamedTuple):
     failed: Array
     kept: Arrays
     arrays: Arrays
+
+    def between(self, start: int, stop: int) -> _Rows:
+        """Those of them from one place on to another."""
+        kept, arrays = ({key: array[start:stop] for key, array in one.items()} for one in (self.kept, self.arrays))
+        return _Rows(self.numbers[start:stop], self.failed[start:stop], kept, arrays)
 
 
 class LeftPart(NamedTuple):
@@ -193,7 +204,7 @@ def left_part(payload: memoryview) -> LeftPart | None:
 
 
 def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryview]) -> int:
-    """Write the rows of all parts, from an untouched writer to a finished file; give how many they are.
+    """Write the rows that an order names, from an untouched writer to a finished file; give how many they are.
 
     Raises:
         OutputError, PayloadError: a part is not what the order says, or the format cannot hold it.
@@ -213,12 +224,15 @@ def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryvi
     for key, one in columns.items():
         if first[key].dtype.hasobject:
             first[key][...] = _TEXTS[one.holds or "text"]
+    writer.block_rows = order.block_rows
     writer.begin(in_file, first)
-    place = 0
+    place, skipped = 0, order.first_row
     for part in order.parts:
         rows = _read(part, read(part), order) if part.name else _blank(part, order)
         if len(rows.numbers) != part.rows:
             raise OutputError(f"{part.name} has not the {part.rows} rows that it should have")
+        rows = rows.between(skipped, skipped + order.rows - place)
+        skipped = 0
         if not len(rows.numbers):
             continue
         filled = rows.failed if rows.failed.any() else None
@@ -228,6 +242,8 @@ def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryvi
             arrays[writer.mask] = rows.failed
         writer.write(place, arrays, rows.numbers)
         place += len(rows.numbers)
+    if place != order.rows:
+        raise OutputError(f"the parts have {place} rows, not the {order.rows} that they should have")
     writer.finish(place)
     return place
 

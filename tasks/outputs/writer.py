@@ -158,6 +158,10 @@ class Writer(ABC):
         """Give the output its final name."""
         self.temporary.replace(self.target.path)
 
+    def published_bytes(self) -> int:
+        """How many the rows take that have their final name."""
+        return self.target.path.lstat().st_size
+
     @abstractmethod
     def close(self) -> None:
         """Let go of every file."""

@@ -43,6 +43,21 @@ def has_metadata(folder: Path) -> bool:
     return any((folder / name).exists() for name in METADATA)
 
 
+def replace_store(store: Path, target: OutputTarget) -> None:
+    """Give a store its final name; what has that name is kept under a temporary one until then."""
+    path, old = target.path, target.temporary("old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    try:
+        store.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
@@ -50,6 +65,12 @@ def _power_of_two(most: int) -> int:
 def _row_bytes(spec: RowSpec) -> int:
     value_bytes = _STRING_BYTES if spec.dtype.kind in "UO" else spec.dtype.itemsize
     return max(1, math.prod(spec.shape) * value_bytes)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError unless what has the name of a store is one, or an empty folder."""
+    if not path.is_dir() or (any(path.iterdir()) and not has_metadata(path)):
+        raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
 
 
 class _Column:
@@ -119,9 +140,7 @@ class ZarrWriter(Writer):
 
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
-        path = self.target.path
-        if not path.is_dir() or not has_metadata(path):
-            raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
+        check_replaceable(self.target.path)
 
     def whole_rows(self, specs: Specs, rows: int | None) -> int:
         """Rows of a block."""
@@ -208,19 +227,15 @@ class ZarrWriter(Writer):
         self._sync_metadata()
 
     def publish(self) -> None:
-        """Take the place of an older store, which is kept under a temporary name until then."""
-        path, old = self.target.path, self.target.temporary("old")
-        if path.exists():
+        """Take the place of an older store."""
+        if self.target.path.exists():
             self.check_replaceable()
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        try:
-            self.temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        replace_store(self.temporary, self.target)
+
+    def published_bytes(self) -> int:
+        """Of the files of all Zarr chunks."""
+        files = (path for path in self.target.path.rglob("*") if path.name not in METADATA and not path.is_dir())
+        return sum(file.lstat().st_size for file in files)
 
     def close(self) -> None:
         """No file is held open."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -80,23 +81,25 @@ class OutputFolder:
             os.rename(name, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
             os.fsync(self._descriptor)
 
-    def size(self, name: str) -> int:
-        """How many bytes a file has; its name is brought to the disk."""
-        with self._telling(name):
-            os.fsync(self._descriptor)
-            return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove files, if they are there and can be."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, or folders that a format has in place of one, if they are there and can be."""
         for name in names:
             with suppress(OSError):
-                os.unlink(name, dir_fd=self._descriptor)
+                try:
+                    os.unlink(name, dir_fd=self._descriptor)
+                except IsADirectoryError:
+                    shutil.rmtree(name, dir_fd=self._descriptor)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """By which a library can make a file of this folder, and of no other that has come to its place."""
+        """By which a library can make a file of this folder, and of no other that has come to its place.
+
+        After a block that ends well, its name is on the disk.
+        """
         folder = _OPEN_FILES / str(self._descriptor)
         yield (folder if folder.exists() else Path(self.path)) / name
+        with self._telling(name):
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Let go of it."""

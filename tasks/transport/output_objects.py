@@ -10,7 +10,7 @@ that this is the producer's store.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,12 +85,7 @@ class OutputObjects:
             objects.copy(self._url / name, self._url / new)
         self.remove([name])
 
-    def size(self, name: str) -> int:
-        """How many bytes an object has."""
-        with as_output_errors():
-            return objects.stat(self._url / name).size
-
-    def remove(self, names: Sequence[str]) -> None:
+    def remove(self, names: Iterable[str]) -> None:
         """Delete objects, if they are there and can be deleted without a wait."""
         with suppress(OutputError), as_output_errors():
             objects.delete([self._url / name for name in names], waits=False)
