@@ -154,3 +154,46 @@ def test_a_part_tells_what_it_is_only_where_it_was_said_and_is_whole() -> None:
 def test_outputs_that_are_not_one_row_for_each_are_refused(outputs: Any, told: str) -> None:
     with pytest.raises(MessageError, match=told):
         part_of(message(0, 3), outputs, [], [])
+
+
+def test_a_folder_in_place_of_a_file_goes_too_and_nothing_that_it_links_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").touch()
+    name = attempt_name(0, suffix=".zarr")
+    with open_output_folder(str(tmp_path), [tmp_path]) as folder:
+        (tmp_path / name / "c").mkdir(parents=True)
+        (tmp_path / name / "c" / "0").touch()
+        (tmp_path / name / "link").symlink_to(tmp_path / "thesis")
+        folder.remove(name)
+        (tmp_path / name).symlink_to(tmp_path / "thesis")
+        folder.remove(name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "thesis.txt"]
+
+
+@pytest.mark.parametrize(("first_row", "rows"), [(0, 3), (2, 1), (2, 6), (4, 3), (9, 1), (0, 10), (5, 0)])
+def test_a_file_may_begin_and_end_within_parts(tmp_path: Path, first_row: int, rows: int) -> None:
+    payloads, files = dict[str, bytes](), []
+    for start, stop in ((0, 4), (4, 9), (9, 10)):
+        parts, specs, count = part_of(message(start, stop), np.arange(start, stop), [], [])
+        name = attempt_name(start, stop, suffix=".part")
+        payloads[name] = b"".join(parts)
+        files.append(PartFile(name, start, stop, len(payloads[name]), 0, count))
+    whole = [part for part in files if part.stop > first_row]
+    first_row -= whole[0].start
+    writer = WRITERS[".npy"](OutputTarget(tmp_path / "out.npy", rows, "t"))
+
+    merge(MergeOrder("out", whole, rows, specs, first_row), writer, lambda part: memoryview(payloads[str(part.name)]))
+    writer.publish()
+
+    start = whole[0].start + first_row
+    assert np.load(tmp_path / "out.npy").tolist() == [*range(start, start + rows)]
+
+
+def test_parts_that_have_not_the_rows_of_an_order_are_refused(tmp_path: Path) -> None:
+    parts, specs, count = part_of(message(0, 4), np.arange(4), [], [])
+    payload = b"".join(parts)
+    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, count)]
+    writer = WRITERS[".npy"](OutputTarget(tmp_path / "out.npy", 5, "t"))
+    with pytest.raises(OutputError, match="the parts have 4 rows, not the 5 that they should have"):
+        merge(MergeOrder("out", files, 5, specs), writer, lambda _: memoryview(payload))
+    writer.close()
