@@ -156,6 +156,18 @@ def test_each_format_and_kind_of_value_is_as_in_one_file(client: Client, out: Pa
     assert_same(folder, file)
 
 
+@pytest.mark.parametrize(("part_bytes", "files"), [(1, -(-ROWS // CHUNK_ROWS)), (2**60, 1)])
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".csv", ".jsonl", ".npy"])
+def test_files_may_be_as_small_as_a_chunk_or_as_large_as_all(
+    client: Client, out: Path, suffix: str, part_bytes: int, files: int
+) -> None:
+    folder, file = out / f"set{suffix}", out / f"file{suffix}"
+    predict(client, "one", rows_with(), folder, part_bytes=part_bytes)
+    predict(client, "one", rows_with(), file, in_parts=False)
+    assert len(names_in(folder)) == files
+    assert_same(folder, file)
+
+
 def test_marks_of_filled_rows_are_a_file_beside_arrays(
     client: Client, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
