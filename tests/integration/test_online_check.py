@@ -11,11 +11,16 @@ from typing import cast
 import numpy as np
 import pytest
 import redis
+import zarr
 
 from producer import Client, JobState
+from producer.cli.predict_to_sink import predict_to_sink
+from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
+from producer.sinks import JournalHead, Sink, open_sink
+from producer.sources import open_source
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, ModelRef, Outputs
@@ -32,7 +37,7 @@ from worker_config.errors import ExecutorDifferedError, ExitCode, MessageError
 
 ROWS, CHUNK_ROWS, ODD = 4_000, 50, 3_621
 # Each its own file, so that what is found of one is not known of the others.
-NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early")
+NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early", "stored")
 
 # Read by every Python of the worker: it takes TFLite for these models, of which nothing is proven. TFLite's softplus is
 # infinite above 88.7.
@@ -130,9 +135,6 @@ def test_a_file_has_the_models_own_outputs_alone(system: System, rows: np.ndarra
     if name == "resumed":
         # What an earlier run has written was made by the same executor.
         (system.folder / "short").mkdir()
-        from producer.cli.predict_to_sink import predict_to_sink
-        from producer.cli.request import RunOptions
-        from producer.sinks import JournalHead, open_sink
         from producer.sources import fingerprint, from_batches
 
         def broken() -> Iterator[np.ndarray]:
@@ -167,6 +169,29 @@ def test_files_that_workers_have_written_are_the_models_own(system: System, rows
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("begins again from the first row: ") == 1
     check_close(read_folder(output), expected(system, "parted", rows))
+    assert_nothing_beside(output)
+
+
+def test_a_zarr_store_that_has_begun_to_grow_begins_anew(
+    system: System, client: Client, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.outputs.zarr.ZARR_BLOCK_BYTES", 1_024)
+    write, output = Sink.write, system.folder / "stored.zarr"
+
+    def waits(sink: Sink, part: Part) -> None:
+        write(sink, part)
+        if part.start == 500 and not (output / "zarr.json").exists():
+            wait_until(lambda: sink._sync() or (output / "zarr.json").exists(), "rows are there")  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(Sink, "write", waits)
+    head = JournalHead({"name": "rows"}, client.digests(["stored"]))
+    sink = open_sink(output, ROWS, False, journal=head, in_parts=True, sync_seconds=0)
+    assert sink.folder
+    sink.folder.part_bytes = 1
+    run = RunOptions(quiet=True, chunk_rows=CHUNK_ROWS)
+    summary = predict_to_sink(client, ["stored"], open_source(rows), sink, head, run)
+    assert "stored" in summary.differed
+    check_close(zarr.open_array(output, mode="r")[:], expected(system, "stored", rows))
     assert_nothing_beside(output)
 
 
