@@ -89,6 +89,28 @@ def test_a_folder_that_is_moved_away_keeps_what_is_written_into_it(tmp_path: Pat
     assert (tmp_path / "moved" / "1-00.npy").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".npz"}))
+def test_each_format_writes_into_the_folder_that_was_opened(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    parts, specs, count = part_of(message(0, 4), np.arange(4), [], [])
+    payload = b"".join(parts)
+    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, count)]
+    with open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder:
+        writer = WRITERS[suffix](OutputTarget(folder.path_of(attempt_name(0, suffix=suffix)), 4, "t"))
+
+        def moved(_: PartFile) -> memoryview:
+            (tmp_path / "out").rename(tmp_path / "moved")
+            (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+            return memoryview(payload)
+
+        merge(MergeOrder("out", files, 4, specs), writer, moved)
+        writer.publish()
+        assert writer.published_bytes() > 0
+    assert len(list((tmp_path / "moved").iterdir())) == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../thesis.txt", "thesis.txt", "/etc/passwd", ".", "0-5-00.part/../x"])
 @pytest.mark.parametrize("where", ["parts", "spent"])
 def test_an_order_names_no_other_file(name: str, where: str) -> None:

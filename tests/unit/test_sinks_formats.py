@@ -156,6 +156,19 @@ def test_zarr_chunks_and_parts_need_not_agree(
     assert group["m/y"].chunks == (4,)
 
 
+@pytest.mark.parametrize(
+    ("rows", "wide", "flag"), [(None, 128, 512), (1_000, 128, 512), (300, 128, 300), (3, 3, 3), (0, 1, 1)]
+)
+def test_zarr_chunks_are_whole_in_a_block_of_rows(tmp_path: Path, rows: int | None, wide: int, flag: int) -> None:
+    """Of 16 MiB at most: 512 rows of these; Zarr chunks have 4 MiB at most."""
+    outputs = {"wide": np.zeros((rows or 0, 5_000), np.float32), "flag": np.zeros(rows or 0, np.bool_)}
+
+    write(tmp_path / "out.zarr", outputs, rows)
+
+    group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
+    assert (group["wide"].chunks, group["flag"].chunks) == ((wide, 5_000), (flag,))  # type: ignore[union-attr]
+
+
 def test_zarr_takes_parts_in_any_order_where_rows_are_known(tmp_path: Path) -> None:
     with open_sink(tmp_path / "out.zarr", ROWS, force=False) as sink:
         for part in reversed(parts_of(BARE)):
