@@ -93,18 +93,21 @@ def test_a_folder_that_is_moved_away_keeps_what_is_written_into_it(tmp_path: Pat
 def test_each_format_writes_into_the_folder_that_was_opened(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
-    parts, specs, count = part_of(message(0, 4), np.arange(4), [], [])
-    payload = b"".join(parts)
-    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, count)]
-    with open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder:
-        writer = WRITERS[suffix](OutputTarget(folder.path_of(attempt_name(0, suffix=suffix)), 4, "t"))
+    part = part_of(message(0, 4), np.arange(4), [], [])
+    payload = b"".join(part.payload)
+    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, part.rows)]
+    with (
+        open_output_folder(str(tmp_path / "out"), [tmp_path]) as folder,
+        folder.new_file(attempt_name(0, suffix=suffix)) as path,
+    ):
+        writer = WRITERS[suffix](OutputTarget(path, 4, "t"))
 
         def moved(_: PartFile) -> memoryview:
             (tmp_path / "out").rename(tmp_path / "moved")
             (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
             return memoryview(payload)
 
-        merge(MergeOrder("out", files, 4, specs), writer, moved)
+        merge(MergeOrder("out", files, 4, part.outputs), writer, moved)
         writer.publish()
         assert writer.published_bytes() > 0
     assert len(list((tmp_path / "moved").iterdir())) == 1
@@ -186,9 +189,9 @@ def test_a_folder_in_place_of_a_file_goes_too_and_nothing_that_it_links_to(tmp_p
         (tmp_path / name / "c").mkdir(parents=True)
         (tmp_path / name / "c" / "0").touch()
         (tmp_path / name / "link").symlink_to(tmp_path / "thesis")
-        folder.remove(name)
+        folder.remove([name])
         (tmp_path / name).symlink_to(tmp_path / "thesis")
-        folder.remove(name)
+        folder.remove([name])
     assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "thesis.txt"]
 
 
@@ -196,26 +199,30 @@ def test_a_folder_in_place_of_a_file_goes_too_and_nothing_that_it_links_to(tmp_p
 def test_a_file_may_begin_and_end_within_parts(tmp_path: Path, first_row: int, rows: int) -> None:
     payloads, files = dict[str, bytes](), []
     for start, stop in ((0, 4), (4, 9), (9, 10)):
-        parts, specs, count = part_of(message(start, stop), np.arange(start, stop), [], [])
+        numbers = np.arange(start, stop)
+        part = part_of(message(start, stop), numbers, [], [], {"id": numbers * 10})
         name = attempt_name(start, stop, suffix=".part")
-        payloads[name] = b"".join(parts)
-        files.append(PartFile(name, start, stop, len(payloads[name]), 0, count))
+        payloads[name] = b"".join(part.payload)
+        files.append(PartFile(name, start, stop, len(payloads[name]), 0, part.rows))
     whole = [part for part in files if part.stop > first_row]
     first_row -= whole[0].start
-    writer = WRITERS[".npy"](OutputTarget(tmp_path / "out.npy", rows, "t"))
+    writer = WRITERS[".npz"](OutputTarget(tmp_path / "out.npz", rows, "t"))
+    order = MergeOrder("out", whole, rows, part.outputs, first_row, kept=part.kept)
 
-    merge(MergeOrder("out", whole, rows, specs, first_row), writer, lambda part: memoryview(payloads[str(part.name)]))
+    merge(order, writer, lambda part: memoryview(payloads[str(part.name)]))
     writer.publish()
 
     start = whole[0].start + first_row
-    assert np.load(tmp_path / "out.npy").tolist() == [*range(start, start + rows)]
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["arr_0"].tolist() == [*range(start, start + rows)]
+        assert arrays["id"].tolist() == [number * 10 for number in range(start, start + rows)]
 
 
 def test_parts_that_have_not_the_rows_of_an_order_are_refused(tmp_path: Path) -> None:
-    parts, specs, count = part_of(message(0, 4), np.arange(4), [], [])
-    payload = b"".join(parts)
-    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, count)]
+    part = part_of(message(0, 4), np.arange(4), [], [])
+    payload = b"".join(part.payload)
+    files = [PartFile(attempt_name(0, 4, suffix=".part"), 0, 4, len(payload), 0, part.rows)]
     writer = WRITERS[".npy"](OutputTarget(tmp_path / "out.npy", 5, "t"))
     with pytest.raises(OutputError, match="the parts have 4 rows, not the 5 that they should have"):
-        merge(MergeOrder("out", files, 5, specs), writer, lambda _: memoryview(payload))
+        merge(MergeOrder("out", files, 5, part.outputs), writer, lambda _: memoryview(payload))
     writer.close()
