@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo secrets test integrations chaos secured transcript docs bench operations check format releaseforms wheel clean
+.PHONY: help install pages demo secrets test integrations chaos secured transcript docs bench peers operations check format releaseforms wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -90,6 +90,9 @@ docs: $(VENV)/.ready-docs  ## build the documentation as a site, build/site/inde
 
 bench: $(READY)  ## measure speed and memory; ARGS=--quick for small sizes
 	$(BIN)/python -m benchmarks $(ARGS)
+
+peers: $(READY)  ## measure against other systems, each installed in an environment of its own
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 operations: $(READY)  ## sweep what executors make of operations; writes docs/executors.md and the table; ARGS="--jobs 2"
 	$(BIN)/python -m benchmarks.operations $(ARGS)

@@ -42,8 +42,8 @@ def question(quick: bool) -> bool:
     rivals = Rivals(read_groups)
     with folder() as place:
         os.environ["CELERIAC_DATA_ROOTS"] = str(place)
-        expected = few * _write(place / "x.parquet", groups)
-        small, large = _links(place, "small", few), _links(place, "large", many)
+        expected = few * write_file(place / "x.parquet", groups)
+        small, large = write_links(place, "small", few), write_links(place, "large", many)
         (place / "models.toml").write_text(
             f'[models.total]\npath = "benchmarks.split_reads_model:total"\nbatch_rows = {BATCH_ROWS}\n'
         )
@@ -80,7 +80,7 @@ def question(quick: bool) -> bool:
     return quiet
 
 
-def _write(path: Path, groups: int) -> float:
+def write_file(path: Path, groups: int) -> float:
     """A file, and the sum of its values."""
     values, whole = np.random.default_rng(0), 0.0
     schema = pa.schema([(f"c{column}", pa.float64()) for column in range(COLUMNS)])
@@ -92,7 +92,7 @@ def _write(path: Path, groups: int) -> float:
     return whole
 
 
-def _links(place: Path, name: str, count: int) -> str:
+def write_links(place: Path, name: str, count: int) -> str:
     """The same file by many names; and beside it a folder with one, to warm up."""
     for kind, files in ((name, count), (f"{name}-warm", 1)):
         (place / kind).mkdir()

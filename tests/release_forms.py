@@ -103,8 +103,14 @@ EXAMPLES: dict[str, tuple[msgspec.Struct, Any]] = {
     "death": (ChildDeath("celery@box:1", 7, "WorkerLostError", "signal 9", 1.5, 60.0), ChildDeath),
     "merge": (
         MergeOrder(
-            *("/out/a.parquet", [PartFile(_PART.name, 0, 7, 100, 99, 7)], _PART.outputs, "scores", True),
-            *(["4-0123456789abcdef.npy"], _PART.outputs),
+            "/out/a.parquet",
+            [PartFile(_PART.name, 0, 7, 100, 99, 7)],
+            7,
+            _PART.outputs,
+            output_name="scores",
+            mask=True,
+            spent=["4-0123456789abcdef.npy"],
+            kept=_PART.outputs,
         ),
         MergeOrder,
     ),
