@@ -12,8 +12,9 @@ from typing import Protocol
 
 from producer.cli.sidecar_files import failures_path
 from producer.sinks import Sink, open_sink
-from producer.sinks.final_files import manifest_path
+from producer.sinks.final_files import manifest_path, write_manifest
 from producer.sinks.mended_files import MendedFiles
+from producer.sinks.output_place import place_of
 from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts
 from producer.sinks.read_back import READABLE, OutputReader
 from tasks.outputs.temp_paths import one_line_errors
@@ -91,8 +92,12 @@ class _File:
                 sink.write(part)
 
     def commit(self, tell: Callable[[Path], None]) -> None:
+        path = self._sink.path
+        is_of_workers = manifest_path(path).exists()
         self._sink.commit()
-        tell(self._sink.path)
+        if is_of_workers:
+            write_manifest(place_of(path), [], self._rows[1] - self._sink.left_out, complete=True)
+        tell(path)
 
 
 class _Folder:

@@ -91,6 +91,7 @@ class FolderWriter(Writer):
         self.files: list[MergedFile] = []
         self.place = place_of(target.path)
         self._form = WRITERS[self.suffix](target)
+        self.holds_one = self._form.holds_one
         self._final = _final_files(target, self.place)
         self._block_rows = 1
         self.token = token

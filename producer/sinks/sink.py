@@ -17,6 +17,7 @@ import numpy as np
 from producer.rows.assemble import Layout
 from producer.rows.part import Part, flatten
 from producer.rows.widen import widened_part
+from producer.sinks.final_files import manifest_path
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead
 from producer.sinks.output_place import when_there_is_room
@@ -207,6 +208,8 @@ class Sink:
                 self._writer.finish(self._layout.placed - self.left_out)
                 if self.folder:
                     self._sync()  # files that were merged since
+                elif self.path.is_dir():
+                    manifest_path(self.path).unlink(missing_ok=True)  # of a store that workers wrote, and this replaces
                 self._writer.publish()
                 self.committed = True
                 if not self.folder:

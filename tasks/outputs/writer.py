@@ -54,7 +54,7 @@ class Writer(ABC):
     can_drop: ClassVar[bool] = False
     widens: ClassVar[bool] = True
     nameless: ClassVar[str] = "output"
-    holds_one: ClassVar[bool] = False
+    holds_one: bool = False
     label: ClassVar[str] = "rows"
 
     def __init__(self, target: OutputTarget) -> None:

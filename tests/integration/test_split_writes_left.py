@@ -95,7 +95,7 @@ def resume(client: Client, data: Any, folder: Path, **more: Any) -> Summary:
 
 def check(client: Client, data: Any, folder: Path, summary: Summary, on_error: Any = "fill") -> None:
     """All is as if nothing had happened."""
-    file = folder.with_name("file.parquet")
+    file = folder.with_name(f"file{folder.suffix}")
     whole = predict(client, "all_kinds", data, file, on_error=on_error, in_parts=False)
     assert_same(folder, file)
     assert read_beside(folder)[1] == read_beside(file)[1]
@@ -103,9 +103,12 @@ def check(client: Client, data: Any, folder: Path, summary: Summary, on_error: A
         assert summary.ledger[name] == whole.ledger[name], name
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".zarr"])
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
-def test_parts_that_prove_what_they_are_count(client: Client, out: Path, data: np.ndarray, on_error: Any) -> None:
-    folder = out / "set.parquet"
+def test_parts_that_prove_what_they_are_count(
+    client: Client, out: Path, data: np.ndarray, on_error: Any, suffix: str
+) -> None:
+    folder = out / f"set{suffix}"
     kill_producer(client, data, folder, on_error)
     summary = resume(client, data, folder, on_error=on_error)
     assert summary.ledger["resumed"] >= SEEN

@@ -17,7 +17,9 @@ from producer.cli.request import RunOptions
 from producer.cli.sidecar_files import failures_path, read_beside
 from producer.cli.summary import PredictionFailedError, Summary
 from producer.sinks import JournalHead, mended_files
+from producer.sinks.final_files import manifest_path
 from producer.sources import open_source
+from tasks.outputs.failed_mask import mask_path
 from tasks.protocol.messages import OnError
 from tests.integration.test_split_writes import predict
 from tests.manifests import write_manifest
@@ -141,17 +143,23 @@ def test_rows_come_to_their_place_in_their_files(
     assert not failures_path(folder).exists()
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
-def test_arrays_are_mended_with_their_marks(system: System, client: Client, out: Path, on_error: OnError) -> None:
+def test_arrays_are_mended_with_their_marks(
+    system: System, client: Client, out: Path, on_error: OnError, suffix: str
+) -> None:
     case = Case(system, client, "one", on_error, [])
-    case.write(out / "set.npy", FAILED)
-    for bad in (STILL, []):
-        case.mend(out / "set.npy", bad)
-        case.write(out / "file.npy", bad, in_parts=False)
-        assert_same(out / "set.npy", out / "file.npy")
-        if on_error == "fill":
-            assert (out / "set.npy.failed.npy").read_bytes() == (out / "file.npy.failed.npy").read_bytes()
-        (out / "file.npy").unlink()
+    folder = out / f"set{suffix}"
+    case.write(folder, FAILED)
+    for number, bad in enumerate((STILL, [])):
+        case.mend(folder, bad)
+        file = out / f"file{number}{suffix}"
+        case.write(file, bad, in_parts=False)
+        assert_same(folder, file)
+        rows = ROWS - len(bad) * (on_error == "skip")
+        assert json.loads(manifest_path(folder).read_text())["rows"] == rows
+        if on_error == "fill" and suffix == ".npy":
+            assert mask_path(folder).read_bytes() == mask_path(file).read_bytes()
 
 
 class _DiedError(BaseException):

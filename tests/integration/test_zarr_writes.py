@@ -18,6 +18,7 @@ from producer import Client
 from producer.cli.summary import PredictionFailedError
 from producer.rows.part import Part
 from producer.sinks import Sink
+from producer.sinks.final_files import manifest_path
 from producer.sources import from_batches
 from tasks.outputs import zarr as zarr_module
 from tasks.protocol.messages import OnError
@@ -205,6 +206,9 @@ def test_a_store_is_replaced_at_the_end_and_only_a_store(client: Client, out: Pa
     predict(client, "one", rows_with([2_900]), store, on_error="skip", force=True, part_bytes=5_000)
     predict(client, "one", rows_with([2_900]), out / "file.zarr", on_error="skip", in_parts=False)
     assert_same(store, out / "file.zarr")
+    # One that the producer writes has no manifest.
+    predict(client, "one", rows_with(), store, force=True, in_parts=False)
+    assert not manifest_path(store).exists()
     (out / "thesis.zarr").mkdir()
     (out / "thesis.zarr" / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="exists and is no Zarr store; choose another name"):
