@@ -17,6 +17,7 @@ from producer.sources.formats.arrow_ipc import open_arrow
 from producer.sources.formats.parquet import open_parquet
 from producer.sources.formats.zarr import open_zarr
 from producer.sources.numpy_files import open_file
+from tasks.datasets.arrow import rows_of
 from tasks.datasets.columns import columns_of
 from tasks.datasets.marked import masked, nulls_of, plain
 from tasks.datasets.rebatcher import Rebatcher, columns, with_columns
@@ -43,16 +44,20 @@ class OutputReader:
 
     def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()
+        arrow = import_optional("pyarrow", "parquet") if suffix in _ARROW else None
         self._hidden = {name for name in (mask, ROW if suffix in _ARROW else "") if name}
-        schema = _schema(path) if suffix in _ARROW else ()
+        schema = _schema(path) if arrow else ()
         self._shapes = row_shapes(schema)
-        self.holds_bytes = bytes_columns(import_optional("pyarrow", "parquet"), schema) if schema else set[str]()
+        self.holds_bytes = bytes_columns(arrow, schema) if arrow else set[str]()
         source = _open(path)
         self._dtypes = _text_dtypes(source)
         self._batches = batches_of(source) if isinstance(source, BatchSource) else _blocks(source)
         self._waiting = Rebatcher()
         self.rows = source.rows or 0
-        if (first := next(self._batches, None)) is not None:
+        first = next(self._batches, None)
+        if first is None and arrow:  # a file of no rows has columns all the same
+            first = rows_of(arrow.RecordBatch.from_pylist([], schema=schema), schema.names, str(path), 0)
+        if first is not None:
             self._waiting.add(first)
             self._no_rows = self._outputs(with_columns(plain(first), [column[:0] for column in columns(first)]))
         self.row_bytes = self._waiting.bytes / max(1, self._waiting.rows)
