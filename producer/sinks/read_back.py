@@ -46,7 +46,7 @@ class OutputReader:
         suffix = path.suffix.lower()
         arrow = import_optional("pyarrow", "parquet") if suffix in _ARROW else None
         self._hidden = {name for name in (mask, ROW if suffix in _ARROW else "") if name}
-        schema = _schema(path) if arrow else ()
+        schema: Any = _schema(path) if arrow else ()
         self._shapes = row_shapes(schema)
         self.holds_bytes = bytes_columns(arrow, schema) if arrow else set[str]()
         source = _open(path)

@@ -123,16 +123,17 @@ def test_a_job_is_left_watched_and_fetched_twice(
 
 def test_a_folder_of_files_is_fetched(celeriac: Celeriac, at: list[str], models: Path, pixels: np.ndarray) -> None:
     job = leave(celeriac, pixels, "digits", at, "--chunk-rows", 37)
-    ended = celeriac.succeeds("fetch", job, "-o", "out.parquet/", *at, "--json")
-    assert ended.json["ledger"]["written"] == ROWS
-    table = read_folder(celeriac.folder / "out.parquet")
-    celeriac.succeeds("fetch", job, "-o", "one.parquet", *at)
-    assert_same(celeriac.folder / "out.parquet", celeriac.folder / "one.parquet")
-    assert table["row"].to_pylist() == [*range(ROWS)]
-    refused = celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.parquet/", *at)
-    assert "exists; use --force to replace it" in refused
-    celeriac.succeeds("fetch", job, "-o", "out.parquet/", "--force", *at)
-    assert_same(celeriac.folder / "out.parquet", celeriac.folder / "one.parquet")
+    for suffix in (".parquet", ".zarr"):
+        folder, file = celeriac.folder / f"out{suffix}", celeriac.folder / f"one{suffix}"
+        ended = celeriac.succeeds("fetch", job, "-o", f"out{suffix}/", *at, "--json")
+        assert ended.json["ledger"]["written"] == ROWS
+        celeriac.succeeds("fetch", job, "-o", file.name, *at)
+        assert_same(folder, file)
+        refused = celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", f"out{suffix}/", *at)
+        assert "exists; use --force to replace it" in refused
+        celeriac.succeeds("fetch", job, "-o", f"out{suffix}/", "--force", *at)
+        assert_same(folder, file)
+    assert read_folder(celeriac.folder / "out.parquet")["row"].to_pylist() == [*range(ROWS)]
     assert "is a folder; name a file in it" in celeriac.refuses(
         ExitCode.USAGE, "fetch", job, "-o", "out.parquet", "--force", *at
     )

@@ -64,6 +64,11 @@ def words(output: str, *more: object, models: str = "numbers") -> list[str]:
     return ["predict", models, "rows.parquet", "-o", output, *map(str, (*fixed, *more))]
 
 
+def without_keep(output: str, *more: object) -> list[str]:
+    both = words(output, "--on-error", "fill", *more, models="numbers,others")
+    return [word for word in both if word not in ("--keep", "id,when")]
+
+
 @pytest.mark.parametrize(
     ("suffix", "policy", "models"),
     [(".parquet", "skip", "numbers"), (".parquet", "fill", "numbers,others"), (".jsonl", "fill", "numbers")],
@@ -91,11 +96,33 @@ def test_a_try_says_what_the_run_would_and_leaves_nothing(celeriac: Celeriac) ->
     before = celeriac.visible_names()
     told = celeriac.succeeds(*words("out.parquet/", "--on-error", "skip", "--dry-run")).json
     assert told["output"] == str(celeriac.folder / "out.parquet")
+    assert celeriac.succeeds(*without_keep("out.zarr/", "--dry-run")).json["output"] == str(
+        celeriac.folder / "out.zarr"
+    )
     assert (celeriac.visible_names(), celeriac.hidden_names()) == (before, set())
     refused = celeriac.run(*words("out.npy/", "--dry-run"))
     assert "no place for columns beside the predictions" in refused.stderr
     refused = celeriac.run(*words("out.txt/", "--dry-run"))
     assert "a folder of such files cannot be written" in refused.stderr
+
+
+def test_a_zarr_store_takes_each_option_or_says_why_not(celeriac: Celeriac) -> None:
+    folder, file = celeriac.folder / "out.zarr", celeriac.folder / "file.zarr"
+    refused = celeriac.run(*words("out.zarr/"))
+    assert ".zarr has no place for columns beside the predictions" in refused.stderr
+    told = {}
+    for step in (["--job", "{}"], ["--resume", "--only-failed"]):
+        for output in ("out.zarr/", "file.zarr"):
+            options = [word.format(output[0]) for word in step]
+            told[output] = celeriac.succeeds(*without_keep(output, *options)).json
+        assert_same(folder, file)
+        for what in ("fill", "failures"):
+            assert told["out.zarr/"][what] == told["file.zarr"][what]
+        (celeriac.folder / "strict").unlink(missing_ok=True)
+    assert told["out.zarr/"]["failures"] == 0
+    refused = celeriac.run(*without_keep("s3://rows/out.zarr/"))
+    assert "a Zarr store is not written to a store of objects" in refused.stderr
+    assert celeriac.hidden_names() == set()
 
 
 def test_an_output_that_is_continued_must_keep_the_same(celeriac: Celeriac) -> None:
