@@ -65,7 +65,7 @@ $(APART)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 integrations: $(APART)/.ready  ## feed data sets of PyTorch, Hugging Face, DuckDB, polars, pandas; ARGS="-k tensors" for a few
-	$(APART)/bin/python -m pytest tests/integration/test_foreign_data.py tests/integration/test_frames.py $(ARGS)
+	$(APART)/bin/python -m pytest tests/integration/test_foreign_data.py tests/integration/test_frames.py tests/acceptance/test_frame_examples.py $(ARGS)
 
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
