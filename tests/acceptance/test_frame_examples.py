@@ -18,8 +18,7 @@ TOLD = {
     "pandas": "id  age  income  output\nk7   24   100.0     4.0\nb2   49   250.0     5.0\nx9   99   400.0     4.0\n",
     "polars": "id,score\nb2,5.0\nx9,4.0\n",
     "arrow": "8999997000000.0\n",
-    "datasets": "[{'text': 'fine', 'stars': 5, 'length': 4}, "
-    "{'text': 'not at all what I had hoped for', 'stars': 1, 'length': 31}]\n",
+    "datasets": "5 4\n1 31\n",
     "torch": "[0.0, 1.0, 2.0, 3.0]\n",
 }
 
