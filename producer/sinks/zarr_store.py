@@ -74,11 +74,6 @@ class ZarrStore(FinalFiles):
         super().__init__(target.path, place)
         self._target = target
 
-    def create(self) -> None:
-        """Where an output begins anew in the same working folder, what was made beside is of no use."""
-        super().create()
-        shutil.rmtree(self._beside, ignore_errors=True)
-
     def check_replaceable(self) -> None:
         """Nothing but a Zarr store is ever removed."""
         check_replaceable(self.path)

@@ -37,7 +37,7 @@ from worker_config.errors import ExecutorDifferedError, ExitCode, MessageError
 
 ROWS, CHUNK_ROWS, ODD = 4_000, 50, 3_621
 # Each its own file, so that what is found of one is not known of the others.
-NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early", "stored")
+NAMES = ("whole", "file", "resumed", "parted", "once", "parts", "left", "early", "stored", "over")
 
 # Read by every Python of the worker: it takes TFLite for these models, of which nothing is proven. TFLite's softplus is
 # infinite above 88.7.
@@ -172,26 +172,30 @@ def test_files_that_workers_have_written_are_the_models_own(system: System, rows
     assert_nothing_beside(output)
 
 
+@pytest.mark.parametrize("name", ["stored", "over"])
 def test_a_zarr_store_that_has_begun_to_grow_begins_anew(
-    system: System, client: Client, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    system: System, client: Client, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """Also one that is to replace another at its end."""
     monkeypatch.setattr("tasks.outputs.zarr.ZARR_BLOCK_BYTES", 1_024)
-    write, output = Sink.write, system.folder / "stored.zarr"
+    write, output = Sink.write, system.folder / f"{name}.zarr"
+    if name == "over":
+        zarr.create_array(output, data=np.arange(5))
 
     def waits(sink: Sink, part: Part) -> None:
         write(sink, part)
-        if part.start == 500 and not (output / "zarr.json").exists():
-            wait_until(lambda: sink._sync() or (output / "zarr.json").exists(), "rows are there")  # type: ignore[func-returns-value]
+        if part.start == 500 and sink.folder and not sink.folder.files:
+            wait_until(lambda: sink._sync() or (sink.folder and sink.folder.files), "rows are merged")  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(Sink, "write", waits)
-    head = JournalHead({"name": "rows"}, client.digests(["stored"]))
-    sink = open_sink(output, ROWS, False, journal=head, in_parts=True, sync_seconds=0)
+    head = JournalHead({"name": "rows"}, client.digests([name]))
+    sink = open_sink(output, ROWS, name == "over", journal=head, in_parts=True, sync_seconds=0)
     assert sink.folder
     sink.folder.part_bytes = 1
     run = RunOptions(quiet=True, chunk_rows=CHUNK_ROWS)
-    summary = predict_to_sink(client, ["stored"], open_source(rows), sink, head, run)
-    assert "stored" in summary.differed
-    check_close(zarr.open_array(output, mode="r")[:], expected(system, "stored", rows))
+    summary = predict_to_sink(client, [name], open_source(rows), sink, head, run)
+    assert name in summary.differed
+    check_close(zarr.open_array(output, mode="r")[:], expected(system, name, rows))
     assert_nothing_beside(output)
 
 
