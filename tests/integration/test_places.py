@@ -146,7 +146,7 @@ def test_bad_objects_are_named(client: Client) -> None:
         ("short.npy", whole[:-1], "is cut short"),
         ("fortran.npy", _npy(np.asfortranarray(ROWS[:10])), "is in Fortran order"),
         ("short.parquet", _parquet(ROWS[:10])[:-9], "is damaged or cut short"),
-        ("rows.zip", b"1", "objects of type others are not read"),
+        ("rows.zip", b"1", "objects of type '.zip' cannot be read"),
     ):
         url = _put(f"s3://rows/bad/{name}", data)
         with pytest.raises(InputError, match=rf"^{url}: .*{what}"):
