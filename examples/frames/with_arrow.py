@@ -1,4 +1,7 @@
-"""A stream of Arrow that nobody has in memory as a whole, as DuckDB and Flight give them: python with_arrow.py"""
+"""A stream of Arrow that nobody has in memory as a whole, as DuckDB and Flight give them.
+
+cd examples/frames && python with_arrow.py
+"""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,7 @@
-"""A data set of Hugging Face, and its rows with what the model makes of them: python with_datasets.py"""
+"""A data set of Hugging Face, and its rows with what the model makes of them.
+
+cd examples/frames && python with_datasets.py
+"""
 
 from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""A DataFrame with an id column in, the same one with scores out: python with_pandas.py"""
+"""A DataFrame with an id column in, the same one with scores out: cd examples/frames && python with_pandas.py"""
 
 import pandas as pd
 

@@ -1,4 +1,7 @@
-"""A frame of polars, of which some rows are wanted; what comes back goes on as one: python with_polars.py"""
+"""A frame of polars, of which some rows are wanted; what comes back goes on as one.
+
+cd examples/frames && python with_polars.py
+"""
 
 import polars as pl
 

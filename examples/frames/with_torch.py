@@ -1,4 +1,7 @@
-"""Batches of a DataLoader of PyTorch, transforms and all, through a model of another kind: python with_torch.py"""
+"""Batches of a DataLoader of PyTorch, transforms and all, through a model of another kind.
+
+cd examples/frames && python with_torch.py
+"""
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
