@@ -137,7 +137,7 @@ class SourceFeed(Feed):
         self._rows = source.rows if rows is None else min(rows, source.rows)
         super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
-        self.frame = frame_of(source)
+        self.frame: object = frame_of(source)
         self._with_rows = with_rows
 
     def take(self, chunk: Chunk) -> Rows:

@@ -24,7 +24,7 @@ from worker_config.retry_policy import (
     STRAGGLER_LOOK_SECONDS,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Resender:

@@ -31,7 +31,7 @@ class FilledRows:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows: int = 0
         self.runs: list[tuple[int, int]] = []
 
     def load(self, notes: Iterable[dict[str, Any]]) -> None:

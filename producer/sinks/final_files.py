@@ -57,6 +57,9 @@ class FinalFiles(ABC):
         replaces: whether another output has the name, until all files of this one are there.
     """
 
+    placed: int
+    replaces: bool
+
     def __init__(self, path: Path, place: OutputPlace) -> None:
         self.path = path
         self.placed = 0
@@ -115,6 +118,8 @@ class FinalFiles(ABC):
 
 class NumberedFiles(FinalFiles):
     """Files of one format, numbered from zero."""
+
+    placed: int
 
     def check_replaceable(self) -> None:
         """Nothing but files of such an output is ever removed."""

@@ -89,9 +89,9 @@ class FolderWriter(Writer):
         self.part_bytes = PART_MIB * 2**20
         self.output_name = ""
         self.files: list[MergedFile] = []
-        self.place = place_of(target.path)
+        self.place: OutputPlace = place_of(target.path)
         self._form = WRITERS[self.suffix](target)
-        self.holds_one = self._form.holds_one
+        self.holds_one: bool = self._form.holds_one
         self._final = _final_files(target, self.place)
         self._block_rows = 1
         self.token = token

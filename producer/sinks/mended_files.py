@@ -48,6 +48,9 @@ class MendedFiles:
         OutputError: it is not complete, or its files are not those that it had.
     """
 
+    path: Path
+    output_name: str
+
     def __init__(self, path: Path, rows: int, mask: str = "") -> None:
         self.path, self.output_name = path, ""
         self.failures: list[FailureRecord] = []

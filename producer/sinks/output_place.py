@@ -30,7 +30,7 @@ from worker_config.files import is_full, write_whole
 from worker_config.object_urls import ObjectUrl, is_url, object_url
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, REFUSED_WAIT_SECONDS, STORE_BACKOFF_SECONDS
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class LocalPlace:

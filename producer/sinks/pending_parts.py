@@ -53,7 +53,7 @@ class PendingParts:
     def __init__(self) -> None:
         self.outputs: list[OutputSpec] = []
         self.kept: list[OutputSpec] = []
-        self.bytes = 0
+        self.bytes: int = 0
         self.notes: list[dict[str, Any]] = []
         self._waiting: list[PartFile] = []
         self._merged_rows = 0  # of the first part that waits

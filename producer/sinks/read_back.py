@@ -41,6 +41,7 @@ class OutputReader:
 
     rows: int
     row_bytes: float
+    holds_bytes: set[str]
 
     def __init__(self, path: Path, mask: str = "") -> None:
         suffix = path.suffix.lower()

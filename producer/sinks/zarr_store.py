@@ -70,6 +70,8 @@ class ZarrStore(FinalFiles):
     One that replaces another is made beside it.
     """
 
+    placed: int
+
     def __init__(self, target: OutputTarget, place: OutputPlace) -> None:
         super().__init__(target.path, place)
         self._target = target

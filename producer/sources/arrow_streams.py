@@ -21,7 +21,7 @@ from tasks.datasets.rows import Batches
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional, one_line
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def is_arrow(data: object) -> bool:

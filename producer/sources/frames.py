@@ -57,6 +57,8 @@ class Frame(ABC):
         others: those of types that no model takes, each with its type.
     """
 
+    data: Any
+    where: str
     names: list[str]
     others: Mapping[str, str]
 
@@ -109,7 +111,9 @@ class ArrowFrame(Frame):
     ) -> None:
         super().__init__(data, names)
         self._schema, self._odd = schema, odd
-        self.others = {field.name: str(field.type) for field in schema if not arrow.is_taken(field.type)} | dict(odd)
+        self.others: Mapping[str, str] = {
+            field.name: str(field.type) for field in schema if not arrow.is_taken(field.type)
+        } | dict(odd)
 
     def only(self, names: Sequence[str]) -> SliceReader:
         """These columns, or fields of structs, whose names have dots."""

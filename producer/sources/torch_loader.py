@@ -10,7 +10,7 @@ from producer.rows.readers import BatchReader
 from producer.sources.iterables import from_batches, from_rows
 from worker_config.errors import UsageError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _ASK = "if these are (x, y), give producer.sources.from_loader(data, features=0), which takes x"
 # Which give rows in the same order each time.
