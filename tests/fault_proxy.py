@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,7 +23,8 @@ class FaultProxy:
     Attributes:
         refused: by the word how many more are answered by a status, and by which.
         delay_seconds: of each request.
-        seen: the first lines of all requests, and what ranges they asked for.
+        seen: the first lines of all requests, and what ranges they asked for; without those that nobody waited for any
+            more when they were answered, which are asked again.
     """
 
     endpoint: str
@@ -54,9 +55,18 @@ def proxy_before(port: int) -> Iterator[FaultProxy]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             time.sleep(proxy.delay_seconds)
+            request = f"{self.command} {self.path}", self.headers.get("Range", "")
             with lock:
-                proxy.seen.append((f"{self.command} {self.path}", self.headers.get("Range", "")))
-                status = proxy.fault(f"{self.command} {self.path}")
+                proxy.seen.append(request)
+                status = proxy.fault(request[0])
+            try:
+                self._pass_on(status, body)
+            except ConnectionError:
+                self.close_connection = True
+                with lock, suppress(ValueError):
+                    proxy.seen.remove(request)
+
+        def _pass_on(self, status: int, body: bytes) -> None:
             if status:
                 self._answer(status, {"Content-Type": "application/xml"}, _SLOW_DOWN)
                 return

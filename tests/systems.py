@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,12 @@ class System:
     def slots(self) -> list[SlotRecord]:
         with self.admin() as client:
             return read_slots(client)
+
+    def unfinished(self) -> set[str]:
+        """The ids of tasks that a worker has received and not ended, by what the workers say."""
+        log = "".join(worker.output() for worker in self.workers)
+        received = re.findall(r"Task \S+\[([\w-]+)\] received", log)
+        return set(received) - set(re.findall(r"Task \S+\[([\w-]+)\] (?!received)", log))
 
     def start_worker(
         self,

@@ -20,6 +20,7 @@ from tests.integration.test_split_writes import CHUNK_ROWS, ROWS, STEPS, predict
 from tests.manifests import write_manifest
 from tests.output_sets import assert_same
 from tests.systems import System, serving
+from tests.waiting import wait_until
 
 # The journal knows the first of twelve chunks; the producer dies when it has the eighth.
 SEEN = 8 * CHUNK_ROWS
@@ -59,7 +60,7 @@ class _KilledError(BaseException):
     """In the place of a kill."""
 
 
-def kill_producer(client: Client, data: Any, folder: Path, on_error: Any = "fill") -> None:
+def kill_producer(system: System, client: Client, data: Any, folder: Path, on_error: Any = "fill") -> None:
     """Leave what a producer leaves that is killed: a journal that knows one chunk, and parts of others."""
     write, sync = Sink.write, Sink._sync
 
@@ -86,6 +87,7 @@ def kill_producer(client: Client, data: Any, folder: Path, on_error: Any = "fill
     for job in list(client._jobs.values()):
         job.cancel()
         job.wait(timeout_seconds=30)
+    wait_until(lambda: not system.unfinished(), "no worker writes a part any more")
 
 
 def resume(client: Client, data: Any, folder: Path, **more: Any) -> Summary:
@@ -106,10 +108,10 @@ def check(client: Client, data: Any, folder: Path, summary: Summary, on_error: A
 @pytest.mark.parametrize("suffix", [".parquet", ".zarr"])
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
 def test_parts_that_prove_what_they_are_count(
-    client: Client, out: Path, data: np.ndarray, on_error: Any, suffix: str
+    system: System, client: Client, out: Path, data: np.ndarray, on_error: Any, suffix: str
 ) -> None:
     folder = out / f"set{suffix}"
-    kill_producer(client, data, folder, on_error)
+    kill_producer(system, client, data, folder, on_error)
     summary = resume(client, data, folder, on_error=on_error)
     assert summary.ledger["resumed"] >= SEEN
     assert summary.ledger["chunks_sent"] <= (ROWS - SEEN) / CHUNK_ROWS + 1
@@ -117,9 +119,11 @@ def test_parts_that_prove_what_they_are_count(
 
 
 @pytest.mark.parametrize("damage", ["a byte", "an end", "a beginning", "its rows", "nothing at all"])
-def test_a_part_that_is_damaged_is_made_anew(client: Client, out: Path, data: np.ndarray, damage: str) -> None:
+def test_a_part_that_is_damaged_is_made_anew(
+    system: System, client: Client, out: Path, data: np.ndarray, damage: str
+) -> None:
     folder = out / "set.parquet"
-    kill_producer(client, data, folder)
+    kill_producer(system, client, data, folder)
     (part,) = (out / ".set.parquet.part").rglob(f"{2 * CHUNK_ROWS}-*.part")
     whole = part.read_bytes()
     if damage == "its rows":  # another part by its name
@@ -140,24 +144,24 @@ def test_a_part_that_is_damaged_is_made_anew(client: Client, out: Path, data: np
 
 
 def test_parts_of_another_job_or_of_other_work_do_not_count(
-    client: Client, out: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    system: System, client: Client, out: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = out / "set.parquet"
     with monkeypatch.context() as patch:
         note = FolderWriter.note_job
         patch.setattr(FolderWriter, "note_job", lambda self, job: note(self, job[::-1]))
-        kill_producer(client, data, folder)
+        kill_producer(system, client, data, folder)
     summary = resume(client, data, folder)
     assert summary.ledger["resumed"] == CHUNK_ROWS
     check(client, data, folder, summary)
 
 
 def test_what_was_left_before_changes_were_accepted_does_not_count(
-    client: Client, out: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    system: System, client: Client, out: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in the run that accepts them, nor in a later one, should a worker have been late."""
     folder = out / "set.parquet"
-    kill_producer(client, data, folder)
+    kill_producer(system, client, data, folder)
     parts = {path: path.read_bytes() for path in (out / ".set.parquet.part").rglob("*.part")}
 
     class Stops(BaseException):
