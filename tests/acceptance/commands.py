@@ -37,10 +37,7 @@ PROGRESS = re.compile(r"[\d,]+ of [\d,?]+ rows, ")
 # Where others use the machine, a worker may stand still for so long that a chunk of its counts as late.
 RESENT = re.compile(r"celeriac: job \w+: sends \d+ of its chunks again")
 # Likewise an embedded worker may take long to start.
-PREPARING = re.compile(
-    r"celeriac: (ready after \d+ s"
-    r"|(starting|importing|reading|waiting|looking|making|trying|timing|loading) .*, \d+ s(, about \d+ s left)?$)"
-)
+PREPARING = re.compile(r"celeriac: (ready after \d+ s|[a-z]+ing .*, \d+ s(, about \d+ s left)?$)")
 SAFE = re.compile(r"(\d+) rows are safe beside (.+); continue with --resume$", re.MULTILINE)
 
 
